@@ -1,0 +1,1 @@
+"""What has been drawn, and where it is kept."""

@@ -1,0 +1,1 @@
+"""How pictures are drawn: the cue sheet, recipes, engines, and recording them into sets."""

@@ -1,0 +1,118 @@
+"""The port through which pictures are drawn, its errors, and a scripted engine for tests.
+
+An engine draws one recipe at a time and knows nothing of who looks: the recorder points
+it at a store, the live provider at the stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from generator.recipe import Recipe
+
+Timing = Literal["measured", "profiled", "simulated"]
+"""How step durations came about.
+
+``measured``: this very run was timed. ``profiled``: drawn in a batch, timed by a single
+run's profile on the same machine. ``simulated``: made up by an engine that only plays at
+drawing, such as sketch.
+"""
+
+
+class EngineError(Exception):
+    """An engine could not draw.
+
+    EngineError
+      EngineUnavailable   nothing answers there now; another try later may do
+      RecipeRefused       this engine cannot draw this recipe; no try will
+      DrawingFailed       it began and broke off, or drew something unusable
+    """
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class RecipeRefused(EngineError):
+    """The engine cannot draw this recipe, however often it is asked."""
+
+
+class DrawingFailed(EngineError):
+    """The drawing began and broke off, or what came out is unusable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepImage:
+    """One picture of a run, in the order drawn.
+
+    Attributes:
+        step: 1 for the first preview. The final image has the number after the last preview.
+        steps: how many will come in all, the final image included; an engine that finds out
+            on the way may correct it.
+        final: whether this is the finished picture; exactly the last image of a run is.
+        timestep: the scheduler's timestep (descending), None for a final image.
+        duration: seconds of drawing since the previous image (or the start), with the cost of
+            making and encoding previews left out.
+        image: encoded picture.
+        media_type: what `image` is, ``image/jpeg`` for one.
+    """
+
+    step: int
+    steps: int
+    final: bool
+    timestep: float | None
+    duration: float
+    image: bytes
+    media_type: str = "image/jpeg"
+
+
+class Engine(Protocol):
+    """Draws. `name` says what drew, with its version, and goes into the meta."""
+
+    @property
+    def name(self) -> str:
+        """What draws, with its version: ``diffusers 0.42.1``."""
+        ...
+
+    @property
+    def timing(self) -> Timing:
+        """How the durations it reports came about."""
+        ...
+
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+        """Draw `recipe`; leaving the context cancels within a step and frees everything.
+
+        Raises:
+            EngineError: on entering or while iterating.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ScriptedEngine:
+    """An engine for tests: hands out given images, then perhaps fails."""
+
+    images: Sequence[StepImage]
+    error: EngineError | None = None
+    pause: float = 0.0
+    name: str = "scripted 1"
+    timing: Timing = "simulated"
+
+    @asynccontextmanager
+    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """Hand out the script's images, `pause` seconds apart, whatever the recipe."""
+        del recipe
+
+        async def images() -> AsyncGenerator[StepImage, None]:
+            for image in self.images:
+                await asyncio.sleep(self.pause)
+                yield image
+            if self.error is not None:
+                raise self.error
+
+        async with aclosing(images()) as iterator:
+            yield iterator

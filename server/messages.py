@@ -1,0 +1,366 @@
+"""The screen wire, protocol 1: every message that passes between server and kiosk (pure).
+
+Text messages are JSON objects with a `type`; a frame is one binary message: a 4-byte
+big-endian length, a JSON header of that many bytes, then the encoded picture. Every time
+is in seconds on the server's steady clock. `at` is when something begins: a screen that
+learns of it late joins in the middle of it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+PROTOCOL = 1
+MAX_TEXT_BYTES = 16 * 1024
+"""Longest text message a screen may send."""
+
+_HEADER_LENGTH = struct.Struct(">I")
+_MAX_NAME = 64
+_MAX_LOG = 2000
+
+
+class MessageError(Exception):
+    """A message from a screen that cannot be taken; `code` is a stable word for it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Wire(BaseModel):
+    """A message or a part of one; compared by value, sent without its empty fields' noise."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
+
+    def encode(self) -> str:
+        """The text that goes over the wire."""
+        return self.model_dump_json(by_alias=True)
+
+
+# ---------------------------------------------------------------- screen -> server
+
+
+class Hello(_Wire):
+    """The first message of a screen: who it is and how it takes its frames."""
+
+    type: Literal["hello"] = "hello"
+    protocol: int
+    screen: str = Field(min_length=1, max_length=_MAX_NAME)
+    frames: Literal["binary", "url"] = "binary"
+    token: str | None = Field(default=None, max_length=512, repr=False)
+
+
+class SyncRequest(_Wire):
+    """One sample of clock synchronisation; `t0` is the screen's own time, sent back as it came."""
+
+    type: Literal["sync"] = "sync"
+    t0: float = Field(allow_inf_nan=False)
+
+
+class Presented(_Wire):
+    """A frame reached the display, `at` by the server's clock as the screen knows it."""
+
+    type: Literal["presented"] = "presented"
+    run: str = Field(max_length=_MAX_NAME)
+    step: int = Field(ge=0, le=100_000)
+    at: float = Field(allow_inf_nan=False)
+
+
+class Log(_Wire):
+    """Something a screen wants in the server's log."""
+
+    type: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    message: str = Field(max_length=_MAX_LOG)
+
+
+FromScreen = Hello | SyncRequest | Presented | Log
+_FROM_SCREEN: TypeAdapter[FromScreen] = TypeAdapter(
+    Annotated[FromScreen, Field(discriminator="type")]
+)
+
+
+def decode(text: str) -> FromScreen:
+    """Read one text message of a screen.
+
+    Raises:
+        MessageError: `too_large`, `malformed` (no JSON object), `unknown_type` or `invalid`.
+    """
+    if len(text) > MAX_TEXT_BYTES:
+        raise MessageError(
+            "too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {len(text)}"
+        )
+    try:
+        return _FROM_SCREEN.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        kind, place = first["type"], ".".join(str(part) for part in first["loc"])
+        if kind == "json_invalid" or (
+            not first["loc"] and kind not in {"union_tag_invalid", "union_tag_not_found"}
+        ):
+            raise MessageError("malformed", "expected a JSON object with a type") from None
+        if kind.startswith("union_tag"):
+            raise MessageError(
+                "unknown_type", "expected type hello, sync, presented or log"
+            ) from None
+        raise MessageError("invalid", f"{place}: {first['msg']}") from None
+
+
+# ---------------------------------------------------------------- server -> screen
+
+
+class ShowInfo(_Wire):
+    """What a screen needs to know of the show before it starts."""
+
+    title: str
+    timezone: str
+    duration: float
+
+
+class Display(_Wire):
+    """How the show wants its pictures shown.
+
+    Attributes:
+        crossfade: seconds from a run's last preview (or the picture before) to its final image.
+        fade: seconds a fade to or from black takes unless a cue says otherwise.
+        captions: whether transcripts are shown.
+        progress: whether a quiet progress line is shown while a picture is drawn.
+        badge: whether a step counter is shown beside it.
+        still: address of the show's own still image, empty for none.
+    """
+
+    crossfade: float
+    fade: float
+    captions: bool
+    progress: bool
+    badge: bool
+    still: str = ""
+
+
+class Word(_Wire):
+    """One word of a caption and when it is spoken."""
+
+    word: str
+    start: float
+    end: float
+
+
+class Screening(_Wire):
+    """Whether a screening is on; `next` is when the next one starts, None for never."""
+
+    type: Literal["screening"] = "screening"
+    status: Literal["waiting", "active", "closed"]
+    next: float | None = None
+    started_at: float | None = None
+
+
+class Scene(_Wire):
+    """The show moved to another scene; what was typed before is gone."""
+
+    type: Literal["scene"] = "scene"
+    route: str
+
+
+class Fade(_Wire):
+    """The whole screen goes to black, or comes back, over `seconds` from `at`."""
+
+    type: Literal["fade"] = "fade"
+    black: bool
+    seconds: float
+    at: float
+
+
+class Caption(_Wire):
+    """A line of transcript, word by word, shown from `at` until `until`."""
+
+    type: Literal["caption"] = "caption"
+    text: str
+    words: tuple[Word, ...] = ()
+    at: float
+    until: float
+
+
+class TypingDelay(_Wire):
+    """Seconds per character: drawn from `base` plus or minus `variance`."""
+
+    base: float
+    variance: float
+
+
+class Typing(_Wire):
+    """`text` is typed character by character; with `erase`, whatever stands is then erased.
+
+    `seed` makes every screen type in the same rhythm.
+    """
+
+    type: Literal["typing"] = "typing"
+    text: str
+    erase: bool
+    delay: TypingDelay
+    at: float
+    seed: int
+
+
+class Slider(_Wire):
+    """The slider moves between two values (0 to 100) over `seconds` from `at`."""
+
+    type: Literal["slider"] = "slider"
+    from_: float = Field(alias="from")
+    to: float
+    seconds: float
+    at: float
+
+
+class Run(_Wire):
+    """A picture begins to be drawn; it voids every run before it."""
+
+    type: Literal["run"] = "run"
+    run: str
+    cue: str
+    prompt: str
+    steps: int
+
+
+class Frame(_Wire):
+    """Header of a frame. `step` counts from 1; the last, `final`, is step `steps`."""
+
+    type: Literal["frame"] = "frame"
+    run: str
+    cue: str
+    step: int
+    steps: int
+    final: bool
+    present_at: float
+    media_type: str
+
+
+class FrameByUrl(Frame):
+    """A frame for screens that fetch: the same header, and where the picture is."""
+
+    url: str
+
+
+class RunEnd(_Wire):
+    """No more frames of this run will come; the picture stays."""
+
+    type: Literal["run_end"] = "run_end"
+    run: str
+    outcome: Literal["completed", "cut", "held"]
+
+
+class Hold(_Wire):
+    """Keep the picture as it is."""
+
+    type: Literal["hold"] = "hold"
+
+
+class Identify(_Wire):
+    """Show for some seconds which screen this is."""
+
+    type: Literal["identify"] = "identify"
+
+
+class Reload(_Wire):
+    """Load the page anew."""
+
+    type: Literal["reload"] = "reload"
+
+
+class SyncReply(_Wire):
+    """`t1` is when the server had the request, `t2` when it answered."""
+
+    type: Literal["sync"] = "sync"
+    t0: float
+    t1: float
+    t2: float
+
+
+class Error(_Wire):
+    """What a screen sent was not taken, and why."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+class Snapshot(_Wire):
+    """Everything a screen needs to look right at once: the last message of each kind.
+
+    `frame` is the newest frame due; its picture is at `url`, and follows in binary for
+    a screen that asked for that, as do the frames of the run still to come.
+    """
+
+    screening: Screening
+    scene: Scene | None = None
+    fade: Fade | None = None
+    caption: Caption | None = None
+    typing: Typing | None = None
+    slider: Slider | None = None
+    run: Run | None = None
+    frame: FrameByUrl | None = None
+
+
+class Welcome(_Wire):
+    """The answer to hello."""
+
+    type: Literal["welcome"] = "welcome"
+    protocol: int = PROTOCOL
+    screen: str
+    server_time: float
+    show: ShowInfo
+    display: Display
+    snapshot: Snapshot
+
+
+ToScreen = (
+    Welcome
+    | SyncReply
+    | Screening
+    | Scene
+    | Fade
+    | Caption
+    | Typing
+    | Slider
+    | Run
+    | Frame
+    | FrameByUrl
+    | RunEnd
+    | Hold
+    | Identify
+    | Reload
+    | Error
+)
+
+
+def frame_url(run: str, step: int) -> str:
+    """Where a frame can be fetched; it tells nothing of where it came from."""
+    return f"/frames/{run}/{step}"
+
+
+def encode_frame(header: Frame, image: bytes) -> bytes:
+    """One binary message: header length, header, picture."""
+    head = header.encode().encode()
+    return b"".join((_HEADER_LENGTH.pack(len(head)), head, image))
+
+
+def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """What `encode_frame` made, taken apart: header and picture (for clients and tests).
+
+    Raises:
+        MessageError: `malformed`, if it is no such message.
+    """
+    try:
+        (length,) = _HEADER_LENGTH.unpack_from(message)
+        end = _HEADER_LENGTH.size + length
+        if end > len(message):
+            raise MessageError("malformed", "the frame's header is cut short")
+        header = json.loads(message[_HEADER_LENGTH.size : end])
+    except (struct.error, ValueError) as error:
+        raise MessageError("malformed", f"not a frame: {error}") from error
+    if not isinstance(header, dict):
+        raise MessageError("malformed", "the frame's header is no JSON object")
+    return header, message[end:]

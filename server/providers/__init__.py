@@ -1,0 +1,1 @@
+"""Providers turn an action into frames."""
