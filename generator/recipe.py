@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -103,7 +104,7 @@ class Recipe(BaseModel):
             fields["base_image"] = hashlib.sha256(self.base_image).hexdigest()
         return fields
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """``sha256:`` and the hash of everything but the seed.
 

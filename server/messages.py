@@ -31,7 +31,7 @@ class MessageError(Exception):
         self.code = code
 
 
-class _Wire(BaseModel):
+class WireMessage(BaseModel):
     """A message or a part of one; compared by value, sent without its empty fields' noise."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
@@ -44,7 +44,7 @@ class _Wire(BaseModel):
 # ---------------------------------------------------------------- screen -> server
 
 
-class Hello(_Wire):
+class Hello(WireMessage):
     """The first message of a screen: who it is and how it takes its frames."""
 
     type: Literal["hello"] = "hello"
@@ -54,14 +54,14 @@ class Hello(_Wire):
     token: str | None = Field(default=None, max_length=512, repr=False)
 
 
-class SyncRequest(_Wire):
+class SyncRequest(WireMessage):
     """One sample of clock synchronisation; `t0` is the screen's own time, sent back as it came."""
 
     type: Literal["sync"] = "sync"
     t0: float = Field(allow_inf_nan=False)
 
 
-class Presented(_Wire):
+class Presented(WireMessage):
     """A frame reached the display, `at` by the server's clock as the screen knows it."""
 
     type: Literal["presented"] = "presented"
@@ -70,7 +70,7 @@ class Presented(_Wire):
     at: float = Field(allow_inf_nan=False)
 
 
-class Log(_Wire):
+class Log(WireMessage):
     """Something a screen wants in the server's log."""
 
     type: Literal["log"] = "log"
@@ -113,7 +113,7 @@ def decode(text: str) -> FromScreen:
 # ---------------------------------------------------------------- server -> screen
 
 
-class ShowInfo(_Wire):
+class ShowInfo(WireMessage):
     """What a screen needs to know of the show before it starts."""
 
     title: str
@@ -121,7 +121,7 @@ class ShowInfo(_Wire):
     duration: float
 
 
-class Display(_Wire):
+class Display(WireMessage):
     """How the show wants its pictures shown.
 
     Attributes:
@@ -141,7 +141,7 @@ class Display(_Wire):
     still: str = ""
 
 
-class Word(_Wire):
+class Word(WireMessage):
     """One word of a caption and when it is spoken."""
 
     word: str
@@ -149,7 +149,7 @@ class Word(_Wire):
     end: float
 
 
-class Screening(_Wire):
+class Screening(WireMessage):
     """Whether a screening is on; `next` is when the next one starts, None for never."""
 
     type: Literal["screening"] = "screening"
@@ -158,14 +158,14 @@ class Screening(_Wire):
     started_at: float | None = None
 
 
-class Scene(_Wire):
+class Scene(WireMessage):
     """The show moved to another scene; what was typed before is gone."""
 
     type: Literal["scene"] = "scene"
     route: str
 
 
-class Fade(_Wire):
+class Fade(WireMessage):
     """The whole screen goes to black, or comes back, over `seconds` from `at`."""
 
     type: Literal["fade"] = "fade"
@@ -174,7 +174,7 @@ class Fade(_Wire):
     at: float
 
 
-class Caption(_Wire):
+class Caption(WireMessage):
     """A line of transcript, word by word, shown from `at` until `until`."""
 
     type: Literal["caption"] = "caption"
@@ -184,14 +184,14 @@ class Caption(_Wire):
     until: float
 
 
-class TypingDelay(_Wire):
+class TypingDelay(WireMessage):
     """Seconds per character: drawn from `base` plus or minus `variance`."""
 
     base: float
     variance: float
 
 
-class Typing(_Wire):
+class Typing(WireMessage):
     """`text` is typed character by character; with `erase`, whatever stands is then erased.
 
     `seed` makes every screen type in the same rhythm.
@@ -205,7 +205,7 @@ class Typing(_Wire):
     seed: int
 
 
-class Slider(_Wire):
+class Slider(WireMessage):
     """The slider moves between two values (0 to 100) over `seconds` from `at`."""
 
     type: Literal["slider"] = "slider"
@@ -215,7 +215,7 @@ class Slider(_Wire):
     at: float
 
 
-class Run(_Wire):
+class Run(WireMessage):
     """A picture begins to be drawn; it voids every run before it."""
 
     type: Literal["run"] = "run"
@@ -225,7 +225,7 @@ class Run(_Wire):
     steps: int
 
 
-class Frame(_Wire):
+class Frame(WireMessage):
     """Header of a frame. `step` counts from 1; the last, `final`, is step `steps`."""
 
     type: Literal["frame"] = "frame"
@@ -244,7 +244,7 @@ class FrameByUrl(Frame):
     url: str
 
 
-class RunEnd(_Wire):
+class RunEnd(WireMessage):
     """No more frames of this run will come; the picture stays."""
 
     type: Literal["run_end"] = "run_end"
@@ -252,25 +252,25 @@ class RunEnd(_Wire):
     outcome: Literal["completed", "cut", "held"]
 
 
-class Hold(_Wire):
+class Hold(WireMessage):
     """Keep the picture as it is."""
 
     type: Literal["hold"] = "hold"
 
 
-class Identify(_Wire):
+class Identify(WireMessage):
     """Show for some seconds which screen this is."""
 
     type: Literal["identify"] = "identify"
 
 
-class Reload(_Wire):
+class Reload(WireMessage):
     """Load the page anew."""
 
     type: Literal["reload"] = "reload"
 
 
-class SyncReply(_Wire):
+class SyncReply(WireMessage):
     """`t1` is when the server had the request, `t2` when it answered."""
 
     type: Literal["sync"] = "sync"
@@ -279,7 +279,7 @@ class SyncReply(_Wire):
     t2: float
 
 
-class Error(_Wire):
+class Error(WireMessage):
     """What a screen sent was not taken, and why."""
 
     type: Literal["error"] = "error"
@@ -287,11 +287,12 @@ class Error(_Wire):
     message: str
 
 
-class Snapshot(_Wire):
+class Snapshot(WireMessage):
     """Everything a screen needs to look right at once: the last message of each kind.
 
-    `frame` is the newest frame due; its picture is at `url`, and follows in binary for
-    a screen that asked for that, as do the frames of the run still to come.
+    `run` is the current run and `frame` its newest frame due, which follows in binary for
+    a screen that asked for that, as do the frames still to come. `picture` is what is on
+    the wall where the current run has no frame due yet: the end of the run before it.
     """
 
     screening: Screening
@@ -302,9 +303,10 @@ class Snapshot(_Wire):
     slider: Slider | None = None
     run: Run | None = None
     frame: FrameByUrl | None = None
+    picture: FrameByUrl | None = None
 
 
-class Welcome(_Wire):
+class Welcome(WireMessage):
     """The answer to hello."""
 
     type: Literal["welcome"] = "welcome"

@@ -1,0 +1,43 @@
+# Two commands: `make run` shows the demo, `make test` tests everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch is installed only for tests that draw with it; constraints.txt pins what we tested.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test check bench format clean
+
+run: $(VENV)/.run  ## draw the demo's sets if they are missing, and serve the show
+	@$(BIN)/understudy generate batch
+	@exec $(BIN)/understudy serve
+
+test: $(VENV)/.dev  ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## format, lint, types, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m server --help >/dev/null
+
+bench: $(VENV)/.dev  ## figures, each beside a peer measured in the same run
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) actions demo/.understudy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,428 @@
+"""A store in a folder of a local or mounted file system.
+
+A write goes to a hidden file beside its place, to the medium, and only then, in one step,
+to its name. Whoever is killed meanwhile leaves that hidden file and nothing else; the writer
+holds a lock on it, so the next listing can tell an orphan from a write in progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import random
+import secrets
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NoReturn, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from cache.keys import Key, is_key, parse_key, parse_prefix
+from cache.store import (
+    Conflict,
+    Entry,
+    NotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    Version,
+    Versioned,
+    content_version,
+)
+
+T = TypeVar("T")
+
+OWN_FOLDER: Final = ".understudy"
+"""Hidden folder within the root for locks; never listed, and safe to delete when idle."""
+
+_UNFINISHED: Final = ".understudy-"
+_UNFINISHED_END: Final = ".tmp"
+_ORPHAN_AGE: Final = 60.0
+"""Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
+
+_LOCK_PATIENCE: Final = 10.0
+_LISTED_AT_ONCE: Final = 512
+
+_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENOTEMPTY,
+    }
+)
+
+
+class FolderStore:
+    """A store in a folder.
+
+    The folder is made with the first write. If it was there once and is gone (a disk that
+    was pulled out), requests raise `StoreUnavailable`, and nothing is written in its place.
+
+    Links within the folder are followed; one that leads out of it is refused. Where the file
+    system takes ``A`` and ``a`` for the same name, as on macOS, a key is found under its
+    exact spelling only, and may not be written beside another spelling.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, threads: int = 8) -> None:
+        """Choose the folder; nothing is touched yet.
+
+        Args:
+            root: the folder; relative ones are taken from the current directory, now.
+            threads: how many requests may wait for the medium at once.
+        """
+        self._root = Path(root).absolute()
+        self._seen = False
+        self._threads = threads
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._folds_case: bool | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder, absolute."""
+        return self._root
+
+    @property
+    def url(self) -> str:
+        """The folder as a ``file:`` URL."""
+        return self._root.as_uri()
+
+    async def __aenter__(self) -> Self:
+        await self._in_thread("", self._look)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    async def get(self, key: Key) -> bytes:
+        """See `Store.get`."""
+        return await self._in_thread(parse_key(key), partial(self._read, key), abandon=True)
+
+    async def get_versioned(self, key: Key) -> Versioned:
+        """See `Store.get_versioned`."""
+        data = await self.get(key)
+        return Versioned(data, content_version(data))
+
+    async def put(self, key: Key, data: bytes) -> None:
+        """See `Store.put`."""
+        await self._in_thread(parse_key(key), partial(self._write, key, data), writing=True)
+
+    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
+        """See `Store.replace`. Holds for all processes that use the same folder."""
+        parse_key(key)
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        attempt = partial(self._replace, key, data, expected)
+        # Waiting for the lock happens here, not in a thread, so that it can be cancelled.
+        while not await self._in_thread(key, attempt, writing=True):
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    key, f"another process has held its lock for {_LOCK_PATIENCE:.0f} s"
+                )
+            await asyncio.sleep(random.uniform(0.001, 0.02))
+        return content_version(data)
+
+    async def delete(self, key: Key) -> None:
+        """See `Store.delete`."""
+        await self._in_thread(parse_key(key), partial(self._remove, key), writing=True)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
+        """See `Store.list`."""
+        entries = self._walk(parse_prefix(prefix))
+
+        def some() -> tuple[Entry, ...]:
+            return tuple(itertools.islice(entries, _LISTED_AT_ONCE))
+
+        while found := await self._in_thread(prefix, some, abandon=True):
+            for entry in found:
+                yield entry
+
+    async def _in_thread(
+        self, key: str, work: Callable[[], T], *, abandon: bool = False, writing: bool = False
+    ) -> T:
+        """Do blocking work in a thread, with its errors translated.
+
+        A write is waited for even when cancelled: given up half-way, it could still come
+        to its end later, over a newer content. A read is left alone.
+        """
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._threads)
+        try:
+            return await anyio.to_thread.run_sync(
+                work, abandon_on_cancel=abandon, limiter=self._limiter
+            )
+        except OSError as error:
+            _translate(error, key, writing=writing)
+
+    # What follows runs in threads.
+
+    def _look(self) -> None:
+        """Note whether the folder is there."""
+        if self._root.is_dir():
+            self._seen = True
+        elif self._root.exists():
+            raise StoreDenied("", f"{self._root} is a file, expected a folder")
+        elif self._seen:
+            raise StoreUnavailable(
+                "", f"the folder {self._root} is gone; is its disk still connected?"
+            )
+
+    def _place(self, key: str) -> Path:
+        """The real path of a key, links followed.
+
+        Raises:
+            StoreUnavailable: the folder was there, and is gone.
+            StoreDenied: a link leads out of the folder.
+        """
+        self._look()
+        place = Path(os.path.realpath(self._root / key))
+        if not place.is_relative_to(os.path.realpath(self._root)):
+            raise StoreDenied(key, f"a link leads out of {self._root}, to {place}")
+        return place
+
+    def _linked(self, key: str) -> Path:
+        """The real path of a key that is a link.
+
+        Raises:
+            StoreDenied: it leads out of the folder, or in a circle.
+        """
+        place = self._place(key)
+        if place.is_symlink():
+            raise StoreDenied(key, "is a link in a circle")
+        return place
+
+    def _read(self, key: Key) -> bytes:
+        place = self._place(key)
+        self._check_spelling(key)
+        # Non-blocking, or a named pipe in the folder would hold this thread for ever.
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NotFound(key, "is not a file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+
+    def _write(self, key: Key, data: bytes) -> None:
+        place = self._place(key)
+        self._check_spelling(key, writing=True)
+        self._make_folder(place.parent)
+        if place.is_dir():
+            raise StoreDenied(key, "is a folder")
+        unfinished = place.parent / f"{_UNFINISHED}{secrets.token_hex(8)}{_UNFINISHED_END}"
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with suppress(OSError):  # no locks on this file system: orphans stay
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+            unfinished.replace(place)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        _sync_folder(place.parent)
+
+    def _replace(self, key: Key, data: bytes, expected: Version | None) -> bool:
+        """Compare and swap; False if the lock is held by another."""
+        place = self._place(key)
+        if expected is not None and not place.is_file():
+            raise Conflict(key, "was removed meanwhile")
+        self._make_folder(place.parent)
+        with self._lock(place) as held:
+            if not held:
+                return False
+            try:
+                present = content_version(self._read(key))
+            except (FileNotFoundError, NotADirectoryError, NotFound):
+                present = None
+            if present != expected:
+                raise Conflict(key)
+            self._write(key, data)
+        with suppress(OSError):
+            for path in place.parent.glob(f"{_UNFINISHED}*{_UNFINISHED_END}"):
+                _sweep(path)
+        return True
+
+    def _remove(self, key: Key) -> None:
+        place = self._place(key)
+        try:
+            self._check_spelling(key)
+            place.unlink()
+        except (FileNotFoundError, NotADirectoryError, NotFound):
+            return
+        except (IsADirectoryError, PermissionError):
+            if place.is_dir():  # not a key, so it is not there
+                return
+            raise
+        _sync_folder(place.parent)
+
+    @contextmanager
+    def _lock(self, place: Path) -> Iterator[bool]:
+        """Hold the lock of one file against other processes and threads; say if it was free."""
+        folder = Path(os.path.realpath(self._root)) / OWN_FOLDER
+        folder.mkdir(exist_ok=True)
+        name = hashlib.sha256(os.fsencode(place.relative_to(folder.parent))).hexdigest()[:32]
+        descriptor = os.open(
+            folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)  # and with it the lock
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it, lasting."""
+        made = []
+        missing = folder
+        while not missing.is_dir():
+            made.append(missing)
+            missing = missing.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for child in made:
+            _sync_folder(child.parent)
+        self._seen = True
+
+    def _check_spelling(self, key: str, *, writing: bool = False) -> None:
+        """Where case does not count, insist on the spelling of the key."""
+        if self._folds_case is None:
+            self._folds_case = _folds_case(self._root)
+        if not self._folds_case:
+            return
+        folder = self._root
+        for name in key.split("/"):
+            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if name not in names:
+                other = next((found for found in names if found.lower() == name.lower()), None)
+                if other is None:
+                    return
+                if writing:
+                    raise StoreDenied(key, f"this disk takes it for {other!r}, which is there")
+                raise NotFound(key)
+            folder /= name
+
+    def _walk(self, prefix: str) -> Iterator[Entry]:
+        """The entries of a listing, ascending."""
+        above, _, _ = prefix.rpartition("/")
+        try:
+            start = self._place(above)
+            self._check_spelling(above)
+            yield from self._walk_folder(start, f"{above}/" if above else "", prefix, frozenset())
+        except (FileNotFoundError, NotADirectoryError, NotFound):
+            return
+
+    def _walk_folder(
+        self, folder: Path, before: str, prefix: str, above: frozenset[tuple[int, int]]
+    ) -> Iterator[Entry]:
+        info = folder.stat()
+        here = (info.st_dev, info.st_ino)
+        if here in above:  # by a link to a folder that it lies in
+            return
+        with os.scandir(folder) as scan:
+            found = sorted(scan, key=_listing_order)
+        for item in found:
+            key = f"{before}{item.name}"
+            if item.name.startswith(_UNFINISHED):
+                _sweep(folder / item.name)
+            if not (key.startswith(prefix) or prefix.startswith(f"{key}/")) or not is_key(key):
+                continue
+            # Others delete while we walk; a link may dangle, or lead out of the store.
+            with suppress(FileNotFoundError, NotADirectoryError, StoreDenied):
+                place = self._linked(key) if item.is_symlink() else folder / item.name
+                info = place.stat()
+                if stat.S_ISDIR(info.st_mode):
+                    yield from self._walk_folder(place, f"{key}/", prefix, above | {here})
+                elif stat.S_ISREG(info.st_mode) and key.startswith(prefix):
+                    yield Entry(Key(key), info.st_size)
+
+
+def _listing_order(item: os.DirEntry[str]) -> str:
+    """Sorts the names in one folder as their keys sort in the whole store."""
+    with suppress(OSError):  # a link in a circle
+        return f"{item.name}/" if item.is_dir() else item.name
+    return item.name
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make new names in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems sync folders by themselves and refuse to be asked.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(unfinished: Path) -> None:
+    """Remove an unfinished write if its writer is dead."""
+    with suppress(OSError):
+        descriptor = os.open(unfinished, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if time.time() - os.fstat(descriptor).st_mtime > _ORPHAN_AGE:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                unfinished.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _folds_case(folder: Path) -> bool | None:
+    """Whether a file system takes ``A`` and ``a`` for the same; None while there is no telling."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            other = path.with_name(path.name.swapcase())
+            if other.name != path.name:
+                return other.exists() and other.samefile(path)
+    return None
+
+
+def _translate(error: OSError, key: str, *, writing: bool) -> NoReturn:
+    """Raise the store's error for one of the operating system."""
+    kind: type[StoreError]
+    if not writing and error.errno in _MISSING:
+        raise NotFound(key) from error
+    if error.errno in _FULL:
+        kind = StoreFull
+    elif error.errno in _DENIED:
+        kind = StoreDenied
+    else:
+        kind = StoreUnavailable
+    raise kind(key, error.strerror or str(error)) from error

@@ -1,0 +1,321 @@
+"""Keeping a store's manifest right, with many writers at once.
+
+The manifest is one file that every writer changes. Each reads it, changes it, and writes it
+only if nobody else did meanwhile; else it begins again. Nothing is written where nothing
+changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from cache.documents import FormatError, WrongVersion, whole
+from cache.formats import MAX_STEPS, SetMeta, image_set, parse_meta
+from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
+from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_config, parse_manifest
+from cache.store import Conflict, NotFound, Store, Version
+
+_ATTEMPTS: Final = 40
+_LONGEST_PAUSE: Final = 1.0
+_LARGE: Final = 256 * 1024
+"""Bytes. Reading more takes milliseconds, so it is done beside the event loop."""
+
+_PARALLEL: Final = 32
+_TYPE_OF_ID: Final = re.compile(r"(prompt|transcript|slider)_")
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+async def load_manifest(store: Store) -> Manifest:
+    """Read a store's manifest.
+
+    Raises:
+        NotFound: there is none yet.
+        FormatError: it cannot be understood, or is of another major version.
+        StoreError: the store could not be read.
+    """
+    return await _parse(await store.get(MANIFEST))
+
+
+async def update_manifest(
+    store: Store,
+    change: Callable[[Manifest], Manifest],
+    *,
+    attempts: int = _ATTEMPTS,
+    now: Callable[[], datetime] = _now,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Manifest:
+    """Change a store's manifest, whoever else is changing it.
+
+    Args:
+        store: where it lies; if there is none, one begins empty.
+        change: makes the new manifest from the present one. It may be called several times,
+            so it should do nothing else. What it says of `generated_at` is overruled.
+        attempts: how often to try before giving in to other writers.
+        now: the time to write into it.
+        sleep: how to wait between attempts.
+
+    Returns:
+        The manifest as it is in the store now. Where `change` changed nothing, nothing is
+        written.
+
+    Raises:
+        Conflict: other writers were first, every time.
+        FormatError: the present manifest cannot be understood; see `reindex`.
+        StoreError: the store could not be read or written.
+    """
+    return await _swap(_Attempts(store, attempts, now, sleep), change)
+
+
+async def reindex(
+    store: Store,
+    *,
+    attempts: int = _ATTEMPTS,
+    now: Callable[[], datetime] = _now,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Manifest:
+    """Put a store's manifest right from the sets that are there, and write it.
+
+    Works also where the present one is missing or damaged. Sets that other writers register
+    meanwhile stay registered.
+
+    Args:
+        store: where to look and write.
+        attempts: see `update_manifest`.
+        now: see `update_manifest`.
+        sleep: see `update_manifest`.
+
+    Returns:
+        The manifest as it is in the store now; its `remarks` tell which sets were left out.
+
+    Raises:
+        WrongVersion: the present manifest is of another major version.
+        Conflict: other writers were first, every time.
+        StoreError: the store could not be read or written.
+    """
+    known = (await _read(store, forgiving=True)).manifest
+    rebuilt = await rebuild(store, known)
+
+    def catch_up(present: Manifest) -> Manifest:
+        result = rebuilt
+        for action_id, entry in present.actions.items():
+            for set_id in set(entry.set_ids).difference(known.set_ids(action_id)):
+                result = result.with_set(action_id, entry, set_id)
+        return result
+
+    return await _swap(_Attempts(store, attempts, now, sleep), catch_up, forgiving=True)
+
+
+async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
+    """Make a manifest from the sets that are there. Nothing is written.
+
+    A set counts if its meta can be read and all of its images are listed; others are told in
+    `Manifest.remarks`. What the sets do not say of an action is taken from its
+    ``config.json`` and from `known`.
+
+    Args:
+        store: where to look.
+        known: the manifest so far. Its order, its unknown fields and the descriptions of
+            actions are kept; its sets are not believed.
+
+    Raises:
+        StoreError: the store could not be read.
+    """
+    known = known or Manifest()
+    found: dict[str, _Found] = {}
+    remarks: list[str] = []
+    async for batch in _batches(_listed_sets(store)):
+        results = await asyncio.gather(*(_examine(store, *listed) for listed in batch))
+        for (action_id, set_id, _), result in zip(batch, results, strict=True):
+            if isinstance(result, str):
+                remarks.append(result)
+            else:
+                found.setdefault(action_id, _Found()).add(set_id, result)
+    order = {action_id: place for place, action_id in enumerate(known.actions)}
+    action_ids = sorted(found, key=lambda each: (order.get(each, len(order)), _natural(each)))
+    entries = [
+        entry
+        for start in range(0, len(action_ids), _PARALLEL)
+        for entry in await asyncio.gather(
+            *(
+                _describe(store, action_id, found[action_id], known.actions.get(action_id))
+                for action_id in action_ids[start : start + _PARALLEL]
+            )
+        )
+    ]
+    return Manifest(
+        version=known.version,
+        generated_at=known.generated_at,
+        actions=dict(zip(action_ids, entries, strict=True)),
+        aside={key: raw for key, raw in known.aside.items() if key not in found},
+        unknown=known.unknown,
+        remarks=tuple(remarks),
+    )
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was found of one action: its sets, and the meta of the newest."""
+
+    set_ids: list[int] = field(default_factory=list)
+    newest: SetMeta | None = None
+
+    def add(self, set_id: int, meta: SetMeta) -> None:
+        self.set_ids.append(set_id)
+        if self.newest is None or _age(meta) > _age(self.newest):
+            self.newest = meta
+
+
+_ListedSet = tuple[str, int, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempts:
+    """Where, how often and at what pace to try."""
+
+    store: Store
+    attempts: int
+    now: Callable[[], datetime]
+    sleep: Callable[[float], Awaitable[None]]
+
+
+class _Present(NamedTuple):
+    """The manifest in a store. One that is missing or damaged counts as empty."""
+
+    manifest: Manifest
+    version: Version | None
+    damaged: bool
+
+
+async def _swap(
+    how: _Attempts, change: Callable[[Manifest], Manifest], *, forgiving: bool = False
+) -> Manifest:
+    conflict: Conflict | None = None
+    for attempt in range(how.attempts):
+        present = await _read(how.store, forgiving=forgiving)
+        changed = change(present.manifest)
+        if changed.same_content(present.manifest) and not present.damaged:
+            return changed
+        changed = changed.model_copy(update={"generated_at": how.now()})
+        try:
+            data = dump_manifest(changed)
+            await how.store.replace(MANIFEST, data, expected=present.version)
+        except Conflict as error:
+            conflict = error
+            await how.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.01 * 2**attempt)))
+        else:
+            return changed
+    raise Conflict(MANIFEST, f"other writers were first, {how.attempts} times") from conflict
+
+
+async def _read(store: Store, *, forgiving: bool) -> _Present:
+    try:
+        data, version = await store.get_versioned(MANIFEST)
+    except NotFound:
+        return _Present(Manifest(), None, damaged=False)
+    try:
+        return _Present(await _parse(data), version, damaged=False)
+    except WrongVersion:
+        raise
+    except FormatError:
+        if not forgiving:
+            raise
+        return _Present(Manifest(), version, damaged=True)
+
+
+async def _parse(data: bytes) -> Manifest:
+    if len(data) < _LARGE:
+        return parse_manifest(data)
+    return await asyncio.to_thread(parse_manifest, data)
+
+
+async def _listed_sets(store: Store) -> AsyncIterator[_ListedSet]:
+    """Every set that has a meta, with the names of its files, as they come in the listing."""
+    current: tuple[str, int] | None = None
+    names: list[str] = []
+    async for entry in store.list(ACTIONS_PREFIX):
+        place = set_place(entry.key)
+        if place is None:
+            continue
+        if current != (place.action_id, place.set_id):
+            if current is not None and META_NAME in names:
+                yield (*current, tuple(names))
+            current, names = (place.action_id, place.set_id), []
+        names.append(place.name)
+    if current is not None and META_NAME in names:
+        yield (*current, tuple(names))
+
+
+async def _batches(listed: AsyncIterator[_ListedSet]) -> AsyncIterator[Sequence[_ListedSet]]:
+    batch: list[_ListedSet] = []
+    async for each in listed:
+        batch.append(each)
+        if len(batch) == _PARALLEL:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _examine(
+    store: Store, action_id: str, set_id: int, names: tuple[str, ...]
+) -> SetMeta | str:
+    """A set's meta, or a sentence why the set does not count."""
+    key = meta_key(action_id, set_id)
+    try:
+        meta = parse_meta(await store.get(key), key)
+        image_set(action_id, set_id, meta, names)
+    except (NotFound, FormatError) as error:
+        return f"left out: {error}"
+    return meta
+
+
+async def _describe(
+    store: Store, action_id: str, found: _Found, known: ManifestAction | None
+) -> ManifestAction:
+    entry = ManifestAction(set_ids=tuple(found.set_ids))
+    key = config_key(action_id)
+    with suppress(NotFound, FormatError):  # it is only a help: the sets count
+        entry = entry.merged(parse_config(await store.get(key), key))
+    if known is not None:
+        entry = entry.merged(known.model_copy(update={"set_ids": ()}))
+    return entry.merged(_told_by(action_id, found.newest))
+
+
+def _told_by(action_id: str, meta: SetMeta | None) -> ManifestAction:
+    """What the newest set tells of its action."""
+    if meta is None:
+        return ManifestAction()
+    kind = _TYPE_OF_ID.match(action_id)
+    program, prompt = meta.config.get("program"), meta.config.get("prompt")
+    steps = whole(meta.config.get("num_inference_steps"))
+    return ManifestAction(
+        type=kind[1] if kind else None,
+        program=program if isinstance(program, str) else None,
+        prompt=prompt if isinstance(prompt, str) else None,
+        steps=steps if steps is not None and 1 <= steps <= MAX_STEPS else None,
+        fingerprint=meta.fingerprint,
+    )
+
+
+def _age(meta: SetMeta) -> datetime:
+    return meta.generated_at or _EARLIEST
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts prompt_2 before prompt_10."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"([0-9]+)", text)
+        if part
+    ]

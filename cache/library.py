@@ -1,0 +1,152 @@
+"""The reading side: which sets there are, and their images, checked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Final
+
+from cachetools import LRUCache
+
+from cache.documents import FormatError
+from cache.formats import ImageSet, Step, image_set, parse_meta
+from cache.images import BadImage, check_image
+from cache.index import load_manifest
+from cache.keys import meta_key, set_place, set_prefix
+from cache.manifest import Manifest
+from cache.store import NotFound, Store, StoreUnavailable
+
+_LARGE: Final = 1024 * 1024
+"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
+
+
+class BrokenSet(Exception):
+    """A set that cannot be shown: something in it is missing, damaged or contradictory.
+
+    It is the set that is at fault, not the store: another set of the action may do.
+
+    Attributes:
+        action_id: whose set it is.
+        set_id: which one.
+        reason: what is wrong, with the file's name.
+    """
+
+    def __init__(self, action_id: str, set_id: int, reason: str) -> None:
+        super().__init__(f"set {set_id} of {action_id} is broken: {reason}")
+        self.action_id = action_id
+        self.set_id = set_id
+        self.reason = reason
+
+
+class Library:
+    """The sets of a store, for those who show them.
+
+    It reads when asked and does nothing in between.
+    """
+
+    def __init__(self, store: Store, *, sets_remembered: int = 256) -> None:
+        """Begin empty, until the first `refresh`.
+
+        Args:
+            store: where the sets lie; entered and left by its owner.
+            sets_remembered: of how many sets, last used, the meta is kept in memory.
+        """
+        self._store = store
+        self._manifest = Manifest()
+        self._found_once = False
+        self._sets: LRUCache[tuple[str, int], ImageSet] = LRUCache(sets_remembered)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as last read; empty before the first `refresh`."""
+        return self._manifest
+
+    def set_ids(self, action_id: str) -> tuple[int, ...]:
+        """The sets that the manifest lists for an action, ascending."""
+        return self._manifest.set_ids(action_id)
+
+    async def refresh(self) -> Manifest:
+        """Read the manifest again. A store without one is empty.
+
+        Whatever goes wrong, the manifest read before stays.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or its manifest has vanished since
+                it was last read.
+            StoreError: the store could not be read for another reason.
+            FormatError: the manifest cannot be understood, or is of another major version.
+        """
+        try:
+            manifest = await load_manifest(self._store)
+        except NotFound as error:
+            if self._found_once:
+                raise StoreUnavailable(error.key, "was there before, and has vanished") from error
+            manifest = Manifest()
+        else:
+            self._found_once = True
+        self._manifest = manifest
+        self._sets.clear()
+        return manifest
+
+    async def open_set(self, action_id: str, set_id: int) -> ImageSet:
+        """Read a set's meta and find its images, without reading these.
+
+        Raises:
+            BrokenSet: it has no meta, or a bad one, or an image is missing.
+            StoreError: the store could not be read.
+            BadKey: `action_id` or `set_id` cannot be in a key.
+        """
+        remembered = self._sets.get((action_id, set_id))
+        if remembered is not None:
+            return remembered
+        key = meta_key(action_id, set_id)
+        try:
+            meta = parse_meta(await self._store.get(key), key)
+            names = None if meta.names_every_file else await self._names(action_id, set_id)
+            opened = image_set(action_id, set_id, meta, names)
+        except NotFound as error:
+            raise BrokenSet(action_id, set_id, "it has no meta.json") from error
+        except FormatError as error:
+            raise BrokenSet(action_id, set_id, str(error)) from error
+        self._sets[action_id, set_id] = opened
+        return opened
+
+    async def image(self, step: Step) -> bytes:
+        """Read one image of a set, and make sure that it is whole.
+
+        Raises:
+            BrokenSet: it is missing, or not the image that the meta tells of, or not whole.
+                The set is read anew when it is next opened, as it may have been drawn again.
+            StoreError: the store could not be read.
+        """
+        try:
+            data = await self._store.get(step.key)
+            if len(data) < _LARGE:
+                _check(step, data)
+            else:
+                await asyncio.to_thread(_check, step, data)
+        except (NotFound, BadImage) as error:
+            place = set_place(step.key)
+            if place is None:
+                raise
+            self._sets.pop((place.action_id, place.set_id), None)
+            reason = f"{step.name} is missing" if isinstance(error, NotFound) else str(error)
+            raise BrokenSet(place.action_id, place.set_id, reason) from error
+        return data
+
+    async def _names(self, action_id: str, set_id: int) -> list[str]:
+        prefix = set_prefix(action_id, set_id)
+        return [entry.key.removeprefix(prefix) async for entry in self._store.list(prefix)]
+
+
+def _check(step: Step, data: bytes) -> None:
+    """Check an image against its meta, the cheapest first.
+
+    Raises:
+        BadImage: it is another, or not whole.
+    """
+    if step.size is not None and len(data) != step.size:
+        raise BadImage(step.name, f"expected {step.size} bytes (meta.json), found {len(data)}")
+    check_image(data, step.name)
+    if step.sha256 is not None and hashlib.sha256(data).hexdigest() != step.sha256:
+        raise BadImage(step.name, "its SHA-256 is not the one in meta.json")

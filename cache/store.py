@@ -1,0 +1,291 @@
+"""The port to where sets are kept, its errors, and a store in memory.
+
+StoreError
+  NotFound            nothing has that key
+  Conflict            `replace` found another version than expected
+  StoreUnavailable    it does not answer now; trying again later may help
+  StoreDenied         it refuses: rights, a read-only medium, a link out of the folder
+  StoreFull           no room left
+  StoreCorrupt        it answered with something other than what was written
+
+`BadKey`, of the keys module, is not among them: it is the caller's mistake, not the store's.
+
+A contract suite, `tests/cache/store_contract.py`, runs over every implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Literal, NamedTuple, NewType, Protocol, Self
+
+from cache.keys import Key, parse_key, parse_prefix
+
+Version = NewType("Version", str)
+"""Stands for one content of one key. Opaque: compare it for equality only."""
+
+Operation = Literal["get", "put", "replace", "delete", "list"]
+
+
+class StoreError(Exception):
+    """A store could not do what it was asked; the tree is drawn above.
+
+    Attributes:
+        key: what was asked for: a key, or the prefix of a listing.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
+
+
+class NotFound(StoreError):
+    """Nothing has that key."""
+
+    def __init__(self, key: str, message: str = "not in the store") -> None:
+        super().__init__(key, message)
+
+
+class Conflict(StoreError):
+    """Another writer was first: the version in the store is not the one expected."""
+
+    def __init__(self, key: str, message: str = "changed by another writer meanwhile") -> None:
+        super().__init__(key, message)
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer now. Trying again later may help."""
+
+
+class StoreDenied(StoreError):
+    """The store refuses, and will refuse again: rights, a read-only medium, a link outside."""
+
+
+class StoreFull(StoreError):
+    """The store has no room left."""
+
+
+class StoreCorrupt(StoreError):
+    """The store answered with something other than what was written."""
+
+
+class Versioned(NamedTuple):
+    """A content, and the version that stands for it."""
+
+    data: bytes
+    version: Version
+
+
+class Entry(NamedTuple):
+    """One line of a listing. `size` is in bytes."""
+
+    key: Key
+    size: int
+
+
+class Store(Protocol):
+    """Keeps bytes under keys. To be entered before use; leaving it closes connections.
+
+    Whatever is cancelled or killed, each key holds a whole content: the one before, or the
+    new one. A write that was cancelled may have taken place. All methods may raise
+    `StoreUnavailable` and `StoreDenied`, and `BadKey` for keys that `parse_key` never saw.
+
+    A key that is written by `replace` should be written by nothing else: `put` and `delete`
+    ask for no version, so they may undo a `replace` that happens at the same time.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people: without passwords or keys."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Make ready. What cannot be reached may show only with the first request."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of connections and threads."""
+        ...
+
+    async def get(self, key: Key) -> bytes:
+        """The content of a key.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def put(self, key: Key, data: bytes) -> None:
+        """Write a key, whatever was there. It is on the medium when this returns.
+
+        Raises:
+            StoreFull: no room; what was there before still is.
+        """
+        ...
+
+    async def get_versioned(self, key: Key) -> Versioned:
+        """The content of a key, with the version that `replace` wants.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
+        """Write a key if its content is still the expected one (compare-and-swap).
+
+        Args:
+            key: where.
+            data: the new content.
+            expected: the version it must have now; None if it must not exist.
+
+        Returns:
+            The version of the new content.
+
+        Raises:
+            Conflict: it has another version, or exists, or no longer exists.
+            StoreFull: no room.
+        """
+        ...
+
+    async def delete(self, key: Key) -> None:
+        """Remove a key; one that is not there is fine."""
+        ...
+
+    def list(self, prefix: str = "") -> AsyncIterator[Entry]:
+        """All keys that begin with a prefix, ascending, while others may be writing.
+
+        Keys there throughout are listed; one that comes or goes meanwhile may be or not.
+        What is no key (hidden files, unfinished writes) is left out.
+
+        Args:
+            prefix: text that the keys begin with, as in S3: ``actions/prompt_00`` finds
+                ``actions/prompt_001/config.json``. Empty for all.
+        """
+        ...
+
+
+def content_version(data: bytes) -> Version:
+    """A version for stores that have none of their own: a hash of the content."""
+    return Version(hashlib.sha256(data).hexdigest())
+
+
+class MemoryStore:
+    """A store in memory, for tests, with ways to make it slow, failing or silent.
+
+    Attributes:
+        contents: what it keeps; tests may look and tamper.
+        latency: seconds that each request takes.
+        answering: while cleared, requests are accepted and never answered.
+        calls: how often each operation was asked for.
+    """
+
+    def __init__(
+        self,
+        contents: Mapping[str, bytes] | None = None,
+        *,
+        latency: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Begin answering, at once or slowly.
+
+        Args:
+            contents: what it holds to begin with.
+            latency: seconds that each request takes.
+            sleep: how it waits for them; of a virtual clock, perhaps.
+        """
+        self.contents: dict[Key, bytes] = {
+            parse_key(key): bytes(data) for key, data in (contents or {}).items()
+        }
+        self.latency = latency
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.calls: Counter[Operation] = Counter()
+        self._sleep = sleep
+        self._failures: dict[Operation | None, deque[StoreError]] = {}
+
+    @property
+    def url(self) -> str:
+        """Always ``memory:``."""
+        return "memory:"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def fail_next(self, *errors: StoreError, on: Operation | None = None) -> None:
+        """Raise these errors, one per request, in the next requests.
+
+        Args:
+            errors: what to raise, in order.
+            on: count and fail only requests of this kind; any kind by default.
+        """
+        self._failures.setdefault(on, deque()).extend(errors)
+
+    async def get(self, key: Key) -> bytes:
+        """See `Store.get`."""
+        return (await self.get_versioned(key)).data
+
+    async def get_versioned(self, key: Key) -> Versioned:
+        """See `Store.get_versioned`."""
+        parse_key(key)
+        await self._request("get")
+        data = self.contents.get(key)
+        if data is None:
+            raise NotFound(key)
+        return Versioned(data, content_version(data))
+
+    async def put(self, key: Key, data: bytes) -> None:
+        """See `Store.put`."""
+        parse_key(key)
+        await self._request("put")
+        self.contents[key] = bytes(data)
+
+    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
+        """See `Store.replace`."""
+        parse_key(key)
+        await self._request("replace")
+        present = self.contents.get(key)
+        if (None if present is None else content_version(present)) != expected:
+            raise Conflict(key)
+        self.contents[key] = bytes(data)
+        return content_version(data)
+
+    async def delete(self, key: Key) -> None:
+        """See `Store.delete`."""
+        parse_key(key)
+        await self._request("delete")
+        self.contents.pop(key, None)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
+        """See `Store.list`."""
+        parse_prefix(prefix)
+        await self._request("list")
+        for key in sorted(self.contents):
+            data = self.contents.get(key)
+            if key.startswith(prefix) and data is not None:
+                yield Entry(key, len(data))
+
+    async def _request(self, operation: Operation) -> None:
+        self.calls[operation] += 1
+        # Even at no latency others must get their turn, as they would with a real store.
+        await self._sleep(self.latency)
+        await self.answering.wait()
+        for failures in (self._failures.get(operation), self._failures.get(None)):
+            if failures:
+                raise failures.popleft()

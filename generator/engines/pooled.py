@@ -1,0 +1,78 @@
+"""An engine in processes of its own: for drawing many sets at once on a machine's cores.
+
+An engine that draws in Python holds the interpreter's lock, so threads would take turns.
+Here a whole picture is drawn in another process and handed over when it is done: right for
+recording, useless for playing live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from generator.engine import EngineUnavailable, StepImage, Timing
+from generator.recipe import Recipe
+
+Draw = Callable[[Recipe, float], list[StepImage]]
+"""Draws a whole picture at a nominal pace; importable by name, so that a process finds it."""
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes to draw in; what is not begun when it is left is dropped."""
+    # Spawned, because a fork of a process with threads inherits their locks.
+    # Ctrl-C is the parent's to answer.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class PooledEngine:
+    """Draws whole pictures in a pool of processes.
+
+    Args:
+        name: what draws, with its version.
+        draw: the function that does.
+        pace: nominal seconds a step.
+        pool: where it is done; entered and left by its owner.
+        timing: how the durations it reports came about.
+    """
+
+    name: str
+    draw: Draw
+    pace: float
+    pool: ProcessPoolExecutor
+    timing: Timing = "simulated"
+
+    @asynccontextmanager
+    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """Draw `recipe`; its images come together, once it is finished.
+
+        Raises:
+            EngineError: as the engine in the process raised it, or that process died.
+        """
+        async with aclosing(self._images(recipe)) as images:
+            yield images
+
+    async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+        loop = asyncio.get_running_loop()
+        try:
+            images = await loop.run_in_executor(self.pool, self.draw, recipe, self.pace)
+        except BrokenProcessPool as error:
+            raise EngineUnavailable("a drawing process died") from error
+        for image in images:
+            yield image

@@ -1,0 +1,200 @@
+"""The sketch engine: no model and no download, and yet a picture worth looking at.
+
+It paints with numpy and Pillow whatever the prompt suggests, and shows it coming out of the
+noise as a diffusion model would. Rehearsals, the demo, tests and the last rung of a live
+ladder need nothing else. It only plays at drawing, so its durations are nominal: fixed by the
+recipe, and kept as a rhythm when it is waited for (`SketchEngine.wait`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from generator.engine import RecipeRefused, StepImage, Timing
+from generator.engines._sketch.diffusion import OracleDenoiser, progressions, timesteps
+from generator.engines._sketch.painter import paint, stream
+from generator.recipe import PipelineKind, Recipe
+
+NAME = "sketch 1"
+"""The number goes up when the same recipe gives other pixels."""
+
+DEFAULT_PACE = 0.45
+"""Nominal seconds a step."""
+
+_FINAL_SECONDS = 0.35
+_WARM_UP = 1.6
+"""The first step against the others."""
+_SPREAD = 0.03
+_HICCUP_CHANCE = 0.04
+_PREVIEW_QUALITY, _FINAL_QUALITY = 80, 88
+
+
+def denoising_timesteps(recipe: Recipe) -> tuple[int, ...]:
+    """The descending timesteps of a recipe's previews; empty where strength leaves none.
+
+    Image-to-image skips the first part of the schedule, as ``get_timesteps`` of diffusers'
+    img2img pipelines does: ``min(int(steps * strength), steps)`` steps remain.
+    """
+    schedule = timesteps(recipe.steps)
+    if recipe.strength is None:
+        return schedule
+    count = min(int(recipe.steps * recipe.strength), recipe.steps)
+    return schedule[len(schedule) - count :]
+
+
+def nominal_durations(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[float]:
+    """Seconds of every preview and of the final image, as `draw` reports them.
+
+    Args:
+        recipe: the seed counts too, so that no two sets have the same rhythm.
+        pace: seconds a step in the mean.
+    """
+    rng = stream(recipe, "rhythm")
+    count = len(denoising_timesteps(recipe))
+    seconds = pace * np.exp(rng.normal(0.0, _SPREAD, count))
+    hiccups = rng.random(count) < _HICCUP_CHANCE
+    seconds[hiccups] *= 1.0 + rng.random(int(hiccups.sum())) * 0.6 + 0.15
+    seconds[:1] *= _WARM_UP
+    final = _FINAL_SECONDS * float(np.exp(rng.normal(0.0, _SPREAD)))
+    return [round(float(value), 4) for value in (*seconds, final)]
+
+
+def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
+    """Draw a recipe in the calling thread, one image at each step, as fast as it goes.
+
+    Args:
+        recipe: what to draw.
+        pace: nominal seconds a step, for the durations reported; nothing waits.
+
+    Yields:
+        The previews and then the final image, JPEG, of the recipe's size.
+
+    Raises:
+        RecipeRefused: the base image cannot be decoded.
+    """
+    durations = nominal_durations(recipe, pace)
+    schedule = denoising_timesteps(recipe)
+    count = len(schedule)
+    base = _base_of(recipe)
+    if count == 0 and base is not None:
+        yield StepImage(1, 1, True, None, durations[-1], _jpeg(base, _FINAL_QUALITY))
+        return
+    final = paint(recipe, base)
+    denoiser = OracleDenoiser(final, stream(recipe, "noise"), recipe.steps, base)
+    for index, (timestep, progress) in enumerate(zip(schedule, progressions(count), strict=True)):
+        preview = denoiser.preview(timestep, progress)
+        yield StepImage(
+            step=index + 1,
+            steps=count + 1,
+            final=False,
+            timestep=float(timestep),
+            duration=durations[index],
+            image=_jpeg(preview, _PREVIEW_QUALITY),
+        )
+    finished = _jpeg(final, _FINAL_QUALITY)
+    yield StepImage(count + 1, count + 1, True, None, durations[-1], finished)
+
+
+def draw_set(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[StepImage]:
+    """`draw` to the end: what a process pool maps over recipes.
+
+    Raises:
+        RecipeRefused: the base image cannot be decoded.
+    """
+    return list(draw(recipe, pace))
+
+
+def _base_of(recipe: Recipe) -> Image.Image | None:
+    """The base image in the recipe's size, RGB, None for text-to-image."""
+    if recipe.kind is not PipelineKind.IMAGE_TO_IMAGE or recipe.base_image is None:
+        return None
+    size = (recipe.width, recipe.height)
+    try:
+        with Image.open(io.BytesIO(recipe.base_image)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return upright.resize(size, Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RecipeRefused(
+            f"the base image ({len(recipe.base_image)} bytes) is not a readable jpg, png or webp: "
+            f"{error}"
+        ) from error
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SketchEngine:
+    """The embedded engine.
+
+    Attributes:
+        pace: nominal seconds a step.
+        wait: keep that rhythm, against absolute deadlines, for live use; otherwise images
+            come as fast as they are drawn, for recording. Reported durations are the same.
+    """
+
+    pace: float = DEFAULT_PACE
+    wait: bool = True
+
+    @property
+    def name(self) -> str:
+        """What draws, with its version."""
+        return NAME
+
+    @property
+    def timing(self) -> Timing:
+        """Always ``simulated``."""
+        return "simulated"
+
+    @asynccontextmanager
+    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """Draw `recipe` in a worker thread; leaving ends it within the step being drawn.
+
+        Raises:
+            RecipeRefused: the base image cannot be decoded; at the first image.
+        """
+        async with aclosing(played(draw(recipe, self.pace), wait=self.wait)) as images:
+            yield images
+
+
+async def played(drawing: Iterator[StepImage], *, wait: bool) -> AsyncGenerator[StepImage, None]:
+    """Take images from a drawing step by step in worker threads.
+
+    Args:
+        drawing: does its work when it is advanced.
+        wait: hand each image out when its duration has passed since the one before was
+            due, by absolute deadlines: no drift, and lateness is caught up.
+    """
+    due = time.monotonic()
+    while (image := await _advanced(drawing)) is not None:
+        if wait:
+            due += image.duration
+            await asyncio.sleep(due - time.monotonic())
+        yield image
+
+
+async def _advanced(drawing: Iterator[StepImage]) -> StepImage | None:
+    """The next image of a drawing; None at its end. Never leaves its thread behind."""
+    step = asyncio.ensure_future(asyncio.to_thread(next, drawing, None))
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        # A thread cannot be stopped: the step is let finish before the context is left. The
+        # shield is for scopes of anyio, which cancel every await anew.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({step})
+        if not step.cancelled():
+            step.exception()  # looked at, so that asyncio does not complain of it unseen
+        raise

@@ -1,0 +1,233 @@
+"""From cues to actions: what each generating cue draws, and under which id (pure).
+
+Ids are stable. A finished action keeps its id as long as its recipe stays the same, so
+inserting a cue neither orphans nor re-labels what is drawn; a cue whose recipe changed
+keeps its place's id, and is drawn again under it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from generator.cues import CueProblem, CueSheet, PromptCue, SliderCue, TranscriptCue, format_time
+from generator.programs import Program
+from generator.recipe import Recipe
+
+ActionType = Literal["transcript", "prompt", "slider"]
+DEFAULT_PROGRAM = "P0"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """The generation that a cue triggers.
+
+    Attributes:
+        action_id: where its sets are kept.
+        type: which kind of cue triggers it.
+        cue_index: which cue of the sheet, from 0.
+        at: seconds from the start of the screening.
+        program: name of the program that draws it.
+        prompt: what is displayed.
+        override: what is drawn in its place, where the cue says so.
+        recipe: everything that determines its pixels but the seed.
+        regenerate: drawn again and again until the next generating cue or navigation.
+    """
+
+    action_id: str
+    type: ActionType
+    cue_index: int
+    at: float
+    program: str
+    prompt: str
+    override: str | None
+    recipe: Recipe = field(repr=False)
+    regenerate: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's: what a set must carry to be this action's."""
+        return self.recipe.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All actions of a sheet, in the order of their cues."""
+
+    actions: tuple[Action, ...]
+    remarks: tuple[CueProblem, ...] = ()
+    _by_cue: dict[int, Action] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_cue = {action.cue_index: action for action in self.actions}
+        object.__setattr__(self, "_by_cue", by_cue)
+
+    def of_cue(self, index: int) -> Action | None:
+        """The action that cue `index` triggers, None if it draws nothing."""
+        return self._by_cue.get(index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    cue_index: int
+    at: float
+    explicit_id: str | None
+    natural_id: str
+    type: ActionType
+    program: str
+    prompt: str
+    override: str | None
+    recipe: Recipe
+    fingerprint: str
+    regenerate: bool
+
+
+def plan_actions(
+    sheet: CueSheet,
+    programs: Mapping[str, Program],
+    base_images: Mapping[str, bytes],
+    finished: Mapping[str, str | None] | None = None,
+) -> Plan:
+    """Plan every generating cue of `sheet`.
+
+    Args:
+        sheet: a sheet whose programs are all in `programs`.
+        programs: by name.
+        base_images: encoded base image by program name, one for each image-to-image program.
+        finished: fingerprint by action id of what a store holds already; None for unknown.
+    """
+    drafts, remarks = _draft(sheet, programs, base_images)
+    ids = _assign_ids(drafts, finished or {})
+    actions = tuple(
+        Action(
+            action_id=action_id,
+            type=draft.type,
+            cue_index=draft.cue_index,
+            at=draft.at,
+            program=draft.program,
+            prompt=draft.prompt,
+            override=draft.override,
+            recipe=draft.recipe,
+            regenerate=draft.regenerate,
+        )
+        for draft, action_id in zip(drafts, ids, strict=True)
+    )
+    return Plan(actions, tuple(remarks))
+
+
+def _draft(
+    sheet: CueSheet, programs: Mapping[str, Program], base_images: Mapping[str, bytes]
+) -> tuple[list[_Draft], list[CueProblem]]:
+    drafts: list[_Draft] = []
+    remarks: list[CueProblem] = []
+    counts: dict[ActionType, int] = defaultdict(int)
+    last_prompt: dict[str, PromptCue] = {}
+    slider: dict[str, float] = {}
+    current = DEFAULT_PROGRAM
+
+    for index, cue in enumerate(sheet.cues):
+        if not cue.generates:
+            continue
+        override: str | None = None
+        regenerate = False
+        kind: ActionType
+        if isinstance(cue, TranscriptCue):
+            kind, name, prompt = "transcript", cue.program or DEFAULT_PROGRAM, cue.transcript
+        elif isinstance(cue, PromptCue):
+            kind, name, prompt = "prompt", cue.program or DEFAULT_PROGRAM, cue.prompt
+            override, regenerate = cue.override, cue.enter.regen
+            last_prompt[name] = cue
+            current = name
+            if cue.guidance is not None:
+                slider[name] = cue.guidance / 100
+                if not programs[name].image_to_image:
+                    message = f"guidance has no effect: {name} is no image-to-image program"
+                    remarks.append(CueProblem(index, format_time(cue.at), message))
+        elif isinstance(cue, SliderCue):
+            kind, name = "slider", cue.program or current
+            slider[name] = cue.value / 100
+            before = last_prompt.get(name)
+            prompt = before.prompt if before else ""
+            override = before.override if before else None
+            problem = None
+            if before is None:
+                problem = f"no prompt of {name} before it: it draws with an empty prompt"
+            elif not programs[name].image_to_image:
+                problem = f"the slider has no effect: {name} is no image-to-image program"
+            if problem:
+                remarks.append(CueProblem(index, format_time(cue.at), problem))
+        else:  # pragma: no cover - `generates` is true for these three alone
+            continue
+        counts[kind] += 1
+        recipe = programs[name].recipe(
+            prompt,
+            override=override,
+            strength=slider.get(name),
+            steps=cue.steps,
+            base_image=base_images.get(name),
+        )
+        drafts.append(
+            _Draft(
+                cue_index=index,
+                at=cue.at,
+                explicit_id=cue.id,
+                natural_id=f"{kind}_{counts[kind]:03d}",
+                type=kind,
+                program=name,
+                prompt=prompt,
+                override=override,
+                recipe=recipe,
+                fingerprint=recipe.fingerprint,
+                regenerate=regenerate,
+            )
+        )
+    return drafts, remarks
+
+
+def _assign_ids(drafts: list[_Draft], finished: Mapping[str, str | None]) -> list[str]:
+    """An id for each draft: its own, a finished one of the same recipe, its place's, a new one."""
+    ids: list[str | None] = [draft.explicit_id for draft in drafts]
+    taken = {action_id for action_id in ids if action_id is not None}
+
+    # Finished actions of the same recipe are handed out in the sheet's order; a cue whose
+    # place's id is among them takes that one, so that an unchanged sheet keeps every id.
+    candidates: dict[str, list[str]] = defaultdict(list)
+    for action_id, fingerprint in finished.items():
+        if fingerprint is not None and action_id not in taken:
+            candidates[fingerprint].append(action_id)
+    open_drafts = [index for index, action_id in enumerate(ids) if action_id is None]
+    for index in open_drafts:
+        draft = drafts[index]
+        if draft.natural_id in candidates[draft.fingerprint]:
+            candidates[draft.fingerprint].remove(draft.natural_id)
+            ids[index] = draft.natural_id
+    for index in open_drafts:
+        same = candidates[drafts[index].fingerprint]
+        if ids[index] is None and same:
+            ids[index] = same.pop(0)
+    taken.update(action_id for action_id in ids if action_id is not None)
+
+    for index in open_drafts:
+        if ids[index] is not None:
+            continue
+        draft = drafts[index]
+        action_id = draft.natural_id
+        if action_id in taken:
+            # A new number, beyond those of the sheet and of what is drawn, so that it
+            # neither takes a later cue's place nor claims sets that were another's.
+            natural = {other.natural_id for other in drafts}
+            action_id = _first_free(draft.type, taken | natural | finished.keys())
+        ids[index] = action_id
+        taken.add(action_id)
+    return [action_id for action_id in ids if action_id is not None]
+
+
+def _first_free(kind: ActionType, used: Iterable[str]) -> str:
+    numbers = [
+        int(tail)
+        for head, _, tail in (action_id.rpartition("_") for action_id in used)
+        if head == kind and tail.isdecimal()
+    ]
+    return f"{kind}_{max(numbers, default=0) + 1:03d}"

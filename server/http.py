@@ -1,0 +1,304 @@
+"""Routes: the pages, the probes, the state, the pictures. Thin: others know the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cache.images import BadImage, check_image, media_type_for
+from cache.keys import BadKey, image_key, is_action_id
+from cache.store import NotFound, Store, StoreError
+from server.access import Access, AccessDenied
+from server.asrun import AsRun, to_csv, to_json
+from server.control import CommandError, Dispatcher
+from server.metrics import Metrics
+from server.playback import Playback
+from server.readiness import Readiness
+from server.screens import ScreenSocket
+from server.show import Show
+from server.stage import Stage
+from server.state import StateView
+
+WEB = Path(__file__).parent / "web"
+MAX_BODY = 64 * 1024
+"""Longest body of a command, in bytes."""
+
+_FOREVER = "public, max-age=31536000, immutable"
+_HEADERS = (
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+            b"connect-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+        ),
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_STATUS = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "unknown_command": 404,
+    "unknown_cue": 404,
+    "unknown_screen": 404,
+    "too_soon": 429,
+    "bad_args": 400,
+}
+
+
+class SafeHeaders:
+    """Middleware: our pages load nothing from elsewhere, and nobody frames them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to every HTTP response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, add)
+
+
+def build_routes(
+    *,
+    show: Show,
+    store: Store,
+    stage: Stage,
+    playback: Playback,
+    readiness: Readiness,
+    view: StateView,
+    dispatcher: Dispatcher,
+    asrun: AsRun,
+    access: Access,
+    screens: ScreenSocket,
+    metrics: Metrics,
+) -> list[BaseRoute]:
+    """Everything that can be asked for over HTTP."""
+    pages = Pages(show)
+    probes = Probes(playback, readiness, metrics)
+    pictures = Pictures(stage, store)
+    api = Api(view, dispatcher, asrun, access)
+    return [
+        Route("/", pages.kiosk),
+        Route("/still", pages.still),
+        Mount("/static", StaticFiles(directory=WEB)),
+        Route("/healthz", probes.health),
+        Route("/readyz", probes.ready),
+        Route("/metrics", probes.exposition),
+        Route("/frames/{run}/{step:int}", pictures.frame),
+        Route("/assets/{action_id}/{set_id:int}/{file}", pictures.asset),
+        Route("/api/state", api.state),
+        Route("/api/cues", api.cues),
+        Route("/api/asrun", api.as_run),
+        Route("/api/control/{command}", api.control, methods=["POST"]),
+        WebSocketRoute("/ws/screen", screens.serve),
+    ]
+
+
+class Pages:
+    """The kiosk page, and the still image it falls back on."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._kiosk = (WEB / "kiosk.html").read_bytes()
+
+    async def kiosk(self, request: Request) -> Response:
+        """`GET /`."""
+        del request
+        return Response(self._kiosk, media_type="text/html", headers={"cache-control": "no-cache"})
+
+    async def still(self, request: Request) -> Response:
+        """`GET /still`: the show's own still image."""
+        still = self._show.still
+        if still is None:
+            raise HTTPException(404)
+        return _picture(request, still.data, still.media_type, "no-cache")
+
+
+class Probes:
+    """What machines ask: alive, ready, how much."""
+
+    def __init__(self, playback: Playback, readiness: Readiness, metrics: Metrics) -> None:
+        self._playback = playback
+        self._readiness = readiness
+        self._metrics = metrics
+
+    async def health(self, request: Request) -> Response:
+        """`GET /healthz`: the loop ticks (it answers) and the show moves."""
+        del request
+        behind = self._playback.stuck_for()
+        if behind > 0:
+            body = {"healthy": False, "reason": f"the show has not moved for {behind:.1f} s"}
+            return JSONResponse(body, status_code=503)
+        return JSONResponse({"healthy": True})
+
+    async def ready(self, request: Request) -> Response:
+        """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
+        del request
+        problems = self._readiness.problems()
+        body = {"ready": not problems, "reasons": problems, **self._readiness.coverage()}
+        return JSONResponse(body, status_code=503 if problems else 200)
+
+    async def exposition(self, request: Request) -> Response:
+        """`GET /metrics`."""
+        del request
+        return Response(
+            self._metrics.expose(), headers={"content-type": self._metrics.content_type}
+        )
+
+
+class Pictures:
+    """Frames on stage, and images of sets."""
+
+    def __init__(self, stage: Stage, store: Store) -> None:
+        self._stage = stage
+        self._store = store
+
+    async def frame(self, request: Request) -> Response:
+        """`GET /frames/{run}/{step}`: a frame of the run that is, or just was, on stage."""
+        frame = self._stage.frame(request.path_params["run"], request.path_params["step"])
+        if frame is None:
+            raise HTTPException(404)
+        return Response(
+            bytes(frame.image),
+            media_type=frame.header.media_type,
+            headers={"cache-control": _FOREVER},
+        )
+
+    async def asset(self, request: Request) -> Response:
+        """`GET /assets/{action_id}/{set_id}/{file}`."""
+        params = request.path_params
+        name: str = params["file"]
+        media_type = media_type_for(name)
+        if media_type is None or not is_action_id(params["action_id"]):
+            raise HTTPException(404)
+        try:
+            data = await self._store.get(image_key(params["action_id"], params["set_id"], name))
+            check_image(data, name)
+        except (NotFound, BadKey, BadImage):
+            raise HTTPException(404) from None
+        except StoreError:
+            raise HTTPException(503, "the store cannot be read") from None
+        return _picture(request, data, media_type, _FOREVER)
+
+
+class Api:
+    """The state, and commands, for those who may."""
+
+    def __init__(
+        self, view: StateView, dispatcher: Dispatcher, asrun: AsRun, access: Access
+    ) -> None:
+        self._view = view
+        self._dispatcher = dispatcher
+        self._asrun = asrun
+        self._access = access
+
+    async def state(self, request: Request) -> Response:
+        """`GET /api/state`."""
+        return await self._for_readers(request, self._state)
+
+    async def cues(self, request: Request) -> Response:
+        """`GET /api/cues`."""
+        return await self._for_readers(request, self._cues)
+
+    async def as_run(self, request: Request) -> Response:
+        """`GET /api/asrun?format=json|csv&limit=N&since=UNIX`."""
+        return await self._for_readers(request, self._as_run)
+
+    async def control(self, request: Request) -> Response:
+        """`POST /api/control/{command}` with the arguments as a JSON object."""
+        try:
+            role = self._access.role_of(request)
+            args = await _json_object(request)
+            client = request.client.host if request.client else "?"
+            result = await self._dispatcher.dispatch(
+                request.path_params["command"], args, role=role, sender=f"http {client} ({role})"
+            )
+        except (AccessDenied, CommandError) as error:
+            return _error(error.code, str(error))
+        return JSONResponse({"ok": True, "result": result})
+
+    async def _for_readers(
+        self, request: Request, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        try:
+            self._access.role_of(request)
+            return await answer(request)
+        except (AccessDenied, CommandError) as error:
+            return _error(error.code, str(error))
+
+    async def _state(self, request: Request) -> Response:
+        del request
+        return JSONResponse(self._view.state())
+
+    async def _cues(self, request: Request) -> Response:
+        del request
+        count = len(self._view.show.sheet.cues)
+        return JSONResponse({"cues": [self._view.cue(index) for index in range(count)]})
+
+    async def _as_run(self, request: Request) -> Response:
+        query = request.query_params
+        try:
+            limit = int(query.get("limit", "1000"))
+            since = float(query["since"]) if "since" in query else None
+        except ValueError:
+            raise CommandError("bad_args", "limit and since: expected numbers") from None
+        rows = await self._asrun.rows(limit=limit, since=since)
+        match query.get("format", "json"):
+            case "json":
+                return Response(to_json(rows), media_type="application/json")
+            case "csv":
+                return Response(to_csv(rows), media_type="text/csv")
+            case other:
+                raise CommandError("bad_args", f"format: expected json or csv, not {other!r:.20}")
+
+
+def _error(code: str, message: str) -> Response:
+    body = {"ok": False, "error": {"code": code, "message": message}}
+    return JSONResponse(body, status_code=_STATUS.get(code, 409))
+
+
+async def _json_object(request: Request) -> Mapping[str, Any]:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise CommandError("bad_args", f"a command may have {MAX_BODY} bytes")
+    if not body:
+        return {}
+    try:
+        args = json.loads(body)
+    except (ValueError, RecursionError):
+        args = None
+    if not isinstance(args, dict):
+        raise CommandError("bad_args", "expected the arguments as a JSON object")
+    return args
+
+
+def _picture(request: Request, data: bytes, media_type: str, cache_control: str) -> Response:
+    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"etag": etag, "cache-control": cache_control}
+    asked = {
+        tag.strip().removeprefix("W/")
+        for tag in request.headers.get("if-none-match", "").split(",")
+    }
+    if etag in asked or "*" in asked:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)

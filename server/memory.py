@@ -1,0 +1,111 @@
+"""What the server must remember across a restart, in one small file.
+
+Losing it costs a repeated set and nothing else, so nothing here ever stops the show: a
+file that cannot be read is set aside, one that cannot be written is tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.providers.shuffle import Bag
+
+_log = structlog.get_logger(__name__)
+
+_DELAY = 0.5
+"""Seconds within which changes are written together."""
+
+
+class Remembered(BaseModel):
+    """What is remembered.
+
+    Attributes:
+        loop_anchor: Unix time at which an endless loop began.
+        alive_at: Unix time at which the show was last known to play.
+        bags: the shuffle bag of each action.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    loop_anchor: float | None = None
+    alive_at: float | None = None
+    bags: dict[str, Bag] = Field(default_factory=dict)
+
+
+class Memory:
+    """`content`, loaded on opening and saved soon after each `touch`."""
+
+    def __init__(self, path: Path, content: Remembered) -> None:
+        self._path = path
+        self.content = content
+        self._changed = asyncio.Event()
+        self._failed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[Memory]:
+        """Load what is remembered at `path`; what was touched last is saved on leaving."""
+        memory = cls(path, await asyncio.to_thread(_load, path))
+        task = asyncio.create_task(memory._keep_saving(), name="memory")
+        try:
+            yield memory
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            if memory._changed.is_set():
+                await memory._save()
+
+    def touch(self) -> None:
+        """`content` has changed."""
+        self._changed.set()
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(_DELAY)
+            self._changed.clear()
+            await self._save()
+
+    async def _save(self) -> None:
+        data = self.content.model_dump_json(indent=1).encode()
+        try:
+            await asyncio.to_thread(_write, self._path, data)
+        except OSError as error:
+            if not self._failed:
+                _log.warning("memory_not_saved", path=str(self._path), reason=error.strerror)
+            self._failed = True
+        else:
+            self._failed = False
+
+
+def _load(path: Path) -> Remembered:
+    try:
+        return Remembered.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Remembered()
+    except (OSError, ValidationError) as error:
+        aside = path.with_suffix(".unreadable")
+        with suppress(OSError):
+            path.replace(aside)
+        _log.warning(
+            "memory_unreadable", path=str(path), kept_as=str(aside), reason=str(error)[:200]
+        )
+        return Remembered()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,77 @@
+"""What is counted: Prometheus metrics in a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_LATENESS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """Every metric of one server; two servers in one process do not share them."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.cues = Counter(
+            "understudy_cues_fired", "Cues fired, by action.", ["action"], registry=self.registry
+        )
+        self.cue_lateness = Histogram(
+            "understudy_cue_lateness_seconds",
+            "How long after its time a cue fired.",
+            buckets=_LATENESS,
+            registry=self.registry,
+        )
+        self.jumps = Counter(
+            "understudy_jumps",
+            "Times the show was set to another position instead of playing there.",
+            registry=self.registry,
+        )
+        self.runs = Counter(
+            "understudy_runs",
+            "Runs performed, by provider and outcome.",
+            ["provider", "outcome"],
+            registry=self.registry,
+        )
+        self.frames_sent = Counter(
+            "understudy_frames_sent", "Frames sent, over all screens.", registry=self.registry
+        )
+        self.frames_skipped = Counter(
+            "understudy_frames_skipped",
+            "Frames a screen was too slow to be sent.",
+            registry=self.registry,
+        )
+        self.presented_lateness = Histogram(
+            "understudy_presented_lateness_seconds",
+            "How long after it was due a frame reached a display.",
+            buckets=(0.0, *_LATENESS),
+            registry=self.registry,
+        )
+        self.screens = Gauge(
+            "understudy_screens", "Screens that are connected.", registry=self.registry
+        )
+        self.screen_errors = Counter(
+            "understudy_screen_errors",
+            "Messages of screens that could not be taken, by code.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.loop_lag = Gauge(
+            "understudy_loop_lag_seconds",
+            "How late the event loop woke when it was last measured.",
+            registry=self.registry,
+        )
+        self.sets_usable = Gauge(
+            "understudy_sets_usable", "Sets that can be played.", registry=self.registry
+        )
+        self.cues_without_sets = Gauge(
+            "understudy_cues_without_sets",
+            "Generating cues that have no set to play.",
+            registry=self.registry,
+        )
+
+    def expose(self) -> bytes:
+        """The text that `/metrics` answers."""
+        return generate_latest(self.registry)

@@ -1,0 +1,101 @@
+"""The port through which an action becomes frames, and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from generator.plan import Action
+
+ProviderName = Literal["static", "live"]
+
+
+class ProviderError(Exception):
+    """A provider cannot give, or go on giving, frames; the next rung may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a run on its way to the stage.
+
+    Attributes:
+        step: from 1; the last of a run is its final image.
+        steps: how many there will be.
+        final: whether this is the finished picture.
+        due: steady time at which it should reach the display.
+        image: encoded picture.
+        media_type: what `image` is.
+    """
+
+    step: int
+    steps: int
+    final: bool
+    due: float
+    image: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """When a run may take place, in steady seconds.
+
+    Attributes:
+        start: when it begins; in the past where the stage joins a run in the middle.
+        end: when its final image must be on the wall, None for whenever it is.
+    """
+
+    start: float
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a run is made of, for the log; nothing of it ever goes to a screen."""
+
+    provider: ProviderName
+    engine: str | None = None
+    set_id: int | None = None
+    set_hash: str | None = None
+    seed: int | None = None
+    squeeze: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One opened performance of an action.
+
+    Attributes:
+        source: where it comes from.
+        steps: how many frames it has, as far as is known.
+        planned: due time of each step, where they are known beforehand.
+        frames: its frames in order; iterating may raise `ProviderError`.
+    """
+
+    source: Source
+    steps: int
+    planned: tuple[tuple[int, float], ...]
+    frames: AsyncIterator[Frame]
+
+    @property
+    def ends_at(self) -> float | None:
+        """Steady time at which its final image is due, where that is known."""
+        return self.planned[-1][1] if self.planned else None
+
+
+class Provider(Protocol):
+    """Turns actions into frames."""
+
+    @property
+    def name(self) -> ProviderName:
+        """Which rung of the ladder it is."""
+        ...
+
+    def open(self, action: Action, slot: Slot) -> AbstractAsyncContextManager[Take]:
+        """Begin to perform `action`; leaving the context ends everything it began.
+
+        Raises:
+            ProviderError: it has nothing to give.
+        """
+        ...

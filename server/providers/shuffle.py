@@ -1,0 +1,75 @@
+"""The shuffle bag: which set of an action is played next (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from random import Random
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Bag(BaseModel):
+    """One action's bag: what is still to come, in order, and what was played last."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    coming: tuple[int, ...] = ()
+    played: tuple[int, ...] = ()
+
+
+@dataclass
+class ShuffleBag:
+    """All sets of an action are played before any is repeated, and none twice running.
+
+    The order of a round is drawn when it begins, so `peek` tells what will come. Sets that
+    appear later are shuffled into the round; sets that vanish are passed over. `bags` is
+    what is to be remembered across a restart; `changed` is called when it has changed.
+    """
+
+    rng: Random
+    bags: dict[str, Bag] = field(default_factory=dict)
+    changed: Callable[[], None] = lambda: None
+
+    def draw(self, action_id: str, usable: Iterable[int]) -> int | None:
+        """Take the next set of an action out of its bag; None where there is none."""
+        bag = self._refreshed(action_id, usable)
+        if not bag.coming:
+            self.bags[action_id] = bag
+            return None
+        chosen, *rest = bag.coming
+        self.bags[action_id] = Bag(coming=tuple(rest), played=(*bag.played, chosen))
+        self.changed()
+        return chosen
+
+    def peek(self, action_id: str, usable: Iterable[int]) -> int | None:
+        """The set that the next `draw` will take."""
+        bag = self._refreshed(action_id, usable)
+        self.bags[action_id] = bag
+        return bag.coming[0] if bag.coming else None
+
+    def last(self, action_id: str) -> int | None:
+        """The set that was played last."""
+        played = self.bags.get(action_id, Bag()).played
+        return played[-1] if played else None
+
+    def _refreshed(self, action_id: str, usable: Iterable[int]) -> Bag:
+        """The bag as it is with exactly the `usable` sets, a new round begun if it is empty."""
+        here = sorted(set(usable))
+        bag = self.bags.get(action_id, Bag())
+        coming = [number for number in bag.coming if number in here]
+        known = {*coming, *bag.played}
+        for number in here:
+            if number not in known:
+                coming.insert(self.rng.randint(0, len(coming)), number)
+        played = bag.played
+        if not coming and here:
+            last = played[-1:]
+            coming = list(here)
+            self.rng.shuffle(coming)
+            played = last
+        if len(coming) > 1 and played and coming[0] == played[-1]:
+            # Not the same picture twice running, where there is another.
+            other = self.rng.randrange(1, len(coming))
+            coming[0], coming[other] = coming[other], coming[0]
+        return Bag(coming=tuple(coming), played=played)

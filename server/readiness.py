@@ -1,0 +1,115 @@
+"""Whether every coming cue has something to stand on, found out while the show plays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from cache.documents import FormatError
+from cache.library import Library
+from cache.store import StoreError
+from generator.plan import Plan
+from server.clock import Clock
+from server.metrics import Metrics
+from server.providers.static import StaticProvider
+
+_log = structlog.get_logger(__name__)
+
+LOOK_AGAIN = 60.0
+"""Seconds between two looks at the store, for sets that were drawn or lost meanwhile."""
+
+_NAMED = 5
+
+
+class Readiness:
+    """Looks through the sets of every action, again and again.
+
+    Args:
+        plan: the show's actions.
+        library: the sets there are.
+        static: who plays them, and knows which are faulty.
+        clock: the time.
+        metrics: where it is counted.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        library: Library,
+        static: StaticProvider,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._plan = plan
+        self._library = library
+        self._static = static
+        self._clock = clock
+        self._metrics = metrics
+        self._looked = False
+        self._store_problem: str | None = None
+        self._lacking: tuple[str, ...] = ()
+
+    def sets(self, action_id: str) -> int:
+        """How many sets of an action can be played, as far as is known."""
+        return len(self._static.usable(action_id))
+
+    def coverage(self) -> Mapping[str, Any]:
+        """How many actions can be played from sets, and what is wrong with the others."""
+        with_sets = sum(1 for action in self._plan.actions if self.sets(action.action_id))
+        return {
+            "actions": len(self._plan.actions),
+            "with_sets": with_sets,
+            "without_sets": [
+                action.action_id for action in self._plan.actions if not self.sets(action.action_id)
+            ],
+            "faulty_sets": [
+                {"action_id": action_id, "set_id": number, "reason": reason}
+                for (action_id, number), reason in sorted(self._static.faults.items())
+            ],
+        }
+
+    def problems(self) -> list[str]:
+        """Why the show is not ready, the worst first; empty when it is."""
+        problems: list[str] = []
+        if not self._looked:
+            problems.append("the sets have not been looked through yet")
+        if self._store_problem:
+            problems.append(self._store_problem)
+        lacking = [
+            action.action_id for action in self._plan.actions if not self.sets(action.action_id)
+        ]
+        if lacking and self._looked:
+            named = ", ".join(lacking[:_NAMED]) + (", …" if len(lacking) > _NAMED else "")
+            cues = "1 cue has" if len(lacking) == 1 else f"{len(lacking)} cues have"
+            problems.append(f"{cues} no set to play and will hold the picture before: {named}")
+        return problems
+
+    async def keep_looking(self) -> None:
+        """Look now, and every minute, until cancelled."""
+        while True:
+            await self.look()
+            await self._clock.sleep_until(self._clock.now() + LOOK_AGAIN)
+
+    async def look(self) -> None:
+        """Read the manifest anew and look through every set of the show."""
+        try:
+            await self._library.refresh()
+        except (StoreError, FormatError) as error:
+            if self._store_problem is None:
+                _log.warning("store_unreachable", reason=str(error))
+            self._store_problem = f"the store cannot be read: {error}"
+        else:
+            self._store_problem = None
+            self._static.forget_faults()
+        await self._static.survey(self._plan.actions)
+        self._looked = True
+        counts = [self.sets(action.action_id) for action in self._plan.actions]
+        self._metrics.sets_usable.set(sum(counts))
+        self._metrics.cues_without_sets.set(counts.count(0))
+        lacking = tuple(a.action_id for a in self._plan.actions if not self.sets(a.action_id))
+        if lacking != self._lacking:
+            self._lacking = lacking
+            if lacking:
+                _log.warning("cues_without_sets", count=len(lacking), first=lacking[:_NAMED])

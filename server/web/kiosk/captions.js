@@ -1,0 +1,136 @@
+// @ts-check
+/**
+ * The lecturer's voice: a line of transcript whose words come to light as they are spoken. The whole line is set at
+ * once, unlit, so that no word moves when the next one comes.
+ */
+
+import { Alarm } from "./schedule.js";
+
+/** @typedef {import("./messages.js").Caption} Caption */
+
+/** Sizes tried, largest first, until the line fits the room it has. */
+const SIZES = [1, 0.92, 0.85, 0.78, 0.72, 0.66, 0.6, 0.54, 0.48];
+/** A word lights up a little before it is heard: light takes its time to rise. */
+const RISE = 0.06;
+
+/**
+ * The words of a caption as they are to be set, and when each is spoken (pure). Where the transcript's words do not
+ * spell the text, the text is right, and its words take the times of those that were heard at the same place.
+ * @param {Caption} caption
+ * @returns {{text: string, start: number}[]}
+ */
+export function spoken({ text, words, at }) {
+  const squash = (/** @type {string} */ s) => s.replace(/\s+/g, " ").trim();
+  const heard = words ?? [];
+  if (heard.length > 0 && squash(heard.map((w) => w.word).join("")) === squash(text)) {
+    return heard.map((w, i) => ({ text: i === 0 ? w.word.trimStart() : w.word, start: w.start }));
+  }
+  const parts = text.trim().match(/\S+\s*/g) ?? [];
+  return parts.map((part, i) => {
+    const same = heard[Math.floor((i * heard.length) / parts.length)];
+    return { text: part, start: same ? same.start : at };
+  });
+}
+
+export class Captions {
+  enabled = true;
+
+  #root;
+  #schedule;
+  #begin;
+  #end;
+  #word;
+  /** @type {HTMLElement | null} */
+  #line = null;
+  /** @type {Caption | null} */
+  #caption = null;
+
+  /**
+   * @param {HTMLElement} root
+   * @param {import("./schedule.js").Schedule} schedule
+   */
+  constructor(root, schedule) {
+    this.#root = root;
+    this.#schedule = schedule;
+    this.#begin = new Alarm(schedule);
+    this.#end = new Alarm(schedule);
+    this.#word = new Alarm(schedule);
+  }
+
+  /** @param {Caption} caption */
+  take(caption) {
+    if (!this.enabled) return;
+    const now = this.#caption;
+    if (now && now.text === caption.text && now.at === caption.at) return; // told again on rejoining
+    if (this.#schedule.now() >= caption.until) return;
+    this.#begin.set(caption.at, () => this.#show(caption));
+  }
+
+  /** The room for the words has changed. */
+  refit() {
+    if (this.#line) this.#fit(this.#line);
+  }
+
+  clear() {
+    this.#begin.clear();
+    this.#leave("gently");
+  }
+
+  /** @param {Caption} caption */
+  #show(caption) {
+    this.#leave("quickly");
+    const words = spoken(caption);
+    if (words.length === 0) return;
+    this.#caption = caption;
+    const line = document.createElement("p");
+    const spans = words.map(({ text }) => {
+      const span = document.createElement("span");
+      span.textContent = text;
+      return span;
+    });
+    line.append(...spans);
+    this.#root.append(line);
+    this.#root.parentElement?.setAttribute("data-on", "");
+    this.#fit(line);
+    this.#line = line;
+
+    // What has been said before we came stands there as if it always had.
+    const now = this.#schedule.now();
+    let next = 0;
+    for (; next < words.length && words[next].start < now - 0.5; next += 1) spans[next].className = "lit already";
+    const light = () => {
+      if (next >= words.length) return;
+      this.#word.set(words[next].start - RISE, () => {
+        spans[next].className = "lit";
+        next += 1;
+        light();
+      });
+    };
+    light();
+    this.#end.set(caption.until, () => this.#leave("gently"));
+  }
+
+  /** @param {"quickly" | "gently"} how */
+  #leave(how) {
+    this.#word.clear();
+    this.#end.clear();
+    const line = this.#line;
+    this.#line = null;
+    this.#caption = null;
+    if (!line) return;
+    line.className = how;
+    // Nobody may have taken over when it is gone; then the dusk behind the words goes too.
+    this.#root.parentElement?.removeAttribute("data-on");
+    setTimeout(() => line.remove(), 1600);
+  }
+
+  /** @param {HTMLElement} line */
+  #fit(line) {
+    const room = this.#root.clientHeight;
+    for (const size of SIZES) {
+      line.style.setProperty("--size", String(size));
+      if (line.offsetHeight <= room) break;
+    }
+    this.#root.parentElement?.style.setProperty("--said", `${line.offsetHeight}px`);
+  }
+}

@@ -1,0 +1,293 @@
+// @ts-check
+/**
+ * The kiosk page: a wall that does as it is told, and keeps what it has when nobody tells it anything.
+ * Here the parts are put together; each of them does one thing.
+ *
+ * Address: ?screen=NAME  ?frames=url  ?token=…  ?latency=MS (what the projector adds after the browser)
+ */
+
+import { Captions } from "./captions.js";
+import { Clock, Sync } from "./clock.js";
+import { Curtain } from "./curtain.js";
+import { Display } from "./display.js";
+import { Identify } from "./identify.js";
+import { Lobby } from "./lobby.js";
+import { behave } from "./manners.js";
+import { PROTOCOL, parse, parseFrame } from "./messages.js";
+import { Picture } from "./picture.js";
+import { Presenter } from "./presenter.js";
+import { Progress } from "./progress.js";
+import { Report } from "./report.js";
+import { Schedule } from "./schedule.js";
+import { Slider } from "./slider.js";
+import { Link } from "./socket.js";
+import { TypedLine } from "./typing.js";
+
+/** Reports of presented frames kept while the line is down. */
+const OUTBOX = 64;
+/** Seconds in which a second reload is not obeyed. */
+const RELOAD = 10;
+
+const query = new URLSearchParams(location.search);
+const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+// ----------------------------------------------------------------- parts
+
+const clock = new Clock();
+const schedule = new Schedule(clock);
+const display = new Display((Number(query.get("latency")) || 0) / 1000);
+const wall = element("wall");
+const captions = new Captions(element("captions"), schedule);
+const typed = new TypedLine(element("typing"), schedule);
+const slider = new Slider(element("slider"), { schedule, clock, display });
+const curtain = new Curtain(element("curtain"), schedule);
+const progress = new Progress(element("progress"));
+const identify = new Identify(element("identify"));
+
+const picture = new Picture(element("picture"), {
+  placed({ left, top, width, height, words }) {
+    wall.dataset.words = words;
+    for (const [name, value] of Object.entries({ left, top, width, height })) {
+      wall.style.setProperty(`--picture-${name}`, `${value}px`);
+    }
+    captions.refit();
+  },
+  failed: (message) => report.say("error", message),
+});
+
+const presenter = new Presenter(
+  { clock, display, picture },
+  {
+    presented(header, at) {
+      wall.dataset.begun = "";
+      progress.step(header);
+      const message = { type: "presented", run: header.run, step: header.step, at };
+      if (!link.send(message) && outbox.push(message) > OUTBOX) outbox.shift();
+    },
+    failed: (message) => report.say("error", message),
+  },
+);
+
+const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, schedule, {
+  hidden() {
+    presenter.halt();
+    picture.clear();
+    typed.clear();
+    slider.clear();
+    captions.clear();
+    progress.leave();
+    delete wall.dataset.begun;
+  },
+});
+
+const address = new URL("/ws/screen", location.href);
+address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+const link = new Link(address.href, {
+  open() {
+    presenter.reconnected();
+    const token = query.get("token");
+    link.send({ type: "hello", protocol: PROTOCOL, screen: name, frames, ...(token ? { token } : {}) });
+    sync.start();
+  },
+  message(data) {
+    if (typeof data === "string") {
+      const message = parse(data);
+      if (message) obey(message);
+      return;
+    }
+    const frame = parseFrame(data);
+    if (frame) presenter.add(frame.header, frame.picture);
+  },
+  lost: () => sync.stop(),
+});
+const sync = new Sync(clock, (t0) => link.send({ type: "sync", t0 }, { answered: true }));
+const report = new Report((message) => link.send(message));
+
+// ----------------------------------------------------------------- state
+
+const frames = query.get("frames") === "url" ? "url" : "binary";
+let name = ownName();
+/** @type {string | null} */
+let route = null;
+/** Until when a jump of the clock is put down to this machine's sleep, in local seconds. */
+let drowsy = -1;
+/** @type {object[]} */
+const outbox = [];
+
+/** The name by which the server knows this screen: from the address, else one that this browser keeps. */
+function ownName() {
+  const given = query.get("screen")?.trim().slice(0, 64);
+  if (given) return given;
+  const key = "understudy.screen";
+  try {
+    const kept = localStorage.getItem(key);
+    if (kept) return kept;
+    const made = `screen-${Math.random().toString(36).slice(2, 6)}`;
+    localStorage.setItem(key, made);
+    return made;
+  } catch {
+    return "screen"; // storage is forbidden here
+  }
+}
+
+// ----------------------------------------------------------------- what the server says
+
+/** @param {import("./messages.js").Message} message */
+function obey(message) {
+  switch (message.type) {
+    case "sync":
+      return sync.answered(message);
+    case "frame":
+      return presenter.add(message, null);
+    case "run":
+      return presenter.begin(message.run);
+    case "run_end":
+      return ended(message);
+    case "hold":
+      presenter.halt();
+      return progress.leave();
+    case "caption":
+      return captions.take(message);
+    case "typing":
+      return typed.take(message);
+    case "slider":
+      return slider.take(message);
+    case "fade":
+      return curtain.take(message);
+    case "scene":
+      return scene(message.route, true);
+    case "screening":
+      return lobby.take(message);
+    case "identify":
+      return identify.show(name);
+    case "reload":
+      return void reload();
+    case "error":
+      return console.warn(`the server did not take a message: ${message.code}: ${message.message}`);
+    case "welcome":
+      return welcome(message);
+  }
+}
+
+/** @param {import("./messages.js").Welcome} message */
+function welcome({ screen, server_time, show, display: settings, snapshot }) {
+  clock.anchor(server_time);
+  name = screen;
+  if (show.title) document.title = show.title;
+  captions.enabled = settings.captions !== false;
+  picture.crossfade = settings.crossfade;
+  progress.dress(settings);
+  lobby.dress(show, settings.still ?? "");
+  for (const message of outbox.splice(0)) link.send(message);
+
+  lobby.take(snapshot.screening);
+  if (snapshot.scene) scene(snapshot.scene.route, false);
+  if (snapshot.fade) curtain.take(snapshot.fade);
+  else curtain.open(settings.fade ?? 1);
+  // A server that knows of no run has nothing against the one that is still playing here.
+  if (snapshot.run) presenter.begin(snapshot.run.run);
+  if (snapshot.frame) newest(snapshot.frame);
+  if (snapshot.slider) slider.take(snapshot.slider);
+  if (snapshot.typing) typed.take(snapshot.typing);
+  else typed.clear();
+  if (!captions.enabled) captions.clear();
+  else if (snapshot.caption) captions.take(snapshot.caption);
+  document.body.dataset.welcome = "";
+}
+
+/**
+ * The frame that should be on the wall now. It follows in binary; should it not, it can be fetched.
+ * @param {import("./messages.js").FrameHeader} header
+ */
+function newest(header) {
+  const there = () => presenter.shown?.run === header.run && presenter.shown.step >= header.step;
+  if (there()) return;
+  if (frames === "url") presenter.add(header, null);
+  else if (header.url) setTimeout(() => !there() && presenter.run === header.run && presenter.add(header, null), 2500);
+}
+
+/** @param {import("./messages.js").RunEnd} message */
+function ended({ run, outcome }) {
+  if (run !== presenter.run) return;
+  // Cut: nothing more is to be seen of it. Otherwise what has come plays to its end.
+  if (outcome === "cut") presenter.halt();
+  if (outcome !== "completed") progress.leave();
+}
+
+/**
+ * @param {string} to
+ * @param {boolean} told by the server just now, not found on rejoining
+ */
+function scene(to, told) {
+  if (told || (route !== null && route !== to)) {
+    typed.clear();
+    slider.clear();
+  }
+  route = to;
+  document.body.dataset.route = to;
+}
+
+/** Load the page anew, if it can be had: a browser's error page must never be on the wall. */
+async function reload() {
+  const key = "understudy.reloaded";
+  try {
+    if (Date.now() - Number(sessionStorage.getItem(key)) < RELOAD * 1000) return;
+    sessionStorage.setItem(key, String(Date.now()));
+  } catch {
+    if (performance.now() < RELOAD * 1000) return;
+  }
+  try {
+    const answer = await fetch(location.href, { cache: "reload" });
+    if (answer.ok) location.reload();
+  } catch {
+    // The server is gone again: the page we have is the best there is.
+  }
+}
+
+// ----------------------------------------------------------------- what happens here
+
+for (const event of ["online", "pageshow", "focus"]) addEventListener(event, () => awake());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && awake());
+
+function awake() {
+  link.nudge();
+  sync.one();
+}
+
+// Another server with another clock: what waits here keeps its moment. After our own sleep it is simply late.
+clock.onstep = (seconds) => clock.local() > drowsy && presenter.shift(seconds);
+
+// A machine that slept finds its steady clock behind the time of day, or its timers late.
+let steady = performance.now();
+let date = Date.now();
+setInterval(() => {
+  const away = Math.max(performance.now() - steady, Date.now() - date);
+  steady = performance.now();
+  date = Date.now();
+  if (away < 5000) return;
+  drowsy = clock.local() + 15;
+  clock.forget();
+  awake();
+}, 1000);
+
+Object.defineProperty(window, "understudy", {
+  value: Object.freeze({
+    /** What a test or a benchmark wants to know; a copy, free to keep. */
+    stats: () => ({
+      screen: name,
+      now: clock.known ? clock.now() : null,
+      clock: clock.stats(),
+      link: link.stats(),
+      display: { interval: display.interval, hz: 1 / display.interval, latency: display.latency },
+      picture: picture.stats(),
+      screening: document.body.dataset.screening ?? null,
+      route,
+      ...presenter.stats(),
+    }),
+  }),
+});
+
+report.listen();
+behave();
+display.measure();
+link.connect();
