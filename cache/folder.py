@@ -106,7 +106,7 @@ class FolderStore:
         return self._root.as_uri()
 
     async def __aenter__(self) -> Self:
-        await self._in_thread("", self._look)
+        await self._in_thread("", partial(self._look, ""))
         return self
 
     async def __aexit__(
@@ -178,15 +178,15 @@ class FolderStore:
 
     # What follows runs in threads.
 
-    def _look(self) -> None:
-        """Note whether the folder is there."""
+    def _look(self, key: str) -> None:
+        """Note whether the folder is there; a key cannot be asked for if it is gone."""
         if self._root.is_dir():
             self._seen = True
         elif self._root.exists():
-            raise StoreDenied("", f"{self._root} is a file, expected a folder")
+            raise StoreDenied(key, f"{self._root} is a file, expected a folder")
         elif self._seen:
             raise StoreUnavailable(
-                "", f"the folder {self._root} is gone; is its disk still connected?"
+                key, f"the folder {self._root} is gone; is its disk still connected?"
             )
 
     def _place(self, key: str) -> Path:
@@ -196,7 +196,7 @@ class FolderStore:
             StoreUnavailable: the folder was there, and is gone.
             StoreDenied: a link leads out of the folder.
         """
-        self._look()
+        self._look(key)
         place = Path(os.path.realpath(self._root / key))
         if not place.is_relative_to(os.path.realpath(self._root)):
             raise StoreDenied(key, f"a link leads out of {self._root}, to {place}")

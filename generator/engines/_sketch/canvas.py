@@ -18,6 +18,8 @@ _SUPERSAMPLE = 3
 _SOFT = 1.5
 """Blur radius in pixels from which an edge needs no supersampling."""
 _TRIANGLE = 3
+_FADED = 8.0
+"""Radii from its centre at which a glow has come down to 1/500."""
 _RAMP = 1024
 """Steps of a gradient: finer than eight bits can show."""
 
@@ -149,11 +151,15 @@ class Canvas:
 
     def glow(self, at: Point, radius: float, paint: Lab, strength: float = 1.0) -> None:
         """Soft light around a place, falling off over `radius`."""
-        distance2 = (self.x - at[0]) ** 2 + (self.y - at[1]) ** 2
-        cover = np.float32(strength) / (
-            1.0 + distance2 / np.float32(radius * radius)
-        ) ** np.float32(1.5)
-        self.lay(paint, cover)
+        left, right = (int((at[0] + side * radius) * self.height) for side in (-_FADED, _FADED))
+        top, bottom = (int((at[1] + side * radius) * self.height) for side in (-_FADED, _FADED))
+        rows, columns = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+        distance2 = (self.x[:, columns] - at[0]) ** 2 + (self.y[rows] - at[1]) ** 2
+        fall = (1.0 + distance2 / np.float32(radius * radius)) ** np.float32(1.5)
+        cover = np.float32(strength) / fall
+        for index, value in enumerate(paint):
+            part = self.planes[index, rows, columns]
+            part += (value - part) * cover
 
 
 def ellipse(

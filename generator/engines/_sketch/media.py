@@ -189,7 +189,7 @@ def oil(
 def lens(
     canvas: Canvas, rng: Random, palette: Palette, size: tuple[int, int], coarse: float
 ) -> Image.Image:
-    """As through an old lens: fine short strokes for texture, a soft bloom, film grain."""
+    """As through an old lens: hardly a stroke to be seen, a soft bloom, film grain."""
     image = oil(canvas, rng, palette, size, coarse * 0.8)
     small = image.reduce(max(1, round(size[1] / 96)))
     bloom = small.filter(ImageFilter.GaussianBlur(3)).resize(size, Image.Resampling.BICUBIC)

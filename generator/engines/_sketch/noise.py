@@ -30,8 +30,11 @@ def enlarged(field: Field, width: int, height: int) -> Field:
         rows += field[:, index[tap]] * weights[tap]
     index, weights = _taps(field.shape[0], height)
     total: Field = rows[index[0]] * weights[0][:, None]
+    part = np.empty_like(total)
     for tap in range(1, 4):
-        total += rows[index[tap]] * weights[tap][:, None]
+        np.take(rows, index[tap], axis=0, out=part, mode="clip")
+        part *= weights[tap][:, None]
+        total += part
     return total
 
 
