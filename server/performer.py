@@ -263,10 +263,12 @@ class Performer:
                 present_at=frame.due,
                 media_type=frame.media_type,
             )
-            performance.add(StageFrame.of(header, frame.image))
+            performance.add(StageFrame.of(header, frame.image), self._clock.now())
             if frame.final:
                 await self._clock.sleep_until(frame.due)
                 return True
+            while (full_until := performance.full_until(self._clock.now())) is not None:
+                await self._clock.sleep_until(full_until)
             gap_ends = max(self._clock.now(), frame.due) + self._settings.frame_gap_timeout
             try:
                 async with timeout_at(self._clock, gap_ends):

@@ -9,6 +9,7 @@ by one run, however many screens there are.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ from server.clock import Clock
 
 Outcome = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
+
+KEEP_BYTES = 96 * 2**20
+"""Bytes of one run beyond which frames that are over are let go."""
+
+AHEAD_BYTES = 64 * 2**20
+"""Bytes of frames not due yet beyond which a run waits before it hands over more."""
 
 MAX_WAITING = 256
 """Messages a screen may be behind before it is sent away to come back for a snapshot."""
@@ -60,19 +67,39 @@ class StageFrame:
 
 
 class Performance:
-    """One run on stage. Whoever performs it adds frames; screens read on from where they are."""
+    """One run on stage. Whoever performs it adds frames; screens read on from where they are.
+
+    Frames are counted from 0 in the order they were added. Of a very long run, those that
+    are over are let go, so that what is kept is bounded by `KEEP_BYTES` and what is ahead.
+    """
 
     def __init__(self, run: wire.Run, wake: Callable[[], None]) -> None:
         self.run = run
-        self.frames: list[StageFrame] = []
         self.outcome: Outcome | None = None
+        self._frames: list[StageFrame] = []
+        self._due: list[float] = []
+        self._let_go = 0
+        self._bytes = 0
         self._wake = wake
 
-    def add(self, frame: StageFrame) -> None:
+    def __len__(self) -> int:
+        """How many frames have been added."""
+        return self._let_go + len(self._frames)
+
+    def add(self, frame: StageFrame, now: float) -> None:
         """Hand over the next frame; after the end it is dropped, for the run is void."""
-        if self.outcome is None:
-            self.frames.append(frame)
-            self._wake()
+        if self.outcome is not None:
+            return
+        self._frames.append(frame)
+        self._due.append(frame.header.present_at)
+        self._bytes += len(frame.message)
+        over = bisect_right(self._due, now) - 1
+        while over > 0 and self._bytes > KEEP_BYTES:
+            self._bytes -= len(self._frames.pop(0).message)
+            self._due.pop(0)
+            self._let_go += 1
+            over -= 1
+        self._wake()
 
     def end(self, outcome: Outcome) -> None:
         """No more frames will come; the first word counts."""
@@ -80,13 +107,24 @@ class Performance:
             self.outcome = outcome
             self._wake()
 
+    def frame(self, index: int) -> StageFrame:
+        """Frame `index`, or the oldest that is kept, if that is newer."""
+        return self._frames[max(0, index - self._let_go)]
+
+    def of_step(self, step: int) -> StageFrame | None:
+        """The frame of a step, while it is kept."""
+        return next((frame for frame in self._frames if frame.header.step == step), None)
+
     def newest_due(self, now: float) -> int | None:
-        """Index of the frame that should be on the wall at `now`; None before the first."""
-        newest = None
-        for index, frame in enumerate(self.frames):
-            if frame.header.present_at <= now:
-                newest = index
-        return newest
+        """Number of the frame that should be on the wall at `now`; None before the first."""
+        due = bisect_right(self._due, now)
+        return self._let_go + due - 1 if due else None
+
+    def full_until(self, now: float) -> float | None:
+        """Steady time at which there is room for more; None if there is now."""
+        ahead = bisect_right(self._due, now)
+        waiting = sum(len(frame.message) for frame in self._frames[ahead:])
+        return self._due[ahead] if waiting > AHEAD_BYTES else None
 
 
 class Mailbox:
@@ -149,15 +187,14 @@ class Mailbox:
 
     def _take_frame(self) -> StageFrame | None:
         performance = self._performance
-        if performance is None or self._next >= len(performance.frames):
+        if performance is None or self._next >= len(performance):
             return None
         newest = performance.newest_due(self._clock.now())
         if newest is not None and newest > self._next:
             self.skipped += newest - self._next
             self._next = newest
-        frame = performance.frames[self._next]
         self._next += 1
-        return frame
+        return performance.frame(self._next - 1)
 
 
 @dataclass(eq=False)
@@ -260,7 +297,7 @@ class Stage:
         if self._current is not None and self._current.outcome != "cut":
             run = self._current.run
             newest = self._current.newest_due(now)
-            frame = None if newest is None else self._current.frames[newest].by_url()
+            frame = None if newest is None else self._current.frame(newest).by_url()
         caption = scenery.caption
         return wire.Snapshot(
             screening=scenery.screening,
@@ -280,8 +317,7 @@ class Stage:
             return self._picture
         for performance in (self._current, self._before):
             if performance is not None and performance.run.run == run:
-                found = (frame for frame in performance.frames if frame.header.step == step)
-                return next(found, None)
+                return performance.of_step(step)
         return None
 
     def tell(
@@ -339,7 +375,7 @@ class Stage:
             return
         newest = performance.newest_due(self.clock.now())
         if newest is not None:
-            self._picture = performance.frames[newest]
+            self._picture = performance.frame(newest)
         if performance.outcome is None:
             performance.end("cut")
             for screen in self._screens:

@@ -118,7 +118,7 @@ class StateView:
             "cue": on_stage.action.action_id,
             "prompt": on_stage.action.prompt,
             "run": on_stage.run,
-            "step": 0 if newest is None else current.frames[newest].header.step,
+            "step": 0 if newest is None else current.frame(newest).header.step,
             "steps": current.run.steps,
             "provider": on_stage.provider,
             "engine": on_stage.engine,

@@ -44,9 +44,7 @@ class TestPreviews:
         *previews, final = draw_set(recipe(steps=12))
         errors = [difference(preview.image, final.image) for preview in previews]
         assert errors[0] > 2.5 * errors[-1]
-        assert all(
-            later < earlier + 1.0 for earlier, later in zip(errors, errors[1:], strict=False)
-        )
+        assert all(later < earlier + 1.0 for earlier, later in pairwise(errors))
 
     def test_begin_as_fog(self) -> None:
         first, *_, final = draw_set(recipe(steps=12, width=320, height=192))

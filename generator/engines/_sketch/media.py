@@ -84,7 +84,8 @@ def _strokes(
         at, row, column = at[wanted], row[wanted], column[wanted]
         count = len(at)
     turn = angle[row, column] + rng.normal(0, 0.16, count)
-    busy = contrast[row, column]
+    # Near an edge strokes are short: a long one's tip would lie as a blot beyond it.
+    busy = np.minimum(softened(contrast, canvas.height / 40)[row, column] * 5.0, 1.0)
     half = wide * brush.length * 0.5 * (0.7 + 0.6 * rng.random(count)) * (1.1 - 0.7 * busy)
     thick = wide * 0.5 * (0.65 + 0.6 * rng.random(count))
     bend = rng.normal(0, 0.35, count)
@@ -176,7 +177,7 @@ def oil(
     picture = Image.merge("RGB", (red, green, blue))
     # Where the canvas is full of detail, a sharp underpainting shows between the strokes.
     rim = softened(contrast, canvas.height / 75)
-    sharp = Image.fromarray(np.rint(smoothstep(0.07, 0.42, rim) * 190).astype(np.uint8))
+    sharp = Image.fromarray(np.rint(smoothstep(0.06, 0.36, rim) * 212).astype(np.uint8))
     picture.paste(under, mask=sharp.resize(size))
     lit = height.filter(
         ImageFilter.Kernel((3, 3), (-2, -1, 0, -1, 0, 1, 0, 1, 2), scale=9, offset=128)

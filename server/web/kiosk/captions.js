@@ -62,6 +62,10 @@ export class Captions {
     if (!this.enabled) return;
     const now = this.#caption;
     if (now && now.text === caption.text && now.at === caption.at) return; // told again on rejoining
+    if (caption.text.trim() === "") {
+      this.clear();
+      return;
+    }
     if (this.#schedule.now() >= caption.until) return;
     this.#begin.set(caption.at, () => this.#show(caption));
   }
@@ -80,7 +84,6 @@ export class Captions {
   #show(caption) {
     this.#leave("quickly");
     const words = spoken(caption);
-    if (words.length === 0) return;
     this.#caption = caption;
     const line = document.createElement("p");
     const spans = words.map(({ text }) => {

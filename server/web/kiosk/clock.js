@@ -134,11 +134,11 @@ export class Clock {
   #step(offset) {
     const by = offset - this.#applied;
     this.#target = this.#applied = offset;
-    if (this.#known && by !== 0) {
-      this.#steps += 1;
-      this.onstep(by);
-    }
+    const first = !this.#known;
     this.#known = true;
+    if (first || by === 0) return;
+    if (Math.abs(by) > STEP) this.#steps += 1;
+    this.onstep(by);
   }
 
   #slew() {

@@ -255,7 +255,9 @@ function awake() {
 }
 
 // Another server with another clock: what waits here keeps its moment. After our own sleep it is simply late.
-clock.onstep = (seconds) => clock.local() > drowsy && presenter.shift(seconds);
+clock.onstep = (/** @type {number} */ seconds) => {
+  if (clock.local() > drowsy) presenter.shift(seconds);
+};
 
 // A machine that slept finds its steady clock behind the time of day, or its timers late.
 let steady = performance.now();

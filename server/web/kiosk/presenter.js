@@ -182,7 +182,7 @@ export class Presenter {
       this.#takes += 0.2 * (Math.min(1, this.#clock.local() - began) - this.#takes);
       this.#queue.wasDecoded(frame, bitmap);
     } catch (error) {
-      if (frame.state !== "gone") {
+      if (!isGone(frame)) {
         frame.tries += 1;
         // Once more for the final image, should memory have been short for a moment; a broken one stays broken.
         if (frame.header.final && frame.tries < 2) frame.state = "ready";
@@ -269,4 +269,9 @@ export class Presenter {
     this.#abort.abort();
     this.#abort = new AbortController();
   }
+}
+
+/** Whether its run was voided while it was being worked on. @param {Frame} frame */
+function isGone(frame) {
+  return frame.state === "gone";
 }

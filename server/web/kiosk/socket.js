@@ -94,7 +94,7 @@ export class Link {
   /** Something happened (the network is back, the machine woke): do not wait for the timers. */
   nudge() {
     if (this.#socket?.readyState === WebSocket.CONNECTING) return;
-    if (this.open) this.#expect(1.5);
+    if (this.open) this.#expect(2.5);
     else this.connect();
   }
 

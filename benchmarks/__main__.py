@@ -1,0 +1,32 @@
+"""`python -m benchmarks [NAME …]`: every figure, or those named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from benchmarks import browser, cues, manifest, replay, startup
+from benchmarks.machinery import say
+
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "startup": startup.main,
+    "manifest": manifest.main,
+    "cues": cues.main,
+    "replay": replay.main,
+    "browser": browser.main,
+}
+
+
+def main() -> None:
+    """Run what is named, or everything."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"no benchmark {', '.join(unknown)}: expected {', '.join(BENCHMARKS)}")
+    for name in names:
+        say(f"\n== {name}")
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

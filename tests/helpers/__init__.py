@@ -1,0 +1,1 @@
+"""What tests share: tiny shows, servers that really serve, and screens that really listen."""
