@@ -16,6 +16,8 @@ from cache.images import decode_check
 from cache.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
 
+_DRAWN_AT = datetime(2026, 11, 20, tzinfo=UTC)
+
 
 def jpeg_of(width: int, height: int, at_least: int, seed: int) -> bytes:
     """A grainy picture of about `at_least` bytes: blurred noise, sharp enough to weigh that."""
@@ -52,7 +54,7 @@ def write_set(
         total_steps=len(durations),
         durations={str(step): duration for step, duration in enumerate(durations, start=1)},
         total_duration=round(sum(durations), 6),
-        generated_at=datetime(2026, 11, 20, tzinfo=UTC),
+        generated_at=_DRAWN_AT,
         config={"program": "P0"},
         seed=0,
         fingerprint="sha256:" + "0" * 64,
@@ -84,9 +86,18 @@ def write_show(
     cues.append({"time": format_time(length), "action": "end"})
     (folder / "cues.json").write_text(json.dumps(cues))
     (folder / "show.toml").write_text('[show]\ntitle = "Benchmark"\n' + settings)
-    actions = {}
+    actions: dict[str, ManifestAction] = {}
     for n in range(1, len(times) + 1):
         action_id = f"prompt_{n:03d}"
         write_set(folder, action_id, 0, durations, images)
-        actions[action_id] = ManifestAction(type="prompt", steps=len(durations), set_ids=(0,))
-    (folder / "manifest.json").write_bytes(dump_manifest(Manifest(actions=actions)))
+        actions[action_id] = ManifestAction(
+            type="prompt",
+            program="P0",
+            prompt=f"number {n}",
+            steps=len(durations),
+            time=format_time(times[n - 1]),
+            fingerprint="sha256:" + "0" * 64,
+            set_ids=(0,),
+        )
+    manifest = Manifest(generated_at=_DRAWN_AT, actions=actions)
+    (folder / "manifest.json").write_bytes(dump_manifest(manifest))

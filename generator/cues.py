@@ -54,19 +54,20 @@ def format_time(position: float) -> str:
 
 Position = Annotated[float, BeforeValidator(parse_time)]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Word(_Part):
     """One spoken word; `start` and `end` in seconds from the start of the screening."""
 
     word: str
-    start: Annotated[float, Field(allow_inf_nan=False)]
-    end: Annotated[float, Field(allow_inf_nan=False)]
+    start: Finite
+    end: Finite
 
 
 class Delay(_Part):
@@ -141,7 +142,7 @@ class TranscriptCue(_Cue):
     action: Literal["transcript"]
     transcript: Annotated[str, StringConstraints(max_length=4000)]
     generate: bool = False
-    when: tuple[float, float] | None = None
+    when: tuple[Finite, Finite] | None = None
     words: tuple[Word, ...] = ()
 
     @property
@@ -287,6 +288,8 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
     except RecursionError:
         message = "expected an array of cues, found it nested too deeply to read"
         raise CueSheetError(source, [CueProblem(None, None, message)]) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise CueSheetError(source, [CueProblem(None, None, f"no JSON: {error}")]) from None
     if isinstance(raw, Mapping):
         raw = raw.get("cues")
     if not isinstance(raw, list):
@@ -301,6 +304,7 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
         cues = _CUES.validate_python(raw)
     except ValidationError as error:
         problems += _shape_problems(error, raw)
+    problems += _text_problems(raw)
     problems += _order_problems(raw)
     problems += _id_problems(raw)
     problems += _program_problems(raw, set(programs))
@@ -314,7 +318,7 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
 def _time_of(raw: list[Any], index: int) -> str | None:
     cue = raw[index]
     time = cue.get("time") if isinstance(cue, dict) else None
-    return time[:20] if isinstance(time, str) else None
+    return time[:20] if isinstance(time, str) and time.isprintable() else None
 
 
 def _shape_problems(error: ValidationError, raw: list[Any]) -> list[CueProblem]:
@@ -344,6 +348,22 @@ def _shape_problems(error: ValidationError, raw: list[Any]) -> list[CueProblem]:
             message = f"{place}: {text}{shown}"
         time = _time_of(raw, index) if index is not None else None
         problems.append(CueProblem(index, time, message))
+    return problems
+
+
+def _text_problems(raw: list[Any]) -> list[CueProblem]:
+    """Halves of surrogate pairs, which JSON can spell and nothing can draw, send or log."""
+    problems: list[CueProblem] = []
+    for index, cue in enumerate(raw):
+        try:
+            json.dumps(cue, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            found = error.object[error.start]
+            message = f"expected text in Unicode, found {found!r}, half of a character"
+            problems.append(CueProblem(index, _time_of(raw, index), message))
+        except RecursionError:
+            message = "nested too deeply to read"
+            problems.append(CueProblem(index, _time_of(raw, index), message))
     return problems
 
 

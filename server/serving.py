@@ -53,8 +53,25 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
     name = f"[{host}]" if ":" in host else host
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name
     with listener:
-        print(f"{show.title}: http://{shown}:{listener.getsockname()[1]}/", flush=True)  # noqa: T201
-        uvicorn.Server(config).run(sockets=[listener])
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        server = _Server(config, f"{show.title}: {address}")
+        server.run(sockets=[listener])
+    if not server.started:
+        raise RefusedToServe("the server could not start; the log above says why", 1)
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it really listens, for people and for programs that wait for it."""
+
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self._announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(self._announcement, flush=True)  # noqa: T201 - it is what was asked for
 
 
 def _listen(host: str, port: int) -> socket.socket:

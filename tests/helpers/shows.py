@@ -46,6 +46,7 @@ class Rhythm:
     Attributes:
         previews: how many previews come before the final image.
         step: seconds from one image to the next.
+        first: seconds to the first image; None for as many as to the others.
         size: bytes of each image; 0 for as small as they come.
         sets: how many sets; 0 for none.
         durations: whether the meta tells them at all.
@@ -53,6 +54,7 @@ class Rhythm:
 
     previews: int = 4
     step: float = 0.2
+    first: float | None = None
     size: int = 0
     sets: int = 2
     durations: bool = True
@@ -65,7 +67,18 @@ class Rhythm:
     @property
     def seconds(self) -> float:
         """How long a run takes."""
-        return self.frames * self.step
+        return sum(self.recorded.values())
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """Seconds of each image, as a meta has them."""
+        stems = [*(str(step) for step in range(1, self.previews + 1)), "final"]
+        seconds = dict.fromkeys(stems, self.step)
+        return seconds if self.first is None else {**seconds, stems[0]: self.first}
+
+    def due(self, step: int) -> float:
+        """Seconds from the start of a run to its step `step`, from 1."""
+        return sum(list(self.recorded.values())[:step])
 
 
 @dataclass(frozen=True)
@@ -120,16 +133,15 @@ def _label(action_id: str, set_id: int, step: int) -> str:
 
 def set_files(action: Action, set_id: int, rhythm: Rhythm) -> dict[str, bytes]:
     """Every file of one set, by key, its meta among them."""
-    stems = [*(str(step) for step in range(1, rhythm.previews + 1)), "final"]
     images = {
         f"{stem}.jpg": picture(_label(action.action_id, set_id, step), rhythm.size)
-        for step, stem in enumerate(stems, start=1)
+        for step, stem in enumerate(rhythm.recorded, start=1)
     }
     meta = SetMeta(
         cue_id=action.action_id,
         set_id=set_id,
         total_steps=rhythm.previews,
-        durations=dict.fromkeys(stems, rhythm.step),
+        durations={**rhythm.recorded},
         total_duration=rhythm.seconds,
         generated_at=WHEN,
         config={"program": action.program, "prompt": action.recipe.prompt},

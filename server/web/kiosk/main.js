@@ -70,7 +70,7 @@ const presenter = new Presenter(
 
 const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, schedule, {
   hidden() {
-    presenter.halt();
+    presenter.forget();
     picture.clear();
     typed.clear();
     slider.clear();

@@ -84,6 +84,12 @@ export class Presenter {
     this.#drop(this.#queue.void());
   }
 
+  /** The wall is empty. */
+  forget() {
+    this.halt();
+    this.#shown = null;
+  }
+
   /** The line is a new one, perhaps to a new server with another clock. */
   reconnected() {
     this.#queue.reconnected();
