@@ -90,10 +90,9 @@ def decode(text: str) -> FromScreen:
     Raises:
         MessageError: `too_large`, `malformed` (no JSON object), `unknown_type` or `invalid`.
     """
-    if len(text) > MAX_TEXT_BYTES:
-        raise MessageError(
-            "too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {len(text)}"
-        )
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_TEXT_BYTES:
+        raise MessageError("too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {size}")
     try:
         return _FROM_SCREEN.validate_json(text)
     except ValidationError as error:

@@ -37,6 +37,9 @@ _log = structlog.get_logger(__name__)
 LOOK_IN = 0.5
 """Seconds after which the playhead is asked at the latest, to notice a clock that was set."""
 
+_NO_PAUSE = 1.0
+"""Seconds: a shorter pause between two screenings is none."""
+
 _CAPTION_LINGERS = 1.5
 _SLIDER_TAKES = 1.5
 
@@ -194,8 +197,11 @@ class Playback:
             case Ended():
                 self._performer.stop()
                 _log.info("screening_over", status=event.status)
+                now = self._clock.now()
+                if event.next_at is not None and event.next_at - now < _NO_PAUSE:
+                    return  # the next round follows on its heels: the lobby would only flicker
                 self._stage.tell(wire.Screening(status=event.status, next=event.next_at))
-                self._fade(False, self._clock.now())
+                self._fade(False, now)
 
     def _fire(self, index: int, at: float) -> None:
         cue = self._sheet.cues[index]

@@ -526,10 +526,25 @@ def test_half_a_character_is_refused_because_nothing_can_draw_or_log_it(
 _TEXT = st.text(max_size=12) | st.sampled_from(
     ["00:00:00", "00:00:01.5", "00:59:59", *ACTIONS, *PROGRAMS, "static", "\ud800", "a\x00b"]
 )
-_FIELDS = (
-    "id program mode steps prompt transcript generate when words commit override guidance "
-    "delay enter value route fade"
-).split()
+_FIELDS = [
+    "id",
+    "program",
+    "mode",
+    "steps",
+    "prompt",
+    "transcript",
+    "generate",
+    "when",
+    "words",
+    "commit",
+    "override",
+    "guidance",
+    "delay",
+    "enter",
+    "value",
+    "route",
+    "fade",
+]
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | _TEXT,
     lambda inner: (

@@ -5,6 +5,8 @@
  */
 
 const REMEMBERED = 64;
+/** Deltas needed before they are believed: a page that loads misses many refreshes. */
+const ENOUGH = 24;
 
 export class Display {
   /** Seconds that one display frame lasts. */
@@ -34,7 +36,7 @@ export class Display {
   }
 
   /** Beat for a while with nothing to do, to learn the interval before it matters. */
-  measure(frames = 45) {
+  measure(frames = 60) {
     this.each(() => (frames -= 1) > 0);
   }
 
@@ -75,8 +77,9 @@ export class Display {
     if (delta <= 0.002 || delta > 0.2) return;
     this.#deltas[this.#next] = delta;
     this.#next = (this.#next + 1) % REMEMBERED;
-    // Missed refreshes only ever lengthen a delta, so a little under the median is the truth.
+    if (this.#deltas.length < ENOUGH) return;
+    // Missed refreshes only ever lengthen a delta, so the truth is well under the median.
     const sorted = this.#deltas.toSorted((a, b) => a - b);
-    this.interval = sorted[Math.floor(sorted.length * 0.4)];
+    this.interval = sorted[Math.floor(sorted.length / 4)];
   }
 }
