@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cache.formats import FINAL, FileFacts, SetMeta, dump_meta
-from cache.images import BadImage, decode_check, extension_for
+from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
+from cache.images import check_image, decode_check, extension_for
 from cache.index import update_manifest
 from cache.keys import config_key, image_key, meta_key
 from cache.manifest import ManifestAction, dump_config
@@ -75,7 +75,7 @@ class Recorder:
                 stem = FINAL if image.final and not alone else str(image.step)
                 name = f"{stem}.{extension_for(image.media_type)}"
                 await self.store.put(image_key(action.action_id, set_id, name), image.image)
-                durations[stem] = round(image.duration, 6)
+                durations[stem] = max(round(image.duration, 6), 1e-6)
                 files[name] = FileFacts.of(image.image)
                 finished = image.final
         if not finished:
@@ -120,13 +120,29 @@ def _model_config(action: Action) -> dict[str, Any]:
 
 
 async def _checked(images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
-    """The engine's images, the final one only if a visitor could look at it."""
+    """The engine's images: counted from 1, timed, whole, the final one fit to be looked at."""
+    number, finished = 0, False
     async for image in images:
-        if image.final:
-            try:
-                decoded = await asyncio.to_thread(decode_check, image.image)
-            except BadImage as error:
-                raise DrawingFailed(f"the final image cannot be read: {error}") from error
-            if decoded.is_flat:
-                raise DrawingFailed("the final image is all one colour")
+        number += 1
+        what = "the final image" if image.final else f"the preview of step {number}"
+        if finished or image.step != number:
+            found = f"step {image.step}" + (" after the final image" if finished else "")
+            raise DrawingFailed(f"expected step {number}, found {found}")
+        if not 0 < image.duration <= MAX_DURATION:
+            raise DrawingFailed(f"{what}: expected a duration in seconds, found {image.duration}")
+        await _check_image(image, what)
+        finished = image.final
         yield image
+
+
+async def _check_image(image: StepImage, what: str) -> None:
+    try:
+        name = f"{image.step}.{extension_for(image.media_type)}"
+        if not image.final:
+            check_image(image.image, name)
+            return
+        decoded = await asyncio.to_thread(decode_check, image.image, name)
+    except ValueError as error:  # `BadImage`, and a media type that no store keeps
+        raise DrawingFailed(f"{what} cannot be read: {error}") from error
+    if decoded.is_flat:
+        raise DrawingFailed(f"{what} is all one colour")

@@ -247,7 +247,7 @@ class Playback:
                 start=start,
                 position=cue.at,
                 next_cue=next_cue if next_cue is not None and next_cue > start else None,
-                mode=cue.mode or self._show.settings.playback.mode,
+                mode="static",  # whatever was asked for: there is nothing else to choose from yet
                 why=why,
             )
         )

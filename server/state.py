@@ -46,14 +46,7 @@ class StateView:
             "now": self._now(now),
             "standby": self._standby(),
             "next_cues": [self.cue(index) for index in self._coming()],
-            "mode": {
-                "configured": self.show.settings.playback.mode,
-                "effective": self.show.settings.playback.mode,
-                "forced": None,
-                "by": None,
-                "reason": "as configured",
-                "until": None,
-            },
+            "mode": self._mode(),
             "coverage": self.readiness.coverage(),
             "screens": self.screens(now),
             "health": self.health(),
@@ -108,6 +101,18 @@ class StateView:
         if problems:
             return {"level": "degraded", "reason": problems[0]}
         return {"level": "ok", "reason": "every cue has a set to play"}
+
+    def _mode(self) -> dict[str, Any]:
+        configured = self.show.settings.playback.mode
+        reason = "as configured" if configured == "static" else "no live engine to choose from"
+        return {
+            "configured": configured,
+            "effective": "static",
+            "forced": None,
+            "by": None,
+            "reason": reason,
+            "until": None,
+        }
 
     def _now(self, now: float) -> dict[str, Any] | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current

@@ -130,9 +130,20 @@ export class Captions {
   /** @param {HTMLElement} line */
   #fit(line) {
     const room = this.#root.clientHeight;
+    line.style.maxWidth = "";
     for (const size of SIZES) {
       line.style.setProperty("--size", String(size));
       if (line.offsetHeight <= room) break;
+    }
+    // The browser balances short paragraphs only; a long one is narrowed as far as it keeps its number of lines.
+    const height = line.offsetHeight;
+    const lines = height / parseFloat(getComputedStyle(line).lineHeight);
+    for (let width = line.offsetWidth * 0.98, steps = 0; lines > 5.5 && steps < 15; width *= 0.98, steps += 1) {
+      const before = line.style.maxWidth;
+      line.style.maxWidth = `${width}px`;
+      if (line.offsetHeight <= height) continue;
+      line.style.maxWidth = before;
+      break;
     }
     this.#root.parentElement?.style.setProperty("--said", `${line.offsetHeight}px`);
   }
