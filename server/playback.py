@@ -40,6 +40,9 @@ LOOK_IN = 0.5
 _NO_PAUSE = 1.0
 """Seconds: a shorter pause between two screenings is none."""
 
+_LOBBY_TAKES = 4.0
+"""Seconds in which a screen has put its lobby before the stage."""
+
 _CAPTION_LINGERS = 1.5
 _SLIDER_TAKES = 1.5
 
@@ -187,7 +190,10 @@ class Playback:
             case Started():
                 self._performer.stop()
                 _log.info("screening_started", scheduled=event.scheduled)
+                black = self._stage.black
                 self._stage.open_screening(event.at)
+                if black:
+                    self._fade(False, self._clock.now())
             case Fired():
                 self._fire(event.index, event.at)
             case Jumped():
@@ -201,7 +207,9 @@ class Playback:
                 if event.next_at is not None and event.next_at - now < _NO_PAUSE:
                     return  # the next round follows on its heels: the lobby would only flicker
                 self._stage.tell(wire.Screening(status=event.status, next=event.next_at))
-                self._fade(False, now)
+                if self._stage.black:
+                    # First the lobby, behind the curtain: the picture must not be seen again.
+                    self._fade(False, now + _LOBBY_TAKES)
 
     def _fire(self, index: int, at: float) -> None:
         cue = self._sheet.cues[index]

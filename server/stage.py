@@ -259,9 +259,9 @@ class Stage:
         return self._scenery.screening
 
     @property
-    def slider(self) -> wire.Slider | None:
-        """Where the slider went last in this scene."""
-        return self._scenery.slider
+    def black(self) -> bool:
+        """Whether the stage is faded to black, or on its way there."""
+        return self._scenery.fade is not None and self._scenery.fade.black
 
     @property
     def current(self) -> Performance | None:
@@ -352,9 +352,12 @@ class Stage:
             screen.mailbox.post(message)
 
     def open_screening(self, started_at: float) -> None:
-        """A screening begins on an empty stage."""
+        """A screening begins: on an empty stage, unless it follows another without a pause."""
+        follows = self._scenery.screening.status == "active"
         self.cut()
-        self._current = self._before = self._picture = None
+        self._current = self._before = None
+        if not follows:
+            self._picture = None
         self._scenery = _Scenery(self._scenery.screening)
         self.tell(wire.Screening(status="active", started_at=started_at))
 

@@ -100,8 +100,9 @@ export class Lobby {
     document.body.dataset.screening = status;
     this.#tell();
     if (status === was) return;
-    clearTimeout(this.#settled);
-    if (status !== "active") this.#settled = setTimeout(() => this.#hooks.hidden(), 3500);
+    if (status !== "active") {
+      if (!this.#settled) this.#settled = setTimeout(() => this.#hide(), 3500);
+    } else if (this.#settled) this.#hide(); // a short pause: the stage must be empty all the same
   }
 
   /**
@@ -130,6 +131,12 @@ export class Lobby {
         await new Promise((go) => setTimeout(go, wait * 1000));
       }
     }
+  }
+
+  #hide() {
+    clearTimeout(this.#settled);
+    this.#settled = 0;
+    this.#hooks.hidden();
   }
 
   /** Say when it goes on, and go on saying it. */

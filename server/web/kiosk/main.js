@@ -109,6 +109,8 @@ const frames = query.get("frames") === "url" ? "url" : "binary";
 let name = ownName();
 /** @type {string | null} */
 let route = null;
+/** When the screening that is on began, by the server's clock. @type {number | null} */
+let began = null;
 /** Until when a jump of the clock is put down to this machine's sleep, in local seconds. */
 let drowsy = -1;
 /** @type {object[]} */
@@ -157,7 +159,7 @@ function obey(message) {
     case "scene":
       return scene(message.route, true);
     case "screening":
-      return lobby.take(message);
+      return screening(message);
     case "identify":
       return identify.show(name);
     case "reload":
@@ -180,13 +182,14 @@ function welcome({ screen, server_time, show, display: settings, snapshot }) {
   lobby.dress(show, settings.still ?? "");
   for (const message of outbox.splice(0)) link.send(message);
 
-  lobby.take(snapshot.screening);
+  screening(snapshot.screening);
   if (snapshot.scene) scene(snapshot.scene.route, false);
   if (snapshot.fade) curtain.take(snapshot.fade);
   else curtain.open(settings.fade ?? 1);
   // A server that knows of no run has nothing against the one that is still playing here.
   if (snapshot.run) presenter.begin(snapshot.run.run);
   if (snapshot.frame) newest(snapshot.frame);
+  else if (snapshot.picture) hang(snapshot.picture);
   if (snapshot.slider) slider.take(snapshot.slider);
   if (snapshot.typing) typed.take(snapshot.typing);
   else typed.clear();
@@ -206,12 +209,46 @@ function newest(header) {
   else if (header.url) setTimeout(() => !there() && presenter.run === header.run && presenter.add(header, null), 2500);
 }
 
+/**
+ * What the other walls show, where this one is empty: the end of a run before, until the current one has a frame.
+ * @param {import("./messages.js").FrameHeader} header
+ */
+async function hang({ url }) {
+  if (!url || picture.any) return;
+  try {
+    const answer = await fetch(url);
+    if (!answer.ok) return;
+    const source = await answer.blob();
+    const bitmap = await createImageBitmap(source);
+    if (!picture.any && document.body.dataset.screening === "active") {
+      wall.dataset.begun = "";
+      picture.fade(bitmap, source, picture.crossfade);
+    }
+    bitmap.close();
+  } catch {
+    // Then the wall waits for the next frame.
+  }
+}
+
 /** @param {import("./messages.js").RunEnd} message */
 function ended({ run, outcome }) {
   if (run !== presenter.run) return;
   // Cut: nothing more is to be seen of it. Otherwise what has come plays to its end.
   if (outcome === "cut") presenter.halt();
   if (outcome !== "completed") progress.leave();
+}
+
+/** @param {import("./messages.js").Screening} message */
+function screening(message) {
+  const { started_at } = message;
+  // A server that was restarted computes the same start anew, to some milliseconds.
+  if (started_at !== null && began !== null && Math.abs(started_at - began) > 2) {
+    typed.clear();
+    slider.clear();
+    captions.clear();
+  }
+  if (started_at !== null) began = started_at;
+  lobby.take(message);
 }
 
 /**

@@ -20,7 +20,7 @@ export const PROTOCOL = 1;
  * @typedef {{type: "run", run: string, cue: string, prompt: string, steps: number}} Run
  * @typedef {{type: "frame", run: string, cue: string, step: number, steps: number, final: boolean, present_at: number, media_type: string, url?: string}} FrameHeader
  * @typedef {{type: "run_end", run: string, outcome: "completed" | "cut" | "held"}} RunEnd
- * @typedef {{screening: Screening, scene: Scene | null, fade: Fade | null, caption: Caption | null, typing: Typing | null, slider: Slider | null, run: Run | null, frame: FrameHeader | null}} Snapshot
+ * @typedef {{screening: Screening, scene: Scene | null, fade: Fade | null, caption: Caption | null, typing: Typing | null, slider: Slider | null, run: Run | null, frame: FrameHeader | null, picture: FrameHeader | null}} Snapshot
  * @typedef {{type: "welcome", protocol: number, screen: string, server_time: number, show: ShowInfo, display: DisplaySettings, snapshot: Snapshot}} Welcome
  * @typedef {{type: "sync", t0: number, t1: number, t2: number}} SyncReply
  * @typedef {{type: "hold"} | {type: "identify"} | {type: "reload"}} Bare
@@ -102,6 +102,7 @@ const KNOWN = {
       slider: maybe(slider),
       run: maybe(run),
       frame: maybe(frame),
+      picture: maybe(frame),
     }),
   }),
   sync: object({ t0: number, t1: number, t2: number }),
