@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from cache.documents import FormatError
 from cache.library import BrokenSet, Library
 from cache.store import Store, StoreError
 from generator.engine import Engine, EngineError
@@ -121,7 +122,7 @@ async def run_batch(
             try:
                 await recorder.record(job.action, job.set_id)
                 outcome.drawn.append(job)
-            except (EngineError, StoreError) as error:
+            except (EngineError, StoreError, FormatError) as error:
                 failure = Failure(job, str(error))
                 outcome.failed.append(failure)
             progress(job, failure)

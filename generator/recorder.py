@@ -7,38 +7,68 @@ set is drawn again. Whatever interrupts a recording leaves no set, or a whole on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
 from cache.images import check_image, decode_check, extension_for
 from cache.index import update_manifest
-from cache.keys import config_key, image_key, meta_key
+from cache.keys import Key, config_key, image_key, meta_key
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
 from generator.engine import DrawingFailed, Engine, StepImage
 from generator.plan import Action
-from generator.recipe import seed_for
+from generator.recipe import Recipe, seed_for
+
+_UPLOADS = 4
+"""Files of one set that are under way to the store at once."""
 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def manifest_entry(action: Action) -> ManifestAction:
-    """What the manifest says of an action."""
-    return ManifestAction(
+class Description(BaseModel):
+    """What the manifest says of an action beside its recipe, for people who read it.
+
+    Attributes:
+        type: which kind of cue triggers it.
+        program: name of the program that draws it.
+        prompt: what is displayed.
+        override_prompt: what is drawn in its place, where the cue says so.
+        time: of the cue, ``HH:MM:SS`` from the start of the screening.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str | None = None
+    program: str | None = None
+    prompt: str | None = None
+    override_prompt: str | None = None
+    time: str | None = None
+
+
+def describe(action: Action) -> Description:
+    """What there is to say of a planned action."""
+    return Description(
         type=action.type,
         program=action.program,
         prompt=action.prompt,
-        steps=action.recipe.steps,
-        time=format_time(action.at),
         override_prompt=action.override,
-        fingerprint=action.fingerprint,
+        time=format_time(action.at),
+    )
+
+
+def manifest_entry(description: Description, recipe: Recipe) -> ManifestAction:
+    """What the manifest says of an action."""
+    return ManifestAction(
+        **description.model_dump(), steps=recipe.steps, fingerprint=recipe.fingerprint
     )
 
 
@@ -62,51 +92,103 @@ class Recorder:
         Raises:
             EngineError: the engine could not draw it, or drew something unusable.
             StoreError: it could not be kept.
+            FormatError: the store's manifest cannot be understood.
         """
         recipe = action.recipe.with_seed(seed_for(action.fingerprint, set_id))
-        await self.store.delete(meta_key(action.action_id, set_id))
+        return await self.record_recipe(action.action_id, set_id, recipe, describe(action))
+
+    async def record_recipe(
+        self, action_id: str, set_id: int, recipe: Recipe, description: Description
+    ) -> SetMeta:
+        """The same for a recipe, its seed included, that comes without its cue sheet.
+
+        Raises:
+            EngineError, StoreError, FormatError: as `record` does.
+        """
+        await self.store.delete(meta_key(action_id, set_id))
         durations: dict[str, float | None] = {}
         files: dict[str, FileFacts] = {}
         finished = False
-        async with self.engine.render(recipe) as images, aclosing(_checked(images)) as checked:
+        async with (
+            _uploads(self.store) as upload,
+            self.engine.render(recipe) as images,
+            aclosing(_checked(images)) as checked,
+        ):
             async for image in checked:
                 # The last numbered image of a run without previews is its final one.
                 alone = image.final and image.step == 1
                 stem = FINAL if image.final and not alone else str(image.step)
                 name = f"{stem}.{extension_for(image.media_type)}"
-                await self.store.put(image_key(action.action_id, set_id, name), image.image)
+                await upload(image_key(action_id, set_id, name), image.image)
                 durations[stem] = max(round(image.duration, 6), 1e-6)
                 files[name] = FileFacts.of(image.image)
                 finished = image.final
         if not finished:
             raise DrawingFailed(f"{self.engine.name} ended without a final image")
         meta = SetMeta(
-            cue_id=action.action_id,
+            cue_id=action_id,
             set_id=set_id,
             total_steps=sum(1 for stem in durations if stem != FINAL),
             durations=durations,
             total_duration=round(sum(d for d in durations.values() if d is not None), 6),
             generated_at=self.now(),
-            config=_model_config(action),
+            config=_model_config(recipe, description.program),
             seed=recipe.seed,
-            fingerprint=action.fingerprint,
+            fingerprint=recipe.fingerprint,
             engine=self.engine.name,
             timing=self.engine.timing,
             files=files,
         )
-        entry = manifest_entry(action)
-        await self.store.put(config_key(action.action_id), dump_config(entry))
-        await self.store.put(meta_key(action.action_id, set_id), dump_meta(meta))
+        entry = manifest_entry(description, recipe)
+        await self.store.put(config_key(action_id), dump_config(entry))
+        await self.store.put(meta_key(action_id, set_id), dump_meta(meta))
         await update_manifest(
-            self.store, lambda manifest: manifest.with_set(action.action_id, entry, set_id)
+            self.store, lambda manifest: manifest.with_set(action_id, entry, set_id)
         )
         return meta
 
 
-def _model_config(action: Action) -> dict[str, Any]:
-    recipe = action.recipe
+Upload = Callable[[Key, bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _uploads(store: Store) -> AsyncIterator[Upload]:
+    """Keep files beside the drawing, a few at once; on leaving, all are kept.
+
+    A far store takes longer for a file than an engine for a step: one after the other, the
+    engine would wait for the line.
+
+    Raises:
+        StoreError: one could not be kept; at the next one, or on leaving.
+    """
+    gate = asyncio.Semaphore(_UPLOADS)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def put(key: Key, data: bytes) -> None:
+        try:
+            await store.put(key, data)
+        finally:
+            gate.release()
+
+    async def upload(key: Key, data: bytes) -> None:
+        for task in tasks:
+            if task.done():
+                task.result()  # raises what went wrong with an earlier one
+        await gate.acquire()
+        tasks.append(asyncio.create_task(put(key, data)))
+
+    try:
+        yield upload
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _model_config(recipe: Recipe, program: str | None) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "program": action.program,
+        "program": program,
         "model": recipe.model,
         "prompt": recipe.prompt,
         "num_inference_steps": recipe.steps,

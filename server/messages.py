@@ -360,7 +360,7 @@ def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
         if end > len(message):
             raise MessageError("malformed", "the frame's header is cut short")
         header = json.loads(message[_HEADER_LENGTH.size : end])
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise MessageError("malformed", f"not a frame: {error}") from error
     if not isinstance(header, dict):
         raise MessageError("malformed", "the frame's header is no JSON object")

@@ -190,21 +190,26 @@ class Playhead:
         stalled = self._stalled(now)
         self._last_tick = now
 
+        # Time was lost and the schedule says where that leaves us: nothing is played up to here.
+        lost = self._on_schedule and (stepped or stalled)
+
         events: list[Event] = []
-        if not (self._on_schedule and (stepped or stalled)):
+        if not lost:
             # First what is left of the screening that is on; then what the schedule says.
             if stalled:
-                events += self._land(now - self._origin)
+                events += self._catch_up(now, wall)
             events += self._play(now, wall)
         slot = self._schedule.slot_at(wall)
         if slot is None:
-            if self._active and self._on_schedule and stepped:
+            if lost and self._active:
                 events += self._end(wall)
+            if stepped:  # back before a screening, perhaps, that is then to begin again
+                self._known_slot = None
         elif slot.start != self._known_slot:
-            if not (self._on_schedule and not stepped and self._about_to_end(now)):
+            if lost or not (self._on_schedule and self._about_to_end(now)):
                 events += self._begin(slot, now, wall)
                 events += self._play(now, wall)
-        elif self._on_schedule and (stepped or stalled):
+        elif lost:
             events += self._begin(slot, now, wall)
             events += self._play(now, wall)
         return events + self._look_ahead(wall)
@@ -219,6 +224,11 @@ class Playhead:
             and self._cursor < len(self._times)
             and now - self.due_at(self._cursor) > BURST
         )
+
+    def _catch_up(self, now: float, wall: float) -> list[Event]:
+        """Stand where the position has got to meanwhile, off the schedule."""
+        position = now - self._origin
+        return self._land(position) if position < self._limit else self._end(wall)
 
     def _about_to_end(self, now: float) -> bool:
         """Whether the last cues are still to come by the steady clock, in under a second.
@@ -252,9 +262,9 @@ class Playhead:
         events: list[Event] = []
         while self._cursor < len(self._times) and self.due_at(self._cursor) <= now:
             events.append(Fired(self._cursor, self.due_at(self._cursor)))
+            if self._standby == self._cursor:
+                self._standby = None
             self._cursor += 1
-        if self._standby is not None and self._standby < self._cursor:
-            self._standby = None
         if now - self._origin >= self._limit:
             events += self._end(wall)
         return events
@@ -267,6 +277,10 @@ class Playhead:
     def _end(self, wall: float) -> list[Event]:
         self._active, self._paused_at, self._standby = False, None, None
         self._look_ahead(wall)
+        slot = self._schedule.slot_at(wall)
+        if slot is not None and slot.start != self._known_slot:
+            # In a loop without a gap the next one has begun in this very moment.
+            return [Ended("waiting", slot.start - (self._offset or 0.0))]
         return [Ended(self._status, self._next_at)]
 
     def _look_ahead(self, wall: float) -> list[Event]:

@@ -88,7 +88,11 @@ class EndlessLoop:
         return False
 
     def _number(self, unix: float) -> int:
-        return int((unix - self.anchor) // (self.duration + self.gap))
+        number = int((unix - self.anchor) // (self.duration + self.gap))
+        # Floats round: the very start of a round must be in it, and not in the one before.
+        if self._slot(number + 1).start <= unix:
+            return number + 1
+        return number if self._slot(number).start <= unix else number - 1
 
     def _slot(self, number: int) -> Slot:
         start = self.anchor + number * (self.duration + self.gap)
@@ -116,7 +120,8 @@ class DailySchedule:
     def slot_at(self, unix: float) -> Slot | None:
         """The screening that is on: the latest to have begun, where two overlap."""
         found = None
-        for slot in self._around(unix, back=1 + int(self.duration // 86400), ahead=1):
+        # two days, because what is past midnight belongs to the day before and may pass another
+        for slot in self._around(unix, back=2 + int(self.duration // 86400), ahead=1):
             if slot.start > unix:
                 break
             if unix in slot:

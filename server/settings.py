@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -56,7 +56,7 @@ def _zone(text: str) -> str:
     if text != "local":
         try:
             ZoneInfo(text)
-        except (ValueError, OSError):
+        except (KeyError, ValueError, OSError):  # `ZoneInfoNotFoundError` is a KeyError
             raise ValueError(
                 f"expected a time zone such as Europe/Berlin, or local, not {text!r}"
             ) from None
@@ -277,10 +277,10 @@ def load_settings(
     from_cli = {name: dict(section) for name, section in (overrides or {}).items()}
 
     merged = _merge(_merge(from_file, from_env), from_cli)
-    default_steps = merged.get("generate", {})
-    default_steps = default_steps.get("default_steps") if isinstance(default_steps, dict) else None
     if isinstance(merged.setdefault("programs", {}), dict):
-        merged["programs"] = _with_default_programs(merged["programs"], default_steps)
+        merged["programs"] = _with_default_programs(
+            merged["programs"], _default_steps(merged.get("generate"))
+        )
     try:
         settings = Settings(**merged)
     except ValidationError as error:
@@ -339,12 +339,13 @@ def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[s
         for name, value in env.items()
         if name.startswith("UNDERSTUDY_") and not _is_token(name)
     }
-    source = EnvSettingsSource(Settings, env_ignore_empty=True)
-    source.env_vars = {name.lower(): value for name, value in ours.items() if value}
-    try:
-        found = _merge(found, source())
-    except Exception as error:  # noqa: BLE001 - pydantic-settings raises its own kinds for bad JSON
-        problems.append(Problem("environment", f"UNDERSTUDY_…: {error}"))
+    for name, value in ours.items():
+        source = EnvSettingsSource(Settings, env_ignore_empty=True)
+        source.env_vars = {name.lower(): value} if value else {}
+        try:
+            found = _merge(found, source())
+        except ValueError:  # of the value itself nothing is said: it may be a secret
+            problems.append(Problem("environment", f"{name}: expected JSON"))
     sections = set(Settings.model_fields)
     for name in ours:
         section = name.removeprefix("UNDERSTUDY_").lower().split("_", 1)[0]
@@ -359,7 +360,7 @@ def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[s
 
 
 def _is_token(name: str) -> bool:
-    return any(name.startswith(f"UNDERSTUDY_{role.upper()}_TOKEN") for role in ROLES)
+    return name.removesuffix("_FILE") in {f"UNDERSTUDY_{role.upper()}_TOKEN" for role in ROLES}
 
 
 def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
@@ -373,6 +374,9 @@ def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, s
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
                 problems.append(Problem("environment", f"{name}_FILE: {path}: {reason}"))
+            else:
+                if not token:
+                    problems.append(Problem("environment", f"{name}_FILE: {path}: is empty"))
         if token:
             tokens[role] = token
     return tokens
@@ -387,7 +391,17 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _with_default_programs(programs: Mapping[str, Any], default_steps: object) -> dict[str, Any]:
+def _default_steps(generate: object) -> int | None:
+    """What the section says of it; an unusable value is told once, where the section is read."""
+    try:
+        return GenerateSection.model_validate(generate or {}).default_steps
+    except ValidationError:
+        return None
+
+
+def _with_default_programs(
+    programs: Mapping[str, Any], default_steps: int | None
+) -> dict[str, Any]:
     laid: dict[str, Any] = {}
     for name in DEFAULT_PROGRAMS.keys() | programs.keys():
         given = programs.get(name, {})
@@ -408,10 +422,7 @@ def _problem(
     section, *rest = location or ["?"]
     place = f"[{section}] {'.'.join(rest)}".rstrip()
     if detail["type"] == "extra_forbidden":
-        model = Settings.model_fields.get(section)
-        known = getattr(model.annotation, "model_fields", None) if model and rest else None
-        names = sorted(known if known is not None else Settings.model_fields)
-        message = f"unknown key; expected one of {', '.join(names)}"
+        message = f"unknown key; expected one of {', '.join(_known_keys(location))}"
     else:
         text = detail["msg"].removeprefix("Value error, ")
         message = text[:1].lower() + text[1:]
@@ -420,10 +431,24 @@ def _problem(
     return Problem(source, f"{place}: {message}")
 
 
-def _holds(values: Mapping[str, Any], location: list[str]) -> bool:
+def _known_keys(location: Sequence[str]) -> list[str]:
+    """The keys that there are in the section or table that `location` is in."""
+    here: Any = Settings
+    for part in location[:-1]:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            here = here.model_fields[part].annotation
+        else:  # a list of tables, or tables by name
+            here = next(inner for inner in get_args(here) if hasattr(inner, "model_fields"))
+    return sorted(here.model_fields)
+
+
+def _holds(values: Mapping[str, Any], location: Sequence[str]) -> bool:
     here: Any = values
     for part in location:
-        if not isinstance(here, Mapping) or part not in here:
+        if isinstance(here, Sequence) and not isinstance(here, str):
+            here = dict(enumerate(here)).get(int(part)) if part.isdecimal() else None
+        elif isinstance(here, Mapping) and part in here:
+            here = here[part]
+        else:
             return False
-        here = here[part]
     return True

@@ -115,6 +115,9 @@ def load_show(
         sheet_problems.append(f"{cues}: the cue sheet cannot be read: {error.strerror}")
     except CueSheetError as error:
         sheet_problems += error.lines()
+    duration = settings.show.duration or (sheet.duration if sheet else 0.0)
+    if sheet is not None and not duration:
+        sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
     base_images = _base_images(folder, toml, settings, sheet, problems_found)
     still = _still(folder, toml, settings, problems_found)
     problems = [*map(str, problems_found), *sheet_problems]
@@ -126,7 +129,7 @@ def load_show(
         sheet=sheet,
         base_images=base_images,
         still=still,
-        duration=settings.show.duration or sheet.duration,
+        duration=duration,
         timezone=_timezone(settings.show.timezone),
     )
 

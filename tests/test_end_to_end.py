@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,7 +59,7 @@ def of_run(tiny: TinyShow, server: ServerProcess, sight: Sight) -> bool:
     return sight.is_of(tiny.image(now["cue"], now["set_id"], shown["step"]))
 
 
-def finished(cue_id: str, tiny: TinyShow) -> walls.Callable[[Sight], bool]:
+def finished(cue_id: str, tiny: TinyShow) -> Callable[[Sight], bool]:
     """Whether the final image of a cue stands, of whichever set."""
 
     def stands(sight: Sight) -> bool:
@@ -133,7 +133,7 @@ def test_frames_by_address_look_the_same(tiny: TinyShow, browser: Browser) -> No
 def test_a_page_opened_anew_shows_the_right_picture_at_once(
     tiny: TinyShow, browser: Browser
 ) -> None:
-    def reopened(right: walls.Callable[[Sight], bool], why: str) -> None:
+    def reopened(right: Callable[[Sight], bool], why: str) -> None:
         with wall(browser, server.address) as page:
             page.until(lambda s: s.seen_after is not None, why=f"a picture {why}", within=5)
             sight = page.until(lambda s: right(s) and not s.crossfading, why=why, within=5)
@@ -155,6 +155,14 @@ def test_a_page_opened_anew_shows_the_right_picture_at_once(
         server.control("go", cue="slow")
         time.sleep(0.3)
         reopened(finished("sea", tiny), "before the first frame of a run")
+
+        server.control("go", cue="portrait")
+        time.sleep(1.0)
+        server.control("go", cue="lost")
+        cut = server.control("asrun", limit=2)["rows"][1]
+        assert (cut["action_id"], cut["outcome"]) == ("portrait", "cut")
+        last = [tiny.image("portrait", cut["set_id"], step) for step in (1, 2, 3)]
+        reopened(lambda s: any(s.is_of(image) for image in last), "after a run that was cut")
 
         server.control("go", cue="portrait")
         time.sleep(RHYTHM.seconds + 0.8)

@@ -166,7 +166,8 @@ class Wall:
         height, width = whole.shape[:2]
         tall, wide = height // HEIGHT, width // WIDTH
         cut = whole[: tall * HEIGHT, : wide * WIDTH]
-        return cut.reshape(HEIGHT, tall, WIDTH, wide, 3).mean(axis=(1, 3))
+        seen: Pixels = cut.reshape(HEIGHT, tall, WIDTH, wide, 3).mean(axis=(1, 3))
+        return seen
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type == "error":

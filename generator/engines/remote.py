@@ -1,0 +1,229 @@
+"""An engine on another machine (or in a child process), over the worker protocol.
+
+`POST /generate` answers with server-sent events; closing the response cancels the drawing.
+The worker says something at least every five seconds, so silence means that it is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx
+from pydantic import SecretStr
+
+from generator.engine import (
+    DrawingFailed,
+    EngineError,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+    Timing,
+)
+from generator.recipe import Recipe
+
+CONNECT_WITHIN = 5.0
+SILENCE = 15.0
+"""Seconds without a word, not even a heartbeat, after which the worker is given up."""
+
+_MAX_EVENT = 64 * 2**20
+_ERRORS: dict[str, type[EngineError]] = {
+    "refused": RecipeRefused,
+    "invalid": RecipeRefused,
+    "too_large": RecipeRefused,
+    "unauthorized": EngineUnavailable,
+    "busy": EngineUnavailable,
+    "unavailable": EngineUnavailable,
+    "failed": DrawingFailed,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One server-sent event: its name and its data, a JSON object."""
+
+    name: str
+    data: dict[str, Any]
+
+
+async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[ServerEvent, None]:
+    """Server-sent events from the lines of a response; comments are passed over.
+
+    Raises:
+        DrawingFailed: what came is no such event.
+    """
+    name, data = "message", ""
+    async for line in lines:
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            data += line[5:].strip()
+            if len(data) > _MAX_EVENT:
+                raise DrawingFailed("the worker sent an event that is too large")
+        elif not line and data:
+            try:
+                parsed = json.loads(data)
+            except ValueError:
+                parsed = None
+            if not isinstance(parsed, dict):
+                raise DrawingFailed("the worker sent an event that is no JSON object")
+            yield ServerEvent(name, parsed)
+            name, data = "message", ""
+        elif not line:
+            name = "message"
+
+
+def error_of(data: dict[str, Any]) -> EngineError:
+    """The engine's error that a worker's `error` tells of."""
+    code, message = data.get("code"), str(data.get("message", "it did not say why"))
+    kind = _ERRORS.get(str(code))
+    if kind is None:
+        kind = DrawingFailed if data.get("retryable", True) else RecipeRefused
+    return kind(message)
+
+
+class RemoteEngine:
+    """Draws on a worker.
+
+    Args:
+        client: entered and closed by its owner; several engines may share one.
+        url: the worker's address, such as ``http://gpu.example:9000``.
+        token: what it must be brought.
+        silence: seconds without a word after which it is given up.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        *,
+        token: SecretStr | None = None,
+        silence: float = SILENCE,
+    ) -> None:
+        self._client = client
+        self._url = url.rstrip("/")
+        self._token = token
+        self._timeout = httpx.Timeout(silence, connect=CONNECT_WITHIN)
+        self._name = f"worker at {self._url}"
+        self._timing: Timing = "measured"
+
+    @property
+    def url(self) -> str:
+        """The worker's address."""
+        return self._url
+
+    @property
+    def name(self) -> str:
+        """What drew last there, with its version; before that, where it is."""
+        return self._name
+
+    @property
+    def timing(self) -> Timing:
+        """How the durations of the last drawing came about, as the worker says."""
+        return self._timing
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request brings."""
+        if self._token is None:
+            return {}
+        return {"authorization": f"Bearer {self._token.get_secret_value()}"}
+
+    @asynccontextmanager
+    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """Draw `recipe` there; leaving hangs up, and the worker stops within a step.
+
+        Raises:
+            EngineUnavailable: it cannot be reached, is busy, wants another token, or fell silent.
+            RecipeRefused: it cannot draw this.
+            DrawingFailed: it broke off, or what it sent cannot be understood.
+        """
+        async with aclosing(self._images(recipe)) as images:
+            yield images
+
+    async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+        request = self._client.stream(
+            "POST",
+            f"{self._url}/generate",
+            content=recipe.model_dump_json(),
+            headers={"content-type": "application/json", **self.headers},
+            timeout=self._timeout,
+        )
+        try:
+            async with request as response:
+                if response.status_code != httpx.codes.OK:
+                    raise _refusal(response.status_code, await response.aread())
+                async with (
+                    aclosing(read_events(response.aiter_lines())) as events,
+                    aclosing(self._read(events)) as images,
+                ):
+                    async for image in images:
+                        yield image
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from error
+
+    async def _read(
+        self, events: AsyncGenerator[ServerEvent, None]
+    ) -> AsyncGenerator[StepImage, None]:
+        steps = number = 0
+        async for event in events:
+            match event.name:
+                case "started":
+                    steps = _whole(event.data, "steps")
+                case "step" | "final":
+                    number += 1
+                    yield _image(event, number, max(steps, number))
+                case "done":
+                    self._name = str(event.data.get("engine", self._name))
+                    if event.data.get("timing") in {"measured", "profiled", "simulated"}:
+                        self._timing = cast("Timing", event.data["timing"])
+                    return
+                case "error":
+                    raise error_of(event.data)
+                case _:
+                    pass  # a later version's
+        raise DrawingFailed("the worker hung up in the middle of a drawing")
+
+
+def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
+    data = event.data
+    duration, timestep = data.get("duration"), data.get("timestep")
+    try:
+        image = base64.b64decode(data["image"], validate=True)
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise DrawingFailed("the worker sent an image that is not base64") from None
+    if not isinstance(duration, (int, float)) or not math.isfinite(duration):
+        raise DrawingFailed(f"the worker sent a duration that is none: {duration!r:.40}")
+    return StepImage(
+        step=number,
+        steps=steps,
+        final=event.name == "final",
+        timestep=float(timestep) if isinstance(timestep, (int, float)) else None,
+        duration=float(duration),
+        image=image,
+        media_type=str(data.get("media_type", "image/jpeg")),
+    )
+
+
+def _whole(data: dict[str, Any], field: str) -> int:
+    value = data.get(field)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _refusal(status: int, body: bytes) -> EngineError:
+    try:
+        error = json.loads(body)["error"]
+        return error_of(error) if isinstance(error, dict) else DrawingFailed(str(error))
+    except (ValueError, KeyError, TypeError):
+        return EngineUnavailable(f"the worker answered {status}")
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> EngineError:
+    reason = "it fell silent" if isinstance(error, httpx.ReadTimeout) else str(error)
+    return EngineUnavailable(f"worker at {url}: {reason or type(error).__name__}")

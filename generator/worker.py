@@ -1,0 +1,420 @@
+"""The engine worker: any engine over HTTP, for a GPU box, a cloud function or a child process.
+
+`POST /generate` streams a drawing as server-sent events, `POST /action-sets` draws one whole
+set straight into the store, `GET /health` proves itself with a real small generation. One
+drawing at a time; the others wait their turn and hear a heartbeat meanwhile. A request that
+is closed cancels its drawing within a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from cache.documents import FormatError
+from cache.formats import dump_meta
+from cache.index import update_manifest
+from cache.library import BrokenSet, Library
+from cache.store import Store, StoreError
+from generator.cues import Identifier
+from generator.engine import (
+    DrawingFailed,
+    Engine,
+    EngineError,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+)
+from generator.recipe import Recipe, seed_for
+from generator.recorder import Description, Recorder, manifest_entry
+
+_log = structlog.get_logger(__name__)
+
+HEARTBEAT = 4.0
+"""Seconds of silence after which a comment is sent; the protocol promises one every 5 s."""
+
+MAX_BODY = 64 * 2**20
+"""Bytes a request may have: a recipe carries its base image."""
+
+HEALTH_WITHIN = 60.0
+"""Seconds the small generation of `/health` may take, its wait in the queue included."""
+
+_QUEUE = 32
+_CODES: tuple[tuple[type[EngineError], str, bool], ...] = (
+    (RecipeRefused, "refused", False),
+    (EngineUnavailable, "unavailable", True),
+    (DrawingFailed, "failed", True),
+)
+
+
+class SetRequest(BaseModel):
+    """The body of `POST /action-sets`: one set to draw and keep.
+
+    `description` is what the manifest will say of the action, as far as the sender knows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    recipe: Recipe
+    action_id: Identifier
+    set_id: Annotated[int, Field(ge=0, le=9_999_999)]
+    description: Description = Description()
+
+
+def error_code(error: EngineError) -> tuple[str, bool]:
+    """The stable word for an engine's error, and whether another try may help."""
+    for kind, code, retryable in _CODES:
+        if isinstance(error, kind):
+            return code, retryable
+    return "failed", True
+
+
+def event(name: str, data: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+def step_event(image: StepImage) -> bytes:
+    """The `step` or `final` event of an image."""
+    data: dict[str, Any] = {
+        "duration": image.duration,
+        "media_type": image.media_type,
+        "image": base64.b64encode(image.image).decode(),
+    }
+    if image.final:
+        return event("final", data)
+    return event("step", {"step": image.step, "timestep": image.timestep, **data})
+
+
+class WorkerBusy(Exception):
+    """So many drawings wait already that another would not begin in useful time."""
+
+
+@dataclass
+class Queue:
+    """One drawing at a time, in the order they came."""
+
+    limit: int = _QUEUE
+    waiting: int = 0
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn and keep it.
+
+        Raises:
+            WorkerBusy: too many wait already.
+        """
+        if self.waiting >= self.limit:
+            raise WorkerBusy
+        self.waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+
+class Worker:
+    """Serves one engine.
+
+    Args:
+        engine: what draws.
+        store: where `/action-sets` keeps what it drew; None refuses them.
+        token: what callers must bring; None lets everybody in, so listen on loopback alone.
+        probe: the recipe that `/health` draws.
+        heartbeat: seconds of silence after which a comment is sent.
+        poisoned: called when the engine can never draw again in this process.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        probe: Recipe,
+        store: Store | None = None,
+        token: SecretStr | None = None,
+        heartbeat: float = HEARTBEAT,
+        poisoned: Callable[[EngineError], None] = lambda _error: None,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._token = token
+        self._probe = probe
+        self._heartbeat = heartbeat
+        self._poisoned = poisoned
+        self._queue = Queue()
+
+    def app(self) -> Starlette:
+        """The worker as an ASGI application; it opens and closes its store."""
+
+        @asynccontextmanager
+        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                if self._store is not None:
+                    await stack.enter_async_context(self._store)
+                yield
+
+        return Starlette(
+            lifespan=lifespan,
+            routes=[
+                Route("/generate", self._guarded(self.generate), methods=["POST"]),
+                Route("/action-sets", self._guarded(self.action_set), methods=["POST"]),
+                Route("/health", self._guarded(self.health)),
+            ],
+        )
+
+    # ------------------------------------------------------------ the three requests
+
+    async def generate(self, request: Request) -> Response:
+        """`POST /generate`: a recipe in, events out."""
+        recipe = _read(Recipe, await _body(request))
+        if isinstance(recipe, Response):
+            return recipe
+        if self._queue.waiting >= self._queue.limit:
+            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+        return _Stream(self._with_heartbeat(self._events(recipe)))
+
+    async def action_set(self, request: Request) -> Response:
+        """`POST /action-sets`: draw one set into the store; the same request again only looks."""
+        asked = _read(SetRequest, await _body(request))
+        if isinstance(asked, Response):
+            return asked
+        if self._store is None:
+            return _problem(409, "no_store", "this worker was given no store", retryable=False)
+        fingerprint = asked.recipe.fingerprint
+        recipe = asked.recipe.with_seed(seed_for(fingerprint, asked.set_id))
+        try:
+            return await _until_closed(request, self._record(self._store, asked, recipe))
+        except EngineError as error:
+            code, retryable = error_code(error)
+            self._tell_if_poisoned(error)
+            return _problem(502 if retryable else 422, code, str(error), retryable=retryable)
+        except (StoreError, FormatError) as error:
+            return _problem(507, "store", str(error), retryable=isinstance(error, StoreError))
+        except WorkerBusy:
+            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: draws something small, for only that proves that it can draw."""
+        del request
+        begun = time.monotonic()
+        try:
+            async with (
+                asyncio.timeout(HEALTH_WITHIN),
+                self._queue.turn(),
+                self._engine.render(self._probe) as images,
+            ):
+                finished = [image async for image in images][-1:]
+        except TimeoutError:
+            return _problem(503, "slow", f"no picture in {HEALTH_WITHIN:g} s", retryable=True)
+        except WorkerBusy:
+            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+        except EngineError as error:
+            self._tell_if_poisoned(error)
+            code, retryable = error_code(error)
+            return _problem(503, code, str(error), retryable=retryable)
+        if not finished or not finished[0].final:
+            return _problem(503, "failed", "it ended without a final image", retryable=True)
+        return JSONResponse(
+            {
+                "healthy": True,
+                "engine": self._engine.name,
+                "seconds": round(time.monotonic() - begun, 3),
+                "waiting": self._queue.waiting,
+            }
+        )
+
+    # ------------------------------------------------------------
+
+    async def _record(self, store: Store, asked: SetRequest, recipe: Recipe) -> Response:
+        async with self._queue.turn():
+            library = Library(store)
+            try:
+                found = await library.open_set(asked.action_id, asked.set_id)
+            except BrokenSet:
+                found = None
+            if found is not None and found.meta.fingerprint == recipe.fingerprint:
+                entry = manifest_entry(asked.description, recipe)
+                await update_manifest(
+                    store, lambda known: known.with_set(asked.action_id, entry, asked.set_id)
+                )
+                meta = found.meta
+            else:
+                recorder = Recorder(self._engine, store)
+                meta = await recorder.record_recipe(
+                    asked.action_id, asked.set_id, recipe, asked.description
+                )
+            return Response(dump_meta(meta), media_type="application/json")
+
+    async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
+        """The drawing as events; the last is always `done` or `error`."""
+        try:
+            async with self._queue.turn(), self._engine.render(recipe) as images:
+                started = False
+                async for image in images:
+                    if not started:
+                        yield event("started", {"steps": image.steps})
+                        started = True
+                    yield step_event(image)
+            engine = self._engine
+            done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
+            yield event("done", done)
+        except EngineError as error:
+            code, retryable = error_code(error)
+            _log.warning("drawing_failed", code=code, reason=str(error))
+            yield event("error", {"code": code, "message": str(error), "retryable": retryable})
+            self._tell_if_poisoned(error)
+        except WorkerBusy:
+            message = "too many drawings wait already"
+            yield event("error", {"code": "busy", "message": message, "retryable": True})
+
+    async def _with_heartbeat(
+        self, events: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """The same events, with a comment wherever nothing was said for a while."""
+        async with aclosing(events):
+            pending: asyncio.Task[bytes] | None = None
+            try:
+                while True:
+                    pending = pending or asyncio.ensure_future(anext(events))
+                    done, _ = await asyncio.wait({pending}, timeout=self._heartbeat)
+                    if not done:
+                        yield b": still here\n\n"
+                        continue
+                    finished, pending = pending, None
+                    try:
+                        yield finished.result()
+                    except StopAsyncIteration:
+                        return
+            finally:
+                if pending is not None:
+                    pending.cancel()
+                    await asyncio.gather(pending, return_exceptions=True)
+
+    def _tell_if_poisoned(self, error: EngineError) -> None:
+        if getattr(error, "poisoned", False):
+            self._poisoned(error)
+
+    def _guarded(
+        self, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            if self._token is not None:
+                scheme, _, given = request.headers.get("authorization", "").partition(" ")
+                expected = self._token.get_secret_value()
+                if scheme.lower() != "bearer" or not hmac.compare_digest(
+                    given.encode(), expected.encode()
+                ):
+                    return _problem(
+                        401, "unauthorized", "a bearer token is needed", retryable=False
+                    )
+            try:
+                return await answer(request)
+            except _TooLarge:
+                text = f"a request may have {MAX_BODY} bytes"
+                return _problem(413, "too_large", text, retryable=False)
+
+        return guarded
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _TooLarge(Exception):
+    """A body over `MAX_BODY`."""
+
+
+async def _body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise _TooLarge
+    return b"".join(chunks)
+
+
+def _read(model: type[_Model], body: bytes) -> _Model | Response:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        places = "; ".join(
+            f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
+            for detail in error.errors(include_url=False, include_input=False)
+        )
+        return _problem(422, "invalid", places[:2000], retryable=False)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; when the caller hangs up, what makes them is cancelled at once.
+
+    Starlette's own notices only when it next sends, which a slow step may put off for long.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._events = events
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until they end or nobody listens."""
+        sending = asyncio.ensure_future(self.stream_response(send))
+        gone = asyncio.ensure_future(_hung_up(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        except OSError:
+            return  # it hung up while we sent
+        finally:
+            for job in (sending, gone):
+                job.cancel()
+            await asyncio.gather(sending, gone, return_exceptions=True)
+            await self._events.aclose()
+
+
+async def _until_closed(request: Request, work: Awaitable[Response]) -> Response:
+    """Do `work`, unless the caller hangs up before it is done."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return Response(status_code=499)  # nobody hears it
+    finally:
+        for job in (task, gone):
+            job.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _problem(status: int, code: str, message: str, *, retryable: bool) -> Response:
+    error = {"code": code, "message": message, "retryable": retryable}
+    return JSONResponse({"error": error}, status_code=status)

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cache.documents import FormatError
+from cache.folder import FolderStore
+from cache.index import load_manifest
+from cache.keys import MANIFEST, meta_key
+from cache.library import Library
+from cache.store import MemoryStore, Store, StoreFull
+from generator.batch import (
+    Failure,
+    Holding,
+    Job,
+    Outcome,
+    jobs_for,
+    run_batch,
+    take_stock,
+)
+from generator.engine import (
+    DrawingFailed,
+    Engine,
+    EngineError,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+    Timing,
+)
+from generator.engines.pooled import PooledEngine, process_pool
+from generator.engines.sketch import NAME, SketchEngine, draw_set
+from generator.plan import Action
+from generator.recipe import Recipe
+from generator.recorder import Recorder
+from tests.cache.samples import picture
+
+SKETCH = SketchEngine(wait=False)
+
+
+def action(number: int, prompt: str | None = None, at: float | None = None) -> Action:
+    return Action(
+        action_id=f"prompt_{number:03d}",
+        type="prompt",
+        cue_index=number,
+        at=10.0 * number if at is None else at,
+        program="P4",
+        prompt="shown",
+        override=None,
+        recipe=Recipe(model="m", prompt=prompt or f"boats {number}", steps=2, width=48, height=48),
+    )
+
+
+@dataclass
+class Pencil:
+    """Draws two images of noise, another for each recipe and seed; fails where it is told to."""
+
+    fails_on: dict[str, EngineError] = field(default_factory=dict)
+    pause: float = 0.0
+    name: str = "pencil 1"
+    timing: Timing = "simulated"
+    drawn: list[str] = field(default_factory=list)
+    busy: int = 0
+    busiest: int = 0
+
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+        return self._render(recipe)
+
+    @asynccontextmanager
+    async def _render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        self.drawn.append(recipe.prompt)
+        try:
+            yield self._images(recipe)
+        finally:
+            self.busy -= 1
+
+    async def _images(self, recipe: Recipe) -> AsyncIterator[StepImage]:
+        for step in (1, 2):
+            await asyncio.sleep(self.pause)
+            if step == 2 and recipe.prompt in self.fails_on:
+                raise self.fails_on[recipe.prompt]
+            image = picture("jpg", recipe.seed % 1000 + step)
+            yield StepImage(step, 2, step == 2, None, 0.5, image)
+
+
+async def stock(store: Store, actions: list[Action]) -> list[Holding]:
+    library = Library(store)
+    await library.refresh()
+    return await take_stock(library, actions)
+
+
+async def drawn_batch(
+    store: Store, actions: list[Action], wanted: int, *engines: Engine
+) -> Outcome:
+    jobs = jobs_for(await stock(store, actions), wanted)
+    return await run_batch(jobs, engines or (Pencil(),), store)
+
+
+# ---------------------------------------------------------------- what is there, what is to do
+
+
+async def test_an_empty_store_lacks_everything() -> None:
+    actions = [action(1), action(2)]
+    holdings = await stock(MemoryStore(), actions)
+    assert [(h.action, h.present, h.stale, h.broken) for h in holdings] == [
+        (actions[0], (), (), ()),
+        (actions[1], (), (), ()),
+    ]
+    assert holdings[0].missing(3) == (0, 1, 2)
+    assert holdings[0].missing(0) == ()
+
+
+async def test_present_stale_and_broken_sets_are_told_apart() -> None:
+    store = MemoryStore()
+    await drawn_batch(store, [action(1, "older")], 3)
+    await Recorder(Pencil(), store).record(action(1), 1)
+    del store.contents[meta_key("prompt_001", 2)]
+    (holding,) = await stock(store, [action(1)])
+    assert (holding.present, holding.stale) == ((1,), (0,))
+    assert [(set_id, "meta.json" in reason) for set_id, reason in holding.broken] == [(2, True)]
+    assert holding.missing(3) == (0, 2)
+
+
+async def test_a_set_that_does_not_say_what_it_is_of_is_taken_at_its_word() -> None:
+    store = MemoryStore()
+    await drawn_batch(store, [action(1)], 1)
+    key = meta_key("prompt_001", 0)
+    document = json.loads(store.contents[key])
+    del document["fingerprint"]
+    store.contents[key] = json.dumps(document).encode()
+    (holding,) = await stock(store, [action(1, "another")])
+    assert (holding.present, holding.stale) == ((0,), ())
+
+
+def test_first_one_set_for_each_cue_in_the_order_of_the_show() -> None:
+    # `at` and not the order given decides, and what is there already is left out.
+    late, early = action(1, at=90.0), action(2, at=10.0)
+    holdings = [Holding(late, ()), Holding(early, (1,))]
+    assert [(job.action.action_id, job.set_id) for job in jobs_for(holdings, 3)] == [
+        ("prompt_002", 0),
+        ("prompt_001", 0),
+        ("prompt_001", 1),
+        ("prompt_002", 2),
+        ("prompt_001", 2),
+    ]
+
+
+def test_more_sets_than_wanted_are_no_work() -> None:
+    assert jobs_for([Holding(action(1), (0, 1, 2, 7))], 2) == []
+
+
+# ---------------------------------------------------------------- drawing
+
+
+async def test_everything_that_is_missing_is_drawn_in_order() -> None:
+    store, engine = MemoryStore(), Pencil()
+    outcome = await drawn_batch(store, [action(1), action(2), action(3)], 2, engine)
+    assert engine.drawn == [f"boats {number}" for _ in range(2) for number in (1, 2, 3)]
+    assert [(job.action.action_id, job.set_id) for job in outcome.drawn][:3] == [
+        ("prompt_001", 0),
+        ("prompt_002", 0),
+        ("prompt_003", 0),
+    ]
+    assert outcome.failed == []
+    manifest = await load_manifest(store)
+    assert [manifest.set_ids(f"prompt_{n:03d}") for n in (1, 2, 3)] == [(0, 1)] * 3
+
+
+async def test_a_second_batch_has_nothing_to_do_and_touches_nothing() -> None:
+    store = MemoryStore()
+    await drawn_batch(store, [action(1), action(2)], 2)
+    before = dict(store.contents)
+    engine = Pencil()
+    outcome = await drawn_batch(store, [action(1), action(2)], 2, engine)
+    assert (outcome.drawn, outcome.failed, engine.drawn) == ([], [], [])
+    assert store.contents == before
+
+
+@pytest.mark.parametrize(
+    "error", [DrawingFailed("no ink"), EngineUnavailable("asleep"), RecipeRefused("too large")]
+)
+async def test_a_set_that_fails_stops_nothing_and_is_listed(error: EngineError) -> None:
+    store = MemoryStore()
+    told: list[tuple[str, int, str | None]] = []
+    actions = [action(1), action(2), action(3)]
+    outcome = await run_batch(
+        jobs_for(await stock(store, actions), 1),
+        [Pencil({"boats 2": error})],
+        store,
+        lambda job, failure: told.append(
+            (job.action.action_id, job.set_id, failure.reason if failure else None)
+        ),
+    )
+    assert [job.action.action_id for job in outcome.drawn] == ["prompt_001", "prompt_003"]
+    assert outcome.failed == [Failure(Job(actions[1], 0), str(error))]
+    assert told == [
+        ("prompt_001", 0, None),
+        ("prompt_002", 0, str(error)),
+        ("prompt_003", 0, None),
+    ]
+    again = Pencil()
+    await drawn_batch(store, actions, 1, again)
+    assert again.drawn == ["boats 2"]
+
+
+async def test_a_store_that_fails_once_costs_one_set() -> None:
+    store = MemoryStore()
+    store.fail_next(StoreFull("k", "no room"), on="put")
+    outcome = await run_batch([Job(action(n), 0) for n in (1, 2)], [Pencil()], store)
+    assert [job.action.action_id for job in outcome.drawn] == ["prompt_002"]
+    assert ["no room" in failure.reason for failure in outcome.failed] == [True]
+
+
+async def test_a_manifest_that_cannot_be_read_is_told_and_left_alone() -> None:
+    store = MemoryStore({"manifest.json": b'{"version": "2.0.0", "actions": {}}'})
+    outcome = await run_batch([Job(action(n), 0) for n in (1, 2)], [Pencil()], store)
+    assert outcome.drawn == []
+    assert len(outcome.failed) == 2
+    assert all("2.0.0" in failure.reason for failure in outcome.failed)
+    assert store.contents[MANIFEST] == b'{"version": "2.0.0", "actions": {}}'
+    with pytest.raises(FormatError):
+        await load_manifest(store)
+
+
+async def test_stopped_in_the_middle_it_goes_on_without_redrawing() -> None:
+    store, first = MemoryStore(), Pencil(pause=0.002)
+    actions = [action(number) for number in range(1, 7)]
+    done = asyncio.Event()
+    finished: list[str] = []
+
+    def progress(job: Job, failure: Failure | None) -> None:
+        assert failure is None
+        finished.append(job.action.recipe.prompt)
+        if len(finished) == 3:
+            done.set()
+
+    jobs = jobs_for(await stock(store, actions), 1)
+    task = asyncio.create_task(run_batch(jobs, [first], store, progress))
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert first.busy == 0
+
+    kept = {key: data for key, data in store.contents.items() if key != MANIFEST}
+    second = Pencil()
+    outcome = await drawn_batch(store, actions, 1, second)
+    assert outcome.failed == []
+    assert set(second.drawn).isdisjoint(finished)
+    assert sorted({*second.drawn, *finished}) == [a.recipe.prompt for a in actions]
+    for prompt in finished:
+        whole = [key for key in kept if f"prompt_{prompt[-1]:0>3}" in key]
+        assert whole
+        assert all(store.contents[key] == kept[key] for key in whole)
+    assert all(holding.present == (0,) for holding in await stock(store, actions))
+
+
+async def test_stale_sets_are_redrawn_under_the_same_id() -> None:
+    store = MemoryStore()
+    await drawn_batch(store, [action(1, "older"), action(2)], 2)
+    engine = Pencil()
+    edited = [action(1, "newer"), action(2)]
+    outcome = await drawn_batch(store, edited, 2, engine)
+    assert engine.drawn == ["newer", "newer"]
+    assert [(job.action.action_id, job.set_id) for job in outcome.drawn] == [
+        ("prompt_001", 0),
+        ("prompt_001", 1),
+    ]
+    assert [(h.present, h.stale) for h in await stock(store, edited)] == [((0, 1), ())] * 2
+    entry = (await load_manifest(store)).actions["prompt_001"]
+    assert entry.fingerprint == edited[0].fingerprint
+
+
+# ---------------------------------------------------------------- several engines
+
+
+async def test_two_engines_share_the_work_each_one_set_at_a_time(tmp_path: Path) -> None:
+    one, other = Pencil(pause=0.01, name="one 1"), Pencil(pause=0.01, name="other 1")
+    actions = [action(number) for number in range(1, 7)]
+    async with FolderStore(tmp_path) as store:
+        outcome = await drawn_batch(store, actions, 2, one, other)
+        assert len(outcome.drawn) == 12
+        assert len({(job.action.action_id, job.set_id) for job in outcome.drawn}) == 12
+        assert sorted(one.drawn + other.drawn) == sorted(a.recipe.prompt for a in actions * 2)
+        assert one.drawn
+        assert other.drawn
+        assert (one.busiest, other.busiest) == (1, 1)
+        manifest = await load_manifest(store)
+        assert [manifest.set_ids(a.action_id) for a in actions] == [(0, 1)] * 6
+
+
+async def test_an_engine_that_always_fails_does_not_keep_the_other_from_drawing() -> None:
+    good = Pencil()
+    bad = Pencil({f"boats {number}": DrawingFailed("broken") for number in range(9)}, pause=0.01)
+    store = MemoryStore()
+    outcome = await drawn_batch(store, [action(number) for number in range(1, 7)], 1, bad, good)
+    assert len(outcome.drawn) + len(outcome.failed) == 6
+    assert outcome.drawn
+    assert len(outcome.failed) == len(bad.drawn) > 0
+
+
+async def test_no_jobs_are_done_at_once() -> None:
+    assert await run_batch([], [Pencil()], MemoryStore()) == Outcome()
+
+
+# ---------------------------------------------------------------- in processes
+
+
+def die(recipe: Recipe, pace: float) -> list[StepImage]:
+    """What the memory killer does to a process in the middle of a picture."""
+    del pace
+    if recipe.prompt == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw_set(recipe)
+
+
+def refuse(recipe: Recipe, pace: float) -> list[StepImage]:
+    del recipe, pace
+    raise RecipeRefused("not this one")
+
+
+async def test_a_pool_draws_what_the_engine_itself_draws() -> None:
+    alone, pooled = MemoryStore(), MemoryStore()
+    actions = [action(1), action(2)]
+    await drawn_batch(alone, actions, 1, SKETCH)
+    with process_pool(1) as pool:
+        engines = [PooledEngine(NAME, draw_set, 0.45, pool) for _ in range(2)]
+        outcome = await drawn_batch(pooled, actions, 1, *engines)
+    assert len(outcome.drawn) == 2
+    images = {key: data for key, data in alone.contents.items() if key.endswith(".jpg")}
+    assert images
+    assert {key: data for key, data in pooled.contents.items() if key in images} == images
+    assert [h.present for h in await stock(pooled, actions)] == [(0,), (0,)]
+
+
+async def test_an_engines_refusal_comes_back_from_its_process() -> None:
+    with process_pool(1) as pool:
+        engine = PooledEngine("pool 1", refuse, 0.45, pool)
+        with pytest.raises(RecipeRefused, match="not this one"):
+            await Recorder(engine, MemoryStore()).record(action(1), 0)
+
+
+async def test_a_process_that_was_killed_is_an_engine_that_is_not_available() -> None:
+    store = MemoryStore()
+    with process_pool(1) as pool:
+        engine = PooledEngine("pool 1", die, 0.45, pool)
+        jobs = [Job(action(1), 0), Job(action(2, "deadly"), 0), Job(action(3), 0)]
+        outcome = await run_batch(jobs, [engine], store)
+        with pytest.raises(EngineUnavailable):
+            await Recorder(engine, store).record(action(4), 0)
+    assert [job.action.action_id for job in outcome.drawn] == ["prompt_001"]
+    assert [failure.job.action.action_id for failure in outcome.failed] == [
+        "prompt_002",
+        "prompt_003",
+    ]
+    assert all("process died" in failure.reason for failure in outcome.failed)
+    holdings = await stock(store, [action(1), action(2, "deadly")])
+    assert [holding.present for holding in holdings] == [(0,), ()]

@@ -1,0 +1,270 @@
+"""The worker over real HTTP, and the engine that speaks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from cache.formats import parse_meta
+from cache.index import load_manifest
+from cache.keys import meta_key
+from cache.library import Library
+from cache.store import MemoryStore, StoreFull
+from generator.engine import (
+    DrawingFailed,
+    Engine,
+    EngineError,
+    EngineUnavailable,
+    RecipeRefused,
+    ScriptedEngine,
+    StepImage,
+)
+from generator.engines.remote import RemoteEngine, read_events
+from generator.engines.sketch import SketchEngine
+from generator.recipe import seed_for
+from generator.worker import Worker
+from tests.generator.engine_contract import EngineContract, drawn, recipe
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[str]:
+    """Serve `worker` on loopback; where."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(worker.app(), log_config=None, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    with listener:
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+@asynccontextmanager
+async def remote(worker: Worker, **options: object) -> AsyncIterator[RemoteEngine]:
+    """A remote engine that draws on `worker`."""
+    async with working(worker) as url, httpx.AsyncClient() as client:
+        yield RemoteEngine(client, url, **options)  # type: ignore[arg-type]
+
+
+def sketching(**options: object) -> Worker:
+    return Worker(SketchEngine(wait=False), probe=recipe(steps=1), **options)  # type: ignore[arg-type]
+
+
+class TestRemoteEngine(EngineContract):
+    @pytest.fixture
+    async def engine(self) -> AsyncIterator[Engine]:
+        async with remote(sketching()) as engine:
+            # Before it has drawn, it can only say where it is.
+            await drawn(engine, recipe(steps=1))
+            yield engine
+
+    async def test_cancelling_frees_everything_promptly(self, engine: Engine) -> None:
+        """The connection to the worker outlives a drawing, so tasks are not counted here."""
+        started = asyncio.Event()
+
+        async def watch() -> None:
+            async with engine.render(recipe(steps=200)) as images:
+                async for _ in images:
+                    started.set()
+
+        task = asyncio.create_task(watch())
+        await asyncio.wait_for(started.wait(), self.patience)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, self.patience)
+        # One drawing at a time: the next begins only once the cancelled one is over there too.
+        images = await asyncio.wait_for(drawn(engine, recipe()), self.patience)
+        assert images[-1].final
+
+    async def test_leaving_early_stops_it_and_the_next_run_is_whole(self, engine: Engine) -> None:
+        async with engine.render(recipe(steps=200)) as images:
+            async for image in images:
+                assert image.step == 1
+                break
+        assert (await asyncio.wait_for(drawn(engine, recipe()), self.patience))[-1].final
+
+
+class TestWhatIsSent:
+    async def test_events_come_in_the_order_of_the_protocol(self) -> None:
+        async with working(sketching()) as url, httpx.AsyncClient() as client:
+            body = recipe(steps=3).model_dump_json()
+            async with client.stream("POST", f"{url}/generate", content=body) as response:
+                assert response.headers["content-type"].startswith("text/event-stream")
+                events = [event async for event in read_events(response.aiter_lines())]
+        names = [event.name for event in events]
+        assert names == ["started", "step", "step", "step", "final", "done"]
+        assert events[0].data == {"steps": 4}
+        assert set(events[1].data) == {"step", "timestep", "duration", "media_type", "image"}
+        assert set(events[4].data) == {"duration", "media_type", "image"}
+        assert events[5].data["seed"] == 1
+        assert events[5].data["engine"] == SketchEngine().name
+
+    async def test_a_slow_step_is_bridged_by_heartbeats(self) -> None:
+        image = StepImage(1, 1, True, None, 0.5, await _picture())
+        slow = ScriptedEngine([image], pause=0.6)
+        async with working(Worker(slow, probe=recipe(), heartbeat=0.1)) as url:
+            async with httpx.AsyncClient() as client:
+                body = recipe().model_dump_json()
+                async with client.stream("POST", f"{url}/generate", content=body) as response:
+                    lines = [line async for line in response.aiter_lines()]
+            assert sum(line.startswith(":") for line in lines) >= 3
+            async with httpx.AsyncClient() as client:
+                patient = RemoteEngine(client, url, silence=0.4)
+                assert (await drawn(patient, recipe()))[-1].final
+
+    async def test_hanging_up_cancels_the_drawing_between_heartbeats(self) -> None:
+        left = asyncio.Event()
+
+        class Watched:
+            name, timing = "watched 1", "simulated"
+
+            @asynccontextmanager
+            async def render(self, _recipe: object) -> AsyncIterator[AsyncIterator[StepImage]]:
+                async def nothing() -> AsyncIterator[StepImage]:
+                    await asyncio.sleep(60)
+                    yield  # type: ignore[misc]
+
+                try:
+                    yield nothing()
+                finally:
+                    left.set()
+
+        worker = Worker(Watched(), probe=recipe(), heartbeat=30)  # type: ignore[arg-type]
+        async with working(worker) as url, httpx.AsyncClient() as client:
+            body = recipe().model_dump_json()
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(f"{url}/generate", content=body, timeout=0.3)
+            await asyncio.wait_for(left.wait(), 3)
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (RecipeRefused("no such model"), RecipeRefused),
+            (EngineUnavailable("warming up"), EngineUnavailable),
+            (DrawingFailed("out of memory"), DrawingFailed),
+        ],
+    )
+    async def test_an_engines_error_arrives_as_what_it_was(
+        self, error: EngineError, expected: type[EngineError]
+    ) -> None:
+        async with remote(Worker(ScriptedEngine([], error), probe=recipe())) as engine:
+            with pytest.raises(expected, match=str(error)):
+                await drawn(engine, recipe())
+
+    async def test_nobody_there_is_unavailable(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(EngineUnavailable):
+                await drawn(RemoteEngine(client, f"http://127.0.0.1:{port}"), recipe())
+
+    async def test_a_worker_that_falls_silent_is_unavailable(self) -> None:
+        silent = ScriptedEngine([], pause=0, error=None)
+        worker = Worker(silent, probe=recipe(), heartbeat=60)
+        worker._queue._turn = asyncio.Lock()
+        async with remote(worker, silence=0.3) as engine:
+            await worker._queue._turn.acquire()  # a drawing that never ends is before us
+            with pytest.raises(EngineUnavailable, match="silent"):
+                await drawn(engine, recipe())
+            worker._queue._turn.release()
+
+    async def test_one_at_a_time(self) -> None:
+        async with remote(sketching()) as engine:
+            both = await asyncio.gather(drawn(engine, recipe()), drawn(engine, recipe(seed=2)))
+        assert [images[-1].final for images in both] == [True, True]
+
+
+class TestRefusals:
+    async def test_a_token_is_needed_where_one_is_set(self) -> None:
+        worker = sketching(token=SecretStr("geheim"))
+        async with working(worker) as url, httpx.AsyncClient() as client:
+            assert (await client.get(f"{url}/health")).status_code == 401
+            wrong = RemoteEngine(client, url, token=SecretStr("falsch"))
+            with pytest.raises(EngineUnavailable, match="token"):
+                await drawn(wrong, recipe())
+            right = RemoteEngine(client, url, token=SecretStr("geheim"))
+            assert (await drawn(right, recipe(steps=1)))[-1].final
+            assert "geheim" not in repr(right.__dict__)
+
+    @pytest.mark.parametrize("body", ["", "[]", "{}", '{"model": 1}', "\xff"])
+    async def test_what_is_no_recipe_is_refused_by_name(self, body: str) -> None:
+        async with working(sketching()) as url, httpx.AsyncClient() as client:
+            answer = await client.post(f"{url}/generate", content=body)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["code"] == "invalid"
+
+
+class TestHealth:
+    async def test_draws_to_prove_itself(self) -> None:
+        async with working(sketching()) as url, httpx.AsyncClient() as client:
+            answer = await client.get(f"{url}/health")
+        assert answer.status_code == 200
+        assert answer.json()["engine"] == SketchEngine().name
+
+    async def test_says_why_it_cannot(self) -> None:
+        broken = Worker(ScriptedEngine([], DrawingFailed("no memory")), probe=recipe())
+        async with working(broken) as url, httpx.AsyncClient() as client:
+            answer = await client.get(f"{url}/health")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "no memory"
+
+
+class TestActionSets:
+    async def test_draws_a_set_into_the_store_and_only_once(self) -> None:
+        store = MemoryStore()
+        asked = {
+            "recipe": recipe().model_dump(mode="json"),
+            "action_id": "prompt_001",
+            "set_id": 3,
+            "description": {"type": "prompt", "program": "P4", "prompt": "boats"},
+        }
+        async with working(sketching(store=store)) as url, httpx.AsyncClient() as client:
+            first = await client.post(f"{url}/action-sets", json=asked, timeout=30)
+            puts = store.calls["put"]
+            second = await client.post(f"{url}/action-sets", json=asked, timeout=30)
+        assert first.status_code == second.status_code == 200
+        assert first.content == second.content
+        assert store.calls["put"] == puts
+        meta = parse_meta(store.contents[meta_key("prompt_001", 3)], "meta.json")
+        assert meta.seed == seed_for(recipe().fingerprint, 3)
+        assert meta.fingerprint == recipe().fingerprint
+        async with store:
+            assert (await load_manifest(store)).set_ids("prompt_001") == (3,)
+            library = Library(store)
+            await library.refresh()
+            found = await library.open_set("prompt_001", 3)
+            for step in found.steps:
+                assert await library.image(step)
+
+    async def test_without_a_store_it_says_so(self) -> None:
+        asked = {"recipe": recipe().model_dump(mode="json"), "action_id": "a", "set_id": 0}
+        async with working(sketching()) as url, httpx.AsyncClient() as client:
+            answer = await client.post(f"{url}/action-sets", json=asked)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_store")
+
+    async def test_a_store_that_is_full_leaves_no_set(self) -> None:
+        store = MemoryStore()
+        store.fail_next(*[StoreFull("k", "no space left")] * 50, on="put")
+        asked = {"recipe": recipe().model_dump(mode="json"), "action_id": "a", "set_id": 0}
+        async with working(sketching(store=store)) as url, httpx.AsyncClient() as client:
+            answer = await client.post(f"{url}/action-sets", json=asked, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "store")
+        assert meta_key("a", 0) not in store.contents
+
+
+async def _picture() -> bytes:
+    return (await drawn(SketchEngine(wait=False), recipe(steps=1)))[-1].image
