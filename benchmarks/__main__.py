@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import browser, cues, manifest, replay, startup
+from benchmarks import browser, cues, manifest, recording, replay, startup
 from benchmarks.machinery import say
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "cues": cues.main,
     "replay": replay.main,
     "browser": browser.main,
+    "recording": recording.main,
 }
 
 

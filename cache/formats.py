@@ -228,8 +228,12 @@ def parse_meta(data: bytes, place: str) -> SetMeta:
     return meta.model_copy(update={"remarks": (*remarks, *fields.remarks)})
 
 
-def dump_meta(meta: SetMeta) -> bytes:
+def dump_meta(meta: SetMeta, *, untimed: bool = False) -> bytes:
     """Write a `meta.json`, strictly to the contract.
+
+    Args:
+        meta: what to write.
+        untimed: it may have no durations at all: an imported set that nobody timed.
 
     Raises:
         FormatError: something is missing, or does not agree with the rest; all of it is told.
@@ -237,7 +241,7 @@ def dump_meta(meta: SetMeta) -> bytes:
     place = META_NAME
     if meta.cue_id is not None and meta.set_id is not None:
         place = f"{meta.cue_id}/{meta.set_id}/{META_NAME}"
-    problems = list(_why_not_written(meta))
+    problems = list(_why_not_written(meta, untimed=untimed and not meta.durations))
     if problems:
         raise FormatError(place, problems)
     optional = {
@@ -253,7 +257,7 @@ def dump_meta(meta: SetMeta) -> bytes:
             "set_id": meta.set_id,
             "total_steps": meta.total_steps,
             "durations": {stem: meta.durations[stem] for stem in sorted(meta.durations, key=_rank)},
-            "total_duration": meta.total_duration,
+            **({} if meta.total_duration is None else {"total_duration": meta.total_duration}),
             "generated_at": meta.generated_at and utc_text(meta.generated_at),
             "model_config": meta.config,
             **{name: value for name, value in optional.items() if value is not None},
@@ -387,10 +391,10 @@ def _rank_name(name: str) -> tuple[int, str]:
     return number, name
 
 
-def _why_not_written(meta: SetMeta) -> Iterator[str]:
+def _why_not_written(meta: SetMeta, *, untimed: bool) -> Iterator[str]:
     """Everything in a meta that is not to the contract."""
     for name in ("cue_id", "set_id", "total_duration", "generated_at"):
-        if getattr(meta, name) is None:
+        if getattr(meta, name) is None and not (untimed and name == "total_duration"):
             yield f"{name}: missing"
     if meta.generated_at is not None and meta.generated_at.utcoffset() != timedelta(0):
         yield f"generated_at: expected UTC, found {meta.generated_at.isoformat()}"
@@ -398,7 +402,10 @@ def _why_not_written(meta: SetMeta) -> Iterator[str]:
         yield f"timing: expected one of {', '.join(sorted(TIMINGS))}, found {shown(meta.timing)}"
     if clash := meta.unknown.keys() & _FIELD_NAMES:
         yield f"unknown: {', '.join(sorted(clash))} has a field of its own"
-    yield from _why_durations_not_written(meta)
+    if not untimed:
+        yield from _why_durations_not_written(meta)
+    elif meta.total_duration is not None or meta.timing is not None:
+        yield "durations: missing, though total_duration or timing is not"
     yield from _why_files_not_written(meta)
 
 
@@ -428,7 +435,7 @@ def _why_durations_not_written(meta: SetMeta) -> Iterator[str]:
 def _why_files_not_written(meta: SetMeta) -> Iterator[str]:
     stems = _stems(meta.files)
     expected = [str(step) for step in range(1, meta.total_steps + 1)]
-    if FINAL in meta.durations:
+    if FINAL in (meta.durations or stems):
         expected.append(FINAL)
     if stems.keys() != set(expected) or any(len(names) != 1 for names in stems.values()):
         found = shown(sorted(meta.files, key=_rank_name))

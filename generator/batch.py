@@ -7,16 +7,26 @@ stops nothing and is listed at the end with its reason.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cache.documents import FormatError
 from cache.library import BrokenSet, Library
-from cache.store import Store, StoreError
-from generator.engine import Engine, EngineError
+from cache.store import Store, StoreError, StoreUnavailable
+from generator.engine import Engine, EngineError, EngineUnavailable, RecipeRefused
 from generator.plan import Action
 from generator.recorder import Recorder
+
+TRIES = 3
+"""How often a set is tried before it is listed as failed."""
+
+MISSES = 3
+"""How often in a row an engine or the store may be missing before an engine is given up."""
+
+REST = 0.5
+"""Seconds an engine rests after the first miss; twice as long after each further one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,36 +108,151 @@ def jobs_for(holdings: Sequence[Holding], wanted: int) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.set_id, job.action.at))
 
 
+class _Board:
+    """The jobs of a batch: who may take which, and how often each was tried.
+
+    Engines are known by their place in the list: a remote one's name changes once it has
+    said what it is.
+    """
+
+    def __init__(self, jobs: Sequence[Job], engines: int) -> None:
+        self._waiting = deque(jobs)
+        self._here = set(range(engines))
+        self._tries: Counter[Job] = Counter()
+        self._failed_at: dict[Job, set[int]] = defaultdict(set)
+        self._refused_by: dict[Job, set[int]] = defaultdict(set)
+        self._in_flight = 0
+        self._changed = asyncio.Condition()
+
+    async def take(self, engine: int) -> Job | None:
+        """The next job for `engine`; None once there will be none."""
+        async with self._changed:
+            while True:
+                for job in self._waiting:
+                    if self._may_take(job, engine):
+                        self._waiting.remove(job)
+                        self._in_flight += 1
+                        return job
+                if not self._in_flight:
+                    return None
+                # What another is drawing may yet come back.
+                await self._changed.wait()
+
+    async def settle(self, job: Job, engine: int, error: Exception | None) -> bool:
+        """What was taken has been tried; whether that was the last word on it."""
+        async with self._changed:
+            self._in_flight -= 1
+            self._tries[job] += 1
+            over = True
+            if isinstance(error, RecipeRefused):
+                self._refused_by[job].add(engine)
+                over = self._here <= self._refused_by[job]
+            elif isinstance(error, (EngineError, StoreUnavailable)):
+                self._failed_at[job].add(engine)
+                over = self._tries[job] >= TRIES
+            if not over:
+                self._waiting.append(job)
+            self._changed.notify_all()
+            return over
+
+    async def leave(self, engine: int) -> None:
+        """An engine takes no more."""
+        async with self._changed:
+            self._here.discard(engine)
+            self._changed.notify_all()
+
+    def left(self) -> list[Job]:
+        """What nobody took."""
+        return list(self._waiting)
+
+    def _may_take(self, job: Job, engine: int) -> bool:
+        """Not what it refused; and what failed with it is rather tried by another."""
+        if engine in self._refused_by[job]:
+            return False
+        others = self._here - self._failed_at[job] - self._refused_by[job]
+        return engine not in self._failed_at[job] or not others
+
+
+Progress = Callable[[Job, "Failure | None"], None]
+
+
 async def run_batch(
     jobs: Sequence[Job],
     engines: Sequence[Engine],
     store: Store,
-    progress: Callable[[Job, Failure | None], None] = lambda _job, _failure: None,
+    progress: Progress = lambda _job, _failure: None,
+    *,
+    per_minute: float | None = None,
 ) -> Outcome:
     """Draw `jobs`, each engine one at a time.
+
+    A drawing that fails is tried again, later and rather elsewhere; what one engine refuses
+    is offered to the others. An engine that is not there is waited for a little longer each
+    time, and given up after a few: its jobs go to the others.
 
     Args:
         jobs: what to draw, in order.
         engines: what draws; each works through the jobs beside the others.
         store: where sets go.
         progress: told of each job that is done, and why it failed where it did.
+        per_minute: at most so many drawings are begun in a minute; None for no limit.
     """
-    waiting, outcome = deque(jobs), Outcome()
+    board, pace, outcome = _Board(jobs, len(engines)), _Pace(per_minute), Outcome()
+    last_words: list[str] = []
 
-    async def work(engine: Engine) -> None:
-        recorder = Recorder(engine, store)
-        while waiting:
-            job = waiting.popleft()
-            failure = None
-            try:
-                await recorder.record(job.action, job.set_id)
-                outcome.drawn.append(job)
-            except (EngineError, StoreError, FormatError) as error:
-                failure = Failure(job, str(error))
-                outcome.failed.append(failure)
-            progress(job, failure)
+    def tell(job: Job, error: Exception | None) -> None:
+        failure = None if error is None else Failure(job, str(error))
+        if failure is None:
+            outcome.drawn.append(job)
+        else:
+            outcome.failed.append(failure)
+        progress(job, failure)
+
+    async def work(number: int, engine: Engine) -> None:
+        recorder, misses = Recorder(engine, store), 0
+        while (job := await board.take(number)) is not None:
+            await pace.wait()
+            error = await _try(recorder, job)
+            if await board.settle(job, number, error):
+                tell(job, error)
+            missing = isinstance(error, (EngineUnavailable, StoreUnavailable))
+            misses = misses + 1 if missing else 0
+            if misses >= MISSES:
+                last_words.append(f"{engine.name}: {error}")
+                break
+            if missing:
+                await asyncio.sleep(REST * 2 ** (misses - 1))
+        await board.leave(number)
 
     async with asyncio.TaskGroup() as group:
-        for engine in engines:
-            group.create_task(work(engine), name=f"batch {engine.name}")
+        for number, engine in enumerate(engines):
+            group.create_task(work(number, engine), name=f"batch {engine.name}")
+    for job in board.left():
+        reason = "; ".join(last_words) or "no engine would draw it"
+        tell(job, EngineUnavailable(f"no engine is left: {reason}"))
     return outcome
+
+
+async def _try(recorder: Recorder, job: Job) -> Exception | None:
+    """Draw one set; what went wrong, if something did."""
+    try:
+        await recorder.record(job.action, job.set_id)
+    except (EngineError, StoreError, FormatError) as error:
+        return error
+    return None
+
+
+class _Pace:
+    """Spaces out what is begun."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._interval = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Until the next may begin."""
+        now = time.monotonic()
+        at = max(now, self._next)
+        self._next = at + self._interval
+        if at > now:
+            await asyncio.sleep(at - now)

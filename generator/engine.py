@@ -28,6 +28,7 @@ class EngineError(Exception):
 
     EngineError
       EngineUnavailable   nothing answers there now; another try later may do
+        EnginePoisoned    nor will it ever in this process; another process may
       RecipeRefused       this engine cannot draw this recipe; no try will
       DrawingFailed       it began and broke off, or drew something unusable
     """
@@ -35,6 +36,13 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class EnginePoisoned(EngineUnavailable):
+    """The engine can never draw again in this process, as after a CUDA error.
+
+    Whoever supervises the process should end it and start another.
+    """
 
 
 class RecipeRefused(EngineError):

@@ -34,6 +34,8 @@ class Action:
         override: what is drawn in its place, where the cue says so.
         recipe: everything that determines its pixels but the seed.
         regenerate: drawn again and again until the next generating cue or navigation.
+        slider: where the slider stands before and after its cue, in percent; None where the
+            cue does not move it. It starts at the program's strength.
     """
 
     action_id: str
@@ -45,6 +47,7 @@ class Action:
     override: str | None
     recipe: Recipe = field(repr=False)
     regenerate: bool = False
+    slider: tuple[float, float] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -82,6 +85,7 @@ class _Draft:
     recipe: Recipe
     fingerprint: str
     regenerate: bool
+    slider: tuple[float, float] | None
 
 
 def plan_actions(
@@ -111,6 +115,7 @@ def plan_actions(
             override=draft.override,
             recipe=draft.recipe,
             regenerate=draft.regenerate,
+            slider=draft.slider,
         )
         for draft, action_id in zip(drafts, ids, strict=True)
     )
@@ -132,6 +137,7 @@ def _draft(
             continue
         override: str | None = None
         regenerate = False
+        moved: tuple[float, float] | None = None
         kind: ActionType
         if isinstance(cue, TranscriptCue):
             kind, name, prompt = "transcript", cue.program or DEFAULT_PROGRAM, cue.transcript
@@ -141,12 +147,14 @@ def _draft(
             last_prompt[name] = cue
             current = name
             if cue.guidance is not None:
+                moved = (_standing(slider, name, programs), cue.guidance)
                 slider[name] = cue.guidance / 100
                 if not programs[name].image_to_image:
                     message = f"guidance has no effect: {name} is no image-to-image program"
                     remarks.append(CueProblem(index, format_time(cue.at), message))
         elif isinstance(cue, SliderCue):
             kind, name = "slider", cue.program or current
+            moved = (_standing(slider, name, programs), cue.value)
             slider[name] = cue.value / 100
             before = last_prompt.get(name)
             prompt = before.prompt if before else ""
@@ -181,9 +189,15 @@ def _draft(
                 recipe=recipe,
                 fingerprint=recipe.fingerprint,
                 regenerate=regenerate,
+                slider=moved,
             )
         )
     return drafts, remarks
+
+
+def _standing(slider: Mapping[str, float], name: str, programs: Mapping[str, Program]) -> float:
+    """Where a program's slider stands, in percent."""
+    return round(100 * slider.get(name, programs[name].strength), 6)
 
 
 def _assign_ids(drafts: list[_Draft], finished: Mapping[str, str | None]) -> list[str]:

@@ -65,11 +65,16 @@ def describe(action: Action) -> Description:
     )
 
 
-def manifest_entry(description: Description, recipe: Recipe) -> ManifestAction:
-    """What the manifest says of an action."""
+def entry_of(description: Description, recipe: Recipe) -> ManifestAction:
+    """What the manifest says of an action that is known by its description and recipe."""
     return ManifestAction(
         **description.model_dump(), steps=recipe.steps, fingerprint=recipe.fingerprint
     )
+
+
+def manifest_entry(action: Action) -> ManifestAction:
+    """What the manifest says of a planned action."""
+    return entry_of(describe(action), action.recipe)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Recorder:
             timing=self.engine.timing,
             files=files,
         )
-        entry = manifest_entry(description, recipe)
+        entry = entry_of(description, recipe)
         await self.store.put(config_key(action_id), dump_config(entry))
         await self.store.put(meta_key(action_id, set_id), dump_meta(meta))
         await update_manifest(

@@ -36,12 +36,13 @@ from generator.engine import (
     DrawingFailed,
     Engine,
     EngineError,
+    EnginePoisoned,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
 )
 from generator.recipe import Recipe, seed_for
-from generator.recorder import Description, Recorder, manifest_entry
+from generator.recorder import Description, Recorder, entry_of
 
 _log = structlog.get_logger(__name__)
 
@@ -253,7 +254,7 @@ class Worker:
             except BrokenSet:
                 found = None
             if found is not None and found.meta.fingerprint == recipe.fingerprint:
-                entry = manifest_entry(asked.description, recipe)
+                entry = entry_of(asked.description, recipe)
                 await update_manifest(
                     store, lambda known: known.with_set(asked.action_id, entry, asked.set_id)
                 )
@@ -311,7 +312,7 @@ class Worker:
                     await asyncio.gather(pending, return_exceptions=True)
 
     def _tell_if_poisoned(self, error: EngineError) -> None:
-        if getattr(error, "poisoned", False):
+        if isinstance(error, EnginePoisoned):
             self._poisoned(error)
 
     def _guarded(

@@ -44,7 +44,19 @@ def is_loopback(host: str) -> bool:
 def _same(given: str | None, secret: SecretStr | None) -> bool:
     if given is None or secret is None:
         return False
-    return hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
+    ours = secret.get_secret_value()
+    # JSON may bring half a surrogate pair, which plain UTF-8 has no bytes for.
+    one, other = (text.encode(errors="surrogatepass") for text in (given, ours))
+    return hmac.compare_digest(one, other)
+
+
+def _address(url: str) -> tuple[str, str]:
+    """Host with port, and host alone, of an address; empty where it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.netloc.lower(), parts.hostname or ""
+    except ValueError:
+        return "", ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +94,13 @@ class Access:
             AccessDenied: `forbidden`.
         """
         host = connection.headers.get("host", "")
-        if is_loopback(self.host) and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if is_loopback(self.host) and not is_loopback(_address(f"//{host}")[1]):
             raise AccessDenied("forbidden", "this server answers to its loopback name only")
         origin = connection.headers.get("origin")
         if origin is None or origin in self.origins:
             return
-        if urlsplit(origin).netloc.lower() != host.lower():
+        theirs, _ = _address(origin)
+        if not theirs or theirs != host.lower():
             raise AccessDenied("forbidden", "a page from elsewhere may not connect")
 
     def check_screen(self, token: str | None) -> None:

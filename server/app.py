@@ -19,7 +19,6 @@ from starlette.middleware import Middleware
 from cache.documents import FormatError
 from cache.library import Library
 from cache.store import StoreError
-from cache.urls import open_store
 from server import messages as wire
 from server.access import Access
 from server.asrun import AsRunLog
@@ -39,6 +38,7 @@ from server.screens import ScreenSocket
 from server.show import Show
 from server.stage import Screen, Stage
 from server.state import StateView
+from server.stores import store_of
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +47,9 @@ _SIGN_OF_LIFE = 60.0
 
 _FRESH_START_AFTER = 120.0
 """Seconds of absence (or one screening, if longer) after which a loop begins anew."""
+
+_MANIFEST_WITHIN = 5.0
+"""Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
 
 _LAG_PERIOD = 1.0
 
@@ -70,17 +73,19 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
     metrics = Metrics()
     rng = Random()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.store.url, base=show.folder))
+        store = await stack.enter_async_context(store_of(show))
         memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
         asrun = await stack.enter_async_context(
             AsRunLog.open(show.state_folder / "asrun.sqlite", clock=clock)
         )
         library = Library(store)
         try:
-            await library.refresh()
-        except (StoreError, FormatError) as error:
+            async with asyncio.timeout(_MANIFEST_WITHIN):
+                await library.refresh()
+        except (StoreError, FormatError, TimeoutError) as error:
             # The show goes on without: readiness keeps looking, and says so.
-            _log.error("manifest_unreadable", reason=str(error))
+            reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
+            _log.error("manifest_unreadable", reason=reason)
         finished = {
             action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
         }

@@ -17,6 +17,7 @@ import generator
 from server.asrun import AsRunUnreadable, read_rows, to_csv, to_json
 from server.cli_common import JsonOption, ShowOption, StoreOption, fail, load
 from server.cli_generate import generate
+from server.cli_worker import worker
 from server.serving import RefusedToServe, serve_show
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(generate, name="generate")
+app.command()(worker)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -8,7 +8,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from cache.store import Store
+from cache.urls import BadStoreAddress
 from server.show import Show, ShowError, load_show
+from server.stores import store_of
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Where people read what goes on; standard output is for what was asked for."""
@@ -41,3 +44,11 @@ def load(path: Path | None, *, store: str | None = None, **sections: dict[str, A
         return load_show(path, overrides)
     except ShowError as error:
         fail("\n".join(error.problems), 1)
+
+
+def named_store(show: Show) -> Store:
+    """The show's store, or the end of the program with what is wrong with its address."""
+    try:
+        return store_of(show)
+    except BadStoreAddress as error:
+        fail(f"[store] url: {error}", 1)

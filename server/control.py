@@ -249,7 +249,10 @@ def _expect(args: Args, *known: str) -> None:
 
 def _position(time: object) -> float:
     if isinstance(time, (int, float)) and not isinstance(time, bool):
-        return float(time)
+        try:
+            return float(time)
+        except OverflowError:
+            raise CommandError("out_of_range", "time: beyond any show") from None
     try:
         return parse_time(time)
     except ValueError as error:

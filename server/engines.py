@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+from pydantic import SecretStr
 
 from generator.engine import Engine
 from generator.engines import sketch
 from generator.engines.pooled import PooledEngine, process_pool
+from generator.engines.remote import RemoteEngine
 from generator.engines.testcard import TestCardEngine
 from server.settings import EngineSection, Settings
 
@@ -17,7 +21,9 @@ class UnknownEngine(Exception):
 
 
 def find_engine(settings: Settings, name: str | None) -> EngineSection:
-    """One of `[[engines]]`, or a built-in one by its kind; None for the first set up.
+    """One of `[[engines]]`, a worker by its address, or a built-in one by its kind.
+
+    None is the first set up, else sketch.
 
     Raises:
         UnknownEngine: there is none of that name.
@@ -27,27 +33,73 @@ def find_engine(settings: Settings, name: str | None) -> EngineSection:
         return settings.engines[0] if settings.engines else EngineSection(name="sketch")
     if name in by_name:
         return by_name[name]
-    if name == "sketch":
-        return EngineSection(name=name, kind="sketch")
-    if name == "testcard":
-        return EngineSection(name=name, kind="testcard")
-    known = ", ".join([*by_name, "sketch", "testcard"])
+    if name.startswith(("http://", "https://")):
+        return EngineSection(name="worker", kind="worker", url=name)
+    for kind in ("sketch", "testcard", "diffusers"):
+        if name == kind:
+            return EngineSection.model_validate({"name": name, "kind": kind})
+    known = ", ".join([*by_name, "sketch", "testcard", "diffusers", "or the address of a worker"])
     raise UnknownEngine(f"no engine {name!r}: expected one of {known}")
 
 
-@contextmanager
-def recording_engines(section: EngineSection, count: int) -> Iterator[Sequence[Engine]]:
-    """`count` engines that draw beside each other, as fast as they can.
+@asynccontextmanager
+async def recording_engines(
+    sections: Sequence[EngineSection], count: int, token: SecretStr | None
+) -> AsyncIterator[list[Engine]]:
+    """Engines that draw beside each other, as fast as they can.
 
     Args:
-        section: which engine.
-        count: how many; several sketch engines draw in processes of their own.
+        sections: which.
+        count: how many of each that draws on this machine's cores; of the others there is one.
+        token: what workers must be brought.
     """
-    if section.kind == "testcard":
-        yield [TestCardEngine(pace=section.pace, wait=False) for _ in range(count)]
-    elif count <= 1:
-        yield [sketch.SketchEngine(pace=section.pace, wait=False)]
-    else:
-        with process_pool(count) as pool:
-            drawing = PooledEngine(sketch.NAME, sketch.draw_set, section.pace, pool)
-            yield [drawing] * count
+    engines: list[Engine] = []
+    async with AsyncExitStack() as stack:
+        for section in sections:
+            if section.kind == "worker" and section.url is not None:
+                client = await stack.enter_async_context(httpx.AsyncClient())
+                engines.append(RemoteEngine(client, section.url, token=token))
+            elif section.kind == "sketch" and count > 1:
+                pool = stack.enter_context(process_pool(count))
+                drawing = PooledEngine(sketch.NAME, sketch.draw_set, section.pace, pool)
+                engines += [drawing] * count
+            else:
+                engine, close = local_engine(section, wait=False)
+                stack.callback(close)
+                engines.append(engine)
+        yield engines
+
+
+def local_engine(section: EngineSection, *, wait: bool) -> tuple[Engine, Callable[[], None]]:
+    """An engine that draws in this process, and what to call when it is done with.
+
+    Args:
+        section: which; no worker.
+        wait: whether an engine that only plays at drawing keeps a rhythm.
+    """
+    match section.kind:
+        case "diffusers":
+            # Not above: the show's own process must not so much as look at torch.
+            from generator.engines.diffusers import (  # noqa: PLC0415
+                DiffusersEngine,
+            )
+            from generator.engines.diffusers import (  # noqa: PLC0415
+                Settings as DiffusersSettings,
+            )
+
+            drawing = DiffusersEngine(
+                DiffusersSettings(
+                    device=section.device,
+                    previews=section.previews,
+                    allow_download=section.allow_download,
+                )
+            )
+            return drawing, drawing.close
+        case "testcard":
+            return TestCardEngine(pace=section.pace, wait=wait), _nothing
+        case _:
+            return sketch.SketchEngine(pace=section.pace, wait=wait), _nothing
+
+
+def _nothing() -> None:
+    """There is nothing to close."""

@@ -30,7 +30,7 @@ from server.performer import Assignment, Performer
 from server.playhead import Ended, Event, Fired, Jumped, Playhead, Started
 from server.show import Show
 from server.stage import Stage
-from server.tableau import slider_positions, tableau_at
+from server.tableau import tableau_at
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +82,6 @@ class Playback:
         self._performer = performer
         self._metrics = metrics
         self._rng = rng
-        self._slider_before = slider_positions(self._sheet, dict(show.programs))
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
 
@@ -324,11 +323,8 @@ class Playback:
         )
 
     def _slide(self, index: int, at: float) -> None:
-        cue = self._sheet.cues[index]
-        value = cue.guidance if isinstance(cue, PromptCue) else None
-        if isinstance(cue, SliderCue):
-            value = cue.value
-        if value is None:
+        action = self._plan.of_cue(index)
+        if action is None or action.slider is None:
             return
-        before = self._slider_before.get(index, value)
-        self._stage.tell(wire.Slider(from_=before, to=value, seconds=_SLIDER_TAKES, at=at))
+        before, after = action.slider
+        self._stage.tell(wire.Slider(from_=before, to=after, seconds=_SLIDER_TAKES, at=at))

@@ -130,18 +130,23 @@ class DailySchedule:
 
     def next_after(self, unix: float) -> Slot | None:
         """The first screening that starts after `unix`, up to a week ahead."""
-        for slot in self._around(unix, back=1, ahead=_LOOKAHEAD_DAYS):
-            if slot.start > unix:
-                return slot
+        for ahead in (1, _LOOKAHEAD_DAYS):  # nearly always it is today or tomorrow
+            for slot in self._around(unix, back=1, ahead=ahead):
+                if slot.start > unix:
+                    return slot
         return None
 
     def closed(self, unix: float) -> bool:
-        """Whether the next screening is only on another day, and not within the hour."""
+        """Whether the day's screenings are over, or not near yet: more than an hour away."""
         following = self.next_after(unix)
-        if following is None:
-            return True
-        here, there = (datetime.fromtimestamp(at, self.zone) for at in (unix, following.start))
-        return here.date() != there.date() and following.start - unix > _SOON
+        if following is not None and following.start - unix <= _SOON:
+            return False
+        today = datetime.fromtimestamp(unix, self.zone).date()
+        for offset in (-1, 0):  # yesterday's may pass midnight
+            slots = list(self._day(today + timedelta(days=offset)))
+            if slots and slots[0].start <= unix < slots[-1].start:
+                return False  # a pause between two of the same day
+        return True
 
     def _around(self, unix: float, back: int, ahead: int) -> Iterator[Slot]:
         today = datetime.fromtimestamp(unix, self.zone).date()

@@ -25,9 +25,13 @@ _log = structlog.get_logger(__name__)
 HELLO_WITHIN = 10.0
 """Seconds in which a screen must say who it is."""
 
+READS_WITHIN = 30.0
+"""Seconds in which a screen must have read what it was sent, or it is let go."""
+
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
+_GOODBYE = 1.0
 _STRIKES = 10
 _STRIKES_FORGIVEN_AFTER = 60.0
 _MESSAGES_PER_SECOND = 120.0
@@ -156,10 +160,14 @@ class ScreenSocket:
         mailbox, by_url = screen.mailbox, screen.frames == "url"
         while True:
             item = await mailbox.take()
-            if isinstance(item, str):
-                await websocket.send_text(item)
-                continue
-            await self._send_frame(websocket, item, by_url=by_url)
+            try:
+                async with asyncio.timeout(READS_WITHIN):
+                    if isinstance(item, str):
+                        await websocket.send_text(item)
+                        continue
+                    await self._send_frame(websocket, item, by_url=by_url)
+            except TimeoutError:
+                raise ScreenTooSlow from None
             screen.frames_sent += 1
             self._metrics.frames_sent.inc()
 
@@ -228,6 +236,7 @@ async def _close(websocket: WebSocket, code: int) -> None:
     if websocket.application_state is not WebSocketState.CONNECTED:
         return
     try:
-        await websocket.close(code)
-    except (RuntimeError, OSError, WebSocketDisconnect):
-        return  # it has gone by itself
+        async with asyncio.timeout(_GOODBYE):
+            await websocket.close(code)
+    except (RuntimeError, OSError, WebSocketDisconnect, TimeoutError):
+        return  # it has gone by itself, or does not read even this

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from cache.urls import BadStoreAddress
 from server.access import Access
 from server.app import create_app
 from server.logs import configure_logs
 from server.show import Show
+from server.stores import store_of
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
@@ -37,11 +39,15 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
     """
     settings = show.settings
     host, port = settings.server.host, settings.server.port
+    try:
+        store_of(show)  # its address is looked at before anything is begun
+    except BadStoreAddress as error:
+        raise RefusedToServe(f"[store] url: {error}", 1) from error
     refusal = Access(settings.tokens, host).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)
-    listener = _listen(host, port)
+    listener = listen(host, port)
     config = uvicorn.Config(
         create_app(show),
         ws="websockets-sansio",
@@ -83,7 +89,12 @@ class _Server(uvicorn.Server):
             print(self._announcement, flush=True)  # noqa: T201 - it is what was asked for
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to `host` and `port`, 0 for any.
+
+    Raises:
+        RefusedToServe: it is not to be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

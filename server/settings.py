@@ -79,7 +79,7 @@ class ShowSection(_Section):
     title: str = "Untitled"
     cues: str = "cues.json"
     timezone: Annotated[str, AfterValidator(_zone)] = "local"
-    duration: Annotated[float, Field(gt=0, le=7 * 86400)] | None = None
+    duration: Annotated[float, Field(ge=1, le=7 * 86400)] | None = None
     still: str | None = None
 
 
@@ -172,12 +172,29 @@ class ServerSection(_Section):
 class EngineSection(_Section):
     """One of `[[engines]]`, in order of preference.
 
-    `pace` is sketch's and the test card's: seconds a step.
+    Attributes:
+        name: what it is called.
+        kind: what it is.
+        pace: seconds a step; sketch and testcard.
+        url: where it is; worker.
+        device: ``cuda``, ``mps`` or ``cpu``, None for the best there is; diffusers.
+        previews: how previews are decoded; diffusers.
+        allow_download: whether a model that is not on this machine is fetched; diffusers.
     """
 
     name: Identifier
-    kind: Literal["sketch", "testcard"] = "sketch"
+    kind: Literal["sketch", "testcard", "diffusers", "worker"] = "sketch"
     pace: Annotated[float, Field(gt=0, le=60)] = 0.45
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    device: str | None = None
+    previews: Literal["auto", "vae", "taesd", "latent-rgb"] = "auto"
+    allow_download: bool = False
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        if (self.kind == "worker") != (self.url is not None):
+            raise ValueError("a worker has a url, and no other engine does")
+        return self
 
 
 class Tokens(_Section):
@@ -275,6 +292,9 @@ def load_settings(
     from_file = _read_toml(toml, problems)
     from_env = _read_environment(env, problems)
     from_cli = {name: dict(section) for name, section in (overrides or {}).items()}
+    in_env = from_env.get("store", {})
+    if "url" in from_cli.get("store", {}) and in_env.get("endpoint_url") == _r2_endpoint(env):
+        del in_env["endpoint_url"]  # another store than R2's is not at R2's endpoint
 
     merged = _merge(_merge(from_file, from_env), from_cli)
     if isinstance(merged.setdefault("programs", {}), dict):
@@ -322,10 +342,15 @@ _OLDER_NAMES: dict[str, tuple[str, str]] = {
 _R2 = ("R2_ACCOUNT_ID", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_BUCKET_NAME")
 
 
+def _r2_endpoint(env: Mapping[str, str]) -> str:
+    return f"https://{env.get('R2_ACCOUNT_ID', '')}.r2.cloudflarestorage.com"
+
+
 def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if all(env.get(name) for name in _R2):
-        endpoint = f"https://{env['R2_ACCOUNT_ID']}.r2.cloudflarestorage.com"
+    named = env.get("UNDERSTUDY_STORE_URL")
+    if all(env.get(name) for name in _R2) and not named:
+        endpoint = _r2_endpoint(env)
         found["store"] = {"url": f"s3://{env['R2_BUCKET_NAME']}", "endpoint_url": endpoint}
     for name, (section, key) in _OLDER_NAMES.items():
         if env.get(name):

@@ -18,7 +18,6 @@ from generator.cues import (
     StartCue,
     TranscriptCue,
 )
-from generator.programs import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +63,9 @@ def tableau_at(sheet: CueSheet, index: int, position: float) -> Tableau:
                 caption = number if cue.until > position else None
             case PromptCue():
                 prompt = number
-                slider = number if cue.guidance is not None else slider
+                slider = number if cue.generates and cue.guidance is not None else slider
             case SliderCue():
                 slider = number
             case _:
                 pass
     return Tableau(navigate, fade, caption, prompt, slider, generating, alone)
-
-
-def slider_positions(sheet: CueSheet, programs: dict[str, Program]) -> dict[int, float]:
-    """Where the slider stands (0 to 100) before each cue that moves it, by cue index.
-
-    In each program it starts at the program's strength.
-    """
-    standing: dict[str, float] = {}
-    before: dict[int, float] = {}
-    current = "P0"
-    for index, cue in enumerate(sheet.cues):
-        if isinstance(cue, PromptCue):
-            current = cue.program or "P0"
-            value = cue.guidance
-        elif isinstance(cue, SliderCue):
-            current = cue.program or current
-            value = cue.value
-        else:
-            continue
-        if value is None:
-            continue
-        program = programs.get(current)
-        before[index] = standing.get(current, 100 * program.strength if program else 0.0)
-        standing[current] = value
-    return before

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.browser
 
 TEXT = "Before the doors open, somebody paints the sea."
 WORDS = [
-    {"word": f" {word}", "start": 0.5 + place / 4, "end": 0.7 + place / 4}
+    {"word": f" {word}", "start": 0.5 + place / 8, "end": 0.6 + place / 8}
     for place, word in enumerate(TEXT.split())
 ]
 CUES = [
     cue(0, "start"),
     cue(0, "navigate", route="/wings"),
     cue(0, "set-fade-status", fade=False),
-    line(0.5, TEXT, id="sea", words=WORDS, when=[0.5, 3.5]),
+    line(0.5, TEXT, id="sea", words=WORDS, when=[0.5, 1.8]),
     prompt(20, "a lamp", id="lamp"),
     prompt(40, "nothing was drawn", id="lost"),
     prompt(60, "portrait", id="portrait", enter={"regen": True}),
@@ -35,8 +35,8 @@ CUES = [
     prompt(400, "another", id="another"),
     cue(600, "end"),
 ]
-RHYTHM = Rhythm(previews=6, step=0.4)
-RHYTHMS = {"lost": Rhythm(sets=0), "slow": Rhythm(previews=2, step=0.5, first=6.0)}
+RHYTHM = Rhythm(previews=6, step=0.25)
+RHYTHMS = {"lost": Rhythm(sets=0), "slow": Rhythm(previews=2, step=0.5, first=5.0)}
 DISPLAY = "[display]\ncrossfade = 0.4\nfade = 0.2\n"
 
 
@@ -143,9 +143,9 @@ def test_a_page_opened_anew_shows_the_right_picture_at_once(
 
     with server_process(tiny.folder) as server:
         server.control("go")
-        time.sleep(1.0)
+        time.sleep(0.8)
         reopened(lambda s: of_run(tiny, server, s), "in the middle of a run")
-        time.sleep(3.5)
+        time.sleep(RHYTHM.seconds)
         reopened(finished("sea", tiny), "between two runs")
 
         server.control("go", cue="lost")
@@ -161,11 +161,11 @@ def test_a_page_opened_anew_shows_the_right_picture_at_once(
         server.control("go", cue="lost")
         cut = server.control("asrun", limit=2)["rows"][1]
         assert (cut["action_id"], cut["outcome"]) == ("portrait", "cut")
-        last = [tiny.image("portrait", cut["set_id"], step) for step in (1, 2, 3)]
+        last = [tiny.image("portrait", cut["set_id"], step) for step in range(1, 6)]
         reopened(lambda s: any(s.is_of(image) for image in last), "after a run that was cut")
 
         server.control("go", cue="portrait")
-        time.sleep(RHYTHM.seconds + 0.8)
+        time.sleep(RHYTHM.seconds + 0.5)
         now = server.state()["now"]
         assert now["next_cycle_at"] is not None
         final = tiny.final("portrait", now["set_id"])
@@ -175,8 +175,8 @@ def test_a_page_opened_anew_shows_the_right_picture_at_once(
 def test_a_server_that_is_killed_and_comes_back_is_not_noticed(
     tmp_path: Path, browser: Browser
 ) -> None:
-    rhythm = Rhythm(previews=8, step=0.4)
-    cues = [cue(0, "start"), *(prompt(1 + 7 * k, f"nr {k}", id=f"nr{k}") for k in range(12))]
+    rhythm = Rhythm(previews=8, step=0.3)
+    cues = [cue(0, "start"), *(prompt(1 + 5 * k, f"nr {k}", id=f"nr{k}") for k in range(20))]
     tiny = make_show(
         tmp_path / "show", [*cues, cue(300, "end")], rhythm=rhythm, toml=LOOP + DISPLAY
     )
@@ -266,7 +266,7 @@ def test_what_happens_to_the_store_is_never_seen(tiny: TinyShow, browser: Browse
             half = whole[: len(whole) // 2]
             final.write_bytes(half if number else half.ljust(len(whole), b"\0"))
         server.control("go", cue="lamp")
-        page.page.wait_for_timeout(1500)
+        page.page.wait_for_timeout(1000)
         assert finished("sea", tiny)(page.look())
 
         # The store goes, in the middle of a run.
@@ -276,7 +276,7 @@ def test_what_happens_to_the_store_is_never_seen(tiny: TinyShow, browser: Browse
         (tiny.folder / "manifest.json").rename(tiny.folder / "elsewhere.json")
         page.until(finished("portrait", tiny), why="the end of a run that had begun")
         server.control("go", cue="another")
-        page.page.wait_for_timeout(1500)
+        page.page.wait_for_timeout(1000)
         assert finished("portrait", tiny)(page.look())
         assert server.state()["now"]["provider"] == "hold"
 

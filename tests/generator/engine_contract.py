@@ -172,9 +172,11 @@ class EngineContract:
             await task
         assert time.monotonic() - asked < self.patience
         assert asyncio.all_tasks() == before
+        # A pool may still be growing by a thread or two; a drawing that leaves one shows eight.
         threads = threading.active_count()
-        assert (await drawn(engine, recipe()))[-1].final
-        assert threading.active_count() <= threads + 1
+        for _ in range(8):
+            assert (await drawn(engine, recipe(steps=1)))[-1].final
+        assert threading.active_count() <= threads + 4
 
     async def test_no_strength_is_the_base_image_itself(self, engine: Engine) -> None:
         if not self.uses_base:

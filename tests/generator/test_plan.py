@@ -119,6 +119,28 @@ def test_the_slider_stays_where_it_was_put_in_its_own_program() -> None:
     assert other.recipe.strength == PROGRAMS["P2B"].strength
 
 
+def test_an_action_tells_the_sliders_way_from_where_it_stood() -> None:
+    drawn = actions(
+        prompt(program="P2"),
+        slider(20, program="P2"),
+        prompt("b", program="P2", guidance=70),
+        prompt("typed only", program="P2", guidance=5, commit=False),
+        slider(0, program="P2"),
+        prompt(program="P2B"),
+        slider(90),
+        transcript(),
+    )
+    assert [action.slider for action in drawn] == [
+        None,
+        (60.0, 20.0),
+        (20.0, 70.0),
+        (70.0, 0.0),
+        None,
+        (60.0, 90.0),
+        None,
+    ]
+
+
 def test_a_slider_draws_with_its_programs_last_prompt() -> None:
     plan = planned(
         prompt("a lake", program="P2"),
@@ -323,6 +345,13 @@ def test_a_new_cue_claims_no_sets_of_one_that_was_removed() -> None:
     assert ids[:2] == ["prompt_002", "prompt_003"]
     assert not {"prompt_001", "prompt_002", "prompt_003"} & set(ids[2:])
     assert len(set(ids)) == 4
+
+
+def test_a_new_number_is_beyond_those_that_are_drawn_and_no_longer_in_the_sheet() -> None:
+    (wanted,) = actions(prompt("b"))
+    finished: dict[str, str | None] = {"prompt_001": wanted.fingerprint, "prompt_003": "another's"}
+    plan = planned(prompt("new"), prompt("b"), finished=finished)
+    assert [action.action_id for action in plan.actions] == ["prompt_004", "prompt_001"]
 
 
 def test_cues_of_the_same_recipe_have_each_their_own_sets() -> None:

@@ -12,10 +12,9 @@ from typing import Any
 
 from cache.formats import FileFacts, SetMeta, dump_meta
 from cache.keys import image_key, meta_key
-from cache.manifest import Manifest, dump_manifest
+from cache.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
 from generator.plan import Action
-from generator.recorder import manifest_entry
 from server.show import Show, load_show
 from tests.helpers.pictures import picture
 
@@ -162,6 +161,18 @@ def set_files(action: Action, set_id: int, rhythm: Rhythm) -> dict[str, bytes]:
     return files
 
 
+def _entry(action: Action) -> ManifestAction:
+    return ManifestAction(
+        type=action.type,
+        program=action.program,
+        prompt=action.prompt,
+        steps=action.recipe.steps,
+        time=format_time(action.at),
+        override_prompt=action.override,
+        fingerprint=action.fingerprint,
+    )
+
+
 def store_contents(
     actions: Sequence[Action], rhythm: Rhythm, rhythms: Mapping[str, Rhythm] | None = None
 ) -> dict[str, bytes]:
@@ -172,7 +183,7 @@ def store_contents(
         made = (rhythms or {}).get(action.action_id, rhythm)
         for set_id in range(made.sets):
             contents |= set_files(action, set_id, made)
-            manifest = manifest.with_set(action.action_id, manifest_entry(action), set_id)
+            manifest = manifest.with_set(action.action_id, _entry(action), set_id)
     contents["manifest.json"] = dump_manifest(manifest)
     return contents
 

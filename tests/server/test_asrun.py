@@ -1,5 +1,3 @@
-# ruff: noqa: ASYNC240 - the loop of a test has nobody to keep waiting
-
 from __future__ import annotations
 
 import asyncio

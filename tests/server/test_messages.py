@@ -140,7 +140,7 @@ def understood(text: str) -> wire.FromScreen | None:
 
 
 @given(st.text(alphabet=st.characters()) | _values.map(json.dumps) | _nearly.map(json.dumps))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_decoding_raises_nothing_but_its_own_error(text: str) -> None:
     message = understood(text)
     assert message is None or decode(message.encode()) == message

@@ -528,8 +528,8 @@ async def stuck_screen(address: Address, name: str) -> AsyncIterator[ScreenClien
 
 
 async def test_a_screen_that_stops_reading_costs_nobody_anything(tmp_path: Path) -> None:
-    size, gap = 150_000, 1.6
-    rhythm = Rhythm(previews=19, step=0.03, first=0.5, size=size, sets=1)
+    size, gap = 150_000, 1.3
+    rhythm = Rhythm(previews=19, step=0.02, first=0.5, size=size, sets=1)
     count = 7
     cues = [prompt(gap * place, f"picture {place}") for place in range(count)]
     tiny = make_show(tmp_path / "show", [*cues, cue(60, "end")], rhythm=rhythm, toml=MANUAL)
@@ -568,6 +568,30 @@ async def test_a_screen_that_stops_reading_costs_nobody_anything(tmp_path: Path)
                     assert len(client.frames) < len(good.frames)
                     order = [heard.message["run"] for heard in client.frames]
                     assert sorted(order, key=good.runs.index) == order
+
+
+async def test_a_screen_that_never_reads_again_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screens, "READS_WITHIN", 0.5)
+    rhythm = Rhythm(previews=39, step=0.05, size=250_000, sets=1)
+    tiny = make_show(tmp_path / "show", [prompt(0, "one"), cue(60, "end")], rhythm=rhythm)
+    async with (
+        serving(tiny.load()) as address,
+        screen(address, "good") as good,
+        stuck_screen(address, "stuck") as stuck,
+    ):
+        await command(address, "go")
+        await good.until(ended())
+        names: set[str] = set()
+        for _ in range(100):
+            told = (await command(address, "screens"))["screens"]
+            names = {one["screen"] for one in told}
+            if "stuck" not in names:
+                break
+            await asyncio.sleep(0.05)
+        assert names == {"good"}
+        stuck.socket.transport.abort()
 
 
 # ---------------------------------------------------------------- the end

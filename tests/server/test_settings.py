@@ -316,7 +316,11 @@ def test_everything_that_is_wrong_is_told_with_its_source_and_place(tmp_path: Pa
     [
         ("[programs.P2]\nstesp = 3", "[programs] P2.stesp", "steps"),
         ("[playback.first_frame_timeout]\nlvie = 3", "first_frame_timeout.lvie", "live, static"),
-        ('[[engines]]\nname = "a"\nknid = "sketch"', "[engines] 0.knid", "kind, name, pace"),
+        (
+            '[[engines]]\nname = "a"\nknid = "sketch"',
+            "[engines] 0.knid",
+            "kind, name, pace, previews, url",
+        ),
         ('[programs.P2]\nloras = [{model="a", wieght=1}]', "loras.0.wieght", "model, weight"),
         ("titel = 'x'", "[titel]", "show"),
     ],
@@ -433,3 +437,17 @@ def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         found.playback.mode = "live"  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_another_store_is_not_looked_for_at_r2s_endpoint() -> None:
+    r2 = {
+        "R2_ACCOUNT_ID": "account",
+        "R2_ACCESS_KEY_ID": "key",
+        "R2_SECRET_ACCESS_KEY": "secret",
+        "R2_BUCKET_NAME": "bucket",
+    }
+    assert load_settings(environ=r2).store.url == "s3://bucket"
+    named = load_settings(environ={**r2, "UNDERSTUDY_STORE_URL": "s3://other"}).store
+    assert (named.url, named.endpoint_url) == ("s3://other", None)
+    told = load_settings(None, {"store": {"url": "s3://third"}}, r2).store
+    assert (told.url, told.endpoint_url) == ("s3://third", None)

@@ -54,7 +54,7 @@ def test_the_demo_is_a_show_without_a_remark() -> None:
 
 
 def test_a_folder_or_its_file_is_the_same_show(tmp_path: Path) -> None:
-    folder = make(tmp_path / "piece", '[show]\ntitle = "A Piece"\n')
+    folder = make(tmp_path / "piece", '[show]\ntitle = "A Piece"\ntimezone = "UTC"\n')
     assert loaded(folder) == loaded(folder / "show.toml")
     assert loaded(folder).title == "A Piece"
     assert loaded(folder).folder == folder.resolve()
@@ -195,12 +195,7 @@ def test_bad_settings_do_not_hide_a_bad_sheet(tmp_path: Path) -> None:
         [START, {"time": "soon", "action": "next"}, {**PROMPT, "program": "Q"}, END],
     )
     lines = told(folder, {"UNDERSTUDY_PLAYBACK_MODE": "x"})
-    assert [line.removeprefix(f"{folder}/").split(": ")[:2] for line in lines] == [
-        ["show.toml", "[display] fade"],
-        ["show.toml", "[programs] Q.steps"],
-        ["environment", "[playback] mode"],
-        ["cues.json", "cue 1 at soon"],
-    ] or sorted(line.removeprefix(f"{folder}/").split(": ")[1] for line in lines) == [
+    assert sorted(line.removeprefix(f"{folder}/").split(": ")[1] for line in lines) == [
         "[display] fade",
         "[playback] mode",
         "[programs] Q.steps",
@@ -210,10 +205,7 @@ def test_bad_settings_do_not_hide_a_bad_sheet(tmp_path: Path) -> None:
 
 def test_a_sheet_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (line,) = told(make(tmp_path / "none", cues=None))
-    assert (
-        line == f"{tmp_path}/none/cues.json: the cue sheet cannot be read: {line.split(': ')[-1]}"
-    )
-    assert "No such file" in line
+    assert line.startswith(f"{tmp_path}/none/cues.json: the cue sheet cannot be read: No such file")
     (line,) = told(make(tmp_path / "bytes", cues=b"\xff"))
     assert "UTF-8" in line
     (line,) = told(make(tmp_path / "named", '[show]\ncues = "other.json"\n'))

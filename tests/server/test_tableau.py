@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from generator.cues import CueSheet, format_time, parse_cues
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.tableau import Tableau, slider_positions, tableau_at
+from server.tableau import Tableau, tableau_at
 
 PROGRAMS = {name: Program(**fields) for name, fields in DEFAULT_PROGRAMS.items()}
 
@@ -187,31 +187,3 @@ def test_every_index_is_of_a_cue_of_its_kind_that_has_been(
     since_start = [number for number, cue in enumerate(later) if cue.action == "start"]
     visible = later[since_start[-1] :] if since_start else later
     assert not any(cue.generates for cue in visible)
-
-
-# ---------------------------------------------------------------- the slider
-
-
-def test_a_slider_stands_at_its_programs_strength_until_it_is_moved() -> None:
-    sheet = sheet_of(
-        prompt(program="P2"),
-        slider(20, program="P2"),
-        prompt("b", program="P2", guidance=70),
-        slider(0, program="P2"),
-    )
-    assert slider_positions(sheet, PROGRAMS) == {1: 60.0, 2: 20.0, 3: 70.0}
-
-
-def test_each_program_has_its_own() -> None:
-    programs = {**PROGRAMS, "P2B": Program(strength=0.25)}
-    sheet = sheet_of(
-        prompt(program="P2", guidance=10),
-        prompt(program="P2B"),
-        slider(90),
-        slider(30, program="P2"),
-    )
-    assert slider_positions(sheet, programs) == {0: 60.0, 2: 25.0, 3: 10.0}
-
-
-def test_a_sheet_without_sliders_has_none() -> None:
-    assert slider_positions(sheet_of(START, prompt(), line(5.0), END), PROGRAMS) == {}

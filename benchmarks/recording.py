@@ -1,0 +1,126 @@
+"""What recording costs: the diffusers engine, previews and all, against diffusers alone.
+
+Both draw the same pictures with the same model in the same process, by turns. The model has
+random weights and is small, so that this runs anywhere; one core is left to the previews, as
+the host is beside a GPU. A real model's steps are longer, and its previews cost no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.machinery import say
+from generator.engines._diffusers.untyped import Pipeline
+from generator.engines.diffusers import DiffusersEngine, Settings
+from generator.recipe import Recipe
+
+_ROUNDS = 5
+_STEPS = 8
+_WIDTH, _HEIGHT = 512, 320
+_BLOCK_WIDTH = 64
+
+
+def main() -> None:
+    """Print the figures."""
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+    }
+    try:
+        import torch  # noqa: PLC0415 - an extra
+    except ImportError:
+        say("torch and diffusers are not installed: pip install '.[diffusers]'")
+        return
+    from tests.generator import tiny_pipelines  # noqa: PLC0415
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny_pipelines.save_sd(Path(folder) / "sd", width=_BLOCK_WIDTH)
+        tiny = tiny_pipelines.save_tiny_decoder(Path(folder) / "taesd")
+        asyncio.run(_compare(model, tiny))
+
+
+async def _compare(model: Path, tiny: Path) -> None:
+    import diffusers  # noqa: PLC0415
+
+    recipe = Recipe(
+        model=str(model), prompt="boats on the sea", steps=_STEPS, width=_WIDTH, height=_HEIGHT
+    )
+    bare = diffusers.AutoPipelineForText2Image.from_pretrained(model, local_files_only=True)
+    bare.set_progress_bar_config(disable=True)
+    engines = {
+        "latent-rgb": DiffusersEngine(Settings(device="cpu", previews="latent-rgb")),
+        "taesd": DiffusersEngine(Settings(device="cpu", previews="taesd", tiny_decoder=str(tiny))),
+        "vae": DiffusersEngine(Settings(device="cpu", previews="vae")),
+    }
+    plain: list[float] = []
+    plain_cpu: list[float] = []
+    cpus: dict[str, list[float]] = {name: [] for name in engines}
+    walls: dict[str, list[float]] = {name: [] for name in engines}
+    reported: dict[str, list[float]] = {name: [] for name in engines}
+    for number in range(_ROUNDS + 1):
+        seed = recipe.with_seed(number)
+        wall, cpu = _bare(bare, seed)
+        if number:  # the first round warms up
+            plain.append(wall)
+            plain_cpu.append(cpu)
+        for name, engine in engines.items():
+            wall, cpu, durations = await _recorded(engine, seed)
+            if number:
+                walls[name].append(wall)
+                cpus[name].append(cpu)
+                reported[name].append(durations)
+    for engine in engines.values():
+        engine.close()
+    alone = median(plain)
+    say(
+        f"{_STEPS} steps at {_WIDTH} x {_HEIGHT}, {_ROUNDS} rounds by turns: "
+        f"diffusers alone {alone:.3f} s (final image only)"
+    )
+    for name in engines:
+        # Each round against the bare run beside it, so that what else the machine does cancels.
+        share = median(wall / base - 1 for wall, base in zip(walls[name], plain, strict=True))
+        work = median(cpu / base - 1 for cpu, base in zip(cpus[name], plain_cpu, strict=True))
+        counted = median(
+            sums / wall for sums, wall in zip(reported[name], walls[name], strict=True)
+        )
+        say(
+            f"  recorded, previews by {name:<10} {median(walls[name]):.3f} s: {share:+.1%} "
+            f"(processor time {work:+.1%}); durations reported are {counted:.1%} of it"
+        )
+
+
+def _bare(pipeline: Pipeline, recipe: Recipe) -> tuple[float, float]:
+    """Seconds, and seconds of processors, of drawing a recipe and encoding its final image."""
+    import torch  # noqa: PLC0415
+
+    started, worked = time.perf_counter(), time.process_time()
+    image = pipeline(
+        recipe.prompt,
+        num_inference_steps=recipe.steps,
+        guidance_scale=recipe.guidance_scale,
+        width=recipe.width,
+        height=recipe.height,
+        generator=torch.Generator("cpu").manual_seed(recipe.seed),
+    ).images[0]
+    image.save(io.BytesIO(), "JPEG", quality=92)
+    return time.perf_counter() - started, time.process_time() - worked
+
+
+async def _recorded(engine: DiffusersEngine, recipe: Recipe) -> tuple[float, float, float]:
+    """As `_bare`, of drawing a recipe with its previews; and the sum of durations reported."""
+    started, worked = time.perf_counter(), time.process_time()
+    async with engine.render(recipe) as images:
+        durations = [image.duration async for image in images]
+    return time.perf_counter() - started, time.process_time() - worked, sum(durations)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Between encoded pictures and what ComfyUI takes and gives."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Final
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from generator.engine import RecipeRefused, StepImage
+from generator.engines._comfyui.messages import FLOOR
+from generator.recipe import Recipe
+
+FINAL_QUALITY: Final = 92
+"""Of the final JPEG; as the diffusers engine's."""
+
+_PREVIEW_QUALITY: Final = 80
+
+
+def base_of(recipe: Recipe) -> Image.Image:
+    """The base image in the recipe's size, upright, RGB.
+
+    Raises:
+        RecipeRefused: it cannot be decoded.
+    """
+    data = recipe.base_image or b""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return upright.resize((recipe.width, recipe.height), Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise RecipeRefused(
+            f"the base image ({len(data)} bytes) is not a readable jpg, png or webp: {error}"
+        ) from error
+
+
+def base_itself(recipe: Recipe) -> StepImage:
+    """What is drawn where strength leaves no step."""
+    begun = time.perf_counter()
+    image = encoded(base_of(recipe), "JPEG", FINAL_QUALITY)
+    duration = max(time.perf_counter() - begun, FLOOR)
+    return StepImage(1, 1, final=True, timestep=None, duration=duration, image=image)
+
+
+def fitted_preview(data: bytes, size: tuple[int, int]) -> bytes | None:
+    """A preview as JPEG in the recipe's size; None if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.size == size and image.format == "JPEG":
+                image.load()
+                return data
+            fitted = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return None
+    return encoded(fitted, "JPEG", _PREVIEW_QUALITY)
+
+
+def encoded(image: Image.Image, image_format: str, quality: int | None = None) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    options = {} if quality is None else {"quality": quality}
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from server import memory as memory_module
+from server.memory import Memory
+from server.providers.shuffle import Bag
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "state.json"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_DELAY", 0.02)
+
+
+async def saved(path: Path, old: bytes = b"") -> bytes:
+    for _ in range(500):
+        if path.exists() and (data := path.read_bytes()) != old:
+            return data
+        await asyncio.sleep(0.01)
+    pytest.fail("nothing was saved")
+
+
+async def test_what_was_touched_is_there_after_a_restart(path: Path) -> None:
+    async with Memory.open(path) as memory:
+        assert memory.content.loop_anchor is None
+        assert not path.exists()
+        memory.content.loop_anchor = 12.5
+        memory.content.bags["lamp"] = Bag(coming=(2, 0), played=(1,))
+        memory.touch()
+    async with Memory.open(path) as memory:
+        assert memory.content.loop_anchor == 12.5
+        assert memory.content.bags == {"lamp": Bag(coming=(2, 0), played=(1,))}
+        assert [entry.name for entry in path.parent.iterdir()] == ["state.json"]
+
+
+async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
+    async with Memory.open(path) as memory:
+        memory.content.alive_at = 1.0
+        memory.touch()
+        first = await saved(path)
+        assert json.loads(first)["alive_at"] == 1.0
+        memory.content.alive_at = 2.0
+        memory.touch()
+        assert json.loads(await saved(path, first))["alive_at"] == 2.0
+
+
+async def test_many_touches_are_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[bytes] = []
+    monkeypatch.setattr(memory_module, "_write", lambda _path, data: writes.append(data))
+    async with Memory.open(path) as memory:
+        for number in range(100):
+            memory.content.alive_at = float(number)
+            memory.touch()
+        await asyncio.sleep(0.1)
+        assert len(writes) == 1
+    assert len(writes) == 1, "nothing was touched since"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b'{"bags": 7}', b'{"bags": {"a": {"coming": ["x"]}}}', b"\xff\0" * 9],
+)
+async def test_what_cannot_be_read_is_set_aside(path: Path, damage: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(damage)
+    with capture_logs() as logs:
+        async with Memory.open(path) as memory:
+            assert memory.content.bags == {}
+            memory.touch()
+    assert [entry["event"] for entry in logs] == ["memory_unreadable"]
+    assert path.with_suffix(".unreadable").read_bytes() == damage
+    assert json.loads(path.read_bytes())["bags"] == {}
+
+
+async def test_fields_of_a_newer_release_do_no_harm(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"loop_anchor": 3.0, "weather": "rain"}')
+    async with Memory.open(path) as memory:
+        assert memory.content.loop_anchor == 3.0
+
+
+async def test_a_place_that_cannot_be_written_is_told_once_and_tried_again(
+    path: Path, tmp_path: Path
+) -> None:
+    path.parent.write_bytes(b"a file where the folder should be")
+    with capture_logs() as logs:
+        async with Memory.open(path) as memory:
+            for number in range(3):
+                memory.content.alive_at = float(number)
+                memory.touch()
+                await asyncio.sleep(0.08)
+            told = [entry for entry in logs if entry["event"] == "memory_not_saved"]
+            assert len(told) == 1
+            path.parent.rename(tmp_path / "away")
+            memory.touch()
+            assert json.loads(await saved(path))["alive_at"] == 2.0
+
+
+async def test_a_write_that_is_interrupted_leaves_the_old_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Memory.open(path) as memory:
+        memory.content.alive_at = 1.0
+        memory.touch()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with capture_logs():
+        async with Memory.open(path) as memory:
+            memory.content.alive_at = 2.0
+            memory.touch()
+    monkeypatch.undo()
+    assert json.loads(path.read_bytes())["alive_at"] == 1.0
