@@ -13,7 +13,8 @@ from generator.engines import sketch
 from generator.engines.pooled import PooledEngine, process_pool
 from generator.engines.remote import RemoteEngine
 from generator.engines.testcard import TestCardEngine
-from server.settings import EngineSection, Settings
+from server.sections import EngineSection
+from server.settings import Settings
 
 
 class UnknownEngine(Exception):

@@ -22,7 +22,7 @@ from server.clock import Clock, timeout_at
 from server.metrics import Metrics
 from server.providers.base import Frame, Provider, ProviderError, ProviderName, Slot, Take
 from server.providers.timing import final_by
-from server.settings import PlaybackSection
+from server.sections import PlaybackSection
 from server.stage import Outcome, Performance, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)

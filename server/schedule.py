@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from server.settings import Day, ScheduleSection
+from server.sections import Day, ScheduleSection
 
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _SOON = 3600.0

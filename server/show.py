@@ -13,7 +13,8 @@ from generator.base_image import default_base_image
 from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
 from generator.plan import DEFAULT_PROGRAM, Plan, plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.settings import Problem, Settings, SettingsError, ShowSection, load_settings
+from server.sections import ShowSection
+from server.settings import Problem, Settings, SettingsError, load_settings
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 """The bundled show, played where no other is named."""

@@ -47,14 +47,14 @@ from generator.engine import (
 from generator.engines._comfyui.answers import SHOWN, final_output, json_of, refusal
 from generator.engines._comfyui.listening import Heard, listening
 from generator.engines._comfyui.messages import Event, Preview, Progress, parse
-from generator.engines._comfyui.pictures import (
+from generator.engines._comfyui.workflow import Workflow
+from generator.engines._pictures import (
     FINAL_QUALITY,
     base_itself,
     base_of,
     encoded,
     fitted_preview,
 )
-from generator.engines._comfyui.workflow import Workflow
 from generator.recipe import Recipe
 
 SILENCE: Final = 30.0

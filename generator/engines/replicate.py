@@ -40,7 +40,7 @@ from generator.engine import (
     StepImage,
     Timing,
 )
-from generator.engines._comfyui.pictures import base_itself, base_of, encoded
+from generator.engines._pictures import FLOOR, base_itself, base_of, encoded
 from generator.recipe import Recipe
 
 API: Final = "https://api.replicate.com"
@@ -75,7 +75,6 @@ _CONNECT_WITHIN: Final = 5.0
 _CANCEL_WITHIN: Final = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _BUSY_ATTEMPTS: Final = 4
-_FLOOR: Final = 0.001
 _SHOWN: Final = 400
 _MAX_IMAGE: Final = 64 * 2**20
 _ENDED: Final = frozenset({"succeeded", "failed", "canceled", "aborted"})
@@ -198,7 +197,7 @@ class ReplicateEngine:
             steps=1,
             final=True,
             timestep=None,
-            duration=_predict_time(prediction) or max(waited, _FLOOR),
+            duration=_predict_time(prediction) or max(waited, FLOOR),
             image=image,
             media_type=media_type,
         )

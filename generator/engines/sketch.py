@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import anyio
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from generator.engine import RecipeRefused, StepImage, Timing
+from generator.engine import StepImage, Timing
+from generator.engines._pictures import base_of
 from generator.engines._sketch.diffusion import OracleDenoiser, progressions, timesteps
 from generator.engines._sketch.painter import paint, stream
 from generator.recipe import PipelineKind, Recipe
@@ -84,7 +85,7 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
     durations = nominal_durations(recipe, pace)
     schedule = denoising_timesteps(recipe)
     count = len(schedule)
-    base = _base_of(recipe)
+    base = base_of(recipe) if recipe.kind is PipelineKind.IMAGE_TO_IMAGE else None
     if count == 0 and base is not None:
         yield StepImage(1, 1, True, None, durations[-1], _jpeg(base, _FINAL_QUALITY))
         return
@@ -111,22 +112,6 @@ def draw_set(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[StepImage]:
         RecipeRefused: the base image cannot be decoded.
     """
     return list(draw(recipe, pace))
-
-
-def _base_of(recipe: Recipe) -> Image.Image | None:
-    """The base image in the recipe's size, RGB, None for text-to-image."""
-    if recipe.kind is not PipelineKind.IMAGE_TO_IMAGE or recipe.base_image is None:
-        return None
-    size = (recipe.width, recipe.height)
-    try:
-        with Image.open(io.BytesIO(recipe.base_image)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return upright.resize(size, Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RecipeRefused(
-            f"the base image ({len(recipe.base_image)} bytes) is not a readable jpg, png or webp: "
-            f"{error}"
-        ) from error
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

@@ -16,8 +16,9 @@ from PIL import Image
 from pydantic import SecretStr
 
 from generator.engine import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
-from generator.engines._comfyui.messages import FLOOR, Event, Preview, Progress, parse
+from generator.engines._comfyui.messages import Event, Preview, Progress, parse
 from generator.engines._comfyui.workflow import RUN_INPUT, Workflow
+from generator.engines._pictures import FLOOR
 from generator.engines.comfyui import ComfyUIEngine
 from generator.recipe import Lora, Recipe
 from tests.generator.comfyui_server import Behaviour, ComfyUI, workflow, workflow_from_base

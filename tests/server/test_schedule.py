@@ -16,7 +16,7 @@ from server.schedule import (
     Slot,
     build_schedule,
 )
-from server.settings import ScheduleSection
+from server.sections import ScheduleSection
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600.0

@@ -7,13 +7,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from generator.engines._pictures import FLOOR
+
 HELLO: Final = json.dumps(
     {"type": "feature_flags", "data": {"supports_preview_metadata": True}},
 )
 """The first message of a client that wants to know which node and prompt a preview is of."""
-
-FLOOR: Final = 0.001
-"""Seconds. No step is reported shorter: what arrives in one packet took some time to draw."""
 
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4

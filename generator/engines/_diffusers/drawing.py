@@ -18,7 +18,6 @@ from generator.engines._diffusers.faults import is_out_of_memory, translated
 from generator.engines._diffusers.pictures import (
     FINAL_QUALITY,
     PREVIEW_QUALITY,
-    base_of,
     check_not_flat,
     jpeg,
     to_image,
@@ -36,6 +35,7 @@ from generator.engines._diffusers.schedulers import StepWatch, fresh_scheduler
 from generator.engines._diffusers.settings import Settings
 from generator.engines._diffusers.timing import DeviceClock, Mark, clock_for
 from generator.engines._diffusers.untyped import Pipeline, Tensor
+from generator.engines._pictures import base_of
 from generator.recipe import PipelineKind, Recipe
 
 Emit = Callable[[int, StepImage], None]
@@ -79,7 +79,7 @@ class Studio:
         try:
             _leave_off_if(cancelled)
             started = time.perf_counter()
-            base = base_of(recipe)
+            base = base_of(recipe) if recipe.base_image is not None else None
             if base is not None and int(recipe.steps * (recipe.strength or 0.0)) < 1:
                 _emit_base(base, len(seeds), emit, time.perf_counter() - started)
                 return

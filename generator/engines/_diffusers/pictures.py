@@ -6,36 +6,15 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from generator.engine import DrawingFailed, RecipeRefused
+from generator.engine import DrawingFailed
 from generator.engines._diffusers.untyped import Tensor
-from generator.recipe import Recipe
 
 PREVIEW_QUALITY, FINAL_QUALITY = 80, 92
 
 _FLAT_SPAN = 4 / 255
 """A picture whose channels span no more is one colour to the eye, as `cache.images` has it."""
-
-
-def base_of(recipe: Recipe) -> Image.Image | None:
-    """The base image in the recipe's size, upright, RGB; None for text-to-image.
-
-    Raises:
-        RecipeRefused: it cannot be decoded.
-    """
-    if recipe.base_image is None:
-        return None
-    size = (recipe.width, recipe.height)
-    try:
-        with Image.open(io.BytesIO(recipe.base_image)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return upright.resize(size, Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RecipeRefused(
-            f"the base image ({len(recipe.base_image)} bytes) is not a readable jpg, png or webp: "
-            f"{error}"
-        ) from error
 
 
 def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Between encoded pictures and what ComfyUI takes and gives."""
+"""Encoded pictures, as several engines take and give them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Final
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from generator.engine import RecipeRefused, StepImage
-from generator.engines._comfyui.messages import FLOOR
 from generator.recipe import Recipe
 
 FINAL_QUALITY: Final = 92
 """Of the final JPEG; as the diffusers engine's."""
 
 _PREVIEW_QUALITY: Final = 80
+
+FLOOR: Final = 0.001
+"""Seconds: no duration is shorter, since a duration of nothing is none."""
 
 
 def base_of(recipe: Recipe) -> Image.Image:
