@@ -27,8 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(generate, name="generate")
-app.command()(worker)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -96,3 +94,7 @@ def asrun(
         typer.echo(to_csv(rows), nl=False)
     else:
         typer.echo(to_json(rows))
+
+
+app.command()(worker)
+app.add_typer(generate, name="generate")

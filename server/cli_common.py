@@ -43,7 +43,8 @@ def load(path: Path | None, *, store: str | None = None, **sections: dict[str, A
     try:
         return load_show(path, overrides)
     except ShowError as error:
-        fail("\n".join(error.problems), 1)
+        wrong_use = all(problem.startswith("command line:") for problem in error.problems)
+        fail("\n".join(error.problems), 2 if wrong_use else 1)
 
 
 def named_store(show: Show) -> Store:

@@ -21,6 +21,7 @@ from generator.cues import (
     PromptCue,
     SliderCue,
     TranscriptCue,
+    format_time,
 )
 from generator.plan import Plan
 from server import messages as wire
@@ -247,10 +248,11 @@ class Playback:
             ends = self._show.duration if following is None else self._sheet.cues[following].at
             next_cue = origin + ends
         cue = self._sheet.cues[index]
+        as_written = cue.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         self._performer.perform(
             Assignment(
                 action=action,
-                cue=cue.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+                cue={**as_written, "time": format_time(cue.at)},
                 start=start,
                 position=cue.at,
                 next_cue=next_cue if next_cue is not None and next_cue > start else None,
