@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from huggingface_hub import snapshot_download
 
 from generator.engine import RecipeRefused
+from generator.engines._diffusers.untyped import Pipeline
 from generator.recipe import Lora
 
-if TYPE_CHECKING:
-    from generator.engines._diffusers.pipelines import Model
+
+class Adaptable(Protocol):
+    """A model in memory, as far as adapters are concerned."""
+
+    name: str
+    text: Pipeline
+    loras: tuple[Lora, ...]
 
 
-def lay_on(model: Model, loras: tuple[Lora, ...], *, allow_download: bool) -> None:
+def lay_on(model: Adaptable, loras: tuple[Lora, ...], *, allow_download: bool) -> None:
     """Bring a model to have exactly these adapters over it.
 
     The model is not copied: adapters of the recipe before are taken off, which leaves its
