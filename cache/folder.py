@@ -180,14 +180,17 @@ class FolderStore:
 
     def _look(self, key: str) -> None:
         """Note whether the folder is there; a key cannot be asked for if it is gone."""
-        if self._root.is_dir():
-            self._seen = True
-        elif self._root.exists():
+        try:
+            found = self._root.stat()  # once: between two looks another writer may make it
+        except (FileNotFoundError, NotADirectoryError):
+            if self._seen:
+                raise StoreUnavailable(
+                    key, f"the folder {self._root} is gone; is its disk still connected?"
+                ) from None
+            return
+        if not stat.S_ISDIR(found.st_mode):
             raise StoreDenied(key, f"{self._root} is a file, expected a folder")
-        elif self._seen:
-            raise StoreUnavailable(
-                key, f"the folder {self._root} is gone; is its disk still connected?"
-            )
+        self._seen = True
 
     def _place(self, key: str) -> Path:
         """The real path of a key, links followed.

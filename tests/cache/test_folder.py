@@ -488,3 +488,11 @@ def test_a_folder_is_asked_whether_case_counts(tmp_path: Path) -> None:
     # As true as the file system that the tests run on.
     assert folds(tmp_path) is (tmp_path / "A").exists()
     (tmp_path / "A").touch()
+
+
+async def test_many_first_writers_at_once_make_one_folder(tmp_path: Path) -> None:
+    for attempt in range(40):
+        async with FolderStore(tmp_path / str(attempt) / "store") as store:
+            keys = [parse_key(f"actions/a/sets/{number}/1.jpg") for number in range(8)]
+            await asyncio.gather(*(store.put(key, b"x") for key in keys))
+            assert [await store.get(key) for key in keys] == [b"x"] * 8
