@@ -180,10 +180,12 @@ class FolderStore:
 
     def _look(self, key: str) -> None:
         """Note whether the folder is there; a key cannot be asked for if it is gone."""
+        # Asked before the look: another thread may make the folder, and say so, right after it.
+        seen = self._seen
         try:
             found = self._root.stat()  # once: between two looks another writer may make it
         except (FileNotFoundError, NotADirectoryError):
-            if self._seen:
+            if seen:
                 raise StoreUnavailable(
                     key, f"the folder {self._root} is gone; is its disk still connected?"
                 ) from None
