@@ -23,6 +23,7 @@ from server import messages as wire
 from server.access import Access
 from server.asrun import AsRunLog
 from server.clock import Clock, SystemClock
+from server.commands import ShowCommands
 from server.control import Dispatcher
 from server.http import SafeHeaders, build_routes
 from server.memory import Memory
@@ -149,7 +150,7 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
         readiness = Readiness(plan, library, static, clock, metrics)
         view = StateView(show, clock, playback, stage, readiness)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
-        dispatcher = Dispatcher(
+        commands = ShowCommands(
             playback=playback,
             stage=stage,
             view=view,
@@ -157,6 +158,7 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             clock=clock,
             min_go=settings.playback.min_go,
         )
+        dispatcher = Dispatcher([commands])
         app.router.routes.extend(
             build_routes(
                 show=show,

@@ -1,34 +1,40 @@
 """The one dispatcher for everything a technician can ask, however it arrives.
 
 Adapters (HTTP now; a socket, OSC and a terminal speak the same words) find out who speaks
-and pass on a command's name and arguments; every caller hears the outcome.
+and pass on a command's name and arguments; every caller hears the outcome. What the words
+mean is told in other rooms (`server/commands.py` and its like), which hand in their handlers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import structlog
 
-from generator.cues import format_time, parse_time
 from server.access import Role
-from server.asrun import AsRun
-from server.clock import Clock
-from server.playback import Playback
 from server.playhead import PlayheadError
-from server.stage import Stage
-from server.state import StateView
 
 _log = structlog.get_logger(__name__)
 
 Args = Mapping[str, Any]
-Handler = Callable[[Args], Awaitable[dict[str, Any]]]
 
-READ_ONLY = frozenset({"state", "screens", "asrun"})
-"""Commands that a viewer may give."""
 
-_MOST_ROWS = 10_000
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who gives a command.
+
+    Attributes:
+        role: what they may.
+        name: who they are, for logs and for other people: ``http 10.0.0.7 (operator)``.
+    """
+
+    role: Role
+    name: str
+
+
+Handler = Callable[[Args, Caller], Awaitable[dict[str, Any]]]
 
 
 class CommandError(Exception):
@@ -39,61 +45,49 @@ class CommandError(Exception):
         self.code = code
 
 
+class Commands(Protocol):
+    """A room that knows what some commands mean."""
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """By name; a handler raises `CommandError` or `PlayheadError`, or answers."""
+        ...
+
+    @property
+    def read_only(self) -> frozenset[str]:
+        """Those of them that change nothing, which a viewer may give."""
+        ...
+
+
 class Dispatcher:
     """Carries out commands.
 
     Args:
-        playback: the show.
-        stage: the screens.
-        view: the state.
-        asrun: what was played.
-        clock: the time.
-        min_go: seconds within which a second `go` is taken for a slip of the finger.
+        rooms: who knows what they mean; no two know the same word.
     """
 
-    def __init__(
-        self,
-        *,
-        playback: Playback,
-        stage: Stage,
-        view: StateView,
-        asrun: AsRun,
-        clock: Clock,
-        min_go: float,
-    ) -> None:
-        self._playback = playback
-        self._stage = stage
-        self._view = view
-        self._asrun = asrun
-        self._clock = clock
-        self._min_go = min_go
-        self._last_go: float | None = None
-        self._handlers: dict[str, Handler] = {
-            "state": self._state,
-            "go": self._go,
-            "standby": self._standby,
-            "next": self._next,
-            "previous": self._previous,
-            "pause": self._pause,
-            "resume": self._resume,
-            "rejoin": self._rejoin,
-            "seek": self._seek,
-            "regenerate": self._regenerate,
-            "screens": self._screens,
-            "identify": self._identify,
-            "reload": self._reload,
-            "asrun": self._rows,
-        }
+    def __init__(self, rooms: Iterable[Commands]) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._read_only: set[str] = set()
+        for room in rooms:
+            double = self._handlers.keys() & room.handlers.keys()
+            if double:
+                raise ValueError(f"two rooms know the command {min(double)!r}")
+            self._handlers |= room.handlers
+            self._read_only |= room.read_only
 
     @property
     def commands(self) -> tuple[str, ...]:
         """What may be asked."""
         return tuple(self._handlers)
 
-    async def dispatch(
-        self, command: str, args: Args, *, role: Role, sender: str
-    ) -> dict[str, Any]:
-        """Carry out `command` for `sender`.
+    @property
+    def read_only(self) -> frozenset[str]:
+        """What a viewer may ask."""
+        return frozenset(self._read_only)
+
+    async def dispatch(self, command: str, args: Args, caller: Caller) -> dict[str, Any]:
+        """Carry out `command` for `caller`.
 
         Raises:
             CommandError: it was not carried out, and why.
@@ -102,158 +96,36 @@ class Dispatcher:
         if handler is None:
             known = ", ".join(self._handlers)
             raise CommandError("unknown_command", f"unknown command {command!r:.40}: try {known}")
-        if role != "operator" and command not in READ_ONLY:
+        if caller.role != "operator" and command not in self._read_only:
             raise CommandError("forbidden", f"{command} needs the operator's token")
         try:
-            result = await handler(args)
+            result = await handler(args, caller)
         except PlayheadError as error:
             problem = CommandError(error.code, str(error))
         except CommandError as error:
             problem = error
         else:
-            if command not in READ_ONLY:
-                _log.info("command", command=command, args=dict(args), sender=sender, ok=True)
+            if command not in self._read_only:
+                _log.info("command", command=command, args=dict(args), sender=caller.name, ok=True)
             return result
         _log.info(
-            "command", command=command, args=dict(args), sender=sender, ok=False, code=problem.code
+            "command",
+            command=command,
+            args=dict(args),
+            sender=caller.name,
+            ok=False,
+            code=problem.code,
         )
         raise problem
 
-    # ------------------------------------------------------------ the show
 
-    async def _state(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        return self._view.state()
+def expect(args: Args, *known: str) -> None:
+    """Refuse arguments that a command does not take.
 
-    async def _go(self, args: Args) -> dict[str, Any]:
-        _expect(args, "cue")
-        now = self._clock.now()
-        if self._last_go is not None and now - self._last_go < self._min_go:
-            raise CommandError("too_soon", f"the last go was under {self._min_go:g} s ago")
-        self._playback.go(self._cue(args["cue"]) if args.get("cue") is not None else None)
-        self._last_go = now
-        return self._where()
-
-    async def _standby(self, args: Args) -> dict[str, Any]:
-        _expect(args, "cue")
-        if args.get("cue") is None:
-            raise CommandError("bad_args", "standby needs a cue: its id or its number")
-        self._playback.stand_by(self._cue(args["cue"]))
-        return self._where()
-
-    async def _next(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        self._playback.next()
-        return self._where()
-
-    async def _previous(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        self._playback.previous()
-        return self._where()
-
-    async def _pause(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        self._playback.pause()
-        return self._where()
-
-    async def _resume(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        self._playback.resume()
-        return self._where()
-
-    async def _rejoin(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        self._playback.rejoin()
-        return self._where()
-
-    async def _seek(self, args: Args) -> dict[str, Any]:
-        _expect(args, "time")
-        self._playback.seek(_position(args.get("time")))
-        return self._where()
-
-    async def _regenerate(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        if not self._playback.regenerate():
-            raise CommandError("nothing_drawn", "no picture of this screening to draw again")
-        return self._where()
-
-    # ------------------------------------------------------------ the screens
-
-    async def _screens(self, args: Args) -> dict[str, Any]:
-        _expect(args)
-        return {"screens": self._view.screens(self._clock.now())}
-
-    async def _identify(self, args: Args) -> dict[str, Any]:
-        return self._address(args, self._stage.identify)
-
-    async def _reload(self, args: Args) -> dict[str, Any]:
-        return self._address(args, self._stage.reload)
-
-    def _address(self, args: Args, ask: Callable[[str], int]) -> dict[str, Any]:
-        _expect(args, "screen")
-        name = args.get("screen")
-        if not isinstance(name, str):
-            raise CommandError("bad_args", "which screen? expected its name")
-        reached = ask(name)
-        if not reached:
-            raise CommandError("unknown_screen", f"no screen named {name!r:.70} is connected")
-        return {"screens": reached}
-
-    # ------------------------------------------------------------ what was played
-
-    async def _rows(self, args: Args) -> dict[str, Any]:
-        _expect(args, "limit")
-        limit = args.get("limit", 100)
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= _MOST_ROWS:
-            raise CommandError("bad_args", f"limit: expected 1 to {_MOST_ROWS}, not {limit!r:.40}")
-        return {"rows": await self._asrun.rows(limit=limit)}
-
-    # ------------------------------------------------------------
-
-    def _cue(self, reference: object) -> int:
-        """The index of a cue, by its action's id, its own id or its number."""
-        cues = self._view.show.sheet.cues
-        if isinstance(reference, int) and not isinstance(reference, bool):
-            if 0 <= reference < len(cues):
-                return reference
-        elif isinstance(reference, str):
-            for action in self._playback.plan.actions:
-                if action.action_id == reference:
-                    return action.cue_index
-            for index, cue in enumerate(cues):
-                if cue.id == reference:
-                    return index
-            if reference.isdecimal() and int(reference) < len(cues):
-                return int(reference)
-        raise CommandError("unknown_cue", f"no cue {reference!r:.70} in this show")
-
-    def _where(self) -> dict[str, Any]:
-        playhead = self._playback.playhead
-        position = playhead.position(self._clock.now())
-        return {
-            "status": playhead.status,
-            "position": position,
-            "time": None if position is None else format_time(int(position)),
-            "on_schedule": playhead.on_schedule,
-            "paused": playhead.paused,
-            "standby": playhead.standby,
-        }
-
-
-def _expect(args: Args, *known: str) -> None:
+    Raises:
+        CommandError: `bad_args`.
+    """
     unknown = sorted(set(args) - set(known))
     if unknown:
         takes = ", ".join(known) if known else "no arguments"
         raise CommandError("bad_args", f"unknown argument {unknown[0]!r:.40}: it takes {takes}")
-
-
-def _position(time: object) -> float:
-    if isinstance(time, (int, float)) and not isinstance(time, bool):
-        try:
-            return float(time)
-        except OverflowError:
-            raise CommandError("out_of_range", "time: beyond any show") from None
-    try:
-        return parse_time(time)
-    except ValueError as error:
-        raise CommandError("bad_args", f"time: {error}, or a number of seconds") from None

@@ -20,7 +20,7 @@ from cache.keys import BadKey, image_key, is_action_id
 from cache.store import NotFound, Store, StoreError
 from server.access import Access, AccessDenied
 from server.asrun import AsRun, to_csv, to_json
-from server.control import CommandError, Dispatcher
+from server.control import Caller, CommandError, Dispatcher
 from server.metrics import Metrics
 from server.playback import Playback
 from server.readiness import Readiness
@@ -229,7 +229,7 @@ class Api:
             args = await _json_object(request)
             client = request.client.host if request.client else "?"
             result = await self._dispatcher.dispatch(
-                request.path_params["command"], args, role=role, sender=f"http {client} ({role})"
+                request.path_params["command"], args, Caller(role, f"http {client} ({role})")
             )
         except (AccessDenied, CommandError) as error:
             return _error(error.code, str(error))

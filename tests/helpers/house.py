@@ -17,6 +17,7 @@ from generator.plan import Action
 from server import messages as wire
 from server.asrun import MemoryLog, Row
 from server.clock import VirtualClock, settle
+from server.commands import ShowCommands
 from server.control import Dispatcher
 from server.metrics import Metrics
 from server.performer import Performer
@@ -202,7 +203,7 @@ async def house(
     )
     readiness = Readiness(plan, library, static, clock, metrics)
     view = StateView(show, clock, playback, stage, readiness)
-    dispatcher = Dispatcher(
+    commands = ShowCommands(
         playback=playback,
         stage=stage,
         view=view,
@@ -210,6 +211,7 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
     )
+    dispatcher = Dispatcher([commands])
     opened = House(
         show=show,
         clock=clock,
