@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from server.messages import decode_frame
@@ -46,6 +48,18 @@ class Running:
     address: str
     pid: int
 
+    def control(self, command: str, arguments: Mapping[str, Any]) -> None:
+        """Give a command, as the technician at the machine."""
+        url = f"http://{self.address}/api/control/{command}"
+        answer = httpx.post(url, json=dict(arguments), trust_env=False)
+        answer.raise_for_status()
+
+    def state(self) -> dict[str, Any]:
+        """The whole state."""
+        answer = httpx.get(f"http://{self.address}/api/state", trust_env=False)
+        state: dict[str, Any] = answer.json()
+        return state
+
     def memory(self) -> int:
         """Bytes it holds in memory now."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -54,8 +68,8 @@ class Running:
 
 
 @contextmanager
-def serving(show: Path) -> Iterator[Running]:
-    """`understudy serve` on a free port, ended when left."""
+def serving(show: Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """`understudy serve` on a free port, ended when left; `environment` is added to ours."""
     command = [
         sys.executable,
         "-m",
@@ -68,7 +82,9 @@ def serving(show: Path) -> Iterator[Running]:
         "--log-level",
         "warning",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -88,6 +104,7 @@ class Seen:
     offset: float = 0.0
     messages: list[dict[str, Any]] = field(default_factory=list)
     frames: list[tuple[str, int, float, float]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
 
     def now(self) -> float:
         """Seconds on the server's steady clock, as this screen knows it."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from cachetools import LRUCache
 
 from cache.documents import FormatError
-from cache.formats import ImageSet, Step, image_set, parse_meta
+from cache.formats import ImageSet, SetMeta, Step, image_set, parse_meta
 from cache.images import BadImage, check_image
 from cache.index import load_manifest
-from cache.keys import meta_key, set_place, set_prefix
+from cache.keys import Key, meta_key, set_place, set_prefix
 from cache.manifest import Manifest
-from cache.store import NotFound, Store, StoreUnavailable
+from cache.store import NotFound, Store, StoreError, StoreUnavailable
 
 _LARGE: Final = 1024 * 1024
 """Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
@@ -44,14 +46,25 @@ class Library:
     It reads when asked and does nothing in between.
     """
 
-    def __init__(self, store: Store, *, sets_remembered: int = 256) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        sets_remembered: int = 256,
+        reread: Callable[[Key], Awaitable[bytes]] | None = None,
+    ) -> None:
         """Begin empty, until the first `refresh`.
 
         Args:
             store: where the sets lie; entered and left by its owner.
             sets_remembered: of how many sets, last used, the meta is kept in memory.
+            reread: reads a key past whatever copies `store` keeps. A meta that does not agree
+                with the manifest is read so, once after each `refresh`: the set may have been
+                drawn again since it was copied.
         """
         self._store = store
+        self._reread = reread
+        self._read_again: set[Key] = set()
         self._manifest = Manifest()
         self._found_once = False
         self._sets: LRUCache[tuple[str, int], ImageSet] = LRUCache(sets_remembered)
@@ -86,6 +99,7 @@ class Library:
             self._found_once = True
         self._manifest = manifest
         self._sets.clear()
+        self._read_again.clear()
         return manifest
 
     async def open_set(self, action_id: str, set_id: int) -> ImageSet:
@@ -101,7 +115,7 @@ class Library:
             return remembered
         key = meta_key(action_id, set_id)
         try:
-            meta = parse_meta(await self._store.get(key), key)
+            meta = await self._meta(action_id, key)
             names = None if meta.names_every_file else await self._names(action_id, set_id)
             opened = image_set(action_id, set_id, meta, names)
         except NotFound as error:
@@ -133,6 +147,17 @@ class Library:
             reason = f"{step.name} is missing" if isinstance(error, NotFound) else str(error)
             raise BrokenSet(place.action_id, place.set_id, reason) from error
         return data
+
+    async def _meta(self, action_id: str, key: Key) -> SetMeta:
+        meta = parse_meta(await self._store.get(key), key)
+        entry = self._manifest.actions.get(action_id)
+        agrees = entry is None or entry.fingerprint in {None, meta.fingerprint}
+        if agrees or self._reread is None or key in self._read_again:
+            return meta
+        self._read_again.add(key)
+        with suppress(StoreError):  # then what is here is the best there is
+            meta = parse_meta(await self._reread(key), key)
+        return meta
 
     async def _names(self, action_id: str, set_id: int) -> list[str]:
         prefix = set_prefix(action_id, set_id)

@@ -184,6 +184,7 @@ class MemoryStore:
     Attributes:
         contents: what it keeps; tests may look and tamper.
         latency: seconds that each request takes.
+        bytes_per_second: what the line to it carries, all requests together; 0 for any.
         answering: while cleared, requests are accepted and never answered.
         calls: how often each operation was asked for.
     """
@@ -193,6 +194,7 @@ class MemoryStore:
         contents: Mapping[str, bytes] | None = None,
         *,
         latency: float = 0.0,
+        bytes_per_second: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Begin answering, at once or slowly.
@@ -200,17 +202,20 @@ class MemoryStore:
         Args:
             contents: what it holds to begin with.
             latency: seconds that each request takes.
+            bytes_per_second: what the line to it carries towards us; 0 for any.
             sleep: how it waits for them; of a virtual clock, perhaps.
         """
         self.contents: dict[Key, bytes] = {
             parse_key(key): bytes(data) for key, data in (contents or {}).items()
         }
         self.latency = latency
+        self.bytes_per_second = bytes_per_second
         self.answering = asyncio.Event()
         self.answering.set()
         self.calls: Counter[Operation] = Counter()
         self._sleep = sleep
         self._failures: dict[Operation | None, deque[StoreError]] = {}
+        self._line = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -248,6 +253,9 @@ class MemoryStore:
         data = self.contents.get(key)
         if data is None:
             raise NotFound(key)
+        if self.bytes_per_second:
+            async with self._line:
+                await self._sleep(len(data) / self.bytes_per_second)
         return Versioned(data, content_version(data))
 
     async def put(self, key: Key, data: bytes) -> None:

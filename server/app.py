@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from cache.documents import FormatError
-from cache.library import Library
+from cache.prefetch import Need
 from cache.store import StoreError
 from server import messages as wire
 from server.access import Access
@@ -26,6 +26,7 @@ from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
 from server.control import Dispatcher
 from server.http import SafeHeaders, build_routes
+from server.lookahead import Lookahead
 from server.memory import Memory
 from server.metrics import Metrics
 from server.performer import Performer
@@ -39,7 +40,8 @@ from server.screens import ScreenSocket
 from server.show import Show
 from server.stage import Screen, Stage
 from server.state import StateView
-from server.stores import store_of
+from server.supply import SupplyCollector, open_supply
+from server.supply_commands import SupplyCommands
 
 _log = structlog.get_logger(__name__)
 
@@ -74,12 +76,16 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
     metrics = Metrics()
     rng = Random()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(store_of(show))
+
+        def needs() -> list[Need]:
+            return lookahead.needs()  # it is built below, out of what the supply brings
+
+        supply = await stack.enter_async_context(open_supply(show, clock, needs))
         memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
         asrun = await stack.enter_async_context(
             AsRunLog.open(show.state_folder / "asrun.sqlite", clock=clock)
         )
-        library = Library(store)
+        library = supply.library
         try:
             async with asyncio.timeout(_MANIFEST_WITHIN):
                 await library.refresh()
@@ -127,7 +133,8 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             painted,
         )
         bag = ShuffleBag(rng, memory.content.bags, changed=memory.touch)
-        static = StaticProvider(library, bag, clock, rng, settings.playback.fit)
+        static = StaticProvider(library, bag, clock, rng, settings.playback.fit, shelf=supply.shelf)
+        lookahead = Lookahead(show, plan, playhead, static, clock)
         performer = Performer(
             stage=stage,
             clock=clock,
@@ -146,8 +153,10 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             performer=performer,
             metrics=metrics,
             rng=rng,
+            moved=supply.nudge,
         )
-        readiness = Readiness(plan, library, static, clock, metrics)
+        readiness = Readiness(plan, supply, static, clock, metrics)
+        metrics.registry.register(SupplyCollector(supply))
         view = StateView(show, clock, playback, stage, readiness)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
         commands = ShowCommands(
@@ -158,11 +167,11 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             clock=clock,
             min_go=settings.playback.min_go,
         )
-        dispatcher = Dispatcher([commands])
+        dispatcher = Dispatcher([commands, SupplyCommands(supply, lookahead)])
         app.router.routes.extend(
             build_routes(
                 show=show,
-                store=store,
+                store=supply.store,
                 stage=stage,
                 playback=playback,
                 readiness=readiness,
@@ -179,6 +188,7 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
         await stack.enter_async_context(
             _running(
                 playback.run(),
+                supply.run(),
                 readiness.keep_looking(),
                 _signs_of_life(memory, clock),
                 _measure_lag(metrics, clock),

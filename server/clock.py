@@ -120,6 +120,7 @@ async def timeout_at(clock: Clock, when: float) -> AsyncIterator[None]:
             yield
         finally:
             timer.cancel()
+            await asyncio.wait((timer,))  # so that nothing is left of it when this returns
 
 
 async def settle(rounds: int = 25) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from generator.cues import format_time, parse_time
+from generator.plan import Plan
 from server.asrun import AsRun
 from server.clock import Clock
 from server.control import Args, Caller, CommandError, Handler, expect
 from server.playback import Playback
+from server.show import Show
 from server.stage import Stage
 from server.state import StateView
 
@@ -82,7 +84,7 @@ class ShowCommands:
         now = self._clock.now()
         if self._last_go is not None and now - self._last_go < self._min_go:
             raise CommandError("too_soon", f"the last go was under {self._min_go:g} s ago")
-        self._playback.go(self._cue(args["cue"]) if args.get("cue") is not None else None)
+        self._playback.go(self._cue_of(args["cue"]) if args.get("cue") is not None else None)
         self._last_go = now
         return self._where()
 
@@ -90,7 +92,7 @@ class ShowCommands:
         expect(args, "cue")
         if args.get("cue") is None:
             raise CommandError("bad_args", "standby needs a cue: its id or its number")
-        self._playback.stand_by(self._cue(args["cue"]))
+        self._playback.stand_by(self._cue_of(args["cue"]))
         return self._where()
 
     async def _next(self, args: Args, _caller: Caller) -> dict[str, Any]:
@@ -162,22 +164,8 @@ class ShowCommands:
 
     # ------------------------------------------------------------
 
-    def _cue(self, reference: object) -> int:
-        """The index of a cue, by its action's id, its own id or its number."""
-        cues = self._view.show.sheet.cues
-        if isinstance(reference, int) and not isinstance(reference, bool):
-            if 0 <= reference < len(cues):
-                return reference
-        elif isinstance(reference, str):
-            for action in self._playback.plan.actions:
-                if action.action_id == reference:
-                    return action.cue_index
-            for index, cue in enumerate(cues):
-                if cue.id == reference:
-                    return index
-            if reference.isdecimal() and int(reference) < len(cues):
-                return int(reference)
-        raise CommandError("unknown_cue", f"no cue {reference!r:.70} in this show")
+    def _cue_of(self, reference: object) -> int:
+        return find_cue(self._view.show, self._playback.plan, reference)
 
     def _where(self) -> dict[str, Any]:
         playhead = self._playback.playhead
@@ -190,6 +178,28 @@ class ShowCommands:
             "paused": playhead.paused,
             "standby": playhead.standby,
         }
+
+
+def find_cue(show: Show, plan: Plan, reference: object) -> int:
+    """The index of a cue, by its action's id, its own id or its number.
+
+    Raises:
+        CommandError: `unknown_cue`.
+    """
+    cues = show.sheet.cues
+    if isinstance(reference, int) and not isinstance(reference, bool):
+        if 0 <= reference < len(cues):
+            return reference
+    elif isinstance(reference, str):
+        for action in plan.actions:
+            if action.action_id == reference:
+                return action.cue_index
+        for index, cue in enumerate(cues):
+            if cue.id == reference:
+                return index
+        if reference.isdecimal() and int(reference) < len(cues):
+            return int(reference)
+    raise CommandError("unknown_cue", f"no cue {reference!r:.70} in this show")
 
 
 def _position(time: object) -> float:

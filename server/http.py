@@ -153,7 +153,12 @@ class Probes:
         """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
         del request
         problems = self._readiness.problems()
-        body = {"ready": not problems, "reasons": problems, **self._readiness.coverage()}
+        body = {
+            "ready": not problems,
+            "reasons": problems,
+            "notes": self._readiness.notes(),
+            **self._readiness.coverage(),
+        }
         return JSONResponse(body, status_code=503 if problems else 200)
 
     async def exposition(self, request: Request) -> Response:

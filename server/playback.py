@@ -8,7 +8,7 @@ screens are told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import structlog
@@ -60,6 +60,7 @@ class Playback:
         performer: draws its pictures there.
         metrics: where it is counted.
         rng: for what is left to chance: the rhythm of typing.
+        moved: called when a cue fired or the show was moved, so that others look ahead anew.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Playback:
         performer: Performer,
         metrics: Metrics,
         rng: Random,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
+        self._moved = moved
         self._show = show
         self._sheet: CueSheet = show.sheet
         self._plan = plan
@@ -134,6 +137,7 @@ class Playback:
     def stand_by(self, index: int) -> None:
         """Make cue `index` what the next `go` fires."""
         self._playhead.stand_by(index)
+        self._moved()
 
     def seek(self, position: float) -> None:
         """Go to `position`, in seconds from the start of the screening."""
@@ -163,6 +167,7 @@ class Playback:
 
     def _move(self, events: Sequence[Event]) -> None:
         self._apply(events)
+        self._moved()
         self._nudged.set()
 
     async def _sleep_until(self, when: float) -> None:
@@ -184,6 +189,8 @@ class Playback:
                 self._apply_one(event)
             except Exception:  # noqa: BLE001 - one cue that fails must not cost the others
                 _log.exception("cue_failed", happening=repr(event))
+        if events:
+            self._moved()
 
     def _apply_one(self, event: Event) -> None:
         match event:

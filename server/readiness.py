@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
 from cache.documents import FormatError
-from cache.library import Library
+from cache.prefetch import Coverage
 from cache.store import StoreError
 from generator.plan import Plan
 from server.clock import Clock
 from server.metrics import Metrics
 from server.providers.static import StaticProvider
+from server.supply import Supply
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ class Readiness:
 
     Args:
         plan: the show's actions.
-        library: the sets there are.
+        supply: the sets there are, and how much of them is on this machine.
         static: who plays them, and knows which are faulty.
         clock: the time.
         metrics: where it is counted.
@@ -37,13 +38,13 @@ class Readiness:
     def __init__(
         self,
         plan: Plan,
-        library: Library,
+        supply: Supply,
         static: StaticProvider,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._plan = plan
-        self._library = library
+        self._supply = supply
         self._static = static
         self._clock = clock
         self._metrics = metrics
@@ -55,12 +56,18 @@ class Readiness:
         """How many sets of an action can be played, as far as is known."""
         return len(self._static.usable(action_id))
 
+    def copies(self, action_id: str) -> Coverage | None:
+        """How much of a coming action is on this machine; None where that is no question."""
+        return self._supply.coverage(action_id)
+
     def coverage(self) -> Mapping[str, Any]:
         """How many actions can be played from sets, and what is wrong with the others."""
         with_sets = sum(1 for action in self._plan.actions if self.sets(action.action_id))
         return {
             "actions": len(self._plan.actions),
             "with_sets": with_sets,
+            "supply": self._supply.status(),
+            "copies": self._copies(),
             "without_sets": [
                 action.action_id for action in self._plan.actions if not self.sets(action.action_id)
             ],
@@ -84,7 +91,50 @@ class Readiness:
             named = ", ".join(lacking[:_NAMED]) + (", …" if len(lacking) > _NAMED else "")
             cues = "1 cue has" if len(lacking) == 1 else f"{len(lacking)} cues have"
             problems.append(f"{cues} no set to play and will hold the picture before: {named}")
-        return problems
+        return problems + self._not_here()
+
+    def notes(self) -> list[str]:
+        """What is not as it should be, though every coming cue can be played."""
+        status = self._supply.status()
+        if status is None:
+            return []
+        notes: list[str] = []
+        unreachable = self._supply.unreachable()
+        if unreachable is not None:
+            notes.append(f"playing from the copies on this machine: {unreachable}")
+        copies, line = status["copies"], status["line"]
+        disk = copies["disk"]
+        if disk["condition"] not in {"ok", "off"}:
+            notes.append(f"no more copies are kept on disk ({disk['condition']}): {disk['reason']}")
+        if line["crowded_out"]:
+            notes.append(f"the cache has no room for {line['crowded_out']} of the coming sets")
+        if line["late_files"]:
+            notes.append(
+                f"the line carries {line['rate'] * 8e-6:.1f} Mbit/s: {line['late_files']} previews "
+                "will not be here in time and are left out"
+            )
+        return notes
+
+    def _copies(self) -> dict[str, int] | None:
+        """How many coming actions are here, by how much of them is."""
+        levels = [self._supply.coverage(action.action_id) for action in self._plan.actions]
+        counts = {level: levels.count(level) for level in get_args(Coverage)}
+        return counts if any(counts.values()) else None
+
+    def _not_here(self) -> list[str]:
+        """Which coming cues could not be shown if the store fell silent now."""
+        missing = [
+            action.action_id
+            for action in self._plan.actions
+            if self._supply.coverage(action.action_id) == "none" and self.sets(action.action_id)
+        ]
+        if not missing:
+            return []
+        cues = "1 cue has" if len(missing) == 1 else f"{len(missing)} cues have"
+        named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+        unreachable = self._supply.unreachable()
+        why = "its copies are being made" if unreachable is None else unreachable
+        return [f"{cues} nothing to show on this machine yet ({why}): {named}"]
 
     async def keep_looking(self) -> None:
         """Look now, and every minute, until cancelled."""
@@ -95,7 +145,7 @@ class Readiness:
     async def look(self) -> None:
         """Read the manifest anew and look through every set of the show."""
         try:
-            await self._library.refresh()
+            await self._supply.library.refresh()
         except (StoreError, FormatError) as error:
             if self._store_problem is None:
                 _log.warning("store_unreachable", reason=str(error))

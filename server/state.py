@@ -71,6 +71,7 @@ class StateView:
                 "program": action.program,
                 "prompt": action.prompt,
                 "sets": self.readiness.sets(action.action_id),
+                "copies": self.readiness.copies(action.action_id),
                 "regenerates": action.regenerate,
             }
         return described
@@ -100,6 +101,9 @@ class StateView:
         problems = self.readiness.problems()
         if problems:
             return {"level": "degraded", "reason": problems[0]}
+        notes = self.readiness.notes()
+        if notes:
+            return {"level": "degraded", "reason": notes[0]}
         return {"level": "ok", "reason": "every cue has a set to play"}
 
     def _mode(self) -> dict[str, Any]:
@@ -138,7 +142,7 @@ class StateView:
         if index is None:
             return None
         standby = self.cue(index)
-        ready = bool(standby.get("sets"))
+        ready = bool(standby.get("sets")) and standby.get("copies") != "none"
         return {**standby, "ready": ready, "provider": "static" if ready else "hold"}
 
     def _coming(self) -> range:

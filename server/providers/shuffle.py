@@ -44,9 +44,13 @@ class ShuffleBag:
 
     def peek(self, action_id: str, usable: Iterable[int]) -> int | None:
         """The set that the next `draw` will take."""
+        return next(iter(self.coming(action_id, usable, 1)), None)
+
+    def coming(self, action_id: str, usable: Iterable[int], count: int) -> tuple[int, ...]:
+        """The sets that the next `count` draws will take, as far as this round goes."""
         bag = self._refreshed(action_id, usable)
         self.bags[action_id] = bag
-        return bag.coming[0] if bag.coming else None
+        return bag.coming[:count]
 
     def last(self, action_id: str) -> int | None:
         """The set that was played last."""

@@ -10,15 +10,24 @@ from random import Random
 import structlog
 
 from cache.formats import ImageSet
+from cache.keys import meta_key
 from cache.library import BrokenSet, Library
+from cache.prefetch import Need
+from cache.shelf import FullShelf, Shelf
 from cache.store import StoreError
 from generator.plan import Action
-from server.clock import Clock
+from server.clock import Clock, timeout_at
 from server.providers.base import Frame, ProviderError, ProviderName, Slot, Source, Take
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
 
 _log = structlog.get_logger(__name__)
+
+SENT_AHEAD = 0.3
+"""Seconds before it is due that a preview must have come, or the run goes on without it."""
+
+READ_WITHIN = 1.0
+"""Seconds in which what is at hand must have been read: a disk may fall silent, too."""
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
@@ -28,17 +37,35 @@ class StaticProvider:
     """Plays the sets of a library, each action's out of a shuffle bag.
 
     A set that turns out to be broken, or that was drawn from another recipe, is passed
-    over, reported once, and not tried again until `forget_faults`.
+    over, reported once, and not tried again until `forget_faults`. A set that is at hand goes
+    before one that is not, and a preview that is not at hand in time is left out.
+
+    Args:
+        library: the sets.
+        bag: which comes next.
+        clock: what frames are due by.
+        rng: makes up durations that were not recorded.
+        fit: whether a run that is too long for its slot is played faster.
+        shelf: what is at hand; by default everything.
     """
 
     def __init__(
-        self, library: Library, bag: ShuffleBag, clock: Clock, rng: Random, fit: Fit
+        self,
+        library: Library,
+        bag: ShuffleBag,
+        clock: Clock,
+        rng: Random,
+        fit: Fit,
+        *,
+        shelf: Shelf | None = None,
     ) -> None:
         self._library = library
         self._bag = bag
         self._clock = clock
         self._rng = rng
         self._fit: Fit = fit
+        self._shelf: Shelf = FullShelf() if shelf is None else shelf
+        self._playing: Need | None = None
         self._faults: dict[tuple[str, int], str] = {}
         self._told: dict[tuple[str, int], str] = {}
 
@@ -51,6 +78,15 @@ class StaticProvider:
     def faults(self) -> Mapping[tuple[str, int], str]:
         """Why a set, by action id and number, is not played."""
         return self._faults
+
+    @property
+    def playing(self) -> Need | None:
+        """The set that is being played, and when its run began."""
+        return self._playing
+
+    def coming(self, action_id: str, count: int) -> tuple[int, ...]:
+        """The sets that the next `count` runs of an action will play, as far as they are drawn."""
+        return self._bag.coming(action_id, self.usable(action_id), count)
 
     def usable(self, action_id: str) -> tuple[int, ...]:
         """The sets of an action that, as far as is known, can be played."""
@@ -65,10 +101,11 @@ class StaticProvider:
         self._faults.clear()
 
     async def survey(self, actions: Iterable[Action]) -> None:
-        """Look at the meta of every set of `actions`, so that `usable` is true."""
+        """Look at the meta of every set of `actions` that is at hand, so that `usable` is true."""
         for action in actions:
             for number in self.usable(action.action_id):
-                await self._open_set(action, number)
+                if self._shelf.holds(meta_key(action.action_id, number)):
+                    await self._open_set(action, number)
 
     @asynccontextmanager
     async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
@@ -89,8 +126,15 @@ class StaticProvider:
             squeeze=squeeze,
         )
         planned = tuple((number, at) for number, at in enumerate(due, start=1))
-        async with aclosing(self._frames(found, due, final)) as frames:
-            yield Take(source, len(due), planned, frames)
+        keys = [meta_key(found.action_id, found.set_id), *(step.key for step in found.steps)]
+        playing = self._playing = Need(found.action_id, found.set_id, slot.start, due[-1])
+        try:
+            with self._shelf.holding(keys):
+                async with aclosing(self._frames(found, due, final)) as frames:
+                    yield Take(source, len(due), planned, frames)
+        finally:
+            if self._playing is playing:  # else another run has begun already
+                self._playing = None
 
     async def _choose(self, action: Action, slot: Slot) -> tuple[ImageSet, bytes]:
         """A set whose meta and final image are sound; the rest can do no more harm than a gap."""
@@ -99,7 +143,7 @@ class StaticProvider:
         last = self._bag.last(action_id)
         joined = self._clock.now() - slot.start > _JOINED_LATE
         # What was on the wall before a restart stays on it.
-        number = last if joined and last in untried else self._bag.draw(action_id, untried)
+        number = last if joined and last in untried else await self._draw(action, untried)
         while number is not None:
             untried.discard(number)
             found = await self._open_set(action, number)
@@ -107,8 +151,23 @@ class StaticProvider:
                 final = await self._image(found, len(found.steps) - 1)
                 if final is not None:
                     return found, final
-            number = self._bag.draw(action_id, untried)
+            number = await self._draw(action, untried)
         raise ProviderError(f"no set of {action_id} can be played")
+
+    async def _draw(self, action: Action, among: set[int]) -> int | None:
+        """The next set out of the bag, of those at hand if there are any."""
+        first = self._bag.peek(action.action_id, among)
+        if first is None or await self._at_hand(action, first):
+            return self._bag.draw(action.action_id, among)
+        here = {number for number in among if await self._at_hand(action, number)}
+        return self._bag.draw(action.action_id, here or among)
+
+    async def _at_hand(self, action: Action, number: int) -> bool:
+        """Whether a set can be begun at once: its meta and its final image are here."""
+        if not self._shelf.holds(meta_key(action.action_id, number)):
+            return False
+        found = await self._open_set(action, number)
+        return found is not None and self._shelf.holds(found.steps[-1].key)
 
     async def _open_set(self, action: Action, number: int) -> ImageSet | None:
         try:
@@ -143,10 +202,25 @@ class StaticProvider:
             last = index == steps - 1
             if not last and due[index + 1] <= self._clock.now():
                 continue  # joined in the middle: it has been, and nobody will see it
-            image = final if last else await self._image(found, index)
+            image = final if last else await self._preview(found, index, due[index])
             if image is None:
                 continue  # a preview less; the picture goes on to its end
             yield Frame(index + 1, steps, last, due[index], image, step.media_type)
+
+    async def _preview(self, found: ImageSet, index: int, due: float) -> bytes | None:
+        """A preview, if it is at hand in time; one that is on its way is waited for until then."""
+        key, now = found.steps[index].key, self._clock.now()
+        until = due - SENT_AHEAD
+        if self._shelf.holds(key):
+            until = max(until, now + READ_WITHIN)
+        if until <= now:
+            return None
+        try:
+            async with timeout_at(self._clock, until):
+                await self._shelf.arrival(key)
+                return await self._image(found, index)
+        except TimeoutError:
+            return None
 
     def _report(self, action_id: str, number: int, reason: str) -> None:
         key = (action_id, number)

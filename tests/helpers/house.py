@@ -12,6 +12,9 @@ from random import Random
 from typing import Any
 
 from cache.library import Library
+from cache.local import LocalCache
+from cache.prefetch import Need, Prefetcher
+from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import Action
 from server import messages as wire
@@ -19,6 +22,7 @@ from server.asrun import MemoryLog, Row
 from server.clock import VirtualClock, settle
 from server.commands import ShowCommands
 from server.control import Dispatcher
+from server.lookahead import Lookahead
 from server.metrics import Metrics
 from server.performer import Performer
 from server.playback import Playback
@@ -30,6 +34,8 @@ from server.schedule import build_schedule
 from server.show import Show, load_show
 from server.stage import Mailbox, Stage, StageFrame
 from server.state import StateView
+from server.supply import Supply
+from server.supply_commands import SupplyCommands
 from tests.helpers.shows import LOOP, Rhythm, store_contents, write_show
 
 
@@ -86,6 +92,7 @@ class House:
     dispatcher: Dispatcher
     asrun: MemoryLog
     metrics: Metrics
+    supply: Supply
     opened_at: float
     told: list[Told] = field(default_factory=list)
 
@@ -143,6 +150,64 @@ class House:
                 self.told.append(Told(self.position, as_message(item), image))
 
 
+@dataclass(frozen=True)
+class Far:
+    """A store behind a line, whose sets are fetched ahead of time.
+
+    Attributes:
+        room: bytes of copies.
+        disk: where they are kept; in memory by default.
+        latency: seconds of each request, once the manifest was read.
+        bytes_per_second: what the line carries; 0 for any.
+    """
+
+    room: int = 2**30
+    disk: Path | None = None
+    latency: float = 0.0
+    bytes_per_second: float = 0.0
+
+
+async def _open_store(
+    contents: Mapping[str, bytes], clock: VirtualClock, far: Far | None
+) -> tuple[MemoryStore, LocalCache | None, Library]:
+    rest = _Sleeper(clock)
+    store = MemoryStore(contents, sleep=rest)
+    if far is None:
+        library = Library(store)
+        await library.refresh()
+        return store, None, library
+    cache = LocalCache(
+        store,
+        far.disk,
+        disk_bytes=far.room if far.disk is not None else 0,
+        memory_bytes=far.room if far.disk is None else 2**20,
+        keep_free=0,
+        now=clock.now,
+        wall=clock.wall,
+        sleep=rest,
+    )
+    library = Library(cache, sets_remembered=1000, reread=cache.refresh)
+    await library.refresh()
+    rest.virtual = True
+    store.latency, store.bytes_per_second = far.latency, far.bytes_per_second
+    return store, cache, library
+
+
+class _Sleeper:
+    """Sleeps by the virtual clock, once somebody moves it."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.virtual = False
+
+    async def __call__(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        if self.virtual:
+            await self._clock.sleep_until(self._clock.now() + seconds)
+        else:
+            await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def house(
     folder: Path,
@@ -153,16 +218,26 @@ async def house(
     toml: str = LOOP,
     seed: int = 1,
     play: bool = True,
+    far: Far | None = None,
 ) -> AsyncIterator[House]:
-    """Open a house; with the loop of `LOOP` the show begins at once."""
+    """Open a house; with the loop of `LOOP` the show begins at once.
+
+    Args:
+        folder: where the show is written.
+        cues: its sheet.
+        rhythm: how the sets are made.
+        rhythms: how those of some actions are made.
+        toml: what follows `[show]`.
+        seed: of what is left to chance.
+        play: whether the show plays, or only stands there.
+        far: where the store is far away; None reads it as it is.
+    """
     write_show(folder, cues, toml)
     show = load_show(folder, {}, {})
     clock = VirtualClock()
     actions = show.plan({}).actions
     contents = store_contents(actions, rhythm or Rhythm(), rhythms)
-    store = MemoryStore(contents)
-    library = Library(store)
-    await library.refresh()
+    store, cache, library = await _open_store(contents, clock, far)
     plan = show.plan({name: e.fingerprint for name, e in library.manifest.actions.items()})
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
@@ -179,7 +254,18 @@ async def house(
     )
     metrics, asrun, rng = Metrics(), MemoryLog(), Random(seed)
     bag = ShuffleBag(rng)
-    static = StaticProvider(library, bag, clock, rng, show.settings.playback.fit)
+    prefetcher = None
+    if cache is not None:
+
+        def needs() -> list[Need]:
+            return lookahead.needs()
+
+        prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
+    supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
+    static = StaticProvider(
+        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf
+    )
+    lookahead = Lookahead(show, plan, playhead, static, clock)
     tokens = iter(f"run-{number}" for number in range(100_000))
     performer = Performer(
         stage=stage,
@@ -200,8 +286,9 @@ async def house(
         performer=performer,
         metrics=metrics,
         rng=rng,
+        moved=supply.nudge,
     )
-    readiness = Readiness(plan, library, static, clock, metrics)
+    readiness = Readiness(plan, supply, static, clock, metrics)
     view = StateView(show, clock, playback, stage, readiness)
     commands = ShowCommands(
         playback=playback,
@@ -211,7 +298,7 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
     )
-    dispatcher = Dispatcher([commands])
+    dispatcher = Dispatcher([commands, SupplyCommands(supply, lookahead)])
     opened = House(
         show=show,
         clock=clock,
@@ -227,10 +314,14 @@ async def house(
         dispatcher=dispatcher,
         asrun=asrun,
         metrics=metrics,
+        supply=supply,
         opened_at=clock.now(),
     )
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
+        if cache is not None:
+            await stack.enter_async_context(cache)
+            stack.push_async_callback(_cancelled, asyncio.create_task(supply.run()))
         stack.push_async_callback(_cancelled, asyncio.create_task(opened.watch()))
         await settle()
         if play:

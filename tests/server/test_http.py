@@ -188,6 +188,9 @@ async def test_it_is_well_and_ready(client: httpx.AsyncClient) -> None:
         "with_sets": 2,
         "without_sets": [],
         "faulty_sets": [],
+        "notes": [],
+        "supply": None,  # the store is on this machine
+        "copies": None,
     }
 
 

@@ -1,0 +1,163 @@
+"""A show from a bucket behind a slow line: does every frame come before it is due?
+
+The bucket is rclone's S3 server; the line, a proxy that carries so many bits a second and
+takes its time. `SHEET` names a cue sheet; without one, runs every twelve seconds.
+`LINE_SECONDS` is how long each line is watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, watch
+from benchmarks.shows import jpeg_of
+from cache.formats import FileFacts, SetMeta, dump_meta
+from cache.keys import set_prefix
+from cache.manifest import Manifest, dump_manifest
+from generator.cues import format_time
+from generator.plan import Action
+from generator.recorder import manifest_entry
+from server.show import load_show
+from tests.cache.s3_servers import S3Server, rclone
+from tests.helpers.line import Line, line_to
+
+SECONDS = float(os.environ.get("LINE_SECONDS", "240"))
+SEEK = os.environ.get("LINE_SEEK", "00:22:00")
+STEPS = 20
+PACE = 0.45
+FRAME_BYTES = 150_000
+SETS = 2
+_DRAWN_AT = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def main() -> None:
+    """Print the figures."""
+    images = [jpeg_of(1360, 768, FRAME_BYTES, seed) for seed in range(8)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sheet = os.environ.get("SHEET")
+        cues = Path(sheet).read_text() if sheet else _sheet()
+        _write(folder / "show", cues)
+        actions = load_show(folder / "show", {}, {}).plan({}).actions
+        with rclone(folder) as server:
+            bucket = server.new_bucket()
+            _fill(folder / "buckets" / bucket, actions, images)
+            for bits in (10e6, 1e6):
+                asyncio.run(_over(folder, server, bucket, bits))
+
+
+def _sheet() -> str:
+    cues = [
+        {"time": format_time(3 + 12 * n), "action": "prompt", "program": "P0", "prompt": f"no {n}"}
+        for n in range(int(SECONDS / 12) + 30)
+    ]
+    return json.dumps([*cues, {"time": format_time(SECONDS + 600), "action": "end"}])
+
+
+def _write(folder: Path, cues: str) -> None:
+    folder.mkdir()
+    (folder / "cues.json").write_text(cues)
+    (folder / "show.toml").write_text('[schedule]\nkind = "manual"\n')
+
+
+def _fill(bucket: Path, actions: Sequence[Action], images: Sequence[bytes]) -> None:
+    """Sets for every action; the same few pictures again and again, as links."""
+    pictures = bucket / "pictures"
+    pictures.mkdir()
+    facts = [FileFacts.of(image) for image in images]
+    for number, image in enumerate(images):
+        (pictures / f"{number}.jpg").write_bytes(image)
+    manifest = Manifest()
+    for action in actions:
+        for set_id in range(SETS):
+            place = bucket / set_prefix(action.action_id, set_id)
+            place.mkdir(parents=True)
+            files: dict[str, FileFacts] = {}
+            for step in range(1, STEPS + 1):
+                number = (step + set_id) % len(images)
+                (place / f"{step}.jpg").hardlink_to(pictures / f"{number}.jpg")
+                files[f"{step}.jpg"] = facts[number]
+            meta = SetMeta(
+                cue_id=action.action_id,
+                set_id=set_id,
+                total_steps=STEPS,
+                durations={str(step): PACE for step in range(1, STEPS + 1)},
+                total_duration=STEPS * PACE,
+                generated_at=_DRAWN_AT,
+                config={"program": action.program},
+                seed=set_id,
+                fingerprint=action.fingerprint,
+                engine="benchmark",
+                timing="simulated",
+                files=files,
+            )
+            (place / "meta.json").write_bytes(dump_meta(meta))
+            manifest = manifest.with_set(action.action_id, manifest_entry(action), set_id)
+    written = manifest.model_copy(update={"generated_at": _DRAWN_AT})
+    (bucket / "manifest.json").write_bytes(dump_manifest(written))
+
+
+async def _over(folder: Path, server: S3Server, bucket: str, bits: float) -> None:
+    latency = 0.05  # each way
+    async with line_to(server.port, bytes_per_second=bits / 8, latency=latency) as line:
+        environment = {
+            "AWS_ACCESS_KEY_ID": server.credentials.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": server.credentials.secret_access_key,
+            "UNDERSTUDY_STORE_URL": f"s3://{bucket}",
+            "UNDERSTUDY_STORE_ENDPOINT_URL": line.url,
+            "UNDERSTUDY_CACHE_DIR": f"cache-{bits:.0f}",
+        }
+
+        def serve_and_watch() -> Seen:
+            with serving(folder / "show", environment) as running:
+                return asyncio.run(_watch(running))
+
+        begun = time.monotonic()
+        seen = await asyncio.to_thread(serve_and_watch)
+        seconds = time.monotonic() - begun
+    _report(seen, bits, line, seconds)
+
+
+async def _watch(server: Running) -> Seen:
+    async with screen(server, "wall") as (socket, seen):
+        await asyncio.to_thread(server.control, "seek", {"time": SEEK})
+        await watch(socket, seen, time.monotonic() + SECONDS)
+    seen.state = await asyncio.to_thread(server.state)
+    return seen
+
+
+def _report(seen: Seen, bits: float, line: Line, seconds: float) -> None:
+    began = min((due for _, _, due, _ in seen.frames), default=0.0)
+    settled = [frame for frame in seen.frames if frame[2] > began + 60]
+    margins = [due - arrived for _, _, due, arrived in settled]
+    runs: dict[str, list[int]] = {}
+    for run, step, due, _ in seen.frames:
+        if due > began + 60:
+            runs.setdefault(run, []).append(step)
+    whole = list(runs.values())[:-1]  # the last was still on
+    finals = sum(STEPS in steps for steps in whole)
+    share = sum(map(len, whole)) / max(1, STEPS * len(whole))
+    say(
+        f"\na line of {bits / 1e6:g} Mbit/s and 100 ms there and back, {seconds:.0f} s of the "
+        f"show; sets of {STEPS} x {FRAME_BYTES / 1000:.0f} kB"
+    )
+    say(
+        f"  after the first minute: {len(whole)} runs, {finals} of them with their final image, "
+        f"{share:.0%} of all frames; late {sum(margin < 0 for margin in margins)}, the tightest "
+        f"{min(margins, default=float('nan')) * 1e3:.0f} ms before it was due, 1 % within "
+        f"{quantile(margins, 0.01) * 1e3:.0f} ms"
+    )
+    carried = line.carried * 8e-6
+    say(f"  the line carried {carried / 8:.0f} MB, {carried / seconds:.2f} Mbit/s")
+    say(f"  the server says: {seen.state['health']['level']}: {seen.state['health']['reason']}")
+
+
+if __name__ == "__main__":
+    main()

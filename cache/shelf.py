@@ -1,0 +1,47 @@
+"""What is at hand: the port through which a player asks before it reaches for a file.
+
+A store answers sooner or later; a shelf says what can be had at once, and when something
+that was on its way has come. So a run never waits for a preview that the line is late with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+from cache.keys import Key
+
+
+class Shelf(Protocol):
+    """Knows what is at hand. Asking costs nothing and fetches nothing."""
+
+    def holds(self, key: Key) -> bool:
+        """Whether a file can be had at once, as far as is known."""
+        ...
+
+    async def arrival(self, key: Key) -> None:
+        """Return once a file is at hand; perhaps never, so bound the wait."""
+        ...
+
+    def holding(self, keys: Collection[Key]) -> AbstractContextManager[None]:
+        """Keep files at hand while the context lasts: they are being played."""
+        ...
+
+
+class FullShelf:
+    """Everything is at hand: a store on this machine."""
+
+    def holds(self, key: Key) -> bool:
+        """See `Shelf.holds`."""
+        del key
+        return True
+
+    async def arrival(self, key: Key) -> None:
+        """See `Shelf.arrival`."""
+        del key
+
+    def holding(self, keys: Collection[Key]) -> AbstractContextManager[None]:
+        """See `Shelf.holding`."""
+        del keys
+        return nullcontext()
