@@ -113,10 +113,17 @@ class Flights(Generic[K, T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _drop(self, key: K, flight: Flight[T]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        self._leave(key, flight)
         if flight.task is not None:
             flight.task.cancel()
+
+    def _leave(self, key: K, flight: Flight[T]) -> None:
+        """Nobody joins it any more; an older one that is not at its end yet is found again."""
+        before, flight.before = flight.before, None
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+            if before is not None and before.task is not None and not before.task.done():
+                self._flights[key] = before
 
     async def _fly(self, key: K, flight: Flight[T]) -> None:
         try:
@@ -127,8 +134,6 @@ class Flights(Generic[K, T]):
             flight.arrived.set_exception(error)
             flight.arrived.exception()
         finally:
-            flight.before = None
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            self._leave(key, flight)
             if not flight.arrived.done():
                 flight.arrived.cancel()
