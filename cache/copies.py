@@ -6,6 +6,7 @@
     {root}/{origin}/actions/…/0/.listing    the same for what is no key (see `listing_name`)
     {root}/.unfinished/                     copies that are being written
     {root}/.lock                            held by whoever evicts
+    {root}/.ledger                          how much all have written
 
 What is not hidden within an origin's folder is taken for a copy and may be evicted; all else
 in the root is left alone. The bound counts the copies of every origin.
@@ -19,9 +20,10 @@ where flushing each would cost every fetch (`benchmarks/cache.py`).
 **Order.** A file's time of modification is when it was last used, so the order outlives us and is
 seen by other processes. Uses are noted in memory and written by `flush`.
 
-**The bound** holds exactly for one process. A process sees what others wrote whenever it looks
-through the folder, which it does after writing half of the room it saw last, and no later than a
-64th of the bound after that: two processes together exceed it by a 64th at most.
+**The bound** holds exactly for one process. So that others are reckoned with, each appends to a
+ledger, a byte for each 4 KiB that it is about to write: the file's length tells everybody how much
+was written since they last looked through the folder, at the price of one call. Several processes
+together exceed the bound by no more than what the others are writing at that moment.
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ _MAGIC: Final = b"UNDRSTD1"
 _PROOF: Final = struct.Struct(">32sQ8s8s")
 _UNFINISHED: Final = ".unfinished"
 _LOCK: Final = ".lock"
+_LEDGER: Final = ".ledger"
+_LEDGER_UNIT: Final = 4096
+_LEDGER_LENGTH: Final = 2**20
+"""Bytes. A longer ledger is begun anew."""
+
 _ABANDONED_AFTER: Final = 60.0
 """Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
 
@@ -66,10 +73,12 @@ _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
 _ORIGIN: Final = re.compile(r"[a-z0-9-]+-[0-9a-f]{8}")
-_STEP: Final = 64
-"""A process looks again after writing this part of the bound; twice that is freed at once."""
+_STEP: Final = 32
+"""This part of the bound is freed at once."""
 
-_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_MISSING: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+)
 _FOREIGN: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO, errno.EMLINK})
 _UNKEEPABLE: Final = frozenset(
     {
@@ -170,8 +179,8 @@ class Copies:
         self._bytes = 0
         self._pending = 0
         self._others_unfinished = 0
-        self._since_look = 0
-        self._look_after = 0
+        self._ledger_seen = 0
+        self._ledger_mine = 0
         self._journal: dict[str, _Entry | None] | None = None
         self._uses: dict[str, int] = {}
         self._looked = False
@@ -275,6 +284,7 @@ class Copies:
         """
         path = self._path_of(name)
         size = len(data) + PROOF_BYTES
+        now = self._now_ns()
         try:
             self._reserve(size)
         except FileNotFoundError:  # somebody removed the folder
@@ -284,11 +294,11 @@ class Copies:
             self._reserve(size)
         try:
             try:
-                self._write(path, data, sha256)
+                self._write(path, data, sha256, now)
             except OSError as error:
                 if error.errno not in _FULL or not self._free(0, at_least=size):
                     raise
-                self._write(path, data, sha256)  # a quota, say, that statvfs does not tell of
+                self._write(path, data, sha256, now)  # a quota, say, that statvfs does not tell of
         except OSError as error:
             if error.errno in _UNKEEPABLE:
                 raise Unkeepable(str(error)) from error
@@ -296,8 +306,7 @@ class Copies:
         else:
             with self._books:
                 self._uses.pop(path, None)
-                self._enter(path, _Entry(size, self._now_ns(), proven=True))
-                self._since_look += size
+                self._enter(path, _Entry(size, now, proven=True))
         finally:
             with self._books:
                 self._pending -= size
@@ -364,8 +373,11 @@ class Copies:
 
     def _unlink(self, path: str) -> None:
         self._forget(path)
-        with suppress(IsADirectoryError, FileNotFoundError, NotADirectoryError):
+        try:
             os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
+        except OSError as error:
+            if error.errno not in _MISSING | {errno.EISDIR}:
+                raise
 
     def _read(self, path: str) -> Copy | None:
         """A copy if it is sound.
@@ -392,7 +404,7 @@ class Copies:
             return None
         return Copy(data, digest.hexdigest())
 
-    def _write(self, path: str, data: bytes, sha256: str) -> None:
+    def _write(self, path: str, data: bytes, sha256: str, now_ns: int) -> None:
         place = f"{self._text}/{path}"
         unfinished = f"{self._text}/{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -407,6 +419,7 @@ class Copies:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for part in (data, _proof(path, len(data), bytes.fromhex(sha256))):
                     _write_all(descriptor, part)
+                os.utime(descriptor, ns=(now_ns, now_ns))
             finally:
                 os.close(descriptor)
             try:
@@ -429,11 +442,14 @@ class Copies:
         Raises:
             NoRoom: there is none.
         """
+        with self._books:
+            self._ledger_mine += self._note_in_ledger(size)
         while True:
             floor = self._room_on_disk() < size
             with self._books:
-                current = self._looked and self._since_look <= self._look_after
-                if current and not floor and self._total() + size <= self._limit:
+                others = self._written_by_others()
+                known = self._looked and others is not None
+                if known and not floor and self._total() + (others or 0) + size <= self._limit:
                     self._pending += size
                     return
             if not self._free(size):
@@ -441,6 +457,28 @@ class Copies:
 
     def _total(self) -> int:
         return self._bytes + self._pending + self._others_unfinished
+
+    def _note_in_ledger(self, size: int) -> int:
+        """Tell other processes of what is about to be written; says how long that made it."""
+        units = -(-size // _LEDGER_UNIT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(f"{self._text}/{_LEDGER}", flags, 0o666)
+        try:
+            return os.write(descriptor, bytes(units))
+        finally:
+            os.close(descriptor)
+
+    def _written_by_others(self) -> int | None:
+        """Bytes, at most, since we looked; None if there is no telling but by looking."""
+        length = self._ledger_length()
+        units = length - self._ledger_seen - self._ledger_mine
+        return None if length < self._ledger_seen else max(0, units) * _LEDGER_UNIT
+
+    def _ledger_length(self) -> int:
+        try:
+            return os.stat(f"{self._text}/{_LEDGER}").st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return 0
 
     def _room_on_disk(self) -> int:
         """Bytes that may be written before the disk is fuller than it should get."""
@@ -463,6 +501,8 @@ class Copies:
             with self._lock() as held:
                 if not held:
                     return False
+                if self._ledger_length() > _LEDGER_LENGTH:
+                    os.truncate(f"{self._text}/{_LEDGER}", 0)
                 self._sweep()
                 self._look()
                 with self._books:
@@ -480,7 +520,7 @@ class Copies:
                     self._hopeless = (size, self.pinned, self.held.total(), self._wall())
                     return False
                 # Somewhat more, lest every further copy begin with a look.
-                self._evict(found, need, need + 2 * self._limit // _STEP)
+                self._evict(found, need, need + self._limit // _STEP)
                 return True
 
     def _evict(self, found: list[tuple[int, str, int]], need: int, wanted: int) -> None:
@@ -550,6 +590,8 @@ class Copies:
     def _look(self) -> None:
         with self._books:
             self._journal = {}
+            # What is noted from here on may or may not be among what is found.
+            self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
         found: dict[str, _Entry] = {}
         try:
             for path, info in _files_in(self._text):
@@ -572,8 +614,6 @@ class Copies:
             self._entries = found
             self._bytes = sum(entry.size for entry in found.values())
             self._others_unfinished = unfinished
-            self._since_look = 0
-            self._look_after = max((self._limit - self._total()) // 2, self._limit // _STEP)
             self._looked = True
 
     def _unfinished(self) -> list[tuple[str, int, float]]:
