@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cache.copies import PROOF_BYTES, origin_folder
 from cache.folder import FolderStore
@@ -18,7 +21,7 @@ from cache.store import (
     Store,
     StoreUnavailable,
 )
-from tests.cache.samples import small_store
+from tests.cache.samples import add_set, images_of, original_meta, small_store
 from tests.cache.store_contract import StoreContract, listed
 
 META = meta_key("prompt_001", 0)
@@ -53,7 +56,7 @@ def on_disk(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in {".lock", ".unfinished"}
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
     }
 
 
@@ -70,6 +73,10 @@ async def settled(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - most of what is waited for tells nobody
             await asyncio.sleep(0.001)
+
+
+def condition_of(cache: LocalCache) -> str:
+    return cache.stats.disk.condition
 
 
 def waiting(cache: LocalCache) -> int:
@@ -433,3 +440,395 @@ async def test_leaving_lets_go_of_everything(folder: Path) -> None:
     await asyncio.wait(waiting)
     assert asyncio.all_tasks() == before
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 1  # noqa: PTH208
+
+
+# Copies that are no copies.
+
+
+def flip(place: Path, at: int) -> None:
+    data = bytearray(place.read_bytes())
+    data[at] ^= 0x10
+    place.write_bytes(data)
+
+
+def in_place_of(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def replace(place: Path) -> None:
+        place.unlink()
+        make(place)
+
+    return replace
+
+
+def holding(place: Path, data: bytes) -> None:
+    place.write_bytes(data)
+
+
+FLAWS: dict[str, Callable[[Path], None]] = {
+    "a bit of the content": lambda place: flip(place, 1000),
+    "a bit of the proof": lambda place: flip(place, -20),
+    "a bit of the mark": lambda place: flip(place, -1),
+    "cut short": lambda place: os.truncate(place, 700),
+    "cut at the proof": lambda place: os.truncate(place, place.stat().st_size - PROOF_BYTES),
+    "empty": lambda place: os.truncate(place, 0),
+    "longer": lambda place: holding(place, place.read_bytes() + b"x"),
+    "zeros, as after a power cut": lambda place: holding(place, bytes(2045)),
+    "a foreign file": lambda place: holding(place, b"mine" * 1000),
+    "the copy of another key": lambda place: holding(place, place.with_name("2.jpg").read_bytes()),
+    "a link": in_place_of(lambda place: place.symlink_to("2.jpg")),
+    "a link to nowhere": in_place_of(lambda place: place.symlink_to("nowhere")),
+    "a named pipe": in_place_of(os.mkfifo),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+async def test_a_flawed_copy_heals(origin: MemoryStore, folder: Path, flaw: str) -> None:
+    second = image_key("prompt_001", 0, "2.jpg")
+    async with cache_of(origin, folder) as cache:
+        await cache.fetch(FIRST)
+        await cache.fetch(second)
+    asked = origin.calls["get"]
+    FLAWS[flaw](place_of(folder, FIRST))
+    # Where the origin cannot give it either, its error is what is heard.
+    async with cache_of(origin, folder) as cache:
+        origin.fail_next(StoreUnavailable(FIRST, "cut"))
+        with pytest.raises(StoreUnavailable):
+            await cache.get(FIRST)
+        assert not cache.holds(FIRST)
+        assert cache.stats.healed == (flaw != "gone")
+    async with cache_of(origin, folder) as cache:
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+    async with cache_of(origin, folder) as cache:
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+        assert await cache.get(second) == origin.contents[second]
+        assert cache.stats.disk_hits == 2
+    assert origin.calls["get"] == asked + 2
+
+
+async def test_a_flawed_copy_is_found_before_it_is_needed(
+    origin: MemoryStore, folder: Path
+) -> None:
+    async with cache_of(origin, folder) as cache:
+        await cache.fetch(FIRST)
+    flip(place_of(folder, FIRST), 5)
+    async with cache_of(origin, folder) as cache:
+        assert await cache.fetch(FIRST) == len(origin.contents[FIRST])
+        assert await cache.fetch(FIRST) == 0
+        place_of(folder, FIRST).unlink()  # by another process, say
+        assert await cache.fetch(FIRST) == len(origin.contents[FIRST])
+
+
+async def test_a_folder_in_place_of_a_copy_stays_and_the_show_goes_on(
+    cache: LocalCache, origin: MemoryStore, folder: Path
+) -> None:
+    (place_of(folder, FIRST) / "mine").mkdir(parents=True)
+    for _ in range(2):
+        await cache.fetch(FIRST)
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+    assert cache.stats.disk.condition == "ok"
+    assert (place_of(folder, FIRST) / "mine").is_dir()
+
+
+async def test_what_turned_out_bad_is_dropped(cache: LocalCache, origin: MemoryStore) -> None:
+    await cache.get(FIRST)
+    await cache.discard(FIRST)
+    assert not cache.holds(FIRST)
+    assert await cache.get(FIRST) == origin.contents[FIRST]
+    assert origin.calls["get"] == 2
+
+
+# Against the set's meta.
+
+
+async def test_what_is_not_what_the_meta_tells_of_is_handed_on_and_not_kept(
+    cache: LocalCache, origin: MemoryStore
+) -> None:
+    await cache.get(META)
+    right = origin.contents[FIRST]
+    for wrong in (right[:-1], right[:-1] + b"x"):
+        origin.contents[FIRST] = wrong
+        assert await cache.get(FIRST) == wrong  # the library says what is wrong with it
+        assert not cache.holds(FIRST)
+    assert cache.stats.rejected == 2
+    origin.contents[FIRST] = right
+    assert await cache.get(FIRST) == right
+    assert cache.holds(FIRST)
+
+
+@pytest.mark.parametrize("disk", [True, False])
+async def test_a_set_that_was_drawn_again_is_noticed(folder: Path, disk: bool) -> None:
+    origin = small_store(1, 1)
+    async with cache_of(origin, folder if disk else None) as cache:
+        for key in (META, FIRST, FINAL):
+            await cache.fetch(key)
+            await cache.get(key)
+        changed = rotated(images_of(3))
+        draw_again(origin, changed)
+        second = image_key("prompt_001", 0, "2.jpg")
+        # An image that was not here comes with the meta that tells of it.
+        assert await cache.get(second) == changed["2.jpg"]
+        assert cache.holds(second)
+        assert await cache.get(META) == origin.contents[META]
+        # Those that were here, of the set as it was, are asked for again.
+        assert await cache.get(FIRST) == changed["1.jpg"]
+        assert await cache.fetch(FINAL) in {0, len(changed["final.jpg"])}
+        assert await cache.get(FINAL) == changed["final.jpg"]
+        assert cache.stats.rejected == 0
+
+
+def draw_again(origin: MemoryStore, images: dict[str, bytes]) -> None:
+    contents: dict[str, bytes] = {}
+    add_set(contents, "prompt_001", 0, images)
+    origin.contents.update({Key(key): data for key, data in contents.items()})
+
+
+def rotated(images: dict[str, bytes]) -> dict[str, bytes]:
+    """The same names with other contents."""
+    names = list(images)
+    return {name: images[other] for name, other in zip(names, names[1:] + names[:1], strict=True)}
+
+
+async def test_what_is_being_played_stays_as_it_was(cache: LocalCache, origin: MemoryStore) -> None:
+    await cache.get(META)
+    first = await cache.get(FIRST)
+    draw_again(origin, rotated(images_of(3)))
+    with cache.holding([META, FIRST]):
+        await cache.refresh(META)
+        assert await cache.get(FIRST) == first
+    assert await cache.get(FIRST) == origin.contents[FIRST]
+
+
+async def test_a_meta_that_cannot_be_read_is_not_kept(
+    cache: LocalCache, origin: MemoryStore
+) -> None:
+    right = origin.contents[META]
+    origin.contents[META] = b"<html>"
+    assert await cache.get(META) == b"<html>"
+    origin.contents[META] = right
+    assert await cache.get(META) == right
+
+
+async def test_an_original_set_has_nothing_to_be_checked_against() -> None:
+    origin = MemoryStore({META: original_meta(1), FIRST: b"anything"})
+    async with cache_of(origin, None) as cache:
+        await cache.get(META)
+        assert await cache.get(FIRST) == b"anything"
+        assert cache.holds(FIRST)
+
+
+# Room.
+
+
+@pytest.mark.parametrize("disk", [True, False])
+async def test_what_is_needed_stays_and_the_rest_passes_through(folder: Path, disk: bool) -> None:
+    origin = MemoryStore({str(number): bytes([number]) * 1000 for number in range(10)})
+    keys = [Key(str(number)) for number in range(10)]
+    room = 4 * (1000 + PROOF_BYTES)
+    options = {"disk_bytes": room, "memory_bytes": 1000 if disk else 8000}
+    async with cache_of(origin, folder if disk else None, **options) as cache:
+        for key in keys[:3]:
+            await cache.fetch(key)
+        cache.pin(keys[:2])
+        with cache.holding([keys[2]]), cache.holding([keys[2]]):
+            for _ in range(2):
+                for key in keys:
+                    assert await cache.get(key) == origin.contents[key]
+                    await cache.fetch(key)
+                assert all(cache.holds(key) for key in keys[:3])
+        assert cache.stats.disk_bytes <= room
+        cache.pin(keys[:4])
+        for key in keys[:4]:
+            await cache.fetch(key)
+        if disk:
+            assert all(cache.holds(key) for key in keys[:4])
+            assert cache.stats.unkept == 0
+            await cache.fetch(keys[5])
+            assert (cache.stats.unkept, cache.stats.unkept_bytes) == (1, 1000)
+            assert cache.stats.disk.condition == "ok"
+        cache.pin([])
+        await cache.fetch(keys[6])
+        assert cache.holds(keys[6])
+
+
+async def test_a_pinned_meta_keeps_the_listing_of_its_set(
+    origin: MemoryStore, folder: Path
+) -> None:
+    prefix = "actions/prompt_001/sets/0/"
+    async with cache_of(origin, folder, disk_bytes=9000) as cache:
+        await cache.fetch(META)
+        entries = await listed(cache, prefix)
+        cache.pin([META])
+        for key in list(origin.contents):
+            await cache.fetch(key)
+        assert cache.stats.evicted > 0
+        origin.fail_next(StoreUnavailable("", "cut"), on="list")
+        assert await listed(cache, prefix) == entries
+
+
+# A disk that is not well.
+
+
+class Disk:
+    """Fails writes as a disk does, while told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: int | None = None
+        self._open, self._write, self._unlink = os.open, os.write, os.unlink
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "unlink", self.unlink)
+
+    def _fail(self, *errors: int) -> None:
+        if self.error in errors:
+            raise OSError(self.error, os.strerror(self.error))
+
+    def open(self, path: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            self._fail(errno.EROFS, errno.EACCES)
+        return self._open(path, flags, *rest, **more)
+
+    def write(self, descriptor: int, data: Any) -> int:
+        self._fail(errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        return self._write(descriptor, data)
+
+    def unlink(self, path: Any, **more: Any) -> None:
+        self._fail(errno.EROFS, errno.EACCES)
+        self._unlink(path, **more)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("error", "condition"),
+    [
+        (errno.ENOSPC, "full"),
+        (errno.EDQUOT, "full"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "read-only"),
+        (errno.EIO, "failing"),
+    ],
+)
+async def test_a_disk_that_cannot_be_written_is_said_once_and_tried_again(
+    origin: MemoryStore, folder: Path, disk: Disk, error: int, condition: str
+) -> None:
+    time = [1000.0]
+    keys = [key for key in origin.contents if key != MANIFEST]
+    async with cache_of(origin, folder, now=lambda: time[0], retry_disk_after=60) as cache:
+        await settled(lambda: cache.stats.looked)
+        await cache.fetch(keys[0])
+        disk.error = error
+        with capture_logs() as log:
+            for key in keys:
+                await cache.fetch(key)
+                assert await cache.get(key) == origin.contents[key]
+        assert cache.stats.disk.condition == condition
+        assert cache.stats.disk.reason == os.strerror(error)
+        said = [line for line in log if line["log_level"] == "warning"]
+        assert [line["condition"] for line in said] == [condition]
+        # What was kept before is read all the same; the rest came into memory.
+        assert all(cache.holds(key) for key in keys)
+        assert cache.stats.disk_entries == 1
+        disk.error = None
+        await cache.refresh(keys[1])
+        assert cache.stats.disk.condition == condition  # too early
+        time[0] += 61
+        await cache.refresh(keys[1])
+        assert cache.stats.disk.condition == "ok"
+        assert cache.stats.disk_entries == 2
+
+
+async def test_a_disk_that_is_read_only_from_the_start_is_read(
+    origin: MemoryStore, folder: Path, disk: Disk
+) -> None:
+    async with cache_of(origin, folder) as cache:
+        await cache.fetch(FIRST)
+        await cache.fetch(META)
+    flip(place_of(folder, META), 3)
+    disk.error = errno.EROFS
+    async with cache_of(origin, folder) as cache:
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+        assert cache.stats.disk_hits == 1
+        for _ in range(2):  # a flawed copy that cannot be removed does no harm
+            assert await cache.get(META) == origin.contents[META]
+        await settled(lambda: cache.stats.disk.condition == "read-only")
+
+
+async def test_a_folder_that_cannot_be_made_is_no_reason_not_to_play(
+    origin: MemoryStore, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    async with cache_of(origin, tmp_path / "file" / "copies") as cache:
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+        assert await cache.get(FIRST) == origin.contents[FIRST]
+        await settled(lambda: cache.stats.disk.condition == "failing")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 kB, where it may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets nobody mount a file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_on_a_real_disk_that_is_full_and_then_read_only(small_disk: Path) -> None:
+    origin = MemoryStore({f"a/{number}": bytes([number]) * 30_000 for number in range(12)})
+    keys = [Key(key) for key in origin.contents]
+    others = small_disk / "others"
+    others.write_bytes(bytes(120_000))
+    clock = [0.0]
+    folder = small_disk / "copies"
+    async with cache_of(origin, folder, now=lambda: clock[0]) as cache:
+        cache.pin(keys)
+        for key in keys:
+            await cache.fetch(key)
+            assert await cache.get(key) == origin.contents[key]
+        assert cache.stats.disk.condition == "full"
+        kept = cache.stats.disk_entries
+        assert 0 < kept < 5
+        others.unlink()
+        clock[0] += 61
+        await cache.refresh(keys[6])
+        assert condition_of(cache) == "ok"
+        remount = ["mount", "-o", "remount,ro", str(small_disk)]
+        subprocess.run(remount, check=True, capture_output=True)  # noqa: ASYNC221
+        await cache.refresh(keys[7])
+        assert condition_of(cache) == "read-only"
+        assert "Read-only" in cache.stats.disk.reason
+    async with cache_of(origin, folder) as cache:
+        assert await cache.get(keys[6]) == origin.contents[keys[6]]
+        assert cache.stats.disk_hits == 1
+
+
+async def test_a_long_show_grows_nothing(folder: Path) -> None:
+    """Through a cache a tenth of its store, with the coming cues pinned."""
+    origin = MemoryStore({f"a/{number}": bytes(1000) for number in range(200)})
+    keys = [Key(key) for key in origin.contents]
+    limit = 20 * (1000 + PROOF_BYTES)
+    async with cache_of(origin, folder, disk_bytes=limit, memory_bytes=10_000) as cache:
+        await settled(lambda: cache.stats.looked)
+        tasks = len(asyncio.all_tasks())
+        for turn in range(3 * len(keys)):
+            coming = [keys[(turn + ahead) % len(keys)] for ahead in range(8)]
+            cache.pin(coming)
+            await cache.fetch(coming[-1])
+            with cache.holding(coming[:1]):
+                assert cache.holds(coming[0]) or turn < 8
+                await cache.get(coming[0])
+            assert cache.stats.disk_bytes <= limit
+            assert cache.stats.memory_bytes <= 10_000
+        assert len(asyncio.all_tasks()) == tasks
+        assert cache.stats.unkept == 0
+        assert not cache._held
+        assert not cache._changes
