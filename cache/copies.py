@@ -596,11 +596,12 @@ class Copies:
         try:
             for path, info in _files_in(self._text):
                 found[path] = _Entry(info.st_size, info.st_mtime_ns)
-        finally:
-            with self._books:
-                journal, self._journal = self._journal or {}, None
-        unfinished = sum(size for _, size, _ in self._unfinished() if size)
+            unfinished = sum(size for _, size, _ in self._unfinished())
+        except BaseException:
+            self._journal = None
+            raise
         with self._books:
+            journal, self._journal = self._journal or {}, None
             # What we did meanwhile, the look may or may not have seen.
             for path, entry in journal.items():
                 found.pop(path, None)

@@ -416,17 +416,22 @@ def test_what_is_written_during_a_look_is_in_the_books(
     copies = copies_in(root)
     write(copies, "gone", bytes(10))
     write(copies, "larger", bytes(10))
-    scan = cache.copies._files_in
+    scan, unfinished = cache.copies._files_in, copies._unfinished
 
     def slow_scan(root: str) -> Iterator[Any]:
         found = list(scan(root))
         copies.remove("gone")
         write(copies, "new", bytes(100))
-        write(copies, "larger", bytes(200))
         yield from found
+
+    def slow_unfinished() -> Any:
+        if copies._journal is not None:
+            write(copies, "larger", bytes(200))
+        return unfinished()
 
     with monkeypatch.context() as patch:
         patch.setattr(cache.copies, "_files_in", slow_scan)
+        patch.setattr(copies, "_unfinished", slow_unfinished)
         copies.look()
     assert (copies.size("gone"), copies.size("new"), copies.size("larger")) == (None, 100, 200)
     assert copies.total_bytes == sum(files(root).values())
