@@ -26,7 +26,6 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 import structlog
 from cachetools import Cache, LRUCache
 
@@ -46,6 +45,7 @@ from cache.keys import (
     set_place,
 )
 from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
+from cache.threads import read_in_thread, write_in_thread
 
 T = TypeVar("T")
 
@@ -280,7 +280,7 @@ class LocalCache:
             if self._copies is not None:
                 with suppress(OSError, TimeoutError):
                     async with asyncio.timeout(_LAST_WORD):
-                        await anyio.to_thread.run_sync(self._flush, abandon_on_cancel=True)
+                        await self._in_thread(self._flush)
         finally:
             await self._origin.__aexit__(exc_type, exc, traceback)
 
@@ -571,11 +571,9 @@ class LocalCache:
         if self._readers is None or self._writers is None:
             self._readers = anyio.CapacityLimiter(_READERS)
             self._writers = anyio.CapacityLimiter(_WRITERS)
-        return await anyio.to_thread.run_sync(
-            work,
-            abandon_on_cancel=not writing,
-            limiter=self._writers if writing else self._readers,
-        )
+        if writing:
+            return await write_in_thread(work, self._writers)
+        return await read_in_thread(work, self._readers)
 
     async def _tidy(self, copies: Copies) -> None:
         """See what is there, then keep the order of use."""
@@ -586,7 +584,7 @@ class LocalCache:
         while True:
             try:
                 if not copies.complete:
-                    await anyio.to_thread.run_sync(copies.look, abandon_on_cancel=True)
+                    await self._in_thread(copies.look)
                 await self._in_thread(self._flush, writing=True)
             except OSError as error:
                 self._disk.failed(error)
