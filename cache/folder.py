@@ -25,7 +25,6 @@ from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 
 from cache.keys import Key, is_key, parse_key, parse_prefix
 from cache.store import (
@@ -40,6 +39,7 @@ from cache.store import (
     Versioned,
     content_version,
 )
+from cache.threads import read_in_thread, write_in_thread
 
 T = TypeVar("T")
 
@@ -169,10 +169,9 @@ class FolderStore:
         """
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
+        run = read_in_thread if abandon else write_in_thread
         try:
-            return await anyio.to_thread.run_sync(
-                work, abandon_on_cancel=abandon, limiter=self._limiter
-            )
+            return await run(work, self._limiter)
         except OSError as error:
             _translate(error, key, writing=writing)
 

@@ -17,6 +17,7 @@ import generator
 from server.asrun import AsRunUnreadable, read_rows, to_csv, to_json
 from server.cli_common import JsonOption, ShowOption, StoreOption, fail, load
 from server.cli_generate import generate
+from server.cli_pull import pull_store
 from server.cli_worker import worker
 from server.serving import RefusedToServe, serve_show
 
@@ -97,4 +98,5 @@ def asrun(
 
 
 app.command()(worker)
+app.command(name="pull")(pull_store)
 app.add_typer(generate, name="generate")

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -21,6 +22,8 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
+_RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
+_MULTIPLES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _CLOCK = re.compile(r"([01]\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?")
 
 
@@ -42,7 +45,22 @@ def _zone(text: str) -> str:
     return text
 
 
+def bits_per_second(value: object) -> object:
+    """A rate as people write it: ``10_000_000``, ``"10M"``, ``"2.5 Mbit/s"``; in bits a second.
+
+    Raises:
+        ValueError: a text that is no rate.
+    """
+    if not isinstance(value, str):
+        return value
+    found = _RATE.fullmatch(value.strip())
+    if found is None:
+        raise ValueError(f"expected bits a second such as 10_000_000 or 10M, not {value!r}")
+    return round(float(found[1].replace("_", "")) * _MULTIPLES[found[2].upper()])
+
+
 TimeOfDay = Annotated[str, AfterValidator(_time_of_day)]
+BitsPerSecond = Annotated[int, BeforeValidator(bits_per_second), Field(ge=0, le=10**12)]
 
 
 class _Section(BaseModel):
@@ -125,11 +143,25 @@ class StoreSection(_Section):
 
 
 class CacheSection(_Section):
-    """`[cache]`: where this machine keeps its copies and what it must remember."""
+    """`[cache]`: where this machine keeps its copies and what it must remember.
+
+    Attributes:
+        dir: for both; relative to the show.
+        disk_bytes: that copies may take on disk.
+        memory_bytes: that contents may take in memory.
+        keep_free: bytes of the disk that copies leave free.
+        copies: ``auto`` copies buckets only: a `file:` store is on this machine already.
+        bandwidth: that fetching ahead may use; 0 for all there is.
+        parallel: how many files are fetched ahead at once.
+    """
 
     dir: str = ".understudy"
     disk_bytes: Bytes = 20 * 2**30
     memory_bytes: Bytes = 256 * 2**20
+    keep_free: Bytes = 2**30
+    copies: Literal["auto", "always", "never"] = "auto"
+    bandwidth: BitsPerSecond = 0
+    parallel: Annotated[int, Field(ge=1, le=32)] = 4
 
 
 class GenerateSection(_Section):

@@ -47,8 +47,6 @@ from tests.cache.s3_servers import (
     Request,
     S3Server,
     answer,
-    moto,
-    rclone,
     refusal,
 )
 from tests.cache.store_contract import StoreContract, listed
@@ -76,24 +74,6 @@ def one_loader() -> Iterator[None]:
             botocore.loaders, "create_loader", cache_calls(botocore.loaders.create_loader)
         )
         yield
-
-
-@pytest.fixture(scope="session")
-def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with rclone(tmp_path_factory.mktemp("rclone")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with moto(tmp_path_factory.mktemp("moto")) as server:
-        yield server
-
-
-@pytest.fixture(params=["rclone_server", "moto_server"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    found: S3Server = request.getfixturevalue(request.param)
-    return found
 
 
 def store_on(server: S3Server, bucket: str, prefix: str = "", **options: Any) -> S3Store:

@@ -1,0 +1,713 @@
+"""Copies on disk: each with its own proof, bounded in bytes, shared by processes.
+
+::
+
+    {root}/{origin}/actions/…/1.jpg         a copy: the content, then its proof
+    {root}/{origin}/actions/…/0/.listing    the same for what is no key (see `listing_name`)
+    {root}/.unfinished/                     copies that are being written
+    {root}/.lock                            held by whoever evicts
+    {root}/.ledger                          how much all have written
+
+What is not hidden within an origin's folder is taken for a copy and may be evicted; all else
+in the root is left alone. The bound counts the copies of every origin.
+
+**The proof** is part of the file, so content and proof come into being in one rename. Whatever
+happens to the file later (bits that flip, an end that is missing, another file in its place) is
+seen when it is read: it is removed, and counts as never kept. That is why nothing is flushed to
+the medium: a power cut may cost the copies of the last half minute, which are fetched again,
+where flushing each would cost every fetch (`benchmarks/cache.py`).
+
+**Order.** A file's time of modification is when it was last used, so the order outlives us and is
+seen by other processes. Uses are noted in memory and written by `flush`.
+
+**The bound** holds exactly for one process. So that others are reckoned with, each appends to a
+ledger, a byte for each 4 KiB that it is about to write: the file's length tells everybody how much
+was written since they last looked through the folder, at the price of one call. Several processes
+together exceed the bound by no more than what the others are writing at that moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import stat
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cache.keys import set_prefix
+
+PROOF_BYTES: Final = 56
+"""How much larger a copy's file is than its content."""
+
+LISTING_NAME: Final = ".listing"
+
+_MAGIC: Final = b"UNDRSTD1"
+_PROOF: Final = struct.Struct(">32sQ8s8s")
+_UNFINISHED: Final = ".unfinished"
+_LOCK: Final = ".lock"
+_LEDGER: Final = ".ledger"
+_LEDGER_UNIT: Final = 4096
+_LEDGER_LENGTH: Final = 2**20
+"""Bytes. A longer ledger is begun anew."""
+
+_ABANDONED_AFTER: Final = 60.0
+"""Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
+
+_UNFINISHED_BYTES: Final = 256 * 2**20
+"""More than this in unfinished files is swept whatever their age."""
+
+_LOCK_PATIENCE: Final = 2.0
+_LOCK_LOOK: Final = 0.01
+_HOPELESS_FOR: Final = 5.0
+"""Seconds before it is tried again to make room where all was needed."""
+
+_ORIGIN: Final = re.compile(r"[a-z0-9-]+-[0-9a-f]{8}")
+_STEP: Final = 32
+"""This part of the bound is freed at once."""
+
+_MISSING: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+)
+_FOREIGN: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO, errno.EMLINK})
+_UNKEEPABLE: Final = frozenset(
+    {
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+        errno.EILSEQ,
+        errno.ELOOP,
+    }
+)
+"""What a name may be refused with, though the medium is well."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Copy(NamedTuple):
+    """A content that was proven, and its SHA-256 in hexadecimal."""
+
+    data: bytes
+    sha256: str
+
+
+class NoRoom(Exception):
+    """It was not kept: all that could make room is protected.
+
+    Attributes:
+        floor: whether it is the disk that is to stay free, rather than our own bound.
+    """
+
+    def __init__(self, *, floor: bool) -> None:
+        super().__init__("the disk has to stay free" if floor else "all that is kept is needed")
+        self.floor = floor
+
+
+class Unkeepable(Exception):
+    """This one name cannot be kept: something else is in its place, or it is too long."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of a copy: bytes of its file, when it was used, whether we proved it."""
+
+    size: int
+    used_ns: int
+    proven: bool = False
+
+
+class Copies:
+    """Copies of one origin, in a folder that others may share.
+
+    All methods may be called in any thread. Those under "Without I/O" never wait; the others
+    do, and belong in threads other than the event loop's. They raise `OSError` where the
+    medium is at fault.
+
+    Attributes:
+        pinned: names that are not evicted; to be replaced as a whole.
+        held: names that are not evicted while their count is above 0.
+        healed: how many flawed copies were found and removed.
+        evicted: how many copies were removed to make room.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        origin: str,
+        *,
+        limit: int,
+        keep_free: int,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Choose the folder; nothing is touched yet.
+
+        Args:
+            root: the folder.
+            origin: of whom these are copies: any text; see `origin_folder`.
+            limit: bytes that all copies in `root` may take.
+            keep_free: bytes of the disk that are to stay free.
+            wall: the time of day in seconds, that uses are noted with.
+        """
+        self._root = root.absolute()
+        self._text = os.fspath(self._root)
+        self._origin = origin_folder(origin)
+        self._limit = limit
+        self._keep_free = keep_free
+        self._wall = wall
+        self._me = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.pinned: frozenset[str] = frozenset()
+        self.held: Counter[str] = Counter()
+        self.healed = 0
+        self.evicted = 0
+        # `_books` guards what follows and is never held during I/O; `_evicting` is.
+        self._books = threading.Lock()
+        self._evicting = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._bytes = 0
+        self._pending = 0
+        self._others_unfinished = 0
+        self._ledger_seen = 0
+        self._ledger_mine = 0
+        self._journal: dict[str, _Entry | None] | None = None
+        self._uses: dict[str, int] = {}
+        self._looked = False
+        self._hopeless: tuple[int, frozenset[str], int, float] | None = None
+
+    # Without I/O.
+
+    @property
+    def root(self) -> Path:
+        """The folder, absolute."""
+        return self._root
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that all copies take, as far as known."""
+        return self._bytes
+
+    @property
+    def count(self) -> int:
+        """How many copies there are, as far as known."""
+        return len(self._entries)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folder was looked through at least once."""
+        return self._looked
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a copy's content, None if there is none, as far as known."""
+        entry = self._entries.get(self._path_of(name))
+        return None if entry is None else max(0, entry.size - PROOF_BYTES)
+
+    def used(self, name: str) -> None:
+        """Note that a copy was used just now."""
+        path = self._path_of(name)
+        entry = self._entries.get(path)
+        if entry is not None:
+            entry.used_ns = self._uses[path] = self._now_ns()
+
+    # With I/O.
+
+    def open(self) -> None:
+        """Make the folder."""
+        (self._root / _UNFINISHED).mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> None:
+        """See what is there, whoever wrote it, and sweep what dead writers left."""
+        with self._evicting:
+            self._sweep()
+            self._look()
+
+    def read(self, name: str) -> Copy | None:
+        """A copy, proven. One that is flawed is removed.
+
+        Returns:
+            None if there is no sound copy.
+        """
+        path = self._path_of(name)
+        try:
+            copy = self._read(path)
+        except OSError as error:
+            if error.errno in _MISSING:
+                self._forget(path)
+                return None
+            if error.errno not in _FOREIGN:
+                raise
+            copy = None
+        if copy is None:
+            self.healed += 1
+            with suppress(OSError):  # on a disk that is read-only it stays, and is no copy
+                self._unlink(path)
+            return None
+        now = self._now_ns()
+        with self._books:
+            entry = self._entries.get(path)
+            size = len(copy.data) + PROOF_BYTES
+            if entry is None or entry.size != size:
+                entry = self._enter(path, _Entry(size, now))
+            entry.proven = True
+            entry.used_ns = self._uses[path] = now
+        return copy
+
+    def stands(self, name: str) -> bool:
+        """Whether a copy that we proved before is still there, whole in length."""
+        path = self._path_of(name)
+        entry = self._entries.get(path)
+        if entry is None or not entry.proven:
+            return False
+        try:
+            size = os.stat(f"{self._text}/{path}", follow_symlinks=False).st_size  # noqa: PTH116
+        except OSError:
+            return False
+        return size == entry.size
+
+    def write(self, name: str, data: bytes, sha256: str) -> None:
+        """Keep a copy, whatever was there.
+
+        Raises:
+            NoRoom: nothing was written.
+            Unkeepable: this name cannot be kept.
+        """
+        path = self._path_of(name)
+        size = len(data) + PROOF_BYTES
+        now = self._now_ns()
+        try:
+            self._reserve(size)
+        except FileNotFoundError:  # somebody removed the folder
+            self.open()
+            with self._books:
+                self._looked = False
+            self._reserve(size)
+        try:
+            try:
+                self._write(path, data, sha256, now)
+            except OSError as error:
+                if error.errno not in _FULL or not self._free(0, at_least=size):
+                    raise
+                self._write(path, data, sha256, now)  # a quota, say, that statvfs does not tell of
+        except OSError as error:
+            if error.errno in _UNKEEPABLE:
+                raise Unkeepable(str(error)) from error
+            raise
+        else:
+            with self._books:
+                self._uses.pop(path, None)
+                self._enter(path, _Entry(size, now, proven=True))
+        finally:
+            with self._books:
+                self._pending -= size
+
+    def remove(self, name: str) -> None:
+        """Drop a copy; one that is not there is fine."""
+        self._unlink(self._path_of(name))
+
+    def flush(self, *, keep_young: float) -> None:
+        """Write down when copies were used.
+
+        Args:
+            keep_young: seconds; what is pinned or held counts as used this long ago at most,
+                so that other processes evict it last.
+        """
+        now = self._now_ns()
+        due = now - int(keep_young * 1e9)
+        with self._books:
+            uses, self._uses = self._uses, {}
+            for name in (*self.pinned, *self.held):
+                path = self._path_of(name)
+                entry = self._entries.get(path)
+                if entry is not None and entry.used_ns < due:
+                    entry.used_ns = uses[path] = now
+        for path, used_ns in uses.items():
+            try:
+                os.utime(f"{self._text}/{path}", ns=(used_ns, used_ns), follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise
+                self._forget(path)
+
+    # The rest is ours.
+
+    def _path_of(self, name: str) -> str:
+        return f"{self._origin}/{name}"
+
+    def _now_ns(self) -> int:
+        return int(self._wall() * 1e9)
+
+    def _protected(self, path: str) -> bool:
+        origin, _, name = path.partition("/")
+        return origin == self._origin and (name in self.pinned or self.held[name] > 0)
+
+    def _enter(self, path: str, entry: _Entry) -> _Entry:
+        """Write a copy into the books, which the caller has locked."""
+        old = self._entries.get(path)
+        self._bytes += entry.size - (old.size if old else 0)
+        self._entries[path] = entry
+        if self._journal is not None:
+            self._journal[path] = entry
+        return entry
+
+    def _forget(self, path: str) -> _Entry | None:
+        """Strike a copy out of the books."""
+        with self._books:
+            entry = self._entries.pop(path, None)
+            self._uses.pop(path, None)
+            if entry is not None:
+                self._bytes -= entry.size
+            if self._journal is not None:
+                self._journal[path] = None
+            return entry
+
+    def _unlink(self, path: str) -> None:
+        self._forget(path)
+        try:
+            os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
+        except OSError as error:
+            if error.errno not in _MISSING | {errno.EISDIR}:
+                raise
+
+    def _read(self, path: str) -> Copy | None:
+        """A copy if it is sound.
+
+        Raises:
+            OSError: it cannot be opened or read.
+        """
+        # Non-blocking and without following links: what stands in its place may be anything.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        descriptor = os.open(f"{self._text}/{path}", flags)
+        try:
+            info = os.fstat(descriptor)
+            if stat.S_ISDIR(info.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "is a folder", path)
+            if not stat.S_ISREG(info.st_mode) or info.st_size < PROOF_BYTES:
+                return None
+            length = info.st_size - PROOF_BYTES
+            data = _read_exactly(descriptor, length)
+            proof = _read_exactly(descriptor, PROOF_BYTES)
+        finally:
+            os.close(descriptor)
+        digest = hashlib.sha256(data)
+        if len(data) != length or proof != _proof(path, length, digest.digest()):
+            return None
+        return Copy(data, digest.hexdigest())
+
+    def _write(self, path: str, data: bytes, sha256: str, now_ns: int) -> None:
+        place = f"{self._text}/{path}"
+        unfinished = f"{self._text}/{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(unfinished, flags, 0o666)
+        except FileNotFoundError:  # the folder was emptied under us
+            self.open()
+            descriptor = os.open(unfinished, flags, 0o666)
+        try:
+            try:
+                with suppress(OSError):  # no locks on this file system: age alone tells
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for part in (data, _proof(path, len(data), bytes.fromhex(sha256))):
+                    _write_all(descriptor, part)
+                os.utime(descriptor, ns=(now_ns, now_ns))
+            finally:
+                os.close(descriptor)
+            try:
+                os.rename(unfinished, place)  # noqa: PTH104 - as above
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+                os.rename(unfinished, place)  # noqa: PTH104
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)  # noqa: PTH108
+            raise
+
+    # Making room.
+
+    def _reserve(self, size: int) -> None:
+        """Have room for a copy, and count it as if it were there.
+
+        A copy that it replaces is there until it is, and so needs its own room.
+
+        Raises:
+            NoRoom: there is none.
+        """
+        with self._books:
+            self._ledger_mine += self._note_in_ledger(size)
+        while True:
+            floor = self._room_on_disk() < size
+            with self._books:
+                others = self._written_by_others()
+                known = self._looked and others is not None
+                if known and not floor and self._total() + (others or 0) + size <= self._limit:
+                    self._pending += size
+                    return
+            if not self._free(size):
+                raise NoRoom(floor=floor)
+
+    def _total(self) -> int:
+        return self._bytes + self._pending + self._others_unfinished
+
+    def _note_in_ledger(self, size: int) -> int:
+        """Tell other processes of what is about to be written; says how long that made it."""
+        units = -(-size // _LEDGER_UNIT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(f"{self._text}/{_LEDGER}", flags, 0o666)
+        try:
+            return os.write(descriptor, bytes(units))
+        finally:
+            os.close(descriptor)
+
+    def _written_by_others(self) -> int | None:
+        """Bytes, at most, since we looked; None if there is no telling but by looking."""
+        length = self._ledger_length()
+        units = length - self._ledger_seen - self._ledger_mine
+        return None if length < self._ledger_seen else max(0, units) * _LEDGER_UNIT
+
+    def _ledger_length(self) -> int:
+        try:
+            return os.stat(f"{self._text}/{_LEDGER}").st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return 0
+
+    def _room_on_disk(self) -> int:
+        """Bytes that may be written before the disk is fuller than it should get."""
+        found = os.statvfs(self._text)
+        return found.f_bavail * found.f_frsize - self._keep_free
+
+    def _free(self, size: int, *, at_least: int = 0) -> bool:
+        """Look anew, and evict what was used longest ago until there is room.
+
+        Args:
+            size: bytes that are wanted.
+            at_least: bytes to evict however much room there seems to be.
+
+        Returns:
+            False if there is no room, and none can be made; then nothing was evicted.
+        """
+        with self._evicting:
+            if self._is_hopeless(size):
+                return False
+            with self._lock() as held:
+                if not held:
+                    return False
+                if self._ledger_length() > _LEDGER_LENGTH:
+                    os.truncate(f"{self._text}/{_LEDGER}", 0)
+                self._sweep()
+                self._look()
+                with self._books:
+                    over = self._total() + size - self._limit
+                need = max(over, size - self._room_on_disk(), at_least)
+                if need <= 0:
+                    return True
+                with self._books:
+                    found = sorted(
+                        (entry.used_ns, path, entry.size)
+                        for path, entry in self._entries.items()
+                        if not self._protected(path)
+                    )
+                if sum(each[2] for each in found) < need:
+                    self._hopeless = (size, self.pinned, self.held.total(), self._wall())
+                    return False
+                # Somewhat more, lest every further copy begin with a look.
+                self._evict(found, need, need + self._limit // _STEP)
+                return True
+
+    def _evict(self, found: list[tuple[int, str, int]], need: int, wanted: int) -> None:
+        gone = 0
+        for _, path, size in found:
+            if gone >= need and gone + size > wanted:
+                return
+            # First out of the books, then a look at who needs it: who pins it and then sees
+            # it in the books can rely on it.
+            entry = self._forget(path)
+            if entry is not None and self._protected(path):
+                with self._books:
+                    self._enter(path, entry)
+                continue
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                os.unlink(f"{self._text}/{path}")  # noqa: PTH108
+            self.evicted += 1
+            gone += size
+            self._remove_empty(path)
+
+    def _remove_empty(self, path: str) -> None:
+        """Remove the folders of a copy that have become empty; not the origin's."""
+        folder = path.rpartition("/")[0]
+        while "/" in folder:
+            try:
+                os.rmdir(f"{self._text}/{folder}")  # noqa: PTH106
+            except OSError:
+                return
+            folder = folder.rpartition("/")[0]
+
+    def _is_hopeless(self, size: int) -> bool:
+        """Whether it was in vain a moment ago, with the same needed."""
+        if self._hopeless is None:
+            return False
+        wanted, pinned, held, when = self._hopeless
+        same = pinned is self.pinned and held == self.held.total() and size >= wanted
+        if same and 0 <= self._wall() - when < _HOPELESS_FOR:
+            return True
+        self._hopeless = None
+        return False
+
+    @contextmanager
+    def _lock(self) -> Iterator[bool]:
+        """Keep other processes from evicting; False if one does not stop doing so."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(f"{self._text}/{_LOCK}", flags, 0o666)
+        try:
+            give_up = time.monotonic() + _LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        yield False
+                        return
+                    time.sleep(_LOCK_LOOK)
+                except OSError:  # no locks on this file system: then without
+                    break
+                else:
+                    break
+            yield True
+        finally:
+            os.close(descriptor)  # and with it the lock
+
+    # Looking through the folder.
+
+    def _look(self) -> None:
+        with self._books:
+            self._journal = {}
+            # What is noted from here on may or may not be among what is found.
+            self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
+        found: dict[str, _Entry] = {}
+        try:
+            for path, info in _files_in(self._text):
+                found[path] = _Entry(info.st_size, info.st_mtime_ns)
+            unfinished = sum(size for _, size, _ in self._unfinished())
+        except BaseException:
+            self._journal = None
+            raise
+        with self._books:
+            journal, self._journal = self._journal or {}, None
+            # What we did meanwhile, the look may or may not have seen.
+            for path, entry in journal.items():
+                found.pop(path, None)
+                if entry is not None:
+                    found[path] = entry
+            for path, entry in found.items():
+                known = self._entries.get(path)
+                if known is not None and known.size == entry.size:
+                    entry.proven = known.proven
+                    entry.used_ns = max(entry.used_ns, known.used_ns)
+            self._entries = found
+            self._bytes = sum(entry.size for entry in found.values())
+            self._others_unfinished = unfinished
+            self._looked = True
+
+    def _unfinished(self) -> list[tuple[str, int, float]]:
+        """What others are writing, or were when they died: path, bytes, when last written."""
+        found = []
+        with suppress(FileNotFoundError), os.scandir(f"{self._text}/{_UNFINISHED}") as scan:
+            for item in scan:
+                if item.name.startswith(self._me):
+                    continue
+                with suppress(FileNotFoundError):
+                    info = item.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode):
+                        found.append((item.path, info.st_size, info.st_mtime))
+        return found
+
+    def _sweep(self) -> None:
+        """Remove what dead writers left; a live one holds a lock on what it writes."""
+        found = self._unfinished()
+        excess = sum(size for _, size, _ in found) - _UNFINISHED_BYTES
+        for path, size, written in sorted(found, key=lambda each: each[2]):
+            age = self._wall() - written
+            if age < _ABANDONED_AFTER and excess <= 0:
+                continue
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)  # noqa: PTH108
+                    excess -= size
+                finally:
+                    os.close(descriptor)
+
+
+def origin_folder(origin: str) -> str:
+    """The folder's name for copies of one origin: readable, and no other's."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", origin).strip("-").lower()[:60].rstrip("-")
+    return f"{slug or 'origin'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+
+
+def listing_name(action_id: str, set_id: int) -> str:
+    """The name under which a set's listing is kept; it is hidden, so no key is named so.
+
+    Raises:
+        BadKey: `action_id` is no action id, or `set_id` no set number.
+    """
+    return f"{set_prefix(action_id, set_id)}{LISTING_NAME}"
+
+
+def _proof(path: str, length: int, sha256: bytes) -> bytes:
+    """What stands behind a content that belongs in this place, and nowhere else."""
+    place = hashlib.sha256(path.encode()).digest()[:8]
+    return _PROOF.pack(sha256, length, place, _MAGIC)
+
+
+def _read_exactly(descriptor: int, length: int) -> bytes:
+    """As many bytes, or fewer where the file ends."""
+    data = os.read(descriptor, length)
+    if len(data) == length or not data:
+        return data
+    parts = [data]
+    while (length := length - len(data)) and (data := os.read(descriptor, length)):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _files_in(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every copy of every origin: its path within the root, and its file's facts."""
+    with os.scandir(root) as scan:
+        origins = [
+            item.name
+            for item in scan
+            if _ORIGIN.fullmatch(item.name) and item.is_dir(follow_symlinks=False)
+        ]
+    folders = origins
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(f"{root}/{folder}") as scan:
+                for item in scan:
+                    hidden = item.name.startswith(".") and item.name != LISTING_NAME
+                    if hidden:
+                        continue
+                    path = f"{folder}/{item.name}"
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                        continue
+                    with suppress(FileNotFoundError):
+                        yield path, item.stat(follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # evicted by another process meanwhile

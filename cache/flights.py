@@ -1,0 +1,139 @@
+"""One request per key at a time, shared by all who ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Flight(Generic[T]):
+    """A request under way.
+
+    Attributes:
+        arrived: gets the content as soon as it is there; what is done with it afterwards
+            keeps nobody waiting.
+        waiting: how many wait for it.
+        staying: it goes on though nobody waits.
+        void: the content was changed meanwhile: what arrives must not be kept.
+        before: an older one for the same key, that is being brought to its end.
+    """
+
+    arrived: asyncio.Future[T]
+    waiting: int = 0
+    staying: bool = False
+    void: bool = False
+    before: Flight[T] | None = field(default=None, repr=False)
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Flights(Generic[K, T]):
+    """The requests under way. Those of nobody's interest any more are cancelled.
+
+    A waiter that is cancelled leaves the others alone; when the last leaves before anything
+    has arrived, the request is cancelled. What has arrived is brought to its end.
+    """
+
+    def __init__(self, make: Callable[[K, Flight[T]], Awaitable[None]]) -> None:
+        """Begin with none.
+
+        Args:
+            make: does the request. It sets `Flight.arrived`, and may go on after that;
+                whatever it raises before goes to all who wait.
+        """
+        self._make = make
+        self._flights: dict[K, Flight[T]] = {}
+        self._under_way: set[Flight[T]] = set()
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def get(self, key: K) -> Flight[T] | None:
+        """The request for a key that is under way."""
+        return self._flights.get(key)
+
+    def begin(self, key: K, *, anew: bool = False) -> Flight[T]:
+        """The request for a key: the one under way, or a new one.
+
+        Args:
+            key: of what.
+            anew: what has arrived already will not do.
+        """
+        flight = self._flights.get(key)
+        if flight is None or (anew and flight.arrived.done()):
+            before, arrived = flight, asyncio.get_running_loop().create_future()
+            flight = self._flights[key] = Flight(arrived, before=before)
+            self._under_way.add(flight)
+            flight.task = asyncio.create_task(self._fly(key, flight))
+            flight.task.add_done_callback(lambda _: self._under_way.discard(flight))
+        return flight
+
+    async def wait(self, key: K, flight: Flight[T], *, to_the_end: bool = False) -> T:
+        """What arrives.
+
+        Args:
+            key: of the request.
+            flight: the request.
+            to_the_end: also wait for what is done after the arrival.
+        """
+        flight.waiting += 1
+        try:
+            # Not `shield`: it complains of errors that come after its waiter is gone.
+            await asyncio.wait([flight.task if to_the_end and flight.task else flight.arrived])
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.staying and not flight.arrived.done():
+                self._drop(key, flight)
+        return flight.arrived.result()
+
+    async def void(self, key: K) -> None:
+        """What is under way for a key is not to be kept; returns when it cannot be any more."""
+        flight = self._flights.pop(key, None)
+        while flight is not None:
+            flight.void = True
+            if flight.arrived.done() and flight.task is not None:
+                await asyncio.wait([flight.task])
+            flight = flight.before
+
+    async def close(self, error: BaseException) -> None:
+        """Cancel what has not arrived, and bring the rest to its end; who waits gets the error."""
+        self._flights.clear()
+        tasks = [flight.task for flight in self._under_way if flight.task is not None]
+        for flight in self._under_way:
+            if not flight.arrived.done():
+                flight.arrived.set_exception(error)
+                flight.arrived.exception()  # there may be nobody who looks at it
+                if flight.task is not None:
+                    flight.task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _drop(self, key: K, flight: Flight[T]) -> None:
+        self._leave(key, flight)
+        if flight.task is not None:
+            flight.task.cancel()
+
+    def _leave(self, key: K, flight: Flight[T]) -> None:
+        """Nobody joins it any more; an older one that is not at its end yet is found again."""
+        before, flight.before = flight.before, None
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+            if before is not None and before.task is not None and not before.task.done():
+                self._flights[key] = before
+
+    async def _fly(self, key: K, flight: Flight[T]) -> None:
+        try:
+            await self._make(key, flight)
+        except Exception as error:
+            if flight.arrived.done():
+                raise
+            flight.arrived.set_exception(error)
+            flight.arrived.exception()
+        finally:
+            self._leave(key, flight)
+            if not flight.arrived.done():
+                flight.arrived.cancel()

@@ -1,0 +1,161 @@
+"""How the parts of a cache are: its disk, its origin, the line between them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+DiskCondition = Literal["ok", "full", "read-only", "failing", "off"]
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """Whether copies can be kept on disk.
+
+    Attributes:
+        condition: ``off`` where there is to be none.
+        reason: what is wrong, for people; empty where nothing is.
+        since: time of day, in seconds, when it became so.
+    """
+
+    condition: DiskCondition
+    reason: str = ""
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OriginState:
+    """Whether the origin answers.
+
+    Attributes:
+        reachable: None before it was first asked.
+        reason: why it is not, for people; empty where it is.
+        since: time of day, in seconds, when it became so.
+    """
+
+    reachable: bool | None = None
+    reason: str = ""
+    since: float | None = None
+
+
+class DiskHealth:
+    """Remembers what is wrong with a disk, so that it is not tried with every file."""
+
+    def __init__(
+        self,
+        *,
+        off: bool,
+        retry_after: float,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """Begin well, or off.
+
+        Args:
+            off: whether there is none.
+            retry_after: seconds between two attempts to write while it is not well.
+            now: steady seconds.
+            wall: the time of day in seconds.
+        """
+        self._retry_after = retry_after
+        self._now = now
+        self._wall = wall
+        self._retry_at = 0.0
+        self.state = DiskState("off") if off else DiskState("ok", "", wall())
+
+    def may_write(self) -> bool:
+        """Whether it is worth trying now. While it is not well, that is now and then."""
+        if self.state.condition == "ok":
+            return True
+        if self.state.condition == "off" or self._now() < self._retry_at:
+            return False
+        self._retry_at = self._now() + self._retry_after
+        return True
+
+    def well(self) -> None:
+        """It was written."""
+        if self.state.condition != "ok":
+            _log.info("copies are kept on disk again")
+            self.state = DiskState("ok", "", self._wall())
+
+    def ill(self, condition: DiskCondition, reason: str) -> None:
+        """It could not be written."""
+        self._retry_at = self._now() + self._retry_after
+        if self.state.condition != condition:
+            _log.warning("copies are not kept on disk", condition=condition, reason=reason)
+            self.state = DiskState(condition, reason, self._wall())
+        else:
+            self.state = replace(self.state, reason=reason)
+
+    def failed(self, error: OSError) -> None:
+        """The operating system said why not."""
+        condition: DiskCondition = "failing"
+        if error.errno in _FULL:
+            condition = "full"
+        elif error.errno in _READ_ONLY:
+            condition = "read-only"
+        self.ill(condition, os.strerror(error.errno) if error.errno else str(error))
+
+
+class OriginHealth:
+    """Remembers whether the origin answers, and counts what came from it."""
+
+    def __init__(self, *, now: Callable[[], float], wall: Callable[[], float]) -> None:
+        """Begin not knowing.
+
+        Args:
+            now: steady seconds.
+            wall: the time of day in seconds.
+        """
+        self._now = now
+        self._wall = wall
+        self._under_way = 0
+        self._busy_since = 0.0
+        self._busy = 0.0
+        self.state = OriginState()
+        self.bytes = 0
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long at least one request was under way; `bytes` over this is the line's rate."""
+        return self._busy + (self._now() - self._busy_since if self._under_way else 0.0)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count the time of a request."""
+        if not self._under_way:
+            self._busy_since = self._now()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._busy += self._now() - self._busy_since
+
+    def answered(self, size: int = 0) -> None:
+        """It answered, with so many bytes."""
+        self.bytes += size
+        if not self.state.reachable:
+            if self.state.reachable is False:
+                _log.info("the store answers again")
+            self.state = OriginState(reachable=True, since=self._wall())
+
+    def failed(self, reason: str) -> None:
+        """It did not answer, or refused."""
+        if self.state.reachable is not False:
+            _log.warning("the store cannot be read", reason=reason)
+            self.state = OriginState(reachable=False, reason=reason, since=self._wall())
+        else:
+            self.state = replace(self.state, reason=reason)

@@ -1,0 +1,789 @@
+"""The local cache: a store around a store, so that the show does not depend on the line.
+
+What was read once is read again from memory, then from disk, and only then from the origin.
+Every copy is proven when it is read; a flawed one is fetched anew, and nobody hears of it.
+Whatever happens to the disk, reading goes on from memory and the origin.
+
+What changes under its name (`manifest.json`, `config.json`) is asked of the origin first, and
+our copy answers only where the origin does not. All else is taken from the copy first: a set
+that is drawn again has another meta, so call `refresh` for that once the manifest says so;
+copies that do not agree with the meta are then fetched again as they are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeVar
+
+import anyio
+import structlog
+from cachetools import Cache, LRUCache
+
+from cache.copies import Copies, NoRoom, Unkeepable, listing_name
+from cache.documents import FormatError, read_object
+from cache.flights import Flight, Flights
+from cache.formats import FileFacts, parse_meta
+from cache.health import DiskHealth, DiskState, OriginHealth, OriginState
+from cache.keys import (
+    ACTION_ID_PATTERN,
+    CONFIG_NAME,
+    MANIFEST,
+    META_NAME,
+    Key,
+    meta_key,
+    parse_key,
+    set_place,
+)
+from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
+from cache.threads import read_in_thread, write_in_thread
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+KEEP_FREE: Final = 2**30
+"""Bytes of the disk that are left free unless it is said otherwise."""
+
+_SHARE: Final = 8
+"""A content larger than this part of the memory is not kept there."""
+
+_LARGE: Final = 1024 * 1024
+"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
+
+_READERS: Final = 8
+_WRITERS: Final = 4
+_TIDY_EVERY: Final = 60.0
+_KEEP_YOUNG: Final = 600.0
+_LAST_WORD: Final = 5.0
+"""Seconds to write down the order of use when leaving."""
+
+_METAS_REMEMBERED: Final = 1024
+_CONFIG: Final = re.compile(rf"actions/{ACTION_ID_PATTERN}/{re.escape(CONFIG_NAME)}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a cache holds and did. Sizes in bytes, times in seconds; counts since it began.
+
+    Attributes:
+        memory_bytes: contents in memory.
+        memory_entries: how many.
+        disk_bytes: copies on disk, of every origin, as far as known.
+        disk_entries: how many.
+        looked: whether the disk was looked through yet; before, the two above are less.
+        memory_hits: contents that came from memory.
+        disk_hits: contents that came from disk.
+        misses: contents that the origin was asked for.
+        healed: flawed copies that were found and dropped.
+        evicted: copies that made room for others.
+        rejected: contents that did not agree with their set's meta, and were not kept.
+        unkept: contents that were not kept as all that is kept is needed.
+        unkept_bytes: their bytes.
+        fetched_bytes: what came from the origin.
+        fetching_seconds: how long at least one request was under way.
+        disk: whether copies can be kept.
+        origin: whether it answers.
+    """
+
+    memory_bytes: int
+    memory_entries: int
+    disk_bytes: int
+    disk_entries: int
+    looked: bool
+    memory_hits: int
+    disk_hits: int
+    misses: int
+    healed: int
+    evicted: int
+    rejected: int
+    unkept: int
+    unkept_bytes: int
+    fetched_bytes: int
+    fetching_seconds: float
+    disk: DiskState
+    origin: OriginState
+
+
+class _Content(NamedTuple):
+    """A content, its SHA-256 in hexadecimal, and whether it is fit to be kept."""
+
+    data: bytes
+    sha256: str
+    sound: bool = True
+
+
+class _Memory(LRUCache[str, _Content]):
+    """Contents in memory, by name; those that are needed stay."""
+
+    def __init__(self, limit: int, needed: Callable[[str], bool]) -> None:
+        super().__init__(limit, getsizeof=lambda content: len(content.data))
+        self._needed = needed
+
+    def peek(self, name: str) -> _Content | None:
+        """A content, without counting as its use."""
+        return Cache.__getitem__(self, name) if name in self else None
+
+    def popitem(self) -> tuple[str, _Content]:
+        """Remove what was used longest ago.
+
+        Raises:
+            KeyError: all that is there is needed.
+        """
+        for _ in range(len(self)):
+            name, content = super().popitem()
+            if not self._needed(name):
+                return name, content
+            self[name] = content
+        raise KeyError
+
+
+@dataclass(slots=True)
+class _Change:
+    """Writers of one key: how many, and whether any two were at it at once."""
+
+    writers: int = 0
+    overlapped: bool = False
+
+
+class LocalCache:
+    """Copies of a store's contents in memory and on disk. It is a store itself.
+
+    Entering it enters the origin, leaving it leaves the origin.
+    """
+
+    def __init__(
+        self,
+        origin: Store,
+        folder: Path | None,
+        *,
+        disk_bytes: int,
+        memory_bytes: int,
+        keep_free: int = KEEP_FREE,
+        identity: str | None = None,
+        answer_within: float = 5.0,
+        retry_disk_after: float = 60.0,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Choose; nothing is touched yet.
+
+        Args:
+            origin: whose contents are copied.
+            folder: where copies go; other processes and other origins may share it. None for
+                memory only.
+            disk_bytes: that the copies in the folder may take; 0 for memory only.
+            memory_bytes: that contents in memory may take.
+            keep_free: bytes of the disk that are left free.
+            identity: what tells this origin from others that share the folder; by default its
+                address, which for buckets does not name the server.
+            answer_within: seconds after which a copy answers for an origin that is silent,
+                where the origin is asked first.
+            retry_disk_after: seconds between attempts to write to a disk that is not well.
+            now: steady seconds.
+            wall: the time of day in seconds.
+            sleep: how to wait.
+        """
+        self._origin = origin
+        self._within = answer_within
+        self._sleep = sleep
+        self._pins: frozenset[str] = frozenset({MANIFEST})
+        self._held: Counter[str] = Counter()
+        self._copies: Copies | None = None
+        if folder is not None and disk_bytes > 0:
+            self._copies = Copies(
+                folder, identity or origin.url, limit=disk_bytes, keep_free=keep_free, wall=wall
+            )
+            self._copies.pinned, self._copies.held = self._pins, self._held
+        # With a disk, what is needed stays there, and memory is for what is used most.
+        needed = self._is_needed if self._copies is None else _never
+        self._memory = _Memory(memory_bytes, needed)
+        self._disk = DiskHealth(
+            off=self._copies is None, retry_after=retry_disk_after, now=now, wall=wall
+        )
+        self._line = OriginHealth(now=now, wall=wall)
+        self._facts: LRUCache[tuple[str, int], dict[str, FileFacts]] = LRUCache(_METAS_REMEMBERED)
+        self._flights: Flights[Key, _Content] = Flights(self._fly)
+        self._changes: dict[Key, _Change] = {}
+        self._changed = 0
+        self._demand = 0
+        self._memory_hits = self._disk_hits = self._misses = 0
+        self._rejected = self._unkept = self._unkept_bytes = 0
+        self._readers: anyio.CapacityLimiter | None = None
+        self._writers: anyio.CapacityLimiter | None = None
+        self._tidying: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"LocalCache({self._origin!r})"
+
+    @property
+    def url(self) -> str:
+        """The origin's address."""
+        return self._origin.url
+
+    @property
+    def demand(self) -> int:
+        """How many `get` are under way: prefetching gives way to them."""
+        return self._demand
+
+    @property
+    def stats(self) -> CacheStats:
+        """How it is now."""
+        copies = self._copies
+        return CacheStats(
+            memory_bytes=int(self._memory.currsize),
+            memory_entries=len(self._memory),
+            disk_bytes=copies.total_bytes if copies else 0,
+            disk_entries=copies.count if copies else 0,
+            looked=copies.complete if copies else True,
+            memory_hits=self._memory_hits,
+            disk_hits=self._disk_hits,
+            misses=self._misses,
+            healed=copies.healed if copies else 0,
+            evicted=copies.evicted if copies else 0,
+            rejected=self._rejected,
+            unkept=self._unkept,
+            unkept_bytes=self._unkept_bytes,
+            fetched_bytes=self._line.bytes,
+            fetching_seconds=self._line.busy_seconds,
+            disk=self._disk.state,
+            origin=self._line.state,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._origin.__aenter__()
+        if self._copies is not None:
+            self._tidying = asyncio.create_task(self._tidy(self._copies))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._tidying is not None:
+                self._tidying.cancel()
+                await asyncio.gather(self._tidying, return_exceptions=True)
+            await self._flights.close(StoreUnavailable("", "the cache was closed"))
+            if self._copies is not None:
+                with suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_LAST_WORD):
+                        await self._in_thread(self._flush)
+        finally:
+            await self._origin.__aexit__(exc_type, exc, traceback)
+
+    # What is here.
+
+    def holds(self, key: Key) -> bool:
+        """Whether there is a copy, as far as known. Waits for nothing."""
+        return key in self._memory or (
+            self._copies is not None and self._copies.size(key) is not None
+        )
+
+    def size_of(self, key: Key) -> int | None:
+        """Bytes of the copy, None if there is none, as far as known. Waits for nothing."""
+        size = None if self._copies is None else self._copies.size(key)
+        if size is not None:
+            return size
+        content = self._memory.peek(key)
+        return None if content is None else len(content.data)
+
+    def pin(self, keys: Collection[Key]) -> None:
+        """Say which copies must stay, in place of those said before."""
+        self._pins = frozenset({MANIFEST, *_with_listings(keys)})
+        if self._copies is not None:
+            self._copies.pinned = self._pins
+
+    @contextmanager
+    def holding(self, keys: Collection[Key]) -> Iterator[None]:
+        """While entered, these copies stay as they are, pinned or not: they are being played."""
+        names = _with_listings(keys)
+        self._held.update(names)
+        try:
+            yield
+        finally:
+            for name in names:
+                self._held[name] -= 1
+                if self._held[name] <= 0:
+                    del self._held[name]
+
+    async def discard(self, key: Key) -> None:
+        """Drop our copy: it turned out to be bad."""
+        self._changed += 1
+        self._memory.pop(key, None)
+        await self._flights.void(parse_key(key))
+        self._memory.pop(key, None)
+        await self._drop(key)
+
+    # Reading.
+
+    async def get(self, key: Key) -> bytes:
+        """See `Store.get`."""
+        recalled = self._recall(key)
+        if recalled is not None:
+            self._memory_hits += 1
+            return recalled
+        parse_key(key)
+        self._demand += 1
+        try:
+            if _is_current(key):
+                return await self._current(key)
+            began = self._changed
+            if self._flights.get(key) is None:
+                copy = await self._copy(key)
+                if copy is not None:
+                    self._disk_hits += 1
+                    self._remember(key, copy, began)
+                    return copy.data
+                recalled = self._recall(key)  # it may have come while we looked on the disk
+                if recalled is not None:
+                    self._memory_hits += 1
+                    return recalled
+            self._misses += 1
+            content = await self._ask(key)
+            if content.sound:
+                self._remember(key, content, began)
+            return content.data
+        finally:
+            self._demand -= 1
+
+    async def refresh(self, key: Key) -> bytes:
+        """The content as the origin has it now, in place of our copy.
+
+        Raises:
+            StoreError: the origin could not be read; then the copy stays.
+        """
+        content = await self._ask(parse_key(key), anew=True, to_the_end=True)
+        return content.data
+
+    async def fetch(self, key: Key) -> int:
+        """Bring a copy onto the disk, proven; without a disk, into memory.
+
+        Returns:
+            Bytes that came over the line: 0 if it was here.
+
+        Raises:
+            StoreError: the origin could not be read.
+        """
+        parse_key(key)
+        if not _is_current(key) and self._flights.get(key) is None and await self._is_here(key):
+            return 0
+        began = self._changed
+        content = await self._ask(key, to_the_end=True)
+        if content.sound and (self._copies is None or self._copies.size(key) is None):
+            self._remember(key, content, began)
+        return len(content.data)
+
+    async def get_versioned(self, key: Key) -> Versioned:
+        """See `Store.get_versioned`; it is always asked of the origin."""
+        parse_key(key)
+        with self._line.request():
+            versioned = await self._told(key, self._origin.get_versioned(key))
+        self._line.answered(len(versioned.data))
+        if key not in self._changes:
+            content = await self._inspected(key, versioned.data)
+            if content.sound:
+                self._memory.pop(key, None)
+                await self._keep(key, content)
+        return versioned
+
+    async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
+        """See `Store.list`; a listing of one set is remembered for when the origin is away."""
+        place = set_place(f"{prefix}x") if prefix.endswith("/") else None
+        if place is None:
+            try:
+                async for entry in self._origin.list(prefix):
+                    yield entry
+            except StoreError as error:
+                self._line.failed(str(error))
+                raise
+            self._line.answered()
+            return
+        name = Key(listing_name(place.action_id, place.set_id))
+        task = asyncio.create_task(self._listing(prefix, name))
+        for entry in await self._or_copy(prefix, task, lambda: self._listed_before(prefix, name)):
+            yield entry
+
+    # Writing goes to the origin; our copy follows.
+
+    async def put(self, key: Key, data: bytes) -> None:
+        """See `Store.put`."""
+        async with self._change(parse_key(key)) as change:
+            await self._origin.put(key, data)
+            await self._follow(key, data, change)
+
+    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
+        """See `Store.replace`."""
+        async with self._change(parse_key(key)) as change:
+            version = await self._origin.replace(key, data, expected=expected)
+            await self._follow(key, data, change)
+        return version
+
+    async def delete(self, key: Key) -> None:
+        """See `Store.delete`."""
+        async with self._change(parse_key(key)):
+            await self._origin.delete(key)
+            await self._forget(key)
+
+    @asynccontextmanager
+    async def _change(self, key: Key) -> AsyncIterator[_Change]:
+        """While a key is written, no copy of it is made by others; what is kept then is ours.
+
+        A copy must never differ from the origin for good. So it goes before the origin is
+        asked to change, and it stays away if it is not known what the origin has now.
+        """
+        change = self._changes.setdefault(key, _Change())
+        change.overlapped = change.overlapped or change.writers > 0
+        change.writers += 1
+        self._changed += 1
+        known = False
+        try:
+            await self._flights.void(key)
+            if not _is_current(key):  # an older one of these is of use, and never taken for new
+                await self._forget(key)
+            yield change
+            known = not change.overlapped
+        finally:
+            self._changed += 1
+            try:
+                await self._flights.void(key)
+                if not known and not _is_current(key):
+                    await self._forget(key)
+            finally:
+                change.writers -= 1
+                if not change.writers:
+                    del self._changes[key]
+
+    async def _follow(self, key: Key, data: bytes, change: _Change) -> None:
+        """Keep what was written."""
+        self._memory.pop(key, None)
+        if not change.overlapped:
+            sha256 = await _hash(data)
+            self._learn(key, data)
+            await self._keep(key, _Content(data, sha256))
+
+    async def _forget(self, key: Key) -> None:
+        """Drop what we have of a key, and of its set's listing."""
+        self._memory.pop(key, None)
+        await self._drop(key)
+        place = set_place(key)
+        if place is not None:
+            name = listing_name(place.action_id, place.set_id)
+            self._memory.pop(name, None)
+            await self._drop(name)
+            if place.name == META_NAME:
+                self._facts.pop((place.action_id, place.set_id), None)
+
+    # Memory.
+
+    def _recall(self, key: Key) -> bytes | None:
+        content = self._memory.get(key)
+        if content is None or _is_current(key):
+            return None
+        if not self._agrees(key, content):
+            del self._memory[key]
+            return None
+        if self._copies is not None:
+            self._copies.used(key)
+        return content.data
+
+    def _remember(self, name: str, content: _Content, began: int) -> None:
+        """Keep a content in memory, unless something was changed since it was asked for."""
+        if began == self._changed and len(content.data) * _SHARE <= self._memory.maxsize:
+            with suppress(KeyError):  # all that is there is needed
+                self._memory[name] = content
+
+    def _is_needed(self, name: str) -> bool:
+        return name in self._pins or self._held[name] > 0
+
+    # The disk.
+
+    async def _copy(self, name: str) -> _Content | None:
+        """The copy on disk, if it is sound and agrees with its set's meta."""
+        copies = self._copies
+        if copies is None:
+            return None
+        try:
+            copy = await self._in_thread(lambda: copies.read(name))
+        except OSError as error:
+            self._disk.failed(error)
+            return None
+        if copy is None:
+            return None
+        content = _Content(*copy)
+        self._learn(name, content.data)
+        return content if self._agrees(name, content) else None
+
+    async def _is_here(self, key: Key) -> bool:
+        """Whether there is a copy that can be relied on: each is read once to be sure."""
+        copies = self._copies
+        if copies is None or not await self._in_thread(lambda: copies.stands(key)):
+            if copies is not None and await self._copy(key) is not None:
+                return True
+            return self._recall(key) is not None
+        copies.used(key)
+        return True
+
+    async def _keep(self, name: str, content: _Content) -> None:
+        """Keep a copy on disk, if that can be done; it is never an error if not."""
+        copies = self._copies
+        if copies is None:
+            return
+        kept = False
+        if self._disk.may_write():
+            try:
+                await self._in_thread(lambda: copies.write(name, *content[:2]), writing=True)
+                kept = True
+                self._disk.well()
+            except NoRoom as error:
+                if error.floor:
+                    self._disk.ill("full", str(error))
+                else:
+                    self._unkept += 1
+                    self._unkept_bytes += len(content.data)
+            except Unkeepable as error:
+                _log.info("a copy is not kept", key=name, reason=str(error))
+            except OSError as error:
+                self._disk.failed(error)
+        if not kept and not _is_current(name):
+            await self._drop(name)  # what is there is not what the origin has
+
+    async def _drop(self, name: str) -> None:
+        copies = self._copies
+        if copies is not None:
+            with suppress(OSError):
+                await self._in_thread(lambda: copies.remove(name), writing=True)
+
+    async def _in_thread(self, work: Callable[[], T], *, writing: bool = False) -> T:
+        """Do blocking work. Prefetching writes; reading for the show does not wait behind it."""
+        if self._readers is None or self._writers is None:
+            self._readers = anyio.CapacityLimiter(_READERS)
+            self._writers = anyio.CapacityLimiter(_WRITERS)
+        if writing:
+            return await write_in_thread(work, self._writers)
+        return await read_in_thread(work, self._readers)
+
+    async def _tidy(self, copies: Copies) -> None:
+        """See what is there, then keep the order of use."""
+        try:
+            await self._in_thread(copies.open, writing=True)
+        except OSError as error:
+            self._disk.failed(error)
+        while True:
+            try:
+                if not copies.complete:
+                    await self._in_thread(copies.look)
+                await self._in_thread(self._flush, writing=True)
+            except OSError as error:
+                self._disk.failed(error)
+            await self._sleep(_TIDY_EVERY)
+
+    def _flush(self) -> None:
+        if self._copies is not None:
+            self._copies.flush(keep_young=_KEEP_YOUNG)
+
+    # The origin.
+
+    async def _ask(self, key: Key, *, anew: bool = False, to_the_end: bool = False) -> _Content:
+        """What the origin has; all who ask for a key at once share one request."""
+        flight = self._flights.begin(key, anew=anew)
+        return await self._flights.wait(key, flight, to_the_end=to_the_end)
+
+    async def _fly(self, key: Key, flight: Flight[_Content]) -> None:
+        with self._line.request():
+            data = await self._told(key, self._origin.get(key))
+        self._line.answered(len(data))
+        content = await self._inspected(key, data)
+        if not content.sound:
+            self._rejected += 1
+        if flight.arrived.done():  # closed meanwhile
+            return
+        flight.arrived.set_result(content)
+        if flight.before is not None and flight.before.task is not None:
+            await asyncio.wait([flight.before.task])
+        if content.sound and not flight.void and key not in self._changes:
+            stale = self._memory.peek(key)
+            if stale is not None and stale.sha256 != content.sha256:
+                del self._memory[key]
+            if self._copies is None and stale is not None:
+                self._remember(key, content, self._changed)
+            await self._keep(key, content)
+
+    async def _told(self, key: str, answer: Awaitable[T]) -> T:
+        """Await the origin's answer, and note what it says of the origin."""
+        try:
+            return await answer
+        except NotFound:
+            self._line.answered()
+            raise
+        except StoreError as error:
+            self._line.failed(str(error).removeprefix(f"{key}: "))
+            raise
+
+    async def _current(self, key: Key) -> bytes:
+        """The content as the origin has it, or our copy where the origin does not answer."""
+        self._misses += 1
+
+        async def asked() -> bytes:
+            content = await self._ask(key, anew=True)
+            if content.sound and self._copies is None:
+                self._remember(key, content, self._changed)
+            return content.data
+
+        async def kept() -> bytes | None:
+            content = await self._copy(key) or self._memory.get(key)
+            if content is None:
+                return None
+            flight = self._flights.get(key)
+            if flight is not None:
+                # On a slow line it may arrive yet, and then it is there for the next who asks.
+                flight.staying = True
+            return content.data
+
+        return await self._or_copy(key, asyncio.create_task(asked()), kept)
+
+    async def _or_copy(
+        self, key: str, asked: asyncio.Task[T], kept: Callable[[], Awaitable[T | None]]
+    ) -> T:
+        """What the origin answers; where it fails or is silent, what we kept, if anything.
+
+        Raises:
+            NotFound: the origin says so: that is an answer.
+            StoreError: the origin could not be read, and nothing was kept.
+        """
+        timer = asyncio.ensure_future(self._sleep(self._within))
+        try:
+            await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
+            copy = None if asked.done() else await kept()
+            if copy is not None and not asked.done():
+                self._line.failed(f"does not answer within {self._within:g} s")
+                return copy
+            try:
+                return await asked
+            except NotFound:
+                raise
+            except StoreError as error:
+                copy = copy or await kept()
+                if copy is None:
+                    raise
+                _log.info("taken from the cache", key=key, reason=str(error))
+                return copy
+        finally:
+            for task in (timer, asked):
+                task.cancel()
+            await asyncio.gather(timer, asked, return_exceptions=True)
+
+    async def _listing(self, prefix: str, name: Key) -> Sequence[Entry]:
+        """A set's listing from the origin, remembered."""
+
+        async def listed() -> Sequence[Entry]:
+            return [entry async for entry in self._origin.list(prefix)]
+
+        entries = await self._told(prefix, listed())
+        self._line.answered()
+        text = json.dumps([[entry.key.removeprefix(prefix), entry.size] for entry in entries])
+        content = _Content(text.encode(), await _hash(text.encode()))
+        self._remember(name, content, self._changed)
+        if entries:
+            await self._keep(name, content)
+        else:
+            await self._drop(name)
+        return entries
+
+    async def _listed_before(self, prefix: str, name: Key) -> Sequence[Entry] | None:
+        content = await self._copy(name) or self._memory.get(name)
+        if content is None:
+            return None
+        return [Entry(Key(f"{prefix}{each}"), size) for each, size in json.loads(content.data)]
+
+    # What a set's meta says of its files.
+
+    async def _inspected(self, key: Key, data: bytes) -> _Content:
+        """A content as it came, and whether it is fit to be kept."""
+        content = _Content(data, await _hash(data))
+        place = set_place(key)
+        if place is None or place.name == META_NAME:
+            return content._replace(sound=await self._learnt(key, data))
+        if (place.action_id, place.set_id) not in self._facts:
+            await self._copy(meta_key(place.action_id, place.set_id))
+        if self._agrees(key, content):
+            return content
+        # The set may have been drawn again since we took its meta.
+        with suppress(StoreError):
+            await self.refresh(meta_key(place.action_id, place.set_id))
+            if self._agrees(key, content):
+                return content
+        _log.warning("not what the set's meta tells of", key=key, bytes=len(data))
+        return content._replace(sound=False)
+
+    async def _learnt(self, key: Key, data: bytes) -> bool:
+        """Whether a document can be understood; one that cannot be must not replace ours."""
+        if key == MANIFEST:
+            try:
+                raw, _ = await self._in_thread(lambda: read_object(data, key))
+            except FormatError:
+                return False
+            return "actions" in raw
+        return self._learn(key, data)
+
+    def _learn(self, name: str, data: bytes) -> bool:
+        """Note what a meta says of its set's files; false if it is a meta and unusable."""
+        place = set_place(name)
+        if place is None or place.name != META_NAME:
+            return True
+        try:
+            meta = parse_meta(data, name)
+        except FormatError:
+            return False
+        self._facts[place.action_id, place.set_id] = meta.files
+        return True
+
+    def _agrees(self, name: str, content: _Content) -> bool:
+        """Whether a content is what its set's meta tells of, as far as known.
+
+        What is being played is left as it is: it was opened with the meta of its time.
+        """
+        place = set_place(name)
+        if place is None or self._held[name] > 0:
+            return True
+        facts = self._facts.get((place.action_id, place.set_id), {}).get(place.name)
+        return facts is None or (
+            facts.size in {None, len(content.data)} and facts.sha256 in {None, content.sha256}
+        )
+
+
+def _never(_: str) -> bool:
+    return False
+
+
+def _is_current(name: str) -> bool:
+    """Whether a key's content changes under its name in the ordinary course of things."""
+    return name == MANIFEST or (name.endswith(CONFIG_NAME) and _CONFIG.fullmatch(name) is not None)
+
+
+def _with_listings(keys: Collection[Key]) -> list[str]:
+    """Keys, and the listings of the sets whose metas are among them."""
+    names: list[str] = list(keys)
+    for key in keys:
+        place = set_place(key)
+        if place is not None and place.name == META_NAME:
+            names.append(listing_name(place.action_id, place.set_id))
+    return names
+
+
+async def _hash(data: bytes) -> str:
+    if len(data) < _LARGE:
+        return hashlib.sha256(data).hexdigest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())

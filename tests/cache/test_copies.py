@@ -1,0 +1,563 @@
+"""Copies on disk, by themselves: bounds, order, proof, and others in the same folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cache.copies
+from cache.copies import PROOF_BYTES, Copies, NoRoom, Unkeepable, listing_name, origin_folder
+
+REPOSITORY = Path(__file__).parents[2]
+ORIGIN = "memory:"
+
+
+class Time:
+    """A time of day that goes on by itself, so that no two uses are at once."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+def copies_in(root: Path, **options: Any) -> Copies:
+    given: dict[str, Any] = {"limit": 10_000, "keep_free": 0, "wall": Time(), **options}
+    copies = Copies(root, given.pop("origin", ORIGIN), **given)
+    copies.open()
+    copies.look()
+    return copies
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def write(copies: Copies, name: str, data: bytes) -> None:
+    copies.write(name, data, sha(data))
+
+
+def read(copies: Copies, name: str) -> bytes | None:
+    copy = copies.read(name)
+    assert copy is None or copy.sha256 == sha(copy.data)
+    return None if copy is None else copy.data
+
+
+def files(root: Path) -> dict[str, int]:
+    """Bytes of every copy of every origin, by its path."""
+    return {
+        str(path.relative_to(root)): path.stat().st_size
+        for path in root.glob("*-*/**/*")
+        if path.is_file()
+    }
+
+
+def place(root: Path, name: str) -> Path:
+    return root / origin_folder(ORIGIN) / name
+
+
+def unfinished(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / ".unfinished").iterdir())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "copies"
+
+
+def test_folders_of_origins_are_readable_and_differ() -> None:
+    names = [origin_folder(text) for text in ("s3://a/b", "s3://a-b", "", "é" * 200, "x" * 200)]
+    assert names[0].startswith("s3-a-b-")
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 80 for name in names)
+
+
+def test_what_is_written_is_read(root: Path) -> None:
+    copies = copies_in(root)
+    for data in (b"", b"x", bytes(range(256)) * 20):
+        write(copies, "a/b", data)
+        assert read(copies, "a/b") == data
+        assert copies.size("a/b") == len(data)
+        assert copies.total_bytes == len(data) + PROOF_BYTES == sum(files(root).values())
+    assert place(root, "a/b").is_file()
+    copies.remove("a/b")
+    copies.remove("a/b")
+    assert read(copies, "a/b") is None
+    assert copies.total_bytes == copies.count == 0
+
+
+# Bounds.
+
+
+@st.composite
+def actions(draw: st.DrawFn) -> tuple[str, str, int]:
+    kind = draw(st.sampled_from(["write"] * 6 + ["read", "read", "remove", "pin", "hold", "free"]))
+    return kind, draw(st.sampled_from("abcdefgh")), draw(st.integers(0, 700))
+
+
+@settings(max_examples=80)
+@given(st.lists(actions(), max_size=40), st.integers(0, 3000))
+def test_the_bound_holds_and_what_is_needed_stays(
+    steps: list[tuple[str, str, int]], limit: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        copies = copies_in(root, limit=limit)
+        contents: dict[str, bytes] = {}
+        used: dict[str, int] = {}
+        for moment, (kind, name, size) in enumerate(steps):
+            needed = copies.pinned | {held for held in copies.held if copies.held[held] > 0}
+            before = dict(contents)
+            if kind == "write":
+                data = bytes([moment % 256]) * size
+                try:
+                    write(copies, name, data)
+                except NoRoom:
+                    free = limit - sum(
+                        len(contents[each]) + PROOF_BYTES for each in needed & contents.keys()
+                    )
+                    assert size + PROOF_BYTES > free
+                else:
+                    contents[name], used[name] = data, moment
+            elif kind == "read":
+                assert read(copies, name) == contents.get(name)
+                used[name] = moment
+            elif kind == "remove":
+                copies.remove(name)
+                contents.pop(name, None)
+                before.pop(name, None)
+            elif kind == "pin":
+                copies.pinned = frozenset({name, *list(copies.pinned)[:1]})
+            elif kind == "hold":
+                copies.held[name] += 1
+            else:
+                copies.held.clear()
+            there = {path.partition("/")[2] for path in files(root)}
+            assert sum(files(root).values()) <= limit
+            assert copies.total_bytes == sum(files(root).values())
+            evicted = before.keys() - there - ({name} if kind == "write" else set())
+            assert not evicted & needed
+            if evicted:
+                left = {each for each in there & before.keys() if each not in needed | {name}}
+                assert max(used[each] for each in evicted) <= min(
+                    (used[each] for each in left), default=moment
+                )
+            contents = {each: data for each, data in contents.items() if each in there}
+            assert contents.keys() == there
+        assert unfinished(root) == []
+
+
+def test_the_order_outlives_the_process(root: Path) -> None:
+    clock = Time()
+    copies = copies_in(root, wall=clock)
+    for name in "abcd":
+        write(copies, name, bytes(1000))
+    read(copies, "a")
+    copies.used("c")
+    copies.flush(keep_young=1e9)
+    again = copies_in(root, limit=5000, wall=clock)
+    write(again, "e", bytes(1000))  # makes room for itself, and a little more
+    write(again, "f", bytes(1000))
+    assert {path.partition("/")[2] for path in files(root)} == {"a", "c", "e", "f"}
+
+
+def test_what_is_needed_is_kept_young_for_others_to_see(root: Path) -> None:
+    clock = Time()
+    mine, other = copies_in(root, wall=clock), copies_in(root, limit=3500, wall=clock)
+    for name in "abc":
+        write(mine, name, bytes(1000))
+    mine.pinned = frozenset("a")
+    clock.now += 700
+    mine.flush(keep_young=600)
+    write(other, "d", bytes(1000))
+    assert mine.read("a") is not None
+    assert mine.read("b") is None
+
+
+def test_copies_of_other_origins_count_and_go_too(root: Path) -> None:
+    clock = Time()
+    other = copies_in(root, origin="s3://elsewhere", wall=clock)
+    for name in "ab":
+        write(other, name, bytes(2000))
+    copies = copies_in(root, limit=5000, wall=clock)
+    assert copies.total_bytes == 2 * (2000 + PROOF_BYTES)
+    assert copies.size("a") is None
+    write(copies, "a", bytes(2000))
+    assert other.read("a") is None
+    assert other.read("b") is not None
+
+
+def test_where_all_is_needed_nothing_goes_and_nothing_is_looked_for_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Time()
+    copies = copies_in(root, limit=4500, wall=clock)
+    for name in "abcd":
+        write(copies, name, bytes(1000))
+    copies.pinned = frozenset("abcd")
+    looks = Counter[str]()
+    look = copies._look
+    monkeypatch.setattr(copies, "_look", lambda: (looks.update(["look"]), look()))
+    for _ in range(5):
+        with pytest.raises(NoRoom) as caught:
+            write(copies, "e", bytes(1000))
+        assert not caught.value.floor
+    assert looks["look"] == 1
+    write(copies, "f", bytes(50))  # less may still fit
+    copies.pinned = frozenset("abc")
+    write(copies, "e", bytes(1000))
+    assert {path.partition("/")[2] for path in files(root)} == {"a", "b", "c", "e", "f"}
+    with pytest.raises(NoRoom):
+        write(copies, "g", bytes(100_000))
+    assert copies.size("e") == 1000
+
+
+def test_a_part_of_the_disk_stays_free(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = copies_in(root, limit=10**9, keep_free=50_000)
+    size, capacity = 10_000, 100_000
+
+    def statvfs(_: object) -> Any:
+        return SimpleNamespace(f_bavail=capacity - sum(files(root).values()), f_frsize=1)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    for number in range(12):
+        write(copies, str(number), bytes(size))
+        assert sum(files(root).values()) <= 50_000
+    assert read(copies, "11") is not None
+    capacity = 40_000  # others have filled it
+    copies.pinned = frozenset(map(str, range(12)))
+    with pytest.raises(NoRoom) as caught:
+        write(copies, "x", bytes(size))
+    assert caught.value.floor
+
+
+def test_where_a_quota_is_spent_room_is_made_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_in(root, limit=10**6)
+    for name in "abc":
+        write(copies, name, bytes(1000))
+    rename = os.rename
+
+    def quota(source: str, target: str) -> None:
+        if sum(files(root).values()) > 2500:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", quota)
+    write(copies, "d", bytes(1000))
+    assert read(copies, "d") == bytes(1000)
+    assert read(copies, "a") is None
+    assert unfinished(root) == []
+
+
+def test_what_others_write_is_reckoned_with(root: Path) -> None:
+    clock = Time()
+    idle, busy = copies_in(root, wall=clock), copies_in(root, wall=clock)
+    for number in range(9):
+        write(busy, f"busy/{number}", bytes(1000))
+    write(idle, "idle", bytes(1000))
+    assert sum(files(root).values()) <= 10_000
+    assert read(idle, "idle") is not None
+    assert read(busy, "busy/0") is None
+
+
+def test_a_ledger_that_grows_long_is_begun_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.copies, "_LEDGER_LENGTH", 20)
+    clock = Time()
+    one, two = copies_in(root, wall=clock), copies_in(root, wall=clock)
+    for number in range(60):
+        write(one, f"one/{number}", bytes(1000))
+        write(two, f"two/{number}", bytes(1000))
+        assert sum(files(root).values()) <= 10_000
+    assert (root / ".ledger").stat().st_size <= 40
+
+
+# What else may be in the folder.
+
+
+def test_what_is_not_ours_is_left_alone(root: Path) -> None:
+    copies = copies_in(root, limit=2500)
+    mine = {
+        root / "notes.txt": b"mine",
+        root / "photos" / "1.jpg": b"mine" * 1000,
+        root / "Photos-12345678" / "1.jpg": b"mine" * 1000,
+        place(root, ".DS_Store"): b"mine",
+        root / ".hidden" / "x": b"mine",
+    }
+    for path, data in mine.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for number in range(20):
+        write(copies, f"actions/{number}", bytes(1000))
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert copies.count == 2
+
+
+def test_names_that_something_is_in_the_way_of_are_not_kept(root: Path) -> None:
+    copies = copies_in(root)
+    write(copies, "a/b", b"x")
+    for name in ("a", "a/b/c", "y" * 300):
+        with pytest.raises(Unkeepable):
+            write(copies, name, b"y")
+        assert read(copies, name) is None
+        copies.remove(name)
+    assert read(copies, "a/b") == b"x"
+    assert unfinished(root) == []
+
+
+def test_a_folder_that_was_emptied_is_made_again(root: Path) -> None:
+    copies = copies_in(root)
+    write(copies, "a/b", b"x")
+    subprocess.run(["rm", "-r", str(root)], check=True)
+    assert read(copies, "a/b") is None
+    write(copies, "a/b", b"y")
+    assert read(copies, "a/b") == b"y"
+    assert copies.count == 1
+
+
+def test_folders_that_become_empty_go(root: Path) -> None:
+    copies = copies_in(root, limit=1200)
+    write(copies, "actions/a/sets/0/1.jpg", bytes(1000))
+    write(copies, "actions/b/sets/0/1.jpg", bytes(1000))
+    assert [path.name for path in place(root, "actions").iterdir()] == ["b"]
+
+
+def test_dead_writers_leavings_go_and_live_ones_stay(root: Path) -> None:
+    copies = copies_in(root, wall=time.time)
+    folder = root / ".unfinished"
+    for name in ("dead", "alive", "young"):
+        (folder / name).write_bytes(b"half")
+        if name != "young":
+            os.utime(folder / name, (0, 0))
+    with (folder / "alive").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        copies.look()
+        assert unfinished(root) == ["alive", "young"]
+    copies.look()
+    assert unfinished(root) == ["young"]
+
+
+def test_too_much_of_dead_writers_goes_however_young(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.copies, "_UNFINISHED_BYTES", 2500)
+    copies = copies_in(root, wall=time.time)
+    now = time.time()
+    for age, name in enumerate(["new", "older", "oldest"]):
+        path = root / ".unfinished" / name
+        path.write_bytes(bytes(1000))
+        os.utime(path, (now - age, now - age))
+    copies.look()
+    assert unfinished(root) == ["new", "older"]
+    with pytest.raises(NoRoom):  # what others are writing counts as well
+        write(copies, "a", bytes(9000))
+
+
+def test_whoever_holds_the_lock_for_ever_stops_nobody(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.copies, "_LOCK_PATIENCE", 0.02)
+    copies = copies_in(root, limit=1500)
+    write(copies, "a", bytes(1000))
+    with (root / ".lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(NoRoom):
+            write(copies, "b", bytes(1000))
+        assert read(copies, "a") is not None
+    write(copies, "b", bytes(1000))
+
+
+def test_what_is_pinned_while_room_is_made_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_in(root, limit=3300)
+    for name in "abc":
+        write(copies, name, bytes(1000))
+    forget = copies._forget
+
+    def pinned_at_the_last_moment(path: str) -> Any:
+        entry = forget(path)
+        copies.pinned = frozenset("a")
+        return entry
+
+    monkeypatch.setattr(copies, "_forget", pinned_at_the_last_moment)
+    write(copies, "d", bytes(1000))
+    monkeypatch.undo()
+    assert read(copies, "a") is not None
+    assert copies.size("a") == 1000
+    assert read(copies, "b") is None
+
+
+def test_what_is_written_during_a_look_is_in_the_books(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_in(root)
+    write(copies, "gone", bytes(10))
+    write(copies, "larger", bytes(10))
+    scan, unfinished = cache.copies._files_in, copies._unfinished
+
+    def slow_scan(root: str) -> Iterator[Any]:
+        found = list(scan(root))
+        copies.remove("gone")
+        write(copies, "new", bytes(100))
+        yield from found
+
+    def slow_unfinished() -> Any:
+        if copies._journal is not None:
+            write(copies, "larger", bytes(200))
+        return unfinished()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.copies, "_files_in", slow_scan)
+        patch.setattr(copies, "_unfinished", slow_unfinished)
+        copies.look()
+    assert (copies.size("gone"), copies.size("new"), copies.size("larger")) == (None, 100, 200)
+    assert copies.total_bytes == sum(files(root).values())
+
+
+# Many at once.
+
+
+def test_many_threads_keep_the_bound_and_their_books(root: Path) -> None:
+    copies = copies_in(root, limit=20_000, wall=time.time)
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(60):
+                name = f"actions/{(number * 7 + turn) % 23}"
+                with suppress(NoRoom):
+                    write(copies, name, bytes([turn]) * 1500)
+                data = read(copies, f"actions/{turn % 23}")
+                assert data is None or len(data) == 1500
+                with copies._books:
+                    assert copies._total() <= 20_000
+        except BaseException as error:  # noqa: BLE001 - for the test to see
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert copies.total_bytes == sum(files(root).values())
+    assert unfinished(root) == []
+
+
+WRITER = """
+import hashlib, sys
+from pathlib import Path
+from cache.copies import Copies, NoRoom
+
+root, mark, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+copies = Copies(root, "memory:", limit=limit, keep_free=0)
+copies.open()
+copies.look()
+print("ready", flush=True)
+turn = 0
+while turn < int(sys.argv[4]):
+    turn += 1
+    data = bytes([mark, turn % 256]) * 10_000
+    name = f"actions/{mark}/sets/{turn % 40}/1.jpg"
+    copies.write(name, data, hashlib.sha256(data).hexdigest())
+    other = copies.read(f"actions/{3 - mark}/sets/{turn % 40}/1.jpg")
+    assert other is None or other.data[0] == 3 - mark
+print(copies.healed, copies.evicted, flush=True)
+"""
+
+
+@contextmanager
+def writer(root: Path, mark: int, limit: int, turns: int) -> Iterator[Any]:
+    command = [sys.executable, "-c", WRITER, *map(str, (root, mark, limit, turns))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_two_processes_share_a_folder(root: Path) -> None:
+    limit = 600_000
+    with writer(root, 1, limit, 300) as one, writer(root, 2, limit, 300) as two:
+        for process in (one, two):
+            assert process.stdout.readline() == "ready\n"
+        most = 0
+        while one.poll() is None or two.poll() is None:
+            with suppress(FileNotFoundError):
+                most = max(most, sum(files(root).values()))
+        for process in (one, two):
+            healed, evicted = map(int, process.stdout.read().split())
+            assert process.wait() == 0
+            assert healed == 0
+            assert evicted > 0
+    # The bound, and what both were writing then; and who looks while files come and go may count
+    # one that has gone and the one that came for it.
+    both = 2 * (10_000 + PROOF_BYTES)
+    assert most <= limit + both + limit // 10
+    assert sum(files(root).values()) <= limit + both
+    copies = copies_in(root, limit=limit)
+    for path in files(root):
+        assert copies.read(path.partition("/")[2]) is not None
+    assert copies.healed == 0
+
+
+def test_a_writer_that_is_killed_leaves_whole_copies_and_no_debris_for_long(root: Path) -> None:
+    found = 0
+    for round_ in range(4):
+        with writer(root, 1, 10**7, 10**9) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.02 + 0.013 * round_)  # it is killed at any moment
+        copies = copies_in(root, limit=10**7)
+        names = [path.partition("/")[2] for path in files(root)]
+        assert all(copies.read(name) is not None for name in names)
+        found += len(names)
+        assert copies.healed == 0
+    assert found > 0
+    for name in unfinished(root):
+        os.utime(root / ".unfinished" / name, (0, 0))
+    copies_in(root, wall=time.time)
+    assert unfinished(root) == []
+
+
+def test_listings_have_names_that_no_key_has() -> None:
+    assert listing_name("prompt_001", 3) == "actions/prompt_001/sets/3/.listing"
+
+
+def test_errors_of_the_medium_are_passed_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = copies_in(root)
+    write(copies, "a", b"x")
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            copies.read("a")
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            write(copies, "b", b"y")
+    assert read(copies, "a") == b"x"
+    assert copies.total_bytes == sum(files(root).values())
