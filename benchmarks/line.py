@@ -2,7 +2,7 @@
 
 The bucket is rclone's S3 server; the line, a proxy that carries so many bits a second and
 takes its time. `SHEET` names a cue sheet; without one, runs every twelve seconds.
-`LINE_SECONDS` is how long each line is watched.
+`LINE_SECONDS` is how long each line is watched, `LINE_MBITS` which ones.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.helpers.line import Line, line_to
 
 SECONDS = float(os.environ.get("LINE_SECONDS", "240"))
 SEEK = os.environ.get("LINE_SEEK", "00:22:00")
+LINES = [float(mbits) * 1e6 for mbits in os.environ.get("LINE_MBITS", "10,1").split(",")]
 STEPS = 20
 PACE = 0.45
 FRAME_BYTES = 150_000
@@ -49,7 +50,7 @@ def main() -> None:
         with rclone(folder) as server:
             bucket = server.new_bucket()
             _fill(folder / "buckets" / bucket, actions, images)
-            for bits in (10e6, 1e6):
+            for bits in LINES:
                 asyncio.run(_over(folder, server, bucket, bits))
 
 

@@ -194,6 +194,11 @@ class Copies:
         return self._root
 
     @property
+    def limit(self) -> int:
+        """Bytes that all copies may take."""
+        return self._limit
+
+    @property
     def total_bytes(self) -> int:
         """Bytes that all copies take, as far as known."""
         return self._bytes

@@ -237,6 +237,13 @@ class LocalCache:
         return self._demand
 
     @property
+    def capacity(self) -> int:
+        """Bytes that copies may take: on disk, or in memory while the disk takes none."""
+        if self._copies is not None and self._disk.state.condition == "ok":
+            return self._copies.limit
+        return int(self._memory.maxsize)
+
+    @property
     def stats(self) -> CacheStats:
         """How it is now."""
         copies = self._copies

@@ -45,8 +45,9 @@ FIRST_GUESS: Final = 1_000_000.0
 """Bytes a second a line is believed to carry until it has been measured."""
 
 _META_AHEAD: Final = 300.0
-_META_SOON: Final = 15.0
-"""Seconds: a meta is best here so long before its run, but not sooner than this from now."""
+_META_SOON: Final = 5.0
+"""Seconds: a meta is best here so long before its run, but no sooner than this after it was
+first wanted."""
 
 _UNKNOWN_META: Final = 4_000
 _UNKNOWN_IMAGE: Final = 150_000
@@ -69,7 +70,11 @@ _LONGEST_REST: Final = 30.0
 _BAD_FOR: Final = 60.0
 """Seconds for which a file that the store does not have, or has broken, is not asked for."""
 
-_YIELD: Final = 0.05
+_UNDER_WAY: Final = 1.5
+"""Seconds of the line's time that are under way at most: enough to keep it busy, and so little
+that a file the show wants at once is not long in coming."""
+
+_YIELD: Final = 0.1
 _MEMORY_SPAN: Final = 20.0
 """Seconds of fetching over which the measured rate forgets half of what it knew."""
 
@@ -211,8 +216,10 @@ class Prefetcher:
         self._queue: deque[Wanted] = deque()
         self._under_way: dict[Key, Wanted] = {}
         self._bad: dict[Key, float] = {}
+        self._asked: dict[Key, float] = {}
         self._waiting: dict[Key, list[asyncio.Future[None]]] = {}
         self._more = asyncio.Event()
+        self._landed = asyncio.Event()
         self._nudged = asyncio.Event()
         self._meter = _RateMeter()
         self._free_at = 0.0
@@ -222,6 +229,8 @@ class Prefetcher:
         self._chosen: dict[str, list[_Chosen]] = {}
         self._lasts: dict[str, _Chosen] = {}
         self._plan = FetchPlan((), (), 0.0)
+        self._timely: set[Key] = set()
+        self._planning = True
         self._planned_rate = FIRST_GUESS
         self._crowded_out = 0
 
@@ -230,6 +239,11 @@ class Prefetcher:
     def holds(self, key: Key) -> bool:
         """See `Shelf.holds`."""
         return self._cache.holds(key)
+
+    def expects(self, key: Key) -> bool:
+        """See `Shelf.expects`."""
+        # While a plan is being made, anything may be in it.
+        return self._planning or key in self._under_way or key in self._timely
 
     async def arrival(self, key: Key) -> None:
         """See `Shelf.arrival`. Nothing is fetched for it that the plan does not fetch."""
@@ -246,7 +260,8 @@ class Prefetcher:
                 self._waiting.pop(key, None)
 
     def holding(self, keys: Collection[Key]) -> AbstractContextManager[None]:
-        """See `Shelf.holding`."""
+        """See `Shelf.holding`. What is being played has changed, so there is a new plan."""
+        self.nudge()
         return self._cache.holding(keys)
 
     def coverage(self, action_id: str) -> Coverage | None:
@@ -288,6 +303,7 @@ class Prefetcher:
 
     def nudge(self) -> None:
         """The show moved, or its sets changed: plan anew, now."""
+        self._planning = True
         self._nudged.set()
 
     async def run(self) -> None:
@@ -301,6 +317,7 @@ class Prefetcher:
                 except Exception as error:  # noqa: BLE001 - months unattended: the next plan may do
                     _log.exception("prefetch_plan_failed")
                     self._rest(error)
+                self._planning = self._nudged.is_set()
                 await self._until_nudged(self._clock.now() + PLAN_AGAIN)
 
     async def _until_nudged(self, when: float) -> None:
@@ -323,6 +340,8 @@ class Prefetcher:
         self._bad = {key: until for key, until in self._bad.items() if until > now}
         needs = self._needs()
         chosen = [await self._look_at(need) for need in _first_of_each(needs)]
+        unknown = {key for each in chosen if each.found is None for key in each.missing}
+        self._asked = {key: at for key, at in self._asked.items() if key in unknown}
         lasts = await self._last_resorts(chosen)
         kept = self._make_room(_by_importance(chosen, lasts, now))
         # Before anything is fetched: room for it is made of what is neither pinned nor played.
@@ -340,6 +359,7 @@ class Prefetcher:
         self._lasts, self._chosen = lasts, {action_id: [] for action_id in lasts}
         for each in chosen:
             self._chosen[each.need.action_id].append(each)
+        self._timely = {wanted.key for wanted in self._plan.timely}
         self._queue = deque(self._plan.order)
         if self._queue:
             self._more.set()
@@ -349,7 +369,8 @@ class Prefetcher:
         key = meta_key(need.action_id, need.set_id)
         if key in self._bad or not self._cache.holds(key):
             # Long before its images: only from the meta it is known what they weigh.
-            soon = max(self._clock.now() + _META_SOON, need.start - _META_AHEAD)
+            asked = self._asked.setdefault(key, self._clock.now())
+            soon = max(asked + _META_SOON, need.start - _META_AHEAD)
             end = need.end if need.end is not None else need.start + _UNKNOWN_RUN
             wanted = Wanted(key, _UNKNOWN_META, _ascending(soon, need.start - MARGIN, end), META)
             return _Chosen(need, None, {key: wanted})
@@ -404,6 +425,7 @@ class Prefetcher:
                 await self._fetch(wanted)
             finally:
                 del self._under_way[wanted.key]
+                self._landed.set()
 
     async def _next(self) -> Wanted:
         """The next file, once it may be asked for."""
@@ -412,9 +434,10 @@ class Prefetcher:
             wait_until = max(self._rest_until, self._free_at if self._budget else 0.0)
             if now < wait_until:
                 await self._clock.sleep_until(wait_until)
-            elif self._failures and self._under_way:
+            elif self._under_way and (self._failures or self._enough_under_way()):
                 # Whether the store is back, one file finds out.
-                await self._clock.sleep_until(now + _YIELD)
+                self._landed.clear()
+                await self._landed.wait()
             elif self._cache.demand:
                 await self._clock.sleep_until(now + _YIELD)
             elif self._queue:
@@ -426,6 +449,11 @@ class Prefetcher:
             else:
                 self._more.clear()
                 await self._more.wait()
+
+    def _enough_under_way(self) -> bool:
+        """Whether another file would only lengthen the wait for one that is wanted at once."""
+        on_its_way = sum(wanted.size for wanted in self._under_way.values())
+        return on_its_way > self.rate * _UNDER_WAY
 
     async def _fetch(self, wanted: Wanted) -> None:
         carried = 0

@@ -20,6 +20,10 @@ class Shelf(Protocol):
         """Whether a file can be had at once, as far as is known."""
         ...
 
+    def expects(self, key: Key) -> bool:
+        """Whether a file that is not at hand may be in time, as far as is known."""
+        ...
+
     async def arrival(self, key: Key) -> None:
         """Return once a file is at hand; perhaps never, so bound the wait."""
         ...
@@ -34,6 +38,11 @@ class FullShelf:
 
     def holds(self, key: Key) -> bool:
         """See `Shelf.holds`."""
+        del key
+        return True
+
+    def expects(self, key: Key) -> bool:
+        """See `Shelf.expects`."""
         del key
         return True
 

@@ -23,6 +23,10 @@ from server.show import Show
 TYPICAL_RUN = 12.0
 """Seconds a run is believed to take where cycles of a regenerating cue are foreseen."""
 
+AT_ANY_MOMENT = 10.0
+"""Seconds from now at which a run counts as due that may be asked for at any moment: if it
+counted as due now, its first previews would always be too late to be worth fetching."""
+
 ASKED_FOR = 600.0
 """Seconds for which an action that somebody asked for counts as due."""
 
@@ -68,8 +72,16 @@ def coming_runs(show: Show, plan: Plan, playhead: Playhead, now: float) -> list[
     by_hand = not playhead.on_schedule or (position is None and playhead.next_at is None)
     standby = plan.of_cue(playhead.standby) if playhead.standby is not None else None
     if by_hand and standby is not None:
-        runs.append(Coming(standby, now, now + TYPICAL_RUN))
+        # The same run as at its own time, so the same set: whichever comes first.
+        first = next((run for run in runs if run.action is standby), None)
+        if first is not None:
+            runs.remove(first)
+        runs.append(_at_any_moment(standby, now))
     return sorted(runs, key=lambda run: run.start)
+
+
+def _at_any_moment(action: Action, now: float) -> Coming:
+    return Coming(action, now + AT_ANY_MOMENT, now + AT_ANY_MOMENT + TYPICAL_RUN)
 
 
 def _screening(show: Show, plan: Plan, origin: float, cursor: int) -> Iterator[Coming]:
@@ -135,7 +147,7 @@ class Lookahead:
         now = self._clock.now()
         needs = [] if self._static.playing is None else [self._static.playing]
         runs = [
-            Coming(action, now, now + TYPICAL_RUN)
+            _at_any_moment(action, now)
             for action in self.plan.actions
             if self._asked_for.get(action.action_id, now) > now
         ]

@@ -222,7 +222,13 @@ class Performer:
                 take = await stack.enter_async_context(opened)
                 if take.ends_at is not None and self._long_past(assignment, take.ends_at, cycle):
                     return take.ends_at
-                frame = await _next_frame(take)
+                frame = None if take.planned else await _next_frame(take)
+            if frame is None:
+                # Its final image is in hand, and it knows when what is due: where previews are
+                # not there its first frame comes late, but nothing keeps it from its end.
+                last = max(self._clock.now(), take.planned[-1][1])
+                async with timeout_at(self._clock, last + self._settings.frame_gap_timeout):
+                    frame = await _next_frame(take)
             run, source = self._new_token(), take.source
             self._on_stage = OnStage(
                 action, run, source.provider, source.engine, source.set_id, cycle

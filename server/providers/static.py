@@ -213,7 +213,7 @@ class StaticProvider:
         until = due - SENT_AHEAD
         if self._shelf.holds(key):
             until = max(until, now + READ_WITHIN)
-        if until <= now:
+        elif until <= now or not self._shelf.expects(key):
             return None
         try:
             async with timeout_at(self._clock, until):
