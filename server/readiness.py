@@ -21,6 +21,9 @@ _log = structlog.get_logger(__name__)
 LOOK_AGAIN = 60.0
 """Seconds between two looks at the store, for sets that were drawn or lost meanwhile."""
 
+LOOK_SOON = 5.0
+"""Seconds between two looks while the store does not answer."""
+
 _NAMED = 5
 
 
@@ -137,10 +140,12 @@ class Readiness:
         return [f"{cues} nothing to show on this machine yet ({why}): {named}"]
 
     async def keep_looking(self) -> None:
-        """Look now, and every minute, until cancelled."""
+        """Look now, and every minute, until cancelled; more often while the store is away."""
         while True:
             await self.look()
-            await self._clock.sleep_until(self._clock.now() + LOOK_AGAIN)
+            away = self._store_problem is not None or self._supply.unreachable() is not None
+            pause = LOOK_SOON if away else LOOK_AGAIN
+            await self._clock.sleep_until(self._clock.now() + pause)
 
     async def look(self) -> None:
         """Read the manifest anew and look through every set of the show."""

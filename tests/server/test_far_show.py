@@ -1,0 +1,131 @@
+"""A real server whose store is a real bucket, watched at a real screen socket: the line is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from server.show import load_show
+from tests.cache.s3_servers import rclone
+from tests.helpers.line import Line, line_to
+from tests.helpers.screens import ScreenClient, screen, web
+from tests.helpers.servers import Address, ServerProcess, server_process
+from tests.helpers.shows import LOOP, Rhythm, cue, line, store_contents, write_show
+
+RHYTHM = Rhythm(previews=4, step=0.25, size=20_000, sets=2)
+CUES = [
+    cue(0, "start"),
+    line(1, "one", id="one"),
+    line(4, "two", id="two"),
+    cue(6, "end"),
+]
+
+
+@asynccontextmanager
+async def far_show(folder: Path) -> AsyncIterator[tuple[Path, Line, dict[str, str]]]:
+    """A show, the line to the bucket where its sets are, and what names it."""
+    show = write_show(folder / "show", CUES, LOOP)
+    with rclone(folder) as server:
+        bucket = server.new_bucket()
+        actions = load_show(show, {}, {}).plan({}).actions
+        for key, data in store_contents(actions, RHYTHM).items():
+            place = folder / "buckets" / bucket / key
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        async with line_to(server.port, latency=0.02) as far:
+            environment = {
+                "AWS_ACCESS_KEY_ID": server.credentials.access_key_id,
+                "AWS_SECRET_ACCESS_KEY": server.credentials.secret_access_key,
+                "UNDERSTUDY_STORE_URL": f"s3://{bucket}",
+                "UNDERSTUDY_STORE_ENDPOINT_URL": far.url,
+            }
+            yield show, far, environment
+
+
+async def started(show: Path, environment: dict[str, str]) -> ServerProcess:
+    return await asyncio.to_thread(ServerProcess.start, show, environment=environment)
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until every coming cue has something to stand on."""
+    async with asyncio.timeout(20):
+        while (await client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.1)
+
+
+def whole(wall: ScreenClient, run: str) -> bool:
+    """Whether every frame of a run came, and before it was due."""
+    frames = wall.frames_of(run)
+    steps = [heard.message["step"] for heard in frames]
+    return steps == list(range(1, RHYTHM.frames + 1)) and all(
+        wall.server_time(heard) < heard.message["present_at"] for heard in frames
+    )
+
+
+async def two_whole_runs(address: Address) -> None:
+    async with screen(address) as wall:
+
+        def seen_whole(me: ScreenClient) -> list[str]:
+            """The runs that began and ended before our eyes."""
+            ended = {heard.message["run"] for heard in me.of("run_end")}
+            return [run for run in me.runs if run in ended]
+
+        await wall.until(lambda me: len(seen_whole(me)) >= 2, within=20, why="no two runs")
+        assert [run for run in seen_whole(wall) if not whole(wall, run)] == []
+
+
+async def test_without_a_line_the_show_goes_on_also_after_a_restart(tmp_path: Path) -> None:
+    async with far_show(tmp_path) as (show, far, environment):
+        server = await started(show, environment)
+        try:
+            async with web(server.address) as client:
+                await ready(client)
+                far.cut()
+                await two_whole_runs(server.address)
+            await asyncio.to_thread(server.kill)
+
+            server = await started(show, environment)
+            async with web(server.address) as client:
+                await ready(client)
+                notes = (await client.get("/readyz")).json()["notes"]
+                assert any("playing from the copies on this machine" in note for note in notes)
+                health = (await client.get("/api/state")).json()["health"]
+                assert health["level"] == "degraded"
+                await two_whole_runs(server.address)
+                metrics = (await client.get("/metrics")).text
+                assert "understudy_store_reachable 0.0" in metrics
+                assert 'understudy_copies_bytes{layer="disk"}' in metrics
+                far.mend()
+                async with asyncio.timeout(30):
+                    while (await client.get("/api/state")).json()["health"]["level"] != "ok":
+                        await asyncio.sleep(0.1)
+        finally:
+            await asyncio.to_thread(server.close)
+        said = server.log.read_text()
+        assert environment["AWS_SECRET_ACCESS_KEY"] not in said
+        assert not [entry for entry in server.log_lines() if entry["level"] == "error"]
+
+
+async def test_with_nothing_here_and_no_line_it_says_so_and_waits(tmp_path: Path) -> None:
+    async with far_show(tmp_path) as (show, far, environment):
+        far.cut()
+        with server_process(show, environment=environment) as server:
+            async with web(server.address) as client, asyncio.timeout(20):
+                while "the store" not in json.dumps(
+                    (answer := await client.get("/readyz")).json()["reasons"]
+                ):
+                    await asyncio.sleep(0.1)
+                assert answer.status_code == 503
+            async with screen(server.address) as wall:
+                assert wall.welcome["snapshot"]["screening"]["status"] == "active"
+                far.mend()
+                await wall.until(
+                    lambda me: [heard for heard in me.frames if heard.message["final"]],
+                    within=90,
+                    why="the show did not come to life",
+                )
