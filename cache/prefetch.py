@@ -294,6 +294,11 @@ class Prefetcher:
         )
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is on its way, or may be in a moment."""
+        return self._planning or bool(self._under_way)
+
+    @property
     def rate(self) -> float:
         """Bytes a second that may be counted on."""
         rate = self._meter.rate() or FIRST_GUESS

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,11 +50,22 @@ async def started(show: Path, environment: dict[str, str]) -> ServerProcess:
     return await asyncio.to_thread(ServerProcess.start, show, environment=environment)
 
 
+async def until(
+    client: httpx.AsyncClient, path: str, enough: Callable[[httpx.Response], object]
+) -> httpx.Response:
+    """Ask again and again until the answer is `enough`."""
+    answer = await client.get(path)
+    for _ in range(300):
+        if enough(answer):
+            return answer
+        await asyncio.sleep(0.1)
+        answer = await client.get(path)
+    raise AssertionError(f"{path} never came to that; at last {answer.text[:500]}")
+
+
 async def ready(client: httpx.AsyncClient) -> None:
     """Wait until every coming cue has something to stand on."""
-    async with asyncio.timeout(20):
-        while (await client.get("/readyz")).status_code != 200:
-            await asyncio.sleep(0.1)
+    await until(client, "/readyz", lambda answer: answer.status_code == 200)
 
 
 def whole(wall: ScreenClient, run: str) -> bool:
@@ -101,9 +111,7 @@ async def test_without_a_line_the_show_goes_on_also_after_a_restart(tmp_path: Pa
                 assert "understudy_store_reachable 0.0" in metrics
                 assert 'understudy_copies_bytes{layer="disk"}' in metrics
                 far.mend()
-                async with asyncio.timeout(30):
-                    while (await client.get("/api/state")).json()["health"]["level"] != "ok":
-                        await asyncio.sleep(0.1)
+                await until(client, "/api/state", lambda a: a.json()["health"]["level"] == "ok")
         finally:
             await asyncio.to_thread(server.close)
         said = server.log.read_text()
@@ -115,11 +123,8 @@ async def test_with_nothing_here_and_no_line_it_says_so_and_waits(tmp_path: Path
     async with far_show(tmp_path) as (show, far, environment):
         far.cut()
         with server_process(show, environment=environment) as server:
-            async with web(server.address) as client, asyncio.timeout(20):
-                while "the store" not in json.dumps(
-                    (answer := await client.get("/readyz")).json()["reasons"]
-                ):
-                    await asyncio.sleep(0.1)
+            async with web(server.address) as client:
+                answer = await until(client, "/readyz", lambda a: "the store" in a.text)
                 assert answer.status_code == 503
             async with screen(server.address) as wall:
                 assert wall.welcome["snapshot"]["screening"]["status"] == "active"
