@@ -12,18 +12,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, watch
-from benchmarks.shows import jpeg_of
-from cache.formats import FileFacts, SetMeta, dump_meta
-from cache.keys import set_prefix
-from cache.manifest import Manifest, dump_manifest
+from benchmarks.shows import fill_store, jpeg_of
 from generator.cues import format_time
-from generator.plan import Action
-from generator.recorder import manifest_entry
 from server.show import load_show
 from tests.cache.s3_servers import S3Server, rclone
 from tests.helpers.line import Line, line_to
@@ -35,7 +28,6 @@ STEPS = 20
 PACE = 0.45
 FRAME_BYTES = 150_000
 SETS = 2
-_DRAWN_AT = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def main() -> None:
@@ -49,7 +41,8 @@ def main() -> None:
         actions = load_show(folder / "show", {}, {}).plan({}).actions
         with rclone(folder) as server:
             bucket = server.new_bucket()
-            _fill(folder / "buckets" / bucket, actions, images)
+            place = folder / "buckets" / bucket
+            fill_store(place, actions, images, sets=SETS, durations=[PACE] * STEPS)
             for bits in LINES:
                 asyncio.run(_over(folder, server, bucket, bits))
 
@@ -68,51 +61,21 @@ def _write(folder: Path, cues: str) -> None:
     (folder / "show.toml").write_text('[schedule]\nkind = "manual"\n')
 
 
-def _fill(bucket: Path, actions: Sequence[Action], images: Sequence[bytes]) -> None:
-    """Sets for every action; the same few pictures again and again, as links."""
-    pictures = bucket / "pictures"
-    pictures.mkdir()
-    facts = [FileFacts.of(image) for image in images]
-    for number, image in enumerate(images):
-        (pictures / f"{number}.jpg").write_bytes(image)
-    manifest = Manifest()
-    for action in actions:
-        for set_id in range(SETS):
-            place = bucket / set_prefix(action.action_id, set_id)
-            place.mkdir(parents=True)
-            files: dict[str, FileFacts] = {}
-            for step in range(1, STEPS + 1):
-                number = (step + set_id) % len(images)
-                (place / f"{step}.jpg").hardlink_to(pictures / f"{number}.jpg")
-                files[f"{step}.jpg"] = facts[number]
-            meta = SetMeta(
-                cue_id=action.action_id,
-                set_id=set_id,
-                total_steps=STEPS,
-                durations={str(step): PACE for step in range(1, STEPS + 1)},
-                total_duration=STEPS * PACE,
-                generated_at=_DRAWN_AT,
-                config={"program": action.program},
-                seed=set_id,
-                fingerprint=action.fingerprint,
-                engine="benchmark",
-                timing="simulated",
-                files=files,
-            )
-            (place / "meta.json").write_bytes(dump_meta(meta))
-            manifest = manifest.with_set(action.action_id, manifest_entry(action), set_id)
-    written = manifest.model_copy(update={"generated_at": _DRAWN_AT})
-    (bucket / "manifest.json").write_bytes(dump_manifest(written))
+def in_bucket(server: S3Server, bucket: str, endpoint_url: str) -> dict[str, str]:
+    """The environment of a show whose store is that bucket."""
+    return {
+        "AWS_ACCESS_KEY_ID": server.credentials.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": server.credentials.secret_access_key,
+        "UNDERSTUDY_STORE_URL": f"s3://{bucket}",
+        "UNDERSTUDY_STORE_ENDPOINT_URL": endpoint_url,
+    }
 
 
 async def _over(folder: Path, server: S3Server, bucket: str, bits: float) -> None:
     latency = 0.05  # each way
     async with line_to(server.port, bytes_per_second=bits / 8, latency=latency) as line:
         environment = {
-            "AWS_ACCESS_KEY_ID": server.credentials.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": server.credentials.secret_access_key,
-            "UNDERSTUDY_STORE_URL": f"s3://{bucket}",
-            "UNDERSTUDY_STORE_ENDPOINT_URL": line.url,
+            **in_bucket(server, bucket, line.url),
             "UNDERSTUDY_CACHE_DIR": f"cache-{bits:.0f}",
         }
 

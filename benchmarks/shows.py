@@ -13,8 +13,11 @@ from PIL import Image
 
 from cache.formats import FileFacts, SetMeta, dump_meta
 from cache.images import decode_check
+from cache.keys import set_prefix
 from cache.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
+from generator.plan import Action
+from generator.recorder import manifest_entry
 
 _DRAWN_AT = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -101,3 +104,46 @@ def write_show(
         )
     manifest = Manifest(generated_at=_DRAWN_AT, actions=actions)
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
+
+
+def fill_store(
+    store: Path,
+    actions: Sequence[Action],
+    images: Sequence[bytes],
+    *,
+    sets: int,
+    durations: Sequence[float],
+) -> None:
+    """Sets for every action; the same few pictures again and again, as links."""
+    pictures = store / "pictures"
+    pictures.mkdir(parents=True)
+    facts = [FileFacts.of(image) for image in images]
+    for number, image in enumerate(images):
+        (pictures / f"{number}.jpg").write_bytes(image)
+    manifest = Manifest(generated_at=_DRAWN_AT)
+    for action in actions:
+        for set_id in range(sets):
+            place = store / set_prefix(action.action_id, set_id)
+            place.mkdir(parents=True)
+            files: dict[str, FileFacts] = {}
+            for step in range(1, len(durations) + 1):
+                number = (step + set_id) % len(images)
+                (place / f"{step}.jpg").hardlink_to(pictures / f"{number}.jpg")
+                files[f"{step}.jpg"] = facts[number]
+            meta = SetMeta(
+                cue_id=action.action_id,
+                set_id=set_id,
+                total_steps=len(durations),
+                durations={str(step): seconds for step, seconds in enumerate(durations, start=1)},
+                total_duration=round(sum(durations), 6),
+                generated_at=_DRAWN_AT,
+                config={"program": action.program},
+                seed=set_id,
+                fingerprint=action.fingerprint,
+                engine="benchmark",
+                timing="simulated",
+                files=files,
+            )
+            (place / "meta.json").write_bytes(dump_meta(meta))
+            manifest = manifest.with_set(action.action_id, manifest_entry(action), set_id)
+    (store / "manifest.json").write_bytes(dump_manifest(manifest))

@@ -784,7 +784,7 @@ def _with_listings(keys: Collection[Key]) -> list[str]:
     """Keys, and the listings of the sets whose metas are among them."""
     names: list[str] = list(keys)
     for key in keys:
-        place = set_place(key)
+        place = set_place(key) if key.endswith(META_NAME) else None
         if place is not None and place.name == META_NAME:
             names.append(listing_name(place.action_id, place.set_id))
     return names

@@ -59,6 +59,12 @@ _FINAL_AHEAD: Final = 10.0
 _FILL: Final = 0.9
 """How much of the room is pinned at most: what is read in between needs some, too."""
 
+_AT_A_STRETCH: Final = 16
+"""Sets looked at before others get their turn."""
+
+_BREATH: Final = 0.05
+"""Seconds between a nudge and the plan."""
+
 _PRUDENCE: Final = 0.9
 """The part of the measured rate that is counted on."""
 
@@ -229,6 +235,7 @@ class Prefetcher:
         self._chosen: dict[str, list[_Chosen]] = {}
         self._lasts: dict[str, _Chosen] = {}
         self._plan = FetchPlan((), (), 0.0)
+        self._pinned: frozenset[Key] = frozenset()
         self._timely: set[Key] = set()
         self._planning = True
         self._planned_rate = FIRST_GUESS
@@ -333,7 +340,10 @@ class Prefetcher:
         finally:
             sleeper.cancel()
             nudge.cancel()
-            self._nudged.clear()
+        if self._nudged.is_set():
+            # Whatever nudged us is busy bringing a picture to the wall; there may be more of it.
+            await self._clock.sleep_until(self._clock.now() + _BREATH)
+        self._nudged.clear()
 
     async def plan(self) -> None:
         """Look at what is coming and what is here, pin the coming sets, and queue what is missing.
@@ -344,13 +354,20 @@ class Prefetcher:
         now = self._clock.now()
         self._bad = {key: until for key, until in self._bad.items() if until > now}
         needs = self._needs()
-        chosen = [await self._look_at(need) for need in _first_of_each(needs)]
+        chosen: list[_Chosen] = []
+        for number, need in enumerate(_first_of_each(needs)):
+            chosen.append(await self._look_at(need))
+            if number % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)  # the show's frames go first
         unknown = {key for each in chosen if each.found is None for key in each.missing}
         self._asked = {key: at for key, at in self._asked.items() if key in unknown}
         lasts = await self._last_resorts(chosen)
         kept = self._make_room(_by_importance(chosen, lasts, now))
         # Before anything is fetched: room for it is made of what is neither pinned nor played.
-        self._cache.pin([key for each in kept for key in _keys(each)])
+        keys = frozenset(key for each in kept for key in _keys(each))
+        if keys != self._pinned:
+            self._cache.pin(keys)
+            self._pinned = keys
         missing = {key: wanted for each in kept for key, wanted in each.missing.items()}
         rate = self._planned_rate = self.rate
         # What is on its way keeps the line busy for a while; the rest begins after it.
@@ -384,8 +401,10 @@ class Prefetcher:
         except BrokenSet:
             self._bad[key] = self._clock.now() + _BAD_FOR
             return _Chosen(need, None)
-        files = _files(found, need)
-        return _Chosen(need, found, {w.key: w for w in files if not self._cache.holds(w.key)})
+        holds = self._cache.holds
+        if all(holds(step.key) for step in found.steps):  # as nearly always
+            return _Chosen(need, found)
+        return _Chosen(need, found, {w.key: w for w in _files(found, need) if not holds(w.key)})
 
     async def _last_resorts(self, chosen: Sequence[_Chosen]) -> dict[str, _Chosen]:
         """One whole set of each coming action: one that is here, else the first to be played."""
