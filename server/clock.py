@@ -101,6 +101,10 @@ class VirtualClock:
         self._now = max(self._now, when)
         await settle()
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until so many seconds have passed."""
+        await self.sleep_until(self._now + seconds)
+
     def jump(self, seconds: float) -> None:
         """Let `seconds` pass with nobody awake to see it: a stalled or suspended machine."""
         self._now += seconds
@@ -120,6 +124,7 @@ async def timeout_at(clock: Clock, when: float) -> AsyncIterator[None]:
             yield
         finally:
             timer.cancel()
+            await asyncio.wait((timer,))
 
 
 async def settle(rounds: int = 25) -> None:

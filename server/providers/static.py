@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -13,8 +15,16 @@ from cache.formats import ImageSet
 from cache.library import BrokenSet, Library
 from cache.store import StoreError
 from generator.plan import Action
-from server.clock import Clock
-from server.providers.base import Frame, ProviderError, ProviderName, Slot, Source, Take
+from server.clock import Clock, timeout_at
+from server.providers.base import (
+    Frame,
+    ProviderError,
+    ProviderName,
+    Slot,
+    Source,
+    StoreSilent,
+    Take,
+)
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
 
@@ -22,6 +32,15 @@ _log = structlog.get_logger(__name__)
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
+
+_TO_THE_WALL = 0.1
+"""Seconds that a frame given now needs to be on the wall."""
+
+_FETCHED_WITHIN = 0.5
+"""Seconds that the store has at least to give a preview, however soon that is due."""
+
+_LONGEST_GAP = 5.0
+"""Seconds without a preview, none being there in time, after which the final image comes."""
 
 
 class StaticProvider:
@@ -32,13 +51,21 @@ class StaticProvider:
     """
 
     def __init__(
-        self, library: Library, bag: ShuffleBag, clock: Clock, rng: Random, fit: Fit
+        self,
+        library: Library,
+        bag: ShuffleBag,
+        clock: Clock,
+        rng: Random,
+        fit: Fit,
+        *,
+        longest_gap: float = _LONGEST_GAP,
     ) -> None:
         self._library = library
         self._bag = bag
         self._clock = clock
         self._rng = rng
         self._fit: Fit = fit
+        self._longest_gap = longest_gap
         self._faults: dict[tuple[str, int], str] = {}
         self._told: dict[tuple[str, int], str] = {}
 
@@ -76,10 +103,16 @@ class StaticProvider:
 
         Raises:
             ProviderError: the action has no set that can be played.
+            StoreSilent: it may have, but the store fails.
         """
         found, final = await self._choose(action, slot)
         durations = complete([step.duration for step in found.steps], self._rng)
-        due, squeeze = due_times(durations, slot, self._fit)
+        first = _first_after(slot.share, len(durations))
+        if slot.share:
+            # In the rhythm of what came before, or, where that is long ago, at once.
+            earliest = self._clock.now() + _TO_THE_WALL - durations[first]
+            slot = replace(slot, start=max(slot.start, earliest))
+        due, squeeze = due_times(durations[first:], slot, self._fit)
         source = Source(
             provider="static",
             engine=found.meta.engine,
@@ -88,9 +121,9 @@ class StaticProvider:
             seed=found.meta.seed,
             squeeze=squeeze,
         )
-        planned = tuple((number, at) for number, at in enumerate(due, start=1))
-        async with aclosing(self._frames(found, due, final)) as frames:
-            yield Take(source, len(due), planned, frames)
+        planned = tuple((number, at) for number, at in enumerate(due, start=first + 1))
+        async with aclosing(self._frames(found, planned, final)) as frames:
+            yield Take(source, len(durations), planned, frames)
 
     async def _choose(self, action: Action, slot: Slot) -> tuple[ImageSet, bytes]:
         """A set whose meta and final image are sound; the rest can do no more harm than a gap."""
@@ -100,6 +133,7 @@ class StaticProvider:
         joined = self._clock.now() - slot.start > _JOINED_LATE
         # What was on the wall before a restart stays on it.
         number = last if joined and last in untried else self._bag.draw(action_id, untried)
+        held_back = False
         while number is not None:
             untried.discard(number)
             found = await self._open_set(action, number)
@@ -107,7 +141,10 @@ class StaticProvider:
                 final = await self._image(found, len(found.steps) - 1)
                 if final is not None:
                     return found, final
+            held_back = held_back or (action_id, number) not in self._faults
             number = self._bag.draw(action_id, untried)
+        if held_back:
+            raise StoreSilent(f"no set of {action_id} can be played: the store fails")
         raise ProviderError(f"no set of {action_id} can be played")
 
     async def _open_set(self, action: Action, number: int) -> ImageSet | None:
@@ -136,17 +173,31 @@ class StaticProvider:
         return None
 
     async def _frames(
-        self, found: ImageSet, due: Sequence[float], final: bytes
+        self, found: ImageSet, planned: Sequence[tuple[int, float]], final: bytes
     ) -> AsyncGenerator[Frame, None]:
-        steps = len(due)
-        for index, step in enumerate(found.steps):
-            last = index == steps - 1
-            if not last and due[index + 1] <= self._clock.now():
+        steps = len(found.steps)
+        given, silent = planned[0][1], False
+        for (number, due), (_, following) in itertools.pairwise(planned):
+            if following <= self._clock.now():
+                given = due
                 continue  # joined in the middle: it has been, and nobody will see it
-            image = final if last else await self._image(found, index)
+            try:
+                async with timeout_at(self._clock, max(due, self._clock.now() + _FETCHED_WITHIN)):
+                    image = await self._image(found, number - 1)
+            except TimeoutError:
+                image, silent = None, True
+                _log.warning("preview_missed", action_id=found.action_id, step=number)
+                if following > given + self._longest_gap:
+                    break
             if image is None:
                 continue  # a preview less; the picture goes on to its end
-            yield Frame(index + 1, steps, last, due[index], image, step.media_type)
+            yield Frame(number, steps, False, due, image, found.steps[number - 1].media_type)
+            given, silent = due, False
+        number, due = planned[-1]
+        if silent:
+            # No preview comes any more, and the final image is here: the wall need not wait.
+            due = min(due, max(self._clock.now() + _TO_THE_WALL, given + self._longest_gap))
+        yield Frame(number, steps, True, due, final, found.steps[-1].media_type)
 
     def _report(self, action_id: str, number: int, reason: str) -> None:
         key = (action_id, number)
@@ -155,6 +206,11 @@ class StaticProvider:
             # Once, not at every look for months.
             self._told[key] = reason
             _log.warning("set_skipped", action_id=action_id, set_id=number, reason=reason)
+
+
+def _first_after(share: float, steps: int) -> int:
+    """Index of the first step that takes the picture beyond `share`; the last at the latest."""
+    return next((i for i in range(steps) if (i + 1) / steps > share), steps - 1)
 
 
 def _hash_of(found: ImageSet) -> str | None:

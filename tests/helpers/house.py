@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from cache.images import Decoded
 from cache.library import Library
 from cache.store import MemoryStore
 from generator.plan import Action
 from server import messages as wire
 from server.asrun import MemoryLog, Row
+from server.budget import Budget
 from server.clock import VirtualClock, settle
 from server.commands import ShowCommands
 from server.control import Dispatcher
+from server.engine_watch import EngineWatch, probe_of
 from server.metrics import Metrics
+from server.mode_commands import ModeCommands
+from server.modes import ForceBook, ModeManager
 from server.performer import Performer
 from server.playback import Playback
 from server.playhead import Playhead
+from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.readiness import Readiness
+from server.runs import Runs
 from server.schedule import build_schedule
 from server.show import Show, load_show
 from server.stage import Mailbox, Stage, StageFrame
@@ -79,6 +86,7 @@ class House:
     static: StaticProvider
     bag: ShuffleBag
     stage: Stage
+    modes: ModeManager
     performer: Performer
     playback: Playback
     readiness: Readiness
@@ -153,11 +161,18 @@ async def house(
     toml: str = LOOP,
     seed: int = 1,
     play: bool = True,
+    clock: VirtualClock | None = None,
+    engines: Sequence[LiveEngine] = (),
+    watch_engines: bool = False,
+    book: ForceBook | None = None,
 ) -> AsyncIterator[House]:
-    """Open a house; with the loop of `LOOP` the show begins at once."""
+    """Open a house; with the loop of `LOOP` the show begins at once.
+
+    Engines are tried out while nobody looks only if they are watched.
+    """
     write_show(folder, cues, toml)
     show = load_show(folder, {}, {})
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     actions = show.plan({}).actions
     contents = store_contents(actions, rhythm or Rhythm(), rhythms)
     store = MemoryStore(contents)
@@ -181,16 +196,42 @@ async def house(
     bag = ShuffleBag(rng)
     static = StaticProvider(library, bag, clock, rng, show.settings.playback.fit)
     tokens = iter(f"run-{number}" for number in range(100_000))
-    performer = Performer(
+    settings = show.settings.playback
+    budget = Budget(settings.live_runs_per_hour, settings.live_at_once)
+    live = [
+        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=_at_once)
+        for engine in engines
+    ]
+    readiness = Readiness(
+        plan,
+        library,
+        static,
+        clock,
+        metrics,
+        still=show.still is not None,
+        engines=[engine.name for engine in engines],
+    )
+    modes = ModeManager(
+        settings=settings,
+        clock=clock,
+        static=static,
+        live=live,
+        sets=readiness.sets_in_time,
+        budget=budget,
+        book=book,
+        zone=show.timezone,
+    )
+    runs = Runs(
         stage=stage,
         clock=clock,
-        ladder=lambda _action: (static,),
-        settings=show.settings.playback,
+        modes=modes,
+        settings=settings,
         crossfade=display.crossfade,
         asrun=asrun,
         metrics=metrics,
         new_token=lambda: next(tokens),
     )
+    performer = Performer(stage=stage, clock=clock, runs=runs)
     playback = Playback(
         show=show,
         plan=plan,
@@ -198,11 +239,14 @@ async def house(
         clock=clock,
         stage=stage,
         performer=performer,
+        modes=modes,
         metrics=metrics,
         rng=rng,
     )
-    readiness = Readiness(plan, library, static, clock, metrics)
-    view = StateView(show, clock, playback, stage, readiness)
+    watch = EngineWatch(
+        modes=modes, live=live, recipe=probe_of(plan), quiet_for=playback.quiet_for, clock=clock
+    )
+    view = StateView(show, clock, playback, stage, readiness, modes)
     commands = ShowCommands(
         playback=playback,
         stage=stage,
@@ -211,7 +255,8 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
     )
-    dispatcher = Dispatcher([commands])
+    mode_commands = ModeCommands(modes=modes, playback=playback, view=view, clock=clock)
+    dispatcher = Dispatcher([commands, mode_commands])
     opened = House(
         show=show,
         clock=clock,
@@ -220,6 +265,7 @@ async def house(
         static=static,
         bag=bag,
         stage=stage,
+        modes=modes,
         performer=performer,
         playback=playback,
         readiness=readiness,
@@ -235,6 +281,9 @@ async def house(
         await settle()
         if play:
             stack.push_async_callback(_cancelled, asyncio.create_task(playback.run()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(modes.keep_time()))
+        if watch_engines:
+            stack.push_async_callback(_cancelled, asyncio.create_task(watch.run()))
         await opened.rest()
         yield opened
     await settle(50)
@@ -242,6 +291,11 @@ async def house(
         asyncio.all_tasks() - before - {asyncio.current_task()}
     )  # a fixture ends in a task of its own
     assert not left, f"still running: {left}"
+
+
+async def _at_once(function: Callable[[], Decoded]) -> Decoded:
+    """Time stands still while a picture is looked at."""
+    return function()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
