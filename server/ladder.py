@@ -112,6 +112,8 @@ def decide(ask: Asked, outlook: Outlook) -> Decision:
     """The ladder, and the reasons for it."""
     sets = () if outlook.sets == "none" else (STATIC,)
     engines, missing = _engines(outlook)
+    if sets and not engines:
+        missing = (*missing, "playing a set")
     match ask.mode:
         case "static":
             # Also where no set is known of: what is known may be old, and asking costs little.
@@ -129,8 +131,6 @@ def decide(ask: Asked, outlook: Outlook) -> Decision:
             remarks = ("no set can be here in time" if sets else "there is no set", *missing)
     if not rungs:
         remarks = (*remarks, "nothing to play, the picture before is held")
-    elif missing and rungs == sets:
-        remarks = (*remarks, "playing a set")
     return Decision(ask.mode, rungs, "; ".join((ask.why, *remarks)), ask.forced_by)
 
 

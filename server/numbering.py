@@ -7,6 +7,9 @@ ever ascend, no number comes twice, and the share of the picture that is done ne
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import floor
+
 
 class Numbering:
     """Numbers the frames of a run.
@@ -23,6 +26,7 @@ class Numbering:
         self._told = max(1, steps)
         self._steps = self._told
         self._last = 0
+        self._share = Fraction(0)
 
     @property
     def last(self) -> int:
@@ -32,19 +36,18 @@ class Numbering:
     @property
     def share(self) -> float:
         """How much of the picture has been given, from 0 to 1."""
-        return self._last / self._steps
+        return float(self._share)
 
     def number(self, step: int, steps: int, *, final: bool) -> tuple[int, int]:
         """Number and count for a frame that its take counts as `step` of `steps`."""
         to_come = 0 if final else max(1, steps - step)
-        least = self._least()
-        while least + to_come > self._steps:
-            self._last = self._last * (self._steps + self._told) // self._steps
+        while self._least() + to_come > self._steps:
             self._steps += self._told
-            least = self._least()
-        wanted = self._steps if final else round(step / steps * self._steps)
-        self._last = min(max(wanted, least), self._steps - to_come)
+        wanted = self._steps if final else round(Fraction(step, steps) * self._steps)
+        self._last = min(max(wanted, self._least()), self._steps - to_come)
+        self._share = Fraction(self._last, self._steps)
         return self._last, self._steps
 
     def _least(self) -> int:
-        return self._last + 1
+        """The first number beyond what is done, by the present count."""
+        return floor(self._share * self._steps) + 1

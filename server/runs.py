@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -39,6 +40,10 @@ _JOINED: Final = 2.0
 
 _SHARE_FOR_AN_ENGINE: Final = 0.5
 """Of the time there is, what engines may spend on a first frame while a set could still play."""
+
+
+_WORTH_TRYING: Final = 1.0
+"""Seconds that an engine must have to catch up, or it is not asked at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,24 +259,29 @@ class Runs:
     # ------------------------------------------------------------ the ladder
 
     async def _climb(self, run: _Run, long_past: Callable[[float], bool]) -> Ending:
-        """Try rung after rung until one has given the final image."""
-        rungs = run.decision.rungs
-        for number, rung in enumerate(rungs):
-            below = rungs[number + 1 :]
+        """Try rung after rung until one has given the final image.
+
+        A rung that the wall could not wait for is asked again once those below it have
+        given nothing either.
+        """
+        rungs, set_aside = deque(run.decision.rungs), deque[Rung]()
+        while rungs or set_aside:
+            if not rungs:
+                rungs, set_aside = set_aside, rungs
+            rung = rungs.popleft()
             try:
-                await self._play(run, rung, below, long_past)
+                await self._play(run, rung, rungs, long_past)
             except LongPast:
                 raise
             except TooLate as error:
-                self._set_back(run, rung, below, error)
-            except (ProviderError, TimeoutError) as error:
-                self._modes.failed(rung, run.assignment.action, error)
-                self._set_back(run, rung, below, error)
+                set_aside.append(rung)
+                self._set_back(run, rung, (*rungs, *set_aside), error)
             except Exception as error:  # noqa: BLE001 - the rungs below are none the worse for it
-                # A mistake of ours, or of an engine's.
-                _log.exception("run_failed", action_id=run.assignment.action.action_id)
+                if not isinstance(error, (ProviderError, TimeoutError)):
+                    # A mistake of ours, or of an engine's.
+                    _log.exception("run_failed", action_id=run.assignment.action.action_id)
                 self._modes.failed(rung, run.assignment.action, error)
-                self._set_back(run, rung, below, error)
+                self._set_back(run, rung, (*rungs, *set_aside), error)
             else:
                 return "completed"
             if run.performance is not None and run.failover == "hold":
@@ -280,7 +290,7 @@ class Runs:
         return "held"
 
     async def _play(
-        self, run: _Run, rung: Rung, below: Sequence[Rung], long_past: Callable[[float], bool]
+        self, run: _Run, rung: Rung, below: Iterable[Rung], long_past: Callable[[float], bool]
     ) -> None:
         """Play the run, or the rest of it, from one rung up to its final image."""
         patience = self._patience(run, rung, below)
@@ -334,7 +344,7 @@ class Runs:
 
     # ------------------------------------------------------------ how long it is waited for
 
-    def _patience(self, run: _Run, rung: Rung, below: Sequence[Rung]) -> _Patience:
+    def _patience(self, run: _Run, rung: Rung, below: Iterable[Rung]) -> _Patience:
         """The rung's own, unless a set that is sure stands below it and the wall waits.
 
         Raises:
@@ -353,7 +363,7 @@ class Runs:
             return _Patience(by)
         # Drawn from the noise, it would have to catch up unseen: as long as no gap shows.
         shown_by = run.last_due + self._settings.frame_gap_timeout
-        if shown_by <= now:
+        if shown_by - now < _WORTH_TRYING:
             raise TooLate("the wall has waited long enough for engines")
         return _Patience(by, shown_by)
 
@@ -402,14 +412,14 @@ class Runs:
             self._asrun.planned(run.token, step, run.last_due)
         return True
 
-    def _set_back(self, run: _Run, rung: Rung, below: Sequence[Rung], error: Exception) -> None:
+    def _set_back(self, run: _Run, rung: Rung, others: Sequence[Rung], error: Exception) -> None:
         """A rung has failed: say so, and who takes over."""
-        held = not below or (run.performance is not None and run.failover == "hold")
+        held = not others or (run.performance is not None and run.failover == "hold")
         setback = FailedOver(
             at=self._clock.now(),
             step=run.numbering.last if run.numbering else 0,
             from_=str(rung),
-            to="hold" if held else str(below[0]),
+            to="hold" if held else str(others[0]),
             reason=str(error) or type(error).__name__,
         )
         action_id = run.assignment.action.action_id
