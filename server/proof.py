@@ -47,7 +47,9 @@ def unproven(
     if still:
         return ()
     named = ", ".join(engines)
-    instead = f"only what may fail: {named}" if engines else "will hold the picture before"
+    instead = (
+        f"only engines, which may fail ({named})" if engines else "and will hold the picture before"
+    )
     return tuple(
         Unproven(action.action_id, action.cue_index, instead)
         for action in actions
@@ -62,6 +64,4 @@ def in_words(found: Sequence[Unproven]) -> str | None:
     named = ", ".join(each.action_id for each in found[:_NAMED])
     more = ", …" if len(found) > _NAMED else ""
     cues = "1 cue has" if len(found) == 1 else f"{len(found)} cues have"
-    instead = found[0].reason
-    joined = "and" if instead.startswith("will") else "but"
-    return f"{cues} no set to play {joined} {instead}: {named}{more}"
+    return f"{cues} no set to play, {found[0].reason}: {named}{more}"

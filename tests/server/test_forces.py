@@ -4,6 +4,7 @@ from typing import Any
 
 from server.forces import (
     Force,
+    Forces,
     after_absence,
     at_cue,
     at_end,
@@ -57,7 +58,7 @@ def test_switched_at_once_the_next_cue_is_the_one_that_ends_it() -> None:
 
 
 def test_upon_a_cue_it_waits_for_that_cue() -> None:
-    forces = (force(cue="two", until="next_cue"),)
+    forces: Forces = (force(cue="two", until="next_cue"),)
     assert at_cue(forces, "one") == forces
     forces = at_cue(forces, "two")
     assert forces[0].took_effect
