@@ -15,7 +15,9 @@ from typing import Literal
 REST = 15.0
 """Seconds that an engine rests after its first failure."""
 
-LONGEST_REST = 600.0
+LONGEST_REST = 120.0
+"""Seconds: a machine that somebody has started again should not wait for long."""
+
 GRACE = 15.0
 """Seconds from a probe that went well until the engine is trusted with a picture again."""
 

@@ -129,17 +129,17 @@ async def play(
         clock=clock,
         engines=engines,
     ) as opened:
-        await opened.play_to(19)
+        await opened.play_to(19, step=1.0)
         if not store:
             opened.store.answering.clear()
-        await opened.play_to(until)
+        await opened.play_to(until, step=0.5)
         for engine in engines:
             script = engine.engine
             assert isinstance(script, ScriptedEngine)
             assert len(script.left) == len(script.asked), "every drawing was left again"
         told = await seen(opened) if opened.of("run")[1:] else None
         opened.store.answering.set()
-        await opened.play_to(max(until, 105))
+        await opened.play_to(max(until, 91), step=0.5)
         assert opened.runs()[-1][1] == "after", "the show goes on"
         assert told is not None
         return told
