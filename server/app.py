@@ -42,6 +42,7 @@ from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.readiness import Readiness
+from server.run import Reports
 from server.runs import Runs
 from server.schedule import build_schedule
 from server.screens import ScreenSocket
@@ -178,13 +179,11 @@ async def build(
             zone=show.timezone,
         )
         runs = Runs(
-            stage=stage,
             clock=clock,
             modes=modes,
             settings=settings.playback,
             crossfade=display.crossfade,
-            asrun=asrun,
-            metrics=metrics,
+            reports=Reports(stage, asrun, metrics),
         )
         performer = Performer(stage=stage, clock=clock, runs=runs)
         playback = Playback(

@@ -1,7 +1,7 @@
 """Performs actions on stage: one at a time, a new one cutting off the one before.
 
 Owns the assignment that is on and its regeneration. What is due when is decided by others,
-and what each picture is drawn by in `server/runs.py`.
+and what each picture is played by in `server/runs.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import structlog
 
 from server import messages as wire
 from server.clock import Clock
-from server.runs import Assignment, OnStage, Runs
+from server.run import Assignment, OnStage
+from server.runs import Runs
 from server.stage import Stage
 
 __all__ = ["Assignment", "OnStage", "Performer", "pause_after"]

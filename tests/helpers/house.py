@@ -32,6 +32,7 @@ from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.readiness import Readiness
+from server.run import Reports
 from server.runs import Runs
 from server.schedule import build_schedule
 from server.show import Show, load_show
@@ -222,13 +223,11 @@ async def house(
         zone=show.timezone,
     )
     runs = Runs(
-        stage=stage,
         clock=clock,
         modes=modes,
         settings=settings,
         crossfade=display.crossfade,
-        asrun=asrun,
-        metrics=metrics,
+        reports=Reports(stage, asrun, metrics),
         new_token=lambda: next(tokens),
     )
     performer = Performer(stage=stage, clock=clock, runs=runs)
