@@ -185,8 +185,7 @@ class Run:
             media_type=frame.media_type,
         )
         self._performance.add(StageFrame.of(header, frame.image), self._reports.stage.clock.now())
-        if (step, self._last_due) not in take.planned:
-            self._reports.asrun.planned(self._token, step, self._last_due)
+        self._reports.asrun.planned(self._token, step, self._last_due)
         return True
 
     def _begin(self, take: Take, steps: int) -> tuple[Performance, Numbering]:

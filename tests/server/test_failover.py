@@ -85,6 +85,9 @@ def check_wire(run: Seen) -> None:
     assert run.dues == sorted(run.dues), "no frame before the one before"
     assert [frame.message["final"] for frame in run.frames[:-1]] == [False] * len(run.frames[:-1])
     assert run.shares == sorted(run.shares), "the share that is done never falls"
+    planned = run.row["planned"]
+    told = {str(frame.message["step"]): frame.message["present_at"] for frame in run.frames}
+    assert {step: planned[step] for step in told} == pytest.approx(told), "and is written down"
     assert all(0 < share <= 1 for share in run.shares)
     if run.frames and run.frames[-1].message["final"]:
         assert run.shares[-1] == 1.0
