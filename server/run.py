@@ -127,7 +127,7 @@ class Run:
 
     @property
     def last_due(self) -> float:
-        """Steady time of its last frame; of its beginning, where there is none."""
+        """Steady time of its last frame; of its beginning, where none was given yet."""
         return self._last_due
 
     @property
@@ -216,6 +216,9 @@ class Run:
         _log.warning("rung_failed", action_id=self.action.action_id, **setback.row())
         self._reports.metrics.setbacks.labels(rung=setback.from_).inc()
         self._take = None
+        if not self.begun:
+            # Nothing of it has been seen: it begins now, and not in its middle.
+            self._last_due = max(self._last_due, at)
         self._note()
         self._tell_setback()
         self._setbacks.append(setback)
