@@ -134,8 +134,14 @@ def check_image(data: bytes, name: str = "") -> MediaType:
     return found
 
 
-def decode_check(data: bytes, name: str = "") -> Decoded:
+def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decoded:
     """Decode an image wholly. Slow: some 10 ms per megapixel.
+
+    Args:
+        data: the encoded image.
+        name: its file name, as for `check_image`.
+        coarse: decode a JPEG at an eighth of its size, in a fraction of the time; enough to
+            tell whether it is a picture. The size told is the whole one's all the same.
 
     Raises:
         BadImage: it cannot be decoded, or is larger than anything that is drawn.
@@ -145,6 +151,8 @@ def decode_check(data: bytes, name: str = "") -> Decoded:
         with Image.open(io.BytesIO(data), formats=[media_type.removeprefix("image/")]) as image:
             width, height = image.size
             if width * height <= _MAX_PIXELS:
+                if coarse:
+                    image.draft(None, (max(1, width // 8), max(1, height // 8)))
                 image.load()
                 return Decoded(width, height, _is_flat(image))
     # Pillow's decoders raise all of these on damaged files.

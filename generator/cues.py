@@ -24,6 +24,8 @@ from pydantic import (
 )
 
 Mode = Literal["static", "live", "hybrid"]
+Failover = Literal["continue", "restart", "hold"]
+"""Where in a picture that broke off the next rung takes over: an artist's decision."""
 
 _TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
 _MAX_ERRORS_SHOWN = 50
@@ -90,6 +92,7 @@ class _Cue(_Part):
     id: Identifier | None = None
     program: str | None = None
     mode: Mode | None = None
+    failover: Failover | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
 
     @property

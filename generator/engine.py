@@ -7,9 +7,9 @@ it at a store, the live provider at the stage.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from generator.recipe import Recipe
@@ -102,25 +102,46 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class ScriptedEngine:
-    """An engine for tests: hands out given images, then perhaps fails."""
+    """An engine for tests: hands out given images, then perhaps fails, or says nothing more.
+
+    Attributes:
+        images: what it hands out.
+        error: what it raises after them; None for nothing.
+        pause: seconds before each image.
+        first: seconds before the first one, as of an engine that is cold; None for `pause`.
+        hangs: whether, after its images, it neither ends nor fails.
+        sleep: how it waits: `asyncio.sleep`, or a virtual clock's.
+        asked: every recipe it was given, in order.
+        left: every recipe whose drawing was left again, finished or not.
+    """
 
     images: Sequence[StepImage]
     error: EngineError | None = None
     pause: float = 0.0
+    first: float | None = None
+    hangs: bool = False
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     name: str = "scripted 1"
     timing: Timing = "simulated"
+    asked: list[Recipe] = field(default_factory=list, compare=False)
+    left: list[Recipe] = field(default_factory=list, compare=False)
 
     @asynccontextmanager
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
-        """Hand out the script's images, `pause` seconds apart, whatever the recipe."""
-        del recipe
+        """Play the script, whatever the recipe."""
+        self.asked.append(recipe)
+        try:
+            async with aclosing(self._play()) as images:
+                yield images
+        finally:
+            self.left.append(recipe)
 
-        async def images() -> AsyncGenerator[StepImage, None]:
-            for image in self.images:
-                await asyncio.sleep(self.pause)
-                yield image
-            if self.error is not None:
-                raise self.error
-
-        async with aclosing(images()) as iterator:
-            yield iterator
+    async def _play(self) -> AsyncGenerator[StepImage, None]:
+        for number, image in enumerate(self.images):
+            cold = self.first if number == 0 else None
+            await self.sleep(self.pause if cold is None else cold)
+            yield image
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error

@@ -7,7 +7,7 @@ the lifespan ends), playback is cancelled, then the log, the memory and the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from random import Random
 from typing import Any
@@ -17,24 +17,35 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from cache.documents import FormatError
+from cache.library import Library
 from cache.prefetch import Need
 from cache.store import StoreError
+from generator.plan import Action
+from generator.recipe import seed_for
 from server import messages as wire
 from server.access import Access
 from server.asrun import AsRunLog
+from server.budget import Budget
 from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
 from server.control import Dispatcher
+from server.engine_watch import EngineWatch, probe_of
+from server.forces import Forces
 from server.http import SafeHeaders, build_routes
 from server.lookahead import Lookahead
 from server.memory import Memory
 from server.metrics import Metrics
+from server.mode_commands import ModeCommands
+from server.modes import ForceBook, ModeManager
 from server.performer import Performer
 from server.playback import Playback
 from server.playhead import Playhead
+from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.readiness import Readiness
+from server.run import Reports
+from server.runs import Runs
 from server.schedule import build_schedule
 from server.screens import ScreenSocket
 from server.show import Show
@@ -57,20 +68,30 @@ _MANIFEST_WITHIN = 5.0
 _LAG_PERIOD = 1.0
 
 
-def create_app(show: Show, *, clock: Clock | None = None) -> Starlette:
-    """The whole server for `show`, as an ASGI application; it plays while its lifespan lasts."""
+def create_app(
+    show: Show, *, clock: Clock | None = None, engines: Sequence[LiveEngine] = ()
+) -> Starlette:
+    """The whole server for `show`, as an ASGI application; it plays while its lifespan lasts.
+
+    Args:
+        show: what is played.
+        clock: the time; None for the machine's.
+        engines: what may draw live, in order of preference; opened and closed by their owner.
+    """
     clock = clock or SystemClock()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with build(show, clock, app):
+        async with build(show, clock, app, engines):
             yield
 
     return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
 
 
 @asynccontextmanager
-async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playback]:
+async def build(
+    show: Show, clock: Clock, app: Starlette, engines: Sequence[LiveEngine] = ()
+) -> AsyncIterator[Playback]:
     """Build every part, add the routes to `app`, and play until left."""
     settings = show.settings
     metrics = Metrics()
@@ -133,17 +154,48 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             painted,
         )
         bag = ShuffleBag(rng, memory.content.bags, changed=memory.touch)
-        static = StaticProvider(library, bag, clock, rng, settings.playback.fit, shelf=supply.shelf)
+        static = StaticProvider(
+            library,
+            bag,
+            clock,
+            rng,
+            settings.playback.fit,
+            longest_gap=settings.playback.frame_gap_timeout,
+            shelf=supply.shelf,
+        )
         lookahead = Lookahead(show, plan, playhead, static, clock)
-        performer = Performer(
-            stage=stage,
+        budget = Budget(settings.playback.live_runs_per_hour, settings.playback.live_at_once)
+
+        live = _live(show, engines, library=library, budget=budget, clock=clock, rng=rng)
+        readiness = Readiness(
+            plan,
+            supply,
+            static,
+            clock,
+            metrics,
+            still=show.still is not None,
+            engines=[engine.name for engine in engines],
+        )
+        metrics.registry.register(SupplyCollector(supply))
+
+        modes = ModeManager(
+            settings=settings.playback,
             clock=clock,
-            ladder=lambda _action: (static,),
+            static=static,
+            live=live,
+            sets=readiness.sets_in_time,
+            budget=budget,
+            book=_force_book(memory),
+            zone=show.timezone,
+        )
+        runs = Runs(
+            clock=clock,
+            modes=modes,
             settings=settings.playback,
             crossfade=display.crossfade,
-            asrun=asrun,
-            metrics=metrics,
+            reports=Reports(stage, asrun, metrics),
         )
+        performer = Performer(stage=stage, clock=clock, runs=runs)
         playback = Playback(
             show=show,
             plan=plan,
@@ -151,13 +203,19 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             clock=clock,
             stage=stage,
             performer=performer,
+            modes=modes,
             metrics=metrics,
             rng=rng,
             moved=supply.nudge,
         )
-        readiness = Readiness(plan, supply, static, clock, metrics)
-        metrics.registry.register(SupplyCollector(supply))
-        view = StateView(show, clock, playback, stage, readiness)
+        watch = EngineWatch(
+            modes=modes,
+            live=live,
+            recipe=probe_of(plan),
+            quiet_for=playback.quiet_for,
+            clock=clock,
+        )
+        view = StateView(show, clock, playback, stage, readiness, modes)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
         commands = ShowCommands(
             playback=playback,
@@ -167,7 +225,8 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             clock=clock,
             min_go=settings.playback.min_go,
         )
-        dispatcher = Dispatcher([commands, SupplyCommands(supply, lookahead)])
+        mode_commands = ModeCommands(modes=modes, playback=playback, view=view, clock=clock)
+        dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
         app.router.routes.extend(
             build_routes(
                 show=show,
@@ -190,11 +249,45 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
                 playback.run(),
                 supply.run(),
                 readiness.keep_looking(),
+                modes.keep_time(),
+                watch.run(),
                 _signs_of_life(memory, clock),
                 _measure_lag(metrics, clock),
             )
         )
         yield playback
+
+
+def _live(
+    show: Show,
+    engines: Sequence[LiveEngine],
+    *,
+    library: Library,
+    budget: Budget,
+    clock: Clock,
+    rng: Random,
+) -> list[LiveProvider]:
+    """Who plays the engines, in their order."""
+
+    def seeds_of_sets(action: Action) -> set[int]:
+        sets = library.set_ids(action.action_id)
+        return {seed_for(action.fingerprint, number) for number in sets}
+
+    lead = show.settings.playback.lead
+    return [
+        LiveProvider(engine, clock, lead=lead, rng=rng, taken=seeds_of_sets, budget=budget)
+        for engine in engines
+    ]
+
+
+def _force_book(memory: Memory) -> ForceBook:
+    """The forces, as they are remembered."""
+
+    def remember(forces: Forces) -> None:
+        memory.content.forces = forces
+        memory.touch()
+
+    return ForceBook(memory.content.forces, remember)
 
 
 def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:

@@ -28,13 +28,14 @@ from server.asrun_file import (
     to_csv,
     to_json,
 )
-from server.asrun_record import Outcome, RunNotes, RunRecord
+from server.asrun_record import FailedOver, Outcome, RunNotes, RunRecord
 from server.clock import Clock
 
 __all__ = [
     "AsRun",
     "AsRunLog",
     "AsRunUnreadable",
+    "FailedOver",
     "MemoryLog",
     "Outcome",
     "Row",
@@ -78,7 +79,7 @@ class AsRun(Protocol):
         """A step's due time became known, or another."""
         ...
 
-    def failover(self, run: str, at: float, from_: str, to: str, reason: str) -> None:
+    def failover(self, run: str, failed_over: FailedOver) -> None:
         """The next rung took over."""
         ...
 
@@ -124,10 +125,10 @@ class MemoryLog:
         if (notes := self._runs.get(run)) is not None:
             notes.plan(step, due)
 
-    def failover(self, run: str, at: float, from_: str, to: str, reason: str) -> None:
+    def failover(self, run: str, failed_over: FailedOver) -> None:
         """Remember that the next rung took over."""
         if (notes := self._runs.get(run)) is not None:
-            notes.fail_over(at, from_, to, reason)
+            notes.fail_over(failed_over)
 
     def presented(self, run: str, screen: str, step: int, at: float) -> None:
         """Remember when a step was painted first."""
@@ -221,11 +222,11 @@ class AsRunLog:
             if (notes := self._runs.get(run)) is not None:
                 notes.plan(step, due)
 
-    def failover(self, run: str, at: float, from_: str, to: str, reason: str) -> None:
+    def failover(self, run: str, failed_over: FailedOver) -> None:
         """The next rung took over."""
         with self._changed:
             if (notes := self._runs.get(run)) is not None:
-                notes.fail_over(at, from_, to, reason)
+                notes.fail_over(failed_over)
 
     def presented(self, run: str, screen: str, step: int, at: float) -> None:
         """A screen painted a step."""

@@ -51,7 +51,8 @@ CREATE TABLE runs (
                                   -- ended before the run did; null: not over yet
   planned TEXT NOT NULL,          -- JSON: step -> due time
   presented TEXT NOT NULL,        -- JSON: screen -> step -> time it was first painted there
-  failovers TEXT NOT NULL         -- JSON: list of {at, from, to, reason}
+  failovers TEXT NOT NULL         -- JSON: list of {at, step, from, to, reason} and, of what took
+                                  -- over, {engine, set_id, set_hash, seed} as far as known
 )"""
 
 _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (

@@ -33,8 +33,8 @@ class RunRecord:
         mode: static, live or hybrid.
         why: the reason for the mode, in words.
         forced_by: who forced it, None for nobody.
-        provider: the rung it begins on: static, live or hold.
-        engine: what draws it, None for a set or nothing.
+        provider: what gives its first frame: static, live or hold.
+        engine: what draws it, or drew its set.
         set_id: the set played, None for none.
         set_hash: hash of that set.
         seed: of the set or of the drawing, where it is known.
@@ -67,6 +67,38 @@ class RunRecord:
     cycle: int = 0
     squeeze: float = 1.0
     planned: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedOver:
+    """One rung of a run gave way to the next.
+
+    Attributes:
+        at: steady seconds.
+        step: the number that the last frame shown had; 0 before the first.
+        from_: the rung that failed: ``static``, ``live gpu``.
+        to: the one that was tried next, or ``hold``.
+        reason: what was wrong with the first, in words.
+        engine: what drew what took over, where it is known; so with the following.
+        set_id: its set.
+        set_hash: hash of that set.
+        seed: its seed.
+    """
+
+    at: float
+    step: int
+    from_: str
+    to: str
+    reason: str
+    engine: str | None = None
+    set_id: int | None = None
+    set_hash: str | None = None
+    seed: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it is written, without what is not known."""
+        told = {each.name.rstrip("_"): getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -102,9 +134,9 @@ class RunNotes:
         self.planned[step] = due
         self.untold = True
 
-    def fail_over(self, at: float, from_: str, to: str, reason: str) -> None:
+    def fail_over(self, failed_over: FailedOver) -> None:
         """The next rung took over."""
-        self.failovers.append({"at": at, "from": from_, "to": to, "reason": reason})
+        self.failovers.append(failed_over.row())
         self.unsaved = True
 
     def present(self, screen: str, step: int, at: float) -> bool:

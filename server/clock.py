@@ -101,6 +101,10 @@ class VirtualClock:
         self._now = max(self._now, when)
         await settle()
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until so many seconds have passed."""
+        await self.sleep_until(self._now + seconds)
+
     def jump(self, seconds: float) -> None:
         """Let `seconds` pass with nobody awake to see it: a stalled or suspended machine."""
         self._now += seconds

@@ -1,6 +1,6 @@
 """What the server must remember across a restart, in one small file.
 
-Losing it costs a repeated set and nothing else, so nothing here ever stops the show: a
+Losing it costs a repeated set and a forced mode, so nothing here ever stops the show: a
 file that cannot be read is set aside, one that cannot be written is tried again later.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.forces import Forces
 from server.providers.shuffle import Bag
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ class Remembered(BaseModel):
         loop_anchor: Unix time at which an endless loop began.
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
+        forces: the modes that technicians force.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -37,6 +39,7 @@ class Remembered(BaseModel):
     loop_anchor: float | None = None
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)
+    forces: Forces = ()
 
 
 class Memory:

@@ -35,6 +35,12 @@ class Metrics:
             ["provider", "outcome"],
             registry=self.registry,
         )
+        self.setbacks = Counter(
+            "understudy_setbacks",
+            "Times a rung of the ladder failed and the next one took over, by rung.",
+            ["rung"],
+            registry=self.registry,
+        )
         self.frames_sent = Counter(
             "understudy_frames_sent", "Frames sent, over all screens.", registry=self.registry
         )

@@ -1,29 +1,24 @@
 """Performs actions on stage: one at a time, a new one cutting off the one before.
 
-Owns the run that is on: its token, its ladder of providers, its timeouts, its place in the
-as-run log. What is due when is decided by others; this room sees to it that frames come.
+Owns the assignment that is on and its regeneration. What is due when is decided by others,
+and what each picture is played by in `server/runs.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
-from generator.plan import Action
 from server import messages as wire
-from server.asrun import AsRun, RunRecord
-from server.clock import Clock, timeout_at
-from server.metrics import Metrics
-from server.providers.base import Frame, Provider, ProviderError, ProviderName, Slot, Take
-from server.providers.timing import final_by
-from server.sections import PlaybackSection
-from server.stage import Outcome, Performance, Stage, StageFrame
+from server.clock import Clock
+from server.run import Assignment, OnStage
+from server.runs import Runs
+from server.stage import Stage
+
+__all__ = ["Assignment", "OnStage", "Performer", "pause_after"]
 
 _log = structlog.get_logger(__name__)
 
@@ -40,87 +35,33 @@ def pause_after(cycle: int) -> float:
     return REGENERATION_PAUSE * max(1, cycle - _LONGER_AFTER + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What is to be performed, when, and why.
-
-    Attributes:
-        action: what is drawn.
-        cue: the cue's content, for the log.
-        start: steady time at which it begins, in the past to join it in the middle.
-        position: seconds from the start of the screening.
-        next_cue: steady time of the next generating cue, or the end; None for open.
-        mode: the mode that decided.
-        why: in words.
-    """
-
-    action: Action
-    cue: Mapping[str, Any]
-    start: float
-    position: float
-    next_cue: float | None
-    mode: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class OnStage:
-    """The run that is on: for the state."""
-
-    action: Action
-    run: str
-    provider: ProviderName | Literal["hold"]
-    engine: str | None
-    set_id: int | None
-    cycle: int
-
-
-Ladder = Callable[[Action], Sequence[Provider]]
-
-
 class Performer:
     """Performs one assignment at a time.
 
     Args:
-        stage: where frames go.
-        clock: what they are due by.
-        ladder: the providers for an action, in the order they are tried.
-        settings: timeouts and fit.
-        crossfade: seconds that a final image wants before the next run begins.
-        asrun: where it is written down.
-        metrics: where it is counted.
-        new_token: makes run tokens, which never repeat.
+        stage: where it is seen.
+        clock: the time.
+        runs: performs each run.
     """
 
-    def __init__(
-        self,
-        *,
-        stage: Stage,
-        clock: Clock,
-        ladder: Ladder,
-        settings: PlaybackSection,
-        crossfade: float,
-        asrun: AsRun,
-        metrics: Metrics,
-        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
-    ) -> None:
+    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs) -> None:
         self._stage = stage
         self._clock = clock
-        self._ladder = ladder
-        self._settings = settings
-        self._crossfade = crossfade
-        self._asrun = asrun
-        self._metrics = metrics
-        self._new_token = new_token
+        self._runs = runs
         self._task: asyncio.Task[None] | None = None
         self._cycles_on = False
-        self._on_stage: OnStage | None = None
         self._pause_until: float | None = None
 
     @property
     def on_stage(self) -> OnStage | None:
         """What is being performed, or was last."""
-        return self._on_stage
+        return self._runs.on_stage
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether nothing is being drawn, nor will be drawn again, for so long."""
+        if self._task is None or self._task.done():
+            return True
+        return self._pause_until is not None and self._pause_until - self._clock.now() > seconds
 
     @property
     def pause_until(self) -> float | None:
@@ -156,6 +97,7 @@ class Performer:
         self.stop()
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
+        await self._runs.aclose()
 
     async def _guarded(self, assignment: Assignment) -> None:
         try:
@@ -174,7 +116,7 @@ class Performer:
                 start=start,
                 position=assignment.position + start - assignment.start,
             )
-            ended = await self._climb(begun, cycle)
+            ended = await self._runs.perform(begun, cycle, partial(self._long_past, begun, cycle))
             start = ended + pause_after(cycle)
             length = ended - begun.start
             if not self._cycles_on or self._too_tight(assignment, start, length):
@@ -188,66 +130,7 @@ class Performer:
             return False
         return assignment.next_cue - start < length * _TIGHTEST_SQUEEZE
 
-    async def _climb(self, assignment: Assignment, cycle: int) -> float:
-        """Try rung after rung until one gives a picture; the steady time at which it ended."""
-        action, now = assignment.action, self._clock.now()
-        reasons: list[str] = []
-        for provider in self._ladder(action):
-            try:
-                return await self._perform_with(provider, assignment, cycle)
-            except ProviderError as error:
-                reasons.append(f"{provider.name}: {error}")
-            except TimeoutError:
-                reasons.append(f"{provider.name}: no frame in time")
-            _log.warning("rung_failed", action_id=action.action_id, reason=reasons[-1])
-        run = self._new_token()
-        why = "; ".join([assignment.why, *reasons])
-        self._on_stage = OnStage(action, run, "hold", None, None, cycle)
-        self._asrun.begin(self._record(replace(assignment, why=why), run, cycle, None))
-        self._asrun.end(run, "held", now)
-        self._metrics.runs.labels(provider="hold", outcome="held").inc()
-        self._stage.tell(wire.Hold())
-        return now
-
-    async def _perform_with(self, provider: Provider, assignment: Assignment, cycle: int) -> float:
-        """One run through one provider; the steady time at which it ended."""
-        action, end = assignment.action, None
-        if assignment.next_cue is not None:
-            end = final_by(assignment.start, assignment.next_cue, self._crossfade)
-        patience = self._settings.first_frame_timeout
-        seconds = patience.static if provider.name == "static" else patience.live
-        async with AsyncExitStack() as stack:
-            async with timeout_at(self._clock, max(self._clock.now(), assignment.start) + seconds):
-                opened = provider.open(action, Slot(assignment.start, end))
-                take = await stack.enter_async_context(opened)
-                if take.ends_at is not None and self._long_past(assignment, take.ends_at, cycle):
-                    return take.ends_at
-                frame = None if take.planned else await _next_frame(take)
-            if frame is None:
-                # Its final image is in hand, and it knows when what is due: where previews are
-                # not there its first frame comes late, but nothing keeps it from its end.
-                last = max(self._clock.now(), take.planned[-1][1])
-                async with timeout_at(self._clock, last + self._settings.frame_gap_timeout):
-                    frame = await _next_frame(take)
-            run, source = self._new_token(), take.source
-            self._on_stage = OnStage(
-                action, run, source.provider, source.engine, source.set_id, cycle
-            )
-            self._asrun.begin(self._record(assignment, run, cycle, take))
-            performance = self._stage.begin(
-                wire.Run(run=run, cue=action.action_id, prompt=action.prompt, steps=take.steps)
-            )
-            outcome: Outcome = "cut"
-            try:
-                complete = await self._hand_over(take, performance, frame)
-                outcome = "completed" if complete else "held"
-            finally:
-                performance.end(outcome)
-                self._asrun.end(run, outcome, self._clock.now())
-                self._metrics.runs.labels(provider=source.provider, outcome=outcome).inc()
-        return take.ends_at or self._clock.now()
-
-    def _long_past(self, assignment: Assignment, ended: float, cycle: int) -> bool:
+    def _long_past(self, assignment: Assignment, cycle: int, ended: float) -> bool:
         """Joined in the middle of a regenerating cue: whether a later cycle is on by now."""
         following = ended + pause_after(cycle)
         return (
@@ -255,66 +138,3 @@ class Performer:
             and following <= self._clock.now()
             and not self._too_tight(assignment, following, ended - assignment.start)
         )
-
-    async def _hand_over(self, take: Take, performance: Performance, frame: Frame) -> bool:
-        """Give the stage every frame; whether the final image was among them, and was due."""
-        run = performance.run
-        while True:
-            header = wire.Frame(
-                run=run.run,
-                cue=run.cue,
-                step=frame.step,
-                steps=frame.steps,
-                final=frame.final,
-                present_at=frame.due,
-                media_type=frame.media_type,
-            )
-            performance.add(StageFrame.of(header, frame.image), self._clock.now())
-            if frame.final:
-                await self._clock.sleep_until(frame.due)
-                return True
-            while (full_until := performance.full_until(self._clock.now())) is not None:
-                await self._clock.sleep_until(full_until)
-            gap_ends = max(self._clock.now(), frame.due) + self._settings.frame_gap_timeout
-            try:
-                async with timeout_at(self._clock, gap_ends):
-                    frame = await _next_frame(take)
-            except (ProviderError, TimeoutError) as error:
-                reason = str(error) or "no further frame in time"
-                _log.warning("run_broke_off", action_id=run.cue, reason=reason)
-                self._stage.tell(wire.Hold())
-                return False
-
-    def _record(self, assignment: Assignment, run: str, cycle: int, take: Take | None) -> RunRecord:
-        action, source = assignment.action, take.source if take else None
-        return RunRecord(
-            run=run,
-            activation="show",
-            cue_index=action.cue_index,
-            cue=assignment.cue,
-            action_id=action.action_id,
-            prompt=action.prompt,
-            drawn_prompt=action.recipe.prompt,
-            program=action.program,
-            fingerprint=action.fingerprint,
-            mode=assignment.mode,
-            why=assignment.why,
-            forced_by=None,
-            provider=source.provider if source else "hold",
-            engine=source.engine if source else None,
-            set_id=source.set_id if source else None,
-            set_hash=source.set_hash if source else None,
-            seed=source.seed if source else None,
-            started_at=assignment.start,
-            position=assignment.position,
-            cycle=cycle - 1,
-            squeeze=source.squeeze if source else 1.0,
-            planned=take.planned if take else (),
-        )
-
-
-async def _next_frame(take: Take) -> Frame:
-    try:
-        return await anext(take.frames)
-    except StopAsyncIteration:
-        raise ProviderError("it ended without a final image") from None

@@ -23,10 +23,11 @@ from generator.cues import (
     TranscriptCue,
     format_time,
 )
-from generator.plan import Plan
+from generator.plan import Action, Plan
 from server import messages as wire
 from server.clock import Clock
 from server.metrics import Metrics
+from server.modes import ModeManager
 from server.performer import Assignment, Performer
 from server.playhead import Ended, Event, Fired, Jumped, Playhead, Started
 from server.show import Show
@@ -58,6 +59,7 @@ class Playback:
         clock: the time.
         stage: where it is seen.
         performer: draws its pictures there.
+        modes: is told which cues and screenings begin and end.
         metrics: where it is counted.
         rng: for what is left to chance: the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
@@ -72,6 +74,7 @@ class Playback:
         clock: Clock,
         stage: Stage,
         performer: Performer,
+        modes: ModeManager,
         metrics: Metrics,
         rng: Random,
         moved: Callable[[], None] = lambda: None,
@@ -84,6 +87,7 @@ class Playback:
         self._clock = clock
         self._stage = stage
         self._performer = performer
+        self._modes = modes
         self._metrics = metrics
         self._rng = rng
         self._nudged = asyncio.Event()
@@ -157,13 +161,33 @@ class Playback:
         """Go back to where the schedule is now."""
         self._move(self._playhead.rejoin(self._clock.now(), self._clock.wall()))
 
-    def regenerate(self) -> bool:
+    @property
+    def current(self) -> Action | None:
+        """What the picture on the wall is of, where a screening is on."""
+        if self._playhead.status != "active":
+            return None
+        index = tableau_at(self._sheet, self._playhead.cursor, 0.0).generating
+        return None if index is None else self._plan.of_cue(index)
+
+    def regenerate(self, why: str = "drawn again by hand") -> bool:
         """Draw the current cue's picture again, now; whether there is one."""
-        tableau = tableau_at(self._sheet, self._playhead.cursor, 0.0)
-        if self._playhead.status != "active" or tableau.generating is None:
+        action = self.current
+        if action is None:
             return False
-        self._perform(tableau.generating, self._clock.now(), "drawn again by hand")
+        self._perform(action.cue_index, self._clock.now(), why)
         return True
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether no picture is being drawn, and none is due within so long."""
+        if not self._performer.quiet_for(seconds):
+            return False
+        playhead, now = self._playhead, self._clock.now()
+        if playhead.status == "active":
+            upcoming = playhead.next_generating()
+            due = None if upcoming is None or playhead.paused else playhead.due_at(upcoming)
+        else:
+            due = playhead.next_at
+        return due is None or due - now > seconds
 
     def _move(self, events: Sequence[Event]) -> None:
         self._apply(events)
@@ -196,6 +220,7 @@ class Playback:
         match event:
             case Started():
                 self._performer.stop()
+                self._modes.screening_begins(event.at + self._show.duration)
                 _log.info("screening_started", scheduled=event.scheduled)
                 black = self._stage.black
                 self._stage.open_screening(event.at)
@@ -209,6 +234,7 @@ class Playback:
                 self._set_stage(event)
             case Ended():
                 self._performer.stop()
+                self._modes.screening_over()
                 _log.info("screening_over", status=event.status)
                 now = self._clock.now()
                 if event.next_at is not None and event.next_at - now < _NO_PAUSE:
@@ -242,7 +268,14 @@ class Playback:
             case _:
                 pass  # start, next and reconnect are marks: nothing of them is seen
         if cue.generates:
-            self._perform(index, at, "its cue")
+            self._begin(index, at)
+
+    def _begin(self, index: int, start: float, why: str = "", *, alone: bool = True) -> None:
+        """A generating cue begins."""
+        action = self._plan.of_cue(index)
+        if action is not None:
+            self._modes.cue_begins(action.action_id)
+            self._perform(index, start, why, alone=alone)
 
     def _perform(self, index: int, start: float, why: str, *, alone: bool = True) -> None:
         action = self._plan.of_cue(index)
@@ -263,7 +296,8 @@ class Playback:
                 start=start,
                 position=cue.at,
                 next_cue=next_cue if next_cue is not None and next_cue > start else None,
-                mode="static",  # whatever was asked for: there is nothing else to choose from yet
+                mode=cue.mode,
+                failover=cue.failover,
                 why=why,
             )
         )
@@ -296,7 +330,7 @@ class Playback:
             self._performer.stop()
         else:
             at = origin + cues[tableau.generating].at
-            self._perform(tableau.generating, at, "the show was set here", alone=tableau.alone)
+            self._begin(tableau.generating, at, "the show was set here", alone=tableau.alone)
 
     # ------------------------------------------------------------ what screens are told
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import structlog
@@ -10,9 +10,11 @@ import structlog
 from cache.documents import FormatError
 from cache.prefetch import Coverage
 from cache.store import StoreError
-from generator.plan import Plan
+from generator.plan import Action, Plan
 from server.clock import Clock
+from server.ladder import Sets
 from server.metrics import Metrics
+from server.proof import Unproven, in_words, unproven
 from server.providers.static import StaticProvider
 from server.supply import Supply
 
@@ -36,6 +38,8 @@ class Readiness:
         static: who plays them, and knows which are faulty.
         clock: the time.
         metrics: where it is counted.
+        still: whether the show has a still image, on which every cue can end.
+        engines: the engines that may draw for a cue, by name.
     """
 
     def __init__(
@@ -45,15 +49,20 @@ class Readiness:
         static: StaticProvider,
         clock: Clock,
         metrics: Metrics,
+        *,
+        still: bool = False,
+        engines: Sequence[str] = (),
     ) -> None:
         self._plan = plan
         self._supply = supply
         self._static = static
         self._clock = clock
         self._metrics = metrics
+        self._still = still
+        self._engines = tuple(engines)
         self._looked = False
         self._store_problem: str | None = None
-        self._lacking: tuple[str, ...] = ()
+        self._unproven: tuple[Unproven, ...] = ()
 
     def sets(self, action_id: str) -> int:
         """How many sets of an action can be played, as far as is known."""
@@ -63,16 +72,22 @@ class Readiness:
         """How much of a coming action is on this machine; None where that is no question."""
         return self._supply.coverage(action_id)
 
+    def without_sets(self) -> list[str]:
+        """The actions without a set that can be played."""
+        return [each.action_id for each in self._plan.actions if not self.sets(each.action_id)]
+
     def coverage(self) -> Mapping[str, Any]:
         """How many actions can be played from sets, and what is wrong with the others."""
-        with_sets = sum(1 for action in self._plan.actions if self.sets(action.action_id))
+        without_sets = self.without_sets()
         return {
             "actions": len(self._plan.actions),
-            "with_sets": with_sets,
+            "with_sets": len(self._plan.actions) - len(without_sets),
             "supply": self._supply.status(),
             "copies": self._copies(),
-            "without_sets": [
-                action.action_id for action in self._plan.actions if not self.sets(action.action_id)
+            "without_sets": without_sets,
+            "unproven": [
+                {"action_id": each.action_id, "cue_index": each.cue_index, "reason": each.reason}
+                for each in self.unproven()
             ],
             "faulty_sets": [
                 {"action_id": action_id, "set_id": number, "reason": reason}
@@ -87,13 +102,9 @@ class Readiness:
             problems.append("the sets have not been looked through yet")
         if self._store_problem:
             problems.append(self._store_problem)
-        lacking = [
-            action.action_id for action in self._plan.actions if not self.sets(action.action_id)
-        ]
+        lacking = in_words(self.unproven())
         if lacking and self._looked:
-            named = ", ".join(lacking[:_NAMED]) + (", …" if len(lacking) > _NAMED else "")
-            cues = "1 cue has" if len(lacking) == 1 else f"{len(lacking)} cues have"
-            problems.append(f"{cues} no set to play and will hold the picture before: {named}")
+            problems.append(lacking)
         return problems + self._not_here()
 
     def notes(self) -> list[str]:
@@ -139,6 +150,18 @@ class Readiness:
         why = "its copies are being made" if unreachable is None else unreachable
         return [f"{cues} nothing to show on this machine yet ({why}): {named}"]
 
+    def unproven(self) -> tuple[Unproven, ...]:
+        """The cues whose ladder ends in nothing that cannot fail."""
+        return unproven(
+            self._plan.actions, sets=self.sets, still=self._still, engines=self._engines
+        )
+
+    def sets_in_time(self, action: Action) -> Sets:
+        """Whether a set of `action` can be on screen in time, as far as is known."""
+        if not self.sets(action.action_id):
+            return "none"
+        return "late" if self._store_problem else "ready"
+
     async def keep_looking(self) -> None:
         """Look now, and every minute, until cancelled; more often while the store is away."""
         while True:
@@ -163,8 +186,9 @@ class Readiness:
         counts = [self.sets(action.action_id) for action in self._plan.actions]
         self._metrics.sets_usable.set(sum(counts))
         self._metrics.cues_without_sets.set(counts.count(0))
-        lacking = tuple(a.action_id for a in self._plan.actions if not self.sets(a.action_id))
-        if lacking != self._lacking:
-            self._lacking = lacking
-            if lacking:
-                _log.warning("cues_without_sets", count=len(lacking), first=lacking[:_NAMED])
+        found = self.unproven()
+        if found != self._unproven:
+            self._unproven = found
+            if found:
+                first = [each.action_id for each in found[:_NAMED]]
+                _log.warning("ladder_unproven", count=len(found), first=first, why=in_words(found))

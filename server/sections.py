@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from generator.cues import Identifier, Mode
+from generator.cues import Failover, Identifier, Mode
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -113,15 +113,20 @@ class FirstFrameTimeout(_Section):
 
 
 class PlaybackSection(_Section):
-    """`[playback]`: how a cue becomes frames. Times in seconds."""
+    """`[playback]`: how a cue becomes frames. Times in seconds.
+
+    `live_runs_per_hour` and `live_at_once` cap what is drawn live; 0 is no cap.
+    """
 
     mode: Mode = "static"
     fit: Literal["squeeze", "recorded"] = "squeeze"
     first_frame_timeout: FirstFrameTimeout = FirstFrameTimeout()
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0
     fallback: bool = True
-    failover: Literal["continue", "restart", "hold"] = "continue"
+    failover: Failover = "continue"
     lead: Seconds = 0.5
+    live_runs_per_hour: Annotated[int, Field(ge=0)] = 0
+    live_at_once: Annotated[int, Field(ge=0)] = 0
     min_go: Seconds = 0.5
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from generator.cues import format_time
 from server.clock import Clock
+from server.forces import Force
+from server.modes import ModeManager
 from server.playback import Playback
 from server.readiness import Readiness
 from server.show import Show
@@ -25,6 +28,7 @@ class StateView:
     playback: Playback
     stage: Stage
     readiness: Readiness
+    modes: ModeManager
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values. Times are steady seconds, positions seconds."""
@@ -46,7 +50,8 @@ class StateView:
             "now": self._now(now),
             "standby": self._standby(),
             "next_cues": [self.cue(index) for index in self._coming()],
-            "mode": self._mode(),
+            "mode": self.mode(),
+            "engines": self.engines(),
             "coverage": self.readiness.coverage(),
             "screens": self.screens(now),
             "health": self.health(),
@@ -99,6 +104,15 @@ class StateView:
         if self.playback.stuck_for() > 0:
             return {"level": "failing", "reason": "the show does not move"}
         problems = self.readiness.problems()
+        problems += [
+            f"engine {each.name} is {each.health.state}: {each.health.reason}"
+            for each in self.modes.engines
+            if not each.health.usable
+        ]
+        lacking = len(self.readiness.without_sets())
+        if lacking:
+            cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
+            problems.append(f"{cues} no set to play")
         if problems:
             return {"level": "degraded", "reason": problems[0]}
         notes = self.readiness.notes()
@@ -106,29 +120,64 @@ class StateView:
             return {"level": "degraded", "reason": notes[0]}
         return {"level": "ok", "reason": "every cue has a set to play"}
 
-    def _mode(self) -> dict[str, Any]:
-        configured = self.show.settings.playback.mode
-        reason = "as configured" if configured == "static" else "no live engine to choose from"
+    def mode(self) -> dict[str, Any]:
+        """The mode, and who forced what until when. `until_at` is Unix time."""
+        force = self.modes.force
         return {
-            "configured": configured,
-            "effective": "static",
-            "forced": None,
-            "by": None,
-            "reason": reason,
-            "until": None,
+            "configured": self.modes.configured,
+            "effective": self.modes.effective,
+            **self._force(force),
+            "cues": [
+                {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
+            ],
         }
+
+    def _force(self, force: Force | None) -> dict[str, Any]:
+        if force is None:
+            empty = dict.fromkeys(("forced", "by", "until", "until_at"))
+            return {**empty, "reason": f"{self.modes.configured} as configured"}
+        return {
+            "forced": force.mode,
+            "by": force.by,
+            "reason": force.words,
+            "until": self._until(force),
+            "until_at": force.deadline if force.until == "time" else None,
+        }
+
+    def _until(self, force: Force) -> str:
+        if force.until == "time" and force.deadline is not None:
+            zone = self.show.timezone
+            return datetime.fromtimestamp(force.deadline, zone).strftime("%H:%M:%S")
+        return force.until.replace("_", " ")
+
+    def engines(self) -> list[dict[str, Any]]:
+        """Every engine that may draw live, in order of preference. Times are steady seconds."""
+        return [
+            {
+                "engine": each.name,
+                "draws": each.engine,
+                "local": each.local,
+                "state": each.health.state,
+                "usable": each.health.usable,
+                "failures": each.health.failures,
+                "until": each.health.until,
+                "reason": each.health.reason,
+            }
+            for each in self.modes.engines
+        ]
 
     def _now(self, now: float) -> dict[str, Any] | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current
         if on_stage is None or current is None:
             return None
         newest = current.newest_due(now)
+        header = None if newest is None else current.frame(newest).header
         return {
             "cue": on_stage.action.action_id,
             "prompt": on_stage.action.prompt,
             "run": on_stage.run,
-            "step": 0 if newest is None else current.frame(newest).header.step,
-            "steps": current.run.steps,
+            "step": 0 if header is None else header.step,
+            "steps": current.run.steps if header is None else header.steps,
             "provider": on_stage.provider,
             "engine": on_stage.engine,
             "set_id": on_stage.set_id,
@@ -142,8 +191,21 @@ class StateView:
         if index is None:
             return None
         standby = self.cue(index)
-        ready = bool(standby.get("sets")) and standby.get("copies") != "none"
-        return {**standby, "ready": ready, "provider": "static" if ready else "hold"}
+        action = self.playback.plan.of_cue(index)
+        if action is None:
+            return {**standby, "ready": True, "provider": None}
+        decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
+        # What is tried first, leaving out sets that are not there.
+        sets = bool(standby["sets"]) and standby["copies"] != "none"
+        first = next((r for r in decision.rungs if r.provider == "live" or sets), None)
+        return {
+            **standby,
+            "ready": first is not None,
+            "provider": "hold" if first is None else first.provider,
+            "engine": None if first is None else first.engine,
+            "mode": decision.mode,
+            "why": decision.why,
+        }
 
     def _coming(self) -> range:
         first = self.playback.playhead.cursor

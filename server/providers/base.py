@@ -13,7 +13,20 @@ ProviderName = Literal["static", "live"]
 
 
 class ProviderError(Exception):
-    """A provider cannot give, or go on giving, frames; the next rung may."""
+    """A provider cannot give, or go on giving, frames; the next rung may.
+
+    ProviderError
+      ActionRefused   nor will it ever give this action's
+      StoreSilent     because the store does not answer, or not in time
+    """
+
+
+class ActionRefused(ProviderError):
+    """A provider can never give this action's frames, however well it does."""
+
+
+class StoreSilent(ProviderError):
+    """The sets may be sound, but the store does not hand them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +57,15 @@ class Slot:
     Attributes:
         start: when it begins; in the past where the stage joins a run in the middle.
         end: when its final image must be on the wall, None for whenever it is.
+        share: how much of the picture is on the wall already, from 0 to 1, where a run that
+            another take began is taken over: only what comes after it is wanted, the first
+            of it no sooner than its duration after `start`. A provider that cannot begin in
+            the middle gives everything as it comes, and what is too early is passed over.
     """
 
     start: float
     end: float | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -17,7 +19,15 @@ from cache.shelf import FullShelf, Shelf
 from cache.store import StoreError
 from generator.plan import Action
 from server.clock import Clock, timeout_at
-from server.providers.base import Frame, ProviderError, ProviderName, Slot, Source, Take
+from server.providers.base import (
+    Frame,
+    ProviderError,
+    ProviderName,
+    Slot,
+    Source,
+    StoreSilent,
+    Take,
+)
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
 
@@ -26,11 +36,17 @@ _log = structlog.get_logger(__name__)
 SENT_AHEAD = 0.3
 """Seconds before it is due that a preview must have come, or the run goes on without it."""
 
-READ_WITHIN = 1.0
+READ_WITHIN = 0.5
 """Seconds in which what is at hand must have been read: a disk may fall silent, too."""
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
+
+_TO_THE_WALL = 0.1
+"""Seconds that a frame given now needs to be on the wall."""
+
+_LONGEST_GAP = 5.0
+"""Seconds without a preview, none being there in time, after which the final image comes."""
 
 
 class StaticProvider:
@@ -46,6 +62,8 @@ class StaticProvider:
         clock: what frames are due by.
         rng: makes up durations that were not recorded.
         fit: whether a run that is too long for its slot is played faster.
+        longest_gap: seconds without a preview, none being there in time, after which the final
+            image comes.
         shelf: what is at hand; by default everything.
     """
 
@@ -57,6 +75,7 @@ class StaticProvider:
         rng: Random,
         fit: Fit,
         *,
+        longest_gap: float = _LONGEST_GAP,
         shelf: Shelf | None = None,
     ) -> None:
         self._library = library
@@ -64,8 +83,10 @@ class StaticProvider:
         self._clock = clock
         self._rng = rng
         self._fit: Fit = fit
+        self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
         self._playing: Need | None = None
+        self._silent = False
         self._faults: dict[tuple[str, int], str] = {}
         self._told: dict[tuple[str, int], str] = {}
 
@@ -113,10 +134,16 @@ class StaticProvider:
 
         Raises:
             ProviderError: the action has no set that can be played.
+            StoreSilent: it may have, but the store fails.
         """
         found, final = await self._choose(action, slot)
         durations = complete([step.duration for step in found.steps], self._rng)
-        due, squeeze = due_times(durations, slot, self._fit)
+        first = _first_after(slot.share, len(durations))
+        if slot.share:
+            # In the rhythm of what came before, or, where that is long ago, at once.
+            earliest = self._clock.now() + _TO_THE_WALL - durations[first]
+            slot = replace(slot, start=max(slot.start, earliest))
+        due, squeeze = due_times(durations[first:], slot, self._fit)
         source = Source(
             provider="static",
             engine=found.meta.engine,
@@ -125,13 +152,13 @@ class StaticProvider:
             seed=found.meta.seed,
             squeeze=squeeze,
         )
-        planned = tuple((number, at) for number, at in enumerate(due, start=1))
+        planned = tuple((number, at) for number, at in enumerate(due, start=first + 1))
         keys = [meta_key(found.action_id, found.set_id), *(step.key for step in found.steps)]
         playing = self._playing = Need(found.action_id, found.set_id, slot.start, due[-1])
         try:
             with self._shelf.holding(keys):
-                async with aclosing(self._frames(found, due, final)) as frames:
-                    yield Take(source, len(due), planned, frames)
+                async with aclosing(self._frames(found, planned, final)) as frames:
+                    yield Take(source, len(durations), planned, frames)
         finally:
             if self._playing is playing:  # else another run has begun already
                 self._playing = None
@@ -144,6 +171,7 @@ class StaticProvider:
         joined = self._clock.now() - slot.start > _JOINED_LATE
         # What was on the wall before a restart stays on it.
         number = last if joined and last in untried else await self._draw(action, untried)
+        held_back = False
         while number is not None:
             untried.discard(number)
             found = await self._open_set(action, number)
@@ -151,7 +179,10 @@ class StaticProvider:
                 final = await self._image(found, len(found.steps) - 1)
                 if final is not None:
                     return found, final
+            held_back = held_back or (action_id, number) not in self._faults
             number = await self._draw(action, untried)
+        if held_back:
+            raise StoreSilent(f"no set of {action_id} can be played: the store fails")
         raise ProviderError(f"no set of {action_id} can be played")
 
     async def _draw(self, action: Action, among: set[int]) -> int | None:
@@ -195,32 +226,55 @@ class StaticProvider:
         return None
 
     async def _frames(
-        self, found: ImageSet, due: Sequence[float], final: bytes
+        self, found: ImageSet, planned: Sequence[tuple[int, float]], final: bytes
     ) -> AsyncGenerator[Frame, None]:
-        steps = len(due)
-        for index, step in enumerate(found.steps):
-            last = index == steps - 1
-            if not last and due[index + 1] <= self._clock.now():
+        steps = len(found.steps)
+        given, absent = planned[0][1], False
+        for (number, due), (_, following) in itertools.pairwise(planned):
+            if following <= self._clock.now():
+                given = due
                 continue  # joined in the middle: it has been, and nobody will see it
-            image = final if last else await self._preview(found, index, due[index])
+            image = await self._preview(found, number - 1, due)
             if image is None:
-                continue  # a preview less; the picture goes on to its end
-            yield Frame(index + 1, steps, last, due[index], image, step.media_type)
+                # A preview less; the picture goes on to its end, sooner if nothing more comes.
+                absent = True
+                if following > given + self._longest_gap and not self._more_of(found, number):
+                    break
+                continue
+            yield Frame(number, steps, False, due, image, found.steps[number - 1].media_type)
+            given, absent = due, False
+        number, due = planned[-1]
+        if absent:
+            # No preview comes any more, and the final image is here: the wall need not wait.
+            due = min(due, max(self._clock.now() + _TO_THE_WALL, given + self._longest_gap))
+        yield Frame(number, steps, True, due, final, found.steps[-1].media_type)
+
+    def _more_of(self, found: ImageSet, number: int) -> bool:
+        """Whether a preview after step `number` is at hand, and can be relied on to be read."""
+        return not self._silent and any(
+            self._shelf.holds(step.key) for step in found.steps[number:-1]
+        )
 
     async def _preview(self, found: ImageSet, index: int, due: float) -> bytes | None:
         """A preview, if it is at hand in time; one that is on its way is waited for until then."""
         key, now = found.steps[index].key, self._clock.now()
         until = due - SENT_AHEAD
-        if self._shelf.holds(key):
+        at_hand = self._shelf.holds(key)
+        if at_hand:
             until = max(until, now + READ_WITHIN)
         elif until <= now or not self._shelf.expects(key):
             return None
         try:
             async with timeout_at(self._clock, until):
                 await self._shelf.arrival(key)
-                return await self._image(found, index)
+                image = await self._image(found, index)
         except TimeoutError:
+            self._silent = at_hand
+            if at_hand:
+                _log.warning("preview_missed", action_id=found.action_id, step=index + 1)
             return None
+        self._silent = False
+        return image
 
     def _report(self, action_id: str, number: int, reason: str) -> None:
         key = (action_id, number)
@@ -229,6 +283,11 @@ class StaticProvider:
             # Once, not at every look for months.
             self._told[key] = reason
             _log.warning("set_skipped", action_id=action_id, set_id=number, reason=reason)
+
+
+def _first_after(share: float, steps: int) -> int:
+    """Index of the first step that takes the picture beyond `share`; the last at the latest."""
+    return next((i for i in range(steps) if (i + 1) / steps > share), steps - 1)
 
 
 def _hash_of(found: ImageSet) -> str | None:

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from cache.images import Decoded
 from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
-from generator.plan import Action
+from generator.plan import Action, Plan
 from server import messages as wire
 from server.asrun import MemoryLog, Row
+from server.budget import Budget
 from server.clock import VirtualClock, settle
 from server.commands import ShowCommands
 from server.control import Dispatcher
+from server.engine_watch import EngineWatch, probe_of
 from server.lookahead import Lookahead
 from server.metrics import Metrics
+from server.mode_commands import ModeCommands
+from server.modes import ForceBook, ModeManager
 from server.performer import Performer
 from server.playback import Playback
 from server.playhead import Playhead
+from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.readiness import Readiness
+from server.run import Reports
+from server.runs import Runs
 from server.schedule import build_schedule
 from server.show import Show, load_show
 from server.stage import Mailbox, Stage, StageFrame
@@ -85,6 +93,7 @@ class House:
     static: StaticProvider
     bag: ShuffleBag
     stage: Stage
+    modes: ModeManager
     performer: Performer
     playback: Playback
     readiness: Readiness
@@ -193,6 +202,33 @@ async def _open_store(
     return store, cache, library
 
 
+def _sets_side(
+    *,
+    show: Show,
+    plan: Plan,
+    playhead: Playhead,
+    clock: VirtualClock,
+    rng: Random,
+    bag: ShuffleBag,
+    opened_store: tuple[MemoryStore, LocalCache | None, Library],
+) -> tuple[Supply, StaticProvider, Lookahead]:
+    """Who plays sets, and from what, and who knows which are coming."""
+    store, cache, library = opened_store
+    prefetcher = None
+    if cache is not None:
+
+        def needs() -> list[Need]:
+            return lookahead.needs()
+
+        prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
+    supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
+    static = StaticProvider(
+        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf
+    )
+    lookahead = Lookahead(show, plan, playhead, static, clock)
+    return supply, static, lookahead
+
+
 class _Sleeper:
     """Sleeps by the virtual clock, once somebody moves it."""
 
@@ -218,6 +254,10 @@ async def house(
     toml: str = LOOP,
     seed: int = 1,
     play: bool = True,
+    clock: VirtualClock | None = None,
+    engines: Sequence[LiveEngine] = (),
+    watch_engines: bool = False,
+    book: ForceBook | None = None,
     far: Far | None = None,
 ) -> AsyncIterator[House]:
     """Open a house; with the loop of `LOOP` the show begins at once.
@@ -230,14 +270,19 @@ async def house(
         toml: what follows `[show]`.
         seed: of what is left to chance.
         play: whether the show plays, or only stands there.
+        clock: the time; one of its own by default.
+        engines: what may draw live.
+        watch_engines: whether they are tried out while nobody looks.
+        book: the forces that are remembered.
         far: where the store is far away; None reads it as it is.
     """
     write_show(folder, cues, toml)
     show = load_show(folder, {}, {})
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     actions = show.plan({}).actions
     contents = store_contents(actions, rhythm or Rhythm(), rhythms)
-    store, cache, library = await _open_store(contents, clock, far)
+    opened_store = await _open_store(contents, clock, far)
+    store, cache, library = opened_store
     plan = show.plan({name: e.fingerprint for name, e in library.manifest.actions.items()})
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
@@ -254,29 +299,50 @@ async def house(
     )
     metrics, asrun, rng = Metrics(), MemoryLog(), Random(seed)
     bag = ShuffleBag(rng)
-    prefetcher = None
-    if cache is not None:
-
-        def needs() -> list[Need]:
-            return lookahead.needs()
-
-        prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
-    supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
-    static = StaticProvider(
-        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf
-    )
-    lookahead = Lookahead(show, plan, playhead, static, clock)
-    tokens = iter(f"run-{number}" for number in range(100_000))
-    performer = Performer(
-        stage=stage,
+    supply, static, lookahead = _sets_side(
+        show=show,
+        plan=plan,
+        playhead=playhead,
         clock=clock,
-        ladder=lambda _action: (static,),
-        settings=show.settings.playback,
+        rng=rng,
+        bag=bag,
+        opened_store=opened_store,
+    )
+    tokens = iter(f"run-{number}" for number in range(100_000))
+    settings = show.settings.playback
+    budget = Budget(settings.live_runs_per_hour, settings.live_at_once)
+    live = [
+        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=_at_once)
+        for engine in engines
+    ]
+    readiness = Readiness(
+        plan,
+        supply,
+        static,
+        clock,
+        metrics,
+        still=show.still is not None,
+        engines=[engine.name for engine in engines],
+    )
+    modes = ModeManager(
+        settings=settings,
+        clock=clock,
+        static=static,
+        live=live,
+        sets=readiness.sets_in_time,
+        budget=budget,
+        book=book,
+        zone=show.timezone,
+    )
+    runs = Runs(
+        clock=clock,
+        modes=modes,
+        settings=settings,
         crossfade=display.crossfade,
-        asrun=asrun,
-        metrics=metrics,
+        reports=Reports(stage, asrun, metrics),
         new_token=lambda: next(tokens),
     )
+    performer = Performer(stage=stage, clock=clock, runs=runs)
     playback = Playback(
         show=show,
         plan=plan,
@@ -284,12 +350,15 @@ async def house(
         clock=clock,
         stage=stage,
         performer=performer,
+        modes=modes,
         metrics=metrics,
         rng=rng,
         moved=supply.nudge,
     )
-    readiness = Readiness(plan, supply, static, clock, metrics)
-    view = StateView(show, clock, playback, stage, readiness)
+    watch = EngineWatch(
+        modes=modes, live=live, recipe=probe_of(plan), quiet_for=playback.quiet_for, clock=clock
+    )
+    view = StateView(show, clock, playback, stage, readiness, modes)
     commands = ShowCommands(
         playback=playback,
         stage=stage,
@@ -298,7 +367,8 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
     )
-    dispatcher = Dispatcher([commands, SupplyCommands(supply, lookahead)])
+    mode_commands = ModeCommands(modes=modes, playback=playback, view=view, clock=clock)
+    dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
     opened = House(
         show=show,
         clock=clock,
@@ -307,6 +377,7 @@ async def house(
         static=static,
         bag=bag,
         stage=stage,
+        modes=modes,
         performer=performer,
         playback=playback,
         readiness=readiness,
@@ -326,6 +397,9 @@ async def house(
         await settle()
         if play:
             stack.push_async_callback(_cancelled, asyncio.create_task(playback.run()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(modes.keep_time()))
+        if watch_engines:
+            stack.push_async_callback(_cancelled, asyncio.create_task(watch.run()))
         await opened.rest()
         yield opened
     await settle(50)
@@ -333,6 +407,11 @@ async def house(
         asyncio.all_tasks() - before - {asyncio.current_task()}
     )  # a fixture ends in a task of its own
     assert not left, f"still running: {left}"
+
+
+async def _at_once(function: Callable[[], Decoded]) -> Decoded:
+    """Time stands still while a picture is looked at."""
+    return function()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -22,6 +22,7 @@ import httpx
 import uvicorn
 
 from server.app import create_app
+from server.providers.live import LiveEngine
 from server.serving import MAX_MESSAGE
 from server.show import Show
 
@@ -49,12 +50,12 @@ class Address:
 
 
 @asynccontextmanager
-async def serving(show: Show) -> AsyncIterator[Address]:
+async def serving(show: Show, engines: Sequence[LiveEngine] = ()) -> AsyncIterator[Address]:
     """Serve `show` in this process as `serve_show` does, at a free port of loopback."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(show),
+        create_app(show, engines=engines),
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,

@@ -24,6 +24,7 @@ from server.asrun import (
     AsRun,
     AsRunLog,
     AsRunUnreadable,
+    FailedOver,
     MemoryLog,
     RunRecord,
     lateness,
@@ -139,7 +140,7 @@ async def test_a_run_is_kept_with_everything_that_was_told(make_log: MakeLog) ->
     async with make_log() as log:
         log.begin(RECORD)
         log.planned("r-1", 3, START + 2.1)
-        log.failover("r-1", START + 1.2, "static", "remote", "no frame for 5 s")
+        log.failover("r-1", FailedOver(START + 1.2, 1, "static", "remote", "no frame for 5 s"))
         log.presented("r-1", "lobby", 1, START + 0.904)
         log.presented("r-1", "lobby", 2, START + 1.5)
         log.presented("r-1", "wall/left", 1, START + 0.91)
@@ -176,7 +177,13 @@ async def test_a_run_is_kept_with_everything_that_was_told(make_log: MakeLog) ->
             "wall/left": {"1": START + 0.91},
         },
         "failovers": [
-            {"at": START + 1.2, "from": "static", "to": "remote", "reason": "no frame for 5 s"}
+            {
+                "at": START + 1.2,
+                "step": 1,
+                "from": "static",
+                "to": "remote",
+                "reason": "no frame for 5 s",
+            }
         ],
     }
     assert tuple(row) == asrun_file.COLUMNS
@@ -228,7 +235,7 @@ async def test_what_is_told_of_an_unknown_run_is_not_taken(make_log: MakeLog) ->
     async with make_log() as log:
         log.planned("r-9", 1, START)
         log.presented("r-9", "lobby", 1, START)
-        log.failover("r-9", START, "static", "live", "why")
+        log.failover("r-9", FailedOver(START, 1, "static", "live", "why"))
         log.end("r-9", "cut", START)
         assert await log.rows() == []
 
@@ -622,7 +629,7 @@ async def test_telling_touches_no_disk(
             for step in range(20):
                 log.planned(f"r-{number}", step, START)
                 log.presented(f"r-{number}", "lobby", step, START)
-            log.failover(f"r-{number}", START, "static", "live", "why")
+            log.failover(f"r-{number}", FailedOver(START, 1, "static", "live", "why"))
             log.end(f"r-{number}", "completed", START)
         hang.set()
         await flush(log)
@@ -696,7 +703,7 @@ async def test_an_archived_log_is_read_from_a_read_only_medium(
 
 async def told(log: AsRun) -> list[dict[str, Any]]:
     log.begin(replace(RECORD, planned=tuple((step, START + step) for step in range(1, 101))))
-    log.failover("r-1", START + 1, "static", "remote", "broken image, step 3")
+    log.failover("r-1", FailedOver(START + 1, 3, "static", "remote", "broken image, step 3"))
     for step in range(1, 101):
         log.presented("r-1", "lobby", step, START + step + step / 1000)
     log.presented("r-1", "lobby", 500, START)  # a step that nobody planned

@@ -187,6 +187,7 @@ async def test_it_is_well_and_ready(client: httpx.AsyncClient) -> None:
         "actions": 2,
         "with_sets": 2,
         "without_sets": [],
+        "unproven": [],
         "faulty_sets": [],
         "notes": [],
         "supply": None,  # the store is on this machine
@@ -194,7 +195,8 @@ async def test_it_is_well_and_ready(client: httpx.AsyncClient) -> None:
     }
 
 
-async def test_what_lacks_is_named(tiny: TinyShow) -> None:
+async def test_what_lacks_is_named(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path / "show", CUES, rhythm=RHYTHM)
     for number in (0, 1):
         (tiny.set_folder("stage", number) / "meta.json").write_text("{")
     async with serving(tiny.load()) as address, web(address) as client:
@@ -206,7 +208,18 @@ async def test_what_lacks_is_named(tiny: TinyShow) -> None:
         faulty = {(one["action_id"], one["set_id"]) for one in told["faulty_sets"]}
         assert faulty == {("stage", 0), ("stage", 1)}
         assert all(one["reason"] for one in told["faulty_sets"])
+        assert [each["action_id"] for each in told["unproven"]] == ["stage"]
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_still_image_is_something_to_stand_on(tiny: TinyShow) -> None:
+    for number in (0, 1):
+        (tiny.set_folder("stage", number) / "meta.json").write_text("{")
+    async with serving(tiny.load()) as address, web(address) as client:
+        told = (await until_ready(client)).json()
+        assert (told["without_sets"], told["unproven"]) == (["stage"], [])
+        health = (await client.get("/api/state")).json()["health"]
+        assert (health["level"], "no set" in health["reason"]) == ("degraded", True)
 
 
 async def test_a_store_that_is_not_there_is_told(tiny: TinyShow) -> None:

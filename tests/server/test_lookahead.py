@@ -6,6 +6,7 @@ import pytest
 
 from server.lookahead import AT_ANY_MOMENT, MOST_CYCLES, TYPICAL_RUN, Coming, Lookahead, coming_runs
 from server.performer import pause_after
+from server.providers.base import Slot
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 
@@ -120,11 +121,12 @@ async def test_the_sets_needed_are_those_that_are_played(tmp_path: Path) -> None
         assert played[:6] == foreseen
 
 
-async def test_the_run_that_is_on_is_still_needed(tmp_path: Path) -> None:
-    async with house(tmp_path, CUES, rhythm=RHYTHM) as at:
+async def test_a_set_that_is_being_played_is_still_needed(tmp_path: Path) -> None:
+    async with house(tmp_path, CUES, rhythm=RHYTHM, play=False) as at:
         lookahead = Lookahead(at.show, at.playback.plan, at.playback.playhead, at.static, at.clock)
-        await at.play_to(2.6)
-        need = lookahead.needs()[0]
-        assert (need.action_id, round(need.start - at.opened_at, 3)) == ("one", 2)
-        await at.play_to(9)
-        assert lookahead.needs()[0].action_id == "two"
+        begun = at.clock.now()
+        async with at.static.open(at.actions[1], Slot(begun)) as take:
+            need = lookahead.needs()[0]
+            assert (need.action_id, need.start) == ("two", begun)
+            assert need.set_id == take.source.set_id
+        assert at.static.playing is None

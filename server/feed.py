@@ -1,0 +1,95 @@
+"""A take played in a task of its own.
+
+An engine that hangs may also hang in letting go. So whoever performs does not wait for a
+take to close: it is cancelled, and closes in its own time while the next one plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from generator.plan import Action
+from server.providers.base import Frame, Provider, ProviderError, Slot, Take
+
+_log = structlog.get_logger(__name__)
+
+_CLOSED_WITHIN = 5.0
+"""Seconds that takes have to close when the show ends."""
+
+
+class Feed:
+    """The frames of one take, as they come.
+
+    At most one frame waits to be fetched, so a take is never far ahead of the stage.
+    """
+
+    def __init__(self, provider: Provider, action: Action, slot: Slot) -> None:
+        self._came: asyncio.Queue[Take | Frame | Exception] = asyncio.Queue(1)
+        self._task = asyncio.create_task(
+            self._play(provider, action, slot), name=f"take {action.action_id}"
+        )
+
+    async def opened(self) -> Take:
+        """The take, once it has opened. To be asked first, and once.
+
+        Raises:
+            Exception: whatever kept it from opening; `ProviderError` unless it is a mistake.
+        """
+        came = await self._next()
+        assert isinstance(came, Take)  # noqa: S101 - what is put first
+        return came
+
+    async def frame(self) -> Frame:
+        """The next frame.
+
+        Raises:
+            Exception: whatever ended the take; `ProviderError` unless it is a mistake.
+        """
+        came = await self._next()
+        assert isinstance(came, Frame)  # noqa: S101 - what is put after the take
+        return came
+
+    async def _next(self) -> Take | Frame:
+        came = await self._came.get()
+        if isinstance(came, Exception):
+            raise came
+        return came
+
+    async def _play(self, provider: Provider, action: Action, slot: Slot) -> None:
+        try:
+            async with provider.open(action, slot) as take:
+                await self._came.put(take)
+                async for frame in take.frames:
+                    await self._came.put(frame)
+            await self._came.put(ProviderError("it ended without a final image"))
+        except Exception as error:  # noqa: BLE001 - raised where the frames are awaited
+            await self._came.put(error)
+
+    def drop(self) -> asyncio.Task[None]:
+        """Take nothing more from it; the task that closes it."""
+        self._task.cancel()
+        return self._task
+
+
+class Leftovers:
+    """Takes that are closing while something else plays already."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, task: asyncio.Task[None]) -> None:
+        """Mind a task until it has ended."""
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("take_closed_badly", exc_info=error)
+
+    async def aclose(self) -> None:
+        """Wait for them, but not for ever."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSED_WITHIN)

@@ -1,0 +1,67 @@
+"""The proof of the ladder: whether every generating cue ends in something that cannot fail (pure).
+
+That is a set that can be played, or the show's own still image, which stands wherever
+nothing good was ever shown. Engines prove nothing: any of them may fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from generator.plan import Action
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """A cue without anything sure beneath it.
+
+    Attributes:
+        action_id: what it draws.
+        cue_index: which cue of the sheet, from 0.
+        reason: what it has instead, in words.
+    """
+
+    action_id: str
+    cue_index: int
+    reason: str
+
+
+def unproven(
+    actions: Iterable[Action],
+    *,
+    sets: Callable[[str], int],
+    still: bool,
+    engines: Sequence[str] = (),
+) -> tuple[Unproven, ...]:
+    """The cues whose ladder ends in nothing sure, in the order of the show.
+
+    Args:
+        actions: what the show draws.
+        sets: how many sets of an action, by its id, can be played.
+        still: whether the show has a still image.
+        engines: the engines that may be in a ladder, by name.
+    """
+    if still:
+        return ()
+    named = ", ".join(engines)
+    instead = (
+        f"only engines, which may fail ({named})" if engines else "and will hold the picture before"
+    )
+    return tuple(
+        Unproven(action.action_id, action.cue_index, instead)
+        for action in actions
+        if sets(action.action_id) == 0
+    )
+
+
+def in_words(found: Sequence[Unproven]) -> str | None:
+    """One sentence that names the first of them; None where there are none."""
+    if not found:
+        return None
+    named = ", ".join(each.action_id for each in found[:_NAMED])
+    more = ", …" if len(found) > _NAMED else ""
+    cues = "1 cue has" if len(found) == 1 else f"{len(found)} cues have"
+    return f"{cues} no set to play, {found[0].reason}: {named}{more}"

@@ -1,0 +1,202 @@
+"""Mode C: draws while visitors look, and hands every picture on as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from cache.images import BadImage, Decoded, decode_check
+from generator.engine import Engine, EngineError, RecipeRefused, StepImage
+from generator.plan import Action
+from generator.recipe import SEED_LIMIT, Recipe
+from server.budget import Budget
+from server.clock import Clock
+from server.providers.base import (
+    ActionRefused,
+    Frame,
+    ProviderError,
+    ProviderName,
+    Slot,
+    Source,
+    Take,
+)
+
+_log = structlog.get_logger(__name__)
+
+LEAD = 0.5
+"""Seconds by which a live frame is sent ahead of its moment, the same for every screen."""
+
+BAD_IN_A_ROW = 3
+"""Unusable previews one after the other that give an engine away: one may be a hiccup."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEngine:
+    """An engine that may draw for the stage.
+
+    Attributes:
+        name: what it is called in settings, states and logs.
+        engine: what draws.
+        local: whether it draws on this machine; the ladder tries those elsewhere first.
+    """
+
+    name: str
+    engine: Engine
+    local: bool
+
+
+class Beside(Protocol):
+    """How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""
+
+    def __call__(self, function: Callable[[], Decoded], /) -> Awaitable[Decoded]:
+        """The function's result."""
+        ...
+
+
+class LiveProvider:
+    """Plays one engine.
+
+    Args:
+        live: which.
+        clock: what frames are due by.
+        lead: seconds from a picture's arrival to its moment on the wall.
+        rng: where seeds come from.
+        taken: the seeds of an action's sets, so that none of them is drawn a second time.
+        budget: what caps live runs.
+        beside: how pictures are looked at without keeping the event loop.
+    """
+
+    def __init__(
+        self,
+        live: LiveEngine,
+        clock: Clock,
+        *,
+        lead: float = LEAD,
+        rng: Random | None = None,
+        taken: Callable[[Action], Collection[int]] = lambda _action: (),
+        budget: Budget | None = None,
+        beside: Beside = asyncio.to_thread,
+    ) -> None:
+        self._live = live
+        self._clock = clock
+        self._lead = lead
+        self._rng = rng or Random()
+        self._taken = taken
+        self._budget = budget or Budget()
+        self._beside = beside
+
+    @property
+    def name(self) -> ProviderName:
+        """Which kind of rung of the ladder it is."""
+        return "live"
+
+    @property
+    def live(self) -> LiveEngine:
+        """The engine that it plays."""
+        return self._live
+
+    @asynccontextmanager
+    async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
+        """Begin to draw `action`, with a seed of its own.
+
+        An engine begins in the noise, whatever `slot` says.
+
+        Raises:
+            ProviderError: no live run is allowed now; while iterating: the engine failed, or
+                what it drew is unusable.
+            ActionRefused: while iterating: the engine can never draw this.
+        """
+        del slot
+        refusal = self._budget.refusal(self._clock.now())
+        if refusal is not None:
+            raise ProviderError(refusal)
+        seed = self._fresh_seed(action)
+        source = Source(provider="live", engine=self._in_full, seed=seed)
+        with self._budget.run(self._clock.now()):
+            async with aclosing(self._frames(action.recipe.with_seed(seed))) as frames:
+                yield Take(source, action.recipe.steps, (), frames)
+
+    @property
+    def _in_full(self) -> str:
+        return f"{self._live.name}: {self._live.engine.name}"
+
+    async def prove(self, recipe: Recipe) -> None:
+        """Draw `recipe` for nobody to see.
+
+        Raises:
+            ProviderError: no usable picture came of it.
+        """
+        seed = self._rng.randrange(SEED_LIMIT)
+        async with aclosing(self._usable(recipe.with_seed(seed))) as images:
+            async for _ in images:
+                pass
+
+    def _fresh_seed(self, action: Action) -> int:
+        taken = frozenset(self._taken(action))
+        while (seed := self._rng.randrange(SEED_LIMIT)) in taken:
+            pass
+        return seed
+
+    async def _frames(self, recipe: Recipe) -> AsyncGenerator[Frame, None]:
+        """The engine's pictures, each due a little after it has come."""
+        due = 0.0
+        async with aclosing(self._usable(recipe)) as images:
+            async for image in images:
+                due = max(due, self._clock.now() + self._lead)
+                yield Frame(
+                    image.step, image.steps, image.final, due, image.image, image.media_type
+                )
+
+    async def _usable(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+        """What the engine draws, up to its final image, without previews fit for no wall.
+
+        Raises:
+            ProviderError: it failed, ended too soon, or what it draws is unusable.
+        """
+        bad, last, finished = 0, 0, False
+        async with aclosing(self._drawn(recipe)) as images:
+            async for image in images:
+                if finished:
+                    return
+                try:
+                    await self._look_at(image)
+                except ProviderError as error:
+                    bad += 1
+                    if image.final or bad >= BAD_IN_A_ROW:
+                        raise
+                    _log.warning("preview_unusable", engine=self._live.name, reason=str(error))
+                    continue
+                bad, last = 0, max(image.step, last + 1)
+                # A preview is never the last: an engine that makes more than it said is believed.
+                yield replace(image, step=last, steps=max(image.steps, last + (not image.final)))
+                # It is heard to the end: what it is, with its version, it may say last.
+                finished = image.final
+        if not finished:
+            raise ProviderError("it ended without a final image")
+
+    async def _drawn(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+        """What the engine draws, its errors translated."""
+        try:
+            async with self._live.engine.render(recipe) as images:
+                async for image in images:
+                    yield image
+        except RecipeRefused as error:
+            raise ActionRefused(f"it cannot draw this: {error}") from error
+        except EngineError as error:
+            raise ProviderError(str(error) or type(error).__name__) from error
+
+    async def _look_at(self, image: StepImage) -> None:
+        what = "its final image" if image.final else f"its preview {image.step}"
+        coarse = not image.final
+        try:
+            seen = await self._beside(lambda: decode_check(image.image, coarse=coarse))
+        except BadImage as error:
+            raise ProviderError(f"{what} is unusable: {error}") from error
+        if seen.is_flat:
+            raise ProviderError(f"{what} is unusable: it is all one colour")

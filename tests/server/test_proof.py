@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.proof import in_words, unproven
+from server.show import load_show
+from tests.helpers.house import house
+from tests.helpers.pictures import picture
+from tests.helpers.shows import LOOP, Rhythm, cue, prompt, write_show
+
+CUES = [*(prompt(10 * k, f"nr {k}", id=f"nr{k}") for k in range(8)), cue(120, "end")]
+
+
+def test_what_ends_in_nothing_sure_is_named(tmp_path: Path) -> None:
+    actions = load_show(write_show(tmp_path, CUES), {}, {}).plan({}).actions
+    sets = {f"nr{k}": k % 2 for k in range(8)}
+    found = unproven(actions, sets=lambda action_id: sets[action_id], still=False)
+    assert [each.action_id for each in found] == ["nr0", "nr2", "nr4", "nr6"]
+    assert [each.cue_index for each in found] == [0, 2, 4, 6]
+    text = "4 cues have no set to play, and will hold the picture before: nr0, nr2, nr4, nr6"
+    assert in_words(found) == text
+    assert in_words(found[:1]) == "1 cue has no set to play, and will hold the picture before: nr0"
+    assert in_words(()) is None
+
+
+def test_engines_prove_nothing_and_a_still_image_everything(tmp_path: Path) -> None:
+    actions = load_show(write_show(tmp_path, CUES), {}, {}).plan({}).actions
+    found = unproven(actions, sets=lambda _: 0, still=False, engines=["gpu", "cloud"])
+    assert in_words(found) == (
+        "8 cues have no set to play, only engines, which may fail (gpu, cloud): "
+        "nr0, nr1, nr2, nr3, nr4, …"
+    )
+    assert unproven(actions, sets=lambda _: 0, still=True) == ()
+    assert unproven(actions, sets=lambda _: 1, still=False) == ()
+
+
+async def test_it_is_in_the_state(tmp_path: Path) -> None:
+    rhythms = {"nr3": Rhythm(sets=0)}
+    async with house(tmp_path / "bare", CUES, rhythms=rhythms, toml=LOOP) as opened:
+        await opened.readiness.look()
+        assert any("nr3" in problem for problem in opened.readiness.problems())
+        coverage = opened.view.state()["coverage"]
+        assert [each["action_id"] for each in coverage["unproven"]] == ["nr3"]
+    (tmp_path / "still").mkdir()
+    (tmp_path / "still" / "still.jpg").write_bytes(picture("still"))
+    toml = 'still = "still.jpg"\n' + LOOP
+    async with house(tmp_path / "still", CUES, rhythms=rhythms, toml=toml) as opened:
+        await opened.readiness.look()
+        assert opened.readiness.problems() == []
+        coverage = opened.view.state()["coverage"]
+        assert (coverage["unproven"], coverage["without_sets"]) == ([], ["nr3"])

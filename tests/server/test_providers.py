@@ -1,0 +1,74 @@
+"""The contract of providers, over every one there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from cache.images import Decoded
+from cache.library import Library
+from cache.store import MemoryStore
+from generator.engine import DrawingFailed, ScriptedEngine
+from generator.plan import Action
+from generator.recipe import Recipe
+from server.clock import VirtualClock
+from server.providers.live import LiveProvider
+from server.providers.shuffle import ShuffleBag
+from server.providers.static import StaticProvider
+from server.show import load_show
+from tests.helpers.engines import drawing, live, scripted
+from tests.helpers.shows import Rhythm, cue, prompt, store_contents, write_show
+from tests.server.provider_contract import Bench, ProviderContract
+
+CUES = [prompt(0, "a lamp", id="lamp"), prompt(30, "impossible", id="lost"), cue(60, "end")]
+
+
+def actions(folder: Path) -> tuple[Action, ...]:
+    return load_show(write_show(folder, CUES), {}, {}).plan({}).actions
+
+
+class TestStatic(ProviderContract):
+    @pytest.fixture
+    async def bench(self, tmp_path: Path) -> Bench:
+        lamp, lost = actions(tmp_path)
+        library = Library(MemoryStore(store_contents([lamp], Rhythm(previews=9, step=0.5))))
+        await library.refresh()
+        clock, rng = VirtualClock(), Random(1)
+        provider = StaticProvider(library, ShuffleBag(rng), clock, rng, "squeeze")
+
+        async def nothing() -> int:
+            return 0
+
+        return Bench(provider, lamp, lost, clock, nothing)
+
+
+class Choosy(ScriptedEngine):
+    """Draws everything but the impossible."""
+
+    def render(self, recipe: Recipe) -> Any:
+        if "impossible" in recipe.prompt:
+            return ScriptedEngine([], DrawingFailed("impossible")).render(recipe)
+        return super().render(recipe)
+
+
+async def at_once(function: Any) -> Decoded:
+    decoded: Decoded = function()
+    return decoded
+
+
+class TestLive(ProviderContract):
+    @pytest.fixture
+    async def bench(self, tmp_path: Path) -> Bench:
+        lamp, lost = actions(tmp_path)
+        clock = VirtualClock()
+        plain = scripted(clock, drawing("gpu", 9))
+        engine = Choosy(plain.images, pause=0.5, sleep=clock.sleep)
+        provider = LiveProvider(live(engine), clock, rng=Random(1), beside=at_once)
+
+        async def drawing_still() -> int:
+            return len(engine.asked) - len(engine.left)
+
+        return Bench(provider, lamp, lost, clock, drawing_still)
