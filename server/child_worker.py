@@ -105,6 +105,62 @@ Raises `ChildFailed` on entering.
 """
 
 
+class ScriptedChild:
+    """A child for tests: an engine in this process, which dies when it is told to.
+
+    Attributes:
+        bytes: the memory that it says it has.
+        killed: whether somebody killed it.
+        left: whether its context was left.
+    """
+
+    def __init__(self, engine: Engine, *, pid: int = 1) -> None:
+        self.bytes: int | None = 100 * 2**20
+        self.killed = False
+        self.left = False
+        self._engine = engine
+        self._pid = pid
+        self._how = ""
+        self._dead = asyncio.Event()
+
+    @property
+    def engine(self) -> Engine:
+        """See `Child.engine`."""
+        return self._engine
+
+    @property
+    def pid(self) -> int:
+        """See `Child.pid`."""
+        return self._pid
+
+    def memory(self) -> int | None:
+        """See `Child.memory`."""
+        return self.bytes
+
+    async def ended(self) -> str:
+        """See `Child.ended`."""
+        await self._dead.wait()
+        return self._how
+
+    def die(self, how: str) -> None:
+        """End by itself."""
+        self._how = how
+        self._dead.set()
+
+    def kill(self) -> None:
+        """See `Child.kill`."""
+        self.killed = True
+        self.die("it was killed")
+
+    @asynccontextmanager
+    async def start(self) -> AsyncIterator[Child]:
+        """Be the child that is started."""
+        try:
+            yield self
+        finally:
+            self.left = True
+
+
 class WorkerChild:
     """A running `understudy worker`.
 
