@@ -5,10 +5,10 @@ The layout is the same in a folder and in a bucket::
     manifest.json
     actions/{action_id}/config.json
     actions/{action_id}/sets/{set_id}/1.jpg … N.jpg [final.jpg] meta.json
-    quarantine/{action_id}/{token}/1.jpg … N.jpg [final.jpg] config.json meta.json
+    quarantine/{action_id}/{token}/actions/{action_id}/sets/0/1.jpg … meta.json
 
-Runs that were played live and are not yet approved of lie in quarantine. Nothing that looks for
-sets looks there, since those are all below ``actions/``.
+A run that was played live and is not yet approved of lies in quarantine, in a store of its own.
+Nothing that looks for sets looks there, since those are all below ``actions/``.
 
 A key is a relative path of plain names joined by ``/``. Names that begin with a dot are no
 keys: they belong to the store itself (unfinished writes, locks) and to file managers
@@ -50,7 +50,7 @@ _SET_KEY = re.compile(
 
 _RUN: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
 _QUARANTINE_KEY = re.compile(
-    rf"quarantine/({ACTION_ID_PATTERN})/({_RUN})/([^/]+)", re.ASCII | re.DOTALL
+    rf"quarantine/({ACTION_ID_PATTERN})/({_RUN})/(.+)", re.ASCII | re.DOTALL
 )
 _QUARANTINE_TOKEN = re.compile(_RUN, re.ASCII)
 
@@ -78,11 +78,11 @@ class SetPlace(NamedTuple):
 
 
 class QuarantinePlace(NamedTuple):
-    """What a key in quarantine says: whose run, which one, and the file's name in it."""
+    """What a key in quarantine says: whose run, which one, and the key in its own store."""
 
     action_id: str
     token: str
-    name: str
+    within: str
 
 
 def parse_key(text: str) -> Key:
@@ -224,17 +224,6 @@ def quarantine_prefix(action_id: str, token: str) -> str:
     if _QUARANTINE_TOKEN.fullmatch(token) is None:
         raise BadKey(token, "expected a token such as 20261120T103000Z-0a1b2c")
     return f"{QUARANTINE_PREFIX}{action_id}/{token}/"
-
-
-def quarantine_key(action_id: str, token: str, name: str) -> Key:
-    """Where one file of a run in quarantine lies.
-
-    Raises:
-        BadKey: as `quarantine_prefix`, or `name` is not one name.
-    """
-    if "/" in name:
-        raise BadKey(name, "expected one name, without a slash")
-    return parse_key(f"{quarantine_prefix(action_id, token)}{name}")
 
 
 def quarantine_place(key: str) -> QuarantinePlace | None:

@@ -142,7 +142,7 @@ class Harvester:
         if self._counts[action_id] >= self._most:
             _dropped(run.action, f"{self._most} runs wait for approval already")
             return
-        kept = await quarantine.keep(
+        token = await quarantine.keep(
             self._store,
             run.action,
             run.recipe,
@@ -151,7 +151,7 @@ class Harvester:
             now=self._now(),
         )
         self._counts[action_id] += 1
-        _log.info("harvested", run=kept.name, steps=len(run.images))
+        _log.info("harvested", run=f"{action_id}/{token}", images=len(run.images))
 
 
 def _dropped(action: Action, reason: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -111,15 +111,38 @@ class Recorder:
             EngineError, StoreError, FormatError: as `record` does.
         """
         await self.store.delete(meta_key(action_id, set_id))
-        run = self.engine.render(recipe)
-        drawn = await keep_images(self.store, lambda name: image_key(action_id, set_id, name), run)
-        meta = drawn.meta(
-            action_id,
-            set_id,
-            recipe,
-            program=description.program,
-            engine=self.engine,
+        durations: dict[str, float | None] = {}
+        files: dict[str, FileFacts] = {}
+        finished = False
+        async with (
+            _uploads(self.store) as upload,
+            self.engine.render(recipe) as images,
+            aclosing(_checked(images)) as checked,
+        ):
+            async for image in checked:
+                # The last numbered image of a run without previews is its final one.
+                alone = image.final and image.step == 1
+                stem = FINAL if image.final and not alone else str(image.step)
+                name = f"{stem}.{extension_for(image.media_type)}"
+                await upload(image_key(action_id, set_id, name), image.image)
+                durations[stem] = max(round(image.duration, 6), 1e-6)
+                files[name] = FileFacts.of(image.image)
+                finished = image.final
+        if not finished:
+            raise DrawingFailed(f"{self.engine.name} ended without a final image")
+        meta = SetMeta(
+            cue_id=action_id,
+            set_id=set_id,
+            total_steps=sum(1 for stem in durations if stem != FINAL),
+            durations=durations,
+            total_duration=round(sum(d for d in durations.values() if d is not None), 6),
             generated_at=self.now(),
+            config=_model_config(recipe, description.program),
+            seed=recipe.seed,
+            fingerprint=recipe.fingerprint,
+            engine=self.engine.name,
+            timing=self.engine.timing,
+            files=files,
         )
         entry = entry_of(description, recipe)
         await self.store.put(config_key(action_id), dump_config(entry))
@@ -128,84 +151,6 @@ class Recorder:
             self.store, lambda manifest: manifest.with_set(action_id, entry, set_id)
         )
         return meta
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnImages:
-    """The images of a run that was kept whole.
-
-    Attributes:
-        durations: seconds by step, ``"1"`` … ``"N"`` and ``"final"``.
-        files: facts by file name.
-    """
-
-    durations: dict[str, float | None]
-    files: dict[str, FileFacts]
-
-    def meta(
-        self,
-        action_id: str,
-        set_id: int,
-        recipe: Recipe,
-        *,
-        program: str | None,
-        engine: Engine,
-        generated_at: datetime,
-    ) -> SetMeta:
-        """What is to be said of them as a set."""
-        seconds = [duration for duration in self.durations.values() if duration is not None]
-        return SetMeta(
-            cue_id=action_id,
-            set_id=set_id,
-            total_steps=sum(1 for stem in self.durations if stem != FINAL),
-            durations=self.durations,
-            total_duration=round(sum(seconds), 6),
-            generated_at=generated_at,
-            config=_model_config(recipe, program),
-            seed=recipe.seed,
-            fingerprint=recipe.fingerprint,
-            engine=engine.name,
-            timing=engine.timing,
-            files=self.files,
-        )
-
-
-async def keep_images(
-    store: Store,
-    key_of: Callable[[str], Key],
-    run: AbstractAsyncContextManager[AsyncIterator[StepImage]],
-) -> DrawnImages:
-    """Keep a run's images as they come, checked; its meta is the caller's to write.
-
-    Args:
-        store: where they go.
-        key_of: the key for a file's name.
-        run: as an engine renders it; left as soon as it is over, before all is kept.
-
-    Raises:
-        EngineError: it broke off, or one of them is unusable.
-        StoreError: one could not be kept.
-    """
-    durations: dict[str, float | None] = {}
-    files: dict[str, FileFacts] = {}
-    finished = False
-    async with (
-        _uploads(store) as upload,
-        run as images,
-        aclosing(_checked(images)) as checked,
-    ):
-        async for image in checked:
-            # The last numbered image of a run without previews is its final one.
-            alone = image.final and image.step == 1
-            stem = FINAL if image.final and not alone else str(image.step)
-            name = f"{stem}.{extension_for(image.media_type)}"
-            await upload(key_of(name), image.image)
-            durations[stem] = max(round(image.duration, 6), 1e-6)
-            files[name] = await asyncio.to_thread(FileFacts.of, image.image)
-            finished = image.final
-    if not finished:
-        raise DrawingFailed("it ended without a final image")
-    return DrawnImages(durations, files)
 
 
 Upload = Callable[[Key, bytes], Awaitable[None]]

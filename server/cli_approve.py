@@ -15,8 +15,9 @@ from rich.table import Table
 from cache.documents import FormatError
 from cache.library import Library
 from cache.store import Store, StoreError
-from generator import quarantine
-from generator.quarantine import Harvested, NotApproved, Quarantine
+from generator import approval, quarantine
+from generator.approval import NotApproved
+from generator.quarantine import Harvested, Quarantine
 from server.cli_common import (
     JsonOption,
     ShowOption,
@@ -114,7 +115,7 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
                 left.append({"run": run.name, "reason": reason})
             else:
                 try:
-                    set_id = await quarantine.approve(store, run)
+                    set_id = await approval.approve(store, run)
                 except NotApproved as error:
                     left.append({"run": run.name, "reason": str(error)})
                 else:

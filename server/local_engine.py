@@ -84,7 +84,8 @@ def warm_up_recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
         if image_to_image:
             changes["strength"] = 1.0  # less would leave no step
         sort = (recipe.kind, recipe.model, recipe.width, recipe.height, recipe.loras)
-        found.setdefault((*sort, recipe.scheduler), recipe.model_copy(update=changes))
+        short = Recipe.model_validate(recipe.model_dump() | changes)
+        found.setdefault((*sort, recipe.scheduler), short)
     return tuple(reversed(found.values()))
 
 
