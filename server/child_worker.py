@@ -24,12 +24,15 @@ import structlog
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from generator.engine import Engine
-from generator.engines.remote import SILENCE, RemoteEngine
+from generator.engines.remote import RemoteEngine
 from generator.recipe import Recipe
 from server.clock import Clock, timeout_at
 from server.sections import EngineSection
 
 _log = structlog.get_logger(__name__)
+
+SILENCE: Final = 10.0
+"""Seconds without a word after which a child is given up: two heartbeats, with no line between."""
 
 TOKEN_VARIABLE: Final = "UNDERSTUDY_WORKER_TOKEN"  # noqa: S105 - the variable's name
 """Where a worker looks for the token that it is to be brought."""
@@ -59,7 +62,7 @@ class Assignment(BaseModel):
 
     Attributes:
         engine: which engine.
-        probe: the small recipe that proves it.
+        probe: the small recipe that proves it, drawn once before it serves.
     """
 
     model_config = ConfigDict(frozen=True)

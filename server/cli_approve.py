@@ -95,7 +95,7 @@ async def _list(show: Show, names: Sequence[str], *, as_json: bool) -> int:
             table.add_row(f"{run.name}{stale}", steps, seconds, engine, prompt)
         if chosen:
             Console(highlight=False).print(table)
-        typer.echo(f"{len(chosen)} runs wait for approval in {store.url}")
+        typer.echo(f"{_runs(len(chosen))} waiting for approval in {store.url}")
     return 0
 
 
@@ -129,7 +129,7 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
             typer.echo(f"{each['run']} is set {each['set_id']}")
         for lost in left:
             errors.print(f"{lost['run']}: {lost['reason']}", markup=False)
-        typer.echo(f"{len(done)} runs {what}, {len(left)} left")
+        typer.echo(f"{_runs(len(done))} {what}, {len(left)} left")
     return 1 if left else 0
 
 
@@ -149,6 +149,10 @@ async def _wanted(show: Show, store: Store) -> Mapping[str, str]:
     manifest = await Library(store).refresh()
     known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
     return {action.action_id: action.fingerprint for action in show.plan(known).actions}
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
 
 
 def _is_stale(run: Harvested, wanted: Mapping[str, str]) -> bool:

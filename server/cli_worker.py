@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from cache.store import Store
-from generator.engine import EngineError
+from generator.engine import Engine, EngineError
 from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
@@ -75,7 +77,7 @@ def _be_supervised(host: str, port: int) -> None:
         fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
     if not told.engine.local:
         fail(f"{told.engine.name} draws elsewhere already", 2)
-    _serve(told.engine, told.probe, host, port, token=SecretStr(token))
+    _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
 
 
 def _serve(
@@ -86,9 +88,12 @@ def _serve(
     *,
     token: SecretStr | None,
     store: Store | None = None,
+    draw_first: bool = False,
 ) -> None:
     configure_logs()
     drawing, close = local_engine(section, wait=True)
+    if draw_first:
+        asyncio.run(_draw(drawing, probe))
     ended: list[EngineError] = []
 
     def poisoned(error: EngineError) -> None:
@@ -111,6 +116,17 @@ def _serve(
     if ended:
         errors.print(f"the engine can draw no more in this process: {ended[0]}", markup=False)
         raise SystemExit(1)
+
+
+async def _draw(engine: Engine, recipe: Recipe) -> None:
+    """Draw once, so that all is loaded that may stop the interpreter for longer than a heartbeat.
+
+    Whoever is served hears what is wrong with it.
+    """
+    with suppress(EngineError):
+        async with engine.render(recipe) as images:
+            async for _ in images:
+                pass
 
 
 def probe_of(show: Show) -> Recipe:

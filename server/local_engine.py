@@ -123,7 +123,8 @@ class LocalEngine:
         self._reason, self._since = "", clock.now()
         self._restarts = 0
         self._failures: list[float] = []
-        self._child: Child | None = None
+        self._process: Child | None = None  # from its start
+        self._child: Child | None = None  # once it is open
         self._life: Life | None = None
         self._proving: asyncio.Task[None] | None = None
         self._supervising: asyncio.Task[None] | None = None
@@ -172,7 +173,7 @@ class LocalEngine:
 
     def status(self) -> LocalStatus:
         """How it is."""
-        child, life = self._child, self._life
+        child, life = self._process, self._life
         state = self._state
         if state == "ready" and life is not None and life.drawing and self._proving is None:
             state = "drawing"
@@ -265,6 +266,8 @@ class LocalEngine:
             try:
                 async with timeout_at(self._clock, begun + self._policy.start_within):
                     child = await stack.enter_async_context(self._start())
+                    self._process = child
+                    stack.callback(self._forget)
                     ended = await stack.enter_async_context(_task(child.ended()))
                     self._become("warming", self._reason)
                     await self._warm(child, ended)
@@ -278,10 +281,10 @@ class LocalEngine:
             _log.info("engine_ready", engine=self._title, pid=child.pid, seconds=took)
             self._child, self._life = child, life
             self._become("ready")
-            try:
-                return await self._look_after(child, life, ended)
-            finally:
-                self._child = self._life = None
+            return await self._look_after(child, life, ended)
+
+    def _forget(self) -> None:
+        self._process = self._child = self._life = None
 
     async def _warm(self, child: Child, ended: asyncio.Task[str]) -> None:
         """Draw everything in short, so that the show's first pictures are like the others."""

@@ -74,12 +74,12 @@ def told(answer: tuple[object, str, str]) -> dict[str, Any]:
 
 
 def test_it_lists_what_waits_and_changes_nothing(tiny: TinyShow, approve: Approve) -> None:
-    assert approve()[1].startswith("0 runs wait")
+    assert approve()[1].startswith("0 runs waiting")
     lamp, sea = harvested(tiny, tiny.actions())
     status, out, _ = approve()
     assert status == 0
     assert lamp in out
-    assert "2 runs wait for approval" in out
+    assert "2 runs waiting for approval" in out
     (row,) = told(approve("--list", "--json", "sea"))["waiting"]
     assert row == {
         "run": sea,
@@ -107,13 +107,13 @@ def test_approved_they_are_sets_of_the_show(tiny: TinyShow, approve: Approve) ->
         assert (tiny.set_folder(action_id, 1) / "final.jpg").read_bytes() == IMAGES[-1].image
     manifest = json.loads((tiny.folder / "manifest.json").read_text())
     assert manifest["actions"]["lamp"]["set_ids"] == [0, 1]
-    assert approve()[1].startswith("0 runs wait")
+    assert approve()[1].startswith("0 runs waiting")
 
 
 def test_rejected_they_are_gone(tiny: TinyShow, approve: Approve) -> None:
     lamp, *_ = harvested(tiny, tiny.actions())
     assert told(approve("--reject", "lamp", "--json")) == {"rejected": [{"run": lamp}], "left": []}
-    assert approve("--reject", "--all")[1].startswith("1 runs rejected")
+    assert approve("--reject", "--all")[1].startswith("1 run rejected")
     assert told(approve("--list", "--json")) == {"waiting": []}
 
 
