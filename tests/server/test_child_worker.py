@@ -20,7 +20,13 @@ import structlog
 from generator.engine import Engine, EngineUnavailable, RecipeRefused
 from generator.engines.remote import RemoteEngine
 from generator.engines.sketch import SketchEngine
-from server.child_worker import TOKEN_VARIABLE, ChildFailed, child_environment, worker_child
+from server.child_worker import (
+    TOKEN_VARIABLE,
+    Assignment,
+    ChildFailed,
+    child_environment,
+    worker_child,
+)
 from server.clock import SystemClock
 from server.live_engines import local_child
 from server.local_engine import LocalEngine
@@ -155,6 +161,25 @@ def test_a_child_is_told_no_secrets_and_finds_our_packages() -> None:
     assert set(told) == {TOKEN_VARIABLE, "PYTHONPATH", "PYTHONUNBUFFERED", "HF_HOME"}
     assert told[TOKEN_VARIABLE] == "t0k3n"
     assert told["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
+
+
+async def test_it_ends_when_its_standard_input_closes() -> None:
+    """What ends it where Linux does not: elsewhere, and where its parent was too quick to die."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "server", "worker", "--supervised", "--port", "0"),
+        cwd=ROOT,
+        env=child_environment(plain_environment(), "t0k3n"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assignment = Assignment(engine=SKETCH, probe=recipe(steps=1))
+    child.stdin.write(assignment.model_dump_json().encode() + b"\n")
+    async with asyncio.timeout(PATIENCE):
+        assert b"http://127.0.0.1:" in await child.stdout.readline()
+        child.stdin.close()
+        assert await child.wait() == 1
 
 
 async def test_what_it_says_is_in_our_log_and_its_secret_is_ours_alone() -> None:

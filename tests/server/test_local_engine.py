@@ -50,6 +50,7 @@ class Stuck:
 
     def __init__(self, after: int = 1) -> None:
         self.asked: list[Recipe] = []
+        self.left = 0
         self.go_on = asyncio.Event()
         self._after = after
 
@@ -63,8 +64,11 @@ class Stuck:
                     await self.go_on.wait()
                 yield image
 
-        async with aclosing(images()) as iterator:
-            yield iterator
+        try:
+            async with aclosing(images()) as iterator:
+                yield iterator
+        finally:
+            self.left += 1
 
 
 class Switch:
@@ -337,6 +341,7 @@ async def test_the_show_goes_before_a_proof(clock: VirtualClock) -> None:
         assert len(stuck.asked) == 1
         switch.engine = good()
         assert len(await drawn(engine, recipe())) == 3
+        assert stuck.left == 1
         await passed(clock, 1)
         assert state(engine) == "ready"
         assert engine.status().runs == 1
