@@ -250,8 +250,6 @@ class LocalEngine:
             self._become("restarting", reason)
         self._wanted_at_once.clear()
         await _first(self._clock.sleep_until(now + pause.seconds), self._wanted_at_once.wait())
-        if pause.rest:
-            self._failures.clear()
         self._restarts += 1
         self._become("starting", reason)
 
@@ -281,10 +279,13 @@ class LocalEngine:
             _log.info("engine_ready", engine=self._title, pid=child.pid, seconds=took)
             self._child, self._life = child, life
             self._become("ready")
-            return await self._look_after(child, life, ended)
+            try:
+                return await self._look_after(child, life, ended)
+            finally:
+                self._child = self._life = None  # at once: nobody may begin a drawing now
 
     def _forget(self) -> None:
-        self._process = self._child = self._life = None
+        self._process = None
 
     async def _warm(self, child: Child, ended: asyncio.Task[str]) -> None:
         """Draw everything in short, so that the show's first pictures are like the others."""
@@ -324,6 +325,7 @@ class LocalEngine:
                 case Recycle(reason):
                     return reason
                 case Kill(reason):
+                    life.lost = reason
                     failure = await self._failure(ended, reason)
                     child.kill()
                     raise failure
@@ -350,12 +352,15 @@ class LocalEngine:
                 life.lost = f"it hangs: no proof within {self._policy.hang_after:g} s"
 
     async def _proven(self, child: Child, life: Life, recipe: Recipe) -> None:
+        finished = False
         try:
             async with aclosing(self._drawn(child, life, recipe, proof=True)) as images:
-                async for _ in images:
-                    pass
+                async for image in images:
+                    finished = image.final
         except EngineError as error:
             life.lost = f"it cannot draw: {error}"
+        else:
+            life.lost = None if finished else "it cannot draw: it ended without a final image"
 
     async def _drawn(
         self, child: Child, life: Life, recipe: Recipe, *, proof: bool = False

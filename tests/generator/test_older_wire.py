@@ -71,6 +71,18 @@ async def test_p0_shows_nothing_but_the_final_image() -> None:
     assert (final.step, final.steps, final.final, final.timestep) == (1, 1, True, None)
 
 
+async def test_a_p0_that_shows_previews_after_all_has_them_at_their_steps() -> None:
+    script: list[str | bytes | None] = ["p:s=0:t=981", PREVIEW, "p:s=1:t=500.5", OTHER, FINAL]
+    script.append("done")
+    async with older_program(OlderProgram(script=script)) as url:
+        images = await drawn(OlderWireEngine(url, says=lambda _: "P0:x"), recipe())
+    assert [(image.timestep, image.image) for image in images] == [
+        (981, PREVIEW),
+        (500.5, OTHER),
+        (None, FINAL),
+    ]
+
+
 async def played(script: list[str | bytes | None], says: str = "P4:x", **how: float) -> list[bytes]:
     """What comes of a script, as images' bytes."""
     async with older_program(OlderProgram(script=script)) as url:

@@ -132,6 +132,17 @@ async def test_a_number_into_which_somebody_draws_is_not_free(store: Store) -> N
     assert await approve(store, await kept(store)) == 4
 
 
+async def test_a_number_that_became_somebody_elses_set_meanwhile_is_passed_over(
+    store: Store,
+) -> None:
+    run = await kept(store)
+    await own_store(store, run).put(quarantine.APPROVAL, b'{"set_id": 0}')
+    await Recorder(four(), store, lambda: WHEN).record(action(), 0)
+    assert await approve(store, run) == 1
+    await is_a_set(store, 1)
+    assert (await Library(store).open_set("prompt_001", 0)).meta.seed != 7
+
+
 async def test_approved_twice_it_is_one_set(store: Store) -> None:
     run = await kept(store)
     assert await approve(store, run) == 0

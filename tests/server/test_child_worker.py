@@ -24,6 +24,7 @@ from server.child_worker import (
     TOKEN_VARIABLE,
     Assignment,
     ChildFailed,
+    _Voice,
     child_environment,
     worker_child,
 )
@@ -51,9 +52,13 @@ async def supervised(
         yield engine
 
 
-def alive(pid: int) -> bool:
-    """Whether there is such a process; a zombie is one."""
-    return Path(f"/proc/{pid}").exists()
+def alive(pid: int, *, reaped: bool = True) -> bool:
+    """Whether there is such a process; a zombie is one, unless it need not be reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return reaped or state != "Z"
 
 
 def children() -> set[str]:
@@ -62,10 +67,10 @@ def children() -> set[str]:
     return {pid for task in tasks for pid in task.read_text().split()}
 
 
-async def gone(pid: int) -> None:
-    """Wait until there is none."""
+async def gone(pid: int, *, reaped: bool = True) -> None:
+    """Wait until there is none; an orphan is reaped by whoever adopts it, some day."""
     async with asyncio.timeout(PATIENCE):
-        while alive(pid):  # noqa: ASYNC110 - of a process that is not our child nobody tells
+        while alive(pid, reaped=reaped):  # noqa: ASYNC110 - of a process that is not our child nobody tells
             await asyncio.sleep(0.02)
 
 
@@ -163,6 +168,22 @@ def test_a_child_is_told_no_secrets_and_finds_our_packages() -> None:
     assert told["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
 
 
+async def test_of_what_it_says_no_more_is_passed_on_than_anybody_reads() -> None:
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"the token is s3cr3t\n" + b"x" * 100_000 + b"\n" + b"chatter\n" * 1000)
+    stream.feed_eof()
+    voice = _Voice("pencil", "s3cr3t")
+    with structlog.testing.capture_logs() as logs:
+        async with voice.heard(stream):
+            await voice.heard_out()
+    said = [entry["line"] for entry in logs if entry["event"] == "engine_says"]
+    assert said[0] == "the token is …"
+    assert len(said[1]) == 2000
+    assert len(said) < 150
+    assert logs[-1]["event"] == "engine_says_too_much"
+    assert voice.last_words == "chatter"
+
+
 async def test_it_ends_when_its_standard_input_closes() -> None:
     """What ends it where Linux does not: elsewhere, and where its parent was too quick to die."""
     child = await asyncio.create_subprocess_exec(
@@ -209,10 +230,11 @@ import asyncio
 from server.child_worker import worker_child
 from server.clock import SystemClock
 from server.sections import EngineSection
-from tests.generator.engine_contract import recipe
+from generator.recipe import Recipe
 
 async def main():
-    child = lambda: worker_child(EngineSection(name="pencil"), recipe(), SystemClock())
+    probe = Recipe(model="m", prompt="", steps=1, width=64, height=64)
+    child = lambda: worker_child(EngineSection(name="pencil"), probe, SystemClock())
     async with child() as one, child() as other:
         print(one.pid, other.pid, flush=True)
         await asyncio.sleep(60)
@@ -233,8 +255,8 @@ async def test_they_do_not_outlive_a_parent_that_is_killed() -> None:
             os.kill(other, signal.SIGSTOP)
         parent.kill()
         await parent.wait()
-        await gone(one)
-        await gone(other)
+        await gone(one, reaped=False)
+        await gone(other, reaped=False)
     finally:
         for pid in (one, other):
             if alive(pid):

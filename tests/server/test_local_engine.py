@@ -359,6 +359,16 @@ async def test_now_and_then_it_has_to_prove_itself(clock: VirtualClock) -> None:
         assert nursery.starts == 2
 
 
+async def test_a_proof_without_a_picture_is_none(clock: VirtualClock) -> None:
+    switch = Switch(good())
+    nursery = Nursery(lambda number: switch if number == 1 else good())
+    async with supervised(nursery, clock) as engine:
+        switch.engine = ScriptedEngine([])
+        await passed(clock, 301)
+        assert nursery.children[0].killed
+        assert engine.status().reason.endswith("it ended without a final image")
+
+
 async def test_a_drawing_that_fails_is_followed_by_a_proof(clock: VirtualClock) -> None:
     switch = Switch(good())
     async with supervised(Nursery(lambda _: switch), clock) as engine:
