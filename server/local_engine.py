@@ -193,7 +193,7 @@ class LocalEngine:
         self._wanted_at_once.set()
 
     async def until(self, *states: State) -> LocalStatus:
-        """Wait until it is in one of `states`."""
+        """Wait until it is in one of `states`; that it draws is part of being ``ready``."""
         while self._state not in states:
             await self._state_changed.wait()
         return self.status()

@@ -38,7 +38,7 @@ from tests.helpers.servers import ROOT, plain_environment
 
 SKETCH = EngineSection(name="pencil", kind="sketch", pace=0.05)
 AT_ONCE = Supervision(restarts=RestartPolicy(first_pause=0.01))
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 @asynccontextmanager
@@ -94,6 +94,8 @@ async def shared() -> AsyncIterator[LocalEngine]:
 class TestLocalEngine(DistantEngineContract):
     """The contract, over a child that is shared."""
 
+    patience = PATIENCE
+
     @pytest.fixture
     def engine(self, shared: LocalEngine) -> Engine:
         return shared
@@ -123,7 +125,7 @@ async def test_killed_in_a_drawing_it_is_started_again_and_the_next_is_whole() -
 
 
 async def test_stopped_in_a_drawing_it_falls_silent_and_is_killed() -> None:
-    async with supervised(silence=0.5) as engine:
+    async with supervised(silence=1.5) as engine:
         first = (await engine.until("ready")).pid
         assert first is not None
         with pytest.raises(EngineUnavailable, match="it fell silent"):
