@@ -37,7 +37,7 @@ async def approve(store: Store, run: Harvested) -> int:
         The number of the set.
 
     Raises:
-        NotApproved: an image is missing or damaged, or somebody rejected it meanwhile.
+        NotApproved: an image is missing or damaged, or somebody settled it meanwhile.
         StoreError: the store could not be read or written; another try goes on from here.
         FormatError: the store's manifest cannot be understood.
     """
@@ -104,10 +104,27 @@ async def _number(store: Store, run: Harvested) -> int:
                 await own.replace(APPROVAL, document, expected=version)
             except Conflict:
                 continue  # another approves of the same run
+            if version is None:
+                await _still_waits(own, run)
         if await _claimed(store, run, number):
             return number
         passed_over = number
     raise Conflict(APPROVAL, f"others took every number, {_ATTEMPTS} times")
+
+
+async def _still_waits(own: Store, run: Harvested) -> None:
+    """Make sure that nobody has settled a run that had no number a moment ago.
+
+    Whoever does takes away its meta, and only then its number.
+
+    Raises:
+        NotApproved: somebody has.
+    """
+    try:
+        await own.get(meta_key(run.action_id, 0))
+    except NotFound:
+        await own.delete(APPROVAL)
+        raise NotApproved(f"{run.name}: somebody else was first") from None
 
 
 async def _claimed(store: Store, run: Harvested, number: int) -> bool:
@@ -121,8 +138,10 @@ async def _claimed(store: Store, run: Harvested, number: int) -> bool:
                 return False
         except NotFound:
             return False  # it has just become a set
-    # Whoever had the claim before may have finished meanwhile.
-    return await _holder(store, run.action_id, number) in {None, run.token}
+    if await _holder(store, run.action_id, number) in {None, run.token}:
+        return True
+    await store.delete(claim)  # whoever had it before has finished meanwhile
+    return False
 
 
 async def _holder(store: Store, action_id: str, number: int) -> str | None:

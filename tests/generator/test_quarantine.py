@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -141,6 +141,7 @@ async def test_a_number_that_became_somebody_elses_set_meanwhile_is_passed_over(
     assert await approve(store, run) == 1
     await is_a_set(store, 1)
     assert (await Library(store).open_set("prompt_001", 0)).meta.seed != 7
+    assert await keys(store, "quarantine/") == []
 
 
 async def test_approved_twice_it_is_one_set(store: Store) -> None:
@@ -161,6 +162,35 @@ async def test_two_who_approve_of_the_same_at_once_make_one_set(store: Store) ->
     await is_a_set(store, 0)
     assert await keys(store, "quarantine/") == []
     assert (await load_manifest(store)).set_ids("prompt_001") == (0,)
+
+
+class Overtaken(MemoryStore):
+    """While one reads a run's last image, another settles the run."""
+
+    settle: Callable[[Store], Awaitable[object]] | None = None
+
+    async def get(self, key: Key) -> bytes:
+        data = await super().get(key)
+        if key.startswith("quarantine/") and key.endswith("final.jpg") and self.settle is not None:
+            settle, self.settle = self.settle, None
+            await settle(self)
+        return data
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+async def test_who_is_overtaken_on_the_way_makes_no_second_set(rejected: bool) -> None:
+    store = Overtaken()
+    run = await kept(store)
+    done = quarantine.reject if rejected else approve
+    store.settle = lambda whole: done(whole, run)
+    with pytest.raises(NotApproved, match="somebody else was first"):
+        await approve(store, run)
+    assert await keys(store, "quarantine/") == []
+    if rejected:
+        assert await keys(store) == []
+    else:
+        await is_a_set(store, 0)
+        assert (await load_manifest(store)).set_ids("prompt_001") == (0,)
 
 
 async def test_many_approved_at_once_get_a_number_each(store: Store) -> None:
