@@ -21,7 +21,7 @@ from server.clock import SystemClock
 from server.live_engines import live_engines
 from server.show import load_show
 
-_PATIENCE = 60.0
+_PATIENCE = 240.0
 
 
 async def _draw(engine: Engine, recipe: Recipe, kill: int | None = None) -> int:

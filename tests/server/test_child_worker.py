@@ -38,7 +38,7 @@ from tests.helpers.servers import ROOT, plain_environment
 
 SKETCH = EngineSection(name="pencil", kind="sketch", pace=0.05)
 AT_ONCE = Supervision(restarts=RestartPolicy(first_pause=0.01))
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @asynccontextmanager

@@ -139,7 +139,7 @@ device = "cpu"
         env=plain_environment(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert run.returncode == 0, run.stderr
