@@ -5,6 +5,10 @@ The layout is the same in a folder and in a bucket::
     manifest.json
     actions/{action_id}/config.json
     actions/{action_id}/sets/{set_id}/1.jpg … N.jpg [final.jpg] meta.json
+    quarantine/{action_id}/{token}/actions/{action_id}/sets/0/1.jpg … meta.json
+
+A run that was played live and is not yet approved of lies in quarantine, in a store of its own.
+Nothing that looks for sets looks there, since those are all below ``actions/``.
 
 A key is a relative path of plain names joined by ``/``. Names that begin with a dot are no
 keys: they belong to the store itself (unfinished writes, locks) and to file managers
@@ -36,12 +40,19 @@ MANIFEST: Final = Key("manifest.json")
 CONFIG_NAME: Final = "config.json"
 META_NAME: Final = "meta.json"
 ACTIONS_PREFIX: Final = "actions/"
+QUARANTINE_PREFIX: Final = "quarantine/"
 
 _ACTION_ID = re.compile(ACTION_ID_PATTERN, re.ASCII)
 _SET_ID = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _SET_KEY = re.compile(
     rf"actions/({ACTION_ID_PATTERN})/sets/({_SET_ID.pattern})/([^/]+)", re.ASCII | re.DOTALL
 )
+
+_RUN: Final = r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}"
+_QUARANTINE_KEY = re.compile(
+    rf"quarantine/({ACTION_ID_PATTERN})/({_RUN})/(.+)", re.ASCII | re.DOTALL
+)
+_QUARANTINE_TOKEN = re.compile(_RUN, re.ASCII)
 
 
 class BadKey(ValueError):
@@ -64,6 +75,14 @@ class SetPlace(NamedTuple):
     action_id: str
     set_id: int
     name: str
+
+
+class QuarantinePlace(NamedTuple):
+    """What a key in quarantine says: whose run, which one, and the key in its own store."""
+
+    action_id: str
+    token: str
+    within: str
 
 
 def parse_key(text: str) -> Key:
@@ -191,3 +210,23 @@ def set_place(key: str) -> SetPlace | None:
     """
     match = _SET_KEY.fullmatch(key)
     return SetPlace(match[1], int(match[2]), match[3]) if match else None
+
+
+def quarantine_prefix(action_id: str, token: str) -> str:
+    """What the keys of a run in quarantine begin with, the last ``/`` included.
+
+    Raises:
+        BadKey: `action_id` is no action id, or `token` not when the run was kept and six
+            hexadecimal digits, such as ``20261120T103000Z-0a1b2c``.
+    """
+    if not is_action_id(action_id):
+        raise BadKey(action_id, f"expected an action id ({ACTION_ID_PATTERN})")
+    if _QUARANTINE_TOKEN.fullmatch(token) is None:
+        raise BadKey(token, "expected a token such as 20261120T103000Z-0a1b2c")
+    return f"{QUARANTINE_PREFIX}{action_id}/{token}/"
+
+
+def quarantine_place(key: str) -> QuarantinePlace | None:
+    """Which run in quarantine a key lies in, None for all other keys."""
+    match = _QUARANTINE_KEY.fullmatch(key)
+    return QuarantinePlace(match[1], match[2], match[3]) if match else None

@@ -23,6 +23,7 @@ from cache.store import StoreError
 from generator.batch import Failure, Holding, Job, jobs_for, run_batch, take_stock
 from generator.importer import ImportReport, NothingToImport, import_sets
 from generator.verify import Finding, verify_sets
+from server.cli_approve import approve
 from server.cli_common import (
     JsonOption,
     ShowOption,
@@ -36,6 +37,7 @@ from server.engines import UnknownEngine, find_engine, recording_engines
 from server.show import Show
 
 generate = typer.Typer(help="Draw the sets that mode B replays.", no_args_is_help=True)
+generate.command()(approve)
 
 
 @generate.command()

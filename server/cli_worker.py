@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 import uvicorn
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from generator.engine import EngineError
+from cache.store import Store
+from generator.engine import Engine, EngineError
 from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
 from server.access import is_loopback
+from server.child_worker import TOKEN_VARIABLE, Assignment
 from server.cli_common import ShowOption, StoreOption, errors, fail, load, named_store
 from server.engines import UnknownEngine, find_engine, local_engine
+from server.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
-from server.serving import RefusedToServe, listen
+from server.sections import EngineSection
+from server.serving import AnnouncingServer, RefusedToServe, listen
 from server.show import Show
 
 _PROBE_SIZE = 256
@@ -30,8 +38,18 @@ def worker(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = 9000,
     store: StoreOption = None,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised",
+            help="Be a server's child: the engine comes on standard input; end when that closes.",
+        ),
+    ] = False,
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
+    if supervised:
+        _be_supervised(host, port)
+        return
     loaded = load(show, store=store)
     token = loaded.settings.tokens.worker
     if not is_loopback(host) and token is None:
@@ -40,31 +58,56 @@ def worker(
         section = find_engine(loaded.settings, engine)
     except UnknownEngine as error:
         fail(str(error), 2)
-    if section.kind == "worker":
-        fail(f"{engine} is a worker already", 2)
+    if not section.local:
+        fail(f"{engine} draws elsewhere already", 2)
+    _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
+
+
+def _be_supervised(host: str, port: int) -> None:
+    """Serve what standard input asks for, to who knows the token, and no longer than it is open."""
+    line = sys.stdin.buffer.readline()
+    end_with_parent()
+    give_way()
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if not token:
+        fail(f"a supervised worker wants {TOKEN_VARIABLE}", 2)
+    try:
+        told = Assignment.model_validate_json(line)
+    except ValidationError as error:
+        fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
+    if not told.engine.local:
+        fail(f"{told.engine.name} draws elsewhere already", 2)
+    _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
+
+
+def _serve(
+    section: EngineSection,
+    probe: Recipe,
+    host: str,
+    port: int,
+    *,
+    token: SecretStr | None,
+    store: Store | None = None,
+    draw_first: bool = False,
+) -> None:
     configure_logs()
     drawing, close = local_engine(section, wait=True)
+    if draw_first:
+        asyncio.run(_draw(drawing, probe))
     ended: list[EngineError] = []
 
     def poisoned(error: EngineError) -> None:
         ended.append(error)
         server.should_exit = True
 
-    serving = Worker(
-        drawing,
-        probe=probe_of(loaded),
-        store=named_store(loaded),
-        token=token if isinstance(token, SecretStr) else None,
-        poisoned=poisoned,
-    )
+    serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
     config = uvicorn.Config(
         serving.app(), access_log=False, log_config=None, timeout_graceful_shutdown=5
     )
-    server = uvicorn.Server(config)
     try:
         with listen(host, port) as listener:
             where = f"http://{host}:{listener.getsockname()[1]}"
-            typer.echo(f"{drawing.name}: {where}")
+            server = AnnouncingServer(config, f"{drawing.name}: {where}")
             server.run(sockets=[listener])
     except RefusedToServe as error:
         fail(str(error), error.status)
@@ -75,8 +118,20 @@ def worker(
         raise SystemExit(1)
 
 
+async def _draw(engine: Engine, recipe: Recipe) -> None:
+    """Draw once, so that all is loaded that may stop the interpreter for longer than a heartbeat.
+
+    Whoever is served hears what is wrong with it.
+    """
+    with suppress(EngineError):
+        async with engine.render(recipe) as images:
+            async for _ in images:
+                pass
+
+
 def probe_of(show: Show) -> Recipe:
     """Something small to draw with the show's first program, to prove that drawing works."""
     program = show.programs[DEFAULT_PROGRAM]
     small = {"width": _PROBE_SIZE, "height": _PROBE_SIZE, "steps": _PROBE_STEPS}
-    return program.model_copy(update=small).recipe("a lamp")
+    base_image = show.base_images.get(DEFAULT_PROGRAM)
+    return program.model_copy(update=small).recipe("a lamp", base_image=base_image)

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from generator.engine import Engine
 from generator.engines import sketch
+from generator.engines.older_wire import OlderWireEngine
 from generator.engines.pooled import PooledEngine, process_pool
 from generator.engines.remote import RemoteEngine
 from generator.engines.testcard import TestCardEngine
@@ -36,6 +37,8 @@ def find_engine(settings: Settings, name: str | None) -> EngineSection:
         return by_name[name]
     if name.startswith(("http://", "https://")):
         return EngineSection(name="worker", kind="worker", url=name)
+    if name.startswith(("ws://", "wss://")):
+        return EngineSection(name="older-wire", kind="older-wire", url=name)
     for kind in ("sketch", "testcard", "diffusers"):
         if name == kind:
             return EngineSection.model_validate({"name": name, "kind": kind})
@@ -60,6 +63,8 @@ async def recording_engines(
             if section.kind == "worker" and section.url is not None:
                 client = await stack.enter_async_context(httpx.AsyncClient())
                 engines.append(RemoteEngine(client, section.url, token=token))
+            elif section.kind == "older-wire" and section.url is not None:
+                engines.append(OlderWireEngine(section.url))
             elif section.kind == "sketch" and count > 1:
                 pool = stack.enter_context(process_pool(count))
                 drawing = PooledEngine(sketch.NAME, sketch.draw_set, section.pace, pool)
@@ -93,6 +98,7 @@ def local_engine(section: EngineSection, *, wait: bool) -> tuple[Engine, Callabl
                     device=section.device,
                     previews=section.previews,
                     allow_download=section.allow_download,
+                    keep_models=section.keep_models or 1,
                 )
             )
             return drawing, drawing.close

@@ -124,6 +124,7 @@ class PlaybackSection(_Section):
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0
     fallback: bool = True
     failover: Failover = "continue"
+    harvest: bool = False
     lead: Seconds = 0.5
     live_runs_per_hour: Annotated[int, Field(ge=0)] = 0
     live_at_once: Annotated[int, Field(ge=0)] = 0
@@ -196,21 +197,46 @@ class EngineSection(_Section):
         device: ``cuda``, ``mps`` or ``cpu``, None for the best there is; diffusers.
         previews: how previews are decoded; diffusers.
         allow_download: whether a model that is not on this machine is fetched; diffusers.
+        keep_models: models kept in memory at once; None for one where sets are drawn, and for
+            all that the show draws with where it is live; diffusers.
+        live: whether it plays live; None for what its kind does.
+        recycle_after: drawings after which its process is replaced, 0 for never; where it is
+            local and live, as the next two.
+        memory_growth: bytes beyond what it opened with, with which it is; 0 for any.
+        hang_after: seconds without a step after which it is killed.
     """
 
     name: Identifier
-    kind: Literal["sketch", "testcard", "diffusers", "worker"] = "sketch"
+    kind: Literal["sketch", "testcard", "diffusers", "worker", "older-wire"] = "sketch"
     pace: Annotated[float, Field(gt=0, le=60)] = 0.45
-    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$")] | None = None
     device: str | None = None
     previews: Literal["auto", "vae", "taesd", "latent-rgb"] = "auto"
     allow_download: bool = False
+    keep_models: Annotated[int, Field(ge=1, le=100)] | None = None
+    live: bool | None = None
+    recycle_after: Annotated[int, Field(ge=0)] = 200
+    memory_growth: Bytes = 4 * 2**30
+    hang_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
-        if (self.kind == "worker") != (self.url is not None):
-            raise ValueError("a worker has a url, and no other engine does")
+        schemes = {"worker": "http", "older-wire": "ws"}
+        if (self.kind in schemes) != (self.url is not None):
+            raise ValueError("a worker and an older-wire have a url, and no other engine does")
+        if self.url is not None and not self.url.startswith(schemes[self.kind]):
+            raise ValueError(f"the url of a {self.kind} begins with {schemes[self.kind]}://")
         return self
+
+    @property
+    def local(self) -> bool:
+        """Whether it draws on this machine."""
+        return self.kind in {"sketch", "testcard", "diffusers"}
+
+    @property
+    def plays_live(self) -> bool:
+        """Whether it is a rung of the live ladder."""
+        return self.kind not in {"sketch", "testcard"} if self.live is None else self.live
 
 
 class Tokens(_Section):

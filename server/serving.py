@@ -62,13 +62,13 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name
     with listener:
         address = f"http://{shown}:{listener.getsockname()[1]}/"
-        server = _Server(config, f"{show.title}: {address}")
+        server = AnnouncingServer(config, f"{show.title}: {address}")
         server.run(sockets=[listener])
     if not server.started:
         raise RefusedToServe("the server could not start; the log above says why", 1)
 
 
-class _Server(uvicorn.Server):
+class AnnouncingServer(uvicorn.Server):
     """Says where it is once it really listens, for people and for programs that wait for it."""
 
     def __init__(self, config: uvicorn.Config, announcement: str) -> None:

@@ -18,6 +18,8 @@ from cache.keys import (
     meta_key,
     parse_key,
     parse_prefix,
+    quarantine_place,
+    quarantine_prefix,
     set_place,
     set_prefix,
 )
@@ -142,3 +144,27 @@ def test_a_prefix_is_the_beginning_of_a_key(prefix: str) -> None:
 def test_a_prefix_that_no_key_has_is_refused(prefix: str) -> None:
     with pytest.raises(BadKey):
         parse_prefix(prefix)
+
+
+def test_a_run_in_quarantine_lies_in_no_set() -> None:
+    token = "20261120T103000Z-0a1b2c"
+    prefix = quarantine_prefix("prompt_001", token)
+    assert prefix == f"quarantine/prompt_001/{token}/"
+    key = f"{prefix}{meta_key('prompt_001', 0)}"
+    assert parse_key(key) == key
+    assert set_place(key) is None
+    assert quarantine_place(key) == ("prompt_001", token, "actions/prompt_001/sets/0/meta.json")
+
+
+@pytest.mark.parametrize(
+    ("action_id", "token"),
+    [("../x", "20261120T103000Z-0a1b2c"), ("a", "numbers"), ("a", "20261120T103000Z-0a1b2c/x")],
+)
+def test_what_names_no_run_is_refused(action_id: str, token: str) -> None:
+    with pytest.raises(BadKey):
+        quarantine_prefix(action_id, token)
+
+
+@pytest.mark.parametrize("key", ["actions/a/sets/0/1.jpg", "quarantine/a/numbers/5", "quarantine/"])
+def test_keys_outside_of_quarantine_have_no_place_in_it(key: str) -> None:
+    assert quarantine_place(key) is None

@@ -188,3 +188,31 @@ class EngineContract:
             with Image.open(io.BytesIO(base_image())) as opened:
                 expected = np.asarray(opened.resize((160, 96), Image.Resampling.LANCZOS))
             assert np.abs(pixels(images[0].image) - expected).mean() < 6
+
+
+class DistantEngineContract(EngineContract):
+    """The same for an engine that draws in another process: a connection outlives a drawing."""
+
+    async def test_cancelling_frees_everything_promptly(self, engine: Engine) -> None:
+        started = asyncio.Event()
+
+        async def watch() -> None:
+            async with engine.render(recipe(steps=200)) as images:
+                async for _ in images:
+                    started.set()
+
+        task = asyncio.create_task(watch())
+        await asyncio.wait_for(started.wait(), self.patience)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, self.patience)
+        # One drawing at a time: the next begins only once the cancelled one is over there too.
+        images = await asyncio.wait_for(drawn(engine, recipe()), self.patience)
+        assert images[-1].final
+
+    async def test_leaving_early_stops_it_and_the_next_run_is_whole(self, engine: Engine) -> None:
+        async with engine.render(recipe(steps=200)) as images:
+            async for image in images:
+                assert image.step == 1
+                break
+        assert (await asyncio.wait_for(drawn(engine, recipe()), self.patience))[-1].final

@@ -30,7 +30,7 @@ from generator.engines.remote import RemoteEngine, read_events
 from generator.engines.sketch import SketchEngine
 from generator.recipe import seed_for
 from generator.worker import Worker
-from tests.generator.engine_contract import EngineContract, drawn, recipe
+from tests.generator.engine_contract import DistantEngineContract, drawn, recipe
 
 
 @asynccontextmanager
@@ -63,38 +63,13 @@ def sketching(**options: object) -> Worker:
     return Worker(SketchEngine(wait=False), probe=recipe(steps=1), **options)  # type: ignore[arg-type]
 
 
-class TestRemoteEngine(EngineContract):
+class TestRemoteEngine(DistantEngineContract):
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         async with remote(sketching()) as engine:
             # Before it has drawn, it can only say where it is.
             await drawn(engine, recipe(steps=1))
             yield engine
-
-    async def test_cancelling_frees_everything_promptly(self, engine: Engine) -> None:
-        """The connection to the worker outlives a drawing, so tasks are not counted here."""
-        started = asyncio.Event()
-
-        async def watch() -> None:
-            async with engine.render(recipe(steps=200)) as images:
-                async for _ in images:
-                    started.set()
-
-        task = asyncio.create_task(watch())
-        await asyncio.wait_for(started.wait(), self.patience)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, self.patience)
-        # One drawing at a time: the next begins only once the cancelled one is over there too.
-        images = await asyncio.wait_for(drawn(engine, recipe()), self.patience)
-        assert images[-1].final
-
-    async def test_leaving_early_stops_it_and_the_next_run_is_whole(self, engine: Engine) -> None:
-        async with engine.render(recipe(steps=200)) as images:
-            async for image in images:
-                assert image.step == 1
-                break
-        assert (await asyncio.wait_for(drawn(engine, recipe()), self.patience))[-1].final
 
 
 class TestWhatIsSent:

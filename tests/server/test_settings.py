@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from generator.programs import DEFAULT_PROGRAMS
+from server.sections import EngineSection
 from server.settings import Settings, SettingsError, load_settings
 
 SECRET = "hunter2-correct-horse"
@@ -319,7 +320,7 @@ def test_everything_that_is_wrong_is_told_with_its_source_and_place(tmp_path: Pa
         (
             '[[engines]]\nname = "a"\nknid = "sketch"',
             "[engines] 0.knid",
-            "kind, name, pace, previews, url",
+            "hang_after, keep_models, kind, live, memory_growth, name, pace",
         ),
         ('[programs.P2]\nloras = [{model="a", wieght=1}]', "loras.0.wieght", "model, weight"),
         ("titel = 'x'", "[titel]", "show"),
@@ -354,6 +355,12 @@ def test_an_unknown_key_is_told_with_those_that_exist_there(
         ("[show]\ntimezone = '../../etc/passwd'", "timezone"),
         ("[[engines]]\nname = 'a'\n[[engines]]\nname = 'a'", "two engines are named a"),
         ("[[engines]]\nname = 'two words'", "engines"),
+        ("[[engines]]\nname = 'a'\nkind = 'worker'", "have a url"),
+        ("[[engines]]\nname = 'a'\nkind = 'older-wire'", "have a url"),
+        ("[[engines]]\nname = 'a'\nurl = 'http://x'", "have a url"),
+        ("[[engines]]\nname = 'a'\nkind = 'worker'\nurl = 'ws://x'", "begins with http://"),
+        ("[[engines]]\nname = 'a'\nkind = 'older-wire'\nurl = 'http://x'", "begins with ws://"),
+        ("[[engines]]\nname = 'a'\nhang_after = 0", "hang_after"),
         ("[programs.'a b']\nsteps = 3", "programs"),
         ("[programs.P0]\nsteps = 0", "[programs] P0.steps"),
     ],
@@ -451,3 +458,23 @@ def test_another_store_is_not_looked_for_at_r2s_endpoint() -> None:
     assert (named.url, named.endpoint_url) == ("s3://other", None)
     told = load_settings(None, {"store": {"url": "s3://third"}}, r2).store
     assert (told.url, told.endpoint_url) == ("s3://third", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "local", "live"),
+    [
+        ("sketch", None, True, False),
+        ("testcard", None, True, False),
+        ("diffusers", None, True, True),
+        ("worker", "https://gpu.example", False, True),
+        ("older-wire", "wss://gpu.example/ws", False, True),
+    ],
+)
+def test_who_plays_live_unless_it_is_said(
+    kind: str, url: str | None, local: bool, live: bool
+) -> None:
+    said = {"name": "a", "kind": kind} | ({} if url is None else {"url": url})
+    section = EngineSection.model_validate(said)
+    assert (section.local, section.plays_live) == (local, live)
+    for wanted in (True, False):
+        assert EngineSection.model_validate(said | {"live": wanted}).plays_live is wanted

@@ -1,0 +1,290 @@
+"""The older wire, spoken outwards: the piece's first GPU program, and others like it, as an engine.
+
+A web socket that greets with ``ready``. To draw, it is told ``P0:<prompt>``, ``P2:0.40``,
+``P2B:0.60`` (strength), ``P3``, ``P3B:<prompt>`` or ``P4:<prompt>``. For each step it answers
+``p:s=<step from 0>:t=<timestep>`` and, but for P0, a preview in a binary message; then the
+final image, binary; then ``done``. Closing the socket cancels.
+
+The wire has no word for model, size, steps or seed, nor for the prompt of P2 and P2B: those
+are the other program's own, and a picture drawn twice is two pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from cache.images import BadImage, check_image
+from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, StepImage, Timing
+from generator.engines._pictures import FLOOR, base_itself
+from generator.recipe import PipelineKind, Recipe
+
+CONNECT_WITHIN: Final = 5.0
+READY_WITHIN: Final = 5.0
+SILENCE: Final = 30.0
+"""Seconds without a step, an image or ``done`` after which it is given up."""
+
+MAX_MESSAGE: Final = 64 * 2**20
+"""Bytes of one message; the library's 1 MiB is less than a PNG of the whole picture."""
+
+_CLOSE_WITHIN: Final = 1.0
+_SHOWN: Final = 120
+_STEP: Final = re.compile(r"p:s=(\d{1,5}):t=(-?\d{1,9}(?:\.\d{1,9})?)", re.ASCII)
+_BLIND: Final = "P0"
+"""The program that shows no previews."""
+
+_WITH_STRENGTH: Final = frozenset({"P2", "P2B"})
+_WITHOUT_WORDS: Final = frozenset({"P3"})
+_WITH_PROMPT: Final = frozenset({"P0", "P3B", "P4"})
+
+Command = str
+"""What is sent to have something drawn."""
+
+
+def command(program: str, prompt: str, strength: float | None = None) -> Command:
+    """How the wire says that `program` is to draw.
+
+    A program that the wire does not know is drawn as the known one that is most like it:
+    P2 where it starts from a picture, P3 where there is nothing to say, else P4.
+
+    Args:
+        program: its name.
+        prompt: what is displayed, or the override; white space is evened out.
+        strength: 0 to 1, of image-to-image.
+    """
+    prompt = " ".join(prompt.split())
+    if program in _WITHOUT_WORDS:
+        return program
+    if strength is not None:
+        return f"{program if program in _WITH_STRENGTH else 'P2'}:{strength:.2f}"
+    if program in _WITH_PROMPT:
+        return f"{program}:{prompt}"
+    return f"P4:{prompt}" if prompt else "P3"
+
+
+def command_of(recipe: Recipe) -> Command:
+    """The same for a recipe of which nobody says by which program it is drawn."""
+    return command("", recipe.prompt, recipe.strength)
+
+
+class OlderWireEngine:
+    """Draws on a program that speaks the older wire.
+
+    Durations are measured from one arrival to the next. How many steps there will be is
+    guessed from the recipe, and put right by what comes.
+
+    Args:
+        url: of its socket, such as ``ws://gpu.example:8000/ws``.
+        says: the command for a recipe.
+        connect_within: seconds for the connection.
+        ready_within: seconds from there to its greeting.
+        silence: seconds without anything that is part of a drawing after which it is given up.
+        max_size: bytes that a message may have.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        says: Callable[[Recipe], Command] = command_of,
+        connect_within: float = CONNECT_WITHIN,
+        ready_within: float = READY_WITHIN,
+        silence: float = SILENCE,
+        max_size: int = MAX_MESSAGE,
+    ) -> None:
+        self._url = url
+        self._says = says
+        self._connect_within = connect_within
+        self._ready_within = ready_within
+        self._silence = silence
+        self._max_size = max_size
+
+    @property
+    def name(self) -> str:
+        """Where it is: it does not say what it is."""
+        return f"older wire at {self._url}"
+
+    @property
+    def timing(self) -> Timing:
+        """Always ``measured``: by arrival."""
+        return "measured"
+
+    @asynccontextmanager
+    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """Draw `recipe` there; leaving hangs up.
+
+        Raises:
+            EngineUnavailable: it cannot be reached, does not greet, or fell silent.
+            RecipeRefused: it does not know the command.
+            DrawingFailed: it hung up in the middle, or sent no picture.
+        """
+        async with aclosing(self._images(recipe)) as images:
+            yield images
+
+    async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+        if recipe.strength is not None and int(recipe.steps * recipe.strength) < 1:
+            yield await asyncio.to_thread(base_itself, recipe)
+            return
+        said = self._says(recipe)
+        drawing = _Drawing(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
+        try:
+            async with connect(
+                self._url,
+                max_size=self._max_size,
+                compression=None,
+                open_timeout=self._connect_within,
+                close_timeout=_CLOSE_WITHIN,
+            ) as socket:
+                await self._greeted(socket)
+                await socket.send(said)
+                drawing.begin(time.perf_counter())
+                async with aclosing(self._followed(socket, drawing)) as images:
+                    async for image in images:
+                        yield image
+        except (OSError, WebSocketException, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            if drawing.begun and not isinstance(error, TimeoutError):
+                raise DrawingFailed(f"it hung up in the middle of a drawing: {reason}") from error
+            raise EngineUnavailable(f"{self._url}: {reason}") from error
+
+    async def _greeted(self, socket: ClientConnection) -> None:
+        try:
+            async with asyncio.timeout(self._ready_within):
+                while await socket.recv() != "ready":
+                    pass
+        except TimeoutError:
+            raise TimeoutError(f"no greeting within {self._ready_within:g} s") from None
+
+    async def _followed(
+        self, socket: ClientConnection, drawing: _Drawing
+    ) -> AsyncGenerator[StepImage, None]:
+        """A drawing's images as they come; its end is its last."""
+        clock = asyncio.get_running_loop().time
+        due = clock() + self._silence
+        while not drawing.ended:
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await socket.recv()
+            except TimeoutError:
+                raise TimeoutError(f"it fell silent for {self._silence:g} s") from None
+            heard = drawing.hear(message, time.perf_counter())
+            if heard.counts:  # chatter is no sign of life
+                due = clock() + self._silence
+            if heard.image is not None:
+                yield heard.image
+
+
+def _steps_expected(recipe: Recipe) -> int:
+    if recipe.kind is PipelineKind.IMAGE_TO_IMAGE and recipe.strength is not None:
+        return max(1, int(recipe.steps * recipe.strength))
+    return recipe.steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What a message amounts to: whether it is part of the drawing, and an image to hand out."""
+
+    counts: bool
+    image: StepImage | None = None
+
+
+class _Drawing:
+    """Makes images of the wire's messages (sans I/O).
+
+    A preview follows its step's text, the final image follows none. P0 has no previews, so
+    that its final image follows a text: there an image is held until what comes next tells.
+
+    Args:
+        expected: how many previews there will probably be.
+        blind: whether there are no previews.
+    """
+
+    def __init__(self, expected: int, *, blind: bool) -> None:
+        self.ended = False
+        self.begun = False
+        self._expected = 0 if blind else expected
+        self._blind = blind
+        self._timestep: float | None = None
+        self._number = 0
+        self._lap = 0.0
+        self._held: tuple[bytes, str, float] | None = None
+        self._finished = False
+
+    def begin(self, now: float) -> None:
+        """The command was sent."""
+        self.begun = True
+        self._lap = now
+
+    def hear(self, message: str | bytes, now: float) -> _Heard:
+        """What one message amounts to.
+
+        Raises:
+            RecipeRefused: it does not know the command.
+            DrawingFailed: it ended without a final image, or that cannot be read.
+        """
+        if isinstance(message, bytes):
+            return self._hear_image(message, now)
+        if message == "done":
+            self.ended = True
+            if self._held is not None:
+                return _Heard(counts=True, image=self._final(*self._held))
+            if not self._finished:
+                raise DrawingFailed("it was done without a final image")
+            return _Heard(counts=True)
+        if message.startswith("unknown command"):
+            raise RecipeRefused(f"it answered {message[:_SHOWN]!r}")
+        found = _STEP.fullmatch(message)
+        if found is None:
+            return _Heard(counts=False)  # a greeting, a pong, a later version's
+        image = self._release()
+        self._timestep = float(found[2])
+        return _Heard(counts=True, image=image)
+
+    def _hear_image(self, data: bytes, now: float) -> _Heard:
+        final = not self._blind and self._timestep is None
+        try:
+            media_type = check_image(data)
+        except BadImage as error:
+            if final:
+                raise DrawingFailed(f"its final image cannot be read: {error}") from error
+            self._timestep = None  # a preview that cannot be read is no loss
+            return _Heard(counts=True)
+        if self._blind:
+            image = self._release()
+            self._held = (data, media_type, now)
+            return _Heard(counts=True, image=image)
+        image = (self._final if final else self._preview)(data, media_type, now)
+        return _Heard(counts=True, image=image)
+
+    def _release(self) -> StepImage | None:
+        """What was held was a preview, since something follows."""
+        held, self._held = self._held, None
+        return None if held is None else self._preview(*held)
+
+    def _preview(self, data: bytes, media_type: str, now: float) -> StepImage:
+        if self._finished:
+            raise DrawingFailed("it went on after the final image")
+        timestep, self._timestep = self._timestep, None
+        self._number += 1
+        steps = max(self._expected, self._number) + 1
+        duration = self._since(now)
+        return StepImage(self._number, steps, False, timestep, duration, data, media_type)
+
+    def _final(self, data: bytes, media_type: str, now: float) -> StepImage:
+        if self._finished:
+            raise DrawingFailed("it sent two final images")
+        self._finished = True
+        number = self._number + 1
+        return StepImage(number, number, True, None, self._since(now), data, media_type)
+
+    def _since(self, now: float) -> float:
+        lap, self._lap = self._lap, now
+        return max(now - lap, FLOOR)
