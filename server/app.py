@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -19,12 +20,13 @@ from starlette.middleware import Middleware
 from cache.documents import FormatError
 from cache.library import Library
 from cache.prefetch import Need
-from cache.store import StoreError
-from generator.plan import Action
+from cache.store import Store, StoreError
+from generator.harvest import Harvester
+from generator.plan import Action, Plan
 from generator.recipe import seed_for
 from server import messages as wire
 from server.access import Access
-from server.asrun import AsRunLog
+from server.asrun import AsRun, AsRunLog
 from server.budget import Budget
 from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
@@ -32,6 +34,7 @@ from server.control import Dispatcher
 from server.engine_watch import EngineWatch, probe_of
 from server.forces import Forces
 from server.http import SafeHeaders, build_routes
+from server.live_engines import LiveEngines, live_engines
 from server.lookahead import Lookahead
 from server.memory import Memory
 from server.metrics import Metrics
@@ -69,7 +72,7 @@ _LAG_PERIOD = 1.0
 
 
 def create_app(
-    show: Show, *, clock: Clock | None = None, engines: Sequence[LiveEngine] = ()
+    show: Show, *, clock: Clock | None = None, engines: Sequence[LiveEngine] | None = None
 ) -> Starlette:
     """The whole server for `show`, as an ASGI application; it plays while its lifespan lasts.
 
@@ -77,6 +80,7 @@ def create_app(
         show: what is played.
         clock: the time; None for the machine's.
         engines: what may draw live, in order of preference; opened and closed by their owner.
+            None for those of the show.
     """
     clock = clock or SystemClock()
 
@@ -90,7 +94,7 @@ def create_app(
 
 @asynccontextmanager
 async def build(
-    show: Show, clock: Clock, app: Starlette, engines: Sequence[LiveEngine] = ()
+    show: Show, clock: Clock, app: Starlette, engines: Sequence[LiveEngine] | None = None
 ) -> AsyncIterator[Playback]:
     """Build every part, add the routes to `app`, and play until left."""
     settings = show.settings
@@ -107,17 +111,12 @@ async def build(
             AsRunLog.open(show.state_folder / "asrun.sqlite", clock=clock)
         )
         library = supply.library
-        try:
-            async with asyncio.timeout(_MANIFEST_WITHIN):
-                await library.refresh()
-        except (StoreError, FormatError, TimeoutError) as error:
-            # The show goes on without: readiness keeps looking, and says so.
-            reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
-            _log.error("manifest_unreadable", reason=reason)
-        finished = {
-            action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-        }
-        plan = show.plan(finished)
+        plan = await _planned(show, library)
+
+        if engines is None:
+            opened = await stack.enter_async_context(_open_engines(show, plan, supply.store, clock))
+        else:
+            opened = LiveEngines(tuple(engines))
 
         schedule = build_schedule(
             settings.schedule,
@@ -132,27 +131,7 @@ async def build(
             schedule,
         )
 
-        def painted(screen: Screen, message: wire.Presented) -> None:
-            stage_frame = stage.frame(message.run, message.step)
-            if stage_frame is not None:
-                late = message.at - stage_frame.header.present_at
-                metrics.presented_lateness.observe(late)
-            asrun.presented(message.run, screen.name, message.step, message.at)
-
-        display = settings.display
-        stage = Stage(
-            clock,
-            wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration),
-            wire.Display(
-                crossfade=display.crossfade,
-                fade=display.fade,
-                captions=display.captions,
-                progress=display.progress,
-                badge=display.badge,
-                still="/still" if show.still is not None else "",
-            ),
-            painted,
-        )
+        stage = _stage(show, clock, asrun, metrics)
         bag = ShuffleBag(rng, memory.content.bags, changed=memory.touch)
         static = StaticProvider(
             library,
@@ -166,7 +145,7 @@ async def build(
         lookahead = Lookahead(show, plan, playhead, static, clock)
         budget = Budget(settings.playback.live_runs_per_hour, settings.playback.live_at_once)
 
-        live = _live(show, engines, library=library, budget=budget, clock=clock, rng=rng)
+        live = _live(show, opened.ranked, library=library, budget=budget, clock=clock, rng=rng)
         readiness = Readiness(
             plan,
             supply,
@@ -174,10 +153,9 @@ async def build(
             clock,
             metrics,
             still=show.still is not None,
-            engines=[engine.name for engine in engines],
+            engines=[engine.name for engine in opened.ranked],
         )
         metrics.registry.register(SupplyCollector(supply))
-
         modes = ModeManager(
             settings=settings.playback,
             clock=clock,
@@ -187,12 +165,13 @@ async def build(
             budget=budget,
             book=_force_book(memory),
             zone=show.timezone,
+            absent=opened.absent,
         )
         runs = Runs(
             clock=clock,
             modes=modes,
             settings=settings.playback,
-            crossfade=display.crossfade,
+            crossfade=settings.display.crossfade,
             reports=Reports(stage, asrun, metrics),
         )
         performer = Performer(stage=stage, clock=clock, runs=runs)
@@ -215,7 +194,7 @@ async def build(
             quiet_for=playback.quiet_for,
             clock=clock,
         )
-        view = StateView(show, clock, playback, stage, readiness, modes)
+        view = StateView(show, clock, playback, stage, readiness, modes, opened)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
         commands = ShowCommands(
             playback=playback,
@@ -225,7 +204,9 @@ async def build(
             clock=clock,
             min_go=settings.playback.min_go,
         )
-        mode_commands = ModeCommands(modes=modes, playback=playback, view=view, clock=clock)
+        mode_commands = ModeCommands(
+            modes=modes, playback=playback, view=view, clock=clock, engines=opened
+        )
         dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
         app.router.routes.extend(
             build_routes(
@@ -256,6 +237,62 @@ async def build(
             )
         )
         yield playback
+
+
+async def _planned(show: Show, library: Library) -> Plan:
+    """The show's actions, under the ids that their finished sets have."""
+    try:
+        async with asyncio.timeout(_MANIFEST_WITHIN):
+            await library.refresh()
+    except (StoreError, FormatError, TimeoutError) as error:
+        # The show goes on without: readiness keeps looking, and says so.
+        reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
+        _log.error("manifest_unreadable", reason=reason)
+    finished = {
+        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
+    }
+    return show.plan(finished)
+
+
+def _stage(show: Show, clock: Clock, asrun: AsRun, metrics: Metrics) -> Stage:
+    """The stage of a show; what its screens have painted is counted and written down."""
+    display = show.settings.display
+
+    def painted(screen: Screen, message: wire.Presented) -> None:
+        stage_frame = stage.frame(message.run, message.step)
+        if stage_frame is not None:
+            late = message.at - stage_frame.header.present_at
+            metrics.presented_lateness.observe(late)
+        asrun.presented(message.run, screen.name, message.step, message.at)
+
+    stage = Stage(
+        clock,
+        wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration),
+        wire.Display(
+            crossfade=display.crossfade,
+            fade=display.fade,
+            captions=display.captions,
+            progress=display.progress,
+            badge=display.badge,
+            still="/still" if show.still is not None else "",
+        ),
+        painted,
+    )
+    return stage
+
+
+@asynccontextmanager
+async def _open_engines(
+    show: Show, plan: Plan, store: Store, clock: Clock
+) -> AsyncIterator[LiveEngines]:
+    """The show's live engines; what they draw is kept where that is asked for."""
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(live_engines(show, plan, clock))
+        if show.settings.playback.harvest:
+            harvester = await stack.enter_async_context(Harvester(store, plan.actions))
+            ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
+            opened = replace(opened, ranked=tuple(ranked))
+        yield opened
 
 
 def _live(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import httpx
@@ -21,7 +21,7 @@ from generator.plan import Action, Plan
 from generator.recipe import Recipe
 from server.child_worker import worker_child
 from server.clock import Clock
-from server.local_engine import LocalEngine, warm_up_recipes
+from server.local_engine import LocalEngine, LocalStatus, warm_up_recipes
 from server.providers.live import LiveEngine
 from server.sections import EngineSection
 from server.show import Show
@@ -37,8 +37,29 @@ class LiveEngines:
         local: those of them that are children of ours, by name.
     """
 
-    ranked: tuple[LiveEngine, ...]
-    local: Mapping[str, LocalEngine]
+    ranked: tuple[LiveEngine, ...] = ()
+    local: Mapping[str, LocalEngine] = field(default_factory=dict)
+
+    def absent(self, name: str) -> str | None:
+        """In words, why an engine cannot draw at the moment, though it has not failed."""
+        child = self.local.get(name)
+        if child is None:
+            return None
+        status = child.status()
+        if status.state in {"ready", "drawing"}:
+            return None
+        return f"engine {name} is {status.state}" + (f": {status.reason}" if status.reason else "")
+
+    def process(self, name: str) -> LocalStatus | None:
+        """How the process of an engine on this machine does; None for one elsewhere."""
+        child = self.local.get(name)
+        return None if child is None else child.status()
+
+    def reset(self, name: str) -> None:
+        """Start an engine's process at once, if it rests; nothing for one elsewhere."""
+        child = self.local.get(name)
+        if child is not None:
+            child.reset()
 
 
 @asynccontextmanager

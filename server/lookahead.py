@@ -65,6 +65,7 @@ def coming_runs(show: Show, plan: Plan, playhead: Playhead, now: float) -> list[
     following = playhead.next_at
     if position is not None:
         origin = now - position
+        runs += _regenerating(show, plan, origin, playhead.cursor, now)
         runs += _screening(show, plan, origin, playhead.cursor)
         if following is None:  # by hand: from the beginning again, once this is over
             following = max(now, origin + show.duration)
@@ -80,6 +81,30 @@ def coming_runs(show: Show, plan: Plan, playhead: Playhead, now: float) -> list[
     return sorted(runs, key=lambda run: run.start)
 
 
+def _regenerating(
+    show: Show, plan: Plan, origin: float, cursor: int, now: float
+) -> Iterator[Coming]:
+    """The further cycles of a cue that has fired, and is drawn again and again."""
+    past = [action for action in plan.actions if action.cue_index < cursor]
+    if not past or not past[-1].regenerate:
+        return
+    action, stops = past[-1], _stops(show, plan)
+    if any(action.cue_index < index < cursor for index in stops):
+        return
+    after = next((index for index in stops if index >= cursor), None)
+    stop = origin + (show.duration if after is None else show.sheet.cues[after].at)
+    first = _at_any_moment(action, now)
+    if first.start < stop:
+        yield first
+        yield from _cycles(action, first.start, stop, stop)
+
+
+def _stops(show: Show, plan: Plan) -> list[int]:
+    """The cues that end a regeneration: those that draw, and those that navigate."""
+    navigations = {i for i, cue in enumerate(show.sheet.cues) if isinstance(cue, NavigateCue)}
+    return sorted({action.cue_index for action in plan.actions} | navigations)
+
+
 def _at_any_moment(action: Action, now: float) -> Coming:
     return Coming(action, now + AT_ANY_MOMENT, now + AT_ANY_MOMENT + TYPICAL_RUN)
 
@@ -87,10 +112,7 @@ def _at_any_moment(action: Action, now: float) -> Coming:
 def _screening(show: Show, plan: Plan, origin: float, cursor: int) -> Iterator[Coming]:
     """The runs of one screening, from cue `cursor` on; `origin` is the time of its position 0."""
     cues, crossfade = show.sheet.cues, show.settings.display.crossfade
-    stops = sorted(
-        {action.cue_index for action in plan.actions}
-        | {index for index, cue in enumerate(cues) if isinstance(cue, NavigateCue)}
-    )
+    stops = _stops(show, plan)
     for action in plan.actions:
         if action.cue_index < cursor:
             continue

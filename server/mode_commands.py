@@ -9,6 +9,7 @@ from generator.cues import Mode
 from server.clock import Clock
 from server.control import Args, Caller, CommandError, Handler, expect
 from server.forces import Force, Until
+from server.live_engines import LiveEngines
 from server.modes import ModeManager
 from server.playback import Playback
 from server.state import StateView
@@ -26,11 +27,19 @@ class ModeCommands:
         playback: what is played again, where it is to be at once.
         view: the state.
         clock: the time.
+        engines: the engines of this show: those on this machine are started anew on a reset.
     """
 
     def __init__(
-        self, *, modes: ModeManager, playback: Playback, view: StateView, clock: Clock
+        self,
+        *,
+        modes: ModeManager,
+        playback: Playback,
+        view: StateView,
+        clock: Clock,
+        engines: LiveEngines,
     ) -> None:
+        self._engines_open = engines
         self._modes = modes
         self._playback = playback
         self._view = view
@@ -99,6 +108,7 @@ class ModeCommands:
             known = ", ".join(self._modes.live_engines) or "there are none"
             text = f"no engine {name!r:.70} may draw live: {known}"
             raise CommandError("unknown_engine", text) from None
+        self._engines_open.reset(name)
         return {"engines": self._view.engines()}
 
     def _outcome(self, *, at_once: bool) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class ModeManager:
         budget: what caps live runs; shared with the live providers.
         book: where forces are kept.
         zone: in which times are told in words; None for the machine's.
+        absent: in words, why an engine cannot draw at the moment, though nothing is wrong with
+            it (it warms up); None if it can.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class ModeManager:
         budget: Budget | None = None,
         book: ForceBook | None = None,
         zone: tzinfo | None = None,
+        absent: Callable[[str], str | None] = lambda _name: None,
     ) -> None:
+        self._absent = absent
         self._settings = settings
         self._clock = clock
         self._static = static
@@ -155,7 +159,7 @@ class ModeManager:
         if action.fingerprint in self._refused[live.name]:
             unfit = f"engine {live.name} cannot draw this"
         else:
-            unfit = self._in_words(live.name, self.health(live.name))
+            unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
         return EngineOutlook(live.name, live.local, unfit)
 
     def _in_words(self, name: str, health: Health) -> str | None:

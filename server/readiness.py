@@ -160,7 +160,9 @@ class Readiness:
         """Whether a set of `action` can be on screen in time, as far as is known."""
         if not self.sets(action.action_id):
             return "none"
-        return "late" if self._store_problem else "ready"
+        here = self._supply.coverage(action.action_id)
+        late = self._store_problem is not None if here is None else here == "none"
+        return "late" if late else "ready"
 
     async def keep_looking(self) -> None:
         """Look now, and every minute, until cancelled; more often while the store is away."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from generator.cues import format_time
 from server.clock import Clock
 from server.forces import Force
+from server.live_engines import LiveEngines
 from server.modes import ModeManager
 from server.playback import Playback
 from server.readiness import Readiness
@@ -29,6 +30,7 @@ class StateView:
     stage: Stage
     readiness: Readiness
     modes: ModeManager
+    live: LiveEngines = field(default_factory=LiveEngines)
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values. Times are steady seconds, positions seconds."""
@@ -154,17 +156,22 @@ class StateView:
         """Every engine that may draw live, in order of preference. Times are steady seconds."""
         return [
             {
-                "engine": each.name,
+                "name": each.name,
                 "draws": each.engine,
                 "local": each.local,
                 "state": each.health.state,
                 "usable": each.health.usable,
                 "failures": each.health.failures,
                 "until": each.health.until,
-                "reason": each.health.reason,
+                "reason": self.live.absent(each.name) or each.health.reason,
+                "process": self._process(each.name),
             }
             for each in self.modes.engines
         ]
+
+    def _process(self, name: str) -> dict[str, Any] | None:
+        status = self.live.process(name)
+        return None if status is None else asdict(status)
 
     def _now(self, now: float) -> dict[str, Any] | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current

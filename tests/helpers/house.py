@@ -25,6 +25,7 @@ from server.clock import VirtualClock, settle
 from server.commands import ShowCommands
 from server.control import Dispatcher
 from server.engine_watch import EngineWatch, probe_of
+from server.live_engines import LiveEngines
 from server.lookahead import Lookahead
 from server.metrics import Metrics
 from server.mode_commands import ModeCommands
@@ -367,7 +368,13 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
     )
-    mode_commands = ModeCommands(modes=modes, playback=playback, view=view, clock=clock)
+    mode_commands = ModeCommands(
+        modes=modes,
+        playback=playback,
+        view=view,
+        clock=clock,
+        engines=LiveEngines(tuple(engines)),
+    )
     dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
     opened = House(
         show=show,

@@ -321,7 +321,7 @@ async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
         assert "engine gpu rests until" in rows[1]["why"]
         assert rows[1]["why"].endswith("after 1 failure; playing a set")
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
-        assert (told["engine"], told["state"], told["failures"]) == ("gpu", "resting", 1)
+        assert (told["name"], told["state"], told["failures"]) == ("gpu", "resting", 1)
         assert told["reason"] == "connection refused"
         assert opened.view.state()["engines"] == [told]
         await opened.readiness.look()
