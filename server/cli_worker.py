@@ -13,8 +13,17 @@ from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
 from server.access import is_loopback
-from server.cli_common import ShowOption, StoreOption, errors, fail, load, named_store
+from server.cli_common import (
+    LogLevelOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    load,
+    named_store,
+)
 from server.engines import UnknownEngine, find_engine, local_engine
+from server.engines_elsewhere import ELSEWHERE
 from server.logs import configure_logs
 from server.serving import RefusedToServe, listen
 from server.show import Show
@@ -30,6 +39,7 @@ def worker(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = 9000,
     store: StoreOption = None,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
     loaded = load(show, store=store)
@@ -40,9 +50,9 @@ def worker(
         section = find_engine(loaded.settings, engine)
     except UnknownEngine as error:
         fail(str(error), 2)
-    if section.kind == "worker":
-        fail(f"{engine} is a worker already", 2)
-    configure_logs()
+    if section.kind in ELSEWHERE:
+        fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
+    configure_logs(log_level)
     drawing, close = local_engine(section, wait=True)
     ended: list[EngineError] = []
 

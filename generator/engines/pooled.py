@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from generator.engine import EngineUnavailable, StepImage, Timing
+from generator.engine import EnginePoisoned, StepImage, Timing
 from generator.recipe import Recipe
 
 Draw = Callable[[Recipe, float], list[StepImage]]
@@ -63,7 +63,8 @@ class PooledEngine:
         """Draw `recipe`; its images come together, once it is finished.
 
         Raises:
-            EngineError: as the engine in the process raised it, or that process died.
+            EnginePoisoned: a process of the pool died, and with it the pool.
+            EngineError: as the engine in the process raised it.
         """
         async with aclosing(self._images(recipe)) as images:
             yield images
@@ -73,6 +74,6 @@ class PooledEngine:
         try:
             images = await loop.run_in_executor(self.pool, self.draw, recipe, self.pace)
         except BrokenProcessPool as error:
-            raise EngineUnavailable("a drawing process died") from error
+            raise EnginePoisoned("a drawing process died: did memory run out?") from error
         for image in images:
             yield image

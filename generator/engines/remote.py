@@ -2,6 +2,7 @@
 
 `POST /generate` answers with server-sent events; closing the response cancels the drawing.
 The worker says something at least every five seconds, so silence means that it is gone.
+`POST /action-sets` has the worker keep what it draws; it answers when that is done.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, cast
 import httpx
 from pydantic import SecretStr
 
+from cache.documents import FormatError
+from cache.formats import SetMeta, parse_meta
 from generator.engine import (
     DrawingFailed,
     EngineError,
@@ -27,11 +30,17 @@ from generator.engine import (
     Timing,
 )
 from generator.recipe import Recipe
+from generator.worker_protocol import NotKeptThere, SetRequest
 
 CONNECT_WITHIN = 5.0
 SILENCE = 15.0
 """Seconds without a word, not even a heartbeat, after which the worker is given up."""
 
+SET_WITHIN = 1800.0
+"""Seconds within which a whole set has to be drawn and kept, the wait in the queue included."""
+
+_NOT_KEPT = frozenset({"no_store", "other_store"})
+_NO_SUCH_PLACE = frozenset({404, 405})
 _MAX_EVENT = 64 * 2**20
 _ERRORS: dict[str, type[EngineError]] = {
     "refused": RecipeRefused,
@@ -82,6 +91,8 @@ async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[ServerEvent, 
 def error_of(data: dict[str, Any]) -> EngineError:
     """The engine's error that a worker's `error` tells of."""
     code, message = data.get("code"), str(data.get("message", "it did not say why"))
+    if code in _NOT_KEPT:
+        return NotKeptThere(message)
     kind = _ERRORS.get(str(code))
     if kind is None:
         kind = DrawingFailed if data.get("retryable", True) else RecipeRefused
@@ -146,6 +157,31 @@ class RemoteEngine:
         """
         async with aclosing(self._images(recipe)) as images:
             yield images
+
+    async def draw_set(self, asked: SetRequest) -> SetMeta:
+        """Have the worker draw a set and keep it in its own store.
+
+        Raises:
+            NotKeptThere: it has no store, or not the one that `asked` names.
+            EngineError: as `render`.
+        """
+        try:
+            response = await self._client.post(
+                f"{self._url}/action-sets",
+                content=asked.model_dump_json(),
+                headers={"content-type": "application/json", **self.headers},
+                timeout=httpx.Timeout(SET_WITHIN, connect=CONNECT_WITHIN),
+            )
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from error
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response.status_code, response.content)
+        try:
+            meta = parse_meta(response.content, f"the answer of {self._url}")
+        except FormatError as error:
+            raise DrawingFailed(f"the worker answered with no meta: {error}") from error
+        self._name = meta.engine or self._name
+        return meta
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         request = self._client.stream(
@@ -217,6 +253,8 @@ def _whole(data: dict[str, Any], field: str) -> int:
 
 
 def _refusal(status: int, body: bytes) -> EngineError:
+    if status in _NO_SUCH_PLACE:
+        return NotKeptThere(f"the worker knows no such request: it answered {status}")
     try:
         error = json.loads(body)["error"]
         return error_of(error) if isinstance(error, dict) else DrawingFailed(str(error))

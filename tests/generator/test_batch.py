@@ -19,13 +19,13 @@ from cache.keys import MANIFEST, meta_key
 from cache.library import Library
 from cache.store import MemoryStore, Store, StoreFull
 from generator.batch import (
-    Failure,
-    Holding,
-    Job,
+    MISSES,
+    Event,
+    Finished,
+    GaveUp,
     Outcome,
-    jobs_for,
+    PutBack,
     run_batch,
-    take_stock,
 )
 from generator.engine import (
     DrawingFailed,
@@ -41,6 +41,7 @@ from generator.engines.sketch import NAME, SketchEngine, draw_set
 from generator.plan import Action
 from generator.recipe import Recipe
 from generator.recorder import Recorder
+from generator.stock import Holding, Job, jobs_for, take_stock
 from tests.cache.samples import picture
 
 SKETCH = SketchEngine(wait=False)
@@ -103,7 +104,7 @@ async def drawn_batch(
     store: Store, actions: list[Action], wanted: int, *engines: Engine
 ) -> Outcome:
     jobs = jobs_for(await stock(store, actions), wanted)
-    return await run_batch(jobs, engines or (Pencil(),), store)
+    return await run_batch(jobs, engines or (Pencil(),), store, sleep=no_time)
 
 
 # ---------------------------------------------------------------- what is there, what is to do
@@ -186,30 +187,37 @@ async def test_a_second_batch_has_nothing_to_do_and_touches_nothing() -> None:
     assert store.contents == before
 
 
+async def no_time(_seconds: float) -> None:
+    """Waits are told apart in other tests; here only what comes of them counts."""
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     "error", [DrawingFailed("no ink"), EngineUnavailable("asleep"), RecipeRefused("too large")]
 )
 async def test_a_set_that_fails_stops_nothing_and_is_listed(error: EngineError) -> None:
     store = MemoryStore()
-    told: list[tuple[str, int, str | None]] = []
+    told: list[Event] = []
     actions = [action(1), action(2), action(3)]
-    outcome = await run_batch(
-        jobs_for(await stock(store, actions), 1),
-        [Pencil({"boats 2": error})],
-        store,
-        lambda job, failure: told.append(
-            (job.action.action_id, job.set_id, failure.reason if failure else None)
-        ),
-    )
+    jobs = jobs_for(await stock(store, actions), 1)
+    pencil = Pencil({"boats 2": error})
+    outcome = await run_batch(jobs, [pencil], store, told.append, sleep=no_time)
     assert [job.action.action_id for job in outcome.drawn] == ["prompt_001", "prompt_003"]
-    assert outcome.failed == [Failure(Job(actions[1], 0), str(error))]
-    expected = [("prompt_001", 0, None), ("prompt_003", 0, None), ("prompt_002", 0, str(error))]
-    if isinstance(error, RecipeRefused):  # the others are tried again, after what is still waiting
-        expected = [expected[0], expected[2], expected[1]]
-    assert told == expected
-    again = Pencil()
-    await drawn_batch(store, actions, 1, again)
-    assert again.drawn == ["boats 2"]
+    ((failed, reason),) = [(failure.job, failure.reason) for failure in outcome.failed]
+    assert failed == jobs[1]
+    assert str(error) in reason
+    again = {RecipeRefused: 0, DrawingFailed: 2, EngineUnavailable: 1 + MISSES}[type(error)]
+    assert [event for event in told if isinstance(event, PutBack)] == [
+        PutBack(0, jobs[1], str(error))
+    ] * again
+    assert [event for event in told if isinstance(event, Finished)] == [
+        Finished(0, jobs[0], drawn=True),
+        Finished(0, jobs[2], drawn=True),
+    ]
+    assert [event for event in told if isinstance(event, GaveUp)] == [GaveUp(outcome.failed[0])]
+    engine = Pencil()
+    await drawn_batch(store, actions, 1, engine)
+    assert engine.drawn == ["boats 2"]
 
 
 async def test_a_store_that_fails_once_costs_one_set() -> None:
@@ -237,11 +245,11 @@ async def test_stopped_in_the_middle_it_goes_on_without_redrawing() -> None:
     done = asyncio.Event()
     finished: list[str] = []
 
-    def progress(job: Job, failure: Failure | None) -> None:
-        assert failure is None
-        finished.append(job.action.recipe.prompt)
-        if len(finished) == 3:
-            done.set()
+    def progress(event: Event) -> None:
+        if isinstance(event, Finished):
+            finished.append(event.job.action.recipe.prompt)
+            if len(finished) == 3:
+                done.set()
 
     jobs = jobs_for(await stock(store, actions), 1)
     task = asyncio.create_task(run_batch(jobs, [first], store, progress))
@@ -324,7 +332,7 @@ async def test_an_engine_that_is_gone_is_given_up_and_what_is_left_is_listed() -
         f"prompt_{number:03d}" for number in range(1, 7)
     ]
     assert all("gone" in failure.reason for failure in outcome.failed)
-    assert len(gone.drawn) == 3
+    assert len(gone.drawn) == MISSES
 
 
 async def test_a_limit_spaces_out_what_is_begun() -> None:

@@ -21,11 +21,18 @@ import pytest
 from PIL import Image
 
 from generator.base_image import default_base_image
-from generator.engine import DrawingFailed, Engine, EnginePoisoned, EngineUnavailable, RecipeRefused
+from generator.engine import (
+    DrawingFailed,
+    DrawnSet,
+    Engine,
+    EnginePoisoned,
+    EngineUnavailable,
+    RecipeRefused,
+)
 from generator.engines._diffusers.channel import Cancelled, Channel
 from generator.engines._diffusers.faults import translated
 from generator.engines._diffusers.profile import Profile
-from generator.engines.diffusers import DiffusersEngine, DrawnSet, Settings
+from generator.engines.diffusers import DiffusersEngine, Settings
 from generator.recipe import Lora, PipelineKind, Recipe
 from tests.generator.engine_contract import (
     EngineContract,

@@ -122,6 +122,13 @@ class Studio:
         if (recipe.kind, recipe.width, recipe.height) not in warm:
             self.draw(recipe.model_copy(update=short), [recipe.seed], _nowhere, cancelled)
 
+    def is_warm(self, recipe: Recipe) -> bool:
+        """Whether a run of this recipe now takes as long as any later one."""
+        if self.device == "cpu":
+            return True
+        model = self._models.kept(recipe.model)
+        return model is not None and (recipe.kind, recipe.width, recipe.height) in model.warm
+
     def close(self) -> None:
         """Forget the models and end the preview thread."""
         self._previewer.shutdown(wait=True, cancel_futures=True)
