@@ -94,8 +94,8 @@ def error_of(data: dict[str, Any]) -> EngineError:
     if code in _NOT_KEPT:
         return NotKeptThere(message)
     kind = _ERRORS.get(str(code))
-    if kind is None:
-        kind = DrawingFailed if data.get("retryable", True) else RecipeRefused
+    if kind is None:  # such as its store's, which says itself whether waiting helps
+        kind = EngineUnavailable if data.get("retryable", True) else RecipeRefused
     return kind(message)
 
 
