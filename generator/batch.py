@@ -20,6 +20,7 @@ from generator.board import Board, Failure
 from generator.engine import (
     DrawingFailed,
     Engine,
+    EngineDenied,
     EngineError,
     EnginePoisoned,
     EngineUnavailable,
@@ -122,7 +123,7 @@ async def run_batch(
     A drawing that fails is tried again, later and rather elsewhere; what one engine refuses
     is offered to the others. An engine that is not there is waited for a little longer each
     time, and given up after a few: its jobs go to the others. One that can draw no more in
-    this process is asked nothing further.
+    this process, or does not let us in, is asked nothing further.
 
     Args:
         jobs: what to draw, in order.
@@ -166,7 +167,7 @@ class _Batch:
             error = await self._attempt(number, maker, taken)
             missing = isinstance(error, EngineUnavailable | StoreUnavailable)
             misses = misses + 1 if missing else 0
-            if isinstance(error, EnginePoisoned) or misses >= MISSES:
+            if isinstance(error, EnginePoisoned | EngineDenied) or misses >= MISSES:
                 self.last_words.append(f"{maker.name}: {error}")
                 self.watch(Left(number, str(error)))
                 break

@@ -28,6 +28,7 @@ class EngineError(Exception):
 
     EngineError
       EngineUnavailable   nothing answers there now; another try later may do
+        EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
       RecipeRefused       this engine cannot draw this recipe; no try will
       DrawingFailed       it began and broke off, or drew something unusable
@@ -36,6 +37,10 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class EngineDenied(EngineUnavailable):
+    """The engine wants another token, or none will do."""
 
 
 class EnginePoisoned(EngineUnavailable):

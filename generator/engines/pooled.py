@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,17 +29,30 @@ Draw = Callable[[Recipe, float], list[StepImage]]
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes to draw in; what is not begun when it is left is dropped."""
     # Spawned, because a fork of a process with threads inherits their locks.
-    # Ctrl-C is the parent's to answer.
     pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """In each process: Ctrl-C is the parent's to answer, and nobody outlives the parent.
+
+    A pool's processes hold both ends of their queues, so that they would wait for ever for a
+    parent that was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # from a thread; there is nothing to tidy up
 
 
 @dataclass(frozen=True)

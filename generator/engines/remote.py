@@ -23,6 +23,7 @@ from cache.documents import FormatError
 from cache.formats import SetMeta, parse_meta
 from generator.engine import (
     DrawingFailed,
+    EngineDenied,
     EngineError,
     EngineUnavailable,
     RecipeRefused,
@@ -46,7 +47,7 @@ _ERRORS: dict[str, type[EngineError]] = {
     "refused": RecipeRefused,
     "invalid": RecipeRefused,
     "too_large": RecipeRefused,
-    "unauthorized": EngineUnavailable,
+    "unauthorized": EngineDenied,
     "busy": EngineUnavailable,
     "unavailable": EngineUnavailable,
     "failed": DrawingFailed,
@@ -151,7 +152,8 @@ class RemoteEngine:
         """Draw `recipe` there; leaving hangs up, and the worker stops within a step.
 
         Raises:
-            EngineUnavailable: it cannot be reached, is busy, wants another token, or fell silent.
+            EngineUnavailable: it cannot be reached, is busy, or fell silent.
+            EngineDenied: it wants another token.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off, or what it sent cannot be understood.
         """

@@ -22,6 +22,7 @@ from generator.batch import Began, Event, Outcome, Said, run_batch
 from generator.engine import (
     DrawingFailed,
     Engine,
+    EngineDenied,
     EngineError,
     EnginePoisoned,
     EngineUnavailable,
@@ -199,7 +200,7 @@ class TestRefusals:
         async with working(worker) as url, httpx.AsyncClient() as client:
             assert (await client.get(f"{url}/health")).status_code == 401
             wrong = RemoteEngine(client, url, token=SecretStr("falsch"))
-            with pytest.raises(EngineUnavailable, match="token"):
+            with pytest.raises(EngineDenied, match="token"):
                 await drawn(wrong, recipe())
             right = RemoteEngine(client, url, token=SecretStr("geheim"))
             assert (await drawn(right, recipe(steps=1)))[-1].final
