@@ -13,25 +13,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from cache.index import rebuild
 from cache.keys import meta_key
-from cache.library import Library
-from cache.manifest import Manifest
-from cache.s3 import S3Store
-from cache.store import Store
-from generator.verify import verify_sets
-from server.show import load_show
-from tests.cache.s3_servers import KEY_ID, S3Server, moto, rclone
-from tests.cache.s3_servers import SECRET as S3_SECRET
+from tests.helpers.buckets import SMALL, Servers, in_a_bucket, s3_servers, sheet, whole
 from tests.helpers.programs import Program, start
 from tests.helpers.servers import ROOT, plain_environment
 from tests.helpers.shows import MANUAL, cue, line, prompt, write_show
@@ -39,100 +29,10 @@ from tests.helpers.shows import MANUAL, cue, line, prompt, write_show
 _PATIENCE = 60.0
 
 
-@dataclass(frozen=True)
-class Servers:
-    """S3 servers, and what moto says of each request."""
-
-    moto: S3Server
-    rclone: S3Server
-    log: Path
-
-    def named(self, name: str) -> S3Server:
-        server: S3Server = getattr(self, name)
-        return server
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    folder = tmp_path_factory.mktemp("moto")
-    with moto(folder) as one, rclone(tmp_path_factory.mktemp("rclone")) as other:
-        yield Servers(one, other, folder / "log")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A show whose sets are in a bucket."""
-
-    folder: Path
-    server: S3Server
-    bucket: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the program has to know of the bucket."""
-        keys = self.server.credentials
-        return {
-            "AWS_ACCESS_KEY_ID": keys.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-
-    @asynccontextmanager
-    async def store(self) -> AsyncIterator[Store]:
-        """Its store, to look into."""
-        server = self.server
-        async with S3Store(
-            self.bucket,
-            "show",
-            endpoint_url=server.endpoint_url,
-            region="us-east-1",
-            credentials=server.credentials,
-        ) as store:
-            yield store
-
-    def start(self, *arguments: object, output: str = "output", **environment: str) -> Program:
-        """Run `understudy generate` for it."""
-        words = ["generate", *arguments, "--show", self.folder]
-        return start(words, self.folder / output, {**self.environment, **environment})
-
-    def run(self, *arguments: object) -> str:
-        """The same to its end, which has to be good."""
-        program = self.start(*arguments, output="last")
-        assert program.wait() == 0, program.said()
-        said = program.said()
-        (self.folder / "last").unlink()
-        return said
-
-
-def in_a_bucket(folder: Path, server: S3Server, cues: list[dict[str, Any]], toml: str) -> Place:
-    """A show of these cues, whose store is a new bucket."""
-    bucket = server.new_bucket()
-    where = f'[store]\nurl = "s3://{bucket}/show"\nendpoint_url = "{server.endpoint_url}"\n'
-    return Place(write_show(folder, cues, MANUAL + where + toml), server, bucket)
-
-
-SMALL = "".join(f"[programs.{name}]\nsteps = 2\nwidth = 64\nheight = 64\n" for name in ("P0", "P4"))
-
-
-def sheet(count: int) -> list[dict[str, Any]]:
-    """A sheet with so many lines that are drawn, `line_1` and so on."""
-    lines = [line(k, f"picture {k}", id=f"line_{k}") for k in range(1, count + 1)]
-    return [cue(0, "start"), *lines, cue(60, "end")]
-
-
-async def whole(place: Place) -> Manifest:
-    """The manifest of a store in which everything is as it should be."""
-    show = load_show(place.folder, {}, {})
-    async with place.store() as store:
-        library = Library(store)
-        manifest = await library.refresh()
-        known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-        async with aclosing(verify_sets(library, show.plan(known).actions)) as findings:
-            assert [str(finding) async for finding in findings] == []
-        found = await rebuild(store)
-    assert found.remarks == ()
-    assert dict(found.actions) == dict(manifest.actions)
-    return manifest
+    with s3_servers(tmp_path_factory) as both:
+        yield both
 
 
 # ---------------------------------------------------------------- interrupted, again and again
@@ -386,140 +286,3 @@ async def test_a_whole_batch_of_real_diffusion(
     assert said["totals"]["sets_untimed"] == 0
     assert said["totals"]["seconds"] > 0
     assert said["totals"]["bytes"] > 0
-
-
-# ---------------------------------------------------------------- workers, and secrets
-
-
-@contextmanager
-def working(folder: Path, *arguments: object, **environment: str) -> Iterator[tuple[str, Path]]:
-    """`understudy worker` as it is called; where it listens, and its log."""
-    log = folder / f"worker-{len(list(folder.glob('worker-*')))}.log"
-    command = [sys.executable, "-m", "server", "worker", "--port", "0", "--show", str(folder)]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, *map(str, arguments)],
-            cwd=ROOT,
-            env=plain_environment(**environment),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until = time.monotonic() + _PATIENCE
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.02)
-        while True:
-            try:
-                httpx.get(f"{found[0]}/nothing", trust_env=False)
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.02)
-        yield found[0], log
-    finally:
-        process.terminate()
-        process.wait(_PATIENCE)
-
-
-@contextmanager
-def drawing(
-    folder: Path, *arguments: object, **environment: str
-) -> Iterator[subprocess.Popen[str]]:
-    """`understudy generate batch` as it is called."""
-    command = [sys.executable, "-m", "server", "generate", "--log-level", "debug", "batch"]
-    with subprocess.Popen(
-        [*command, "--show", str(folder), *map(str, arguments)],
-        cwd=ROOT,
-        env=plain_environment(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def command_lines() -> list[str]:
-    """Of every process here that is not one of the S3 servers, which are told on theirs."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [text for text in lines if "rclone" not in text and "moto" not in text]
-
-
-async def everything_in(place: Place) -> str:
-    """Every document in a store, one behind the other."""
-    async with place.store() as store:
-        keys = [entry.key async for entry in store.list()]
-        texts = [(await store.get(key)).decode() for key in keys if key.endswith(".json")]
-    assert len(texts) >= 3
-    return "\n".join(texts)
-
-
-async def test_a_worker_keeps_its_sets_itself_and_secrets_are_told_nowhere(
-    servers: Servers, tmp_path: Path
-) -> None:
-    token, wrong = "open-s3same-worker", "wr0ng-s3same-worker"
-    others = {
-        "REPLICATE_API_TOKEN": "r8_s3same-replicate",
-        "UNDERSTUDY_COMFYUI_TOKEN": "s3same-comfyui",
-        "UNDERSTUDY_OPERATOR_TOKEN": "s3same-operator",
-        "R2_SECRET_ACCESS_KEY": "s3same-r2",
-    }
-    wrong_key = "wr0ng-s3cret-key"
-    secrets = [token, wrong, S3_SECRET, KEY_ID, wrong_key, *others.values()]
-    place = in_a_bucket(tmp_path / "show", servers.rclone, sheet(2), SMALL)
-    environment = {**place.environment, **others, "UNDERSTUDY_WORKER_TOKEN": token}
-    told: list[str] = []
-
-    def batch(status: int, url: str, *, sets: int = 1, **changed: str) -> str:
-        """Draw with the worker, at the most talkative."""
-        words = ["generate", "--log-level", "debug", "batch", "--engine", url, "--sets", sets]
-        environment_now = {**environment, **changed}
-        output = tmp_path / f"batch-{len(told)}"
-        program = start([*words, "--show", place.folder], output, environment_now)
-        assert program.wait() == status, program.said()
-        told.append(program.said())
-        return told[-1]
-
-    arguments = ("--engine", "sketch", "--log-level", "debug")
-    with working(place.folder, *arguments, **environment) as (url, log):
-        said = batch(1, url, UNDERSTUDY_WORKER_TOKEN=wrong)
-        assert "no further set is tried with it: a bearer token is needed" in said
-        assert "0 sets drawn" in said
-        said = batch(1, url, AWS_SECRET_ACCESS_KEY=wrong_key)
-        assert "does not accept our credentials" in said
-        with drawing(place.folder, "--engine", url, "--sets", 1, **environment) as process:
-            seen = command_lines()
-            while process.poll() is None:
-                seen = command_lines()
-                await asyncio.sleep(0.05)
-            assert any("server worker" in text for text in seen)
-            assert process.stdout is not None
-            said = process.stdout.read()
-        assert process.returncode == 0, said
-        assert f"it keeps its sets itself, in s3://{place.bucket}/show" in said
-        assert "2 sets drawn" in said
-        told += [said, *seen]
-        async with httpx.AsyncClient(trust_env=False) as client:
-            bearer = {"authorization": f"Bearer {token}"}
-            health = await client.get(f"{url}/health", headers=bearer)
-        assert health.json()["store"] == f"{servers.rclone.endpoint_url}/{place.bucket}/show"
-        told += [health.text, log.read_text()]
-    with working(
-        place.folder, *arguments, **{**environment, "AWS_SECRET_ACCESS_KEY": wrong_key}
-    ) as (url, log):
-        said = batch(1, url, sets=2)
-        assert "not drawn: line_1 set 1: " in said
-        assert "it does not accept our credentials" in said
-        told.append(log.read_text())
-    told.append(await everything_in(place))
-    await whole(place)
-    for number, text in enumerate(told):
-        for secret in secrets:
-            assert secret not in text, (number, secret)

@@ -45,6 +45,9 @@ _PREVIEWS_WAITING = 8
 """Steps whose previews may be unfinished; beyond that the drawing waits."""
 _WARM_UP_STEPS = 2
 
+ALWAYS_WARM = frozenset({"cpu"})
+"""Devices on which a first run takes no longer than others, once its model is loaded."""
+
 
 class Studio:
     """Everything that drawing needs and that outlives a run; used by one thread.
@@ -124,7 +127,7 @@ class Studio:
 
     def is_warm(self, recipe: Recipe) -> bool:
         """Whether a run of this recipe now takes as long as any later one."""
-        if self.device == "cpu":
+        if self.device in ALWAYS_WARM:
             return True
         model = self._models.kept(recipe.model)
         return model is not None and (recipe.kind, recipe.width, recipe.height) in model.warm
