@@ -19,7 +19,8 @@ from server.words import count, duration, rate
 _REFRESH = 4
 """Times a second."""
 
-_BAR = 24
+_BAR, _NAME, _COUNT, _RATE = 24, 34, 10, 13
+"""Widths in characters."""
 
 
 @contextmanager
@@ -44,16 +45,20 @@ def remark(event: Event, tally: Tally, console: Console) -> None:
             console.print(f"{tally.line(engine).engine.name}: {text}", markup=False)
         case Left(engine, reason):
             name = tally.line(engine).engine.name
-            console.print(f"{name}: no further set is tried with it: {reason}", markup=False)
+            why = reason.removeprefix(f"{name}: ")
+            console.print(f"{name}: no further set is tried with it: {why}", markup=False)
         case _:
             pass
 
 
 def picture(tally: Tally, now: float) -> Table:
     """The lines as they stand at `now`."""
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid = Table.grid(padding=(0, 2), expand=True)
+    # What is long gives way to what counts.
+    grid.add_column(no_wrap=True, min_width=_BAR, max_width=_NAME)
+    grid.add_column(no_wrap=True, min_width=_COUNT)
+    grid.add_column(no_wrap=True, min_width=_RATE)
+    grid.add_column(no_wrap=True, ratio=1)
     for line in tally.lines:
         grid.add_row(
             Text(line.engine.name, style="dim" if line.left else ""),

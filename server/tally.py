@@ -44,7 +44,7 @@ class Line:
     Attributes:
         engine: which.
         doing: what it is at.
-        note: what it last said, or why it rests or has left.
+        note: why it rests, or has left.
         left: whether it takes no more.
         pace: how fast its sets come.
     """
@@ -107,5 +107,5 @@ class Tally:
             case Left(engine, reason):
                 line = self.line(engine)
                 line.doing, line.note, line.left = "", reason, True
-            case Said(engine, text):
-                self.line(engine).note = text
+            case Said():
+                pass  # it is printed, and stays to be read
