@@ -52,6 +52,8 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Run the program in this process, which is quicker: status, output, errors."""
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name, raising=False)
+    # It is for the whole process, and for good.
+    monkeypatch.setattr("server.cli_generate.configure_logs", lambda _level: None)
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:

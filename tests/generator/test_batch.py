@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -47,6 +49,7 @@ from generator.recipe import Recipe, seed_for
 from generator.recorder import Recorder
 from generator.stock import Holding, Job, jobs_for, take_stock
 from tests.cache.samples import picture
+from tests.helpers.servers import ROOT
 
 SKETCH = SketchEngine(wait=False)
 
@@ -596,3 +599,35 @@ async def test_a_process_that_was_killed_is_an_engine_that_is_not_available() ->
     assert all("process died" in failure.reason for failure in outcome.failed)
     holdings = await stock(store, [action(1), action(2, "deadly")])
     assert [holding.present for holding in holdings] == [(0,), ()]
+
+
+_PARENT = """
+import sys, time
+from generator.engines.pooled import process_pool
+import os
+with process_pool(2) as pool:
+    print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_pool_do_not_outlive_a_parent_that_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert children
+    until = time.monotonic() + 20
+    while any(_is_running(pid) for pid in children):
+        assert time.monotonic() < until, "they wait for a parent that is gone"
+        time.sleep(0.02)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be there to take leave of it
