@@ -1,4 +1,4 @@
-"""Several things at once, a bounded number of them, with results in order (pure of stores)."""
+"""Several things at once, a bounded number of them, with their results in order."""
 
 from __future__ import annotations
 

@@ -63,8 +63,10 @@ def maker_for(
         say: is told where the pictures go, once that is known.
     """
     here = Here(engine, store, anew=anew)
-    if isinstance(engine, KeepingEngine) and isinstance(store, SharedStore):
-        return There(engine, store, here, say)
+    if isinstance(engine, KeepingEngine):
+        if isinstance(store, SharedStore):
+            return There(engine, store, here, say)
+        say(f"its pictures come through here, into {store.url}")
     return here
 
 

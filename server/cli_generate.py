@@ -242,8 +242,8 @@ class Drawing:
 
 def _tell(outcome: Outcome, kept: int, *, as_json: bool) -> None:
     """Say what a batch has done: what failed, to people; the counts, to who asked."""
-    for failure in outcome.failed:
-        errors.print(f"not drawn: {failure.job}: {failure.reason}", style="red", markup=False)
+    for text in failures_told(outcome):
+        errors.print(text, style="red", markup=False)
     if as_json:
         typer.echo(json.dumps(_as_json(outcome, kept), ensure_ascii=False))
         return
@@ -252,6 +252,19 @@ def _tell(outcome: Outcome, kept: int, *, as_json: bool) -> None:
         f"{count(len(outcome.drawn), 'set')} drawn, {there} were there already, "
         f"{len(outcome.failed)} failed"
     )
+
+
+def failures_told(outcome: Outcome) -> list[str]:
+    """Every set that was not drawn, a line for each reason: an engine that is lost fails many."""
+    by_reason: dict[str, dict[str, list[str]]] = {}
+    for failure in outcome.failed:
+        sets = by_reason.setdefault(failure.reason, {})
+        sets.setdefault(failure.job.action.action_id, []).append(str(failure.job.set_id))
+    lines = []
+    for reason, sets in by_reason.items():
+        named = "; ".join(f"{action_id} set {', '.join(ids)}" for action_id, ids in sets.items())
+        lines.append(f"not drawn: {named}: {reason}")
+    return lines
 
 
 def _as_json(outcome: Outcome, kept: int) -> dict[str, Any]:

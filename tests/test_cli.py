@@ -17,7 +17,13 @@ from typing import Any
 
 import pytest
 
+from generator.batch import Outcome
+from generator.board import Failure
+from generator.plan import Action
+from generator.stock import Job
 from server.cli import main
+from server.cli_generate import failures_told
+from tests.generator.engine_contract import recipe
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show, prompt, write_show
 
@@ -253,6 +259,26 @@ def test_batch_draws_what_is_missing_and_goes_on_where_it_was(inside: Any, tmp_p
     status, _, err = inside("generate", "batch", "--show", folder, "--engine", "brush")
     assert status == 2
     assert "brush" in err
+
+
+def test_what_failed_is_listed_by_its_reason() -> None:
+    def job(action_id: str, set_id: int) -> Job:
+        drawn = recipe()
+        return Job(Action(action_id, "prompt", 0, 0.0, "P4", "boats", None, drawn), set_id)
+
+    gone = "no engine is left: gpu: the GPU is lost"
+    outcome = Outcome(
+        failed=[
+            Failure(job("one", 0), gone),
+            Failure(job("other", 0), "too large"),
+            Failure(job("one", 1), gone),
+            Failure(job("third", 4), gone),
+        ]
+    )
+    assert failures_told(outcome) == [
+        f"not drawn: one set 0, 1; third set 4: {gone}",
+        "not drawn: other set 0: too large",
+    ]
 
 
 def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
