@@ -305,7 +305,9 @@ def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> No
     metas = list(folder.glob("actions/*/sets/*/meta.json"))
     assert 1 <= len(metas) < 40
     told = understudy("generate", "plan", "--show", folder, "--json")
-    assert json.loads(told.stdout)["totals"]["sets_present"] == len(metas)
+    # One may be whole and not in the manifest yet: the next batch finds it there.
+    present = json.loads(told.stdout)["totals"]["sets_present"]
+    assert present in {len(metas) - 1, len(metas)}
 
 
 # ---------------------------------------------------------------- asrun
