@@ -5,7 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import browser, cues, day, go, line, manifest, recording, replay, startup
+from benchmarks import (
+    browser,
+    cues,
+    day,
+    go,
+    line,
+    manifest,
+    recording,
+    replay,
+    startup,
+    workers,
+)
 from benchmarks.machinery import say
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
@@ -15,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "replay": replay.main,
     "browser": browser.main,
     "recording": recording.main,
+    "workers": workers.main,
     "go": go.main,
     "line": line.main,
     "day": day.main,

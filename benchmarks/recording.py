@@ -1,4 +1,4 @@
-"""What recording costs: the diffusers engine, previews and all, against diffusers alone.
+"""What recording costs: whole sets on disk, previews and all, against diffusers alone.
 
 Both draw the same pictures with the same model in the same process, by turns. The model has
 random weights and is small, so that this runs anywhere; one core is left to the previews, as
@@ -16,9 +16,11 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machinery import say
+from cache.folder import FolderStore
 from generator.engines._diffusers.untyped import Pipeline
 from generator.engines.diffusers import DiffusersEngine, Settings
 from generator.recipe import Recipe
+from generator.recorder import Description, Recorder
 
 _ROUNDS = 5
 _STEPS = 8
@@ -44,10 +46,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_pipelines.save_sd(Path(folder) / "sd", width=_BLOCK_WIDTH)
         tiny = tiny_pipelines.save_tiny_decoder(Path(folder) / "taesd")
-        asyncio.run(_compare(model, tiny))
+        asyncio.run(_compare(model, tiny, Path(folder) / "sets"))
 
 
-async def _compare(model: Path, tiny: Path) -> None:
+async def _compare(model: Path, tiny: Path, sets: Path) -> None:
     import diffusers  # noqa: PLC0415
 
     recipe = Recipe(
@@ -72,7 +74,7 @@ async def _compare(model: Path, tiny: Path) -> None:
             plain.append(wall)
             plain_cpu.append(cpu)
         for name, engine in engines.items():
-            wall, cpu, durations = await _recorded(engine, seed)
+            wall, cpu, durations = await _recorded(engine, seed, sets / name)
             if number:
                 walls[name].append(wall)
                 cpus[name].append(cpu)
@@ -114,12 +116,16 @@ def _bare(pipeline: Pipeline, recipe: Recipe) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - worked
 
 
-async def _recorded(engine: DiffusersEngine, recipe: Recipe) -> tuple[float, float, float]:
-    """As `_bare`, of drawing a recipe with its previews; and the sum of durations reported."""
-    started, worked = time.perf_counter(), time.process_time()
-    async with engine.render(recipe) as images:
-        durations = [image.duration async for image in images]
-    return time.perf_counter() - started, time.process_time() - worked, sum(durations)
+async def _recorded(
+    engine: DiffusersEngine, recipe: Recipe, folder: Path
+) -> tuple[float, float, float]:
+    """As `_bare`, of drawing a set into a folder; and the sum of the durations in its meta."""
+    async with FolderStore(folder) as store:
+        recorder = Recorder(engine, store)
+        started, worked = time.perf_counter(), time.process_time()
+        meta = await recorder.record_recipe("prompt_001", recipe.seed, recipe, Description())
+        took = time.perf_counter() - started, time.process_time() - worked
+    return (*took, meta.total_duration or 0.0)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,11 @@ class S3Store:
         """``s3://bucket/prefix``."""
         return self._objects.url
 
+    @property
+    def address(self) -> str:
+        """See `SharedStore.address`. Another name for the same server is another address."""
+        return self._objects.address
+
     async def __aenter__(self) -> Self:
         await self._objects.open()
         return self

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, IncompleteReadError  # type: ignore[import-untyped]
 
@@ -25,6 +26,9 @@ from cache.s3_client import (
     not_s3,
 )
 from cache.store import Conflict, NotFound, StoreCorrupt, Version, Versioned, content_version
+
+_AWS: Final = "https://s3.amazonaws.com"
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Content(NamedTuple):
@@ -98,6 +102,14 @@ class Bucket:
     def url(self) -> str:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def address(self) -> str:
+        """The endpoint's, then ``/bucket/prefix``."""
+        parts = urlsplit(self._endpoint_url or _AWS)
+        port = "" if parts.port in {None, _PORTS.get(parts.scheme)} else f":{parts.port}"
+        path = f"{parts.path.rstrip('/')}/{self._bucket}/{self._prefix}".rstrip("/")
+        return f"{parts.scheme}://{parts.hostname}{port}{path}"
 
     async def open(self) -> None:
         """Make the client; nothing is asked yet."""

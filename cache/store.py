@@ -20,7 +20,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple, NewType, Protocol, Self
+from typing import Literal, NamedTuple, NewType, Protocol, Self, runtime_checkable
 
 from cache.keys import Key, parse_key, parse_prefix
 
@@ -170,6 +170,16 @@ class Store(Protocol):
             prefix: text that the keys begin with, as in S3: ``actions/prompt_00`` finds
                 ``actions/prompt_001/config.json``. Empty for all.
         """
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that has one address on every machine: a bucket, and no folder."""
+
+    @property
+    def address(self) -> str:
+        """``https://host/bucket/prefix``, without passwords or keys; equal for the same store."""
         ...
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from generator.recipe import Recipe
 
@@ -28,6 +28,7 @@ class EngineError(Exception):
 
     EngineError
       EngineUnavailable   nothing answers there now; another try later may do
+        EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
       RecipeRefused       this engine cannot draw this recipe; no try will
       DrawingFailed       it began and broke off, or drew something unusable
@@ -36,6 +37,10 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class EngineDenied(EngineUnavailable):
+    """The engine wants another token, or none will do."""
 
 
 class EnginePoisoned(EngineUnavailable):
@@ -96,6 +101,41 @@ class Engine(Protocol):
 
         Raises:
             EngineError: on entering or while iterating.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnSet:
+    """One picture of several that were drawn together, whole.
+
+    Attributes:
+        seed: whose picture.
+        images: as `Engine.render` hands them out.
+        timing: how this one's durations came about.
+    """
+
+    seed: int
+    images: tuple[StepImage, ...]
+    timing: Timing
+
+
+@runtime_checkable
+class BatchEngine(Engine, Protocol):
+    """An engine that draws several pictures of one recipe sooner together than one by one."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many at once are worth asking for now; it may grow once the engine has drawn."""
+        ...
+
+    def render_batch(
+        self, recipe: Recipe, seeds: Sequence[int]
+    ) -> AbstractAsyncContextManager[AsyncIterator[DrawnSet]]:
+        """Draw a picture of `recipe` for each seed, in their order, as many at once as it can.
+
+        Raises:
+            EngineError: on entering or while iterating; what was handed out before is whole.
         """
         ...
 

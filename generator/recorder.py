@@ -7,11 +7,10 @@ set is drawn again. Whatever interrupts a recording leaves no set, or a whole on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,11 +18,13 @@ from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
 from cache.images import check_image, decode_check, extension_for
 from cache.index import update_manifest
 from cache.keys import Key, config_key, image_key, meta_key
+from cache.library import BrokenSet, Library
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
-from generator.engine import DrawingFailed, Engine, StepImage
+from generator.engine import BatchEngine, DrawingFailed, Engine, StepImage, Timing
 from generator.plan import Action
+from generator.provenance import model_config
 from generator.recipe import Recipe, seed_for
 
 _UPLOADS = 4
@@ -77,6 +78,20 @@ def manifest_entry(action: Action) -> ManifestAction:
     return entry_of(describe(action), action.recipe)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a set belongs, and what it is of; the recipe has the set's own seed."""
+
+    action_id: str
+    set_id: int
+    recipe: Recipe
+    description: Description
+
+    @property
+    def entry(self) -> ManifestAction:
+        return entry_of(self.description, self.recipe)
+
+
 @dataclass(frozen=True)
 class Recorder:
     """Draws sets with an engine and keeps them in a store.
@@ -99,7 +114,7 @@ class Recorder:
             StoreError: it could not be kept.
             FormatError: the store's manifest cannot be understood.
         """
-        recipe = action.recipe.with_seed(seed_for(action.fingerprint, set_id))
+        recipe = recipe_of_set(action.recipe, set_id)
         return await self.record_recipe(action.action_id, set_id, recipe, describe(action))
 
     async def record_recipe(
@@ -110,13 +125,47 @@ class Recorder:
         Raises:
             EngineError, StoreError, FormatError: as `record` does.
         """
+        place = _Place(action_id, set_id, recipe, description)
+        return await self._keep(place, self.engine.render(recipe), lambda: self.engine.timing)
+
+    async def record_batch(
+        self, engine: BatchEngine, action: Action, set_ids: Sequence[int]
+    ) -> AsyncGenerator[SetMeta, None]:
+        """Draw several sets of an action together; each is whole when its meta comes.
+
+        Args:
+            engine: this recorder's, which can.
+            action: whose sets.
+            set_ids: which.
+
+        Raises:
+            EngineError, StoreError, FormatError: as `record` does; what came before is kept.
+        """
+        recipes = {set_id: recipe_of_set(action.recipe, set_id) for set_id in set_ids}
+        seeds = [recipe.seed for recipe in recipes.values()]
+        async with engine.render_batch(action.recipe, seeds) as sets:
+            for set_id, recipe in recipes.items():
+                drawn = await anext(sets, None)
+                if drawn is None or drawn.seed != recipe.seed:
+                    raise DrawingFailed(f"{engine.name} drew other pictures than it was asked for")
+                place = _Place(action.action_id, set_id, recipe, describe(action))
+                yield await self._keep(place, _at_hand(drawn.images), _always(drawn.timing))
+
+    async def _keep(
+        self,
+        place: _Place,
+        drawing: AbstractAsyncContextManager[AsyncIterator[StepImage]],
+        timing: Callable[[], Timing],
+    ) -> SetMeta:
+        """Keep what is drawn as it comes, then the meta, and register it."""
+        action_id, set_id, recipe = place.action_id, place.set_id, place.recipe
         await self.store.delete(meta_key(action_id, set_id))
         durations: dict[str, float | None] = {}
         files: dict[str, FileFacts] = {}
         finished = False
         async with (
             _uploads(self.store) as upload,
-            self.engine.render(recipe) as images,
+            drawing as images,
             aclosing(_checked(images)) as checked,
         ):
             async for image in checked:
@@ -137,20 +186,65 @@ class Recorder:
             durations=durations,
             total_duration=round(sum(d for d in durations.values() if d is not None), 6),
             generated_at=self.now(),
-            config=_model_config(recipe, description.program),
+            config=model_config(recipe, place.description.program),
             seed=recipe.seed,
             fingerprint=recipe.fingerprint,
             engine=self.engine.name,
-            timing=self.engine.timing,
+            timing=timing(),
             files=files,
         )
-        entry = entry_of(description, recipe)
-        await self.store.put(config_key(action_id), dump_config(entry))
+        await self.store.put(config_key(action_id), dump_config(place.entry))
         await self.store.put(meta_key(action_id, set_id), dump_meta(meta))
-        await update_manifest(
-            self.store, lambda manifest: manifest.with_set(action_id, entry, set_id)
-        )
+        await _register(self.store, place)
         return meta
+
+
+def recipe_of_set(recipe: Recipe, set_id: int) -> Recipe:
+    """An action's recipe with the seed of one of its sets."""
+    return recipe.with_seed(seed_for(recipe.fingerprint, set_id))
+
+
+async def found_set(
+    store: Store, action_id: str, set_id: int, recipe: Recipe, description: Description
+) -> SetMeta | None:
+    """A set that is there already, whole as far as its meta tells, and drawn from `recipe`.
+
+    It is registered in the manifest, where whoever drew it was stopped before that.
+
+    Raises:
+        StoreError: the store could not be read or written.
+        FormatError: the store's manifest cannot be understood.
+    """
+    try:
+        found = await Library(store).open_set(action_id, set_id)
+    except BrokenSet:
+        return None
+    if found.meta.fingerprint != recipe.fingerprint:
+        return None
+    await _register(store, _Place(action_id, set_id, recipe, description))
+    return found.meta
+
+
+async def _register(store: Store, place: _Place) -> None:
+    await update_manifest(
+        store, lambda known: known.with_set(place.action_id, place.entry, place.set_id)
+    )
+
+
+@asynccontextmanager
+async def _at_hand(images: Sequence[StepImage]) -> AsyncIterator[AsyncIterator[StepImage]]:
+    """Images that are drawn already, as an engine would hand them out."""
+
+    async def each() -> AsyncGenerator[StepImage, None]:
+        for image in images:
+            yield image
+
+    async with aclosing(each()) as iterator:
+        yield iterator
+
+
+def _always(timing: Timing) -> Callable[[], Timing]:
+    return lambda: timing
 
 
 Upload = Callable[[Key, bytes], Awaitable[None]]
@@ -189,21 +283,6 @@ async def _uploads(store: Store) -> AsyncIterator[Upload]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _model_config(recipe: Recipe, program: str | None) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "program": program,
-        "model": recipe.model,
-        "prompt": recipe.prompt,
-        "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance_scale,
-        "width": recipe.width,
-        "height": recipe.height,
-    }
-    if recipe.strength is not None:
-        config["strength"] = recipe.strength
-    return config
 
 
 async def _checked(images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:

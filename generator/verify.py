@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from cache.formats import ImageSet
-from cache.images import BadImage, decode_check
+from cache.formats import ImageSet, Step
+from cache.images import BadImage, Decoded, decode_check
 from cache.library import BrokenSet, Library
+from cache.parallel import in_order
 from generator.plan import Action
+from generator.provenance import changes
+
+SETS_AT_ONCE: Final = 12
+"""Sets looked through at once, and so images in memory: they may have many megabytes each."""
 
 Code = Literal["broken", "stale", "undecodable", "flat", "size"]
 
@@ -38,37 +44,60 @@ class Finding:
         return f"{self.action_id} set {self.set_id}: {self.code}: {self.message}"
 
 
-async def verify_sets(library: Library, actions: Iterable[Action]) -> AsyncIterator[Finding]:
-    """Read and decode every image of every set of `actions`.
+async def verify_sets(
+    library: Library,
+    actions: Iterable[Action],
+    checked: Callable[[], None] = lambda: None,
+    *,
+    at_once: int = SETS_AT_ONCE,
+) -> AsyncGenerator[Finding, None]:
+    """Read and decode every image of every set of `actions`. Left by `aclosing`.
 
     Args:
         library: whose manifest has been read.
         actions: what the sets should be of.
+        checked: called for each set that has been looked through.
+        at_once: sets looked through at once, one image of each at a time.
 
     Raises:
         StoreError: the store could not be read.
     """
-    for action in actions:
-        for set_id in library.set_ids(action.action_id):
-            try:
-                found = await library.open_set(action.action_id, set_id)
-            except BrokenSet as error:
-                yield Finding(action.action_id, set_id, "broken", error.reason)
-                continue
-            fingerprint = found.meta.fingerprint
-            if fingerprint is not None and fingerprint != action.fingerprint:
-                text = "drawn from another recipe than the cue's"
-                yield Finding(action.action_id, set_id, "stale", text)
-            async for finding in _verify_images(library, found):
+    places = [
+        (action, set_id) for action in actions for set_id in library.set_ids(action.action_id)
+    ]
+
+    async def look(place: tuple[Action, int]) -> list[Finding]:
+        return [finding async for finding in _verify_set(library, *place)]
+
+    async with aclosing(in_order(look, places, at_once=at_once)) as looking:
+        async for findings in looking:
+            checked()
+            for finding in findings:
                 yield finding
 
 
-async def _verify_images(library: Library, found: ImageSet) -> AsyncIterator[Finding]:
+async def _verify_set(
+    library: Library, action: Action, set_id: int
+) -> AsyncGenerator[Finding, None]:
+    try:
+        found = await library.open_set(action.action_id, set_id)
+    except BrokenSet as error:
+        yield Finding(action.action_id, set_id, "broken", error.reason)
+        return
+    fingerprint = found.meta.fingerprint
+    if fingerprint is not None and fingerprint != action.fingerprint:
+        changed = changes(found.meta.config, action.recipe)
+        text = "; ".join(["drawn from another recipe than the cue's", *changed])
+        yield Finding(action.action_id, set_id, "stale", text)
+    async for finding in _verify_images(library, found):
+        yield finding
+
+
+async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[Finding, None]:
     sizes: set[tuple[int, int]] = set()
     for step in found.steps:
         try:
-            data = await library.image(step)
-            decoded = await asyncio.to_thread(decode_check, data, step.name)
+            decoded = await _decoded(library, step)
         except BrokenSet as error:
             yield Finding(found.action_id, found.set_id, "broken", error.reason)
             continue
@@ -82,3 +111,8 @@ async def _verify_images(library: Library, found: ImageSet) -> AsyncIterator[Fin
     if len(sizes) > 1:
         shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
         yield Finding(found.action_id, found.set_id, "size", f"expected one size, found {shown}")
+
+
+async def _decoded(library: Library, step: Step) -> Decoded:
+    """What is in an image, whose bytes are let go of before the next is read."""
+    return await asyncio.to_thread(decode_check, await library.image(step), step.name)

@@ -16,10 +16,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -28,10 +28,7 @@ from starlette.types import Receive, Scope, Send
 
 from cache.documents import FormatError
 from cache.formats import dump_meta
-from cache.index import update_manifest
-from cache.library import BrokenSet, Library
-from cache.store import Store, StoreError
-from generator.cues import Identifier
+from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -41,8 +38,9 @@ from generator.engine import (
     RecipeRefused,
     StepImage,
 )
-from generator.recipe import Recipe, seed_for
-from generator.recorder import Description, Recorder, entry_of
+from generator.recipe import Recipe
+from generator.recorder import Recorder, found_set, recipe_of_set
+from generator.worker_protocol import SetRequest
 
 _log = structlog.get_logger(__name__)
 
@@ -61,20 +59,6 @@ _CODES: tuple[tuple[type[EngineError], str, bool], ...] = (
     (EngineUnavailable, "unavailable", True),
     (DrawingFailed, "failed", True),
 )
-
-
-class SetRequest(BaseModel):
-    """The body of `POST /action-sets`: one set to draw and keep.
-
-    `description` is what the manifest will say of the action, as far as the sender knows.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    recipe: Recipe
-    action_id: Identifier
-    set_id: Annotated[int, Field(ge=0, le=9_999_999)]
-    description: Description = Description()
 
 
 def error_code(error: EngineError) -> tuple[str, bool]:
@@ -201,16 +185,22 @@ class Worker:
             return asked
         if self._store is None:
             return _problem(409, "no_store", "this worker was given no store", retryable=False)
-        fingerprint = asked.recipe.fingerprint
-        recipe = asked.recipe.with_seed(seed_for(fingerprint, asked.set_id))
+        if asked.store not in {None, self._address}:
+            where = self._address or "in a folder of its own"
+            text = f"this worker keeps its sets elsewhere: {where}"
+            return _problem(409, "other_store", text, retryable=False)
+        return await self._draw_set(request, self._store, asked)
+
+    async def _draw_set(self, request: Request, store: Store, asked: SetRequest) -> Response:
         try:
-            return await _until_closed(request, self._record(self._store, asked, recipe))
+            return await _until_closed(request, self._record(store, asked))
         except EngineError as error:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
             return _problem(502 if retryable else 422, code, str(error), retryable=retryable)
         except (StoreError, FormatError) as error:
-            return _problem(507, "store", str(error), retryable=isinstance(error, StoreError))
+            passing = isinstance(error, StoreUnavailable | Conflict)
+            return _problem(507, "store", str(error), retryable=passing)
         except WorkerBusy:
             return _problem(503, "busy", "too many drawings wait already", retryable=True)
 
@@ -241,29 +231,24 @@ class Worker:
                 "engine": self._engine.name,
                 "seconds": round(time.monotonic() - begun, 3),
                 "waiting": self._queue.waiting,
+                "store": self._address,
             }
         )
 
     # ------------------------------------------------------------
 
-    async def _record(self, store: Store, asked: SetRequest, recipe: Recipe) -> Response:
+    @property
+    def _address(self) -> str | None:
+        """Where its store is, for other machines; None where it means nothing to them."""
+        return self._store.address if isinstance(self._store, SharedStore) else None
+
+    async def _record(self, store: Store, asked: SetRequest) -> Response:
+        recipe = recipe_of_set(asked.recipe, asked.set_id)
+        place = (asked.action_id, asked.set_id, recipe, asked.description)
         async with self._queue.turn():
-            library = Library(store)
-            try:
-                found = await library.open_set(asked.action_id, asked.set_id)
-            except BrokenSet:
-                found = None
-            if found is not None and found.meta.fingerprint == recipe.fingerprint:
-                entry = entry_of(asked.description, recipe)
-                await update_manifest(
-                    store, lambda known: known.with_set(asked.action_id, entry, asked.set_id)
-                )
-                meta = found.meta
-            else:
-                recorder = Recorder(self._engine, store)
-                meta = await recorder.record_recipe(
-                    asked.action_id, asked.set_id, recipe, asked.description
-                )
+            meta = await found_set(store, *place)
+            if meta is None:
+                meta = await Recorder(self._engine, store).record_recipe(*place)
             return Response(dump_meta(meta), media_type="application/json")
 
     async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ ShowOption = Annotated[
     Path | None, typer.Option("--show", help="Show folder or its show.toml; the demo by default.")
 ]
 StoreOption = Annotated[str | None, typer.Option("--store", help="Where the sets are.")]
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 

@@ -19,7 +19,15 @@ from generator.recipe import Recipe
 from generator.worker import Worker
 from server.access import is_loopback
 from server.child_worker import TOKEN_VARIABLE, Assignment
-from server.cli_common import ShowOption, StoreOption, errors, fail, load, named_store
+from server.cli_common import (
+    LogLevelOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    load,
+    named_store,
+)
 from server.engines import UnknownEngine, find_engine, local_engine
 from server.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
@@ -45,6 +53,7 @@ def worker(
             help="Be a server's child: the engine comes on standard input; end when that closes.",
         ),
     ] = False,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
     if supervised:
@@ -59,7 +68,8 @@ def worker(
     except UnknownEngine as error:
         fail(str(error), 2)
     if not section.local:
-        fail(f"{engine} draws elsewhere already", 2)
+        fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
+    configure_logs(log_level)
     _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
 
 
@@ -77,6 +87,7 @@ def _be_supervised(host: str, port: int) -> None:
         fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
     if not told.engine.local:
         fail(f"{told.engine.name} draws elsewhere already", 2)
+    configure_logs()
     _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
 
 
@@ -90,7 +101,6 @@ def _serve(
     store: Store | None = None,
     draw_first: bool = False,
 ) -> None:
-    configure_logs()
     drawing, close = local_engine(section, wait=True)
     if draw_first:
         asyncio.run(_draw(drawing, probe))

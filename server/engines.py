@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-
-import httpx
-from pydantic import SecretStr
+from pathlib import Path
 
 from generator.engine import Engine
 from generator.engines import sketch
-from generator.engines.older_wire import OlderWireEngine
 from generator.engines.pooled import PooledEngine, process_pool
-from generator.engines.remote import RemoteEngine
 from generator.engines.testcard import TestCardEngine
-from server.sections import EngineSection
+from server.engines_elsewhere import ELSEWHERE, client_for_engines, engine_elsewhere
+from server.sections import EngineSection, Tokens
 from server.settings import Settings
 
 
@@ -46,25 +43,43 @@ def find_engine(settings: Settings, name: str | None) -> EngineSection:
     raise UnknownEngine(f"no engine {name!r}: expected one of {known}")
 
 
+def engines_of(section: EngineSection, parallel: int) -> int:
+    """How many sets an engine draws beside each other.
+
+    Args:
+        section: which.
+        parallel: how many of what draws on this machine's cores.
+    """
+    if section.kind == "sketch":
+        return max(1, parallel)
+    return section.at_once if section.kind == "replicate" else 1
+
+
 @asynccontextmanager
 async def recording_engines(
-    sections: Sequence[EngineSection], count: int, token: SecretStr | None
+    sections: Sequence[EngineSection], parallel: int, *, folder: Path, tokens: Tokens
 ) -> AsyncIterator[list[Engine]]:
     """Engines that draw beside each other, as fast as they can.
 
+    One that draws several sets beside each other is in the list as often.
+
     Args:
         sections: which.
-        count: how many of each that draws on this machine's cores; of the others there is one.
-        token: what workers must be brought.
+        parallel: how many of what draws on this machine's cores.
+        folder: the show's.
+        tokens: what engines elsewhere must be brought.
+
+    Raises:
+        BadEngine: one is set up in a way that cannot work.
     """
     engines: list[Engine] = []
     async with AsyncExitStack() as stack:
         for section in sections:
-            if section.kind == "worker" and section.url is not None:
-                client = await stack.enter_async_context(httpx.AsyncClient())
-                engines.append(RemoteEngine(client, section.url, token=token))
-            elif section.kind == "older-wire" and section.url is not None:
-                engines.append(OlderWireEngine(section.url))
+            count = engines_of(section, parallel)
+            if section.kind in ELSEWHERE:
+                client = await stack.enter_async_context(client_for_engines())
+                elsewhere = engine_elsewhere(section, client, folder=folder, tokens=tokens)
+                engines += [elsewhere] * count
             elif section.kind == "sketch" and count > 1:
                 pool = stack.enter_context(process_pool(count))
                 drawing = PooledEngine(sketch.NAME, sketch.draw_set, section.pace, pool)
@@ -80,7 +95,7 @@ def local_engine(section: EngineSection, *, wait: bool) -> tuple[Engine, Callabl
     """An engine that draws in this process, and what to call when it is done with.
 
     Args:
-        section: which; no worker.
+        section: which; none that draws elsewhere.
         wait: whether an engine that only plays at drawing keeps a rhythm.
     """
     match section.kind:
@@ -99,6 +114,7 @@ def local_engine(section: EngineSection, *, wait: bool) -> tuple[Engine, Callabl
                     previews=section.previews,
                     allow_download=section.allow_download,
                     keep_models=section.keep_models or 1,
+                    batch_size=section.batch_size,
                 )
             )
             return drawing, drawing.close

@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import httpx
-from pydantic import SecretStr
+import structlog
 
 from generator.engine import Engine
 from generator.engines.older_wire import OlderWireEngine, command, command_of
-from generator.engines.remote import RemoteEngine
 from generator.plan import Action, Plan
 from generator.recipe import Recipe
 from server.child_worker import worker_child
 from server.clock import Clock
+from server.engines_elsewhere import BadEngine, client_for_engines, engine_elsewhere
 from server.local_engine import LocalEngine, LocalStatus, warm_up_recipes
 from server.providers.live import LiveEngine
 from server.sections import EngineSection
 from server.show import Show
 from server.supervision import Supervision
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[Li
     local: dict[str, LocalEngine] = {}
     ranked: list[LiveEngine] = []
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(httpx.AsyncClient())
+        client = await stack.enter_async_context(client_for_engines())
         # Sorting is stable: among themselves both keep their order.
         for section in sorted(sections, key=lambda section: section.local):
             engine: Engine
@@ -84,7 +86,12 @@ async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[Li
                     local_child(section, [action.recipe for action in plan.actions], clock)
                 )
             else:
-                engine = distant_engine(section, client, show.settings.tokens.worker, plan.actions)
+                try:
+                    engine = distant_engine(section, client, show, plan.actions)
+                except BadEngine as error:
+                    # The show goes on with the others; a batch that names it is told the same.
+                    _log.error("engine_left_out", engine=section.name, reason=str(error))
+                    continue
             ranked.append(LiveEngine(section.name, engine, section.local))
         yield LiveEngines(tuple(ranked), local)
 
@@ -110,23 +117,22 @@ def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock)
 
 
 def distant_engine(
-    section: EngineSection,
-    client: httpx.AsyncClient,
-    token: SecretStr | None,
-    actions: Iterable[Action],
+    section: EngineSection, client: httpx.AsyncClient, show: Show, actions: Iterable[Action]
 ) -> Engine:
     """An engine on another machine.
 
     Args:
-        section: which; it has a `url`.
+        section: which.
         client: for those that speak HTTP; entered and closed by its owner.
-        token: what a worker must be brought.
+        show: whose engine it is.
         actions: by which the older wire knows the program that a recipe is of.
+
+    Raises:
+        BadEngine: it is set up in a way that cannot work.
     """
-    url = section.url or ""
     if section.kind == "older-wire":
-        return OlderWireEngine(url, says=commands_of(actions))
-    return RemoteEngine(client, url, token=token)
+        return OlderWireEngine(section.url or "", says=commands_of(actions))
+    return engine_elsewhere(section, client, folder=show.folder, tokens=show.settings.tokens)
 
 
 def commands_of(actions: Iterable[Action]) -> Callable[[Recipe], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -20,6 +20,18 @@ from generator.cues import Failover, Identifier, Mode
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
+RecipeInput = Literal[
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "strength",
+    "base_image",
+    "scheduler",
+]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -186,6 +198,24 @@ class ServerSection(_Section):
     origins: tuple[str, ...] = ()
 
 
+_KINDS_WITH_URL = {
+    "worker": "needs a url",
+    "comfyui": "needs a url",
+    "older-wire": "needs a url",
+    "replicate": "",
+}
+_ONLY_OF: dict[str, str] = {
+    "batch_size": "diffusers",
+    "workflow": "comfyui",
+    "output": "comfyui",
+    "preview_method": "comfyui",
+    "model": "replicate",
+    "inputs": "replicate",
+    "extra_inputs": "replicate",
+    "at_once": "replicate",
+}
+
+
 class EngineSection(_Section):
     """One of `[[engines]]`, in order of preference.
 
@@ -193,7 +223,7 @@ class EngineSection(_Section):
         name: what it is called.
         kind: what it is.
         pace: seconds a step; sketch and testcard.
-        url: where it is; worker.
+        url: where it is; worker, comfyui, and replicate if it is not Replicate's own.
         device: ``cuda``, ``mps`` or ``cpu``, None for the best there is; diffusers.
         previews: how previews are decoded; diffusers.
         allow_download: whether a model that is not on this machine is fetched; diffusers.
@@ -204,10 +234,20 @@ class EngineSection(_Section):
             local and live, as the next two.
         memory_growth: bytes beyond what it opened with, with which it is; 0 for any.
         hang_after: seconds without a step after which it is killed.
+        batch_size: sets of one action drawn together; None for 4 on CUDA, else 1; diffusers.
+        workflow: path of a workflow in API format, relative to the show; comfyui.
+        output: id of the node whose image is the final one, None for the last; comfyui.
+        preview_method: how ComfyUI decodes previews; comfyui.
+        model: ``owner/name``, ``owner/name:version`` or a version; replicate.
+        inputs: what the model calls our fields, None for the usual names; replicate.
+        extra_inputs: further inputs of the model, as they are; replicate.
+        at_once: predictions under way at once; replicate.
     """
 
     name: Identifier
-    kind: Literal["sketch", "testcard", "diffusers", "worker", "older-wire"] = "sketch"
+    kind: Literal[
+        "sketch", "testcard", "diffusers", "worker", "comfyui", "replicate", "older-wire"
+    ] = "sketch"
     pace: Annotated[float, Field(gt=0, le=60)] = 0.45
     url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$")] | None = None
     device: str | None = None
@@ -218,15 +258,48 @@ class EngineSection(_Section):
     recycle_after: Annotated[int, Field(ge=0)] = 200
     memory_growth: Bytes = 4 * 2**30
     hang_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    workflow: str | None = None
+    output: str | None = None
+    preview_method: Literal["auto", "latent2rgb", "taesd"] = "auto"
+    model: Annotated[str, Field(pattern=r"^[^\s?#]+$")] | None = None
+    inputs: dict[RecipeInput, str] | None = None
+    extra_inputs: dict[str, Any] = Field(default_factory=dict)
+    at_once: Annotated[int, Field(ge=1, le=64)] = 1
 
     @model_validator(mode="after")
     def _says_where(self) -> Self:
-        schemes = {"worker": "http", "older-wire": "ws"}
-        if (self.kind in schemes) != (self.url is not None):
-            raise ValueError("a worker and an older-wire have a url, and no other engine does")
-        if self.url is not None and not self.url.startswith(schemes[self.kind]):
-            raise ValueError(f"the url of a {self.kind} begins with {schemes[self.kind]}://")
+        if self.url is None and _KINDS_WITH_URL.get(self.kind):
+            raise ValueError(f"{self._called}: a {self.kind} {_KINDS_WITH_URL[self.kind]}")
+        if self.url is not None and self.kind not in _KINDS_WITH_URL:
+            kinds = ", ".join(_KINDS_WITH_URL)
+            raise ValueError(f"{self._called}: only these have a url: {kinds}")
+        scheme = "ws" if self.kind == "older-wire" else "http"
+        if self.url is not None and not self.url.startswith(scheme):
+            raise ValueError(f"{self._called}: the url of a {self.kind} begins with {scheme}://")
         return self
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Self:
+        fields = type(self).model_fields
+        strange = sorted(
+            f"{key} (a {kind}'s)"
+            for key, kind in _ONLY_OF.items()
+            if kind != self.kind
+            and getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        )
+        if strange:
+            raise ValueError(f"{self._called}: a {self.kind} has no {', '.join(strange)}")
+        for kind, key in (("comfyui", "workflow"), ("replicate", "model")):
+            if self.kind == kind and getattr(self, key) is None:
+                raise ValueError(f"{self._called}: a {kind} needs a {key}")
+        if self.inputs is not None and not {"prompt", "seed"} <= self.inputs.keys():
+            raise ValueError(f"{self._called}: inputs needs names for prompt and seed")
+        return self
+
+    @property
+    def _called(self) -> str:
+        return f"the engine {self.name!r}"
 
     @property
     def local(self) -> bool:
@@ -236,13 +309,20 @@ class EngineSection(_Section):
     @property
     def plays_live(self) -> bool:
         """Whether it is a rung of the live ladder."""
-        return self.kind not in {"sketch", "testcard"} if self.live is None else self.live
+        if self.live is not None:
+            return self.live
+        return self.kind not in {"sketch", "testcard", "replicate"}
 
 
 class Tokens(_Section):
-    """Who may come in. None: nobody was given that token."""
+    """Secrets, from the environment alone. None: there is no such token.
+
+    The first four let in, the others are brought along: to ComfyUI and to Replicate.
+    """
 
     operator: SecretStr | None = None
     viewer: SecretStr | None = None
     screen: SecretStr | None = None
     worker: SecretStr | None = None
+    comfyui: SecretStr | None = None
+    replicate: SecretStr | None = None

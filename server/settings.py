@@ -43,7 +43,13 @@ from server.sections import (
     Tokens,
 )
 
-ROLES = ("operator", "viewer", "screen", "worker")
+TOKEN_VARIABLES = {
+    **{role: f"UNDERSTUDY_{role.upper()}_TOKEN" for role in ("operator", "viewer", "screen")},
+    "worker": "UNDERSTUDY_WORKER_TOKEN",
+    "comfyui": "UNDERSTUDY_COMFYUI_TOKEN",
+    "replicate": "REPLICATE_API_TOKEN",  # as Replicate's own programs call it
+}
+"""Variables that hold a token; with ``_FILE`` behind its name, the path of a file that does."""
 
 
 class Settings(BaseSettings):
@@ -225,13 +231,12 @@ def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[s
 
 
 def _is_token(name: str) -> bool:
-    return name.removesuffix("_FILE") in {f"UNDERSTUDY_{role.upper()}_TOKEN" for role in ROLES}
+    return name.removesuffix("_FILE") in TOKEN_VARIABLES.values()
 
 
 def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
     tokens: dict[str, str] = {}
-    for role in ROLES:
-        name = f"UNDERSTUDY_{role.upper()}_TOKEN"
+    for role, name in TOKEN_VARIABLES.items():
         token, path = env.get(name), env.get(f"{name}_FILE")
         if path and not token:
             try:

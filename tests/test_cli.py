@@ -17,7 +17,13 @@ from typing import Any
 
 import pytest
 
+from generator.batch import Outcome
+from generator.board import Failure
+from generator.plan import Action
+from generator.stock import Job
 from server.cli import main
+from server.cli_generate import failures_told
+from tests.generator.engine_contract import recipe
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show, prompt, write_show
 
@@ -52,6 +58,8 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Run the program in this process, which is quicker: status, output, errors."""
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name, raising=False)
+    # It is for the whole process, and for good.
+    monkeypatch.setattr("server.cli_generate.configure_logs", lambda _level: None)
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -253,6 +261,26 @@ def test_batch_draws_what_is_missing_and_goes_on_where_it_was(inside: Any, tmp_p
     assert "brush" in err
 
 
+def test_what_failed_is_listed_by_its_reason() -> None:
+    def job(action_id: str, set_id: int) -> Job:
+        drawn = recipe()
+        return Job(Action(action_id, "prompt", 0, 0.0, "P4", "boats", None, drawn), set_id)
+
+    gone = "no engine is left: gpu: the GPU is lost"
+    outcome = Outcome(
+        failed=[
+            Failure(job("one", 0), gone),
+            Failure(job("other", 0), "too large"),
+            Failure(job("one", 1), gone),
+            Failure(job("third", 4), gone),
+        ]
+    )
+    assert failures_told(outcome) == [
+        f"not drawn: one set 0, 1; third set 4: {gone}",
+        "not drawn: other set 0: too large",
+    ]
+
+
 def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
     cues = [cue(0, "start"), *(line(k, f"picture {k}") for k in range(20)), cue(40, "end")]
     toml = MANUAL + "[programs.P0]\nsteps = 12\nwidth = 480\nheight = 320\n"
@@ -277,7 +305,9 @@ def test_ctrl_c_stops_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> No
     metas = list(folder.glob("actions/*/sets/*/meta.json"))
     assert 1 <= len(metas) < 40
     told = understudy("generate", "plan", "--show", folder, "--json")
-    assert json.loads(told.stdout)["totals"]["sets_present"] == len(metas)
+    # One may be whole and not in the manifest yet: the next batch finds it there.
+    present = json.loads(told.stdout)["totals"]["sets_present"]
+    assert present in {len(metas) - 1, len(metas)}
 
 
 # ---------------------------------------------------------------- asrun

@@ -38,6 +38,7 @@ from pydantic import SecretStr
 from cache.images import sniff
 from generator.engine import (
     DrawingFailed,
+    EngineDenied,
     EngineError,
     EngineUnavailable,
     RecipeRefused,
@@ -71,7 +72,8 @@ _POLLS_MISSED: Final = 5
 _HISTORY_WITHIN: Final = 20.0
 _HISTORY_PAUSE: Final = 0.05
 
-_NOT_FOR_US: Final = frozenset({401, 403, 407, 429})
+_DENIED: Final = frozenset({401, 403})
+_NOT_FOR_US: Final = frozenset({*_DENIED, 407, 429})
 
 
 @dataclass(slots=True)
@@ -153,7 +155,8 @@ class ComfyUIEngine:
         """Draw `recipe`; leaving the context interrupts ComfyUI, or takes it out of its queue.
 
         Raises:
-            EngineUnavailable: ComfyUI cannot be reached, or does not let us in.
+            EngineUnavailable: ComfyUI cannot be reached.
+            EngineDenied: it does not let us in.
             RecipeRefused: the workflow does not fit the recipe, or ComfyUI refuses it.
             DrawingFailed: a node failed, or it was interrupted, or lost by ComfyUI.
         """
@@ -426,5 +429,6 @@ class ComfyUIEngine:
             reason = str(error) or type(error).__name__
             raise EngineUnavailable(f"ComfyUI at {self._url}: {reason}") from error
         if response.is_server_error or response.status_code in _NOT_FOR_US:
-            raise EngineUnavailable(f"ComfyUI at {self._url} answered {response.status_code}")
+            kind = EngineDenied if response.status_code in _DENIED else EngineUnavailable
+            raise kind(f"ComfyUI at {self._url} answered {response.status_code}")
         return response

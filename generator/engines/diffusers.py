@@ -16,12 +16,19 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from generator.engine import EngineError, EnginePoisoned, EngineUnavailable, StepImage, Timing
+from generator.engine import (
+    DrawnSet,
+    EngineError,
+    EnginePoisoned,
+    EngineUnavailable,
+    StepImage,
+    Timing,
+)
 from generator.engines._diffusers.channel import Cancelled, Channel
 from generator.engines._diffusers.faults import is_out_of_memory
 from generator.engines._diffusers.profile import Profile
@@ -31,27 +38,15 @@ from generator.recipe import Recipe
 if TYPE_CHECKING:
     from generator.engines._diffusers.drawing import Studio
 
-__all__ = ["DiffusersEngine", "DrawnSet", "EnginePoisoned", "PreviewDecoder", "Settings"]
+__all__ = ["DiffusersEngine", "EnginePoisoned", "PreviewDecoder", "Settings"]
+
+_ON_A_GPU = 4
+"""Pictures drawn at once where nothing is said. On a CPU one: together they take as long."""
 
 _IMAGES_WAITING = 4
 """Images that a slow reader may leave waiting before the drawing waits for it."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnSet:
-    """One picture of a batch, whole.
-
-    Attributes:
-        seed: whose picture.
-        images: as `DiffusersEngine.render` hands them out.
-        timing: how this set's durations came about.
-    """
-
-    seed: int
-    images: tuple[StepImage, ...]
-    timing: Timing
 
 
 class DiffusersEngine:
@@ -69,6 +64,7 @@ class DiffusersEngine:
         self._studio: Studio | None = None
         self._poison: EnginePoisoned | None = None
         self._profiles: dict[str, Profile] = {}
+        self._fits: dict[tuple[str, int, int], int] = {}
 
     @property
     def name(self) -> str:
@@ -82,6 +78,14 @@ class DiffusersEngine:
     def timing(self) -> Timing:
         """Always ``measured``; a `DrawnSet` of a batch says its own."""
         return "measured"
+
+    @property
+    def batch_size(self) -> int:
+        """How many are drawn at once; 1 until it is known what is drawn on."""
+        if self._settings.batch_size is not None:
+            return self._settings.batch_size
+        on_a_gpu = self._studio is not None and self._studio.device.startswith("cuda")
+        return _ON_A_GPU if on_a_gpu else 1
 
     @asynccontextmanager
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
@@ -97,7 +101,7 @@ class DiffusersEngine:
         """
 
         def draw(put: Callable[[StepImage], None], cancelled: Callable[[], bool]) -> None:
-            self._opened().draw(recipe, [recipe.seed], lambda _, image: put(image), cancelled)
+            self._draw_one(recipe, put, cancelled)
 
         async with self._drawing(draw) as images:
             yield images
@@ -108,9 +112,9 @@ class DiffusersEngine:
     ) -> AsyncIterator[AsyncIterator[DrawnSet]]:
         """Draw one picture of `recipe` for each seed, several at once.
 
-        The first is drawn alone where this engine has not timed the recipe yet: it is
-        ``measured``, and its profile serves the others, which are ``profiled``. Where memory
-        does not suffice for a batch, half of it is drawn.
+        Those that are drawn alone are ``measured``. One is where this engine has not timed the
+        recipe yet: its profile serves those that are drawn together, which are ``profiled``.
+        Where memory does not suffice for a batch, half of it is drawn, in the end one.
 
         Raises:
             EngineError: as `render`; sets handed out before are whole.
@@ -187,6 +191,24 @@ class DiffusersEngine:
             self._studio = Studio(self._settings)
         return self._studio
 
+    def _draw_one(
+        self,
+        recipe: Recipe,
+        put: Callable[[StepImage], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        studio = self._opened()
+        warm = studio.is_warm(recipe)
+        durations: list[float] = []
+
+        def emit(_: int, image: StepImage) -> None:
+            durations.append(image.duration)
+            put(image)
+
+        studio.draw(recipe, [recipe.seed], emit, cancelled)
+        if warm:  # else its first steps took longer than others' will
+            self._profiles.setdefault(recipe.fingerprint, Profile(tuple(durations)))
+
     def _draw_batch(
         self,
         recipe: Recipe,
@@ -194,27 +216,30 @@ class DiffusersEngine:
         put: Callable[[DrawnSet], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        studio = self._opened()
-        key = recipe.fingerprint
-        if seeds and key not in self._profiles:
-            if studio.device != "cpu":
-                studio.warm_up(recipe, cancelled)
-            (images,) = _drawn(studio, recipe, seeds[:1], cancelled)
-            self._profiles[key] = Profile(tuple(image.duration for image in images))
-            put(DrawnSet(seeds.pop(0), images, "measured"))
-        size = self._settings.batch_size
+        studio, key = self._opened(), recipe.fingerprint
+        if len(seeds) > 1 and not studio.is_warm(recipe):
+            studio.warm_up(recipe, cancelled)
+        kind = (recipe.model, recipe.width, recipe.height)
         while seeds:
-            now = seeds[:size]
+            size = min(self.batch_size, self._fits.get(kind, self.batch_size))
+            now = seeds[: size if key in self._profiles else 1]
             try:
                 sets = _drawn(studio, recipe, now, cancelled)
             except EngineError as error:
-                if size == 1 or error.__cause__ is None or not is_out_of_memory(error.__cause__):
+                cause = error.__cause__
+                if len(now) == 1 or cause is None or not is_out_of_memory(cause):
                     raise
-                size = max(1, len(now) // 2)
-                del error
+                self._fits[kind] = len(now) // 2
+                del error, cause  # they hold what was drawn so far
                 gc.collect()
                 continue
+            alone = len(now) == 1
             for seed, images in zip(now, sets, strict=True):
+                if alone:
+                    took = tuple(image.duration for image in images)
+                    self._profiles.setdefault(key, Profile(took))
+                    put(DrawnSet(seed, images, "measured"))
+                    continue
                 durations = self._profiles[key].sample(seed)
                 timed = zip(images, durations, strict=True)
                 fitted = tuple(replace(image, duration=seconds) for image, seconds in timed)

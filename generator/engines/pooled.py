@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from generator.engine import EngineUnavailable, StepImage, Timing
+from generator.engine import EnginePoisoned, StepImage, Timing
 from generator.recipe import Recipe
 
 Draw = Callable[[Recipe, float], list[StepImage]]
@@ -27,17 +29,30 @@ Draw = Callable[[Recipe, float], list[StepImage]]
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes to draw in; what is not begun when it is left is dropped."""
     # Spawned, because a fork of a process with threads inherits their locks.
-    # Ctrl-C is the parent's to answer.
     pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """In each process: Ctrl-C is the parent's to answer, and nobody outlives the parent.
+
+    A pool's processes hold both ends of their queues, so that they would wait for ever for a
+    parent that was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # from a thread; there is nothing to tidy up
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,8 @@ class PooledEngine:
         """Draw `recipe`; its images come together, once it is finished.
 
         Raises:
-            EngineError: as the engine in the process raised it, or that process died.
+            EnginePoisoned: a process of the pool died, and with it the pool.
+            EngineError: as the engine in the process raised it.
         """
         async with aclosing(self._images(recipe)) as images:
             yield images
@@ -73,6 +89,6 @@ class PooledEngine:
         try:
             images = await loop.run_in_executor(self.pool, self.draw, recipe, self.pace)
         except BrokenProcessPool as error:
-            raise EngineUnavailable("a drawing process died") from error
+            raise EnginePoisoned("a drawing process died: did memory run out?") from error
         for image in images:
             yield image

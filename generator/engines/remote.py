@@ -2,6 +2,7 @@
 
 `POST /generate` answers with server-sent events; closing the response cancels the drawing.
 The worker says something at least every five seconds, so silence means that it is gone.
+`POST /action-sets` has the worker keep what it draws; it answers when that is done.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from typing import Any, cast
 import httpx
 from pydantic import SecretStr
 
+from cache.documents import FormatError
+from cache.formats import SetMeta, parse_meta
 from generator.engine import (
     DrawingFailed,
+    EngineDenied,
     EngineError,
     EngineUnavailable,
     RecipeRefused,
@@ -27,17 +31,23 @@ from generator.engine import (
     Timing,
 )
 from generator.recipe import Recipe
+from generator.worker_protocol import NotKeptThere, SetRequest
 
 CONNECT_WITHIN = 5.0
 SILENCE = 15.0
 """Seconds without a word, not even a heartbeat, after which the worker is given up."""
 
+SET_WITHIN = 1800.0
+"""Seconds within which a whole set has to be drawn and kept, the wait in the queue included."""
+
+_NOT_KEPT = frozenset({"no_store", "other_store"})
+_NO_SUCH_PLACE = frozenset({404, 405})
 _MAX_EVENT = 64 * 2**20
 _ERRORS: dict[str, type[EngineError]] = {
     "refused": RecipeRefused,
     "invalid": RecipeRefused,
     "too_large": RecipeRefused,
-    "unauthorized": EngineUnavailable,
+    "unauthorized": EngineDenied,
     "busy": EngineUnavailable,
     "unavailable": EngineUnavailable,
     "failed": DrawingFailed,
@@ -82,9 +92,11 @@ async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[ServerEvent, 
 def error_of(data: dict[str, Any]) -> EngineError:
     """The engine's error that a worker's `error` tells of."""
     code, message = data.get("code"), str(data.get("message", "it did not say why"))
+    if code in _NOT_KEPT:
+        return NotKeptThere(message)
     kind = _ERRORS.get(str(code))
-    if kind is None:
-        kind = DrawingFailed if data.get("retryable", True) else RecipeRefused
+    if kind is None:  # such as its store's, which says itself whether waiting helps
+        kind = EngineUnavailable if data.get("retryable", True) else RecipeRefused
     return kind(message)
 
 
@@ -140,12 +152,38 @@ class RemoteEngine:
         """Draw `recipe` there; leaving hangs up, and the worker stops within a step.
 
         Raises:
-            EngineUnavailable: it cannot be reached, is busy, wants another token, or fell silent.
+            EngineUnavailable: it cannot be reached, is busy, or fell silent.
+            EngineDenied: it wants another token.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off, or what it sent cannot be understood.
         """
         async with aclosing(self._images(recipe)) as images:
             yield images
+
+    async def draw_set(self, asked: SetRequest) -> SetMeta:
+        """Have the worker draw a set and keep it in its own store.
+
+        Raises:
+            NotKeptThere: it has no store, or not the one that `asked` names.
+            EngineError: as `render`.
+        """
+        try:
+            response = await self._client.post(
+                f"{self._url}/action-sets",
+                content=asked.model_dump_json(),
+                headers={"content-type": "application/json", **self.headers},
+                timeout=httpx.Timeout(SET_WITHIN, connect=CONNECT_WITHIN),
+            )
+        except httpx.HTTPError as error:
+            raise _unreachable(self._url, error) from error
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response.status_code, response.content)
+        try:
+            meta = parse_meta(response.content, f"the answer of {self._url}")
+        except FormatError as error:
+            raise DrawingFailed(f"the worker answered with no meta: {error}") from error
+        self._name = meta.engine or self._name
+        return meta
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         request = self._client.stream(
@@ -217,6 +255,8 @@ def _whole(data: dict[str, Any], field: str) -> int:
 
 
 def _refusal(status: int, body: bytes) -> EngineError:
+    if status in _NO_SUCH_PLACE:
+        return NotKeptThere(f"the worker knows no such request: it answered {status}")
     try:
         error = json.loads(body)["error"]
         return error_of(error) if isinstance(error, dict) else DrawingFailed(str(error))

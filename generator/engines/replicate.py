@@ -34,6 +34,7 @@ from pydantic import SecretStr
 from cache.images import sniff
 from generator.engine import (
     DrawingFailed,
+    EngineDenied,
     EngineError,
     EngineUnavailable,
     RecipeRefused,
@@ -79,6 +80,7 @@ _SHOWN: Final = 400
 _MAX_IMAGE: Final = 64 * 2**20
 _ENDED: Final = frozenset({"succeeded", "failed", "canceled", "aborted"})
 _LEAST_CANCEL_AFTER: Final = 5
+_DENIED: Final = frozenset({401, 402, 403})  # 402: nobody has paid
 _REFUSALS: Final = frozenset({400, 404, 405, 413, 422})
 
 
@@ -166,7 +168,8 @@ class ReplicateEngine:
         """Draw `recipe`; leaving the context before it is drawn cancels the prediction.
 
         Raises:
-            EngineUnavailable: Replicate cannot be reached, is busy, or refuses the token.
+            EngineUnavailable: Replicate cannot be reached, or is busy.
+            EngineDenied: it refuses the token, or wants to be paid.
             RecipeRefused: the model cannot be asked for it, or refuses its inputs.
             DrawingFailed: the prediction failed, took too long, or its output is no image.
         """
@@ -378,7 +381,7 @@ class ReplicateEngine:
         """Take in an answer.
 
         Raises:
-            EngineUnavailable, RecipeRefused: it is a refusal, by its status.
+            EngineUnavailable, EngineDenied, RecipeRefused: it is a refusal, by its status.
         """
         try:
             data = response.json()
@@ -391,6 +394,8 @@ class ReplicateEngine:
         text = f"Replicate answered {response.status_code}"
         if detail:
             text += f": {self._without_token(str(detail))}"
+        if response.status_code in _DENIED:
+            raise EngineDenied(text)
         refused = response.status_code in _REFUSALS
         raise (RecipeRefused if refused else EngineUnavailable)(text)
 

@@ -18,6 +18,7 @@ import pytest
 
 import cache.s3
 from cache.credentials import S3Credentials
+from cache.folder import FolderStore
 from cache.index import load_manifest, update_manifest
 from cache.keys import MANIFEST, parse_key
 from cache.manifest import Manifest, ManifestAction
@@ -27,6 +28,7 @@ from cache.store import (
     Conflict,
     Entry,
     NotFound,
+    SharedStore,
     Store,
     StoreDenied,
     StoreError,
@@ -136,6 +138,24 @@ async def test_the_address_says_bucket_and_prefix_alone(server: S3Server) -> Non
     assert store.url == "s3://bucket/a/b"
     assert repr(store) == "S3Store('s3://bucket/a/b')"
     assert store_on(server, "bucket").url == "s3://bucket"
+
+
+@pytest.mark.parametrize(
+    ("endpoint_url", "prefix", "address"),
+    [
+        (None, "", "https://s3.amazonaws.com/bucket"),
+        ("https://S3.Example:443/", "a/b", "https://s3.example/bucket/a/b"),
+        ("http://127.0.0.1:9000", "show", "http://127.0.0.1:9000/bucket/show"),
+        ("http://minio:80/under", "", "http://minio/under/bucket"),
+    ],
+)
+def test_its_address_is_the_same_on_every_machine(
+    endpoint_url: str | None, prefix: str, address: str
+) -> None:
+    store = S3Store("bucket", prefix, endpoint_url=endpoint_url)
+    assert isinstance(store, SharedStore)
+    assert store.address == address
+    assert not isinstance(FolderStore(Path()), SharedStore)
 
 
 async def test_it_is_to_be_entered_and_may_be_again(server: S3Server) -> None:

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +17,26 @@ import pytest
 from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.index import load_manifest
-from cache.keys import MANIFEST, meta_key
+from cache.keys import MANIFEST, Key, meta_key
 from cache.library import Library
 from cache.store import MemoryStore, Store, StoreFull
 from generator.batch import (
-    Failure,
-    Holding,
-    Job,
+    MISSES,
+    Began,
+    Event,
+    Finished,
+    GaveUp,
+    Left,
     Outcome,
-    jobs_for,
+    PutBack,
     run_batch,
-    take_stock,
 )
 from generator.engine import (
     DrawingFailed,
+    DrawnSet,
     Engine,
     EngineError,
+    EnginePoisoned,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
@@ -39,9 +45,11 @@ from generator.engine import (
 from generator.engines.pooled import PooledEngine, process_pool
 from generator.engines.sketch import NAME, SketchEngine, draw_set
 from generator.plan import Action
-from generator.recipe import Recipe
+from generator.recipe import Recipe, seed_for
 from generator.recorder import Recorder
+from generator.stock import Holding, Job, jobs_for, take_stock
 from tests.cache.samples import picture
+from tests.helpers.servers import ROOT
 
 SKETCH = SketchEngine(wait=False)
 
@@ -103,7 +111,7 @@ async def drawn_batch(
     store: Store, actions: list[Action], wanted: int, *engines: Engine
 ) -> Outcome:
     jobs = jobs_for(await stock(store, actions), wanted)
-    return await run_batch(jobs, engines or (Pencil(),), store)
+    return await run_batch(jobs, engines or (Pencil(),), store, sleep=no_time)
 
 
 # ---------------------------------------------------------------- what is there, what is to do
@@ -186,30 +194,37 @@ async def test_a_second_batch_has_nothing_to_do_and_touches_nothing() -> None:
     assert store.contents == before
 
 
+async def no_time(_seconds: float) -> None:
+    """Waits are told apart in other tests; here only what comes of them counts."""
+    await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     "error", [DrawingFailed("no ink"), EngineUnavailable("asleep"), RecipeRefused("too large")]
 )
 async def test_a_set_that_fails_stops_nothing_and_is_listed(error: EngineError) -> None:
     store = MemoryStore()
-    told: list[tuple[str, int, str | None]] = []
+    told: list[Event] = []
     actions = [action(1), action(2), action(3)]
-    outcome = await run_batch(
-        jobs_for(await stock(store, actions), 1),
-        [Pencil({"boats 2": error})],
-        store,
-        lambda job, failure: told.append(
-            (job.action.action_id, job.set_id, failure.reason if failure else None)
-        ),
-    )
+    jobs = jobs_for(await stock(store, actions), 1)
+    pencil = Pencil({"boats 2": error})
+    outcome = await run_batch(jobs, [pencil], store, told.append, sleep=no_time)
     assert [job.action.action_id for job in outcome.drawn] == ["prompt_001", "prompt_003"]
-    assert outcome.failed == [Failure(Job(actions[1], 0), str(error))]
-    expected = [("prompt_001", 0, None), ("prompt_003", 0, None), ("prompt_002", 0, str(error))]
-    if isinstance(error, RecipeRefused):  # the others are tried again, after what is still waiting
-        expected = [expected[0], expected[2], expected[1]]
-    assert told == expected
-    again = Pencil()
-    await drawn_batch(store, actions, 1, again)
-    assert again.drawn == ["boats 2"]
+    ((failed, reason),) = [(failure.job, failure.reason) for failure in outcome.failed]
+    assert failed == jobs[1]
+    assert str(error) in reason
+    again = {RecipeRefused: 0, DrawingFailed: 2, EngineUnavailable: 1 + MISSES}[type(error)]
+    assert [event for event in told if isinstance(event, PutBack)] == [
+        PutBack(0, jobs[1], str(error))
+    ] * again
+    assert [event for event in told if isinstance(event, Finished)] == [
+        Finished(0, jobs[0], drawn=True),
+        Finished(0, jobs[2], drawn=True),
+    ]
+    assert [event for event in told if isinstance(event, GaveUp)] == [GaveUp(outcome.failed[0])]
+    engine = Pencil()
+    await drawn_batch(store, actions, 1, engine)
+    assert engine.drawn == ["boats 2"]
 
 
 async def test_a_store_that_fails_once_costs_one_set() -> None:
@@ -237,11 +252,11 @@ async def test_stopped_in_the_middle_it_goes_on_without_redrawing() -> None:
     done = asyncio.Event()
     finished: list[str] = []
 
-    def progress(job: Job, failure: Failure | None) -> None:
-        assert failure is None
-        finished.append(job.action.recipe.prompt)
-        if len(finished) == 3:
-            done.set()
+    def progress(event: Event) -> None:
+        if isinstance(event, Finished):
+            finished.append(event.job.action.recipe.prompt)
+            if len(finished) == 3:
+                done.set()
 
     jobs = jobs_for(await stock(store, actions), 1)
     task = asyncio.create_task(run_batch(jobs, [first], store, progress))
@@ -324,7 +339,7 @@ async def test_an_engine_that_is_gone_is_given_up_and_what_is_left_is_listed() -
         f"prompt_{number:03d}" for number in range(1, 7)
     ]
     assert all("gone" in failure.reason for failure in outcome.failed)
-    assert len(gone.drawn) == 3
+    assert len(gone.drawn) == MISSES
 
 
 async def test_a_limit_spaces_out_what_is_begun() -> None:
@@ -337,6 +352,198 @@ async def test_a_limit_spaces_out_what_is_begun() -> None:
 
 async def test_no_jobs_are_done_at_once() -> None:
     assert await run_batch([], [Pencil()], MemoryStore()) == Outcome()
+
+
+# ---------------------------------------------------------------- several at once
+
+
+@dataclass
+class Press(Pencil):
+    """Draws several pictures of one recipe together."""
+
+    batch_size: int = 3
+    together: list[tuple[str, int]] = field(default_factory=list)
+    spoiled: set[int] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def render_batch(
+        self, recipe: Recipe, seeds: Sequence[int]
+    ) -> AsyncIterator[AsyncIterator[DrawnSet]]:
+        self.together.append((recipe.prompt, len(seeds)))
+
+        async def sets() -> AsyncIterator[DrawnSet]:
+            for seed in seeds:
+                if seed in self.spoiled:
+                    raise DrawingFailed("the final image is all one colour")
+                images = [image async for image in self._images(recipe.with_seed(seed))]
+                yield DrawnSet(seed, tuple(images), "profiled")
+
+        yield sets()
+
+
+def timings(store: MemoryStore, action_id: str, count: int) -> list[str]:
+    keys = [meta_key(action_id, number) for number in range(count)]
+    return [json.loads(store.contents[key])["timing"] for key in keys if key in store.contents]
+
+
+async def test_sets_of_one_action_are_drawn_together_once_every_cue_has_one() -> None:
+    store, press, told = MemoryStore(), Press(), list[Event]()
+    jobs = jobs_for(await stock(store, [action(1), action(2)]), 6)
+    outcome = await run_batch(jobs, [press], store, told.append)
+    assert press.drawn == ["boats 1", "boats 2"]
+    assert press.together == [("boats 1", 3), ("boats 2", 3), ("boats 1", 2), ("boats 2", 2)]
+    assert [len(event.jobs) for event in told if isinstance(event, Began)] == [1, 1, 3, 3, 2, 2]
+    assert len(outcome.drawn) == 12
+    assert timings(store, "prompt_001", 6) == ["simulated"] + ["profiled"] * 5
+    assert [h.present for h in await stock(store, [action(1)])] == [tuple(range(6))]
+    alone = MemoryStore()
+    await drawn_batch(alone, [action(1), action(2)], 6, Pencil())
+    images = {key: data for key, data in alone.contents.items() if key.endswith(".jpg")}
+    assert {key: data for key, data in store.contents.items() if key in images} == images
+
+
+async def test_who_failed_in_company_is_tried_alone_and_spoils_nothing() -> None:
+    store, press, told = MemoryStore(), Press(batch_size=4), list[Event]()
+    bad = seed_for(action(1).fingerprint, 2)
+    press.spoiled = {bad}
+    jobs = jobs_for([Holding(action(1), (0,))], 5)
+    outcome = await run_batch(jobs, [press], store, told.append)
+    assert outcome.failed == []
+    assert [job.set_id for job in outcome.drawn] == [1, 2, 3, 4]
+    assert press.together == [("boats 1", 4)]
+    assert [event.job.set_id for event in told if isinstance(event, PutBack)] == [2, 3, 4]
+    assert timings(store, "prompt_001", 5) == ["profiled"] + ["simulated"] * 3
+
+
+async def test_an_engine_that_draws_other_pictures_than_asked_for_is_not_believed() -> None:
+    class Confused(Press):
+        @asynccontextmanager
+        async def render_batch(
+            self, recipe: Recipe, seeds: Sequence[int]
+        ) -> AsyncIterator[AsyncIterator[DrawnSet]]:
+            async with super().render_batch(recipe, list(reversed(seeds))) as sets:
+                yield sets
+
+    store, told = MemoryStore(), list[Event]()
+    jobs = jobs_for([Holding(action(1), (0,))], 3)
+    outcome = await run_batch(jobs, [Confused()], store, told.append)
+    assert len(outcome.drawn) == 2
+    assert "other pictures" in str([event for event in told if isinstance(event, PutBack)])
+
+
+async def test_stopped_in_the_middle_of_a_batch_there_are_only_whole_sets() -> None:
+    store, press = MemoryStore(), Press(pause=0.01)
+    seen = asyncio.Event()
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Finished):
+            seen.set()
+
+    jobs = jobs_for([Holding(action(1), (0,))], 4)
+    task = asyncio.create_task(run_batch(jobs, [press], store, watch))
+    await asyncio.wait_for(seen.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (holding,) = await stock(store, [action(1)])
+    assert 1 in holding.present
+    assert holding.broken == ()
+    outcome = await run_batch(jobs_for([holding], 4), [Press()], store)
+    assert len(outcome.drawn) == 4 - len(holding.present)
+
+
+# ---------------------------------------------------------------- lost engines, other batches
+
+
+async def test_an_engine_that_can_draw_no_more_is_asked_nothing_further() -> None:
+    poison = EnginePoisoned("the GPU is lost to this process")
+    lost = Pencil({f"boats {n}": poison for n in range(9)}, name="lost 1")
+    actions, told = [action(number) for number in range(1, 5)], list[Event]()
+    jobs = jobs_for(await stock(MemoryStore(), actions), 1)
+    outcome = await run_batch(jobs, [lost], MemoryStore(), told.append)
+    assert lost.drawn == ["boats 1"]
+    assert [event for event in told if isinstance(event, Left)] == [Left(0, str(poison))]
+    assert len(outcome.failed) == 4
+    assert all("lost 1: the GPU is lost" in failure.reason for failure in outcome.failed)
+
+    lost.drawn.clear()
+    good = Pencil(name="good 1", pause=0.002)
+    outcome = await run_batch(jobs, [lost, good], MemoryStore())
+    assert len(outcome.drawn) == 4
+    assert lost.drawn == ["boats 1"]
+
+
+async def test_an_engine_is_waited_for_longer_each_time() -> None:
+    rests: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+
+    gone = Pencil({"boats 1": EngineUnavailable("gone")})
+    await run_batch([Job(action(1), 0)], [gone], MemoryStore(), sleep=sleep)
+    assert rests == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+async def test_what_another_batch_has_drawn_meanwhile_is_not_drawn_again() -> None:
+    store, actions = MemoryStore(), [action(1), action(2), action(3)]
+    jobs = jobs_for(await stock(store, actions), 1)
+    await Recorder(Pencil(), store).record(actions[1], 0)
+    del store.contents[MANIFEST]  # it was stopped before it could register it
+    engine, told = Pencil(), list[Event]()
+    outcome = await run_batch(jobs, [engine], store, told.append)
+    assert engine.drawn == ["boats 1", "boats 3"]
+    assert outcome.found == [jobs[1]]
+    assert Finished(0, jobs[1], drawn=False) in told
+    manifest = await load_manifest(store)
+    assert [manifest.set_ids(a.action_id) for a in actions] == [(0,)] * 3
+
+    outcome = await run_batch(jobs, [engine], store, anew=True)
+    assert len(outcome.drawn) == 3
+
+
+async def test_metas_are_read_several_at_once_and_told_in_order() -> None:
+    class Busy(MemoryStore):
+        under_way = most = 0
+
+        async def get(self, key: Key) -> bytes:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            # Whoever comes first is done last.
+            for _ in range(100 - self.under_way):
+                await asyncio.sleep(0)
+            try:
+                return await super().get(key)
+            finally:
+                self.under_way -= 1
+
+    store = Busy()
+    actions = [action(number) for number in range(1, 7)]
+    await drawn_batch(store, actions, 3)
+    library = Library(store)
+    await library.refresh()
+    store.most = 0
+    holdings = await take_stock(library, actions, at_once=8)
+    assert store.most == 8
+    assert [h.action for h in holdings] == actions
+    assert [h.present for h in holdings] == [(0, 1, 2)] * 6
+    assert [list(h.metas) for h in holdings] == [[0, 1, 2]] * 6
+
+
+async def test_remarks_say_why_sets_will_not_do() -> None:
+    store = MemoryStore()
+    await drawn_batch(store, [action(1, "older")], 4)
+    key = meta_key("prompt_001", 1)
+    document = json.loads(store.contents[key])
+    del document["model_config"]
+    store.contents[key] = json.dumps(document).encode()
+    for number in (2, 3):
+        del store.contents[meta_key("prompt_001", number)]
+    (holding,) = await stock(store, [action(1, "newer")])
+    assert holding.remarks() == [
+        'prompt "older" → "newer"',
+        "another recipe; its meta does not say in what",
+        "set 2, 3: it has no meta.json",
+    ]
 
 
 # ---------------------------------------------------------------- in processes
@@ -392,3 +599,35 @@ async def test_a_process_that_was_killed_is_an_engine_that_is_not_available() ->
     assert all("process died" in failure.reason for failure in outcome.failed)
     holdings = await stock(store, [action(1), action(2, "deadly")])
     assert [holding.present for holding in holdings] == [(0,), ()]
+
+
+_PARENT = """
+import sys, time
+from generator.engines.pooled import process_pool
+import os
+with process_pool(2) as pool:
+    print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_processes_of_a_pool_do_not_outlive_a_parent_that_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert children
+    until = time.monotonic() + 20
+    while any(_is_running(pid) for pid in children):
+        assert time.monotonic() < until, "they wait for a parent that is gone"
+        time.sleep(0.02)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # nobody may be there to take leave of it

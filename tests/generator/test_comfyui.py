@@ -15,7 +15,13 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from generator.engine import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
+from generator.engine import (
+    DrawingFailed,
+    Engine,
+    EngineDenied,
+    EngineUnavailable,
+    RecipeRefused,
+)
 from generator.engines._comfyui.messages import Event, Preview, Progress, parse
 from generator.engines._comfyui.workflow import RUN_INPUT, Workflow
 from generator.engines._pictures import FLOOR
@@ -334,7 +340,7 @@ class TestFailures:
 
     async def test_not_let_in(self) -> None:
         async with engine_on(ComfyUI(replace(MODERN, wants="a token"))) as engine:
-            with pytest.raises(EngineUnavailable, match="401"):
+            with pytest.raises(EngineDenied, match="401"):
                 await drawn(engine, recipe())
 
     async def test_it_goes_away_in_the_middle(self) -> None:

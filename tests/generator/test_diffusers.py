@@ -21,11 +21,19 @@ import pytest
 from PIL import Image
 
 from generator.base_image import default_base_image
-from generator.engine import DrawingFailed, Engine, EnginePoisoned, EngineUnavailable, RecipeRefused
+from generator.engine import (
+    BatchEngine,
+    DrawingFailed,
+    DrawnSet,
+    Engine,
+    EnginePoisoned,
+    EngineUnavailable,
+    RecipeRefused,
+)
 from generator.engines._diffusers.channel import Cancelled, Channel
 from generator.engines._diffusers.faults import translated
 from generator.engines._diffusers.profile import Profile
-from generator.engines.diffusers import DiffusersEngine, DrawnSet, Settings
+from generator.engines.diffusers import DiffusersEngine, Settings
 from generator.recipe import Lora, PipelineKind, Recipe
 from tests.generator.engine_contract import (
     EngineContract,
@@ -652,8 +660,58 @@ class TestBatches:
         monkeypatch.setattr("generator.engines._diffusers.drawing.call_arguments", cramped)
         with engine_with(batch_size=4) as engine:
             sets = await sets_of(engine, small(models / "sd", steps=2), range(6))
-        assert asked == [1, 4, 2, 2, 1]
-        assert [each.seed for each in sets] == list(range(6))
+            assert asked == [1, 4, 2, 2, 1]
+            assert [each.seed for each in sets] == list(range(6))
+            timings = ["measured", *["profiled"] * 4, "measured"]
+            assert [each.timing for each in sets] == timings
+            asked.clear()
+            await sets_of(engine, small(models / "sd", steps=2, prompt="cats"), range(3))
+            assert asked == [1, 2], "it remembers what fits"
+
+    async def test_a_run_alone_is_the_profile_of_those_together(self, models: Path) -> None:
+        asked = small(models / "sd", steps=3)
+        with engine_with(batch_size=3) as engine:
+            alone = await drawn(engine, asked.with_seed(5))
+            sets = await sets_of(engine, asked, [1, 2, 3])
+        assert [each.timing for each in sets] == ["profiled"] * 3
+        steady = {image.duration for image in alone[1:-1]}
+        assert all({image.duration for image in each.images[1:-1]} <= steady for each in sets)
+
+    async def test_are_as_large_as_said_or_as_the_device_makes_worth_it(self, models: Path) -> None:
+        with engine_with(batch_size=3) as engine:
+            assert engine.batch_size == 3
+        with engine_with() as engine:
+            assert isinstance(engine, BatchEngine)
+            assert engine.batch_size == 1
+            assert len(await sets_of(engine, small(models / "sd", steps=2), [1, 2])) == 2
+            assert engine.batch_size == 1
+            assert engine._studio is not None
+            engine._studio.device = "cuda:0"
+            assert engine.batch_size == 4
+            engine._studio.device = "cpu"
+
+    async def test_warm_up_first_where_the_first_run_takes_longer(
+        self, models: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from generator.engines._diffusers.pipelines import call_arguments
+
+        asked: list[tuple[int, int]] = []
+
+        def noted(pipeline: Any, wanted: Recipe, seeds: Sequence[int], base: Any) -> Any:
+            asked.append((wanted.steps, len(seeds)))
+            return call_arguments(pipeline, wanted, seeds, base)
+
+        monkeypatch.setattr("generator.engines._diffusers.drawing.call_arguments", noted)
+        monkeypatch.setattr("generator.engines._diffusers.drawing.ALWAYS_WARM", frozenset())
+        with engine_with(batch_size=2) as engine:
+            wanted = small(models / "sd", steps=5)
+            await drawn(engine, wanted)  # cold: no profile
+            sets = await sets_of(engine, wanted, [1, 2, 3])
+            assert [each.timing for each in sets] == ["measured", "profiled", "profiled"]
+            assert asked == [(5, 1), (5, 1), (5, 2)]
+            asked.clear()
+            await sets_of(engine, small(models / "sd", steps=5, width=96), [1, 2, 3])
+            assert asked == [(2, 1), (5, 1), (5, 2)]
 
     async def test_leaving_a_batch_stops_it(self, engine: DiffusersEngine, models: Path) -> None:
         async with engine.render_batch(small(models / "sd", steps=20), [1, 2, 3]) as sets:
@@ -724,6 +782,12 @@ class TestFaults:
             (MemoryError(), True, DrawingFailed),
             (RuntimeError("CUDA out of memory"), True, DrawingFailed),
             (RuntimeError("CUDA error: device-side assert triggered"), True, EnginePoisoned),
+            (
+                RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED in cublasCreate"),
+                True,
+                DrawingFailed,
+            ),
+            (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), True, EnginePoisoned),
             (RuntimeError("shapes do not match"), True, DrawingFailed),
             (RecipeRefused("no"), True, RecipeRefused),
         ],

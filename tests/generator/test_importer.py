@@ -17,7 +17,6 @@ from cache.index import load_manifest, reindex
 from cache.keys import MANIFEST, config_key, image_key, meta_key
 from cache.library import Library
 from cache.store import Conflict, MemoryStore, StoreFull, StoreUnavailable
-from generator.batch import take_stock
 from generator.importer import (
     Found,
     Imported,
@@ -29,6 +28,7 @@ from generator.importer import (
 from generator.plan import Action, ActionType
 from generator.recipe import PipelineKind, Recipe
 from generator.recorder import Recorder
+from generator.stock import take_stock
 from tests.cache.samples import meta_of, picture, plain
 from tests.generator.engine_contract import base_image
 from tests.generator.test_recorder import four

@@ -131,12 +131,16 @@ async def test_the_meta_tells_what_was_drawn_by_whom_and_from_what(store: Store)
     assert document["seed"] == seed_for(drawn.fingerprint, 7)
     assert document["model_config"] == {
         "program": "P4",
+        "kind": "text-to-image",
         "model": "m",
         "prompt": "boats",
+        "negative_prompt": "",
         "num_inference_steps": 3,
         "guidance_scale": 7.5,
         "width": 64,
         "height": 64,
+        "scheduler": None,
+        "loras": [],
     }
 
 

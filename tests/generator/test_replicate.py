@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from generator.engine import (
     DrawingFailed,
     Engine,
+    EngineDenied,
     EngineError,
     EngineUnavailable,
     RecipeRefused,
@@ -207,7 +208,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "error", "message"),
         [
-            (401, EngineUnavailable, "401"),
+            (401, EngineDenied, "401"),
             (402, EngineUnavailable, "402"),
             (404, RecipeRefused, "404"),
             (422, RecipeRefused, "must be one of 512, 768"),
@@ -322,7 +323,7 @@ class TestTheToken:
         caplog.set_level(logging.DEBUG)
         wrong = "r8_a_token_of_nobody"
         async with engine_on(Replicate(), token=wrong) as engine:
-            with pytest.raises(EngineUnavailable, match="401") as caught:
+            with pytest.raises(EngineDenied, match="401") as caught:
                 await drawn(engine, recipe())
             told = [str(caught.value), repr(caught.value), repr(engine), engine.name]
         told += [record.getMessage() for record in caplog.records]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Callable
+from contextlib import aclosing
 
 import pytest
 from PIL import Image
 
-from cache.keys import image_key, meta_key
+from cache.keys import Key, image_key, meta_key
 from cache.library import Library
 from cache.store import MemoryStore
 from generator.engines.sketch import SketchEngine
@@ -108,3 +110,33 @@ async def test_a_final_image_nobody_should_see(image: bytes, codes: set[str]) ->
     store.contents[image_key("prompt_001", 0, "final.jpg")] = image
     (finding,) = await findings(store)
     assert finding.code in codes
+
+
+async def test_several_sets_are_looked_through_at_once_and_few_images_are_in_memory() -> None:
+    class Busy(MemoryStore):
+        under_way = most = 0
+
+        async def get(self, key: Key) -> bytes:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0.001)
+            try:
+                return await super().get(key)
+            finally:
+                self.under_way -= 1
+
+    store = Busy()
+    for set_id in range(6):
+        await Recorder(SketchEngine(wait=False), store).record(ACTION, set_id)
+    for set_id in (4, 1):
+        store.contents[image_key("prompt_001", set_id, "2.jpg")] = b"nothing"
+    library = Library(store)
+    await library.refresh()
+    store.most, looked = 0, list[int]()
+    async with aclosing(
+        verify_sets(library, [ACTION], lambda: looked.append(1), at_once=3)
+    ) as found:
+        findings = [(finding.set_id, finding.code) async for finding in found]
+    assert findings == [(1, "broken"), (4, "broken")]
+    assert len(looked) == 6
+    assert store.most == 3

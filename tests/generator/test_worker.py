@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -16,11 +17,14 @@ from cache.formats import parse_meta
 from cache.index import load_manifest
 from cache.keys import meta_key
 from cache.library import Library
-from cache.store import MemoryStore, StoreFull
+from cache.store import MemoryStore, StoreFull, StoreUnavailable
+from generator.batch import Began, Event, Outcome, Said, run_batch
 from generator.engine import (
     DrawingFailed,
     Engine,
+    EngineDenied,
     EngineError,
+    EnginePoisoned,
     EngineUnavailable,
     RecipeRefused,
     ScriptedEngine,
@@ -28,7 +32,9 @@ from generator.engine import (
 )
 from generator.engines.remote import RemoteEngine, read_events
 from generator.engines.sketch import SketchEngine
+from generator.plan import Action
 from generator.recipe import seed_for
+from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
 from tests.generator.engine_contract import DistantEngineContract, drawn, recipe
 
@@ -169,7 +175,7 @@ class TestRefusals:
         async with working(worker) as url, httpx.AsyncClient() as client:
             assert (await client.get(f"{url}/health")).status_code == 401
             wrong = RemoteEngine(client, url, token=SecretStr("falsch"))
-            with pytest.raises(EngineUnavailable, match="token"):
+            with pytest.raises(EngineDenied, match="token"):
                 await drawn(wrong, recipe())
             right = RemoteEngine(client, url, token=SecretStr("geheim"))
             assert (await drawn(right, recipe(steps=1)))[-1].final
@@ -239,6 +245,149 @@ class TestActionSets:
             answer = await client.post(f"{url}/action-sets", json=asked, timeout=30)
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "store")
         assert meta_key("a", 0) not in store.contents
+
+
+class Bucket(MemoryStore):
+    """A store with an address that other machines know."""
+
+    address = "https://s3.example/bucket/show"
+
+
+def action(number: int = 1) -> Action:
+    return Action(f"prompt_{number:03d}", "prompt", number, 0.0, "P4", "boats", None, recipe())
+
+
+class TestSetsThatAWorkerKeepsItself:
+    async def batch(
+        self, worker: Worker, store: MemoryStore, jobs: list[Job], **options: Any
+    ) -> tuple[Outcome, list[str]]:
+        said: list[str] = []
+
+        def watch(event: Event) -> None:
+            if isinstance(event, Said):
+                said.append(event.text)
+
+        async with remote(worker) as engine:
+            return await run_batch(jobs, [engine], store, watch, **options), said
+
+    async def test_it_draws_straight_into_a_store_that_is_ours(self) -> None:
+        store = Bucket()
+        jobs = [Job(action(1), 0), Job(action(2), 3)]
+        outcome, said = await self.batch(sketching(store=store), store, jobs)
+        assert (outcome.drawn, outcome.failed) == (jobs, [])
+        assert said == [f"it keeps its sets itself, in {store.url}"]
+        manifest = await load_manifest(store)
+        assert (manifest.set_ids("prompt_001"), manifest.set_ids("prompt_002")) == ((0,), (3,))
+        entry = manifest.actions["prompt_002"]
+        assert (entry.program, entry.prompt, entry.type) == ("P4", "boats", "prompt")
+        meta = parse_meta(store.contents[meta_key("prompt_002", 3)], "meta.json")
+        assert (meta.seed, meta.timing) == (seed_for(recipe().fingerprint, 3), "simulated")
+        assert meta.config["program"] == "P4"
+
+        puts = store.calls["put"]
+        await self.batch(sketching(store=store), store, jobs)
+        assert store.calls["put"] == puts, "the same request again only looks"
+        await self.batch(sketching(store=store), store, jobs, anew=True)
+        assert store.calls["put"] > puts
+
+    @pytest.mark.parametrize("theirs", [None, MemoryStore(), "elsewhere"])
+    async def test_pictures_come_through_here_where_its_store_is_another(
+        self, theirs: MemoryStore | str | None
+    ) -> None:
+        if theirs == "elsewhere":
+            theirs = Bucket()
+            theirs.address = "https://s3.example/bucket/other"
+        store = Bucket()
+        jobs = [Job(action(1), 0), Job(action(2), 0)]
+        outcome, said = await self.batch(sketching(store=theirs), store, jobs)
+        assert (outcome.drawn, outcome.failed) == (jobs, [])
+        assert len(said) == 1
+        assert said[0].startswith("its pictures come through here: ")
+        assert [h.present for h in await holdings(store)] == [(0,), (0,)]
+        assert not isinstance(theirs, MemoryStore) or not theirs.contents
+
+    async def test_only_what_is_found_in_our_own_store_is_believed(self) -> None:
+        ours, theirs = Bucket(), Bucket()  # two servers, each known as localhost at home
+        jobs = [Job(action(1), 0), Job(action(2), 0)]
+        outcome, said = await self.batch(sketching(store=theirs), ours, jobs)
+        assert (outcome.drawn, outcome.failed) == (jobs, [])
+        assert len(said) == 1
+        assert "another store of the same address" in said[0]
+        assert [h.present for h in await holdings(ours)] == [(0,), (0,)]
+        assert list((await load_manifest(theirs)).actions) == ["prompt_001"]
+
+    async def test_a_folder_is_nobody_elses(self) -> None:
+        store = MemoryStore()
+        outcome, said = await self.batch(sketching(store=store), store, [Job(action(), 0)])
+        assert len(outcome.drawn) == 1
+        assert said == ["its pictures come through here, into memory:"]
+
+    async def test_what_the_worker_cannot_keep_is_tried_again(self) -> None:
+        store = Bucket()
+        store.fail_next(*[StoreUnavailable("k", "asleep")] * 2, on="delete")
+        rests: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            rests.append(seconds)
+
+        jobs = [Job(action(1), 0)]
+        outcome, _ = await self.batch(sketching(store=store), store, jobs, sleep=sleep)
+        assert outcome.drawn == jobs
+        assert rests == [0.5, 1.0]
+
+    async def test_an_engines_error_is_the_same_by_this_way(self) -> None:
+        store = Bucket()
+        broken = Worker(
+            ScriptedEngine([], RecipeRefused("no such model")), probe=recipe(), store=store
+        )
+        outcome, _ = await self.batch(broken, store, [Job(action(), 0)])
+        assert [failure.reason for failure in outcome.failed] == ["no such model"]
+
+    async def test_hanging_up_leaves_no_set(self) -> None:
+        store, begun = Bucket(), asyncio.Event()
+
+        def watch(event: Event) -> None:
+            if isinstance(event, Began):
+                begun.set()
+
+        async with remote(Worker(SketchEngine(pace=20), probe=recipe(), store=store)) as engine:
+            task = asyncio.create_task(run_batch([Job(action(), 0)], [engine], store, watch))
+            await asyncio.wait_for(begun.wait(), 5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert meta_key("prompt_001", 0) not in store.contents
+
+    async def test_health_tells_where_the_store_is(self) -> None:
+        for store, told in ((Bucket(), Bucket.address), (MemoryStore(), None), (None, None)):
+            async with working(sketching(store=store)) as url, httpx.AsyncClient() as client:
+                assert (await client.get(f"{url}/health")).json()["store"] == told
+
+
+async def holdings(store: MemoryStore) -> list[Holding]:
+    library = Library(store)
+    await library.refresh()
+    return await take_stock(library, [action(1), action(2)])
+
+
+async def test_a_poisoned_engine_is_told_to_who_supervises_it() -> None:
+    told: list[EngineError] = []
+    poison = EnginePoisoned("the GPU is lost")
+    for path in ("generate", "action-sets", "health"):
+        worker = Worker(
+            ScriptedEngine([], poison), probe=recipe(), store=Bucket(), poisoned=told.append
+        )
+        async with working(worker) as url, httpx.AsyncClient() as client:
+            if path == "health":
+                answer = await client.get(f"{url}/health")
+            else:
+                body = recipe().model_dump(mode="json")
+                asked = {"recipe": body, "action_id": "a", "set_id": 0}
+                answer = await client.post(
+                    f"{url}/{path}", json=body if path == "generate" else asked
+                )
+        assert "the GPU is lost" in answer.text
+    assert told == [poison] * 3
 
 
 async def _picture() -> bytes:

@@ -206,9 +206,20 @@ def test_the_command_line_may_choose_another_store_than_r2() -> None:
 # ---------------------------------------------------------------- secrets
 
 
-@pytest.mark.parametrize("role", ["operator", "viewer", "screen", "worker"])
-def test_tokens_come_from_the_environment_or_a_file_it_names(tmp_path: Path, role: str) -> None:
-    name = f"UNDERSTUDY_{role.upper()}_TOKEN"
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        ("operator", "UNDERSTUDY_OPERATOR_TOKEN"),
+        ("viewer", "UNDERSTUDY_VIEWER_TOKEN"),
+        ("screen", "UNDERSTUDY_SCREEN_TOKEN"),
+        ("worker", "UNDERSTUDY_WORKER_TOKEN"),
+        ("comfyui", "UNDERSTUDY_COMFYUI_TOKEN"),
+        ("replicate", "REPLICATE_API_TOKEN"),
+    ],
+)
+def test_tokens_come_from_the_environment_or_a_file_it_names(
+    tmp_path: Path, role: str, name: str
+) -> None:
     path = tmp_path / "token"
     path.write_text(f"  {SECRET}\n")
     for environ in ({name: SECRET}, {f"{name}_FILE": str(path)}):
@@ -320,7 +331,7 @@ def test_everything_that_is_wrong_is_told_with_its_source_and_place(tmp_path: Pa
         (
             '[[engines]]\nname = "a"\nknid = "sketch"',
             "[engines] 0.knid",
-            "hang_after, keep_models, kind, live, memory_growth, name, pace",
+            "hang_after, inputs, keep_models, kind, live, memory_growth, model, name, output",
         ),
         ('[programs.P2]\nloras = [{model="a", wieght=1}]', "loras.0.wieght", "model, weight"),
         ("titel = 'x'", "[titel]", "show"),
@@ -355,12 +366,40 @@ def test_an_unknown_key_is_told_with_those_that_exist_there(
         ("[show]\ntimezone = '../../etc/passwd'", "timezone"),
         ("[[engines]]\nname = 'a'\n[[engines]]\nname = 'a'", "two engines are named a"),
         ("[[engines]]\nname = 'two words'", "engines"),
-        ("[[engines]]\nname = 'a'\nkind = 'worker'", "have a url"),
-        ("[[engines]]\nname = 'a'\nkind = 'older-wire'", "have a url"),
-        ("[[engines]]\nname = 'a'\nurl = 'http://x'", "have a url"),
+        ("[[engines]]\nname = 'a'\nkind = 'worker'", "a worker needs a url"),
+        ("[[engines]]\nname = 'a'\nkind = 'older-wire'", "a older-wire needs a url"),
         ("[[engines]]\nname = 'a'\nkind = 'worker'\nurl = 'ws://x'", "begins with http://"),
         ("[[engines]]\nname = 'a'\nkind = 'older-wire'\nurl = 'http://x'", "begins with ws://"),
         ("[[engines]]\nname = 'a'\nhang_after = 0", "hang_after"),
+        (
+            "[[engines]]\nname = 'a'\nkind = 'comfyui'\nworkflow = 'w.json'",
+            "[engines] 0: the engine 'a': a comfyui needs a url",
+        ),
+        (
+            "[[engines]]\nname = 'a'\nkind = 'comfyui'\nurl = 'http://x:8188'",
+            "the engine 'a': a comfyui needs a workflow",
+        ),
+        (
+            "[[engines]]\nname = 'a'\nkind = 'replicate'",
+            "the engine 'a': a replicate needs a model",
+        ),
+        (
+            "[[engines]]\nname='a'\nkind='replicate'\nmodel='o/m'\ninputs = {prompt = 'text'}",
+            "inputs needs names for prompt and seed",
+        ),
+        (
+            "[[engines]]\nname = 'a'\nkind = 'replicate'\nmodel = 'o/m'\ninputs = {colour = 'c'}",
+            "0.inputs.colour",
+        ),
+        (
+            "[[engines]]\nname = 'a'\nworkflow = 'w.json'\nbatch_size = 3",
+            "a sketch has no batch_size (a diffusers's), workflow (a comfyui's)",
+        ),
+        ("[[engines]]\nname = 'a'\nkind = 'diffusers'\nbatch_size = 0", "0.batch_size"),
+        (
+            "[[engines]]\nname = 'a'\nurl = 'http://x'",
+            "only these have a url: worker, comfyui, older-wire, replicate",
+        ),
         ("[programs.'a b']\nsteps = 3", "programs"),
         ("[programs.P0]\nsteps = 0", "[programs] P0.steps"),
     ],

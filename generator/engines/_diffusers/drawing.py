@@ -45,6 +45,9 @@ _PREVIEWS_WAITING = 8
 """Steps whose previews may be unfinished; beyond that the drawing waits."""
 _WARM_UP_STEPS = 2
 
+ALWAYS_WARM = frozenset({"cpu"})
+"""Devices on which a first run takes no longer than others, once its model is loaded."""
+
 
 class Studio:
     """Everything that drawing needs and that outlives a run; used by one thread.
@@ -121,6 +124,13 @@ class Studio:
             raise translated(error, begun=False) from error
         if (recipe.kind, recipe.width, recipe.height) not in warm:
             self.draw(recipe.model_copy(update=short), [recipe.seed], _nowhere, cancelled)
+
+    def is_warm(self, recipe: Recipe) -> bool:
+        """Whether a run of this recipe now takes as long as any later one."""
+        if self.device in ALWAYS_WARM:
+            return True
+        model = self._models.kept(recipe.model)
+        return model is not None and (recipe.kind, recipe.width, recipe.height) in model.warm
 
     def close(self) -> None:
         """Forget the models and end the preview thread."""

@@ -9,7 +9,14 @@ from generator.engine import (
     RecipeRefused,
 )
 
-_OUT_OF_MEMORY = ("outofmemoryerror", "out of memory", "not enough memory", "can't allocate memory")
+_OUT_OF_MEMORY = (
+    "outofmemoryerror",
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",  # these two find no room for a workspace, and harm nothing
+    "cudnn_status_alloc_failed",
+)
 _POISONED = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert")
 
 

@@ -109,6 +109,10 @@ class Models:
         lay_on(model, recipe.loras, allow_download=self._settings.allow_download)
         return model
 
+    def kept(self, name: str) -> Model | None:
+        """A model, if it is in memory."""
+        return self._kept.get(name)
+
     def forget(self, *, but: str | None = None) -> None:
         """Let them go, all but perhaps one."""
         for name in [name for name in self._kept if name != but]:

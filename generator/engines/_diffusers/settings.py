@@ -28,7 +28,8 @@ class Settings:
         keep_models: models kept in memory; the one unused for longest goes first.
         previews: how previews are decoded.
         tiny_decoder: name or path of the tiny decoder; None takes the one for the model.
-        batch_size: most pictures drawn at once by `render_batch`.
+        batch_size: most pictures drawn at once by `render_batch`; None takes 4 on CUDA and 1
+            elsewhere.
     """
 
     device: str | None = None
@@ -37,10 +38,10 @@ class Settings:
     keep_models: int = 1
     previews: PreviewDecoder = "auto"
     tiny_decoder: str | None = None
-    batch_size: int = 4
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.keep_models < 1 or self.batch_size < 1:
+        if self.keep_models < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError(
                 "expected keep_models and batch_size of 1 or more, "
                 f"found {self.keep_models} and {self.batch_size}"

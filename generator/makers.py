@@ -1,0 +1,194 @@
+"""Who makes sets in a batch, and by which way each comes into the store.
+
+An engine's pictures come through here and are kept as they come; an engine that draws several
+at once is asked for several; a worker that writes to the same bucket is left to keep its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from cache.documents import FormatError
+from cache.formats import parse_meta
+from cache.keys import meta_key
+from cache.store import NotFound, SharedStore, Store
+from generator.engine import BatchEngine, Engine
+from generator.plan import Action
+from generator.recorder import Recorder, describe, found_set, recipe_of_set
+from generator.worker_protocol import KeepingEngine, NotKeptThere, SetRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A set that is whole now, and whether it was drawn for that or was there already."""
+
+    set_id: int
+    drawn: bool
+
+
+class Maker(Protocol):
+    """Makes sets of an action, one way or another."""
+
+    @property
+    def name(self) -> str:
+        """What draws, with its version."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """How many sets of one action it is worth asking for together now."""
+        ...
+
+    def make(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[Made, None]:
+        """Make sets; each is whole and registered when it is told of. Left by `aclosing`.
+
+        Raises:
+            EngineError, StoreError, FormatError: as `Recorder.record`; what was told of stays.
+        """
+        ...
+
+
+def maker_for(
+    engine: Engine, store: Store, *, anew: bool, say: Callable[[str], None] = lambda _text: None
+) -> Maker:
+    """The best way by which an engine's sets come into a store.
+
+    Args:
+        engine: what draws.
+        store: where sets go.
+        anew: draw also what is there already.
+        say: is told where the pictures go, once that is known.
+    """
+    here = Here(engine, store, anew=anew)
+    if isinstance(engine, KeepingEngine):
+        if isinstance(store, SharedStore):
+            return There(engine, store, here, say)
+        say(f"its pictures come through here, into {store.url}")
+    return here
+
+
+@dataclass(frozen=True)
+class Here:
+    """Keeps here what an engine draws."""
+
+    engine: Engine
+    store: Store
+    anew: bool
+
+    @property
+    def name(self) -> str:
+        """What draws, with its version."""
+        return self.engine.name
+
+    @property
+    def at_once(self) -> int:
+        """As many as the engine draws together."""
+        return self.engine.batch_size if isinstance(self.engine, BatchEngine) else 1
+
+    async def make(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[Made, None]:
+        """See `Maker.make`. Another batch may have drawn one meanwhile: that is looked at first."""
+        wanted: list[int] = []
+        for set_id in set_ids:
+            if not self.anew and await self._is_there(action, set_id):
+                yield Made(set_id, drawn=False)
+            else:
+                wanted.append(set_id)
+        recorder = Recorder(self.engine, self.store)
+        if len(wanted) > 1 and isinstance(self.engine, BatchEngine):
+            async with aclosing(recorder.record_batch(self.engine, action, wanted)) as metas:
+                for set_id in wanted:
+                    await anext(metas)
+                    yield Made(set_id, drawn=True)
+            return
+        for set_id in wanted:
+            await recorder.record(action, set_id)
+            yield Made(set_id, drawn=True)
+
+    async def _is_there(self, action: Action, set_id: int) -> bool:
+        recipe = recipe_of_set(action.recipe, set_id)
+        found = await found_set(self.store, action.action_id, set_id, recipe, describe(action))
+        return found is not None
+
+
+class There:
+    """Leaves it to a worker to keep what it draws, where its store is ours.
+
+    Two machines may know different servers by one address, so that only what is found in our
+    own store is believed. Where the worker keeps its sets elsewhere, pictures come through here.
+
+    Args:
+        engine: the worker.
+        store: ours.
+        here: the other way.
+        say: is told which way it is, once that is known, and when it changes.
+    """
+
+    def __init__(
+        self, engine: KeepingEngine, store: SharedStore, here: Here, say: Callable[[str], None]
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._here = here
+        self._say = say
+        self._kept_there: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """What draws, with its version."""
+        return self._engine.name
+
+    @property
+    def at_once(self) -> int:
+        """One: a worker has a queue of its own."""
+        return 1
+
+    async def make(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[Made, None]:
+        """See `Maker.make`."""
+        for set_id in set_ids:
+            if self._kept_there is not False and await self._drawn_there(action, set_id):
+                yield Made(set_id, drawn=True)
+                continue
+            async with aclosing(self._here.make(action, [set_id])) as made:
+                async for each in made:
+                    yield each
+
+    async def _drawn_there(self, action: Action, set_id: int) -> bool:
+        asked = SetRequest(
+            recipe=action.recipe,
+            action_id=action.action_id,
+            set_id=set_id,
+            description=describe(action),
+            store=self._store.address,
+        )
+        if self._here.anew:  # the worker would find the one that is there
+            await self._store.delete(meta_key(action.action_id, set_id))
+        try:
+            meta = await self._engine.draw_set(asked)
+        except NotKeptThere as error:
+            self._turn(False, f"its pictures come through here: {error}")
+            return False
+        if not await self._is_ours(action, set_id, meta.seed):
+            self._turn(
+                False,
+                "it kept a set in another store of the same address; its pictures"
+                " come through here",
+            )
+            return False
+        self._turn(True, f"it keeps its sets itself, in {self._store.url}")
+        return True
+
+    async def _is_ours(self, action: Action, set_id: int, seed: int | None) -> bool:
+        key = meta_key(action.action_id, set_id)
+        try:
+            found = parse_meta(await self._store.get(key), key)
+        except (NotFound, FormatError):
+            return False
+        return (found.fingerprint, found.seed) == (action.fingerprint, seed)
+
+    def _turn(self, kept_there: bool, text: str) -> None:
+        if self._kept_there is not kept_there:
+            self._kept_there = kept_there
+            self._say(text)
