@@ -385,8 +385,10 @@ async def test_an_engine_that_rested_is_tried_out_between_cues_and_has_its_grace
         await opened.play_to(35)
         assert (await played(opened))[-1] == ("two", "static")
         assert "not relied on before" in (await opened.rows())[-1]["why"]
+        assert opened.modes.health("gpu").failures == 1
         await opened.play_to(65)
         assert (await played(opened))[-1] == ("x", "live")
+        assert opened.modes.health("gpu").failures == 0, "it gave a picture"
         assert len(script.left) == len(script.asked)
 
 
