@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from server.memory import Memory, Remembered
 from server.modes import STORE_IN_DOUBT, ForceBook
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
-from tests.helpers.shows import LOOP, Rhythm, cue, prompt
+from tests.helpers.servers import server_process
+from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, make_show, prompt
 
 SETS = Rhythm(previews=8, step=0.4)
 CUES = [prompt(10 + 10 * k, f"nr {k}", id=f"nr{k}") for k in range(10)]
@@ -425,3 +427,29 @@ async def test_nobody_is_tried_out_while_a_picture_is_drawn_or_due(tmp_path: Pat
         assert script.asked == [], "a show without pauses"
         await opened.play_to(150)
         assert len(script.asked) == 1, "then any moment without a run will do"
+
+
+# ---------------------------------------------------------------- a real server
+
+
+def test_a_server_that_is_killed_comes_back_under_the_same_force(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path / "show", SHOW, rhythm=SETS)
+    with server_process(tiny.folder) as server:
+        server.control("mode.force", mode="live", until=600, reason="a test")
+        server.control("mode.force", mode="static", cue="nr3")
+        until = time.monotonic() + 15
+        while "nr3" not in memory_of(tiny):
+            assert time.monotonic() < until, "it is not written down"
+            time.sleep(0.05)
+        before = server.state()["mode"]
+        server.kill()
+    with server_process(tiny.folder) as server:
+        assert server.state()["mode"] == before
+        assert before["effective"] == "live"
+        assert before["cues"][0]["forced"] == "static"
+        assert server.control("mode.release")["mode"]["effective"] == "static"
+
+
+def memory_of(tiny: TinyShow) -> str:
+    path = tiny.state / "state.json"
+    return path.read_text() if path.exists() else ""
