@@ -16,8 +16,10 @@ from server.access import Role
 from server.clock import VirtualClock
 from server.control import Caller, CommandError
 from server.forces import Force
+from server.ladder import Rung
 from server.memory import Memory, Remembered
 from server.modes import STORE_IN_DOUBT, ForceBook
+from server.providers.base import Capped, Slot
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.servers import server_process
@@ -309,6 +311,20 @@ async def test_no_more_live_runs_than_allowed(tmp_path: Path) -> None:
         ]
         why = (await opened.rows())[2]["why"]
         assert why == "live as configured; the 2 live runs of this hour are spent; playing a set"
+
+
+async def test_a_cap_that_was_reached_in_between_is_no_fault_of_the_engines(tmp_path: Path) -> None:
+    async with show(tmp_path, LIVE + "live_at_once = 1\n") as opened:
+        provider = opened.modes.provider(Rung("live", "gpu"))
+        action = opened.actions[0]
+        await opened.play_to(9)
+        decision = opened.modes.decide(action)
+        async with provider.open(opened.actions[1], Slot(opened.clock.now())):
+            with pytest.raises(Capped) as refused:
+                async with provider.open(action, Slot(opened.clock.now())):
+                    pass
+            opened.modes.failed(decision.rungs[0], action, refused.value)
+        assert opened.modes.health("gpu").failures == 0
 
 
 async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
