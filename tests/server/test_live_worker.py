@@ -14,11 +14,11 @@ from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
 from tests.helpers.workers import remote, worker_process
 
-STEPS = 16
+STEPS = 12
 TOML = f"""{MANUAL}
 [playback]
 mode = "live"
-frame_gap_timeout = 2.0
+frame_gap_timeout = 1.5
 
 [display]
 crossfade = 0.1
@@ -31,7 +31,7 @@ height = 192
 [[engines]]
 name = "pencil"
 kind = "sketch"
-pace = 0.12
+pace = 0.11
 """
 CUES = [
     prompt(1, "a lamp", id="lamp"),
