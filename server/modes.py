@@ -33,7 +33,7 @@ from server.forces import (
     without,
 )
 from server.ladder import Decision, EngineOutlook, Outlook, Rung, Sets, asked, decide
-from server.providers.base import ActionRefused, Provider, StoreSilent
+from server.providers.base import ActionRefused, Capped, Provider, StoreSilent
 from server.providers.live import LiveEngine, LiveProvider
 from server.sections import PlaybackSection
 
@@ -155,11 +155,9 @@ class ModeManager:
 
     def _outlook(self, provider: LiveProvider, action: Action) -> EngineOutlook:
         live = provider.live
-        unfit: str | None = None
+        unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
         if action.fingerprint in self._refused[live.name]:
             unfit = f"engine {live.name} cannot draw this"
-        else:
-            unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
         return EngineOutlook(live.name, live.local, unfit)
 
     def _in_words(self, name: str, health: Health) -> str | None:
@@ -198,7 +196,7 @@ class ModeManager:
                 self._store_in_doubt_until = now + STORE_IN_DOUBT
         elif isinstance(error, ActionRefused):
             self._refused[rung.engine].add(action.fingerprint)
-        else:
+        elif not isinstance(error, Capped):
             self._rest(rung.engine, str(error) or type(error).__name__)
 
     # ------------------------------------------------------------ engines

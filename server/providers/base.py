@@ -18,6 +18,7 @@ class ProviderError(Exception):
     ProviderError
       ActionRefused   nor will it ever give this action's
       StoreSilent     because the store does not answer, or not in time
+      Capped          because no more live runs are allowed now; nothing is wrong with it
     """
 
 
@@ -27,6 +28,10 @@ class ActionRefused(ProviderError):
 
 class StoreSilent(ProviderError):
     """The sets may be sound, but the store does not hand them out."""
+
+
+class Capped(ProviderError):
+    """As many live runs as are allowed go on, or were begun in this hour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from server.budget import Budget
 from server.clock import Clock
 from server.providers.base import (
     ActionRefused,
+    Capped,
     Frame,
     ProviderError,
     ProviderName,
@@ -108,14 +109,14 @@ class LiveProvider:
         An engine begins in the noise, whatever `slot` says.
 
         Raises:
-            ProviderError: no live run is allowed now; while iterating: the engine failed, or
-                what it drew is unusable.
+            Capped: no live run is allowed now.
+            ProviderError: while iterating: the engine failed, or what it drew is unusable.
             ActionRefused: while iterating: the engine can never draw this.
         """
         del slot
         refusal = self._budget.refusal(self._clock.now())
         if refusal is not None:
-            raise ProviderError(refusal)
+            raise Capped(refusal)
         seed = self._fresh_seed(action)
         source = Source(provider="live", engine=self._in_full, seed=seed)
         with self._budget.run(self._clock.now()):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.breaker import GRACE, LONGEST_REST, REST, Breaker
@@ -64,6 +64,7 @@ def test_a_hand_resets_it() -> None:
     assert (health.state, health.failures, health.reason) == ("untried", 0, "")
 
 
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from(["failed", "proved", "gave", "wait"]), st.floats(0, 900)))
 )

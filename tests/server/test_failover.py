@@ -216,6 +216,18 @@ async def test_killed_at_any_step_hold_keeps_the_picture(tmp_path: Path, step: i
     assert [(f["to"], f["step"]) for f in run.row["failovers"]] == [("hold", step)]
 
 
+async def test_a_cue_may_ask_for_another_failover_than_the_show(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    engine = live(scripted(clock, drawing("gpu")[:7], GONE))
+    cues = [prompt(5, "one", id="one", mode="live", failover="hold"), cue(60, "end")]
+    async with house(
+        tmp_path, cues, rhythm=SETS, toml=toml("continue"), clock=clock, engines=[engine]
+    ) as opened:
+        await opened.play_to(30)
+        run = await seen(opened)
+        assert (run.end, len(run.frames)) == ("held", 7)
+
+
 async def test_before_the_first_frame_there_is_nothing_to_hold(tmp_path: Path) -> None:
     run = await play(tmp_path, dies_after(0), failover="hold")
     check_whole(run)

@@ -14,11 +14,11 @@ from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
 from tests.helpers.workers import remote, worker_process
 
-STEPS = 8
+STEPS = 12
 TOML = f"""{MANUAL}
 [playback]
 mode = "live"
-frame_gap_timeout = 0.8
+frame_gap_timeout = 1.5
 
 [display]
 crossfade = 0.1
@@ -31,7 +31,7 @@ height = 192
 [[engines]]
 name = "pencil"
 kind = "sketch"
-pace = 0.12
+pace = 0.11
 """
 CUES = [
     prompt(1, "a lamp", id="lamp"),
@@ -43,7 +43,7 @@ CUES = [
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> TinyShow:
-    return make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=STEPS, step=0.1), toml=TOML)
+    return make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=STEPS, step=0.05), toml=TOML)
 
 
 async def trusted(address: Address) -> None:

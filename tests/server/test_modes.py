@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +16,14 @@ from server.access import Role
 from server.clock import VirtualClock
 from server.control import Caller, CommandError
 from server.forces import Force
+from server.ladder import Rung
 from server.memory import Memory, Remembered
 from server.modes import STORE_IN_DOUBT, ForceBook
+from server.providers.base import Capped, Slot
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
-from tests.helpers.shows import LOOP, Rhythm, cue, prompt
+from tests.helpers.servers import server_process
+from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, make_show, prompt
 
 SETS = Rhythm(previews=8, step=0.4)
 CUES = [prompt(10 + 10 * k, f"nr {k}", id=f"nr{k}") for k in range(10)]
@@ -309,6 +313,20 @@ async def test_no_more_live_runs_than_allowed(tmp_path: Path) -> None:
         assert why == "live as configured; the 2 live runs of this hour are spent; playing a set"
 
 
+async def test_a_cap_that_was_reached_in_between_is_no_fault_of_the_engines(tmp_path: Path) -> None:
+    async with show(tmp_path, LIVE + "live_at_once = 1\n") as opened:
+        provider = opened.modes.provider(Rung("live", "gpu"))
+        action = opened.actions[0]
+        await opened.play_to(9)
+        decision = opened.modes.decide(action)
+        async with provider.open(opened.actions[1], Slot(opened.clock.now())):
+            with pytest.raises(Capped) as refused:
+                async with provider.open(action, Slot(opened.clock.now())):
+                    pass
+            opened.modes.failed(decision.rungs[0], action, refused.value)
+        assert opened.modes.health("gpu").failures == 0
+
+
 async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
     clock = VirtualClock()
     gone = EngineUnavailable("connection refused")
@@ -385,8 +403,10 @@ async def test_an_engine_that_rested_is_tried_out_between_cues_and_has_its_grace
         await opened.play_to(35)
         assert (await played(opened))[-1] == ("two", "static")
         assert "not relied on before" in (await opened.rows())[-1]["why"]
+        assert opened.modes.health("gpu").failures == 1
         await opened.play_to(65)
         assert (await played(opened))[-1] == ("x", "live")
+        assert opened.modes.health("gpu").failures == 0, "it gave a picture"
         assert len(script.left) == len(script.asked)
 
 
@@ -423,3 +443,29 @@ async def test_nobody_is_tried_out_while_a_picture_is_drawn_or_due(tmp_path: Pat
         assert script.asked == [], "a show without pauses"
         await opened.play_to(150)
         assert len(script.asked) == 1, "then any moment without a run will do"
+
+
+# ---------------------------------------------------------------- a real server
+
+
+def test_a_server_that_is_killed_comes_back_under_the_same_force(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path / "show", SHOW, rhythm=SETS)
+    with server_process(tiny.folder) as server:
+        server.control("mode.force", mode="live", until=600, reason="a test")
+        server.control("mode.force", mode="static", cue="nr3")
+        until = time.monotonic() + 15
+        while "nr3" not in memory_of(tiny):
+            assert time.monotonic() < until, "it is not written down"
+            time.sleep(0.05)
+        before = server.state()["mode"]
+        server.kill()
+    with server_process(tiny.folder) as server:
+        assert server.state()["mode"] == before
+        assert before["effective"] == "live"
+        assert before["cues"][0]["forced"] == "static"
+        assert server.control("mode.release")["mode"]["effective"] == "static"
+
+
+def memory_of(tiny: TinyShow) -> str:
+    path = tiny.state / "state.json"
+    return path.read_text() if path.exists() else ""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.numbering import Numbering
@@ -56,6 +56,7 @@ takes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), takes)
 def test_numbers_ascend_and_the_share_never_falls(
     told: int, played: list[tuple[int, int, int]]

@@ -351,3 +351,44 @@ async def test_joined_in_the_middle_with_the_last_set_broken_takes_another(bench
 def test_an_action_has_what_the_tests_say(tmp_path: Path) -> None:
     action: Action = Bench(tmp_path / "show").action
     assert (action.action_id, action.program) == ("lamp", "P4")
+
+
+# ---------------------------------------------------------------- taking over
+
+
+async def taken_over(bench: Bench, share: float, start: float, end: float | None = None) -> Any:
+    slot = Slot(start, end, share)
+    async with bench.static.open(bench.action, slot) as take:
+        return take, [frame async for frame in take.frames]
+
+
+@pytest.mark.parametrize(
+    ("share", "steps"),
+    [(0.1, [1, 2, 3, 4, 5]), (0.2, [2, 3, 4, 5]), (0.5, [3, 4, 5]), (0.8, [5]), (0.99, [5])],
+)
+async def test_taking_over_it_gives_what_comes_after_the_share(
+    bench: Bench, share: float, steps: list[int]
+) -> None:
+    take, frames = await taken_over(bench, share, bench.clock.now())
+    assert [frame.step for frame in frames] == steps
+    assert [frame.steps for frame in frames] == [5] * len(steps)
+    assert [step for step, _ in take.planned] == steps
+    assert take.steps == 5
+
+
+async def test_taking_over_it_keeps_the_rhythm_of_what_came_before(bench: Bench) -> None:
+    now = bench.clock.now()
+    _, frames = await taken_over(bench, 0.5, now - 0.4)
+    assert [frame.due - now for frame in frames] == pytest.approx([0.6, 1.6, 2.6])
+
+
+async def test_taking_over_what_stood_still_it_comes_at_once(bench: Bench) -> None:
+    now = bench.clock.now()
+    _, frames = await taken_over(bench, 0.5, now - 5.0)
+    assert [frame.due - now for frame in frames] == pytest.approx([0.1, 1.1, 2.1])
+
+
+async def test_taking_over_it_ends_in_time(bench: Bench) -> None:
+    now = bench.clock.now()
+    _, frames = await taken_over(bench, 0.5, now, now + 1.5)
+    assert [frame.due - now for frame in frames] == pytest.approx([0.5, 1.0, 1.5])
