@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there_and_plays_without_a_network
     store, to = upload(server, tiny.folder), tmp_path / "venue"
     with puller(tiny.folder, store, to, keys_of(server)) as process:
         while process.poll() is None and not list(to.rglob("*.jpg")):
-            pass
+            time.sleep(0.01)
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     if number == signal.SIGINT:
