@@ -146,7 +146,7 @@ class Server:
 
 @contextmanager
 def rclone_server(folder: Path) -> Iterator[Server]:
-    """rclone serving a folder with one bucket, full of sets."""
+    """Rclone serving a folder with one bucket, full of sets."""
     bucket = folder / "served" / "bucket"
     for set_id in range(SETS):
         place = bucket / "actions" / "prompt_001" / "sets" / str(set_id)
@@ -158,9 +158,12 @@ def rclone_server(folder: Path) -> Iterator[Server]:
         "--auth-key", f"{KEY_ID},{SECRET}", str(folder / "served"),
     ]  # fmt: skip
     log = folder / "log"
-    with log.open("wb") as output, subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-    ) as process:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         try:
             yield Server(_where(process, log), folder)
         finally:
@@ -187,11 +190,12 @@ def _where(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def rclone_copy(server: Server, target: Path) -> float:
     """Seconds that `rclone copy` takes for everything, with as many transfers at once."""
-    command = [
-        rclone(), "copy", "--config", "", f"--transfers={PARALLEL}", f"--checkers={PARALLEL}",
+    remote = (
         f":s3,provider=Rclone,endpoint='{server.endpoint_url}',access_key_id={KEY_ID},"
-        f"secret_access_key={SECRET},force_path_style=true:bucket", str(target),
-    ]  # fmt: skip
+        f"secret_access_key={SECRET},force_path_style=true:bucket"
+    )
+    at_once = (f"--transfers={PARALLEL}", f"--checkers={PARALLEL}")
+    command = [rclone(), "copy", "--config", "", *at_once, remote, str(target)]
     start = time.perf_counter()
     subprocess.run(command, check=True)
     return time.perf_counter() - start

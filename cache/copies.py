@@ -62,7 +62,7 @@ _LEDGER_LENGTH: Final = 2**20
 """Bytes. A longer ledger is begun anew."""
 
 _ABANDONED_AFTER: Final = 60.0
-"""Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
+"""Seconds. Nobody takes that long to write a file."""
 
 _UNFINISHED_BYTES: Final = 256 * 2**20
 """More than this in unfinished files is swept whatever their age."""
@@ -73,6 +73,10 @@ _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
 _ORIGIN: Final = re.compile(r"[a-z0-9-]+-[0-9a-f]{8}")
+_PLENTY: Final = 2**30
+_ROOM_KNOWN_FOR: Final = 1.0
+"""Seconds that plenty of room is taken to last: whoever else writes fills less in that time."""
+
 _STEP: Final = 32
 """This part of the bound is freed at once."""
 
@@ -179,6 +183,9 @@ class Copies:
         self._bytes = 0
         self._pending = 0
         self._others_unfinished = 0
+        self._alone = False
+        self._room_known_until = 0.0
+        self._room_known = 0
         self._ledger_seen = 0
         self._ledger_mine = 0
         self._journal: dict[str, _Entry | None] | None = None
@@ -207,6 +214,10 @@ class Copies:
     def complete(self) -> bool:
         """Whether the folder was looked through at least once."""
         return self._looked
+
+    def surely_lacks(self, name: str) -> bool:
+        """Whether there is no copy, as we know all that is there and nobody else writes."""
+        return self._looked and self._alone and self._path_of(name) not in self._entries
 
     def size(self, name: str) -> int | None:
         """Bytes of a copy's content, None if there is none, as far as known."""
@@ -263,17 +274,20 @@ class Copies:
             entry.used_ns = self._uses[path] = now
         return copy
 
-    def stands(self, name: str) -> bool:
-        """Whether a copy that we proved before is still there, whole in length."""
+    def check(self, name: str) -> Copy | bool:
+        """Make sure of a copy: that it is there still, or, the first time, by reading it.
+
+        Returns:
+            What was read, where it was; else whether it is there.
+        """
         path = self._path_of(name)
         entry = self._entries.get(path)
-        if entry is None or not entry.proven:
-            return False
-        try:
-            size = os.stat(f"{self._text}/{path}", follow_symlinks=False).st_size  # noqa: PTH116
-        except OSError:
-            return False
-        return size == entry.size
+        if entry is not None and entry.proven:
+            with suppress(OSError):
+                found = os.stat(f"{self._text}/{path}", follow_symlinks=False)  # noqa: PTH116
+                if found.st_size == entry.size:
+                    return True
+        return self.read(name) or False
 
     def write(self, name: str, data: bytes, sha256: str) -> None:
         """Keep a copy, whatever was there.
@@ -292,6 +306,7 @@ class Copies:
             with self._books:
                 self._looked = False
             self._reserve(size)
+        kept = False
         try:
             try:
                 self._write(path, data, sha256, now)
@@ -299,17 +314,17 @@ class Copies:
                 if error.errno not in _FULL or not self._free(0, at_least=size):
                     raise
                 self._write(path, data, sha256, now)  # a quota, say, that statvfs does not tell of
+            kept = True
         except OSError as error:
             if error.errno in _UNKEEPABLE:
                 raise Unkeepable(str(error)) from error
             raise
-        else:
-            with self._books:
-                self._uses.pop(path, None)
-                self._enter(path, _Entry(size, now, proven=True))
         finally:
             with self._books:
                 self._pending -= size
+                if kept:
+                    self._uses.pop(path, None)
+                    self._enter(path, _Entry(size, now, proven=True))
 
     def remove(self, name: str) -> None:
         """Drop a copy; one that is not there is fine."""
@@ -415,10 +430,7 @@ class Copies:
             descriptor = os.open(unfinished, flags, 0o666)
         try:
             try:
-                with suppress(OSError):  # no locks on this file system: age alone tells
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for part in (data, _proof(path, len(data), bytes.fromhex(sha256))):
-                    _write_all(descriptor, part)
+                _write_all(descriptor, data, _proof(path, len(data), bytes.fromhex(sha256)))
                 os.utime(descriptor, ns=(now_ns, now_ns))
             finally:
                 os.close(descriptor)
@@ -426,7 +438,10 @@ class Copies:
                 os.rename(unfinished, place)  # noqa: PTH104 - as above
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-                os.rename(unfinished, place)  # noqa: PTH104
+                try:
+                    os.rename(unfinished, place)  # noqa: PTH104
+                except FileNotFoundError as error:
+                    raise Unkeepable("it was swept away while it was written") from error
         except BaseException:
             with suppress(OSError):
                 os.unlink(unfinished)  # noqa: PTH108
@@ -443,35 +458,37 @@ class Copies:
             NoRoom: there is none.
         """
         with self._books:
-            self._ledger_mine += self._note_in_ledger(size)
+            length = self._note_in_ledger(size)
         while True:
-            floor = self._room_on_disk() < size
+            floor = self._is_too_full(size)
             with self._books:
-                others = self._written_by_others()
+                others = self._written_by_others(length)
                 known = self._looked and others is not None
                 if known and not floor and self._total() + (others or 0) + size <= self._limit:
                     self._pending += size
                     return
             if not self._free(size):
                 raise NoRoom(floor=floor)
+            length = self._ledger_length()
 
     def _total(self) -> int:
         return self._bytes + self._pending + self._others_unfinished
 
     def _note_in_ledger(self, size: int) -> int:
-        """Tell other processes of what is about to be written; says how long that made it."""
-        units = -(-size // _LEDGER_UNIT)
+        """Tell other processes of what is about to be written; says how long the ledger is now."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        # Not kept open: a disk that is to be pulled out could not be unmounted.
         descriptor = os.open(f"{self._text}/{_LEDGER}", flags, 0o666)
         try:
-            return os.write(descriptor, bytes(units))
+            self._ledger_mine += os.write(descriptor, bytes(-(-size // _LEDGER_UNIT)))
+            return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
 
-    def _written_by_others(self) -> int | None:
+    def _written_by_others(self, length: int) -> int | None:
         """Bytes, at most, since we looked; None if there is no telling but by looking."""
-        length = self._ledger_length()
         units = length - self._ledger_seen - self._ledger_mine
+        self._alone = length >= self._ledger_seen and units <= 0
         return None if length < self._ledger_seen else max(0, units) * _LEDGER_UNIT
 
     def _ledger_length(self) -> int:
@@ -484,6 +501,15 @@ class Copies:
         """Bytes that may be written before the disk is fuller than it should get."""
         found = os.statvfs(self._text)
         return found.f_bavail * found.f_frsize - self._keep_free
+
+    def _is_too_full(self, size: int) -> bool:
+        """Whether so much may not be written; where there is plenty, not asked for each time."""
+        now = time.monotonic()
+        if now > self._room_known_until or self._room_known < _PLENTY:
+            self._room_known = self._room_on_disk()
+            self._room_known_until = now + _ROOM_KNOWN_FOR
+        self._room_known -= size
+        return self._room_known < 0
 
     def _free(self, size: int, *, at_least: int = 0) -> bool:
         """Look anew, and evict what was used longest ago until there is room.
@@ -592,6 +618,7 @@ class Copies:
             self._journal = {}
             # What is noted from here on may or may not be among what is found.
             self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
+            self._alone = True
         found: dict[str, _Entry] = {}
         try:
             for path, info in _files_in(self._text):
@@ -631,21 +658,16 @@ class Copies:
         return found
 
     def _sweep(self) -> None:
-        """Remove what dead writers left; a live one holds a lock on what it writes."""
+        """Remove what dead writers left. One that lives, and is as slow, loses a copy by it."""
+        now = time.time()  # the medium's clock, not ours
         found = self._unfinished()
         excess = sum(size for _, size, _ in found) - _UNFINISHED_BYTES
         for path, size, written in sorted(found, key=lambda each: each[2]):
-            age = self._wall() - written
-            if age < _ABANDONED_AFTER and excess <= 0:
+            if now - written < _ABANDONED_AFTER and excess <= 0:
                 continue
             with suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)  # noqa: PTH108
-                    excess -= size
-                finally:
-                    os.close(descriptor)
+                os.unlink(path)  # noqa: PTH108
+                excess -= size
 
 
 def origin_folder(origin: str) -> str:
@@ -680,8 +702,11 @@ def _read_exactly(descriptor: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
+def _write_all(descriptor: int, data: bytes, proof: bytes) -> None:
+    written = os.writev(descriptor, [data, proof])
+    if written == len(data) + len(proof):
+        return
+    rest = memoryview(data + proof)[written:]
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 

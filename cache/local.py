@@ -29,7 +29,7 @@ import anyio
 import structlog
 from cachetools import Cache, LRUCache
 
-from cache.copies import Copies, NoRoom, Unkeepable, listing_name
+from cache.copies import Copies, Copy, NoRoom, Unkeepable, listing_name
 from cache.documents import FormatError, read_object
 from cache.flights import Flight, Flights
 from cache.formats import FileFacts, parse_meta
@@ -529,12 +529,18 @@ class LocalCache:
     async def _is_here(self, key: Key) -> bool:
         """Whether there is a copy that can be relied on: each is read once to be sure."""
         copies = self._copies
-        if copies is None or not await self._in_thread(lambda: copies.stands(key)):
-            if copies is not None and await self._copy(key) is not None:
-                return True
-            return self._recall(key) is not None
-        copies.used(key)
-        return True
+        found: Copy | bool = False
+        if copies is not None and not copies.surely_lacks(key):
+            try:
+                found = await self._in_thread(lambda: copies.check(key))
+            except OSError as error:
+                self._disk.failed(error)
+            if found is True:
+                copies.used(key)
+            elif found:
+                self._learn(key, found.data)
+                found = self._agrees(key, _Content(*found))
+        return bool(found) or self._recall(key) is not None
 
     async def _keep(self, name: str, content: _Content) -> None:
         """Keep a copy on disk, if that can be done; it is never an error if not."""

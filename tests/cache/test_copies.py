@@ -344,19 +344,30 @@ def test_folders_that_become_empty_go(root: Path) -> None:
     assert [path.name for path in place(root, "actions").iterdir()] == ["b"]
 
 
-def test_dead_writers_leavings_go_and_live_ones_stay(root: Path) -> None:
-    copies = copies_in(root, wall=time.time)
-    folder = root / ".unfinished"
-    for name in ("dead", "alive", "young"):
-        (folder / name).write_bytes(b"half")
-        if name != "young":
-            os.utime(folder / name, (0, 0))
-    with (folder / "alive").open("rb+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        copies.look()
-        assert unfinished(root) == ["alive", "young"]
+def test_what_dead_writers_left_goes(root: Path) -> None:
+    copies = copies_in(root)
+    for name in ("dead", "young"):
+        (root / ".unfinished" / name).write_bytes(b"half")
+    os.utime(root / ".unfinished" / "dead", (0, 0))
     copies.look()
     assert unfinished(root) == ["young"]
+
+
+def test_a_writer_that_is_swept_loses_a_copy_and_no_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_in(root)
+    rename = os.rename
+
+    def swept(source: str, target: str) -> None:
+        Path(source).unlink(missing_ok=True)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", swept)
+        with pytest.raises(Unkeepable):
+            write(copies, "a/b", b"x")
+    write(copies, "a/b", b"x")
 
 
 def test_too_much_of_dead_writers_goes_however_young(
@@ -453,7 +464,7 @@ def test_many_threads_keep_the_bound_and_their_books(root: Path) -> None:
                 data = read(copies, f"actions/{turn % 23}")
                 assert data is None or len(data) == 1500
                 with copies._books:
-                    assert copies._total() <= 20_000
+                    assert copies.total_bytes <= 20_000
         except BaseException as error:  # noqa: BLE001 - for the test to see
             errors.append(error)
 

@@ -828,7 +828,7 @@ async def test_a_long_show_grows_nothing(folder: Path) -> None:
                 await cache.get(coming[0])
             assert cache.stats.disk_bytes <= limit
             assert cache.stats.memory_bytes <= 10_000
-        assert len(asyncio.all_tasks()) == tasks
+        assert len(asyncio.all_tasks()) <= tasks
         assert cache.stats.unkept == 0
         assert not cache._held
         assert not cache._changes
