@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import browser, cues, manifest, recording, replay, startup
+from benchmarks import browser, cache, cues, manifest, recording, replay, startup
 from benchmarks.machinery import say
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "startup": startup.main,
     "manifest": manifest.main,
+    "cache": cache.main,
     "cues": cues.main,
     "replay": replay.main,
     "browser": browser.main,
