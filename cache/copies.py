@@ -11,11 +11,10 @@
 What is not hidden within an origin's folder is taken for a copy and may be evicted; all else
 in the root is left alone. The bound counts the copies of every origin.
 
-**The proof** is part of the file, so content and proof come into being in one rename. Whatever
-happens to the file later (bits that flip, an end that is missing, another file in its place) is
-seen when it is read: it is removed, and counts as never kept. That is why nothing is flushed to
-the medium: a power cut may cost the copies of the last half minute, which are fetched again,
-where flushing each would cost every fetch (`benchmarks/cache.py`).
+**The proof** (`cache/copy_files.py`) is part of the file. A flawed copy is removed as it is read,
+and counts as never kept. That is why nothing is flushed to the medium: a power cut may cost the
+copies of the last half minute, which are fetched again, where flushing each would cost every
+fetch (`benchmarks/cache.py`).
 
 **Order.** A file's time of modification is when it was last used, so the order outlives us and is
 seen by other processes. Uses are noted in memory and written by `flush`.
@@ -30,12 +29,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import secrets
 import stat
-import struct
 import threading
 import time
 from collections import Counter
@@ -43,17 +39,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from cache.keys import set_prefix
+from cache.copy_files import PROOF_BYTES, Copy, files_in, origin_folder, read_copy, write_copy
 
-PROOF_BYTES: Final = 56
-"""How much larger a copy's file is than its content."""
-
-LISTING_NAME: Final = ".listing"
-
-_MAGIC: Final = b"UNDRSTD1"
-_PROOF: Final = struct.Struct(">32sQ8s8s")
 _UNFINISHED: Final = ".unfinished"
 _LOCK: Final = ".lock"
 _LEDGER: Final = ".ledger"
@@ -72,7 +61,6 @@ _LOCK_LOOK: Final = 0.01
 _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
-_ORIGIN: Final = re.compile(r"[a-z0-9-]+-[0-9a-f]{8}")
 _PLENTY: Final = 2**30
 _ROOM_KNOWN_FOR: Final = 1.0
 """Seconds that plenty of room is taken to last: whoever else writes fills less in that time."""
@@ -99,13 +87,6 @@ _UNKEEPABLE: Final = frozenset(
 """What a name may be refused with, though the medium is well."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class Copy(NamedTuple):
-    """A content that was proven, and its SHA-256 in hexadecimal."""
-
-    data: bytes
-    sha256: str
 
 
 class NoRoom(Exception):
@@ -251,7 +232,7 @@ class Copies:
         """
         path = self._path_of(name)
         try:
-            copy = self._read(path)
+            copy = read_copy(self._text, path)
         except OSError as error:
             if error.errno in _MISSING:
                 self._forget(path)
@@ -309,11 +290,13 @@ class Copies:
         kept = False
         try:
             try:
-                self._write(path, data, sha256, now)
+                self._write(path, Copy(data, sha256), now)
             except OSError as error:
                 if error.errno not in _FULL or not self._free(0, at_least=size):
                     raise
-                self._write(path, data, sha256, now)  # a quota, say, that statvfs does not tell of
+                self._write(
+                    path, Copy(data, sha256), now
+                )  # a quota, say, that statvfs does not tell of
             kept = True
         except OSError as error:
             if error.errno in _UNKEEPABLE:
@@ -394,58 +377,14 @@ class Copies:
             if error.errno not in _MISSING | {errno.EISDIR}:
                 raise
 
-    def _read(self, path: str) -> Copy | None:
-        """A copy if it is sound.
-
-        Raises:
-            OSError: it cannot be opened or read.
-        """
-        # Non-blocking and without following links: what stands in its place may be anything.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        descriptor = os.open(f"{self._text}/{path}", flags)
+    def _write(self, path: str, copy: Copy, now: int) -> None:
+        unfinished = f"{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
         try:
-            info = os.fstat(descriptor)
-            if stat.S_ISDIR(info.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "is a folder", path)
-            if not stat.S_ISREG(info.st_mode) or info.st_size < PROOF_BYTES:
-                return None
-            length = info.st_size - PROOF_BYTES
-            data = _read_exactly(descriptor, length)
-            proof = _read_exactly(descriptor, PROOF_BYTES)
-        finally:
-            os.close(descriptor)
-        digest = hashlib.sha256(data)
-        if len(data) != length or proof != _proof(path, length, digest.digest()):
-            return None
-        return Copy(data, digest.hexdigest())
-
-    def _write(self, path: str, data: bytes, sha256: str, now_ns: int) -> None:
-        place = f"{self._text}/{path}"
-        unfinished = f"{self._text}/{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            descriptor = os.open(unfinished, flags, 0o666)
-        except FileNotFoundError:  # the folder was emptied under us
+            write_copy(self._text, unfinished, path, copy, now)
+        except FileNotFoundError:
+            # Somebody removed the folder, or the file while it was being written.
             self.open()
-            descriptor = os.open(unfinished, flags, 0o666)
-        try:
-            try:
-                _write_all(descriptor, data, _proof(path, len(data), bytes.fromhex(sha256)))
-                os.utime(descriptor, ns=(now_ns, now_ns))
-            finally:
-                os.close(descriptor)
-            try:
-                os.rename(unfinished, place)  # noqa: PTH104 - as above
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-                try:
-                    os.rename(unfinished, place)  # noqa: PTH104
-                except FileNotFoundError as error:
-                    raise Unkeepable("it was swept away while it was written") from error
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)  # noqa: PTH108
-            raise
+            write_copy(self._text, unfinished, path, copy, now)
 
     # Making room.
 
@@ -621,7 +560,7 @@ class Copies:
             self._alone = True
         found: dict[str, _Entry] = {}
         try:
-            for path, info in _files_in(self._text):
+            for path, info in files_in(self._text):
                 found[path] = _Entry(info.st_size, info.st_mtime_ns)
             unfinished = sum(size for _, size, _ in self._unfinished())
         except BaseException:
@@ -668,71 +607,3 @@ class Copies:
             with suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
                 excess -= size
-
-
-def origin_folder(origin: str) -> str:
-    """The folder's name for copies of one origin: readable, and no other's."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", origin).strip("-").lower()[:60].rstrip("-")
-    return f"{slug or 'origin'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
-
-
-def listing_name(action_id: str, set_id: int) -> str:
-    """The name under which a set's listing is kept; it is hidden, so no key is named so.
-
-    Raises:
-        BadKey: `action_id` is no action id, or `set_id` no set number.
-    """
-    return f"{set_prefix(action_id, set_id)}{LISTING_NAME}"
-
-
-def _proof(path: str, length: int, sha256: bytes) -> bytes:
-    """What stands behind a content that belongs in this place, and nowhere else."""
-    place = hashlib.sha256(path.encode()).digest()[:8]
-    return _PROOF.pack(sha256, length, place, _MAGIC)
-
-
-def _read_exactly(descriptor: int, length: int) -> bytes:
-    """As many bytes, or fewer where the file ends."""
-    data = os.read(descriptor, length)
-    if len(data) == length or not data:
-        return data
-    parts = [data]
-    while (length := length - len(data)) and (data := os.read(descriptor, length)):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def _write_all(descriptor: int, data: bytes, proof: bytes) -> None:
-    written = os.writev(descriptor, [data, proof])
-    if written == len(data) + len(proof):
-        return
-    rest = memoryview(data + proof)[written:]
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _files_in(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every copy of every origin: its path within the root, and its file's facts."""
-    with os.scandir(root) as scan:
-        origins = [
-            item.name
-            for item in scan
-            if _ORIGIN.fullmatch(item.name) and item.is_dir(follow_symlinks=False)
-        ]
-    folders = origins
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(f"{root}/{folder}") as scan:
-                for item in scan:
-                    hidden = item.name.startswith(".") and item.name != LISTING_NAME
-                    if hidden:
-                        continue
-                    path = f"{folder}/{item.name}"
-                    if item.is_dir(follow_symlinks=False):
-                        folders.append(path)
-                        continue
-                    with suppress(FileNotFoundError):
-                        yield path, item.stat(follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # evicted by another process meanwhile

@@ -28,7 +28,8 @@ from typing import Final, Self, TypeVar
 import anyio
 import structlog
 
-from cache.copies import Copies, Copy, NoRoom, Unkeepable, listing_name
+from cache.copies import Copies, NoRoom, Unkeepable
+from cache.copy_files import Copy, listing_name
 from cache.documents import FormatError, read_object
 from cache.facts import Facts
 from cache.flights import Flight, Flights

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.copies import PROOF_BYTES, origin_folder
+from cache.copy_files import PROOF_BYTES, origin_folder
 from cache.folder import FolderStore
 from cache.keys import MANIFEST, Key, config_key, image_key, meta_key, parse_key
 from cache.local import LocalCache
