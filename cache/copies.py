@@ -561,7 +561,12 @@ class Copies:
         found: dict[str, _Entry] = {}
         try:
             for path, info in files_in(self._text):
-                found[path] = _Entry(info.st_size, info.st_mtime_ns)
+                known = self._entries.get(path)
+                if known is not None and known.size == info.st_size:
+                    known.used_ns = max(known.used_ns, info.st_mtime_ns)
+                    found[path] = known
+                else:
+                    found[path] = _Entry(info.st_size, info.st_mtime_ns)
             unfinished = sum(size for _, size, _ in self._unfinished())
         except BaseException:
             self._journal = None
@@ -573,11 +578,6 @@ class Copies:
                 found.pop(path, None)
                 if entry is not None:
                     found[path] = entry
-            for path, entry in found.items():
-                known = self._entries.get(path)
-                if known is not None and known.size == entry.size:
-                    entry.proven = known.proven
-                    entry.used_ns = max(entry.used_ns, known.used_ns)
             self._entries = found
             self._bytes = sum(entry.size for entry in found.values())
             self._others_unfinished = unfinished
