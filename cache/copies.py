@@ -171,6 +171,7 @@ class Copies:
         self._ledger_mine = 0
         self._journal: dict[str, _Entry | None] | None = None
         self._uses: dict[str, int] = {}
+        self._removing = self._removals = 0
         self._looked = False
         self._hopeless: tuple[int, frozenset[str], int, float] | None = None
 
@@ -231,6 +232,7 @@ class Copies:
             None if there is no sound copy.
         """
         path = self._path_of(name)
+        removals = self._removals
         try:
             copy = read_copy(self._text, path)
         except OSError as error:
@@ -249,6 +251,8 @@ class Copies:
         with self._books:
             entry = self._entries.get(path)
             size = len(copy.data) + PROOF_BYTES
+            if entry is None and (self._removing or removals != self._removals):
+                return copy  # it may just have gone, and is not to come back into the books
             if entry is None or entry.size != size:
                 entry = self._enter(path, _Entry(size, now))
             entry.proven = True
@@ -370,12 +374,25 @@ class Copies:
             return entry
 
     def _unlink(self, path: str) -> None:
-        self._forget(path)
+        with self._removal():
+            self._forget(path)
+            try:
+                os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
+            except OSError as error:
+                if error.errno not in _MISSING | {errno.EISDIR}:
+                    raise
+
+    @contextmanager
+    def _removal(self) -> Iterator[None]:
+        """While a file goes: who reads it meanwhile does not take it for one that is there."""
+        with self._books:
+            self._removing += 1
         try:
-            os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
-        except OSError as error:
-            if error.errno not in _MISSING | {errno.EISDIR}:
-                raise
+            yield
+        finally:
+            with self._books:
+                self._removing -= 1
+                self._removals += 1
 
     def _write(self, path: str, copy: Copy, now: int) -> None:
         unfinished = f"{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
@@ -493,15 +510,16 @@ class Copies:
         for _, path, size in found:
             if gone >= need and gone + size > wanted:
                 return
-            # First out of the books, then a look at who needs it: who pins it and then sees
-            # it in the books can rely on it.
-            entry = self._forget(path)
-            if entry is not None and self._protected(path):
-                with self._books:
-                    self._enter(path, entry)
-                continue
-            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                os.unlink(f"{self._text}/{path}")  # noqa: PTH108
+            with self._removal():
+                # First out of the books, then a look at who needs it: who pins it and then sees
+                # it in the books can rely on it.
+                entry = self._forget(path)
+                if entry is not None and self._protected(path):
+                    with self._books:
+                        self._enter(path, entry)
+                    continue
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    os.unlink(f"{self._text}/{path}")  # noqa: PTH108
             self.evicted += 1
             gone += size
             self._remove_empty(path)

@@ -250,6 +250,30 @@ async def test_a_set_that_was_drawn_again_takes_the_place_of_the_old(
     assert await contents(target) == source.contents
 
 
+async def test_a_set_is_never_half_old_and_half_new(
+    source: MemoryStore, target: FolderStore
+) -> None:
+    await pull(source, target)
+    images = images_of(3)
+    redrawn: dict[str, bytes] = {}
+    add_set(redrawn, "prompt_001", 0, dict(zip(images, reversed(images.values()), strict=True)))
+    source.contents.update({Key(key): data for key, data in redrawn.items()})
+
+    class Failing(MemoryStore):
+        async def get(self, key: Key) -> bytes:
+            if key == image_key("prompt_001", 0, "2.jpg"):
+                raise StoreUnavailable(key, "cut")
+            return await super().get(key)
+
+    failing = Failing()
+    failing.contents = source.contents
+    with pytest.raises(StoreUnavailable):
+        await pull(failing, target, parallel=1)
+    assert META not in await contents(target)
+    await pull(source, target)
+    assert await contents(target) == source.contents
+
+
 async def test_what_was_brought_before_outlives_its_source(
     source: MemoryStore, target: FolderStore
 ) -> None:
