@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from benchmarks import (
     browser,
+    cache,
     cues,
     day,
     go,
@@ -22,6 +23,7 @@ from benchmarks.machinery import say
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "startup": startup.main,
     "manifest": manifest.main,
+    "cache": cache.main,
     "cues": cues.main,
     "replay": replay.main,
     "browser": browser.main,

@@ -11,11 +11,10 @@
 What is not hidden within an origin's folder is taken for a copy and may be evicted; all else
 in the root is left alone. The bound counts the copies of every origin.
 
-**The proof** is part of the file, so content and proof come into being in one rename. Whatever
-happens to the file later (bits that flip, an end that is missing, another file in its place) is
-seen when it is read: it is removed, and counts as never kept. That is why nothing is flushed to
-the medium: a power cut may cost the copies of the last half minute, which are fetched again,
-where flushing each would cost every fetch (`benchmarks/cache.py`).
+**The proof** (`cache/copy_files.py`) is part of the file. A flawed copy is removed as it is read,
+and counts as never kept. That is why nothing is flushed to the medium: a power cut may cost the
+copies of the last half minute, which are fetched again, where flushing each would cost every
+fetch (`benchmarks/cache.py`).
 
 **Order.** A file's time of modification is when it was last used, so the order outlives us and is
 seen by other processes. Uses are noted in memory and written by `flush`.
@@ -30,12 +29,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-import re
 import secrets
 import stat
-import struct
 import threading
 import time
 from collections import Counter
@@ -43,17 +39,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from cache.keys import set_prefix
+from cache.copy_files import PROOF_BYTES, Copy, files_in, origin_folder, read_copy, write_copy
 
-PROOF_BYTES: Final = 56
-"""How much larger a copy's file is than its content."""
-
-LISTING_NAME: Final = ".listing"
-
-_MAGIC: Final = b"UNDRSTD1"
-_PROOF: Final = struct.Struct(">32sQ8s8s")
 _UNFINISHED: Final = ".unfinished"
 _LOCK: Final = ".lock"
 _LEDGER: Final = ".ledger"
@@ -62,7 +51,7 @@ _LEDGER_LENGTH: Final = 2**20
 """Bytes. A longer ledger is begun anew."""
 
 _ABANDONED_AFTER: Final = 60.0
-"""Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
+"""Seconds. Nobody takes that long to write a file."""
 
 _UNFINISHED_BYTES: Final = 256 * 2**20
 """More than this in unfinished files is swept whatever their age."""
@@ -72,7 +61,10 @@ _LOCK_LOOK: Final = 0.01
 _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
-_ORIGIN: Final = re.compile(r"[a-z0-9-]+-[0-9a-f]{8}")
+_PLENTY: Final = 2**30
+_ROOM_KNOWN_FOR: Final = 1.0
+"""Seconds that plenty of room is taken to last: whoever else writes fills less in that time."""
+
 _STEP: Final = 32
 """This part of the bound is freed at once."""
 
@@ -95,13 +87,6 @@ _UNKEEPABLE: Final = frozenset(
 """What a name may be refused with, though the medium is well."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class Copy(NamedTuple):
-    """A content that was proven, and its SHA-256 in hexadecimal."""
-
-    data: bytes
-    sha256: str
 
 
 class NoRoom(Exception):
@@ -179,10 +164,14 @@ class Copies:
         self._bytes = 0
         self._pending = 0
         self._others_unfinished = 0
+        self._alone = False
+        self._room_known_until = 0.0
+        self._room_known = 0
         self._ledger_seen = 0
         self._ledger_mine = 0
         self._journal: dict[str, _Entry | None] | None = None
         self._uses: dict[str, int] = {}
+        self._removing = self._removals = 0
         self._looked = False
         self._hopeless: tuple[int, frozenset[str], int, float] | None = None
 
@@ -212,6 +201,10 @@ class Copies:
     def complete(self) -> bool:
         """Whether the folder was looked through at least once."""
         return self._looked
+
+    def surely_lacks(self, name: str) -> bool:
+        """Whether there is no copy, as we know all that is there and nobody else writes."""
+        return self._looked and self._alone and self._path_of(name) not in self._entries
 
     def size(self, name: str) -> int | None:
         """Bytes of a copy's content, None if there is none, as far as known."""
@@ -244,8 +237,9 @@ class Copies:
             None if there is no sound copy.
         """
         path = self._path_of(name)
+        removals = self._removals
         try:
-            copy = self._read(path)
+            copy = read_copy(self._text, path)
         except OSError as error:
             if error.errno in _MISSING:
                 self._forget(path)
@@ -262,23 +256,28 @@ class Copies:
         with self._books:
             entry = self._entries.get(path)
             size = len(copy.data) + PROOF_BYTES
+            if entry is None and (self._removing or removals != self._removals):
+                return copy  # it may just have gone, and is not to come back into the books
             if entry is None or entry.size != size:
                 entry = self._enter(path, _Entry(size, now))
             entry.proven = True
             entry.used_ns = self._uses[path] = now
         return copy
 
-    def stands(self, name: str) -> bool:
-        """Whether a copy that we proved before is still there, whole in length."""
+    def check(self, name: str) -> Copy | bool:
+        """Make sure of a copy: that it is there still, or, the first time, by reading it.
+
+        Returns:
+            What was read, where it was; else whether it is there.
+        """
         path = self._path_of(name)
         entry = self._entries.get(path)
-        if entry is None or not entry.proven:
-            return False
-        try:
-            size = os.stat(f"{self._text}/{path}", follow_symlinks=False).st_size  # noqa: PTH116
-        except OSError:
-            return False
-        return size == entry.size
+        if entry is not None and entry.proven:
+            with suppress(OSError):
+                found = os.stat(f"{self._text}/{path}", follow_symlinks=False)  # noqa: PTH116
+                if found.st_size == entry.size:
+                    return True
+        return self.read(name) or False
 
     def write(self, name: str, data: bytes, sha256: str) -> None:
         """Keep a copy, whatever was there.
@@ -297,24 +296,27 @@ class Copies:
             with self._books:
                 self._looked = False
             self._reserve(size)
+        kept = False
         try:
             try:
-                self._write(path, data, sha256, now)
+                self._write(path, Copy(data, sha256), now)
             except OSError as error:
                 if error.errno not in _FULL or not self._free(0, at_least=size):
                     raise
-                self._write(path, data, sha256, now)  # a quota, say, that statvfs does not tell of
+                self._write(
+                    path, Copy(data, sha256), now
+                )  # a quota, say, that statvfs does not tell of
+            kept = True
         except OSError as error:
             if error.errno in _UNKEEPABLE:
                 raise Unkeepable(str(error)) from error
             raise
-        else:
-            with self._books:
-                self._uses.pop(path, None)
-                self._enter(path, _Entry(size, now, proven=True))
         finally:
             with self._books:
                 self._pending -= size
+                if kept:
+                    self._uses.pop(path, None)
+                    self._enter(path, _Entry(size, now, proven=True))
 
     def remove(self, name: str) -> None:
         """Drop a copy; one that is not there is fine."""
@@ -377,65 +379,34 @@ class Copies:
             return entry
 
     def _unlink(self, path: str) -> None:
-        self._forget(path)
-        try:
-            os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
-        except OSError as error:
-            if error.errno not in _MISSING | {errno.EISDIR}:
-                raise
+        with self._removal():
+            self._forget(path)
+            try:
+                os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
+            except OSError as error:
+                if error.errno not in _MISSING | {errno.EISDIR}:
+                    raise
 
-    def _read(self, path: str) -> Copy | None:
-        """A copy if it is sound.
-
-        Raises:
-            OSError: it cannot be opened or read.
-        """
-        # Non-blocking and without following links: what stands in its place may be anything.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        descriptor = os.open(f"{self._text}/{path}", flags)
+    @contextmanager
+    def _removal(self) -> Iterator[None]:
+        """While a file goes: who reads it meanwhile does not take it for one that is there."""
+        with self._books:
+            self._removing += 1
         try:
-            info = os.fstat(descriptor)
-            if stat.S_ISDIR(info.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "is a folder", path)
-            if not stat.S_ISREG(info.st_mode) or info.st_size < PROOF_BYTES:
-                return None
-            length = info.st_size - PROOF_BYTES
-            data = _read_exactly(descriptor, length)
-            proof = _read_exactly(descriptor, PROOF_BYTES)
+            yield
         finally:
-            os.close(descriptor)
-        digest = hashlib.sha256(data)
-        if len(data) != length or proof != _proof(path, length, digest.digest()):
-            return None
-        return Copy(data, digest.hexdigest())
+            with self._books:
+                self._removing -= 1
+                self._removals += 1
 
-    def _write(self, path: str, data: bytes, sha256: str, now_ns: int) -> None:
-        place = f"{self._text}/{path}"
-        unfinished = f"{self._text}/{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    def _write(self, path: str, copy: Copy, now: int) -> None:
+        unfinished = f"{_UNFINISHED}/{self._me}-{secrets.token_hex(4)}"
         try:
-            descriptor = os.open(unfinished, flags, 0o666)
-        except FileNotFoundError:  # the folder was emptied under us
+            write_copy(self._text, unfinished, path, copy, now)
+        except FileNotFoundError:
+            # Somebody removed the folder, or the file while it was being written.
             self.open()
-            descriptor = os.open(unfinished, flags, 0o666)
-        try:
-            try:
-                with suppress(OSError):  # no locks on this file system: age alone tells
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for part in (data, _proof(path, len(data), bytes.fromhex(sha256))):
-                    _write_all(descriptor, part)
-                os.utime(descriptor, ns=(now_ns, now_ns))
-            finally:
-                os.close(descriptor)
-            try:
-                os.rename(unfinished, place)  # noqa: PTH104 - as above
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-                os.rename(unfinished, place)  # noqa: PTH104
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(unfinished)  # noqa: PTH108
-            raise
+            write_copy(self._text, unfinished, path, copy, now)
 
     # Making room.
 
@@ -448,35 +419,37 @@ class Copies:
             NoRoom: there is none.
         """
         with self._books:
-            self._ledger_mine += self._note_in_ledger(size)
+            length = self._note_in_ledger(size)
         while True:
-            floor = self._room_on_disk() < size
+            floor = self._is_too_full(size)
             with self._books:
-                others = self._written_by_others()
+                others = self._written_by_others(length)
                 known = self._looked and others is not None
                 if known and not floor and self._total() + (others or 0) + size <= self._limit:
                     self._pending += size
                     return
             if not self._free(size):
                 raise NoRoom(floor=floor)
+            length = self._ledger_length()
 
     def _total(self) -> int:
         return self._bytes + self._pending + self._others_unfinished
 
     def _note_in_ledger(self, size: int) -> int:
-        """Tell other processes of what is about to be written; says how long that made it."""
-        units = -(-size // _LEDGER_UNIT)
+        """Tell other processes of what is about to be written; says how long the ledger is now."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        # Not kept open: a disk that is to be pulled out could not be unmounted.
         descriptor = os.open(f"{self._text}/{_LEDGER}", flags, 0o666)
         try:
-            return os.write(descriptor, bytes(units))
+            self._ledger_mine += os.write(descriptor, bytes(-(-size // _LEDGER_UNIT)))
+            return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
 
-    def _written_by_others(self) -> int | None:
+    def _written_by_others(self, length: int) -> int | None:
         """Bytes, at most, since we looked; None if there is no telling but by looking."""
-        length = self._ledger_length()
         units = length - self._ledger_seen - self._ledger_mine
+        self._alone = length >= self._ledger_seen and units <= 0
         return None if length < self._ledger_seen else max(0, units) * _LEDGER_UNIT
 
     def _ledger_length(self) -> int:
@@ -489,6 +462,15 @@ class Copies:
         """Bytes that may be written before the disk is fuller than it should get."""
         found = os.statvfs(self._text)
         return found.f_bavail * found.f_frsize - self._keep_free
+
+    def _is_too_full(self, size: int) -> bool:
+        """Whether so much may not be written; where there is plenty, not asked for each time."""
+        now = time.monotonic()
+        if now > self._room_known_until or self._room_known < _PLENTY:
+            self._room_known = self._room_on_disk()
+            self._room_known_until = now + _ROOM_KNOWN_FOR
+        self._room_known -= size
+        return self._room_known < 0
 
     def _free(self, size: int, *, at_least: int = 0) -> bool:
         """Look anew, and evict what was used longest ago until there is room.
@@ -533,15 +515,16 @@ class Copies:
         for _, path, size in found:
             if gone >= need and gone + size > wanted:
                 return
-            # First out of the books, then a look at who needs it: who pins it and then sees
-            # it in the books can rely on it.
-            entry = self._forget(path)
-            if entry is not None and self._protected(path):
-                with self._books:
-                    self._enter(path, entry)
-                continue
-            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                os.unlink(f"{self._text}/{path}")  # noqa: PTH108
+            with self._removal():
+                # First out of the books, then a look at who needs it: who pins it and then sees
+                # it in the books can rely on it.
+                entry = self._forget(path)
+                if entry is not None and self._protected(path):
+                    with self._books:
+                        self._enter(path, entry)
+                    continue
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    os.unlink(f"{self._text}/{path}")  # noqa: PTH108
             self.evicted += 1
             gone += size
             self._remove_empty(path)
@@ -597,10 +580,16 @@ class Copies:
             self._journal = {}
             # What is noted from here on may or may not be among what is found.
             self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
+            self._alone = True
         found: dict[str, _Entry] = {}
         try:
-            for path, info in _files_in(self._text):
-                found[path] = _Entry(info.st_size, info.st_mtime_ns)
+            for path, info in files_in(self._text):
+                known = self._entries.get(path)
+                if known is not None and known.size == info.st_size:
+                    known.used_ns = max(known.used_ns, info.st_mtime_ns)
+                    found[path] = known
+                else:
+                    found[path] = _Entry(info.st_size, info.st_mtime_ns)
             unfinished = sum(size for _, size, _ in self._unfinished())
         except BaseException:
             self._journal = None
@@ -612,11 +601,6 @@ class Copies:
                 found.pop(path, None)
                 if entry is not None:
                     found[path] = entry
-            for path, entry in found.items():
-                known = self._entries.get(path)
-                if known is not None and known.size == entry.size:
-                    entry.proven = known.proven
-                    entry.used_ns = max(entry.used_ns, known.used_ns)
             self._entries = found
             self._bytes = sum(entry.size for entry in found.values())
             self._others_unfinished = unfinished
@@ -636,83 +620,13 @@ class Copies:
         return found
 
     def _sweep(self) -> None:
-        """Remove what dead writers left; a live one holds a lock on what it writes."""
+        """Remove what dead writers left. One that lives, and is as slow, loses a copy by it."""
+        now = time.time()  # the medium's clock, not ours
         found = self._unfinished()
         excess = sum(size for _, size, _ in found) - _UNFINISHED_BYTES
         for path, size, written in sorted(found, key=lambda each: each[2]):
-            age = self._wall() - written
-            if age < _ABANDONED_AFTER and excess <= 0:
+            if now - written < _ABANDONED_AFTER and excess <= 0:
                 continue
             with suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)  # noqa: PTH108
-                    excess -= size
-                finally:
-                    os.close(descriptor)
-
-
-def origin_folder(origin: str) -> str:
-    """The folder's name for copies of one origin: readable, and no other's."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", origin).strip("-").lower()[:60].rstrip("-")
-    return f"{slug or 'origin'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
-
-
-def listing_name(action_id: str, set_id: int) -> str:
-    """The name under which a set's listing is kept; it is hidden, so no key is named so.
-
-    Raises:
-        BadKey: `action_id` is no action id, or `set_id` no set number.
-    """
-    return f"{set_prefix(action_id, set_id)}{LISTING_NAME}"
-
-
-def _proof(path: str, length: int, sha256: bytes) -> bytes:
-    """What stands behind a content that belongs in this place, and nowhere else."""
-    place = hashlib.sha256(path.encode()).digest()[:8]
-    return _PROOF.pack(sha256, length, place, _MAGIC)
-
-
-def _read_exactly(descriptor: int, length: int) -> bytes:
-    """As many bytes, or fewer where the file ends."""
-    data = os.read(descriptor, length)
-    if len(data) == length or not data:
-        return data
-    parts = [data]
-    while (length := length - len(data)) and (data := os.read(descriptor, length)):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _files_in(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every copy of every origin: its path within the root, and its file's facts."""
-    with os.scandir(root) as scan:
-        origins = [
-            item.name
-            for item in scan
-            if _ORIGIN.fullmatch(item.name) and item.is_dir(follow_symlinks=False)
-        ]
-    folders = origins
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(f"{root}/{folder}") as scan:
-                for item in scan:
-                    hidden = item.name.startswith(".") and item.name != LISTING_NAME
-                    if hidden:
-                        continue
-                    path = f"{folder}/{item.name}"
-                    if item.is_dir(follow_symlinks=False):
-                        folders.append(path)
-                        continue
-                    with suppress(FileNotFoundError):
-                        yield path, item.stat(follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # evicted by another process meanwhile
+                os.unlink(path)  # noqa: PTH108
+                excess -= size

@@ -23,16 +23,16 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import anyio
 import structlog
-from cachetools import Cache, LRUCache
 
-from cache.copies import Copies, NoRoom, Unkeepable, listing_name
+from cache.copies import Copies, NoRoom, Unkeepable
+from cache.copy_files import Copy, listing_name
 from cache.documents import FormatError, read_object
+from cache.facts import Facts
 from cache.flights import Flight, Flights
-from cache.formats import FileFacts, parse_meta
 from cache.health import DiskHealth, DiskState, OriginHealth, OriginState
 from cache.keys import (
     ACTION_ID_PATTERN,
@@ -44,6 +44,7 @@ from cache.keys import (
     parse_key,
     set_place,
 )
+from cache.recent import Content, Recent
 from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
 from cache.threads import read_in_thread, write_in_thread
 
@@ -53,9 +54,6 @@ _log = structlog.get_logger(__name__)
 
 KEEP_FREE: Final = 2**30
 """Bytes of the disk that are left free unless it is said otherwise."""
-
-_SHARE: Final = 8
-"""A content larger than this part of the memory is not kept there."""
 
 _LARGE: Final = 1024 * 1024
 """Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
@@ -67,7 +65,6 @@ _KEEP_YOUNG: Final = 600.0
 _LAST_WORD: Final = 5.0
 """Seconds to write down the order of use when leaving."""
 
-_METAS_REMEMBERED: Final = 1024
 _CONFIG: Final = re.compile(rf"actions/{ACTION_ID_PATTERN}/{re.escape(CONFIG_NAME)}", re.ASCII)
 
 
@@ -112,39 +109,6 @@ class CacheStats:
     fetching_seconds: float
     disk: DiskState
     origin: OriginState
-
-
-class _Content(NamedTuple):
-    """A content, its SHA-256 in hexadecimal, and whether it is fit to be kept."""
-
-    data: bytes
-    sha256: str
-    sound: bool = True
-
-
-class _Memory(LRUCache[str, _Content]):
-    """Contents in memory, by name; those that are needed stay."""
-
-    def __init__(self, limit: int, needed: Callable[[str], bool]) -> None:
-        super().__init__(limit, getsizeof=lambda content: len(content.data))
-        self._needed = needed
-
-    def peek(self, name: str) -> _Content | None:
-        """A content, without counting as its use."""
-        return Cache.__getitem__(self, name) if name in self else None
-
-    def popitem(self) -> tuple[str, _Content]:
-        """Remove what was used longest ago.
-
-        Raises:
-            KeyError: all that is there is needed.
-        """
-        for _ in range(len(self)):
-            name, content = super().popitem()
-            if not self._needed(name):
-                return name, content
-            self[name] = content
-        raise KeyError
 
 
 @dataclass(slots=True)
@@ -206,14 +170,15 @@ class LocalCache:
             )
             self._copies.pinned, self._copies.held = self._pins, self._held
         # With a disk, what is needed stays there, and memory is for what is used most.
-        needed = self._is_needed if self._copies is None else _never
-        self._memory = _Memory(memory_bytes, needed)
+        self._memory = (
+            Recent(memory_bytes, self._is_needed) if self._copies is None else Recent(memory_bytes)
+        )
         self._disk = DiskHealth(
             off=self._copies is None, retry_after=retry_disk_after, now=now, wall=wall
         )
         self._line = OriginHealth(now=now, wall=wall)
-        self._facts: LRUCache[tuple[str, int], dict[str, FileFacts]] = LRUCache(_METAS_REMEMBERED)
-        self._flights: Flights[Key, _Content] = Flights(self._fly)
+        self._facts = Facts()
+        self._flights: Flights[Key, Content] = Flights(self._fly)
         self._changes: dict[Key, _Change] = {}
         self._changed = 0
         self._demand = 0
@@ -478,8 +443,8 @@ class LocalCache:
         self._memory.pop(key, None)
         if not change.overlapped:
             sha256 = await _hash(data)
-            self._learn(key, data)
-            await self._keep(key, _Content(data, sha256))
+            self._facts.learn(key, data)
+            await self._keep(key, Content(data, sha256))
 
     async def _forget(self, key: Key) -> None:
         """Drop what we have of a key, and of its set's listing."""
@@ -490,8 +455,7 @@ class LocalCache:
             name = listing_name(place.action_id, place.set_id)
             self._memory.pop(name, None)
             await self._drop(name)
-            if place.name == META_NAME:
-                self._facts.pop((place.action_id, place.set_id), None)
+            self._facts.forget(key)
 
     # Memory.
 
@@ -506,18 +470,17 @@ class LocalCache:
             self._copies.used(key)
         return content.data
 
-    def _remember(self, name: str, content: _Content, began: int) -> None:
+    def _remember(self, name: str, content: Content, began: int) -> None:
         """Keep a content in memory, unless something was changed since it was asked for."""
-        if began == self._changed and len(content.data) * _SHARE <= self._memory.maxsize:
-            with suppress(KeyError):  # all that is there is needed
-                self._memory[name] = content
+        if began == self._changed:
+            self._memory.offer(name, content)
 
     def _is_needed(self, name: str) -> bool:
         return name in self._pins or self._held[name] > 0
 
     # The disk.
 
-    async def _copy(self, name: str) -> _Content | None:
+    async def _copy(self, name: str) -> Content | None:
         """The copy on disk, if it is sound and agrees with its set's meta."""
         copies = self._copies
         if copies is None:
@@ -529,21 +492,27 @@ class LocalCache:
             return None
         if copy is None:
             return None
-        content = _Content(*copy)
-        self._learn(name, content.data)
+        content = Content(*copy)
+        self._facts.learn(name, content.data)
         return content if self._agrees(name, content) else None
 
     async def _is_here(self, key: Key) -> bool:
         """Whether there is a copy that can be relied on: each is read once to be sure."""
         copies = self._copies
-        if copies is None or not await self._in_thread(lambda: copies.stands(key)):
-            if copies is not None and await self._copy(key) is not None:
-                return True
-            return self._recall(key) is not None
-        copies.used(key)
-        return True
+        found: Copy | bool = False
+        if copies is not None and not copies.surely_lacks(key):
+            try:
+                found = await self._in_thread(lambda: copies.check(key))
+            except OSError as error:
+                self._disk.failed(error)
+            if found is True:
+                copies.used(key)
+            elif found:
+                self._facts.learn(key, found.data)
+                found = self._agrees(key, Content(*found))
+        return bool(found) or self._recall(key) is not None
 
-    async def _keep(self, name: str, content: _Content) -> None:
+    async def _keep(self, name: str, content: Content) -> None:
         """Keep a copy on disk, if that can be done; it is never an error if not."""
         copies = self._copies
         if copies is None:
@@ -603,12 +572,12 @@ class LocalCache:
 
     # The origin.
 
-    async def _ask(self, key: Key, *, anew: bool = False, to_the_end: bool = False) -> _Content:
+    async def _ask(self, key: Key, *, anew: bool = False, to_the_end: bool = False) -> Content:
         """What the origin has; all who ask for a key at once share one request."""
         flight = self._flights.begin(key, anew=anew)
         return await self._flights.wait(key, flight, to_the_end=to_the_end)
 
-    async def _fly(self, key: Key, flight: Flight[_Content]) -> None:
+    async def _fly(self, key: Key, flight: Flight[Content]) -> None:
         with self._line.request():
             data = await self._told(key, self._origin.get(key))
         self._line.answered(len(data))
@@ -701,7 +670,7 @@ class LocalCache:
         entries = await self._told(prefix, listed())
         self._line.answered()
         text = json.dumps([[entry.key.removeprefix(prefix), entry.size] for entry in entries])
-        content = _Content(text.encode(), await _hash(text.encode()))
+        content = Content(text.encode(), await _hash(text.encode()))
         self._remember(name, content, self._changed)
         if entries:
             await self._keep(name, content)
@@ -717,13 +686,13 @@ class LocalCache:
 
     # What a set's meta says of its files.
 
-    async def _inspected(self, key: Key, data: bytes) -> _Content:
+    async def _inspected(self, key: Key, data: bytes) -> Content:
         """A content as it came, and whether it is fit to be kept."""
-        content = _Content(data, await _hash(data))
+        content = Content(data, await _hash(data))
         place = set_place(key)
         if place is None or place.name == META_NAME:
             return content._replace(sound=await self._learnt(key, data))
-        if (place.action_id, place.set_id) not in self._facts:
+        if not self._facts.know(place.action_id, place.set_id):
             await self._copy(meta_key(place.action_id, place.set_id))
         if self._agrees(key, content):
             return content
@@ -743,36 +712,14 @@ class LocalCache:
             except FormatError:
                 return False
             return "actions" in raw
-        return self._learn(key, data)
+        return self._facts.learn(key, data)
 
-    def _learn(self, name: str, data: bytes) -> bool:
-        """Note what a meta says of its set's files; false if it is a meta and unusable."""
-        place = set_place(name)
-        if place is None or place.name != META_NAME:
-            return True
-        try:
-            meta = parse_meta(data, name)
-        except FormatError:
-            return False
-        self._facts[place.action_id, place.set_id] = meta.files
-        return True
-
-    def _agrees(self, name: str, content: _Content) -> bool:
+    def _agrees(self, name: str, content: Content) -> bool:
         """Whether a content is what its set's meta tells of, as far as known.
 
         What is being played is left as it is: it was opened with the meta of its time.
         """
-        place = set_place(name)
-        if place is None or self._held[name] > 0:
-            return True
-        facts = self._facts.get((place.action_id, place.set_id), {}).get(place.name)
-        return facts is None or (
-            facts.size in {None, len(content.data)} and facts.sha256 in {None, content.sha256}
-        )
-
-
-def _never(_: str) -> bool:
-    return False
+        return self._held[name] > 0 or self._facts.allow(name, len(content.data), content.sha256)
 
 
 def _is_current(name: str) -> bool:

@@ -124,7 +124,11 @@ async def pull(
     whole: set[tuple[str, int]] = set()
 
     async def bring(action_id: str, set_id: int) -> None:
-        if await work.bring_set(action_id, set_id):
+        if await work.bring_set(action_id, set_id) or (
+            # What an earlier pull brought is whole still, unless another set was to take its place.
+            set_id in known.set_ids(action_id)
+            and await _content(target, meta_key(action_id, set_id)) is not None
+        ):
             whole.add((action_id, set_id))
 
     await _all((bring(*each) for each in wanted), parallel)

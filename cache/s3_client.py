@@ -14,6 +14,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -36,6 +38,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
 
 from cache.credentials import S3Credentials, is_r2
 from cache.store import (
@@ -182,6 +185,8 @@ def connect(
     # It would have aiohttp wait for a permission to send the body, without any limit of time,
     # and some servers give none. It also costs a round trip.
     session.unregister("before-call.s3", add_expect_header)
+    # Each answer has a date. Guessing its format costs as much as signing the request.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
     if region is None and session.get_config_variable("region") is None:
         region = "us-east-1"  # where servers without regions think they are
     config = AioConfig(
@@ -196,6 +201,7 @@ def connect(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         warm_up_loader_caches=True,  # in a thread: it reads megabytes of JSON
+        user_agent="Understudy",  # one that botocore would not put together for each request
     )
     keys = (
         {}
@@ -210,6 +216,23 @@ def connect(
         "s3", endpoint_url=endpoint_url, region_name=region, config=config, **keys
     )
     return client
+
+
+def read_time(text: str | float) -> datetime:
+    """A time as servers write it: of HTTP, of ISO 8601, or whatever else botocore can guess.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(text, str):
+        for read in (datetime.fromisoformat, parsedate_to_datetime):
+            try:
+                time = read(text)
+            except ValueError:
+                continue
+            return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    guessed: datetime = parse_timestamp(text)
+    return guessed
 
 
 class Attempt(NamedTuple):

@@ -34,6 +34,7 @@ from server.cli_common import (
     load,
     named_store,
 )
+from server.logs import configure_logs
 from server.show import Show
 
 
@@ -53,6 +54,7 @@ def pull_store(
     """Bring the whole store to a folder, checked. Stopped at any moment, it resumes."""
     loaded = load(show, store=store)
     target = _target(to, loaded)
+    configure_logs("warning")  # to standard error: what is asked for goes to the other
     try:
         report, without = asyncio.run(_pull(loaded, target, parallel, needed=needed))
     except KeyboardInterrupt:

@@ -250,6 +250,41 @@ async def test_a_set_that_was_drawn_again_takes_the_place_of_the_old(
     assert await contents(target) == source.contents
 
 
+async def test_a_set_is_never_half_old_and_half_new(
+    source: MemoryStore, target: FolderStore
+) -> None:
+    await pull(source, target)
+    images = images_of(3)
+    redrawn: dict[str, bytes] = {}
+    add_set(redrawn, "prompt_001", 0, dict(zip(images, reversed(images.values()), strict=True)))
+    source.contents.update({Key(key): data for key, data in redrawn.items()})
+
+    class Failing(MemoryStore):
+        async def get(self, key: Key) -> bytes:
+            if key == image_key("prompt_001", 0, "2.jpg"):
+                raise StoreUnavailable(key, "cut")
+            return await super().get(key)
+
+    failing = Failing()
+    failing.contents = source.contents
+    with pytest.raises(StoreUnavailable):
+        await pull(failing, target, parallel=1)
+    assert META not in await contents(target)
+    await pull(source, target)
+    assert await contents(target) == source.contents
+
+
+async def test_what_was_brought_before_outlives_its_source(
+    source: MemoryStore, target: FolderStore
+) -> None:
+    await pull(source, target)
+    for key in [key for key in source.contents if key.endswith(META_NAME)]:
+        del source.contents[key]
+    report = await pull(source, target)
+    assert (report.sets_whole, len(report.broken)) == (0, 6)
+    assert await playable(target) == {"prompt_001": 2, "prompt_002": 2, "prompt_003": 2}
+
+
 async def test_sets_that_are_no_longer_listed_are_left_alone(
     source: MemoryStore, target: FolderStore
 ) -> None:

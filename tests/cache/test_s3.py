@@ -9,12 +9,14 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
 
 import botocore.loaders  # type: ignore[import-untyped]
 import pytest
+from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
 
 import cache.s3
 from cache.credentials import S3Credentials
@@ -23,7 +25,7 @@ from cache.index import load_manifest, update_manifest
 from cache.keys import MANIFEST, parse_key
 from cache.manifest import Manifest, ManifestAction
 from cache.s3 import S3Store
-from cache.s3_client import Patience
+from cache.s3_client import Patience, read_time
 from cache.store import (
     Conflict,
     Entry,
@@ -718,3 +720,27 @@ def test_a_folder_is_opened_without_loading_the_client() -> None:
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-25T03:04:05.678Z",
+        "2026-11-25T03:04:05.678000+00:00",
+        "Wed, 25 Nov 2026 03:04:05 GMT",
+        "2026-11-25T03:04:05",
+        "1795575845",
+        1795575845,
+        "20261125T030405Z",
+    ],
+)
+def test_times_are_read_as_botocore_reads_them(text: str | float) -> None:
+    theirs = parse_timestamp(text)
+    ours = read_time(text)
+    assert ours.tzinfo is not None
+    assert ours == (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC))
+
+
+def test_what_is_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a time"):
+        read_time("not a time")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr("server.cli_pull.configure_logs", lambda _: None)  # it is for a process
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -187,6 +189,22 @@ def puller(show: Path, store: str, to: Path, environment: dict[str, str]) -> Any
     )
 
 
+def test_a_store_that_cannot_be_reached_is_told_to_people_alone(
+    tiny: TinyShow, tmp_path: Path
+) -> None:
+    keys = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "UNDERSTUDY_STORE_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
+    with puller(tiny.folder, "s3://bucket", tmp_path / "venue", keys) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert "127.0.0.1:1 cannot be reached" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on_from_there_and_plays_without_a_network(
     server: S3Server, tmp_path: Path, number: signal.Signals
@@ -195,7 +213,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there_and_plays_without_a_network
     store, to = upload(server, tiny.folder), tmp_path / "venue"
     with puller(tiny.folder, store, to, keys_of(server)) as process:
         while process.poll() is None and not list(to.rglob("*.jpg")):
-            pass
+            time.sleep(0.01)
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     if number == signal.SIGINT:

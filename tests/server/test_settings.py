@@ -517,3 +517,33 @@ def test_who_plays_live_unless_it_is_said(
     assert (section.local, section.plays_live) == (local, live)
     for wanted in (True, False):
         assert EngineSection.model_validate(said | {"live": wanted}).plays_live is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("0", 0),
+        ("10_000_000", 10_000_000),
+        ('"10M"', 10_000_000),
+        ('"2.5 Mbit/s"', 2_500_000),
+        ('"128k"', 128_000),
+        ('"1G"', 1_000_000_000),
+        ('"3000"', 3000),
+    ],
+)
+def test_rates_are_written_as_people_write_them(tmp_path: Path, text: str, rate: int) -> None:
+    (tmp_path / "show.toml").write_text(f"[cache]\nbandwidth = {text}\n")
+    assert load_settings(tmp_path / "show.toml", {}, {}).cache.bandwidth == rate
+
+
+@pytest.mark.parametrize("text", ['"fast"', "-1", '"-1M"', '"10T"', "1e30", '""'])
+def test_what_is_no_rate_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "show.toml").write_text(f"[cache]\nbandwidth = {text}\n")
+    with pytest.raises(SettingsError, match=r"\[cache\] bandwidth"):
+        load_settings(tmp_path / "show.toml", {}, {})
+
+
+def test_a_rate_may_come_from_the_environment() -> None:
+    given = {"UNDERSTUDY_CACHE_BANDWIDTH": "10M", "UNDERSTUDY_CACHE_COPIES": "always"}
+    section = load_settings(None, {}, given).cache
+    assert (section.bandwidth, section.copies) == (10_000_000, "always")

@@ -1,0 +1,60 @@
+"""Contents in memory, bounded in bytes (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from cachetools import Cache, LRUCache
+
+_SHARE: Final = 8
+"""A content larger than this part of the bound is not kept."""
+
+
+class Content(NamedTuple):
+    """A content, its SHA-256 in hexadecimal, and whether it is fit to be kept."""
+
+    data: bytes
+    sha256: str
+    sound: bool = True
+
+
+class Recent(LRUCache[str, Content]):
+    """What was used last, by name; what is needed stays."""
+
+    def __init__(self, limit: int, needed: Callable[[str], bool] = lambda _: False) -> None:
+        """Begin empty.
+
+        Args:
+            limit: bytes that the contents may take.
+            needed: whether a name must stay.
+        """
+        super().__init__(limit, getsizeof=lambda content: len(content.data))
+        self._needed = needed
+
+    def peek(self, name: str) -> Content | None:
+        """A content, without counting as its use."""
+        return Cache.__getitem__(self, name) if name in self else None
+
+    def offer(self, name: str, content: Content) -> bool:
+        """Keep a content if there is room; false if not, because of its size or what is needed."""
+        if len(content.data) * _SHARE > self.maxsize:
+            return False
+        try:
+            self[name] = content
+        except KeyError:
+            return False
+        return True
+
+    def popitem(self) -> tuple[str, Content]:
+        """Remove what was used longest ago.
+
+        Raises:
+            KeyError: all that is there is needed.
+        """
+        for _ in range(len(self)):
+            name, content = super().popitem()
+            if not self._needed(name):
+                return name, content
+            self[name] = content
+        raise KeyError
