@@ -24,10 +24,14 @@ from server.access import Access
 from server.asrun import AsRunLog
 from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
-from server.control import Dispatcher
+from server.control import CommandLog, Dispatcher
+from server.control_socket import ControlSocket
+from server.feed import StateFeed
 from server.http import SafeHeaders, build_routes
-from server.memory import Memory
+from server.memory import Memory, Panic
 from server.metrics import Metrics
+from server.older_socket import OlderSocket, Repertoire
+from server.osc import osc_over_udp
 from server.performer import Performer
 from server.playback import Playback
 from server.playhead import Playhead
@@ -51,6 +55,9 @@ _FRESH_START_AFTER = 120.0
 
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
+
+_PANIC_KEPT_WITHIN = 2.0
+"""Seconds that whoever panicked waits for the disk to have it."""
 
 _LAG_PERIOD = 1.0
 
@@ -77,7 +84,9 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
         store = await stack.enter_async_context(store_of(show))
         memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
         asrun = await stack.enter_async_context(
-            AsRunLog.open(show.state_folder / "asrun.sqlite", clock=clock)
+            AsRunLog.open(
+                show.state_folder / "asrun.sqlite", clock=clock, keep_days=settings.asrun.days
+            )
         )
         library = Library(store)
         try:
@@ -146,10 +155,18 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             performer=performer,
             metrics=metrics,
             rng=rng,
+            panic=memory.content.panic,
         )
         readiness = Readiness(plan, library, static, clock, metrics)
-        view = StateView(show, clock, playback, stage, readiness)
+        log = CommandLog()
+        view = StateView(show, clock, playback, stage, readiness, commands=log)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
+
+        async def remember(panic: Panic | None) -> None:
+            memory.content.panic = panic
+            if not await memory.save_now(_PANIC_KEPT_WITHIN):
+                _log.error("panic_not_remembered", panic=panic is not None)
+
         commands = ShowCommands(
             playback=playback,
             stage=stage,
@@ -157,8 +174,20 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
             asrun=asrun,
             clock=clock,
             min_go=settings.playback.min_go,
+            log=log,
+            remember=remember,
         )
-        dispatcher = Dispatcher([commands])
+        feed = StateFeed(view.state, clock)
+        dispatcher = Dispatcher([commands], clock, log, changed=feed.nudge)
+        # Sets of its own bag: who plays with the older wire must not turn the show's round.
+        beside = StaticProvider(library, ShuffleBag(rng), clock, rng, settings.playback.fit)
+        older = OlderSocket(
+            Repertoire(plan, show.programs, show.base_images, playhead),
+            lambda _action: (beside,),
+            settings.playback,
+            clock,
+            access,
+        )
         app.router.routes.extend(
             build_routes(
                 show=show,
@@ -171,14 +200,18 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
                 asrun=asrun,
                 access=access,
                 screens=ScreenSocket(stage, clock, access, metrics),
+                control=ControlSocket(dispatcher, feed, clock, access, metrics),
+                older=older,
                 metrics=metrics,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
+        await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
         await stack.enter_async_context(
             _running(
                 playback.run(),
+                feed.run(),
                 readiness.keep_looking(),
                 _signs_of_life(memory, clock),
                 _measure_lag(metrics, clock),

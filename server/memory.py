@@ -23,6 +23,18 @@ _DELAY = 0.5
 """Seconds within which changes are written together."""
 
 
+class Panic(BaseModel):
+    """That the wall was made black, and by whom.
+
+    `at` is Unix time, by the machine's time of day.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    by: str
+    at: float
+
+
 class Remembered(BaseModel):
     """What is remembered.
 
@@ -30,6 +42,7 @@ class Remembered(BaseModel):
         loop_anchor: Unix time at which an endless loop began.
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
+        panic: set while the wall is to stay black, whatever the schedule says.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -37,6 +50,7 @@ class Remembered(BaseModel):
     loop_anchor: float | None = None
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)
+    panic: Panic | None = None
 
 
 class Memory:
@@ -46,6 +60,7 @@ class Memory:
         self._path = path
         self.content = content
         self._changed = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._failed = False
 
     @classmethod
@@ -67,6 +82,16 @@ class Memory:
         """`content` has changed."""
         self._changed.set()
 
+    async def save_now(self, within: float) -> bool:
+        """Do not wait with saving; return whether it is on disk within some seconds."""
+        self._changed.set()
+        try:
+            async with asyncio.timeout(within):
+                await self._save()
+        except TimeoutError:
+            return False  # a disk that hangs: it is tried again like any other change
+        return not self._failed
+
     async def _keep_saving(self) -> None:
         while True:
             await self._changed.wait()
@@ -75,6 +100,10 @@ class Memory:
             await self._save()
 
     async def _save(self) -> None:
+        async with self._saving:  # two at once would write into one another's file
+            await self._write()
+
+    async def _write(self) -> None:
         data = self.content.model_dump_json(indent=1).encode()
         try:
             await asyncio.to_thread(_write, self._path, data)

@@ -18,7 +18,7 @@ from server import messages as wire
 from server.asrun import MemoryLog, Row
 from server.clock import VirtualClock, settle
 from server.commands import ShowCommands
-from server.control import Dispatcher
+from server.control import CommandLog, Dispatcher
 from server.metrics import Metrics
 from server.performer import Performer
 from server.playback import Playback
@@ -202,7 +202,8 @@ async def house(
         rng=rng,
     )
     readiness = Readiness(plan, library, static, clock, metrics)
-    view = StateView(show, clock, playback, stage, readiness)
+    log = CommandLog()
+    view = StateView(show, clock, playback, stage, readiness, commands=log)
     commands = ShowCommands(
         playback=playback,
         stage=stage,
@@ -210,8 +211,9 @@ async def house(
         asrun=asrun,
         clock=clock,
         min_go=show.settings.playback.min_go,
+        log=log,
     )
-    dispatcher = Dispatcher([commands])
+    dispatcher = Dispatcher([commands], clock, log)
     opened = House(
         show=show,
         clock=clock,

@@ -120,6 +120,7 @@ async def test_go_says_where_the_show_is_and_too_soon(opened: House) -> None:
         "on_schedule": False,
         "paused": False,
         "standby": 4,
+        "panic": False,
     }
     assert await refused(opened, "go") == "too_soon"
     assert await refused(opened, "go", cue="one") == "too_soon"
