@@ -26,7 +26,7 @@ from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
 from server.control import CommandLog, Dispatcher
 from server.control_socket import ControlSocket
-from server.feed import StateFeed
+from server.state_feed import StateFeed
 from server.http import SafeHeaders, build_routes
 from server.memory import Memory, Panic
 from server.metrics import Metrics
@@ -85,7 +85,9 @@ async def build(show: Show, clock: Clock, app: Starlette) -> AsyncIterator[Playb
         memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
         asrun = await stack.enter_async_context(
             AsRunLog.open(
-                show.state_folder / "asrun.sqlite", clock=clock, keep_days=settings.asrun.days
+                show.state_folder / "asrun.sqlite",
+                clock=clock,
+                keep_days=settings.cache.asrun_days,
             )
         )
         library = Library(store)

@@ -31,6 +31,7 @@ REMEMBERED = 600.0
 
 _MOST_REMEMBERED = 4096
 _LOGGED = 200
+_MOST_EXACT = 2**53
 
 Args = Mapping[str, Any]
 
@@ -210,6 +211,10 @@ class Dispatcher:
         """What a viewer may ask."""
         return frozenset(self._read_only)
 
+    def open_to(self, role: Role) -> list[str]:
+        """What somebody of that role may ask."""
+        return [name for name in self._handlers if role == "operator" or name in self._read_only]
+
     async def dispatch(
         self, command: str, args: Args, caller: Caller, envelope: Envelope | None = None
     ) -> dict[str, Any]:
@@ -288,13 +293,16 @@ def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
 
 
 def _shortened(args: Args) -> dict[str, Any]:
-    """Arguments for the log: whole where they are small, the beginning of the rest."""
-    return {
-        f"{name:.40}": value
-        if isinstance(value, (int, float, bool, type(None)))
-        else f"{value!s:.200}"
-        for name, value in list(args.items())[:12]
-    }
+    """Arguments for the log, as JSON values: whole where they are small, the beginning of the rest."""
+    return {f"{name:.40}": _short(value) for name, value in list(args.items())[:12]}
+
+
+def _short(value: object) -> Any:  # noqa: ANN401 - a JSON value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and abs(value) < _MOST_EXACT:  # false for NaN
+        return value
+    return f"{value!s:.200}"
 
 
 def expect(args: Args, *known: str) -> None:

@@ -7,7 +7,7 @@ but for `at` of a logged command, which is Unix time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -88,8 +88,8 @@ def decode(text: str) -> FromTechnician:
         raise MessageError("invalid", f"{place}: {first['msg']}") from None
 
 
-def welcome(role: Role, name: str, epoch: str, server_time: float) -> str:
-    """The answer to hello."""
+def welcome(role: Role, name: str, epoch: str, server_time: float, commands: Sequence[str]) -> str:
+    """The answer to hello; `commands` are those that this technician may give."""
     return _encode(
         {
             "type": "welcome",
@@ -98,6 +98,7 @@ def welcome(role: Role, name: str, epoch: str, server_time: float) -> str:
             "name": name,
             "epoch": epoch,
             "server_time": server_time,
+            "commands": commands,
         }
     )
 

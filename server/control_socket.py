@@ -17,7 +17,7 @@ from server import control_messages as wire
 from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.control import Caller, CommandError, Dispatcher, Envelope
-from server.feed import Mailbox, StateFeed
+from server.state_feed import Mailbox, StateFeed
 from server.messages import MessageError
 from server.metrics import Metrics
 from server.sockets import (
@@ -136,7 +136,13 @@ class ControlSocket:
             text = wire.error("too_many_clients", f"{MOST_CLIENTS} technicians are here already")
             await websocket.send_text(text)
             return TRY_AGAIN_LATER
-        welcome = wire.welcome(caller.role, hello.name, self._feed.epoch, self._clock.now())
+        welcome = wire.welcome(
+            caller.role,
+            hello.name,
+            self._feed.epoch,
+            self._clock.now(),
+            self._dispatcher.open_to(caller.role),
+        )
         _log.info("technician_joined", name=caller.name)
         with self._feed.join(welcome) as mailbox:
             self._metrics.technicians.set(self._feed.listeners)

@@ -285,8 +285,8 @@ class Api:
             since = float(query["since"]) if "since" in query else None
         except ValueError:
             raise CommandError("bad_args", "limit and since: expected numbers") from None
-        if not 0 < limit <= _MOST_ROWS:
-            raise CommandError("bad_args", f"limit: expected 1 to {_MOST_ROWS}, not {limit}")
+        if limit > _MOST_ROWS:
+            raise CommandError("bad_args", f"limit: expected {_MOST_ROWS} at most, not {limit}")
         kind = query.get("format", "json")
         if kind not in {"json", "csv"}:
             raise CommandError("bad_args", f"format: expected json or csv, not {kind!r:.20}")

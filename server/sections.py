@@ -126,11 +126,15 @@ class StoreSection(_Section):
 
 
 class CacheSection(_Section):
-    """`[cache]`: where this machine keeps its copies and what it must remember."""
+    """`[cache]`: where this machine keeps its copies and what it must remember.
+
+    `asrun_days` is how many days a run is kept in the as-run log.
+    """
 
     dir: str = ".understudy"
     disk_bytes: Bytes = 20 * 2**30
     memory_bytes: Bytes = 256 * 2**20
+    asrun_days: Annotated[float, Field(gt=0, le=36_500)] = 400.0
 
 
 class GenerateSection(_Section):
@@ -180,12 +184,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-class AsRunSection(_Section):
-    """`[asrun]`: how many days a run is kept in the as-run log."""
-
-    days: Annotated[float, Field(gt=0, le=36_500)] = 400.0
 
 
 class EngineSection(_Section):

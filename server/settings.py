@@ -31,7 +31,6 @@ from pydantic_settings import (
 from generator.cues import Identifier
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.sections import (
-    AsRunSection,
     CacheSection,
     DisplaySection,
     EngineSection,
@@ -66,7 +65,6 @@ class Settings(BaseSettings):
     cache: CacheSection = CacheSection()
     generate: GenerateSection = GenerateSection()
     server: ServerSection = ServerSection()
-    asrun: AsRunSection = AsRunSection()
     programs: Mapping[Identifier, Program] = Field(default_factory=dict)
     engines: tuple[EngineSection, ...] = ()
     tokens: Tokens = Tokens()

@@ -120,7 +120,7 @@ class StateView:
         if self.playback.stuck_for() > 0:
             return {"level": "failing", "reason": "the show does not move"}
         if self.playback.panicked is not None:
-            return {"level": "degraded", "reason": "panic: the wall is black until it is restored"}
+            return {"level": "degraded", "reason": "panic: the wall is black"}
         problems = self.readiness.problems()
         if problems:
             return {"level": "degraded", "reason": problems[0]}
