@@ -26,7 +26,6 @@ from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
 from server.control import CommandLog, Dispatcher
 from server.control_socket import ControlSocket
-from server.state_feed import StateFeed
 from server.http import SafeHeaders, build_routes
 from server.memory import Memory, Panic
 from server.metrics import Metrics
@@ -43,6 +42,7 @@ from server.screens import ScreenSocket
 from server.show import Show
 from server.stage import Screen, Stage
 from server.state import StateView
+from server.state_feed import StateFeed
 from server.stores import store_of
 
 _log = structlog.get_logger(__name__)

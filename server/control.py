@@ -293,7 +293,7 @@ def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
 
 
 def _shortened(args: Args) -> dict[str, Any]:
-    """Arguments for the log, as JSON values: whole where they are small, the beginning of the rest."""
+    """Arguments for the log, as JSON values: the beginning of what is long."""
     return {f"{name:.40}": _short(value) for name, value in list(args.items())[:12]}
 
 

@@ -17,7 +17,6 @@ from server import control_messages as wire
 from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.control import Caller, CommandError, Dispatcher, Envelope
-from server.state_feed import Mailbox, StateFeed
 from server.messages import MessageError
 from server.metrics import Metrics
 from server.sockets import (
@@ -29,6 +28,7 @@ from server.sockets import (
     close,
     deny,
 )
+from server.state_feed import Mailbox, StateFeed
 
 _log = structlog.get_logger(__name__)
 

@@ -48,6 +48,9 @@ _LOBBY_TAKES = 4.0
 PANIC_TAKES = 1.0
 """Seconds in which a panic has every screen black, and in which light comes back after it."""
 
+_CURTAIN_WAITS = 0.3
+"""Seconds in which a picture is loaded and hung behind the curtain."""
+
 _CAPTION_LINGERS = 1.5
 _SLIDER_TAKES = 1.5
 
@@ -205,7 +208,7 @@ class Playback:
         position = self._playhead.position(now)
         if position is not None:
             self._apply([Jumped(self._playhead.cursor, position, now - position)])
-        self._stage.lighten(PANIC_TAKES)
+        self._stage.lighten(now + _CURTAIN_WAITS, PANIC_TAKES)
         return True
 
     def _move(self, events: Sequence[Event]) -> None:

@@ -381,12 +381,12 @@ class Stage:
             for screen in self._screens:
                 screen.mailbox.post(self._dark)
 
-    def lighten(self, seconds: float) -> None:
-        """Back to what the show wants to be seen, be that black as well."""
+    def lighten(self, at: float, seconds: float) -> None:
+        """Back, from `at`, to what the show wants to be seen, be that black as well."""
         if self._dark is None:
             return
         self._dark = None
-        self.tell(wire.Fade(black=self.black, seconds=seconds, at=self.clock.now()))
+        self.tell(wire.Fade(black=self.black, seconds=seconds, at=at))
 
     def open_screening(self, started_at: float) -> None:
         """A screening begins: on an empty stage, unless it follows another without a pause."""

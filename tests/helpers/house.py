@@ -17,8 +17,9 @@ from generator.plan import Action
 from server import messages as wire
 from server.asrun import MemoryLog, Row
 from server.clock import VirtualClock, settle
-from server.commands import ShowCommands
+from server.commands import Remember, ShowCommands, forget
 from server.control import CommandLog, Dispatcher
+from server.memory import Panic
 from server.metrics import Metrics
 from server.performer import Performer
 from server.playback import Playback
@@ -86,6 +87,7 @@ class House:
     dispatcher: Dispatcher
     asrun: MemoryLog
     metrics: Metrics
+    log: CommandLog
     opened_at: float
     told: list[Told] = field(default_factory=list)
 
@@ -98,6 +100,10 @@ class House:
     def position(self) -> float:
         """Seconds since the house opened."""
         return self.clock.now() - self.opened_at
+
+    def position_now(self) -> float | None:
+        """Where the show is."""
+        return self.playback.playhead.position(self.clock.now())
 
     async def play_to(self, position: float, step: float = 0.25) -> None:
         """Let time pass, in small steps, and everybody do what they have to do."""
@@ -153,6 +159,8 @@ async def house(
     toml: str = LOOP,
     seed: int = 1,
     play: bool = True,
+    panic: Panic | None = None,
+    remember: Remember = forget,
 ) -> AsyncIterator[House]:
     """Open a house; with the loop of `LOOP` the show begins at once."""
     write_show(folder, cues, toml)
@@ -200,6 +208,7 @@ async def house(
         performer=performer,
         metrics=metrics,
         rng=rng,
+        panic=panic,
     )
     readiness = Readiness(plan, library, static, clock, metrics)
     log = CommandLog()
@@ -212,6 +221,7 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
         log=log,
+        remember=remember,
     )
     dispatcher = Dispatcher([commands], clock, log)
     opened = House(
@@ -229,6 +239,7 @@ async def house(
         dispatcher=dispatcher,
         asrun=asrun,
         metrics=metrics,
+        log=log,
         opened_at=clock.now(),
     )
     before = asyncio.all_tasks()
