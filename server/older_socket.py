@@ -77,7 +77,8 @@ class Repertoire:
     def _recipe(self, ask: wire.Ask) -> Recipe:
         if ask.prompt is None and (last := self._last(ask.program, ask.strength)) is not None:
             # As a slider does: what the program drew last, with another strength.
-            return last.recipe.model_copy(update={"strength": ask.strength})
+            # (A copy would bring the fingerprint along that was worked out before.)
+            return Recipe.model_validate({**last.recipe.model_dump(), "strength": ask.strength})
         return self.programs[ask.program].recipe(
             ask.prompt or "",
             strength=ask.strength,

@@ -322,7 +322,8 @@ async def test_a_refusal_is_remembered_as_well(opened: House) -> None:
 
 async def test_an_id_for_another_command_is_refused_and_does_nothing(opened: House) -> None:
     await given(opened, "seek", Envelope(id="1"), time=12)
-    for command, args in (("pause", {}), ("seek", {"time": 13})):
+    others: list[tuple[str, dict[str, Any]]] = [("pause", {}), ("seek", {"time": 13})]
+    for command, args in others:
         with pytest.raises(CommandError) as error:
             await given(opened, command, Envelope(id="1"), **args)
         assert error.value.code == "id_reused"

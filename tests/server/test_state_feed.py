@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server import state_feed
+from server import control_messages, state_feed
 from server.clock import VirtualClock, settle
 from server.state_feed import Mailbox, StateFeed, lasting
 from tests.helpers.house import house
@@ -94,7 +94,7 @@ async def test_it_is_encoded_once_however_many_listen(
     desk: Desk, feed: StateFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[str] = []
-    real = state_feed.wire.state
+    real = control_messages.state
 
     def counted(*args: Any) -> str:
         encoded.append(real(*args))
@@ -103,7 +103,7 @@ async def test_it_is_encoded_once_however_many_listen(
     with feed.join("") as one, feed.join("") as two:
         await taken(one)
         await taken(two)
-        monkeypatch.setattr(state_feed.wire, "state", counted)
+        monkeypatch.setattr(control_messages, "state", counted)
         desk.state["mode"] = "live"
         await desk.clock.advance(1)
         assert len(encoded) == 1
