@@ -26,7 +26,6 @@ from server.sockets import (
     Antechamber,
     Patience,
     close,
-    deny,
 )
 from server.state_feed import Mailbox, StateFeed
 
@@ -85,8 +84,8 @@ class ControlSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied as error:
-            await deny(websocket, 403, error.code, str(error))
+        except AccessDenied:
+            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
             return
         await websocket.accept()
         patience = Patience(self._clock, _RATE, _BURST)

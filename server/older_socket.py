@@ -28,7 +28,7 @@ from server.performer import Ladder
 from server.playhead import Playhead
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
 from server.sections import PlaybackSection
-from server.sockets import TRY_AGAIN_LATER, Abuse, Patience, close, deny
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
 
 _log = structlog.get_logger(__name__)
 
@@ -129,15 +129,15 @@ class OlderSocket:
         try:
             self._access.check_origin(websocket)
             self._access.check_screen(websocket.query_params.get("token"))
-        except AccessDenied as error:
-            await deny(websocket, 403, error.code, str(error))
+        except AccessDenied:
+            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
             return
+        await websocket.accept()
         if self._clients >= MOST_CLIENTS:
-            await deny(websocket, 503, "too_many_clients", f"{MOST_CLIENTS} are here already")
+            await close(websocket, TRY_AGAIN_LATER)
             return
         self._clients += 1
         try:
-            await websocket.accept()
             await self._attend(websocket)
         except WebSocketDisconnect:
             return

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from server.clock import Clock
@@ -100,15 +99,6 @@ class Antechamber:
             yield
         finally:
             self._waiting.pop(patience, None)
-
-
-async def deny(websocket: WebSocket, status: int, code: str, message: str) -> None:
-    """Refuse a socket before it is accepted, in words where the server can."""
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        body = {"ok": False, "error": {"code": code, "message": message}}
-        await websocket.send_denial_response(JSONResponse(body, status_code=status))
-    else:
-        await websocket.close(POLICY_VIOLATION)
 
 
 async def close(websocket: WebSocket, code: int) -> None:

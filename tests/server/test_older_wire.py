@@ -256,25 +256,25 @@ async def test_the_stage_knows_nothing_of_it(address: Address) -> None:
         assert not kiosk.of("run")
 
 
-async def test_who_may(tiny: TinyShow, monkeypatch: pytest.MonkeyPatch) -> None:
-    show = load_show(tiny.folder, {}, {"UNDERSTUDY_SCREEN_TOKEN": "a screen's secret"})
-    async with serving(show) as address:
-        evil = {"Origin": "https://evil.example"}
-        for query, headers in (
-            ("", {}),
-            ("?token=wrong", {}),
-            ("?token=a%20screen's%20secret", evil),
-        ):
+async def test_who_may(
+    tiny: TinyShow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret, right = "a-screens-secret", "?token=a-screens-secret"
+    evil = {"Origin": "https://evil.example"}
+    async with serving(load_show(tiny.folder, {}, {"UNDERSTUDY_SCREEN_TOKEN": secret})) as address:
+        for query, headers in (("", {}), ("?token=wrong", {}), (right, evil)):
             with pytest.raises(InvalidStatus) as error:
                 async with connect(address.older + query, additional_headers=headers, proxy=None):
                     pass
             assert error.value.response.status_code == 403
-        async with browser(address, right):
-            monkeypatch.setattr(older_socket, "MOST_CLIENTS", 1)
-            with pytest.raises(InvalidStatus) as error:
-                async with browser(address, right):
-                    pass
-            assert error.value.response.status_code == 503
+        monkeypatch.setattr(older_socket, "MOST_CLIENTS", 1)
+        async with browser(address, right) as first:
+            async with connect(address.older + right, proxy=None) as second:
+                await second.wait_closed()
+                assert second.close_code == 1013
+            await first.send("ping")
+            assert await told(first) == "pong"
+    assert "ERROR" not in {record.levelname for record in caplog.records}
 
 
 async def test_too_much_of_it_is_closed(address: Address) -> None:
