@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from benchmarks import browser, cues, manifest, recording, replay, startup
+from benchmarks import browser, control, cues, manifest, recording, replay, startup
 from benchmarks.machinery import say
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "manifest": manifest.main,
     "cues": cues.main,
     "replay": replay.main,
+    "control": control.main,
     "browser": browser.main,
     "recording": recording.main,
 }

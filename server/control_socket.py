@@ -37,7 +37,7 @@ HELLO_WITHIN = 10.0
 READS_WITHIN = 30.0
 """Seconds in which one must have read what it was sent, or it is let go."""
 
-SEATS = 64
+SEATS = 256
 """Sockets that may be open without having said hello."""
 
 MOST_CLIENTS = 512

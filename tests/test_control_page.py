@@ -308,7 +308,7 @@ def test_a_rehearsal_and_a_force_cannot_be_mistaken(tiny: TinyShow, browser: Bro
         ],
     }
     with server_process(tiny.folder) as server:
-        context = browser.new_context(viewport=DESKTOP)
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
         try:
             page = context.new_page()
             asked: list[str] = []
@@ -351,7 +351,7 @@ def stand_in(socket: Any, state: dict[str, Any], asked: list[str]) -> None:
                 tell({"type": "sync", "t0": message["t0"], "t1": now, "t2": now})
             case "command":
                 asked.append(f"{message['command']} {message['args']}")
-                result = {"cues": [], "rows": []}
+                result: dict[str, Any] = {"cues": [], "rows": []}
                 tell({"type": "reply", "id": message["id"], "ok": True, "result": result})
 
     socket.on_message(on_message)
