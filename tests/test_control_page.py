@@ -164,7 +164,7 @@ def test_go_hold_panic_and_restore(tiny: TinyShow, browser: Browser, size: dict[
         # A slip does nothing.
         desk.page.locator("#panic").dblclick(timeout=PATIENCE)
         assert server.state()["panic"] is None
-        desk.has("#panic", "hold to go black")
+        desk.has("#panic", "long press")
         desk.panic()
         desk.shows("#alarm-panic")
         desk.can("#go", enabled=False)

@@ -100,6 +100,9 @@ export class Cues {
         "div",
         { className: "deeds" },
         make("span", { className: "name" }, `${cue.cue ?? `cue ${cue.index}`}${cue.program ? ` · ${cue.program}` : ""}`),
+        ...(cue.program
+          ? ["static", "live"].map((mode) => deed(mode, "mode.force", { mode, cue: cue.cue }, `Force ${mode} for ${name} until it is released`))
+          : []),
         deed("Standby", "standby", { cue: cue.index }, `Put ${name} on standby`),
         deed("Go here", "go", { cue: cue.index }, `Go to ${name} now`),
       ),
@@ -142,6 +145,6 @@ export class Cues {
     if (this.#leftAlone) return;
     const row = this.#rows.get(this.#current) ?? this.#list.querySelector("[data-standby]");
     if (!row || this.#list.scrollHeight <= this.#list.clientHeight) return;
-    this.#list.scrollTop = row.offsetTop - this.#list.offsetTop - this.#list.clientHeight * 0.25;
+    this.#list.scrollTop = row.offsetTop - this.#list.clientHeight * 0.25;
   }
 }

@@ -145,7 +145,8 @@ export class Lists {
         const outcome = row.outcome ?? "playing";
         const failed = (row.failovers ?? []).map((/** @type {any} */ f) => `${f.from} → ${f.to}`).join(", ");
         const forced = row.forced_by ? ` · forced by ${words.who(row.forced_by)}` : "";
-        say(node.querySelector(".age"), `${words.source(row)} · ${outcome}${failed ? ` · ${failed}` : ""}${forced}`);
+        const played = row.provider === "hold" ? words.source(row) : `${words.source(row)} · ${outcome}`;
+        say(node.querySelector(".age"), `${played}${failed ? ` · ${failed}` : ""}${forced}`);
         mark(node, "outcome", outcome);
       },
     );

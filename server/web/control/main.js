@@ -36,7 +36,7 @@ const kept = {
   },
 };
 /** @type {string | null} */
-let token = kept.get("token");
+let token = kept.get("token") || null;
 let name = kept.get("name") ?? "";
 let keys = kept.get("keys") !== "off";
 
@@ -72,11 +72,12 @@ const done = {
   seek: (r) => `Now at ${r.time}`,
   hold: () => "Holding the picture until the next cue",
   regenerate: () => "Drawing it again",
+  prefetch: () => "Fetching what is coming",
   panic: () => "The wall is black",
   restore: () => "The wall is back",
   identify: (_, args) => `${args.screen} shows its name`,
   reload: (_, args) => `${args.screen} loads anew`,
-  "mode.force": (_, args) => `Forced ${args.mode}`,
+  "mode.force": (_, args) => `Forced ${args.mode}${args.cue === undefined ? "" : ` for ${args.cue}`}`,
   "mode.release": () => "Released",
   "engine.reset": (_, args) => `${args.engine} is trusted again`,
 };
@@ -126,7 +127,7 @@ function show() {
     cues.show(desk);
     lists.show(state);
     const { standby } = state;
-    const cue = standby ? `${standby.time} ${standby.cue ?? words.kind(standby)}` : state.screening.status === "active" ? "no cue left" : "start the show";
+    const cue = standby ? (standby.cue ?? `${words.kind(standby)} ${standby.time}`) : state.screening.status === "active" ? "no cue left" : "start the show";
     say(element("go-cue"), state.panic ? "restore first" : cue);
     say(element("panic").querySelector("b"), state.panic ? "Black" : "Panic");
     say(element("pause"), state.screening.paused ? "Resume" : "Pause");
@@ -165,7 +166,7 @@ function showTop(state) {
     element("alarm-schedule").querySelector("p"),
     screening.paused
       ? "Paused: the clock stands until somebody resumes."
-      : "Off schedule: the show is run by hand.",
+      : "Off schedule: run by hand.",
   );
   element("alarm-panic").hidden = !state.panic;
   if (state.panic) say(element("alarm-panic").querySelector("p"), `Panic: black until restored. ${words.who(state.panic.by)}, ${words.timeOfDay(state.panic.at)}.`);
@@ -182,9 +183,10 @@ function showLine() {
   const alarm = element("alarm-line");
   const lost = !fresh && (desk.state !== null || desk.heardAt > -Infinity || performance.now() > 3000);
   alarm.hidden = !lost || desk.refused !== null;
-  const past = desk.clock.local() - desk.heardAt;
-  const since = Number.isFinite(past) ? `What you see is ${words.age(past)} old and may be wrong` : "Nothing is known of the show yet";
-  if (!alarm.hidden) say(alarm, `No line to the server. ${since}; trying again. The walls go on by themselves.`);
+  if (alarm.hidden) return;
+  say(alarm.querySelector("p"), "No line to the server; trying again. What you see may be wrong. The walls go on by themselves.");
+  const past = desk.clock.local() - desk.heardAt; // not read out: it never stands still
+  say(element("alarm-age"), Number.isFinite(past) ? `${words.age(past)} old` : "");
 }
 
 /** Buttons that could not do anything say so by being off. */
@@ -198,7 +200,8 @@ function permit() {
   for (const input of document.querySelectorAll("#mode-terms select, #mode-terms input")) {
     /** @type {HTMLInputElement} */ (input).disabled = !desk.may("mode.force");
   }
-  mark(element("mode"), "fixed", desk.fresh && !desk.commands.has("mode.force") ? "" : null);
+  element("prefetch").hidden = !desk.commands.has("prefetch");
+  mark(element("mode"), "fixed", desk.commands.has("mode.force") ? null : "");
   element("panic").disabled = !desk.may("panic") || panic;
   const nothingToFire = desk.state?.screening.status === "active" && !desk.state.standby;
   if (nothingToFire) element("go").disabled = true;
@@ -225,6 +228,8 @@ for (const [id, command] of Object.entries(plain)) {
 element("pause").dataset.command = "pause";
 element("pause").addEventListener("click", () => act(element("pause").dataset.command));
 element("panic").dataset.command = "panic";
+element("prefetch").dataset.command = "prefetch";
+element("prefetch").addEventListener("click", () => act("prefetch"));
 for (const button of document.querySelectorAll("#mode-buttons button")) /** @type {HTMLElement} */ (button).dataset.command = "mode.force";
 element("mode-release").dataset.command = "mode.release";
 element("seek").querySelector("button").dataset.command = "seek";
@@ -255,7 +260,10 @@ addEventListener("keydown", (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const target = /** @type {HTMLElement} */ (event.target);
   const typing = target.matches("input:not([type=checkbox]), select, textarea");
-  if (event.key === "?" && !typing) return openHelp();
+  if (event.key === "?" && !typing) {
+    event.preventDefault(); // or the name would be a question
+    return openHelp();
+  }
   if (!keys) return;
   if (event.key === "Escape") {
     if (typing) target.blur();
