@@ -548,6 +548,18 @@ async def test_a_show_that_faded_to_black_itself_stays_so_after_restore(tmp_path
         assert [black for black, _ in fades(one)][-1] is True
 
 
+async def test_no_next_screening_lights_a_stage_that_is_panicked(tmp_path: Path) -> None:
+    cues = [cue(0, "start"), line(0, "one", id="one"), cue(5, "set-fade-status", fade=True)]
+    async with house(tmp_path, [*cues, cue(20, "end")], rhythm=RHYTHM) as one:
+        await one.play_to(12)
+        await ask(one, "panic")
+        await one.play_to(22)  # the next round, which begins with light
+        assert [black for black, _ in fades(one)] == [True, True]
+        await ask(one, "restore")
+        await one.rest()
+        assert fades(one)[-1][0] is False
+
+
 async def test_panic_twice_is_one(opened: House) -> None:
     await ask(opened, "panic")
     first = opened.playback.panicked

@@ -225,6 +225,11 @@ async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
 async def test_nonsense_and_strangers_get_no_answer(opened: House) -> None:
     async with listening(opened, "10.0.0.7", "192.168.4.0/24") as port, surface(port) as desk:
         desk.send(encoded("/understudy/go"))
+        refused = opened.metrics.control_errors.labels(code="forbidden")
+        async with asyncio.timeout(10):
+            while refused._value.get() < 1:  # noqa: ASYNC110 - nobody tells a stranger
+                await asyncio.sleep(0.01)
+        assert desk.replies.empty()
     async with listening(opened) as port, surface(port) as desk:
         for datagram in (b"", b"nonsense", b"#bundle\0", bytes(2000)):
             desk.send(datagram)
