@@ -139,6 +139,8 @@ def _answer(line: ClientConnection, kind: str, timeout: float) -> dict[str, Any]
         message: dict[str, Any] = json.loads(line.recv(timeout))
         if message["type"] == kind:
             return message
+        if message["type"] == "error" and message["code"] == "unauthorized":
+            fail("unauthorized: this server wants a token of its own: UNDERSTUDY_OPERATOR_TOKEN", 1)
         if message["type"] == "error":
             fail(f"{message['code']}: {message['message']}", 1)
 
@@ -221,7 +223,8 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
 def _now(now: Mapping[str, Any] | None) -> Text:
     if now is None:
         return Text("nothing")
-    text = Text(f"{now['cue']}  step {now['step']} of {now['steps']}  {now['provider']}")
+    step = now["outcome"] or f"step {now['step']} of {now['steps']}"
+    text = Text(f"{now['cue']}  {step}  {now['provider']}")
     if now["set_id"] is not None:
         text.append(f" set {now['set_id']}")
     elif now["engine"]:
