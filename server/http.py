@@ -220,6 +220,10 @@ class Pictures:
         return _picture(request, data, media_type, _FOREVER)
 
 
+class _Encode(Protocol):
+    def __call__(self, rows: Sequence[Row], *, first: bool, last: bool) -> str: ...
+
+
 class Api:
     """The state, and commands, for those who may."""
 
@@ -230,6 +234,8 @@ class Api:
         self._dispatcher = dispatcher
         self._asrun = asrun
         self._access = access
+        # One piece at a time: the threads are there for the show's own pictures.
+        self._encoding = asyncio.Semaphore(1)
 
     async def state(self, request: Request) -> Response:
         """`GET /api/state`."""
@@ -294,22 +300,19 @@ class Api:
         if kind == "csv":
             name = {"content-disposition": 'attachment; filename="asrun.csv"'}
             return StreamingResponse(
-                _in_pieces(rows, csv_piece), headers=name, media_type="text/csv"
+                self._in_pieces(rows, csv_piece), headers=name, media_type="text/csv"
             )
-        return StreamingResponse(_in_pieces(rows, json_piece), media_type="application/json")
+        return StreamingResponse(self._in_pieces(rows, json_piece), media_type="application/json")
 
-
-class _Encode(Protocol):
-    def __call__(self, rows: Sequence[Row], *, first: bool, last: bool) -> str: ...
-
-
-async def _in_pieces(rows: Sequence[Row], encode: _Encode) -> AsyncIterator[str]:
-    """A long answer in pieces, made in a thread: a year of runs must not hold up a frame."""
-    starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
-    for start in starts:
-        piece = rows[start : start + _ROWS_AT_ONCE]
-        first, last = start == 0, start == starts[-1]
-        yield await asyncio.to_thread(encode, piece, first=first, last=last)
+    async def _in_pieces(self, rows: Sequence[Row], encode: _Encode) -> AsyncIterator[str]:
+        """A long answer in pieces, made in a thread: a year of runs must not hold up a frame."""
+        starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
+        for start in starts:
+            piece = rows[start : start + _ROWS_AT_ONCE]
+            first, last = start == 0, start == starts[-1]
+            async with self._encoding:
+                text = await asyncio.to_thread(encode, piece, first=first, last=last)
+            yield text
 
 
 def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:

@@ -123,6 +123,8 @@ class OlderSocket:
         self._clock = clock
         self._access = access
         self._clients = 0
+        # One at a time: the threads are there for the show's own pictures.
+        self._transcoding = asyncio.Semaphore(1)
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one client until it goes."""
@@ -234,7 +236,8 @@ class OlderSocket:
                 return
         image = frame.image
         if frame.media_type != "image/jpeg":
-            image = await asyncio.to_thread(as_jpeg, image)
+            async with self._transcoding:
+                image = await asyncio.to_thread(as_jpeg, image)
         async with asyncio.timeout(READS_WITHIN):
             await websocket.send_bytes(image)
 

@@ -293,21 +293,20 @@ def test_a_rehearsal_and_a_force_cannot_be_mistaken(tiny: TinyShow, browser: Bro
     """What this server does not say by itself is said by one that stands in for it."""
     with server_process(tiny.folder) as server:
         state = server.state()
-    state |= {
-        "activation": "rehearsal",
-        "mode": {
-            "configured": "hybrid",
-            "effective": "static",
-            "forced": "static",
-            "by": "foh-tablet (operator)",
-            "reason": "GPU host noisy",
-            "until": "next_cue",
-        },
-        "engines": [
-            {"name": "box", "local": False, "state": "resting", "reason": "hung", "since": None}
-        ],
-    }
-    with server_process(tiny.folder) as server:
+        state |= {
+            "activation": "rehearsal",
+            "mode": {
+                "configured": "hybrid",
+                "effective": "static",
+                "forced": "static",
+                "by": "foh-tablet (operator)",
+                "reason": "GPU host noisy",
+                "until": "next_cue",
+            },
+            "engines": [
+                {"name": "box", "local": False, "state": "resting", "reason": "hung", "since": None}
+            ],
+        }
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         try:
             page = context.new_page()
