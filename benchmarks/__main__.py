@@ -8,6 +8,7 @@ from collections.abc import Callable
 from benchmarks import (
     browser,
     cache,
+    control,
     cues,
     day,
     go,
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "cache": cache.main,
     "cues": cues.main,
     "replay": replay.main,
+    "control": control.main,
     "browser": browser.main,
     "recording": recording.main,
     "workers": workers.main,

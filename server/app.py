@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -30,19 +31,23 @@ from server.asrun import AsRun, AsRunLog
 from server.budget import Budget
 from server.clock import Clock, SystemClock
 from server.commands import ShowCommands
-from server.control import Dispatcher
+from server.control import CommandLog, Commands, Dispatcher
+from server.control_socket import ControlSocket
 from server.engine_watch import EngineWatch, probe_of
 from server.forces import Forces
 from server.http import SafeHeaders, build_routes
 from server.live_engines import LiveEngines, live_engines
 from server.lookahead import Lookahead
-from server.memory import Memory
+from server.memory import Memory, Panic
 from server.metrics import Metrics
 from server.mode_commands import ModeCommands
 from server.modes import ForceBook, ModeManager
+from server.older_socket import OlderSocket, Repertoire
+from server.osc import osc_over_udp
 from server.performer import Performer
 from server.playback import Playback
 from server.playhead import Playhead
+from server.providers.base import Provider
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
@@ -54,6 +59,7 @@ from server.screens import ScreenSocket
 from server.show import Show
 from server.stage import Screen, Stage
 from server.state import StateView
+from server.state_feed import StateFeed
 from server.supply import SupplyCollector, open_supply
 from server.supply_commands import SupplyCommands
 
@@ -67,6 +73,9 @@ _FRESH_START_AFTER = 120.0
 
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
+
+_PANIC_KEPT_WITHIN = 2.0
+"""Seconds that whoever panicked waits for the disk to have it."""
 
 _LAG_PERIOD = 1.0
 
@@ -108,7 +117,11 @@ async def build(
         supply = await stack.enter_async_context(open_supply(show, clock, needs))
         memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
         asrun = await stack.enter_async_context(
-            AsRunLog.open(show.state_folder / "asrun.sqlite", clock=clock)
+            AsRunLog.open(
+                show.state_folder / "asrun.sqlite",
+                clock=clock,
+                keep_days=settings.cache.asrun_days,
+            )
         )
         library = supply.library
         plan = await _planned(show, library)
@@ -186,6 +199,7 @@ async def build(
             metrics=metrics,
             rng=rng,
             moved=supply.nudge,
+            panic=memory.content.panic,
         )
         watch = EngineWatch(
             modes=modes,
@@ -194,8 +208,15 @@ async def build(
             quiet_for=playback.quiet_for,
             clock=clock,
         )
-        view = StateView(show, clock, playback, stage, readiness, modes, opened)
+        log = CommandLog()
+        view = StateView(show, clock, playback, stage, readiness, modes, live=opened, commands=log)
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
+
+        async def remember(panic: Panic | None) -> None:
+            memory.content.panic = panic
+            if not await memory.save_now(_PANIC_KEPT_WITHIN):
+                _log.error("panic_not_remembered", panic=panic is not None)
+
         commands = ShowCommands(
             playback=playback,
             stage=stage,
@@ -203,11 +224,26 @@ async def build(
             asrun=asrun,
             clock=clock,
             min_go=settings.playback.min_go,
+            log=log,
+            remember=remember,
         )
         mode_commands = ModeCommands(
             modes=modes, playback=playback, view=view, clock=clock, engines=opened
         )
-        dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
+        feed = StateFeed(view.state, clock)
+        rooms: list[Commands] = [commands, mode_commands, SupplyCommands(supply, lookahead)]
+        dispatcher = Dispatcher(rooms, clock, log, changed=feed.nudge)
+        # Sets of its own bag: who plays with the older wire must not turn the show's round.
+        beside = StaticProvider(
+            library, ShuffleBag(rng), clock, rng, settings.playback.fit, shelf=supply.shelf
+        )
+        older = OlderSocket(
+            Repertoire(plan, show.programs, show.base_images, playhead),
+            partial(_ladder_beside, modes, beside),
+            settings.playback,
+            clock,
+            access,
+        )
         app.router.routes.extend(
             build_routes(
                 show=show,
@@ -220,15 +256,19 @@ async def build(
                 asrun=asrun,
                 access=access,
                 screens=ScreenSocket(stage, clock, access, metrics),
+                control=ControlSocket(dispatcher, feed, clock, access, metrics),
+                older=older,
                 metrics=metrics,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
+        await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
         await stack.enter_async_context(
             _running(
                 playback.run(),
                 supply.run(),
+                feed.run(),
                 readiness.keep_looking(),
                 modes.keep_time(),
                 watch.run(),
@@ -293,6 +333,12 @@ async def _open_engines(
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened
+
+
+def _ladder_beside(modes: ModeManager, sets: StaticProvider, action: Action) -> list[Provider]:
+    """The show's own ladder for an action, its sets out of another bag."""
+    rungs = modes.decide(action).rungs
+    return [sets if rung.engine is None else modes.provider(rung) for rung in rungs]
 
 
 def _live(

@@ -9,8 +9,10 @@ memory; those that find no more room there are counted, and the show goes on.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol, Self
@@ -22,6 +24,8 @@ from server.asrun_file import (
     Row,
     RunFile,
     beyond_use,
+    csv_piece,
+    json_piece,
     lateness,
     move_aside,
     read_rows,
@@ -40,6 +44,8 @@ __all__ = [
     "Outcome",
     "Row",
     "RunRecord",
+    "csv_piece",
+    "json_piece",
     "lateness",
     "read_rows",
     "to_csv",
@@ -170,6 +176,8 @@ class AsRunLog:
         self._retry_at = clock.now()
         self._aside_at: float | None = None
         self._writer = threading.Thread(target=self._write_on, name="as-run log", daemon=True)
+        # Readers wait for one another here, and never for a thread that loads a picture.
+        self._reader = ThreadPoolExecutor(1, "as-run reader")
 
     @classmethod
     @asynccontextmanager
@@ -257,7 +265,8 @@ class AsRunLog:
 
         Where the database cannot be read, only the latter: the wall does not stop for it.
         """
-        return await asyncio.to_thread(self._rows, limit, since)
+        read = functools.partial(self._rows, limit, since)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
     def _rows(self, limit: int | None, since: float | None) -> list[Row]:
         # Memory first: what leaves it afterwards is found in the file.
@@ -300,6 +309,7 @@ class AsRunLog:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._reader.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._writer.join, _CLOSE_WITHIN)
         if self._writer.is_alive():
             _log.warning("as-run log still being written", path=str(self._path))

@@ -353,20 +353,35 @@ _CSV_AS_IT_IS: Final = (
 
 def to_json(rows: Sequence[Row]) -> str:
     """Everything there is to know of the runs, as one JSON array."""
-    return json.dumps(rows, ensure_ascii=False, indent=1)
+    return json_piece(rows, first=True, last=True)
 
 
-def to_csv(rows: Iterable[Row]) -> str:
+def json_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
+    """A piece of a JSON array, a run a line; the first and the last bring the brackets.
+
+    Encoded run by run, so that whoever does it in a thread keeps no other waiting.
+    """
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return f"{'[' if first else ''}{lines}{']' if last else (',' if rows else '')}\n"
+
+
+def to_csv(rows: Sequence[Row]) -> str:
     """One line per run, for a spreadsheet (RFC 4180, with a header).
 
     Times are ISO 8601 in UTC by the machine's time of day. ``late_…_ms`` say how long after
     its due time a frame was painted, in milliseconds over all steps and screens.
     """
-    lines = [_csv_line(row) for row in rows]
+    return csv_piece(rows, first=True, last=True)
+
+
+def csv_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
+    """A piece of the table; the first brings its header."""
+    del last
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _csv_line(dict.fromkeys(COLUMNS)), lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    if first:
+        writer.writeheader()
+    writer.writerows(_csv_line(row) for row in rows)
     return text.getvalue()
 
 

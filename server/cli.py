@@ -16,6 +16,7 @@ import cache
 import generator
 from server.asrun import AsRunUnreadable, read_rows, to_csv, to_json
 from server.cli_common import JsonOption, ShowOption, StoreOption, fail, load
+from server.cli_control import control
 from server.cli_generate import generate
 from server.cli_pull import pull_store
 from server.cli_worker import worker
@@ -97,6 +98,7 @@ def asrun(
         typer.echo(to_json(rows))
 
 
+app.command()(control)
 app.command()(worker)
 app.command(name="pull")(pull_store)
 app.add_typer(generate, name="generate")

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from generator.cues import format_time, parse_time
 from generator.plan import Plan
 from server.asrun import AsRun
 from server.clock import Clock
-from server.control import Args, Caller, CommandError, Handler, expect
+from server.control import Args, Caller, CommandError, CommandLog, Handler, expect
+from server.memory import Panic
 from server.playback import Playback
 from server.show import Show
 from server.stage import Stage
 from server.state import StateView
 
-_MOST_ROWS = 10_000
+_MOST_ROWS = 500
+"""More are to be had in pieces from `/api/asrun`: a reply is one message."""
+
+_MOST_LOGGED = 200
+
+Remember = Callable[[Panic | None], Awaitable[None]]
+"""Keeps a panic, or that there is none, across a restart; it never fails."""
+
+
+async def forget(panic: Panic | None) -> None:
+    """Remember nothing: for a house without a disk."""
+    del panic
 
 
 class ShowCommands:
@@ -28,6 +40,8 @@ class ShowCommands:
         asrun: what was played.
         clock: the time.
         min_go: seconds within which a second `go` is taken for a slip of the finger.
+        log: the commands of late.
+        remember: keeps a panic across a restart.
     """
 
     def __init__(
@@ -39,6 +53,8 @@ class ShowCommands:
         asrun: AsRun,
         clock: Clock,
         min_go: float,
+        log: CommandLog | None = None,
+        remember: Remember = forget,
     ) -> None:
         self._playback = playback
         self._stage = stage
@@ -46,6 +62,8 @@ class ShowCommands:
         self._asrun = asrun
         self._clock = clock
         self._min_go = min_go
+        self._log = log if log is not None else CommandLog()
+        self._remember = remember
         self._last_go: float | None = None
 
     @property
@@ -62,16 +80,21 @@ class ShowCommands:
             "rejoin": self._rejoin,
             "seek": self._seek,
             "regenerate": self._regenerate,
+            "hold": self._hold,
+            "panic": self._panic,
+            "restore": self._restore,
+            "cues": self._cues,
             "screens": self._screens,
             "identify": self._identify,
             "reload": self._reload,
             "asrun": self._rows,
+            "log": self._commands,
         }
 
     @property
     def read_only(self) -> frozenset[str]:
         """See `Commands.read_only`."""
-        return frozenset({"state", "screens", "asrun"})
+        return frozenset({"state", "cues", "screens", "asrun", "log"})
 
     # ------------------------------------------------------------ the show
 
@@ -81,6 +104,7 @@ class ShowCommands:
 
     async def _go(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args, "cue")
+        self._refuse_in_the_dark()
         now = self._clock.now()
         if self._last_go is not None and now - self._last_go < self._min_go:
             raise CommandError("too_soon", f"the last go was under {self._min_go:g} s ago")
@@ -97,11 +121,13 @@ class ShowCommands:
 
     async def _next(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args)
+        self._refuse_in_the_dark()
         self._playback.next()
         return self._where()
 
     async def _previous(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args)
+        self._refuse_in_the_dark()
         self._playback.previous()
         return self._where()
 
@@ -127,9 +153,40 @@ class ShowCommands:
 
     async def _regenerate(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args)
+        self._refuse_in_the_dark()
         if not self._playback.regenerate():
             raise CommandError("nothing_drawn", "no picture of this screening to draw again")
         return self._where()
+
+    async def _hold(self, args: Args, _caller: Caller) -> dict[str, Any]:
+        expect(args)
+        self._refuse_in_the_dark()
+        self._playback.hold()
+        return self._where()
+
+    async def _panic(self, args: Args, caller: Caller) -> dict[str, Any]:
+        expect(args)
+        await self._remember(self._playback.panic(caller.name))
+        return self._where()
+
+    async def _restore(self, args: Args, _caller: Caller) -> dict[str, Any]:
+        expect(args)
+        if not self._playback.restore():
+            raise CommandError("not_panicked", "there is no panic to undo")
+        await self._remember(None)
+        return self._where()
+
+    def _refuse_in_the_dark(self) -> None:
+        """Refuse what would draw a picture that nobody sees; where the show is may be moved."""
+        panic = self._playback.panicked
+        if panic is not None:
+            message = f"the wall is black since {panic.by} panicked: restore it first"
+            raise CommandError("panicked", message)
+
+    async def _cues(self, args: Args, _caller: Caller) -> dict[str, Any]:
+        expect(args)
+        count = len(self._view.show.sheet.cues)
+        return {"cues": [self._view.cue(index) for index in range(count)]}
 
     # ------------------------------------------------------------ the screens
 
@@ -162,6 +219,15 @@ class ShowCommands:
             raise CommandError("bad_args", f"limit: expected 1 to {_MOST_ROWS}, not {limit!r:.40}")
         return {"rows": await self._asrun.rows(limit=limit)}
 
+    async def _commands(self, args: Args, _caller: Caller) -> dict[str, Any]:
+        expect(args, "limit")
+        limit = args.get("limit", 50)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= _MOST_LOGGED:
+            raise CommandError(
+                "bad_args", f"limit: expected 1 to {_MOST_LOGGED}, not {limit!r:.40}"
+            )
+        return {"commands": self._log.newest(limit)}
+
     # ------------------------------------------------------------
 
     def _cue_of(self, reference: object) -> int:
@@ -177,6 +243,7 @@ class ShowCommands:
             "on_schedule": playhead.on_schedule,
             "paused": playhead.paused,
             "standby": playhead.standby,
+            "panic": self._playback.panicked is not None,
         }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,9 +20,11 @@ from cache.images import BadImage, check_image, media_type_for
 from cache.keys import BadKey, image_key, is_action_id
 from cache.store import NotFound, Store, StoreError
 from server.access import Access, AccessDenied
-from server.asrun import AsRun, to_csv, to_json
-from server.control import Caller, CommandError, Dispatcher
+from server.asrun import AsRun, Row, csv_piece, json_piece
+from server.control import Caller, CommandError, Dispatcher, Envelope
+from server.control_socket import ControlSocket
 from server.metrics import Metrics
+from server.older_socket import OlderSocket
 from server.playback import Playback
 from server.readiness import Readiness
 from server.screens import ScreenSocket
@@ -53,7 +56,13 @@ _STATUS = {
     "unknown_screen": 404,
     "too_soon": 429,
     "bad_args": 400,
+    "expired": 410,
+    "id_reused": 422,
+    "internal": 500,
 }
+
+_MOST_ROWS = 10_000
+_ROWS_AT_ONCE = 50
 
 
 class SafeHeaders:
@@ -88,6 +97,8 @@ def build_routes(
     asrun: AsRun,
     access: Access,
     screens: ScreenSocket,
+    control: ControlSocket,
+    older: OlderSocket,
     metrics: Metrics,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
@@ -97,6 +108,7 @@ def build_routes(
     api = Api(view, dispatcher, asrun, access)
     return [
         Route("/", pages.kiosk),
+        Route("/control", pages.control),
         Route("/still", pages.still),
         Mount("/static", StaticFiles(directory=WEB)),
         Route("/healthz", probes.health),
@@ -109,20 +121,29 @@ def build_routes(
         Route("/api/asrun", api.as_run),
         Route("/api/control/{command}", api.control, methods=["POST"]),
         WebSocketRoute("/ws/screen", screens.serve),
+        WebSocketRoute("/ws/control", control.serve),
+        WebSocketRoute("/ws", older.serve),
     ]
 
 
 class Pages:
-    """The kiosk page, and the still image it falls back on."""
+    """The kiosk page with the still image it falls back on, and the technician's page."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
         self._kiosk = (WEB / "kiosk.html").read_bytes()
+        self._control = (WEB / "control.html").read_bytes()
 
     async def kiosk(self, request: Request) -> Response:
         """`GET /`."""
         del request
         return Response(self._kiosk, media_type="text/html", headers={"cache-control": "no-cache"})
+
+    async def control(self, request: Request) -> Response:
+        """`GET /control`."""
+        del request
+        headers = {"cache-control": "no-cache"}
+        return Response(self._control, media_type="text/html", headers=headers)
 
     async def still(self, request: Request) -> Response:
         """`GET /still`: the show's own still image."""
@@ -204,6 +225,10 @@ class Pictures:
         return _picture(request, data, media_type, _FOREVER)
 
 
+class _Encode(Protocol):
+    def __call__(self, rows: Sequence[Row], *, first: bool, last: bool) -> str: ...
+
+
 class Api:
     """The state, and commands, for those who may."""
 
@@ -214,6 +239,8 @@ class Api:
         self._dispatcher = dispatcher
         self._asrun = asrun
         self._access = access
+        # One piece at a time: the threads are there for the show's own pictures.
+        self._encoding = asyncio.Semaphore(1)
 
     async def state(self, request: Request) -> Response:
         """`GET /api/state`."""
@@ -228,13 +255,17 @@ class Api:
         return await self._for_readers(request, self._as_run)
 
     async def control(self, request: Request) -> Response:
-        """`POST /api/control/{command}` with the arguments as a JSON object."""
+        """`POST /api/control/{command}` with the arguments as a JSON object.
+
+        Beside them may stand `id`, `ttl` and `sent_at`, which no command takes as an argument.
+        """
         try:
             role = self._access.role_of(request)
-            args = await _json_object(request)
+            args, envelope = _opened(await _json_object(request))
             client = request.client.host if request.client else "?"
+            caller = Caller(role, f"http {client} ({role})")
             result = await self._dispatcher.dispatch(
-                request.path_params["command"], args, Caller(role, f"http {client} ({role})")
+                request.path_params["command"], args, caller, envelope
             )
         except (AccessDenied, CommandError) as error:
             return _error(error.code, str(error))
@@ -265,14 +296,44 @@ class Api:
             since = float(query["since"]) if "since" in query else None
         except ValueError:
             raise CommandError("bad_args", "limit and since: expected numbers") from None
+        if limit > _MOST_ROWS:
+            raise CommandError("bad_args", f"limit: expected {_MOST_ROWS} at most, not {limit}")
+        kind = query.get("format", "json")
+        if kind not in {"json", "csv"}:
+            raise CommandError("bad_args", f"format: expected json or csv, not {kind!r:.20}")
         rows = await self._asrun.rows(limit=limit, since=since)
-        match query.get("format", "json"):
-            case "json":
-                return Response(to_json(rows), media_type="application/json")
-            case "csv":
-                return Response(to_csv(rows), media_type="text/csv")
-            case other:
-                raise CommandError("bad_args", f"format: expected json or csv, not {other!r:.20}")
+        if kind == "csv":
+            name = {"content-disposition": 'attachment; filename="asrun.csv"'}
+            return StreamingResponse(
+                self._in_pieces(rows, csv_piece), headers=name, media_type="text/csv"
+            )
+        return StreamingResponse(self._in_pieces(rows, json_piece), media_type="application/json")
+
+    async def _in_pieces(self, rows: Sequence[Row], encode: _Encode) -> AsyncIterator[str]:
+        """A long answer in pieces, made in a thread: a year of runs must not hold up a frame."""
+        starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
+        for start in starts:
+            piece = rows[start : start + _ROWS_AT_ONCE]
+            first, last = start == 0, start == starts[-1]
+            async with self._encoding:
+                text = await asyncio.to_thread(encode, piece, first=first, last=last)
+            yield text
+
+
+def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
+    """Arguments and envelope of a command's body, apart."""
+    args = dict(body)
+    command_id, ttl, sent_at = (
+        args.pop("id", None),
+        args.pop("ttl", None),
+        args.pop("sent_at", None),
+    )
+    if isinstance(command_id, bool) or not isinstance(command_id, (str, int, type(None))):
+        raise CommandError("bad_args", "id: expected a text or a number")
+    for name, value in (("ttl", ttl), ("sent_at", sent_at)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise CommandError("bad_args", f"{name}: expected a number of seconds")
+    return args, Envelope(None if command_id is None else str(command_id), ttl, sent_at)
 
 
 def _error(code: str, message: str) -> Response:

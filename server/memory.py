@@ -24,6 +24,18 @@ _DELAY = 0.5
 """Seconds within which changes are written together."""
 
 
+class Panic(BaseModel):
+    """That the wall was made black, and by whom.
+
+    `at` is Unix time, by the machine's time of day.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    by: str
+    at: float
+
+
 class Remembered(BaseModel):
     """What is remembered.
 
@@ -32,6 +44,7 @@ class Remembered(BaseModel):
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
         forces: the modes that technicians force.
+        panic: set while the wall is to stay black, whatever the schedule says.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -40,6 +53,7 @@ class Remembered(BaseModel):
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)
     forces: Forces = ()
+    panic: Panic | None = None
 
 
 class Memory:
@@ -49,6 +63,7 @@ class Memory:
         self._path = path
         self.content = content
         self._changed = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._failed = False
 
     @classmethod
@@ -70,6 +85,16 @@ class Memory:
         """`content` has changed."""
         self._changed.set()
 
+    async def save_now(self, within: float) -> bool:
+        """Do not wait with saving; return whether it is on disk within some seconds."""
+        self._changed.set()
+        try:
+            async with asyncio.timeout(within):
+                await self._save()
+        except TimeoutError:
+            return False  # a disk that hangs: it is tried again like any other change
+        return not self._failed
+
     async def _keep_saving(self) -> None:
         while True:
             await self._changed.wait()
@@ -78,6 +103,10 @@ class Memory:
             await self._save()
 
     async def _save(self) -> None:
+        async with self._saving:  # two at once would write into one another's file
+            await self._write()
+
+    async def _write(self) -> None:
         data = self.content.model_dump_json(indent=1).encode()
         try:
             await asyncio.to_thread(_write, self._path, data)

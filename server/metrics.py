@@ -64,6 +64,15 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.technicians = Gauge(
+            "understudy_technicians", "Control clients that are connected.", registry=self.registry
+        )
+        self.control_errors = Counter(
+            "understudy_control_errors",
+            "Messages of technicians that could not be taken, by code.",
+            ["code"],
+            registry=self.registry,
+        )
         self.loop_lag = Gauge(
             "understudy_loop_lag_seconds",
             "How late the event loop woke when it was last measured.",

@@ -26,6 +26,7 @@ from generator.cues import (
 from generator.plan import Action, Plan
 from server import messages as wire
 from server.clock import Clock
+from server.memory import Panic
 from server.metrics import Metrics
 from server.modes import ModeManager
 from server.performer import Assignment, Performer
@@ -45,6 +46,12 @@ _NO_PAUSE = 1.0
 _LOBBY_TAKES = 4.0
 """Seconds in which a screen has put its lobby before the stage."""
 
+PANIC_TAKES = 1.0
+"""Seconds in which a panic has every screen black, and in which light comes back after it."""
+
+_CURTAIN_WAITS = 0.3
+"""Seconds in which a picture is loaded and hung behind the curtain."""
+
 _CAPTION_LINGERS = 1.5
 _SLIDER_TAKES = 1.5
 
@@ -63,6 +70,7 @@ class Playback:
         metrics: where it is counted.
         rng: for what is left to chance: the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
+        panic: the wall was made black before a restart, and is to stay so.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Playback:
         metrics: Metrics,
         rng: Random,
         moved: Callable[[], None] = lambda: None,
+        panic: Panic | None = None,
     ) -> None:
         self._moved = moved
         self._show = show
@@ -92,6 +101,9 @@ class Playback:
         self._rng = rng
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
+        self._panic = panic
+        if panic is not None:
+            stage.darken(0.0)
 
     @property
     def plan(self) -> Plan:
@@ -107,6 +119,11 @@ class Playback:
     def performer(self) -> Performer:
         """Who draws; to be read."""
         return self._performer
+
+    @property
+    def panicked(self) -> Panic | None:
+        """Who made the wall black and when, while it is to stay so."""
+        return self._panic
 
     async def run(self) -> None:
         """Play until cancelled."""
@@ -172,7 +189,7 @@ class Playback:
     def regenerate(self, why: str = "drawn again by hand") -> bool:
         """Draw the current cue's picture again, now; whether there is one."""
         action = self.current
-        if action is None:
+        if action is None or self._panic is not None:
             return False
         self._perform(action.cue_index, self._clock.now(), why)
         return True
@@ -188,6 +205,39 @@ class Playback:
         else:
             due = playhead.next_at
         return due is None or due - now > seconds
+
+    def hold(self) -> None:
+        """Stop what is being drawn and keep the picture, until the next cue that draws."""
+        self._performer.stop()
+        self._stage.tell(wire.Hold())
+
+    def panic(self, by: str) -> Panic:
+        """Fade every screen to black and stop what is being drawn, until `restore`.
+
+        The position goes on unseen, and no cue lights the stage again. Asked twice, the
+        first counts.
+        """
+        if self._panic is None:
+            self._panic = Panic(by=by, at=self._clock.wall())
+            _log.warning("panic", by=by)
+            self._stage.darken(PANIC_TAKES)
+            self._performer.stop()
+        return self._panic
+
+    def restore(self) -> bool:
+        """Undo a panic: the stage is as it should be where the show is now; whether there was one.
+
+        The picture is set behind the curtain first, so that nothing old is seen again.
+        """
+        if self._panic is None:
+            return False
+        self._panic = None
+        now = self._clock.now()
+        position = self._playhead.position(now)
+        if position is not None:
+            self._apply([Jumped(self._playhead.cursor, position, now - position)])
+        self._stage.lighten(now + _CURTAIN_WAITS, PANIC_TAKES)
+        return True
 
     def _move(self, events: Sequence[Event]) -> None:
         self._apply(events)
@@ -226,6 +276,8 @@ class Playback:
                 self._stage.open_screening(event.at)
                 if black:
                     self._fade(False, self._clock.now())
+            case Fired() | Jumped() if self._panic is not None:
+                pass  # nothing of it would be seen, and no engine is asked for it
             case Fired():
                 self._fire(event.index, event.at)
             case Jumped():

@@ -8,16 +8,16 @@ too slow. What one screen does wrong, no other notices.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server import messages as wire
 from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.metrics import Metrics
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
 from server.stage import Screen, ScreenTooSlow, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
@@ -27,49 +27,6 @@ HELLO_WITHIN = 10.0
 
 READS_WITHIN = 30.0
 """Seconds in which a screen must have read what it was sent, or it is let go."""
-
-POLICY_VIOLATION = 1008
-TRY_AGAIN_LATER = 1013
-
-_GOODBYE = 1.0
-_STRIKES = 10
-_STRIKES_FORGIVEN_AFTER = 60.0
-_MESSAGES_PER_SECOND = 120.0
-_BURST = 480.0
-
-
-class _Abuse(Exception):
-    """A screen that has sent too much nonsense; its socket is closed."""
-
-
-@dataclass
-class _Patience:
-    """How much nonsense, and how many messages, are taken from one socket."""
-
-    clock: Clock
-    strikes: list[float] = field(default_factory=list)
-    allowance: float = _BURST
-    seen_at: float | None = None
-
-    def message(self) -> bool:
-        """Whether one more message is within the rate."""
-        now = self.clock.now()
-        if self.seen_at is not None:
-            gained = (now - self.seen_at) * _MESSAGES_PER_SECOND
-            self.allowance = min(_BURST, self.allowance + gained)
-        self.seen_at = now
-        if self.allowance < 1:
-            return False
-        self.allowance -= 1
-        return True
-
-    def strike(self) -> None:
-        """Something was wrong; too much of it within a minute is abuse."""
-        now = self.clock.now()
-        self.strikes = [at for at in self.strikes if now - at < _STRIKES_FORGIVEN_AFTER]
-        self.strikes.append(now)
-        if len(self.strikes) > _STRIKES:
-            raise _Abuse
 
 
 class ScreenSocket:
@@ -96,7 +53,7 @@ class ScreenSocket:
             await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
             return
         await websocket.accept()
-        patience = _Patience(self._clock)
+        patience = Patience(self._clock)
         code = POLICY_VIOLATION
         try:
             async with asyncio.timeout(HELLO_WITHIN):
@@ -104,13 +61,13 @@ class ScreenSocket:
             code = await self._perform(websocket, hello, patience)
         except WebSocketDisconnect:
             return
-        except _Abuse:
+        except Abuse:
             _log.warning("screen_closed", reason="too many bad messages")
         except TimeoutError:
             pass
-        await _close(websocket, code)
+        await close(websocket, code)
 
-    async def _hello(self, websocket: WebSocket, patience: _Patience) -> wire.Hello:
+    async def _hello(self, websocket: WebSocket, patience: Patience) -> wire.Hello:
         while True:
             message = await self._receive(websocket, patience)
             if message is None:
@@ -121,15 +78,15 @@ class ScreenSocket:
             if message.protocol != wire.PROTOCOL:
                 text = f"expected protocol {wire.PROTOCOL}, not {message.protocol}"
                 await self._refuse(websocket, patience, "unknown_protocol", text)
-                raise _Abuse
+                raise Abuse
             try:
                 self._access.check_screen(message.token)
             except AccessDenied as error:
                 await self._refuse(websocket, patience, error.code, str(error))
-                raise _Abuse from None
+                raise Abuse from None
             return message
 
-    async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: _Patience) -> int:
+    async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
         """Play to one screen until it goes; the code to close with."""
         with self._stage.join(hello.screen, hello.frames) as screen:
             _log.info("screen_joined", screen=hello.screen)
@@ -177,7 +134,7 @@ class ScreenSocket:
         else:
             await websocket.send_bytes(frame.message)
 
-    async def _listen(self, websocket: WebSocket, screen: Screen, patience: _Patience) -> None:
+    async def _listen(self, websocket: WebSocket, screen: Screen, patience: Patience) -> None:
         while True:
             message = await self._receive(websocket, patience)
             received_at = self._clock.now()
@@ -202,7 +159,7 @@ class ScreenSocket:
                 case None:
                     pass
 
-    async def _receive(self, websocket: WebSocket, patience: _Patience) -> wire.FromScreen | None:
+    async def _receive(self, websocket: WebSocket, patience: Patience) -> wire.FromScreen | None:
         """The next message; None for one that was refused."""
         event: Any = await websocket.receive()
         if event["type"] == "websocket.disconnect":
@@ -222,7 +179,7 @@ class ScreenSocket:
             return None
 
     async def _refuse(
-        self, websocket: WebSocket, patience: _Patience, code: str, message: str
+        self, websocket: WebSocket, patience: Patience, code: str, message: str
     ) -> None:
         self._metrics.screen_errors.labels(code=code).inc()
         await websocket.send_text(wire.Error(code=code, message=message).encode())
@@ -230,13 +187,3 @@ class ScreenSocket:
 
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-
-async def _close(websocket: WebSocket, code: int) -> None:
-    if websocket.application_state is not WebSocketState.CONNECTED:
-        return
-    try:
-        async with asyncio.timeout(_GOODBYE):
-            await websocket.close(code)
-    except (RuntimeError, OSError, WebSocketDisconnect, TimeoutError):
-        return  # it has gone by itself, or does not read even this

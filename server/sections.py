@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -171,6 +172,7 @@ class CacheSection(_Section):
         copies: ``auto`` copies buckets only: a `file:` store is on this machine already.
         bandwidth: that fetching ahead may use; 0 for all there is.
         parallel: how many files are fetched ahead at once.
+        asrun_days: how many days a run is kept in the as-run log.
     """
 
     dir: str = ".understudy"
@@ -180,6 +182,7 @@ class CacheSection(_Section):
     copies: Literal["auto", "always", "never"] = "auto"
     bandwidth: BitsPerSecond = 0
     parallel: Annotated[int, Field(ge=1, le=32)] = 4
+    asrun_days: Annotated[float, Field(gt=0, le=36_500)] = 400.0
 
 
 class GenerateSection(_Section):
@@ -190,12 +193,45 @@ class GenerateSection(_Section):
     default_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
+def _network(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"expected an address or a network such as 10.0.0.0/24, not {text!r}"
+        ) from None
+    return text
+
+
 class ServerSection(_Section):
-    """`[server]`: where it listens, and which pages beside its own may connect."""
+    """`[server]`: where it listens, and which pages beside its own may connect.
+
+    `osc_port` 0 listens for no OSC. OSC knows no tokens: beyond loopback, `osc_senders` names
+    the addresses and networks that may operate.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     origins: tuple[str, ...] = ()
+    osc_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    osc_host: str = "127.0.0.1"
+    osc_senders: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+
+    @model_validator(mode="after")
+    def _osc_knows_its_senders(self) -> Self:
+        if self.osc_port and not _is_loopback(self.osc_host) and not self.osc_senders:
+            raise ValueError(
+                f"OSC knows no tokens: not listening for it on {self.osc_host} without "
+                'osc_senders = ["10.0.0.7", ...], the addresses that may operate'
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _KINDS_WITH_URL = {

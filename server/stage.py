@@ -247,6 +247,7 @@ class Stage:
     _current: Performance | None = field(default=None, init=False)
     _before: Performance | None = field(default=None, init=False)
     _picture: StageFrame | None = field(default=None, init=False)
+    _dark: wire.Fade | None = field(default=None, init=False)
 
     @property
     def screens(self) -> tuple[Screen, ...]:
@@ -260,8 +261,19 @@ class Stage:
 
     @property
     def black(self) -> bool:
-        """Whether the stage is faded to black, or on its way there."""
+        """Whether the show has the stage faded to black, or on its way there."""
         return self._scenery.fade is not None and self._scenery.fade.black
+
+    @property
+    def caption(self) -> str:
+        """The line that is being spoken now; empty for none."""
+        caption = self._scenery.caption
+        return caption.text if caption is not None and caption.until > self.clock.now() else ""
+
+    @property
+    def dark(self) -> bool:
+        """Whether every screen is to stay black, whatever the show says."""
+        return self._dark is not None
 
     @property
     def current(self) -> Performance | None:
@@ -302,7 +314,7 @@ class Stage:
         return wire.Snapshot(
             screening=scenery.screening,
             scene=scenery.scene,
-            fade=scenery.fade,
+            fade=self._dark or scenery.fade,
             caption=caption if caption is not None and caption.until > now else None,
             typing=scenery.typing,
             slider=scenery.slider,
@@ -310,6 +322,15 @@ class Stage:
             frame=frame,
             picture=self._picture.by_url() if self._picture is not None and not frame else None,
         )
+
+    def on_the_wall(self) -> StageFrame | None:
+        """The picture that should be seen now, be it behind a curtain."""
+        current = self._current
+        if current is not None and current.outcome != "cut":
+            newest = current.newest_due(self.clock.now())
+            if newest is not None:
+                return current.frame(newest)
+        return self._picture
 
     def frame(self, run: str, step: int) -> StageFrame | None:
         """The frame of a run that is, or just was, on stage."""
@@ -340,6 +361,8 @@ class Stage:
                 scenery.typing = scenery.slider = None
             case wire.Fade():
                 scenery.fade = message
+                if self._dark is not None:
+                    return  # remembered: it is how the show wants it once there is light again
             case wire.Caption():
                 scenery.caption = message
             case wire.Typing():
@@ -350,6 +373,20 @@ class Stage:
                 pass
         for screen in self._screens:
             screen.mailbox.post(message)
+
+    def darken(self, seconds: float) -> None:
+        """Black on every screen, from now and for those that join, until `lighten`."""
+        if self._dark is None:
+            self._dark = wire.Fade(black=True, seconds=seconds, at=self.clock.now())
+            for screen in self._screens:
+                screen.mailbox.post(self._dark)
+
+    def lighten(self, at: float, seconds: float) -> None:
+        """Back, from `at`, to what the show wants to be seen, be that black as well."""
+        if self._dark is None:
+            return
+        self._dark = None
+        self.tell(wire.Fade(black=self.black, seconds=seconds, at=at))
 
     def open_screening(self, started_at: float) -> None:
         """A screening begins: on an empty stage, unless it follows another without a pause."""

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from generator.cues import format_time
+from generator.cues import (
+    Cue,
+    FadeCue,
+    Mode,
+    NavigateCue,
+    PromptCue,
+    SliderCue,
+    TranscriptCue,
+    format_time,
+)
+from generator.plan import Action
 from server.clock import Clock
+from server.control import CommandLog
 from server.forces import Force
 from server.live_engines import LiveEngines
 from server.modes import ModeManager
@@ -18,6 +29,7 @@ from server.show import Show
 from server.stage import Stage
 
 _UPCOMING = 8
+_COMMANDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,8 @@ class StateView:
     readiness: Readiness
     modes: ModeManager
     live: LiveEngines = field(default_factory=LiveEngines)
+    commands: CommandLog = field(default_factory=CommandLog)
+    activation: Literal["show", "rehearsal"] = "show"
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values. Times are steady seconds, positions seconds."""
@@ -38,7 +52,7 @@ class StateView:
         position = playhead.position(now)
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
-            "activation": "show",
+            "activation": self.activation,
             "server_time": now,
             "screening": {
                 "status": playhead.status,
@@ -49,6 +63,8 @@ class StateView:
             },
             "position": None if position is None else round(position, 3),
             "position_text": None if position is None else format_time(int(position)),
+            "panic": self._panic(),
+            "wall": self._wall(),
             "now": self._now(now),
             "standby": self._standby(),
             "next_cues": [self.cue(index) for index in self._coming()],
@@ -57,6 +73,7 @@ class StateView:
             "coverage": self.readiness.coverage(),
             "screens": self.screens(now),
             "health": self.health(),
+            "commands": self.commands.newest(_COMMANDS),
         }
 
     def cue(self, index: int) -> dict[str, Any]:
@@ -68,20 +85,37 @@ class StateView:
             "time": format_time(cue.at),
             "at": cue.at,
             "action": cue.action,
+            "text": _text_of(cue),
             "due": self.playback.playhead.due_at(index)
             if self.playback.playhead.started_at
             else None,
         }
+        if cue.id is not None:
+            described["cue"] = cue.id
         if action is not None:
+            sets = self.readiness.sets(action.action_id)
             described |= {
                 "cue": action.action_id,
                 "program": action.program,
                 "prompt": action.prompt,
-                "sets": self.readiness.sets(action.action_id),
+                "sets": sets,
                 "copies": self.readiness.copies(action.action_id),
                 "regenerates": action.regenerate,
+                **self._standing(action, cue.mode),
             }
         return described
+
+    def _standing(self, action: Action, mode: Mode | None) -> dict[str, Any]:
+        """What would be tried first for an action, leaving out sets that are not there."""
+        sets = self.readiness.sets(action.action_id)
+        here = bool(sets) and self.readiness.copies(action.action_id) != "none"
+        rungs = self.modes.decide(action, mode).rungs
+        first = next((rung for rung in rungs if rung.provider == "live" or here), None)
+        return {
+            "ready": first is not None,
+            "provider": "hold" if first is None else first.provider,
+            "engine": None if first is None else first.engine,
+        }
 
     def screens(self, now: float) -> list[dict[str, Any]]:
         """Every screen, and how long ago it last painted a frame."""
@@ -93,6 +127,7 @@ class StateView:
                 "painted": None
                 if screen.painted is None
                 else {"run": screen.painted[0], "step": screen.painted[1]},
+                "painted_at": screen.painted_at,
                 "painted_age": None
                 if screen.painted_at is None
                 else round(max(0.0, now - screen.painted_at), 3),
@@ -105,6 +140,8 @@ class StateView:
         """How it is, and why: `ok`, `degraded` or `failing`."""
         if self.playback.stuck_for() > 0:
             return {"level": "failing", "reason": "the show does not move"}
+        if self.playback.panicked is not None:
+            return {"level": "degraded", "reason": "panic: the wall is black"}
         problems = self.readiness.problems()
         problems += [
             f"engine {each.name} is {each.health.state}: {each.health.reason}"
@@ -121,6 +158,20 @@ class StateView:
         if notes:
             return {"level": "degraded", "reason": notes[0]}
         return {"level": "ok", "reason": "every cue has a set to play"}
+
+    def _wall(self) -> dict[str, Any]:
+        """What visitors should see: which picture, whether a curtain is before it, the words."""
+        frame = self.stage.on_the_wall()
+        return {
+            "picture": None if frame is None else frame.url,
+            "black": self.stage.dark or self.stage.black,
+            "lobby": self.stage.screening.status != "active",
+            "caption": self.stage.caption,
+        }
+
+    def _panic(self) -> dict[str, Any] | None:
+        panic = self.playback.panicked
+        return None if panic is None else {"by": panic.by, "at": panic.at}
 
     def mode(self) -> dict[str, Any]:
         """The mode, and who forced what until when. `until_at` is Unix time."""
@@ -197,23 +248,31 @@ class StateView:
         index = self.playback.playhead.standby
         if index is None:
             return None
-        standby = self.cue(index)
+        # A cue that draws nothing stands on nothing that could fail.
+        standby = {"ready": True, "provider": None, **self.cue(index)}
         action = self.playback.plan.of_cue(index)
-        if action is None:
-            return {**standby, "ready": True, "provider": None}
-        decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
-        # What is tried first, leaving out sets that are not there.
-        sets = bool(standby["sets"]) and standby["copies"] != "none"
-        first = next((r for r in decision.rungs if r.provider == "live" or sets), None)
-        return {
-            **standby,
-            "ready": first is not None,
-            "provider": "hold" if first is None else first.provider,
-            "engine": None if first is None else first.engine,
-            "mode": decision.mode,
-            "why": decision.why,
-        }
+        if action is not None:
+            decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
+            standby |= {"mode": decision.mode, "why": decision.why}
+        return standby
 
     def _coming(self) -> range:
         first = self.playback.playhead.cursor
         return range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
+
+
+def _text_of(cue: Cue) -> str:
+    """What a cue says or shows, for people."""
+    match cue:
+        case TranscriptCue():
+            return cue.transcript
+        case PromptCue():
+            return cue.prompt
+        case SliderCue():
+            return f"{cue.value:g} %"
+        case NavigateCue():
+            return cue.route
+        case FadeCue():
+            return "to black" if cue.fade else "from black"
+        case _:
+            return ""

@@ -19,7 +19,7 @@ from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf, Shelf
-from cache.store import Store
+from cache.store import SharedStore, Store
 from server.clock import Clock
 from server.show import Show
 from server.stores import store_of
@@ -106,6 +106,8 @@ async def open_supply(
             disk_bytes=settings.disk_bytes,
             memory_bytes=settings.memory_bytes,
             keep_free=settings.keep_free,
+            # The address of a bucket does not name its server, and two may have one name.
+            identity=origin.address if isinstance(origin, SharedStore) else None,
         )
         async with cache:
             library = Library(cache, sets_remembered=_SETS_REMEMBERED, reread=cache.refresh)

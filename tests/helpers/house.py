@@ -22,11 +22,12 @@ from server import messages as wire
 from server.asrun import MemoryLog, Row
 from server.budget import Budget
 from server.clock import VirtualClock, settle
-from server.commands import ShowCommands
-from server.control import Dispatcher
+from server.commands import Remember, ShowCommands, forget
+from server.control import CommandLog, Dispatcher
 from server.engine_watch import EngineWatch, probe_of
 from server.live_engines import LiveEngines
 from server.lookahead import Lookahead
+from server.memory import Panic
 from server.metrics import Metrics
 from server.mode_commands import ModeCommands
 from server.modes import ForceBook, ModeManager
@@ -103,6 +104,7 @@ class House:
     asrun: MemoryLog
     metrics: Metrics
     supply: Supply
+    log: CommandLog
     opened_at: float
     told: list[Told] = field(default_factory=list)
 
@@ -115,6 +117,10 @@ class House:
     def position(self) -> float:
         """Seconds since the house opened."""
         return self.clock.now() - self.opened_at
+
+    def position_now(self) -> float | None:
+        """Where the show is."""
+        return self.playback.playhead.position(self.clock.now())
 
     async def play_to(self, position: float, step: float = 0.25) -> None:
         """Let time pass, in small steps, and everybody do what they have to do."""
@@ -260,6 +266,8 @@ async def house(
     watch_engines: bool = False,
     book: ForceBook | None = None,
     far: Far | None = None,
+    panic: Panic | None = None,
+    remember: Remember = forget,
 ) -> AsyncIterator[House]:
     """Open a house; with the loop of `LOOP` the show begins at once.
 
@@ -276,6 +284,8 @@ async def house(
         watch_engines: whether they are tried out while nobody looks.
         book: the forces that are remembered.
         far: where the store is far away; None reads it as it is.
+        panic: the wall was made black before.
+        remember: is told of panics.
     """
     write_show(folder, cues, toml)
     show = load_show(folder, {}, {})
@@ -299,7 +309,7 @@ async def house(
         ),
     )
     metrics, asrun, rng = Metrics(), MemoryLog(), Random(seed)
-    bag = ShuffleBag(rng)
+    log, bag = CommandLog(), ShuffleBag(rng)
     supply, static, lookahead = _sets_side(
         show=show,
         plan=plan,
@@ -355,11 +365,12 @@ async def house(
         metrics=metrics,
         rng=rng,
         moved=supply.nudge,
+        panic=panic,
     )
     watch = EngineWatch(
         modes=modes, live=live, recipe=probe_of(plan), quiet_for=playback.quiet_for, clock=clock
     )
-    view = StateView(show, clock, playback, stage, readiness, modes)
+    view = StateView(show, clock, playback, stage, readiness, modes, commands=log)
     commands = ShowCommands(
         playback=playback,
         stage=stage,
@@ -367,6 +378,8 @@ async def house(
         asrun=asrun,
         clock=clock,
         min_go=show.settings.playback.min_go,
+        log=log,
+        remember=remember,
     )
     mode_commands = ModeCommands(
         modes=modes,
@@ -375,7 +388,9 @@ async def house(
         clock=clock,
         engines=LiveEngines(tuple(engines)),
     )
-    dispatcher = Dispatcher([commands, mode_commands, SupplyCommands(supply, lookahead)])
+    dispatcher = Dispatcher(
+        (commands, mode_commands, SupplyCommands(supply, lookahead)), clock, log
+    )
     opened = House(
         show=show,
         clock=clock,
@@ -393,6 +408,7 @@ async def house(
         asrun=asrun,
         metrics=metrics,
         supply=supply,
+        log=log,
         opened_at=clock.now(),
     )
     before = asyncio.all_tasks()

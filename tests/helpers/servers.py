@@ -48,6 +48,16 @@ class Address:
         """Its screen socket."""
         return f"ws://{self.host}:{self.port}/ws/screen"
 
+    @property
+    def control(self) -> str:
+        """Its control socket."""
+        return f"ws://{self.host}:{self.port}/ws/control"
+
+    @property
+    def older(self) -> str:
+        """The older wire's socket."""
+        return f"ws://{self.host}:{self.port}/ws"
+
 
 @asynccontextmanager
 async def serving(show: Show, engines: Sequence[LiveEngine] = ()) -> AsyncIterator[Address]:

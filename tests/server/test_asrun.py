@@ -27,6 +27,8 @@ from server.asrun import (
     FailedOver,
     MemoryLog,
     RunRecord,
+    csv_piece,
+    json_piece,
     lateness,
     read_rows,
     to_csv,
@@ -732,6 +734,19 @@ async def test_csv_reads_back() -> None:
 
 def test_csv_of_nothing_is_a_header() -> None:
     assert re.fullmatch(r"started,ended,[a-z0-9_,]+\r\n", to_csv([]))
+
+
+async def test_pieces_are_the_whole() -> None:
+    rows = await told(MemoryLog())
+    for size in (1, 2, 5):
+        starts = range(0, len(rows), size)
+        for encode, whole in ((json_piece, to_json(rows)), (csv_piece, to_csv(rows))):
+            pieces = [
+                encode(rows[at : at + size], first=at == 0, last=at == starts[-1]) for at in starts
+            ]
+            joined = "".join(pieces)
+            assert joined.replace(",\n", ",") == whole.replace(",\n", ",")
+    assert json.loads(json_piece([], first=True, last=True)) == []
 
 
 async def test_json_reads_back() -> None:

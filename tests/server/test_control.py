@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from server import control
 from server.access import Role
-from server.control import Caller, CommandError
+from server.clock import settle
+from server.control import Caller, CommandError, Dispatcher, Envelope
+from server.memory import Panic
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 
@@ -120,6 +125,7 @@ async def test_go_says_where_the_show_is_and_too_soon(opened: House) -> None:
         "on_schedule": False,
         "paused": False,
         "standby": 4,
+        "panic": False,
     }
     assert await refused(opened, "go") == "too_soon"
     assert await refused(opened, "go", cue="one") == "too_soon"
@@ -281,3 +287,309 @@ async def test_every_command_is_logged_with_who_sent_it(opened: House) -> None:
     ]
     assert told[1]["code"] == "out_of_range"
     assert told[1]["args"] == {"time": -5}
+
+
+# ---------------------------------------------------------------- once, and in time
+
+
+def given(at: House, command: str, envelope: Envelope, *, name: str = "foh", **args: Any) -> Any:
+    return at.dispatcher.dispatch(command, args, Caller("operator", name), envelope)
+
+
+async def test_the_same_id_twice_takes_effect_once(opened: House) -> None:
+    one = await given(opened, "next", Envelope(id="7"))
+    two = await given(opened, "next", Envelope(id="7"))
+    assert one == two
+    assert opened.position_now() == pytest.approx(10)
+    assert len(opened.log.entries) == 1
+
+
+async def test_an_id_is_its_callers_own(opened: House) -> None:
+    await given(opened, "next", Envelope(id="7"), name="left")
+    await given(opened, "next", Envelope(id="7"), name="right")
+    assert opened.position_now() == pytest.approx(20)
+
+
+async def test_a_refusal_is_remembered_as_well(opened: House) -> None:
+    for _ in range(2):
+        with pytest.raises(CommandError) as error:
+            await given(opened, "resume", Envelope(id="9"))
+        assert error.value.code == "not_paused"
+    await ask(opened, "pause")
+    with pytest.raises(CommandError):  # it was answered before: what it is now does not matter
+        await given(opened, "resume", Envelope(id="9"))
+
+
+async def test_an_id_for_another_command_is_refused_and_does_nothing(opened: House) -> None:
+    await given(opened, "seek", Envelope(id="1"), time=12)
+    others: list[tuple[str, dict[str, Any]]] = [("pause", {}), ("seek", {"time": 13})]
+    for command, args in others:
+        with pytest.raises(CommandError) as error:
+            await given(opened, command, Envelope(id="1"), **args)
+        assert error.value.code == "id_reused"
+    assert opened.position_now() == pytest.approx(12)
+
+
+async def test_ids_are_forgotten_after_a_while_and_their_number_is_bounded(opened: House) -> None:
+    await given(opened, "next", Envelope(id="7"))
+    await opened.clock.advance(control.REMEMBERED + 1)
+    await given(opened, "seek", Envelope(id="7"), time=1)  # as new
+    for number in range(control._MOST_REMEMBERED + 100):
+        with suppress(CommandError):
+            await given(opened, "resume", Envelope(id=f"many {number}"))
+    assert len(opened.dispatcher._once) <= control._MOST_REMEMBERED
+
+
+async def test_twice_at_the_same_time_is_once(opened: House) -> None:
+    room = Slow()
+    dispatcher = Dispatcher([room], opened.clock)
+    caller, envelope = Caller("operator", "foh"), Envelope(id="1")
+    first = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
+    second = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
+    await settle()
+    room.go_on.set()
+    assert await first == await second == {"times": 1}
+
+
+async def test_who_waits_for_a_caller_that_goes_away_is_told(opened: House) -> None:
+    room = Slow()
+    dispatcher = Dispatcher([room], opened.clock)
+    caller, envelope = Caller("operator", "foh"), Envelope(id="1")
+    first = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
+    second = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
+    await settle()
+    first.cancel()
+    with pytest.raises(CommandError) as error:
+        await second
+    assert error.value.code == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("ttl", "sent_before", "expired"),
+    [
+        (3.0, 0.0, False),
+        (3.0, 2.9, False),
+        (3.0, 3.0, True),
+        (3.0, 60.0, True),
+        (3.0, None, False),
+        (0.0, None, True),
+        (-1.0, None, True),
+        (3.0, -50.0, False),  # a clock that is ahead
+        (None, 900.0, False),
+    ],
+)
+async def test_a_command_that_comes_after_its_time(
+    opened: House, ttl: float | None, sent_before: float | None, expired: bool
+) -> None:
+    sent_at = None if sent_before is None else opened.clock.now() - sent_before
+    envelope = Envelope(ttl=ttl, sent_at=sent_at)
+    if expired:
+        with pytest.raises(CommandError) as error:
+            await given(opened, "pause", envelope)
+        assert error.value.code == "expired"
+    else:
+        await given(opened, "pause", envelope)
+    assert opened.playback.playhead.paused is not expired
+
+
+async def test_a_command_that_breaks_is_told_and_logged(opened: House) -> None:
+    dispatcher = Dispatcher([Slow(broken=True)], opened.clock)
+    with capture_logs() as logs, pytest.raises(CommandError) as error:
+        await dispatcher.dispatch("slow", {}, Caller("operator", "foh"))
+    assert error.value.code == "internal"
+    assert "secret" not in str(error.value)
+    assert [entry["event"] for entry in logs] == ["command_failed", "command"]
+
+
+async def test_the_log_of_commands_is_bounded_and_for_viewers_too(opened: House) -> None:
+    await ask(opened, "pause")
+    await refused(opened, "go", "viewer")
+    await refused(opened, "nonsense", text="x" * 9000, nan=float("nan"), big=10**300)
+    await ask(opened, "state")
+    newest, viewers, first = (await ask(opened, "log", "viewer"))["commands"]
+    assert (first["command"], first["ok"], first["sender"]) == ("pause", True, "a test")
+    assert (viewers["command"], viewers["code"], viewers["role"]) == ("go", "forbidden", "viewer")
+    assert newest["code"] == "unknown_command"
+    assert len(json.dumps(newest, allow_nan=False)) < 2500
+    assert (await ask(opened, "state"))["commands"][0] == newest
+    for _ in range(300):
+        await ask(opened, "pause")
+    assert len((await ask(opened, "log", limit=200))["commands"]) == 200
+    assert await refused(opened, "log", limit=201) == "bad_args"
+
+
+class Slow:
+    """A room with one command, which takes its time."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.go_on = asyncio.Event()
+        self.times = 0
+        self.broken = broken
+
+    @property
+    def handlers(self) -> dict[str, Any]:
+        return {"slow": self.slow}
+
+    @property
+    def read_only(self) -> frozenset[str]:
+        return frozenset()
+
+    async def slow(self, args: object, caller: Caller) -> dict[str, Any]:
+        del args, caller
+        if self.broken:
+            raise ZeroDivisionError("a secret")
+        self.times += 1
+        await self.go_on.wait()
+        return {"times": self.times}
+
+
+# ---------------------------------------------------------------- hold, panic, restore
+
+
+async def test_hold_stops_the_run_and_keeps_the_picture_until_the_next_cue(opened: House) -> None:
+    before = opened.stage.on_the_wall()
+    await ask(opened, "hold")
+    await opened.play_to(9.5)
+    (row,) = await opened.rows()
+    assert row["outcome"] == "cut"
+    assert before is not None
+    assert opened.stage.on_the_wall() is before
+    assert len(opened.of("hold")) == 1
+    await opened.play_to(10.2)
+    assert [name for _, name in opened.runs()] == ["one", "two"]
+    await ask(opened, "hold")
+    await ask(opened, "hold")  # nothing is drawn any more: the picture is kept
+
+
+async def test_hold_ends_a_regeneration(tmp_path: Path) -> None:
+    cues = [cue(0, "start"), prompt(0, "p", id="p", enter={"regen": True}), cue(300, "end")]
+    async with house(tmp_path, cues, rhythm=RHYTHM) as one:
+        await one.play_to(5)
+        await ask(one, "hold")
+        await one.play_to(120, step=5)
+        assert [name for _, name in one.runs()] == ["p"]
+
+
+async def test_panic_darkens_every_screen_and_no_cue_lights_it_again(opened: House) -> None:
+    told = await ask(opened, "panic")
+    assert told["panic"] is True
+    await opened.rest()
+    assert fades(opened)[-1] == (True, 1.0)
+    (row,) = await opened.rows()
+    assert row["outcome"] == "cut"
+    count = len(opened.told)
+    await opened.play_to(70)  # over two cues, the end, and the start of the next round
+    later = [t for t in opened.told[count:] if t.type != "screening"]
+    assert not later, "something was told in the dark"
+    assert opened.stage.snapshot().fade is not None
+    assert opened.stage.snapshot().fade.black  # type: ignore[union-attr]
+    assert len(await opened.rows()) == 1
+    state = await ask(opened, "state", "viewer")
+    assert state["panic"]["by"] == "a test"
+    assert state["wall"]["black"] is True
+    assert state["health"]["level"] == "degraded"
+
+
+async def test_in_the_dark_the_show_may_be_moved_but_not_fired(opened: House) -> None:
+    await ask(opened, "panic")
+    for command in ("go", "next", "previous", "regenerate", "hold"):
+        assert await refused(opened, command) == "panicked"
+    assert (await ask(opened, "seek", time=21))["position"] == pytest.approx(21)
+    await ask(opened, "standby", cue="two")
+    await ask(opened, "pause")
+    await ask(opened, "resume")
+    await opened.rest()
+    assert opened.runs() == [(2.0, "one")]
+
+
+async def test_restore_comes_back_where_the_show_is_now(opened: House) -> None:
+    await ask(opened, "panic")
+    await opened.play_to(11)
+    assert (await ask(opened, "restore"))["panic"] is False
+    await opened.play_to(11.1)
+    assert [name for _, name in opened.runs()] == ["one", "two"]
+    assert fades(opened)[-1] == (False, 1.0)
+    wall, due = opened.stage.on_the_wall(), opened.opened_at + 10.5
+    assert wall is not None
+    assert (wall.header.cue, wall.header.present_at >= due) == ("two", True)
+    # Behind the curtain first: what is new is hung before there is light.
+    assert opened.of("fade")[-1].message["at"] > opened.opened_at + opened.of("run")[-1].at
+    assert opened.playback.playhead.on_schedule
+    assert await refused(opened, "restore") == "not_panicked"
+
+
+async def test_restore_while_paused_and_between_screenings(waiting: House) -> None:
+    await ask(waiting, "panic")
+    await ask(waiting, "restore")
+    await waiting.rest()
+    assert fades(waiting) == [(True, 1.0), (False, 1.0)]
+    assert waiting.runs() == []
+    await ask(waiting, "go")
+    await waiting.play_to(4)
+    await ask(waiting, "pause")
+    await ask(waiting, "panic")
+    await waiting.play_to(30, step=1)
+    told = await ask(waiting, "restore")
+    assert (told["paused"], told["position"]) == (True, pytest.approx(3))
+    await waiting.play_to(31)
+    wall = waiting.stage.on_the_wall()
+    assert wall is not None
+    assert (wall.header.cue, wall.header.final) == ("one", True)
+
+
+async def test_a_show_that_faded_to_black_itself_stays_so_after_restore(tmp_path: Path) -> None:
+    cues = [cue(0, "start"), line(0, "one", id="one"), cue(5, "set-fade-status", fade=True)]
+    async with house(tmp_path, [*cues, cue(60, "end")], rhythm=RHYTHM) as one:
+        await one.play_to(3)
+        await ask(one, "panic")
+        await one.play_to(8)
+        await ask(one, "restore")
+        await one.rest()
+        assert [black for black, _ in fades(one)][-1] is True
+
+
+async def test_no_next_screening_lights_a_stage_that_is_panicked(tmp_path: Path) -> None:
+    cues = [cue(0, "start"), line(0, "one", id="one"), cue(5, "set-fade-status", fade=True)]
+    async with house(tmp_path, [*cues, cue(20, "end")], rhythm=RHYTHM) as one:
+        await one.play_to(12)
+        await ask(one, "panic")
+        await one.play_to(22)  # the next round, which begins with light
+        assert [black for black, _ in fades(one)] == [True, True]
+        await ask(one, "restore")
+        await one.rest()
+        assert fades(one)[-1][0] is False
+
+
+async def test_panic_twice_is_one(opened: House) -> None:
+    await ask(opened, "panic")
+    first = opened.playback.panicked
+    await opened.play_to(4)
+    await given(opened, "panic", Envelope(), name="another")
+    assert opened.playback.panicked == first
+    assert len(fades(opened)) == 1
+
+
+async def test_a_panic_outlives_the_server(tmp_path: Path) -> None:
+    kept: list[Panic | None] = []
+
+    async def remember(panic: Panic | None) -> None:
+        kept.append(panic)
+
+    async with house(tmp_path, CUES, rhythm=RHYTHM, remember=remember) as one:
+        await one.play_to(3)
+        await ask(one, "panic")
+    (panic,) = kept
+    assert panic is not None
+    async with house(tmp_path, CUES, rhythm=RHYTHM, remember=remember, panic=panic) as two:
+        await two.play_to(25)
+        assert two.of("run", "frame") == []
+        welcome = two.of("welcome")[0].message
+        assert welcome["snapshot"]["fade"]["black"] is True
+        await ask(two, "restore")
+        await two.play_to(25.2)
+        assert [name for _, name in two.runs()] == ["prompt_002"]
+    assert kept == [panic, None]
+
+
+def fades(at: House) -> list[tuple[bool, float]]:
+    return [(t.message["black"], t.message["seconds"]) for t in at.of("fade")]

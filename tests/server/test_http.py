@@ -477,6 +477,35 @@ async def test_commands_are_posted_and_nothing_else(client: httpx.AsyncClient) -
 
 # ---------------------------------------------------------------- who may
 
+
+async def test_a_command_over_http_takes_effect_once_and_in_time(
+    client: httpx.AsyncClient,
+) -> None:
+    async def post(command: str, **body: Any) -> tuple[int, Any]:
+        answer = await client.post(f"/api/control/{command}", json=body)
+        return answer.status_code, answer.json()
+
+    first = await post("next", id=7, ttl=3)
+    assert first == await post("next", id="7", ttl=3)
+    assert first[1]["result"]["standby"] == 2
+    assert (await post("pause", id="7"))[0] == 422
+    assert (await post("go", ttl=3, sent_at=0.0))[0] == 410
+    assert (await post("go", ttl=0))[1]["error"]["code"] == "expired"
+    for body in ({"ttl": "soon"}, {"sent_at": True}, {"id": [1]}, {"id": True}):
+        status, told = await post("go", **body)
+        assert (status, told["error"]["code"]) == (400, "bad_args")
+
+
+async def test_the_technicians_page_and_all_it_asks_for(shared: Address) -> None:
+    async with web(shared) as client:
+        page = await client.get("/control")
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+        for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
+            assert (await client.get(address)).status_code == 200, address
+        assert not re.findall(r'(?:src|href)="(?!/static/|data:)', page.text)
+
+
 ASKED = ["/api/state", "/api/cues", "/api/asrun"]
 
 

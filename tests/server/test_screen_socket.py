@@ -650,6 +650,7 @@ _said = st.one_of(
 
 @settings(
     max_examples=40,
+    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(_said, max_size=9))

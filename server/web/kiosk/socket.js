@@ -103,6 +103,13 @@ export class Link {
     this.#lost();
   }
 
+  /** Have no line until `connect` is called again. */
+  stop() {
+    clearTimeout(this.#retry);
+    this.#openedAt = 0;
+    this.#abandon();
+  }
+
   stats() {
     return { open: this.open, attempts: this.#attempts, ...this.#counts };
   }

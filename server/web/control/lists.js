@@ -1,0 +1,159 @@
+// @ts-check
+/** Screens, engines, sets, what was asked and what was played. */
+
+import { element, keep, make, mark, say } from "./dom.js";
+import * as words from "./words.js";
+
+/** Seconds without a painted frame, while a picture is drawn, after which a screen is looked at twice. */
+const QUIET = 15;
+const NAMED = 12;
+
+export class Lists {
+  #act;
+
+  /** @param {(command: string, args: any) => void} act */
+  constructor(act) {
+    this.#act = act;
+  }
+
+  /** @param {any} state */
+  show(state) {
+    this.#screens(state.screens ?? []);
+    this.#engines(state.engines);
+    this.#sets(state.coverage);
+    this.#log(state.commands ?? []);
+  }
+
+  /** @param {import("./desk.js").Desk} desk */
+  tick(desk) {
+    const drawing = desk.state.now && !desk.state.now.outcome && desk.state.now.step > 0;
+    for (const row of element("screens").children) {
+      const at = Number(row.dataset.painted);
+      const past = at ? desk.now() - at : null;
+      say(row.querySelector(".age"), past === null ? "has painted nothing yet" : `painted ${words.age(past)} ago`);
+      mark(row, "quiet", drawing && (past === null || past > QUIET) ? "" : null);
+    }
+  }
+
+  /** @param {any[]} screens */
+  #screens(screens) {
+    say(element("screens-title").querySelector(".count"), screens.length ? String(screens.length) : "none connected");
+    mark(element("screens").parentElement, "alarm", screens.length ? null : "");
+    keep(
+      element("screens"),
+      screens,
+      (screen, index) => `${screen.screen} ${screens.slice(0, index).filter((other) => other.screen === screen.screen).length}`,
+      (screen) =>
+        make(
+          "li",
+          {},
+          make("span", { className: "name" }, screen.screen),
+          make("span", { className: "age" }),
+          this.#deed("Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
+          this.#deed("Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
+        ),
+      (row, screen) => {
+        row.dataset.painted = String(screen.painted_at ?? "");
+        row.title = screen.skipped ? `${screen.skipped} frames skipped` : "";
+      },
+    );
+  }
+
+  /** @param {any[] | undefined} engines */
+  #engines(engines) {
+    const some = engines ?? [];
+    say(element("engines-title").querySelector(".count"), some.length ? String(some.length) : "none: sets alone are played");
+    keep(
+      element("engines"),
+      some,
+      (engine) => engine.name,
+      (engine) =>
+        make(
+          "li",
+          {},
+          make("span", { className: "name" }, engine.name),
+          make("span", { className: "age" }),
+          this.#deed("Reset", "engine.reset", { engine: engine.name }, `Trust ${engine.name} again`),
+        ),
+      (row, engine) => {
+        const place = engine.local === undefined ? "" : engine.local ? "here · " : "remote · ";
+        const since = engine.since ? ` since ${words.timeOfDay(engine.since)}` : "";
+        say(row.querySelector(".age"), `${place}${engine.state ?? ""}${since}${engine.reason ? `: ${engine.reason}` : ""}`);
+        mark(row, "state", String(engine.state ?? ""));
+      },
+    );
+  }
+
+  /** @param {any} coverage */
+  #sets(coverage) {
+    const count = element("sets-title").querySelector(".count");
+    if (!coverage) return say(count, "");
+    say(count, `${coverage.with_sets} of ${coverage.actions} cues have sets`);
+    const lines = [];
+    const missing = coverage.without_sets ?? [];
+    if (missing.length) {
+      lines.push(`without sets: ${missing.slice(0, NAMED).join(", ")}${missing.length > NAMED ? ` and ${missing.length - NAMED} more` : ""}`);
+    }
+    for (const fault of (coverage.faulty_sets ?? []).slice(0, NAMED)) lines.push(`${fault.action_id} set ${fault.set_id}: ${fault.reason}`);
+    for (const [name, value] of Object.entries(coverage)) {
+      if (typeof value === "number" && !["actions", "with_sets"].includes(name)) lines.push(`${name.replaceAll("_", " ")}: ${value}`);
+    }
+    keep(element("sets"), lines, (line, index) => `${index} ${line}`, (line) => make("p", {}, line), () => {});
+    const { style } = element("sets").parentElement;
+    style.setProperty("--share", String(coverage.actions ? coverage.with_sets / coverage.actions : 1));
+  }
+
+  /** @param {any[]} commands newest first */
+  #log(commands) {
+    keep(
+      element("log"),
+      commands,
+      (entry) => String(entry.number),
+      (entry) => {
+        const args = Object.entries(entry.args ?? {}).map(([name, value]) => `${name} ${value}`);
+        const row = make(
+          "li",
+          {},
+          make("time", { className: "at" }, words.timeOfDay(entry.at)),
+          make("span", { className: "name" }, [entry.command, ...args].join(" · ")),
+          make("span", { className: "age" }, words.who(entry.sender)),
+          entry.ok ? null : make("span", { className: "why" }, entry.message ?? entry.code),
+        );
+        mark(row, "ok", entry.ok ? null : "no");
+        return row;
+      },
+      () => {},
+    );
+  }
+
+  /** @param {any[]} rows */
+  asrun(rows) {
+    keep(
+      element("asrun"),
+      rows,
+      (row) => row.run,
+      (row) =>
+        make(
+          "li",
+          {},
+          make("time", { className: "at" }, words.timeOfDay(row.started_wall)),
+          make("span", { className: "name" }, row.action_id),
+          make("span", { className: "age" }),
+          make("span", { className: "why" }, row.why === "its cue" ? "" : row.why),
+        ),
+      (node, row) => {
+        const outcome = row.outcome ?? "playing";
+        const failed = (row.failovers ?? []).map((/** @type {any} */ f) => `${f.from} → ${f.to}`).join(", ");
+        const forced = row.forced_by ? ` · forced by ${words.who(row.forced_by)}` : "";
+        const played = row.provider === "hold" ? words.source(row) : `${words.source(row)} · ${outcome}`;
+        say(node.querySelector(".age"), `${played}${failed ? ` · ${failed}` : ""}${forced}`);
+        mark(node, "outcome", outcome);
+      },
+    );
+  }
+
+  /** @param {string} text @param {string} command @param {any} args @param {string} label */
+  #deed(text, command, args, label) {
+    return make("button", { type: "button", data: { command }, aria: { label }, on: { click: () => this.#act(command, args) } }, text);
+  }
+}

@@ -1,0 +1,49 @@
+// @ts-check
+/** The mode: which it is, who decided so and why, until when; and one tap to decide otherwise. */
+
+import { element, mark, say } from "./dom.js";
+import * as words from "./words.js";
+
+export class Mode {
+  #root = element("mode");
+  /** @type {HTMLButtonElement[]} */
+  #buttons = [...document.querySelectorAll("#mode-buttons button")].map((b) => /** @type {HTMLButtonElement} */ (b));
+
+  /** @param {(command: string, args: any) => void} act */
+  constructor(act) {
+    for (const button of this.#buttons) {
+      button.addEventListener("click", () => {
+        const until = element("mode-until").value;
+        const reason = element("mode-reason").value.trim();
+        act("mode.force", {
+          mode: button.dataset.mode,
+          until: /^\d+$/.test(until) ? Number(until) : until,
+          ...(reason ? { reason } : {}),
+          ...(element("mode-now").checked ? { now: true } : {}),
+        });
+      });
+    }
+    element("mode-release").addEventListener("click", () => act("mode.release", {}));
+  }
+
+  /** @param {any} mode */
+  show(mode) {
+    mark(this.#root, "forced", mode?.forced ? "" : null);
+    if (!mode) {
+      say(element("mode-effective"), "unknown");
+      say(element("mode-why"), "this server does not say");
+      return;
+    }
+    say(element("mode-effective"), mode.effective);
+    const forced = mode.forced ? `forced by ${words.who(mode.by)} ${words.until(mode.until)}` : "";
+    const differs = !mode.forced && mode.configured !== mode.effective ? `configured ${mode.configured}` : "";
+    say(element("mode-why"), [forced, differs, mode.reason].filter(Boolean).join(" · ") || "as configured");
+    for (const button of this.#buttons) {
+      const on = button.dataset.mode === mode.effective;
+      mark(button, "on", on ? (mode.forced ? "forced" : "") : null);
+      button.setAttribute("aria-pressed", String(on));
+    }
+    element("mode-release").hidden = !mode.forced;
+    say(element("mode-release"), `Release: back to ${mode.configured}`);
+  }
+}

@@ -1,0 +1,66 @@
+// @ts-check
+/** Numbers and states in words, for people in the dark (pure). */
+
+const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
+
+/** Seconds as 00:44:22. @param {number} seconds */
+export function position(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  return `${two(Math.floor(whole / 3600))}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+}
+
+/** Seconds to wait: 3.2, 0:42, 12:05, 1:12:05; they run out upwards, so that 0 is now. @param {number} seconds */
+export function countdown(seconds) {
+  if (seconds < 0) return "now";
+  if (seconds < 10) return seconds.toFixed(1);
+  const whole = Math.ceil(seconds);
+  const hours = Math.floor(whole / 3600);
+  const rest = `${hours ? two(Math.floor(whole / 60) % 60) : Math.floor(whole / 60)}:${two(whole % 60)}`;
+  return hours ? `${hours}:${rest}` : rest;
+}
+
+/** How long ago: 0.4 s, 12 s, 5 min, 3 h. @param {number} seconds */
+export function age(seconds) {
+  const past = Math.max(0, seconds);
+  if (past < 10) return `${past.toFixed(1)} s`;
+  if (past < 120) return `${Math.round(past)} s`;
+  if (past < 7200) return `${Math.round(past / 60)} min`;
+  return `${Math.round(past / 3600)} h`;
+}
+
+/** A time of day, from Unix time. @param {number} unix */
+export function timeOfDay(unix) {
+  const date = new Date(unix * 1000);
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+/** Until when a force lasts. @param {any} until */
+export function until(until) {
+  if (until === null || until === undefined || until === "released") return "until released";
+  if (until === "next_cue") return "until the next cue is over";
+  if (until === "end_of_screening") return "until the screening ends";
+  if (typeof until === "number") return until > 1e9 ? `until ${timeOfDay(until)}` : `for ${age(until)}`;
+  return `until ${until}`;
+}
+
+/** Who, without what the log knows of the role anyway. @param {any} name */
+export const who = (name) => String(name ?? "somebody").replace(/ \((operator|viewer)\)$/, "");
+
+/** What a run is made of. @param {any} now */
+export function source(now) {
+  if (now.provider === "hold") return "holding the picture before";
+  if (now.set_id !== null && now.set_id !== undefined) return `${now.provider}, set ${now.set_id}`;
+  return now.engine ? `${now.provider}, ${now.engine}` : now.provider;
+}
+
+/** A cue's kind, short. @param {any} cue */
+export function kind(cue) {
+  const names = { transcript: "line", prompt: "prompt", "move-slider": "slider", navigate: "scene", "set-fade-status": "fade" };
+  return names[/** @type {keyof names} */ (cue.action)] ?? cue.action;
+}
+
+/** What a cue says or does. @param {any} cue */
+export function said(cue) {
+  if (cue.action === "move-slider" && cue.prompt) return `${cue.prompt}, at ${cue.text}`;
+  return cue.text || cue.prompt || cue.action;
+}

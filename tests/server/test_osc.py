@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
+from pythonosc.osc_message import OscMessage
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from server.control import CommandError
+from server.osc import REPLY, Asked, BadDatagram, OscEndpoint, messages_of, understand
+from server.settings import SettingsError, load_settings
+from server.show import load_show
+from tests.helpers.house import House, house
+from tests.helpers.screens import web
+from tests.helpers.servers import serving
+from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
+
+CUES = [cue(0, "start"), prompt(5, "a", id="a"), prompt(10, "b", id="b"), cue(60, "end")]
+COMMANDS = ("go", "mode.force", "mode.release", "identify", "seek", "pause", "asrun", "standby")
+
+
+def encoded(address: str, *values: Any) -> bytes:
+    builder = OscMessageBuilder(address=address)
+    for value in values:
+        builder.add_arg(value)
+    datagram: bytes = builder.build().dgram
+    return datagram
+
+
+class Surface(asyncio.DatagramProtocol):
+    """A control surface: sends datagrams and notes the replies."""
+
+    def __init__(self) -> None:
+        self.replies: asyncio.Queue[list[Any]] = asyncio.Queue()
+        self.transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        del addr
+        message = OscMessage(data)
+        assert message.address == REPLY
+        self.replies.put_nowait(message.params)
+
+    def send(self, datagram: bytes) -> None:
+        assert self.transport is not None
+        self.transport.sendto(datagram)
+
+    async def ask(self, address: str, *values: Any) -> list[Any]:
+        self.send(encoded(address, *values))
+        async with asyncio.timeout(10):
+            return await self.replies.get()
+
+
+@asynccontextmanager
+async def surface(port: int) -> AsyncIterator[Surface]:
+    loop = asyncio.get_running_loop()
+    one = Surface()
+    transport, _ = await loop.create_datagram_endpoint(lambda: one, remote_addr=("127.0.0.1", port))
+    try:
+        yield one
+    finally:
+        transport.close()
+
+
+@asynccontextmanager
+async def listening(at: House, *senders: str) -> AsyncIterator[int]:
+    """An endpoint of a house at a free port."""
+    loop = asyncio.get_running_loop()
+    endpoint = OscEndpoint(at.dispatcher, senders, at.metrics)
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: endpoint, local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield transport.get_extra_info("sockname")[1]
+    finally:
+        await endpoint.aclose()
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[House]:
+    async with house(tmp_path, CUES, rhythm=Rhythm(previews=2, step=0.1), toml=MANUAL) as one:
+        yield one
+
+
+# ---------------------------------------------------------------- what a message means
+
+
+@pytest.mark.parametrize(
+    ("address", "params", "expected"),
+    [
+        ("/understudy/go", [], Asked("go", {})),
+        ("/understudy/go", ["b"], Asked("go", {"cue": "b"})),
+        ("/understudy/go", [2], Asked("go", {"cue": 2})),
+        ("/understudy/go/b", [], Asked("go", {"cue": "b"})),
+        ("/understudy/go", [1.0], Asked("go", {})),
+        ("/understudy/go", [True], Asked("go", {})),
+        ("/understudy/go/b", [1.0], Asked("go", {"cue": "b"})),
+        ("/understudy/go", [0.0], None),
+        ("/understudy/go/b", [0.0], None),
+        ("/understudy/pause", [False], None),
+        ("/understudy/mode/force", ["static"], Asked("mode.force", {"mode": "static"})),
+        ("/understudy/mode/force/live", [1.0], Asked("mode.force", {"mode": "live"})),
+        ("/understudy/mode/force/live", [0.0], None),
+        (
+            "/understudy/mode/force",
+            ["static", 600, "GPU noisy"],
+            Asked("mode.force", {"mode": "static", "until": 600, "reason": "GPU noisy"}),
+        ),
+        (
+            "/understudy/mode/force",
+            ["static", "", "", "b"],
+            Asked("mode.force", {"mode": "static", "cue": "b"}),
+        ),
+        ("/understudy/mode/release", [], Asked("mode.release", {})),
+        ("/understudy/identify/north wall", [], Asked("identify", {"screen": "north wall"})),
+        ("/understudy/seek", [0.0], Asked("seek", {"time": 0.0})),
+        ("/understudy/seek", ["00:00:05"], Asked("seek", {"time": "00:00:05"})),
+        ("/understudy/asrun", [5], Asked("asrun", {"limit": 5})),
+    ],
+)
+def test_what_a_message_means(address: str, params: list[Any], expected: Asked | None) -> None:
+    assert understand(address, params, COMMANDS) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "params", "code"),
+    [
+        ("/understudy", [], "unknown_command"),
+        ("/understudy/", [], "unknown_command"),
+        ("/understudy/engage", [], "unknown_command"),
+        ("/understudy/mode", ["static"], "unknown_command"),
+        ("/go", [], "unknown_command"),
+        ("go", [], "unknown_command"),
+        ("/understudy/pause", ["now"], "bad_args"),
+        ("/understudy/pause/now", [], "bad_args"),
+        ("/understudy/go", ["a", "b"], "bad_args"),
+        ("/understudy/go", [b"blob"], "bad_args"),
+        ("/understudy/seek", [1.0, 2.0], "bad_args"),
+    ],
+)
+def test_what_means_nothing(address: str, params: list[Any], code: str) -> None:
+    with pytest.raises(CommandError) as error:
+        understand(address, params, COMMANDS)
+    assert error.value.code == code
+
+
+def test_a_bundle_is_its_messages_in_order() -> None:
+    inner = OscBundleBuilder(IMMEDIATELY)
+    inner.add_content(OscMessage(encoded("/understudy/go", "b")))
+    outer = OscBundleBuilder(IMMEDIATELY)
+    outer.add_content(OscMessage(encoded("/understudy/standby", "a")))
+    outer.add_content(inner.build())
+    assert list(messages_of(outer.build().dgram)) == [
+        ("/understudy/standby", ["a"]),
+        ("/understudy/go", ["b"]),
+    ]
+
+
+@pytest.mark.parametrize("size", [-4, -1, 0, 2**31 - 1, 3])
+def test_a_bundle_whose_sizes_lie_is_refused(size: int) -> None:
+    bundle = b"#bundle\0" + bytes(8) + struct.pack(">i", size) + b"ab"
+    with pytest.raises(BadDatagram):
+        list(messages_of(bundle))
+
+
+def test_bundles_in_bundles_without_end_are_refused() -> None:
+    bundle = encoded("/understudy/go")
+    for _ in range(200):
+        bundle = b"#bundle\0" + bytes(8) + struct.pack(">i", len(bundle)) + bundle
+    with pytest.raises(BadDatagram):
+        list(messages_of(bundle))
+
+
+def after(start: bytes) -> st.SearchStrategy[bytes]:
+    return st.binary(max_size=80).map(lambda rest: start + rest)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=120), after(b"#bundle\0"), after(b"/understudy/go\0\0,sif\0\0\0\0")
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_osc_or_refused(datagram: bytes) -> None:
+    try:
+        for address, params in messages_of(datagram):
+            understand(address, params, COMMANDS)
+    except (BadDatagram, CommandError):
+        pass
+
+
+# ---------------------------------------------------------------- over real UDP
+
+
+async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
+    async with listening(opened) as port, surface(port) as desk:
+        command, code, result = await desk.ask("/understudy/go")
+        assert (command, code) == ("go", "ok")
+        assert json.loads(result)["status"] == "active"
+        assert (await desk.ask("/understudy/go"))[:2] == ["go", "too_soon"]
+        assert (await desk.ask("/understudy/panic", 1.0))[:2] == ["panic", "ok"]
+        desk.send(encoded("/understudy/panic", 0.0))  # let go: no reply, and nothing happens
+        command, code, message = await desk.ask("/understudy/go", "nobody")
+        assert (command, code) == ("go", "panicked")
+        assert "restore" in message
+        assert (await desk.ask("/understudy/restore"))[:2] == ["restore", "ok"]
+        assert (await desk.ask("/understudy/engage"))[:2] == ["engage", "unknown_command"]
+        assert (await desk.ask("/understudy/state"))[:2] == ["state", "ok"]
+    senders = {entry.sender for entry in opened.log.entries}
+    assert senders == {"osc 127.0.0.1 (operator)"}
+
+
+async def test_nonsense_and_strangers_get_no_answer(opened: House) -> None:
+    async with listening(opened, "10.0.0.7", "192.168.4.0/24") as port, surface(port) as desk:
+        desk.send(encoded("/understudy/go"))
+        refused = opened.metrics.control_errors.labels(code="forbidden")
+        async with asyncio.timeout(10):
+            while refused._value.get() < 1:  # noqa: ASYNC110 - nobody tells a stranger
+                await asyncio.sleep(0.01)
+        assert desk.replies.empty()
+    async with listening(opened) as port, surface(port) as desk:
+        for datagram in (b"", b"nonsense", b"#bundle\0", bytes(2000)):
+            desk.send(datagram)
+        desk.send(encoded("/understudy/pause"))
+        async with asyncio.timeout(10):
+            assert (await desk.replies.get())[:2] == ["pause", "not_active"]
+        assert desk.replies.empty()
+    assert [entry.command for entry in opened.log.entries] == ["pause"]
+
+
+@pytest.mark.parametrize(
+    ("senders", "host", "may"),
+    [
+        ((), "127.0.0.1", True),
+        ((), "::1", True),
+        ((), "::ffff:127.0.0.1", True),
+        ((), "10.0.0.7", False),
+        ((), "nonsense", False),
+        (("10.0.0.7",), "10.0.0.7", True),
+        (("10.0.0.7",), "::ffff:10.0.0.7", True),
+        (("10.0.0.7",), "10.0.0.8", False),
+        (("10.0.0.7",), "127.0.0.1", False),
+        (("10.0.0.0/24", "fe80::/10"), "10.0.0.200", True),
+        (("10.0.0.0/24", "fe80::/10"), "fe80::1%eth0", True),
+        (("10.0.0.0/24",), "10.0.1.1", False),
+    ],
+)
+def test_who_may(opened: House, senders: tuple[str, ...], host: str, may: bool) -> None:
+    assert OscEndpoint(opened.dispatcher, senders, opened.metrics)._may(host) is may
+
+
+async def test_a_server_hears_osc_where_a_port_is_set(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=2, step=0.1), toml=MANUAL)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        # The port is taken: the show plays all the same.
+        show = load_show(tiny.folder, {"server": {"osc_port": port}}, {})
+        async with serving(show) as address, web(address) as client:
+            assert (await client.get("/healthz")).status_code == 200
+    async with (
+        serving(load_show(tiny.folder, {"server": {"osc_port": port}}, {})) as address,
+        surface(port) as desk,
+    ):
+        assert (await desk.ask("/understudy/go", "b"))[:2] == ["go", "ok"]
+        async with web(address) as client:
+            assert (await client.get("/api/state")).json()["screening"]["status"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        ('osc_port = 9000\nosc_host = "0.0.0.0"', "osc_senders"),
+        ('osc_port = 9000\nosc_host = "show.local"', "osc_senders"),
+        ('osc_port = 9000\nosc_senders = ["tablet"]', "expected an address or a network"),
+        ("osc_port = 70000", "osc_port"),
+        ('osc_port = 9000\nosc_host = "0.0.0.0"\nosc_senders = ["10.0.0.0/24"]', None),
+        ('osc_port = 9000\nosc_host = "localhost"', None),
+        ('osc_host = "0.0.0.0"', None),
+    ],
+)
+def test_osc_beyond_this_machine_names_its_senders(
+    tmp_path: Path, server: str, problem: str | None
+) -> None:
+    toml = tmp_path / "show.toml"
+    toml.write_text(f"[server]\n{server}\n")
+    if problem is None:
+        load_settings(toml, {}, {})
+        return
+    with pytest.raises(SettingsError) as error:
+        load_settings(toml, {}, {})
+    assert problem in str(error.value)
+    assert "show.toml: [server]" in str(error.value)

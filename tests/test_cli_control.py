@@ -1,0 +1,153 @@
+"""`understudy control`, as a real process, against a real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.cli import main
+from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
+from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
+
+CUES = [cue(0, "start"), prompt(0, "a lamp", id="lamp"), prompt(9, "a [b]", id="b"), cue(60, "end")]
+TOKEN = "an operator's secret"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("show")
+    make_show(folder, CUES, rhythm=Rhythm(previews=2, step=0.1), toml=MANUAL)
+    tokens = {"UNDERSTUDY_OPERATOR_TOKEN": TOKEN, "UNDERSTUDY_VIEWER_TOKEN": "a viewer's"}
+    with server_process(folder, environment=tokens) as server:
+        yield server
+
+
+@pytest.fixture
+def ask(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Run it in this process, which is quicker: status, output, errors."""
+    monkeypatch.setenv("UNDERSTUDY_OPERATOR_TOKEN", TOKEN)
+
+    def run(*arguments: str, url: str | None = None) -> tuple[object, str, str]:
+        address = url or f"ws://127.0.0.1:{server.address.port}"
+        with pytest.raises(SystemExit) as ended:
+            main(["control", "--url", address, *arguments])
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run
+
+
+def process(
+    server: ServerProcess, *arguments: str, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", "control", "--url",
+         f"ws://127.0.0.1:{server.address.port}", *arguments],
+        cwd=ROOT, env=plain_environment(**environment), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_as_a_process(server: ServerProcess, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text(TOKEN + "\n")
+    done = process(
+        server, "standby", "cue=b", environment={"UNDERSTUDY_OPERATOR_TOKEN_FILE": str(secret)}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "on schedule" in done.stdout
+    done = process(server, "go", environment={"UNDERSTUDY_OPERATOR_TOKEN": "wrong"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("unauthorized: ")
+    assert "wrong" not in done.stderr
+    done = process(server, "go", environment={"UNDERSTUDY_VIEWER_TOKEN": "a viewer's"})
+    assert (done.returncode, done.stderr.split(":")[0]) == (1, "forbidden")
+
+
+def test_the_state_can_be_read(ask: Any) -> None:
+    status, out, _ = ask("state")
+    assert status == 0
+    for words in ("Tiny", "position", "mode", "static", "2 of 2 cues have sets", "no screen"):
+        assert words in out
+    status, out, _ = ask("state", "--json")
+    assert (status, json.loads(out)["activation"]) == (0, "show")
+
+
+def test_a_panic_cannot_be_overlooked(ask: Any) -> None:
+    assert ask("panic", "--name", "the cellar")[0] == 0
+    assert "PANIC by the cellar (operator)" in ask("state")[1]
+    assert ask("go")[0] == 1
+    assert "PANIC" not in ask("restore")[1]
+    assert "panic" in ask("log", "limit=3")[1]
+
+
+def test_moves_lists_and_their_arguments(ask: Any) -> None:
+    status, out, _ = ask("go", "cue=b")
+    assert (status, out) == (0, "00:00:09 · off schedule\n")
+    assert "00:00:30" in ask("seek", "time=30")[1]
+    assert "00:00:40" in ask("seek", "time=00:00:40")[1]
+    assert "paused" in ask("pause")[1]
+    assert "a [b]" in ask("cues")[1]
+    status, out, _ = ask("asrun", "limit=5")
+    assert status == 0
+    assert "static set" in out
+    assert json.loads(ask("asrun", "limit=5", "--json")[1])["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["resume", "x=1"], 2, "bad_args: "),
+        (["engage"], 2, "unknown_command: "),
+        (["standby", "cue=nobody"], 1, "unknown_cue: "),
+        (["seek", "time=99:00:00"], 1, "out_of_range: "),
+        (["go", "lamp"], 2, "expected key=value, not 'lamp'"),
+        (["identify", "screen=7"], 1, "unknown_screen: "),
+    ],
+)
+def test_what_is_refused_is_said_in_one_line(
+    ask: Any, arguments: list[str], status: int, words: str
+) -> None:
+    told, out, err = ask(*arguments)
+    assert (told, out) == (status, "")
+    assert err.startswith(words)
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("ftp://here", 2),
+        ("ws://", 2),
+        ("ws://here:port", 2),
+        ("ws://[", 2),
+        ("ws://127.0.0.1:{free}", 1),
+    ],
+)
+def test_a_server_that_is_not_there_is_said_in_one_line(ask: Any, url: str, status: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        told, out, err = ask("state", url=url.format(free=free.getsockname()[1]))
+    assert (told, out, err.count("\n")) == (status, "", 1)
+    assert "Traceback" not in err
+
+
+def test_an_address_may_be_written_in_several_ways(ask: Any, server: ServerProcess) -> None:
+    port = server.address.port
+    for url in (
+        f"http://127.0.0.1:{port}",
+        f"127.0.0.1:{port}",
+        f"ws://127.0.0.1:{port}/ws/control",
+    ):
+        assert ask("state", url=url)[0] == 0
+    status, _, err = ask("state", url=f"ws://127.0.0.1:{port}/elsewhere")
+    assert (status, err.count("\n")) == (1, 1)
