@@ -283,7 +283,7 @@ def test_a_worker_whose_engine_is_lost_ends_with_status_1(
     lost = ScriptedEngine([], EnginePoisoned("the GPU is lost to this process"))
     said, answers = queue.Queue[str](), list[httpx.Response]()
     monkeypatch.setattr("server.cli_worker.local_engine", lambda *_, **__: (lost, lambda: None))
-    monkeypatch.setattr("server.cli_worker.typer.echo", said.put)
+    monkeypatch.setattr("server.serving.print", lambda text, **_: said.put(text), raising=False)
     monkeypatch.setattr("server.cli_worker.configure_logs", lambda _level: None)
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name)
