@@ -324,7 +324,11 @@ class LocalCache:
                     self._memory_hits += 1
                     return recalled
             self._misses += 1
+            joined = self._flights.get(key) is not None
             content = await self._ask(key)
+            if joined and not self._agrees(key, content):
+                # What was under way had been asked for before its set was drawn again.
+                content = await self._ask(key, anew=True)
             if content.sound:
                 self._remember(key, content, began)
             return content.data

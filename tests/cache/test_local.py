@@ -650,6 +650,27 @@ async def test_what_is_being_played_stays_as_it_was(cache: LocalCache, origin: M
     assert await cache.get(FIRST) == origin.contents[FIRST]
 
 
+async def test_what_is_still_being_written_is_not_taken_for_new(
+    cache: LocalCache, origin: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, go_on = Copies.write, threading.Event()
+
+    def slow(copies: Copies, name: str, data: bytes, sha256: str) -> None:
+        assert name != FIRST or go_on.wait(20)
+        write(copies, name, data, sha256)
+
+    monkeypatch.setattr(Copies, "write", slow)
+    await cache.get(META)
+    await cache.get(FIRST)
+    draw_again(origin, rotated(images_of(3)))
+    await cache.refresh(META)
+    again = asyncio.create_task(cache.get(FIRST))
+    await asyncio.wait({again}, timeout=0.05)
+    go_on.set()
+    assert await again == origin.contents[FIRST]
+    assert await cache.get(FIRST) == origin.contents[FIRST]
+
+
 async def test_a_meta_that_cannot_be_read_is_not_kept(
     cache: LocalCache, origin: MemoryStore
 ) -> None:
