@@ -148,6 +148,9 @@ class StateView:
             for each in self.modes.engines
             if not each.health.usable
         ]
+        problems += [
+            absent for each in self.modes.engines if (absent := self.live.absent(each.name))
+        ]
         lacking = len(self.readiness.without_sets())
         if lacking:
             cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
@@ -214,15 +217,21 @@ class StateView:
                 "usable": each.health.usable,
                 "failures": each.health.failures,
                 "until": each.health.until,
-                "reason": self.live.absent(each.name) or each.health.reason,
-                "process": self._process(each.name),
+                "reason": each.health.reason,
+                **self._process(each.name),
             }
             for each in self.modes.engines
         ]
 
-    def _process(self, name: str) -> dict[str, Any] | None:
-        status = self.live.process(name)
-        return None if status is None else asdict(status)
+    def _process(self, name: str) -> dict[str, Any]:
+        """How the process of an engine on this machine does; it prevails where it cannot draw."""
+        status, absent = self.live.process(name), self.live.absent(name)
+        if status is None:
+            return {"process": None}
+        told = {"process": asdict(status)}
+        if absent is None:
+            return told
+        return {**told, "state": status.state, "usable": False, "reason": status.reason or absent}
 
     def _now(self, now: float) -> dict[str, Any] | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current

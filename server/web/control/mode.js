@@ -35,9 +35,12 @@ export class Mode {
       return;
     }
     say(element("mode-effective"), mode.effective);
-    const forced = mode.forced ? `forced by ${words.who(mode.by)} ${words.until(mode.until)}` : "";
+    // The reason of a force tells by whom it is already.
+    const told = mode.forced && String(mode.reason ?? "").startsWith("forced");
+    const by = told ? "" : `forced by ${words.who(mode.by)} `;
+    const forced = mode.forced ? `${by}${words.until(mode.until)}` : "";
     const differs = !mode.forced && mode.configured !== mode.effective ? `configured ${mode.configured}` : "";
-    say(element("mode-why"), [forced, differs, mode.reason].filter(Boolean).join(" · ") || "as configured");
+    say(element("mode-why"), (told ? [mode.reason, forced] : [forced, differs, mode.reason]).filter(Boolean).join(" · ") || "as configured");
     for (const button of this.#buttons) {
       const on = button.dataset.mode === mode.effective;
       mark(button, "on", on ? (mode.forced ? "forced" : "") : null);
