@@ -194,3 +194,4 @@ class Readiness:
             if found:
                 first = [each.action_id for each in found[:_NAMED]]
                 _log.warning("ladder_unproven", count=len(found), first=first, why=in_words(found))
+        await self._static.prove(self._plan.actions)

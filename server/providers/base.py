@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from cache.images import Decoded
 from generator.plan import Action
 
 ProviderName = Literal["static", "live"]
@@ -121,4 +122,12 @@ class Provider(Protocol):
         Raises:
             ProviderError: it has nothing to give.
         """
+        ...
+
+
+class Beside(Protocol):
+    """How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""
+
+    def __call__(self, function: Callable[[], Decoded], /) -> Awaitable[Decoded]:
+        """The function's result."""
         ...

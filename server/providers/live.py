@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Protocol
 
 import structlog
 
-from cache.images import BadImage, Decoded, decode_check
+from cache.images import BadImage, decode_check
 from generator.engine import Engine, EngineError, RecipeRefused, StepImage
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
@@ -19,6 +18,7 @@ from server.budget import Budget
 from server.clock import Clock
 from server.providers.base import (
     ActionRefused,
+    Beside,
     Capped,
     Frame,
     ProviderError,
@@ -50,14 +50,6 @@ class LiveEngine:
     name: str
     engine: Engine
     local: bool
-
-
-class Beside(Protocol):
-    """How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""
-
-    def __call__(self, function: Callable[[], Decoded], /) -> Awaitable[Decoded]:
-        """The function's result."""
-        ...
 
 
 class LiveProvider:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
@@ -10,8 +11,10 @@ from dataclasses import replace
 from random import Random
 
 import structlog
+from cachetools import LRUCache
 
 from cache.formats import ImageSet
+from cache.images import BadImage, decode_check
 from cache.keys import meta_key
 from cache.library import BrokenSet, Library
 from cache.prefetch import Need
@@ -20,6 +23,7 @@ from cache.store import StoreError
 from generator.plan import Action
 from server.clock import Clock, timeout_at
 from server.providers.base import (
+    Beside,
     Frame,
     ProviderError,
     ProviderName,
@@ -38,6 +42,9 @@ SENT_AHEAD = 0.3
 
 READ_WITHIN = 0.5
 """Seconds in which what is at hand must have been read: a disk may fall silent, too."""
+
+_PROVEN = 8192
+"""Final images that are remembered to be pictures."""
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
@@ -65,6 +72,7 @@ class StaticProvider:
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
         shelf: what is at hand; by default everything.
+        beside: how pictures are looked at without keeping the event loop.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class StaticProvider:
         *,
         longest_gap: float = _LONGEST_GAP,
         shelf: Shelf | None = None,
+        beside: Beside = asyncio.to_thread,
     ) -> None:
         self._library = library
         self._bag = bag
@@ -85,6 +94,8 @@ class StaticProvider:
         self._fit: Fit = fit
         self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
+        self._beside = beside
+        self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
         self._playing: Need | None = None
         self._silent = False
         self._faults: dict[tuple[str, int], str] = {}
@@ -127,6 +138,20 @@ class StaticProvider:
             for number in self.usable(action.action_id):
                 if self._shelf.holds(meta_key(action.action_id, number)):
                     await self._open_set(action, number)
+
+    async def prove(self, actions: Iterable[Action]) -> None:
+        """Look at the final image of every set of `actions` that is at hand, each once.
+
+        What is proven beforehand is begun the sooner.
+        """
+        for action in actions:
+            for number in self.usable(action.action_id):
+                if await self._at_hand(action, number):
+                    found = await self._open_set(action, number)
+                    if found is not None and not self._is_proven(found):
+                        final = await self._image(found, len(found.steps) - 1)
+                        if final is not None:
+                            await self._is_a_picture(found, final)
 
     @asynccontextmanager
     async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
@@ -177,7 +202,7 @@ class StaticProvider:
             found = await self._open_set(action, number)
             if found is not None:
                 final = await self._image(found, len(found.steps) - 1)
-                if final is not None:
+                if final is not None and await self._is_a_picture(found, final):
                     return found, final
             held_back = held_back or (action_id, number) not in self._faults
             number = await self._draw(action, untried)
@@ -224,6 +249,26 @@ class StaticProvider:
         except StoreError as error:
             _log.warning("store_failed", action_id=found.action_id, reason=str(error))
         return None
+
+    def _is_proven(self, found: ImageSet) -> bool:
+        final = found.steps[-1]
+        return (final.key, final.sha256, final.size) in self._proven
+
+    async def _is_a_picture(self, found: ImageSet, image: bytes) -> bool:
+        """Whether a set's final image can be decoded, and is not all one colour."""
+        if self._is_proven(found):
+            return True
+        final = found.steps[-1]
+        try:
+            seen = await self._beside(lambda: decode_check(image, final.name, coarse=True))
+        except BadImage as error:
+            self._report(found.action_id, found.set_id, str(error))
+            return False
+        if seen.is_flat:
+            self._report(found.action_id, found.set_id, f"{final.name} is all one colour")
+            return False
+        self._proven[final.key, final.sha256, final.size] = True
+        return True
 
     async def _frames(
         self, found: ImageSet, planned: Sequence[tuple[int, float]], final: bytes

@@ -230,7 +230,7 @@ def _sets_side(
         prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
     supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
     static = StaticProvider(
-        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf
+        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf, beside=at_once
     )
     lookahead = Lookahead(show, plan, playhead, static, clock)
     return supply, static, lookahead
@@ -323,7 +323,7 @@ async def house(
     settings = show.settings.playback
     budget = Budget(settings.live_runs_per_hour, settings.live_at_once)
     live = [
-        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=_at_once)
+        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=at_once)
         for engine in engines
     ]
     readiness = Readiness(
@@ -432,7 +432,7 @@ async def house(
     assert not left, f"still running: {left}"
 
 
-async def _at_once(function: Callable[[], Decoded]) -> Decoded:
+async def at_once(function: Callable[[], Decoded]) -> Decoded:
     """Time stands still while a picture is looked at."""
     return function()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cache.images import Decoded
 from cache.library import Library
 from cache.store import MemoryStore
 from generator.engine import DrawingFailed, ScriptedEngine
@@ -20,6 +19,7 @@ from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.show import load_show
 from tests.helpers.engines import drawing, live, scripted
+from tests.helpers.house import at_once
 from tests.helpers.shows import Rhythm, cue, prompt, store_contents, write_show
 from tests.server.provider_contract import Bench, ProviderContract
 
@@ -37,7 +37,7 @@ class TestStatic(ProviderContract):
         library = Library(MemoryStore(store_contents([lamp], Rhythm(previews=9, step=0.5))))
         await library.refresh()
         clock, rng = VirtualClock(), Random(1)
-        provider = StaticProvider(library, ShuffleBag(rng), clock, rng, "squeeze")
+        provider = StaticProvider(library, ShuffleBag(rng), clock, rng, "squeeze", beside=at_once)
 
         async def nothing() -> int:
             return 0
@@ -52,11 +52,6 @@ class Choosy(ScriptedEngine):
         if "impossible" in recipe.prompt:
             return ScriptedEngine([], DrawingFailed("impossible")).render(recipe)
         return super().render(recipe)
-
-
-async def at_once(function: Any) -> Decoded:
-    decoded: Decoded = function()
-    return decoded
 
 
 class TestLive(ProviderContract):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from cache.images import Decoded
 from cache.keys import image_key, meta_key
 from cache.library import Library
 from cache.store import MemoryStore, StoreUnavailable
@@ -22,6 +25,8 @@ from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import StaticProvider
 from server.providers.timing import UNKNOWN_DURATION, final_by
 from server.show import load_show
+from tests.cache.samples import plain
+from tests.helpers.house import at_once
 from tests.helpers.pictures import picture
 from tests.helpers.shows import Rhythm, cue, prompt, set_files, store_contents, write_show
 
@@ -40,7 +45,7 @@ class Bench:
         self.clock = VirtualClock(1000.0)
         self.bag = ShuffleBag(Random(seed))
         self.static = StaticProvider(
-            self.library, self.bag, self.clock, Random(seed), fit="squeeze"
+            self.library, self.bag, self.clock, Random(seed), fit="squeeze", beside=at_once
         )
 
     def image(self, number: int, step: int) -> bytes:
@@ -197,6 +202,45 @@ async def test_a_broken_set_is_passed_over_and_told_once(
     assert all(entry["reason"] for entry in told)
     assert bench.static.usable("lamp") == (1,)
     assert set(bench.static.faults) == {("lamp", 0), ("lamp", 2), ("lamp", 3)}
+
+
+def blacken(bench: Bench, number: int) -> None:
+    """Let a set's final image be black, and its meta tell of exactly that."""
+    black = plain("jpg", (0, 0, 0))
+    bench.spoil(number, "final.jpg", black)
+    key = meta_key("lamp", number)
+    meta = json.loads(bench.store.contents[key])
+    digest = hashlib.sha256(black).hexdigest()
+    meta["files"]["final.jpg"] = {"bytes": len(black), "sha256": digest}
+    bench.store.contents[key] = json.dumps(meta).encode()
+
+
+async def test_a_final_image_that_is_all_one_colour_is_never_shown(bench: Bench) -> None:
+    for number in (0, 2, 3):
+        blacken(bench, number)
+    with skipped() as told:
+        assert {await bench.chosen() for _ in range(12)} == {1}
+    assert {entry["reason"] for entry in told} == {"final.jpg is all one colour"}
+    assert bench.static.usable("lamp") == (1,)
+
+
+async def test_sets_are_proven_beforehand_and_each_once(bench: Bench) -> None:
+    looked: list[Decoded] = []
+
+    async def counted(function: Callable[[], Decoded]) -> Decoded:
+        looked.append(function())
+        return looked[-1]
+
+    bench.static._beside = counted
+    blacken(bench, 2)
+    with skipped() as told:
+        await bench.static.prove([bench.action])
+        await bench.static.prove([bench.action])
+    assert [entry["set_id"] for entry in told] == [2]
+    assert bench.static.usable("lamp") == (0, 1, 3)
+    assert len(looked) == 4
+    await bench.play()
+    assert len(looked) == 4, "what is proven is not looked at again"
 
 
 async def test_a_stale_set_is_passed_over(bench: Bench, tmp_path: Path) -> None:
