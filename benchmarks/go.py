@@ -53,6 +53,7 @@ async def _go(server: Running) -> list[float]:
     ):
         while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
+        await asyncio.sleep(6)  # till the pictures that have come are proven
         for number in range(GOES):
             begun = time.monotonic()
             cue = number % CUES

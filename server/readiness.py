@@ -24,7 +24,7 @@ LOOK_AGAIN = 60.0
 """Seconds between two looks at the store, for sets that were drawn or lost meanwhile."""
 
 LOOK_SOON = 5.0
-"""Seconds between two looks while the store does not answer."""
+"""Seconds between two looks while the store does not answer, or copies come."""
 
 _NAMED = 5
 
@@ -169,8 +169,12 @@ class Readiness:
         while True:
             await self.look()
             away = self._store_problem is not None or self._supply.unreachable() is not None
-            pause = LOOK_SOON if away else LOOK_AGAIN
-            await self._clock.sleep_until(self._clock.now() + pause)
+            until = self._clock.now() + (LOOK_SOON if away else LOOK_AGAIN)
+            while self._clock.now() < until:
+                came = self._supply.fetched
+                await self._clock.sleep_until(min(until, self._clock.now() + LOOK_SOON))
+                if self._supply.fetched != came:
+                    await self._static.prove(self._plan.actions)  # what has come meanwhile
 
     async def look(self) -> None:
         """Read the manifest anew and look through every set of the show."""

@@ -65,6 +65,11 @@ class Supply:
         """
         return None if self.prefetcher is None else self.prefetcher.coverage(action_id)
 
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the line so far."""
+        return 0 if self.cache is None else self.cache.stats.fetched_bytes
+
     def unreachable(self) -> str | None:
         """Why the store cannot be read at the moment, as far as is known."""
         if self.cache is None:
