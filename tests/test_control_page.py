@@ -283,6 +283,29 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(tiny: TinyShow, browser:
         assert "secret" not in server.log.read_text()
 
 
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_a_mode_is_forced_and_released(
+    tiny: TinyShow, browser: Browser, size: dict[str, int]
+) -> None:
+    with (
+        server_process(tiny.folder) as server,
+        control(browser, server.address, size) as desk,
+        control(browser, server.address) as another,
+    ):
+        desk.has("#mode-effective", "static")
+        desk.page.locator("#mode-reason").fill("cold room")
+        desk.press("#mode-buttons [data-mode=live]")
+        for page in (desk, another):
+            page.has("#mode-effective", "live")
+            page.has("#mode-why", "forced live by")
+            page.has("#mode-why", "cold room")
+        assert server.state()["mode"]["effective"] == "live"
+        another.press("#mode-release")
+        desk.has("#mode-effective", "static")
+        desk.has("#mode-why", "static as configured")
+        assert desk.errors == another.errors == []
+
+
 def test_a_rehearsal_and_a_force_cannot_be_mistaken(tiny: TinyShow, browser: Browser) -> None:
     """What this server does not say by itself is said by one that stands in for it."""
     with server_process(tiny.folder) as server:

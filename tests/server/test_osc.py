@@ -7,71 +7,26 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message import OscMessage
-from pythonosc.osc_message_builder import OscMessageBuilder
 
 from server.control import CommandError
-from server.osc import REPLY, Asked, BadDatagram, OscEndpoint, messages_of, understand
+from server.osc import Asked, BadDatagram, OscEndpoint, messages_of, understand
 from server.settings import SettingsError, load_settings
 from server.show import load_show
 from tests.helpers.house import House, house
+from tests.helpers.osc import encoded, surface
 from tests.helpers.screens import web
 from tests.helpers.servers import serving
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
 
 CUES = [cue(0, "start"), prompt(5, "a", id="a"), prompt(10, "b", id="b"), cue(60, "end")]
 COMMANDS = ("go", "mode.force", "mode.release", "identify", "seek", "pause", "asrun", "standby")
-
-
-def encoded(address: str, *values: Any) -> bytes:
-    builder = OscMessageBuilder(address=address)
-    for value in values:
-        builder.add_arg(value)
-    datagram: bytes = builder.build().dgram
-    return datagram
-
-
-class Surface(asyncio.DatagramProtocol):
-    """A control surface: sends datagrams and notes the replies."""
-
-    def __init__(self) -> None:
-        self.replies: asyncio.Queue[list[Any]] = asyncio.Queue()
-        self.transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        del addr
-        message = OscMessage(data)
-        assert message.address == REPLY
-        self.replies.put_nowait(message.params)
-
-    def send(self, datagram: bytes) -> None:
-        assert self.transport is not None
-        self.transport.sendto(datagram)
-
-    async def ask(self, address: str, *values: Any) -> list[Any]:
-        self.send(encoded(address, *values))
-        async with asyncio.timeout(10):
-            return await self.replies.get()
-
-
-@asynccontextmanager
-async def surface(port: int) -> AsyncIterator[Surface]:
-    loop = asyncio.get_running_loop()
-    one = Surface()
-    transport, _ = await loop.create_datagram_endpoint(lambda: one, remote_addr=("127.0.0.1", port))
-    try:
-        yield one
-    finally:
-        transport.close()
 
 
 @asynccontextmanager
