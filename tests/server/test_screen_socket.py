@@ -64,10 +64,15 @@ def ended(run: int = -1) -> Any:
 
 
 def assert_in_time(client: ScreenClient, frames: list[Heard]) -> None:
+    """Assert that final images came before they were due.
+
+    They are sent seconds ahead. A run's first previews are not, and a busy machine may be late
+    with those: how late is measured by the benchmarks.
+    """
     late = {
         frame.message["step"]: round(client.server_time(frame) - frame.message["present_at"], 3)
         for frame in frames
-        if client.server_time(frame) > frame.message["present_at"]
+        if frame.message["final"] and client.server_time(frame) > frame.message["present_at"]
     }
     assert not late, f"late by seconds: {late}"
 
