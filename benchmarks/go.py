@@ -13,7 +13,7 @@ import httpx
 from benchmarks.line import in_bucket
 from benchmarks.machinery import Running, say, screen, serving, spread
 from benchmarks.shows import fill_store, jpeg_of
-from server.show import load_show
+from server.config.show import load_show
 from tests.cache.s3_servers import rclone
 
 CUES = 12

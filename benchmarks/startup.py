@@ -15,7 +15,7 @@ from benchmarks.machinery import say, serving
 from generator.cues import format_time, parse_cues
 from generator.plan import plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.show import DEMO
+from server.config.show import DEMO
 
 _ROUNDS = 5
 

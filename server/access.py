@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
-from server.sections import Tokens
+from server.config.sections import Tokens
 
 Role = Literal["viewer", "operator"]
 

@@ -25,43 +25,43 @@ from cache.store import Store, StoreError
 from generator.harvest import Harvester
 from generator.plan import Action, Plan
 from generator.recipe import seed_for
-from server import messages as wire
 from server.access import Access
-from server.asrun import AsRun, AsRunLog
-from server.budget import Budget
+from server.asrun.log import AsRun, AsRunLog
 from server.clock import Clock, SystemClock
-from server.commands import ShowCommands
-from server.control import CommandLog, Commands, Dispatcher
-from server.control_socket import ControlSocket
-from server.engine_watch import EngineWatch, probe_of
-from server.forces import Forces
+from server.config.show import Show
+from server.control.dispatcher import CommandLog, Commands, Dispatcher
+from server.control.mode_commands import ModeCommands
+from server.control.osc import osc_over_udp
+from server.control.show_commands import ShowCommands
+from server.control.socket import ControlSocket
+from server.control.state import StateView
+from server.control.state_feed import StateFeed
+from server.control.supply_commands import SupplyCommands
+from server.engines.live import LiveEngines, live_engines
+from server.engines.watch import EngineWatch, probe_of
 from server.http import SafeHeaders, build_routes
-from server.live_engines import LiveEngines, live_engines
-from server.lookahead import Lookahead
 from server.memory import Memory, Panic
 from server.metrics import Metrics
-from server.mode_commands import ModeCommands
-from server.modes import ForceBook, ModeManager
-from server.older_socket import OlderSocket, Repertoire
-from server.osc import osc_over_udp
-from server.performer import Performer
-from server.playback import Playback
-from server.playhead import Playhead
+from server.modes.budget import Budget
+from server.modes.forces import Forces
+from server.modes.manager import ForceBook, ModeManager
+from server.older.socket import OlderSocket, Repertoire
+from server.performance.performer import Performer
+from server.performance.playback import Playback
+from server.performance.run import Reports
+from server.performance.runs import Runs
 from server.providers.base import Provider
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.readiness import Readiness
-from server.run import Reports
-from server.runs import Runs
-from server.schedule import build_schedule
-from server.screens import ScreenSocket
-from server.show import Show
-from server.stage import Screen, Stage
-from server.state import StateView
-from server.state_feed import StateFeed
-from server.supply import SupplyCollector, open_supply
-from server.supply_commands import SupplyCommands
+from server.stage import messages as wire
+from server.stage.screens import ScreenSocket
+from server.stage.stage import Screen, Stage
+from server.supply.lookahead import Lookahead
+from server.supply.readiness import Readiness
+from server.supply.sources import SupplyCollector, open_supply
+from server.timeline.playhead import Playhead
+from server.timeline.schedule import build_schedule
 
 _log = structlog.get_logger(__name__)
 

@@ -20,17 +20,17 @@ from cache.images import BadImage, check_image, media_type_for
 from cache.keys import BadKey, image_key, is_action_id
 from cache.store import NotFound, Store, StoreError
 from server.access import Access, AccessDenied
-from server.asrun import AsRun, Row, csv_piece, json_piece
-from server.control import Caller, CommandError, Dispatcher, Envelope
-from server.control_socket import ControlSocket
+from server.asrun.log import AsRun, Row, csv_piece, json_piece
+from server.config.show import Show
+from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
+from server.control.socket import ControlSocket
+from server.control.state import StateView
 from server.metrics import Metrics
-from server.older_socket import OlderSocket
-from server.playback import Playback
-from server.readiness import Readiness
-from server.screens import ScreenSocket
-from server.show import Show
-from server.stage import Stage
-from server.state import StateView
+from server.older.socket import OlderSocket
+from server.performance.playback import Playback
+from server.stage.screens import ScreenSocket
+from server.stage.stage import Stage
+from server.supply.readiness import Readiness
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY = 64 * 1024

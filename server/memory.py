@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.forces import Forces
+from server.modes.forces import Forces
 from server.providers.shuffle import Bag
 
 _log = structlog.get_logger(__name__)

@@ -12,9 +12,9 @@ import uvicorn
 from cache.urls import BadStoreAddress
 from server.access import Access
 from server.app import create_app
+from server.config.show import Show
+from server.config.stores import store_of
 from server.logs import configure_logs
-from server.show import Show
-from server.stores import store_of
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""

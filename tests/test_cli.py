@@ -21,8 +21,8 @@ from generator.batch import Outcome
 from generator.board import Failure
 from generator.plan import Action
 from generator.stock import Job
-from server.cli import main
-from server.cli_generate import failures_told
+from server.cli.generate import failures_told
+from server.cli.main import main
 from tests.generator.engine_contract import recipe
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show, prompt, write_show
@@ -59,7 +59,7 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name, raising=False)
     # It is for the whole process, and for good.
-    monkeypatch.setattr("server.cli_generate.configure_logs", lambda _level: None)
+    monkeypatch.setattr("server.cli.generate.configure_logs", lambda _level: None)
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from server.cli import main
+from server.cli.main import main
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
 

@@ -19,11 +19,11 @@ import httpx
 import pytest
 
 from generator.engine import EnginePoisoned, ScriptedEngine
-from server.cli import main
-from server.engines import find_engine
-from server.engines_elsewhere import BadEngine, engine_elsewhere
-from server.sections import Tokens
-from server.show import load_show
+from server.cli.main import main
+from server.config.sections import Tokens
+from server.config.show import load_show
+from server.engines.elsewhere import BadEngine, engine_elsewhere
+from server.engines.named import find_engine
 from tests.cache.s3_servers import KEY_ID
 from tests.cache.s3_servers import SECRET as S3_SECRET
 from tests.generator.comfyui_server import Behaviour, ComfyUI, workflow
@@ -282,9 +282,9 @@ def test_a_worker_whose_engine_is_lost_ends_with_status_1(
     folder = write_show(tmp_path / "show", sheet(1), MANUAL + SMALL)
     lost = ScriptedEngine([], EnginePoisoned("the GPU is lost to this process"))
     said, answers = queue.Queue[str](), list[httpx.Response]()
-    monkeypatch.setattr("server.cli_worker.local_engine", lambda *_, **__: (lost, lambda: None))
+    monkeypatch.setattr("server.cli.worker.local_engine", lambda *_, **__: (lost, lambda: None))
     monkeypatch.setattr("server.serving.print", lambda text, **_: said.put(text), raising=False)
-    monkeypatch.setattr("server.cli_worker.configure_logs", lambda _level: None)
+    monkeypatch.setattr("server.cli.worker.configure_logs", lambda _level: None)
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name)
 

@@ -14,8 +14,8 @@ from cache.images import BadImage, decode_check
 from generator.engine import Engine, EngineError, RecipeRefused, StepImage
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
-from server.budget import Budget
 from server.clock import Clock
+from server.modes.budget import Budget
 from server.providers.base import (
     ActionRefused,
     Beside,

@@ -17,7 +17,7 @@ from cache.manifest import Manifest
 from cache.s3 import S3Store
 from cache.store import Store
 from generator.verify import verify_sets
-from server.show import load_show
+from server.config.show import load_show
 from tests.cache.s3_servers import S3Server, moto, rclone
 from tests.helpers.programs import Program, start
 from tests.helpers.shows import MANUAL, cue, line, write_show

@@ -18,34 +18,34 @@ from cache.prefetch import Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import Action, Plan
-from server import messages as wire
-from server.asrun import MemoryLog, Row
-from server.budget import Budget
+from server.asrun.log import MemoryLog, Row
 from server.clock import VirtualClock, settle
-from server.commands import Remember, ShowCommands, forget
-from server.control import CommandLog, Dispatcher
-from server.engine_watch import EngineWatch, probe_of
-from server.live_engines import LiveEngines
-from server.lookahead import Lookahead
+from server.config.show import Show, load_show
+from server.control.dispatcher import CommandLog, Dispatcher
+from server.control.mode_commands import ModeCommands
+from server.control.show_commands import Remember, ShowCommands, forget
+from server.control.state import StateView
+from server.control.supply_commands import SupplyCommands
+from server.engines.live import LiveEngines
+from server.engines.watch import EngineWatch, probe_of
 from server.memory import Panic
 from server.metrics import Metrics
-from server.mode_commands import ModeCommands
-from server.modes import ForceBook, ModeManager
-from server.performer import Performer
-from server.playback import Playback
-from server.playhead import Playhead
+from server.modes.budget import Budget
+from server.modes.manager import ForceBook, ModeManager
+from server.performance.performer import Performer
+from server.performance.playback import Playback
+from server.performance.run import Reports
+from server.performance.runs import Runs
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.readiness import Readiness
-from server.run import Reports
-from server.runs import Runs
-from server.schedule import build_schedule
-from server.show import Show, load_show
-from server.stage import Mailbox, Stage, StageFrame
-from server.state import StateView
-from server.supply import Supply
-from server.supply_commands import SupplyCommands
+from server.stage import messages as wire
+from server.stage.stage import Mailbox, Stage, StageFrame
+from server.supply.lookahead import Lookahead
+from server.supply.readiness import Readiness
+from server.supply.sources import Supply
+from server.timeline.playhead import Playhead
+from server.timeline.schedule import build_schedule
 from tests.helpers.shows import LOOP, Rhythm, store_contents, write_show
 
 

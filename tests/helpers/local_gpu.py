@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import server.cli  # all that a server has in memory
+import server.cli.main  # all that a server has in memory
 from generator.engine import Engine, EngineUnavailable
 from generator.recipe import Recipe
 from server.clock import SystemClock
-from server.live_engines import live_engines
-from server.show import load_show
+from server.config.show import load_show
+from server.engines.live import live_engines
 
 _PATIENCE = 240.0
 

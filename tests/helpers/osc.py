@@ -10,7 +10,7 @@ from typing import Any, cast
 from pythonosc.osc_message import OscMessage
 from pythonosc.osc_message_builder import OscMessageBuilder
 
-from server.osc import REPLY
+from server.control.osc import REPLY
 
 
 def encoded(address: str, *values: Any) -> bytes:

@@ -18,7 +18,7 @@ from tests.helpers.servers import plain_environment
 
 _PATIENCE = 60.0
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["server.cli", "cache.s3"])
+_FORKING.set_forkserver_preload(["server.cli.main", "cache.s3"])
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _run(words: list[str], output: str, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
 
-    from server.cli import main  # noqa: PLC0415 - in that process alone
+    from server.cli.main import main  # noqa: PLC0415 - in that process alone
 
     main(words)
     sys.exit(0)

@@ -14,7 +14,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from server.messages import decode_frame
+from server.stage.messages import decode_frame
 from tests.helpers.servers import Address
 
 Message = dict[str, Any]

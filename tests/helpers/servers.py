@@ -22,9 +22,9 @@ import httpx
 import uvicorn
 
 from server.app import create_app
+from server.config.show import Show
 from server.providers.live import LiveEngine
 from server.serving import MAX_MESSAGE
-from server.show import Show
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 20.0

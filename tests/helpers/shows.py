@@ -15,7 +15,7 @@ from cache.keys import image_key, meta_key
 from cache.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
 from generator.plan import Action
-from server.show import Show, load_show
+from server.config.show import Show, load_show
 from tests.helpers.pictures import picture
 
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)

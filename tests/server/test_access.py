@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from server.access import Access, AccessDenied, Role, is_loopback
-from server.sections import Tokens
+from server.config.sections import Tokens
 
 OPERATOR, VIEWER = "let me operate", "let me see"
 

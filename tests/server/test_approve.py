@@ -18,7 +18,7 @@ from generator import quarantine
 from generator.engine import ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
-from server.cli import main
+from server.cli.main import main
 from tests.cache.samples import picture
 from tests.generator.test_recorder import run_of
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, line, make_show, prompt

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from server import asrun_file, asrun_record
-from server.asrun import (
+from server.asrun import file as asrun_file
+from server.asrun import record as asrun_record
+from server.asrun.log import (
     AsRun,
     AsRunLog,
     AsRunUnreadable,
@@ -276,7 +277,7 @@ async def test_presentations_alone_do_not_make_the_disk_work(
         return write(self, rows)
 
     monkeypatch.setattr(asrun_file.RunFile, "write", watched)
-    monkeypatch.setattr("server.asrun.COMMIT_EVERY", 0.005)
+    monkeypatch.setattr("server.asrun.log.COMMIT_EVERY", 0.005)
     async with AsRunLog.open(path, clock=clock) as log:
         log.begin(RECORD)
         await flush(log)
@@ -292,7 +293,7 @@ async def test_presentations_alone_do_not_make_the_disk_work(
 async def test_runs_are_written_without_being_asked(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.asrun.COMMIT_EVERY", 0.005)
+    monkeypatch.setattr("server.asrun.log.COMMIT_EVERY", 0.005)
     async with AsRunLog.open(path, clock=clock) as log, asyncio.timeout(5):
         log.begin(RECORD)
         while not read_or_nothing(path):  # noqa: ASYNC110 - another thread's work sends no event
@@ -358,7 +359,7 @@ _CHILD = """
 import asyncio, sys
 from dataclasses import replace
 from pathlib import Path
-from server.asrun import AsRunLog
+from server.asrun.log import AsRunLog
 from server.clock import SystemClock
 from tests.server.test_asrun import RECORD
 
@@ -497,7 +498,7 @@ async def test_a_full_disk_stops_nothing_and_loses_nothing_that_fits_memory(
 async def test_a_disk_that_comes_back_is_noticed_without_being_asked(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.asrun.COMMIT_EVERY", 0.005)
+    monkeypatch.setattr("server.asrun.log.COMMIT_EVERY", 0.005)
     path.parent.write_text("a file where the folder should be")
     async with AsRunLog.open(path, clock=clock) as log, asyncio.timeout(5):
         log.begin(RECORD)

@@ -20,7 +20,9 @@ import structlog
 from generator.engine import Engine, EngineUnavailable, RecipeRefused
 from generator.engines.remote import RemoteEngine
 from generator.engines.sketch import SketchEngine
-from server.child_worker import (
+from server.clock import SystemClock
+from server.config.sections import EngineSection
+from server.engines.child import (
     TOKEN_VARIABLE,
     Assignment,
     ChildFailed,
@@ -28,11 +30,9 @@ from server.child_worker import (
     child_environment,
     worker_child,
 )
-from server.clock import SystemClock
-from server.live_engines import local_child
-from server.local_engine import LocalEngine
-from server.sections import EngineSection
-from server.supervision import RestartPolicy, Supervision
+from server.engines.live import local_child
+from server.engines.local import LocalEngine
+from server.engines.supervision import RestartPolicy, Supervision
 from tests.generator.engine_contract import DistantEngineContract, drawn, from_base, recipe
 from tests.helpers.servers import ROOT, plain_environment
 
@@ -229,9 +229,9 @@ async def test_what_it_says_is_in_our_log_and_its_secret_is_ours_alone() -> None
 
 PARENT = """
 import asyncio
-from server.child_worker import worker_child
+from server.engines.child import worker_child
 from server.clock import SystemClock
-from server.sections import EngineSection
+from server.config.sections import EngineSection
 from generator.recipe import Recipe
 
 async def main():

@@ -19,7 +19,7 @@ from cache.folder import FolderStore
 from cache.keys import MANIFEST
 from cache.pull import pull
 from cache.s3 import S3Store
-from server.cli import main
+from server.cli.main import main
 from tests.cache.s3_servers import S3Server, rclone
 from tests.helpers.servers import ROOT, plain_environment, server_process
 from tests.helpers.shows import Rhythm, TinyShow, cue, line, make_show, prompt
@@ -44,7 +44,7 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     for name in os.environ.keys() - plain_environment().keys():
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("server.cli_pull.configure_logs", lambda _: None)  # it is for a process
+    monkeypatch.setattr("server.cli.pull.configure_logs", lambda _: None)  # it is for a process
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as ended:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from server import control
 from server.access import Role
 from server.clock import settle
-from server.control import Caller, CommandError, Dispatcher, Envelope
+from server.control import dispatcher as control
+from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.memory import Panic
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from server import control_socket
 from server.clock import SystemClock
-from server.show import load_show
+from server.config.show import load_show
+from server.control import socket as control_socket
 from tests.helpers.screens import screen, web
 from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt

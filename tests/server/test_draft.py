@@ -11,7 +11,7 @@ from generator.plan import Action
 from generator.provenance import model_config
 from generator.recipe import Recipe
 from generator.stock import Holding
-from server.draft import Draft
+from server.cli.draft import Draft
 from tests.generator.engine_contract import recipe
 
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from server.show import load_show
+from server.config.show import load_show
 from tests.cache.s3_servers import rclone
 from tests.helpers.line import Line, line_to
 from tests.helpers.screens import ScreenClient, screen, web

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.forces import (
+from server.modes.forces import (
     Force,
     Forces,
     after_absence,

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.config.show import load_show
 from server.http import MAX_BODY
-from server.show import load_show
 from tests.helpers.pictures import picture
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import Address, server_process, serving

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.forces import Force
-from server.ladder import Asked, Decision, EngineOutlook, Outlook, Sets, asked, decide
+from server.modes.forces import Force
+from server.modes.ladder import Asked, Decision, EngineOutlook, Outlook, Sets, asked, decide
 
 GPU = EngineOutlook("gpu", local=True)
 CLOUD = EngineOutlook("cloud")

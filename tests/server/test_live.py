@@ -12,11 +12,11 @@ from cache.images import Decoded
 from generator.engine import DrawingFailed, EngineError, RecipeRefused, ScriptedEngine, StepImage
 from generator.plan import Action
 from generator.recipe import seed_for
-from server.budget import Budget
 from server.clock import VirtualClock, settle
+from server.config.show import load_show
+from server.modes.budget import Budget
 from server.providers.base import ActionRefused, Frame, ProviderError, Slot, Take
 from server.providers.live import LiveProvider
-from server.show import load_show
 from tests.helpers.engines import drawing, flat, live, scripted, spoilt
 from tests.helpers.pictures import picture
 from tests.helpers.shows import cue, prompt, write_show

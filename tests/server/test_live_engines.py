@@ -12,9 +12,9 @@ from generator.engine import EngineUnavailable
 from generator.engines.older_wire import OlderWireEngine
 from generator.engines.remote import RemoteEngine
 from server.clock import VirtualClock, settle
-from server.live_engines import commands_of, live_engines
-from server.local_engine import LocalEngine
-from server.show import Show, load_show
+from server.config.show import Show, load_show
+from server.engines.live import commands_of, live_engines
+from server.engines.local import LocalEngine
 from tests.generator.engine_contract import drawn, recipe
 from tests.generator.older_wire_server import OlderProgram, older_program
 from tests.generator.test_diffusers import needs_diffusers

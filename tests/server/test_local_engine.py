@@ -19,10 +19,10 @@ from generator.engine import (
     Timing,
 )
 from generator.recipe import Lora, PipelineKind, Recipe
-from server.child_worker import Child, ChildFailed, ScriptedChild
 from server.clock import VirtualClock, settle
-from server.local_engine import LocalEngine, State, warm_up_recipes
-from server.supervision import RestartPolicy, Supervision
+from server.engines.child import Child, ChildFailed, ScriptedChild
+from server.engines.local import LocalEngine, State, warm_up_recipes
+from server.engines.supervision import RestartPolicy, Supervision
 from tests.generator.engine_contract import base_image, drawn, from_base, recipe
 
 IMAGES = [

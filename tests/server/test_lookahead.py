@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from server.lookahead import AT_ANY_MOMENT, MOST_CYCLES, TYPICAL_RUN, Coming, Lookahead, coming_runs
-from server.performer import pause_after
+from server.performance.performer import pause_after
 from server.providers.base import Slot
+from server.supply.lookahead import (
+    AT_ANY_MOMENT,
+    MOST_CYCLES,
+    TYPICAL_RUN,
+    Coming,
+    Lookahead,
+    coming_runs,
+)
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server import messages as wire
-from server.messages import MessageError, decode, decode_frame, encode_frame
+from server.stage import messages as wire
+from server.stage.messages import MessageError, decode, decode_frame, encode_frame
 
 CODES = {"too_large", "malformed", "unknown_type", "invalid"}
 

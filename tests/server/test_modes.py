@@ -14,11 +14,11 @@ import pytest
 from generator.engine import EngineUnavailable, RecipeRefused, ScriptedEngine
 from server.access import Role
 from server.clock import VirtualClock
-from server.control import Caller, CommandError
-from server.forces import Force
-from server.ladder import Rung
+from server.control.dispatcher import Caller, CommandError
 from server.memory import Memory, Remembered
-from server.modes import STORE_IN_DOUBT, ForceBook
+from server.modes.forces import Force
+from server.modes.ladder import Rung
+from server.modes.manager import STORE_IN_DOUBT, ForceBook
 from server.providers.base import Capped, Slot
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house

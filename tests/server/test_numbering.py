@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.numbering import Numbering
+from server.performance.numbering import Numbering
 
 
 def numbered(told: int, *frames: tuple[int, int]) -> list[tuple[int, int]]:

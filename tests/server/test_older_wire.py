@@ -17,10 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cache.keys import image_key, meta_key
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server import older_socket
-from server.older_messages import Ask, Ping, Unknown, parse, step_line
-from server.older_socket import Repertoire
-from server.show import load_show
+from server.config.show import load_show
+from server.older import socket as older_socket
+from server.older.messages import Ask, Ping, Unknown, parse, step_line
+from server.older.socket import Repertoire
 from tests.helpers.house import house
 from tests.helpers.screens import screen
 from tests.helpers.servers import Address, serving

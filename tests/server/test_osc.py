@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message import OscMessage
 
-from server.control import CommandError
-from server.osc import Asked, BadDatagram, OscEndpoint, messages_of, understand
-from server.settings import SettingsError, load_settings
-from server.show import load_show
+from server.config.settings import SettingsError, load_settings
+from server.config.show import load_show
+from server.control.dispatcher import CommandError
+from server.control.osc import Asked, BadDatagram, OscEndpoint, messages_of, understand
 from tests.helpers.house import House, house
 from tests.helpers.osc import encoded, surface
 from tests.helpers.screens import web

@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from cache.keys import image_key
 from cache.store import StoreUnavailable
-from server import stage
-from server.performer import pause_after
-from server.playback import LOOK_IN
-from server.playhead import PlayheadError
+from server.performance.performer import pause_after
+from server.performance.playback import LOOK_IN
+from server.stage import stage
+from server.timeline.playhead import PlayheadError
 from tests.helpers.house import House, Told, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from server.playhead import (
+from server.timeline.playhead import (
     BURST,
     CLOCK_STEP,
     Ended,
@@ -27,7 +27,7 @@ from server.playhead import (
     PlayheadError,
     Started,
 )
-from server.schedule import EndlessLoop, ManualSchedule, Schedule, Slot
+from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule, Slot
 
 S = 1_764_000_000.0
 TIMES = (0.0, 5.0, 10.0, 10.0, 10.0, 30.0, 60.0, 100.0)

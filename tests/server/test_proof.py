@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.proof import in_words, unproven
-from server.show import load_show
+from server.config.show import load_show
+from server.modes.proof import in_words, unproven
 from tests.helpers.house import house
 from tests.helpers.pictures import picture
 from tests.helpers.shows import LOOP, Rhythm, cue, prompt, write_show

@@ -14,10 +14,10 @@ from generator.engine import DrawingFailed, ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
 from server.clock import VirtualClock
+from server.config.show import load_show
 from server.providers.live import LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.show import load_show
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import at_once
 from tests.helpers.shows import Rhythm, cue, prompt, store_contents, write_show

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from generator.cues import Failover
-from server import messages as wire
-from server.asrun import MemoryLog
+from server.asrun.log import MemoryLog
 from server.clock import VirtualClock
-from server.ladder import STATIC, Decision, Rung
+from server.config.show import load_show
 from server.metrics import Metrics
+from server.modes.ladder import STATIC, Decision, Rung
+from server.performance.run import Assignment, Reports, Run
 from server.providers.base import Frame, Source, Take
-from server.run import Assignment, Reports, Run
-from server.show import load_show
-from server.stage import Stage
+from server.stage import messages as wire
+from server.stage.stage import Stage
 from tests.helpers.shows import cue, prompt, write_show
 
 GPU = Rung("live", "gpu")

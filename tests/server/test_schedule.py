@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.schedule import (
+from server.config.sections import ScheduleSection
+from server.timeline.schedule import (
     DailySchedule,
     EndlessLoop,
     ManualSchedule,
@@ -16,7 +17,6 @@ from server.schedule import (
     Slot,
     build_schedule,
 )
-from server.sections import ScheduleSection
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600.0

@@ -19,10 +19,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_sync
 
-from server import screens
 from server.clock import SystemClock
+from server.config.show import load_show
 from server.serving import MAX_MESSAGE
-from server.show import load_show
+from server.stage import screens
 from tests.helpers.screens import Heard, ScreenClient, command, line, screen, web
 from tests.helpers.servers import Address, ServerProcess, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt

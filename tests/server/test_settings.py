@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from generator.programs import DEFAULT_PROGRAMS
-from server.sections import EngineSection
-from server.settings import Settings, SettingsError, load_settings
+from server.config.sections import EngineSection
+from server.config.settings import Settings, SettingsError, load_settings
 
 SECRET = "hunter2-correct-horse"
 

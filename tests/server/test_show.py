@@ -8,7 +8,7 @@ import pytest
 
 from generator.base_image import default_base_image
 from generator.recipe import PipelineKind
-from server.show import DEMO, Show, ShowError, load_show
+from server.config.show import DEMO, Show, ShowError, load_show
 from tests.cache.samples import picture
 
 START = {"time": "00:00:00", "action": "start"}

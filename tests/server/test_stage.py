@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server import messages as wire
-from server import stage as stage_module
 from server.clock import VirtualClock, settle
-from server.stage import (
+from server.stage import messages as wire
+from server.stage import stage as stage_module
+from server.stage.stage import (
     MAX_WAITING,
     Mailbox,
     Performance,

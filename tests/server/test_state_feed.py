@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from server import control_messages, state_feed
 from server.clock import VirtualClock, settle
-from server.state_feed import Mailbox, StateFeed, lasting
+from server.control import messages as control_messages
+from server.control import state_feed
+from server.control.state_feed import Mailbox, StateFeed, lasting
 from tests.helpers.house import house
 from tests.helpers.shows import Rhythm, cue, line, prompt
 

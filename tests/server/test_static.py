@@ -20,11 +20,11 @@ from cache.library import Library
 from cache.store import MemoryStore, StoreUnavailable
 from generator.plan import Action
 from server.clock import VirtualClock
+from server.config.show import load_show
 from server.providers.base import Frame, ProviderError, Slot, Take
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import StaticProvider
 from server.providers.timing import UNKNOWN_DURATION, final_by
-from server.show import load_show
 from tests.cache.samples import plain
 from tests.helpers.house import at_once
 from tests.helpers.pictures import picture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.supervision import (
+from server.engines.supervision import (
     Kill,
     Life,
     Move,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from generator.cues import CueSheet, format_time, parse_cues
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.tableau import Tableau, tableau_at
+from server.timeline.tableau import Tableau, tableau_at
 
 PROGRAMS = {name: Program(**fields) for name, fields in DEFAULT_PROGRAMS.items()}
 

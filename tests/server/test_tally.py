@@ -9,8 +9,8 @@ from generator.board import Failure
 from generator.engine import ScriptedEngine
 from generator.plan import Action
 from generator.stock import Job
-from server.batch_display import batch_display, picture, remark
-from server.tally import Tally
+from server.cli.batch_display import batch_display, picture, remark
+from server.cli.tally import Tally
 from tests.generator.engine_contract import recipe
 
 ONE, OTHER = ScriptedEngine([], name="one 1"), ScriptedEngine([], name="other 1")

@@ -1,7 +1,7 @@
 // @ts-check
 /**
  * The screen wire, protocol 1: what the server says, taken apart and checked (pure).
- * The other half is server/messages.py. What cannot be understood is left out, never thrown: a newer
+ * The other half is server/stage/messages.py. What cannot be understood is left out, never thrown: a newer
  * server must not stop an older page.
  */
 

@@ -1,0 +1,435 @@
+"""The as-run log: what was really played, per run, with its timing.
+
+Playback tells an `AsRun` what happens; that never waits and never fails. `AsRunLog` keeps
+the runs of the moment in memory and hands whole rows to one thread, which owns the database
+and writes it about once a second. While the disk is full or away the newest runs wait in
+memory; those that find no more room there are counted, and the show goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+import structlog
+
+from server.asrun.file import (
+    AsRunUnreadable,
+    Row,
+    RunFile,
+    beyond_use,
+    csv_piece,
+    json_piece,
+    lateness,
+    move_aside,
+    read_rows,
+    to_csv,
+    to_json,
+)
+from server.asrun.record import FailedOver, Outcome, RunNotes, RunRecord
+from server.clock import Clock
+
+__all__ = [
+    "AsRun",
+    "AsRunLog",
+    "AsRunUnreadable",
+    "FailedOver",
+    "MemoryLog",
+    "Outcome",
+    "Row",
+    "RunRecord",
+    "csv_piece",
+    "json_piece",
+    "lateness",
+    "read_rows",
+    "to_csv",
+    "to_json",
+]
+
+KEEP_DAYS = 400.0
+"""Days a run is kept: a year's exhibition and time to ask about it."""
+
+COMMIT_EVERY = 1.0
+"""Seconds between two looks of the writer for something to write."""
+
+CAPACITY = 512
+"""Runs kept in memory, most of them only while nothing can be written."""
+
+_BATCH = 64
+_RETRY = 5.0
+_CLOSE_WITHIN = 5.0
+_ASIDE_AT_MOST_EVERY = 3600.0
+_DAY = 86_400.0
+
+_log = structlog.get_logger(__name__)
+
+
+class AsRun(Protocol):
+    """Where playback tells what was played.
+
+    Telling never waits and never raises. Of a run that was never begun, or that ended too
+    long ago, nothing is taken. All times are steady seconds.
+    """
+
+    def begin(self, record: RunRecord) -> None:
+        """A run begins. Begun again, with the same token, it is known better than before."""
+        ...
+
+    def planned(self, run: str, step: int, due: float) -> None:
+        """A step's due time became known, or another."""
+        ...
+
+    def failover(self, run: str, failed_over: FailedOver) -> None:
+        """The next rung took over."""
+        ...
+
+    def presented(self, run: str, screen: str, step: int, at: float) -> None:
+        """A screen painted a step; of several reports the first counts."""
+        ...
+
+    def end(self, run: str, outcome: Outcome, at: float) -> None:
+        """A run is over; of several ends the first counts."""
+        ...
+
+    async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
+        """The runs that were told of, newest first, those still going on among them.
+
+        Args:
+            limit: how many at most; None for all.
+            since: Unix time; only runs that started at it or later.
+        """
+        ...
+
+
+def _newest(rows: list[Row], limit: int | None, since: float | None) -> list[Row]:
+    rows = [row for row in rows if since is None or row["started_wall"] >= since]
+    rows.sort(key=lambda row: float(row["started_wall"]), reverse=True)
+    return rows if limit is None else rows[: max(0, limit)]
+
+
+class MemoryLog:
+    """An as-run log that is gone with its object: for rehearsal and tests.
+
+    It has no clock: `started_wall` is `started_at`.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, RunNotes] = {}
+
+    def begin(self, record: RunRecord) -> None:
+        """Remember a run."""
+        self._runs.setdefault(record.run, RunNotes(record, offset=0.0)).tell(record)
+
+    def planned(self, run: str, step: int, due: float) -> None:
+        """Remember when a step is due."""
+        if (notes := self._runs.get(run)) is not None:
+            notes.plan(step, due)
+
+    def failover(self, run: str, failed_over: FailedOver) -> None:
+        """Remember that the next rung took over."""
+        if (notes := self._runs.get(run)) is not None:
+            notes.fail_over(failed_over)
+
+    def presented(self, run: str, screen: str, step: int, at: float) -> None:
+        """Remember when a step was painted first."""
+        if (notes := self._runs.get(run)) is not None:
+            notes.present(screen, step, at)
+
+    def end(self, run: str, outcome: Outcome, at: float) -> None:
+        """Remember how a run ended."""
+        if (notes := self._runs.get(run)) is not None:
+            notes.finish(outcome, at)
+
+    async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
+        """The runs, newest first."""
+        newest_told_first = [notes.copy().row() for notes in reversed(self._runs.values())]
+        return _newest(newest_told_first, limit, since)
+
+
+class AsRunLog:
+    """The as-run log in a SQLite database. Made with `open`."""
+
+    def __init__(self, path: Path, *, clock: Clock, keep_days: float, capacity: int) -> None:
+        self._path = path
+        self._clock = clock
+        self._keep = keep_days * _DAY
+        self._capacity = capacity
+        # One lock for the runs and the requests. The writer never holds it over anything
+        # longer than the copy of one run, so that the event loop does not wait for a disk.
+        self._changed = threading.Condition(threading.Lock())
+        self._runs: dict[str, RunNotes] = {}
+        self._dropped = 0
+        self._asked = 0
+        self._answered = 0
+        self._closing = False
+        self._trouble: str | None = None
+        # From here on the writer's own.
+        self._file: RunFile | None = None
+        self._was_open = False
+        self._prune_at = clock.now()
+        self._retry_at = clock.now()
+        self._aside_at: float | None = None
+        self._writer = threading.Thread(target=self._write_on, name="as-run log", daemon=True)
+        # Readers wait for one another here, and never for a thread that loads a picture.
+        self._reader = ThreadPoolExecutor(1, "as-run reader")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        keep_days: float = KEEP_DAYS,
+        capacity: int = CAPACITY,
+    ) -> AsyncIterator[Self]:
+        """A log that is written until the end of the context.
+
+        It is there at once: the file is opened by the writer, and where that fails, tried
+        again and again. A file that is corrupt or no as-run log is moved aside.
+
+        Args:
+            path: the database; it is made, with its folder, where it does not exist.
+            clock: where the time comes from.
+            keep_days: runs that started longer ago are deleted, at opening and daily.
+            capacity: runs kept in memory while nothing can be written.
+        """
+        log = cls(path, clock=clock, keep_days=keep_days, capacity=capacity)
+        log._writer.start()
+        try:
+            yield log
+        finally:
+            await log.close()
+
+    # ------------------------------------------------------------ what playback tells
+
+    def begin(self, record: RunRecord) -> None:
+        """A run begins."""
+        offset = self._clock.wall() - self._clock.now()
+        with self._changed:
+            if record.run not in self._runs:
+                self._make_room()
+                self._runs[record.run] = RunNotes(record, offset)
+            self._runs[record.run].tell(record)
+
+    def _make_room(self) -> None:
+        """Let the oldest runs go, so that one more finds room; the newest matter most."""
+        while len(self._runs) >= self._capacity:
+            oldest = self._runs.pop(next(iter(self._runs)))
+            self._dropped += oldest.unsaved or oldest.untold
+
+    def planned(self, run: str, step: int, due: float) -> None:
+        """A step's due time became known, or another."""
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.plan(step, due)
+
+    def failover(self, run: str, failed_over: FailedOver) -> None:
+        """The next rung took over."""
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.fail_over(failed_over)
+
+    def presented(self, run: str, screen: str, step: int, at: float) -> None:
+        """A screen painted a step."""
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                self._dropped += not notes.present(screen, step, at)
+
+    def end(self, run: str, outcome: Outcome, at: float) -> None:
+        """A run is over."""
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.finish(outcome, at)
+
+    # ------------------------------------------------------------ what others ask
+
+    @property
+    def dropped(self) -> int:
+        """Records (runs, or frames of a run beyond all measure) that are lost."""
+        return self._dropped
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written at the moment; None where all is well."""
+        return self._trouble
+
+    async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
+        """The runs, newest first: of the database, and what is not written yet.
+
+        Where the database cannot be read, only the latter: the wall does not stop for it.
+        """
+        read = functools.partial(self._rows, limit, since)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
+
+    def _rows(self, limit: int | None, since: float | None) -> list[Row]:
+        # Memory first: what leaves it afterwards is found in the file.
+        current = {notes.record.run: notes for notes in self._copies()}
+        try:
+            written = read_rows(self._path, limit=limit, since=since)
+        except AsRunUnreadable as error:
+            _log.debug("as-run log not read", error=str(error))
+            written = []
+        rows = [notes.row() for notes in reversed(current.values())]
+        rows += [row for row in written if row["run"] not in current]
+        return _newest(rows, limit, since)
+
+    def _copies(self) -> list[RunNotes]:
+        with self._changed:
+            runs = tuple(self._runs)
+        copies: list[RunNotes] = []
+        for run in runs:
+            with self._changed:
+                if (notes := self._runs.get(run)) is not None:
+                    copies.append(notes.copy())
+        return copies
+
+    async def flush(self) -> bool:
+        """Write now; return whether everything told before is written."""
+        return await asyncio.to_thread(self._flush)
+
+    def _flush(self) -> bool:
+        with self._changed:
+            if self._closing:
+                return False
+            self._asked += 1
+            ticket = self._asked
+            self._changed.notify_all()
+            served = self._changed.wait_for(lambda: self._answered >= ticket, _CLOSE_WITHIN)
+        return served and self._trouble is None
+
+    async def close(self) -> None:
+        """Write what is left and close the file; give up after five seconds."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._writer.join, _CLOSE_WITHIN)
+        if self._writer.is_alive():
+            _log.warning("as-run log still being written", path=str(self._path))
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _write_on(self) -> None:
+        closing = False
+        self._save_what_is_due(everything=False)
+        while not closing:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or self._asked > self._answered, COMMIT_EVERY
+                )
+                closing, ticket = self._closing, self._asked
+                urgent = closing or ticket > self._answered
+            if urgent or self._clock.now() >= self._retry_at:
+                self._save_what_is_due(everything=urgent)
+            with self._changed:
+                self._answered = ticket
+                self._changed.notify_all()
+        self._close_file()
+        with self._changed:
+            lost = sum(notes.unsaved or notes.untold for notes in self._runs.values())
+            self._dropped += lost
+        if lost:
+            _log.error("as-run log incomplete", path=str(self._path), runs_lost=lost)
+
+    def _save_what_is_due(self, *, everything: bool) -> None:
+        while self._save_batch(everything=everything):
+            pass
+
+    def _save_batch(self, *, everything: bool) -> bool:
+        """Write some runs; return whether there may be more of them."""
+        now = self._clock.now()
+        batch = self._take(now, everything=everything)
+        try:
+            refused = self._save([notes.row() for notes in batch], now)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log must outlive it
+            self._give_back(batch)
+            self._retry_at = now + _RETRY
+            self._close_file()
+            if self._trouble is None:
+                _log.error("as-run log cannot be written", path=str(self._path), error=str(error))
+            self._trouble = str(error) or type(error).__name__
+            return False
+        for run, reason in refused.items():
+            _log.error("run cannot be written to the as-run log", run=run, error=str(reason))
+        with self._changed:
+            self._dropped += len(refused)
+            for run in refused:
+                self._runs.pop(run, None)
+        if self._trouble is not None:
+            self._trouble = None
+            _log.info("as-run log is written again", path=str(self._path), lost=self._dropped)
+        return len(batch) == _BATCH
+
+    def _take(self, now: float, *, everything: bool) -> list[RunNotes]:
+        """Copies of the runs to be written; those that are over and written are forgotten."""
+        with self._changed:
+            runs = tuple(self._runs)
+        batch: list[RunNotes] = []
+        for run in runs:
+            if len(batch) == _BATCH:
+                break
+            with self._changed:
+                notes = self._runs.get(run)
+                if notes is None:
+                    continue
+                over = notes.over(now)
+                if notes.unsaved or (notes.untold and (over or everything)):
+                    batch.append(notes.copy())
+                    notes.unsaved = notes.untold = False
+                elif over:
+                    del self._runs[run]
+        return batch
+
+    def _give_back(self, batch: list[RunNotes]) -> None:
+        with self._changed:
+            for copy in batch:
+                if (notes := self._runs.get(copy.record.run)) is not None:
+                    notes.unsaved = True
+                else:
+                    self._dropped += 1
+
+    def _save(self, rows: list[Row], now: float) -> dict[str, Exception]:
+        try:
+            return self._save_once(rows, now)
+        except Exception as error:
+            # Not again and again: on a dying disk every new file is corrupt as well.
+            rested = self._aside_at is None or now - self._aside_at > _ASIDE_AT_MOST_EVERY
+            why = beyond_use(error)
+            if why is None or not rested:
+                raise
+            self._close_file()
+            aside = move_aside(self._path, why, self._clock.wall())
+            self._aside_at = now
+            _log.error("as-run log moved aside", error=str(error), moved_to=str(aside))
+        return self._save_once(rows, now)
+
+    def _save_once(self, rows: list[Row], now: float) -> dict[str, Exception]:
+        if self._file is not None and self._file.gone():
+            self._close_file()
+        if self._file is None:
+            self._file = RunFile(self._path)
+        if not self._was_open:
+            self._file.mark_interrupted()
+            self._was_open = True
+        refused = self._file.write(rows) if rows else {}
+        if now >= self._prune_at:
+            deleted = self._file.prune(self._clock.wall() - self._keep)
+            self._prune_at = now + _DAY
+            if deleted:
+                _log.info("old runs deleted from the as-run log", runs=deleted)
+        return refused
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except Exception as error:  # noqa: BLE001 - it is given up anyway
+                _log.debug("as-run log closed badly", error=str(error))

@@ -1,0 +1,159 @@
+"""`understudy generate approve`: runs that were harvested, into sets that mode B replays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cache.documents import FormatError
+from cache.library import Library
+from cache.store import Store, StoreError
+from generator import approval, quarantine
+from generator.approval import NotApproved
+from generator.quarantine import Harvested, Quarantine
+from server.cli.common import (
+    JsonOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    load,
+    named_store,
+)
+from server.config.show import Show
+
+
+def approve(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runs by name, or an action's id for all of its runs."),
+    ] = None,
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every run that waits.")] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="Say what waits; the default.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Throw them away instead.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make sets of runs that were harvested while they played live, or throw them away."""
+    names = runs or []
+    if everything and names:
+        fail("name runs, or say --all", 2)
+    if only_list and (everything or reject):
+        fail("--list changes nothing: it goes without --all and --reject", 2)
+    if reject and not everything and not names:
+        fail("--reject: name runs, or say --all", 2)
+    loaded = load(show, store=store)
+    listing = only_list or not (everything or names)
+    try:
+        if listing:
+            status = asyncio.run(_list(loaded, names, as_json=as_json))
+        else:
+            status = asyncio.run(_settle(loaded, names, reject=reject, as_json=as_json))
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)
+    raise SystemExit(status)
+
+
+async def _list(show: Show, names: Sequence[str], *, as_json: bool) -> int:
+    async with named_store(show) as store:
+        found = await quarantine.waiting(store)
+        wanted = await _wanted(show, store)
+    chosen = _chosen(found, names)
+    if as_json:
+        rows = [
+            {
+                "run": run.name,
+                "action_id": run.action_id,
+                "prompt": run.entry.prompt,
+                "steps": run.meta.total_steps,
+                "seconds": run.meta.total_duration,
+                "engine": run.meta.engine,
+                "seed": run.meta.seed,
+                "stale": _is_stale(run, wanted),
+            }
+            for run in chosen
+        ]
+        typer.echo(json.dumps({"waiting": rows}, indent=2, ensure_ascii=False))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("run", "steps", "seconds", "engine", "prompt"):
+            table.add_column(heading, no_wrap=heading != "prompt", overflow="fold")
+        for run in chosen:
+            stale = " (stale)" if _is_stale(run, wanted) else ""
+            seconds = f"{run.meta.total_duration or 0:.1f}"
+            engine, prompt = run.meta.engine or "", run.entry.prompt or ""
+            steps = str(run.meta.total_steps)
+            table.add_row(f"{run.name}{stale}", steps, seconds, engine, prompt)
+        if chosen:
+            Console(highlight=False).print(table)
+        typer.echo(f"{_runs(len(chosen))} waiting for approval in {store.url}")
+    return 0
+
+
+async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bool) -> int:
+    """Approve or reject; the program's exit status."""
+    done: list[dict[str, str | int]] = []
+    left: list[dict[str, str]] = []
+    async with named_store(show) as store:
+        found = await quarantine.waiting(store)
+        wanted = await _wanted(show, store)
+        for run in _chosen(found, names):
+            if reject:
+                await quarantine.reject(store, run)
+                done.append({"run": run.name})
+            elif _is_stale(run, wanted):
+                reason = "it was drawn from another recipe than the show's; reject it"
+                left.append({"run": run.name, "reason": reason})
+            else:
+                try:
+                    set_id = await approval.approve(store, run)
+                except NotApproved as error:
+                    left.append({"run": run.name, "reason": str(error)})
+                else:
+                    done.append({"run": run.name, "set_id": set_id})
+        await quarantine.sweep(store, datetime.now(UTC))
+    what = "rejected" if reject else "approved"
+    if as_json:
+        typer.echo(json.dumps({what: done, "left": left}, indent=2))
+    else:
+        for each in done if not reject else ():
+            typer.echo(f"{each['run']} is set {each['set_id']}")
+        for lost in left:
+            errors.print(f"{lost['run']}: {lost['reason']}", markup=False)
+        typer.echo(f"{_runs(len(done))} {what}, {len(left)} left")
+    return 1 if left else 0
+
+
+def _chosen(found: Quarantine, names: Sequence[str]) -> list[Harvested]:
+    """The runs that were named, all where none were; else the end of the program."""
+    for remark in found.remarks:
+        errors.print(remark, markup=False)
+    known = {run.name for run in found.runs} | {run.action_id for run in found.runs}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        fail(f"nothing waits for approval under {', '.join(unknown)}", 2)
+    return [run for run in found.runs if not names or run.name in names or run.action_id in names]
+
+
+async def _wanted(show: Show, store: Store) -> Mapping[str, str]:
+    """The fingerprint that each action's sets must have."""
+    manifest = await Library(store).refresh()
+    known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
+    return {action.action_id: action.fingerprint for action in show.plan(known).actions}
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
+
+
+def _is_stale(run: Harvested, wanted: Mapping[str, str]) -> bool:
+    return run.meta.fingerprint != wanted.get(run.action_id)

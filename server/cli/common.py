@@ -1,0 +1,58 @@
+"""What the commands share: their common options, loading the show, and how they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from cache.store import Store
+from cache.urls import BadStoreAddress
+from server.config.show import Show, ShowError, load_show
+from server.config.stores import store_of
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Where people read what goes on; standard output is for what was asked for."""
+
+ShowOption = Annotated[
+    Path | None, typer.Option("--show", help="Show folder or its show.toml; the demo by default.")
+]
+StoreOption = Annotated[str | None, typer.Option("--store", help="Where the sets are.")]
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Say what is wrong and end the program with `status`."""
+    errors.print(message, style="red", markup=False)
+    raise SystemExit(status)
+
+
+def load(path: Path | None, *, store: str | None = None, **sections: dict[str, Any]) -> Show:
+    """Load a show with what the command line says; None means it says nothing.
+
+    A store named on the command line is relative to where one stands, not to the show.
+    """
+    if store is not None and ":" not in store:
+        store = str(Path(store).expanduser().resolve())
+    overrides = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in {"store": {"url": store}, **sections}.items()
+    }
+    try:
+        return load_show(path, overrides)
+    except ShowError as error:
+        wrong_use = all(problem.startswith("command line:") for problem in error.problems)
+        fail("\n".join(error.problems), 2 if wrong_use else 1)
+
+
+def named_store(show: Show) -> Store:
+    """The show's store, or the end of the program with what is wrong with its address."""
+    try:
+        return store_of(show)
+    except BadStoreAddress as error:
+        fail(f"[store] url: {error}", 1)

@@ -1,0 +1,310 @@
+"""`understudy control`: a technician's commands from a terminal, over the control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from generator.cues import format_time
+from server.cli.common import JsonOption, fail
+
+_PATH = "/ws/control"
+_WRONG_USE = frozenset({"unknown_command", "bad_args"})
+_ARE_TEXT = frozenset({"cue", "screen", "engine", "reason", "mode"})
+"""Arguments whose values are names or words, though they may look like numbers."""
+
+_STYLES = {"ok": "green", "degraded": "yellow", "failing": "red"}
+
+
+def control(
+    command: Annotated[str, typer.Argument(help="Such as state, go, panic or mode.force.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Its arguments.")
+    ] = None,
+    *,
+    url: Annotated[str, typer.Option(help="Where the server is.")] = "ws://127.0.0.1:8000",
+    name: Annotated[str, typer.Option(help="Who you are, for the log.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running server for something; the token comes from UNDERSTUDY_OPERATOR_TOKEN."""
+    address = _address(url)
+    args = _arguments(arguments or [])
+    message = {
+        "type": "command",
+        "id": uuid.uuid4().hex,
+        "command": command,
+        "args": args,
+        "ttl": timeout,
+    }
+    with _socket(address, timeout) as line:
+        hello = {"type": "hello", "protocol": 1, "name": name or f"terminal {socket.gethostname()}"}
+        token = _token()
+        line.send(json.dumps({**hello, "token": token} if token else hello))
+        _answer(line, "welcome", timeout)
+        line.send(json.dumps(message))
+        reply = _answer(line, "reply", timeout)
+    if not reply["ok"]:
+        error = reply["error"]
+        if as_json:
+            typer.echo(json.dumps(reply, ensure_ascii=False))
+        fail(f"{error['code']}: {error['message']}", 2 if error["code"] in _WRONG_USE else 1)
+    if as_json:
+        typer.echo(json.dumps(reply["result"], ensure_ascii=False, indent=1))
+    else:
+        _show(command, reply["result"])
+
+
+def _address(url: str) -> str:
+    schemes = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+        host, _ = parts.hostname, parts.port  # a port that is no number is told here
+    except ValueError as error:
+        fail(f"--url: {error}", 2)
+    if parts.scheme not in schemes or not host:
+        fail(f"--url: expected an address such as ws://10.0.0.5:8000, not {url!r}", 2)
+    path = parts.path if parts.path.strip("/") else _PATH
+    return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
+
+
+def _arguments(given: list[str]) -> dict[str, Any]:
+    args: dict[str, Any] = {}
+    for argument in given:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            fail(f"expected key=value, not {argument!r}", 2)
+        args[key] = value if key in _ARE_TEXT else _value(value)
+    return args
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - a JSON value; the server knows what it wants
+    """A number or a truth value where it looks like one, else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _token() -> str | None:
+    for role in ("OPERATOR", "VIEWER"):
+        if token := os.environ.get(f"UNDERSTUDY_{role}_TOKEN"):
+            return token
+        if path := os.environ.get(f"UNDERSTUDY_{role}_TOKEN_FILE"):
+            try:
+                return Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "no text in UTF-8"
+                fail(f"UNDERSTUDY_{role}_TOKEN_FILE: {path}: {reason}", 2)
+    return None
+
+
+@contextmanager
+def _socket(address: str, timeout: float) -> Iterator[ClientConnection]:
+    try:
+        with connect(
+            address, open_timeout=timeout, close_timeout=1, max_size=None, compression=None
+        ) as line:
+            yield line
+    except InvalidURI as error:
+        fail(f"--url: {error}", 2)
+    except (OSError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or f"no answer in {timeout:g} s"
+        fail(f"{address}: {reason}", 1)
+    except InvalidHandshake as error:
+        fail(f"{address}: no control socket there: {error}", 1)
+    except ConnectionClosed as error:
+        fail(f"{address}: the server closed the line: {error}", 1)
+
+
+def _answer(line: ClientConnection, kind: str, timeout: float) -> dict[str, Any]:
+    """The next message of a kind; the server's refusal ends the program."""
+    while True:
+        message: dict[str, Any] = json.loads(line.recv(timeout))
+        if message["type"] == kind:
+            return message
+        if message["type"] == "error" and message["code"] == "unauthorized":
+            fail("unauthorized: this server wants a token of its own: UNDERSTUDY_OPERATOR_TOKEN", 1)
+        if message["type"] == "error":
+            fail(f"{message['code']}: {message['message']}", 1)
+
+
+# ---------------------------------------------------------------- for people
+
+
+def _show(command: str, result: Mapping[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    match command:
+        case "state":
+            _show_state(console, result)
+        case "screens":
+            console.print(_screens(result["screens"], ages=True))
+        case "cues":
+            console.print(_cues(result["cues"]))
+        case "asrun":
+            console.print(_runs(result["rows"]))
+        case "log":
+            console.print(_log(result["commands"]))
+        case _ if "status" in result and "on_schedule" in result:
+            console.print(_where(result))
+        case _:
+            for key, value in result.items():
+                plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                console.print(f"{key}: {plain}", markup=False)
+
+
+def _where(result: Mapping[str, Any]) -> Text:
+    words = [result["time"] or result["status"]]
+    words.append("on schedule" if result["on_schedule"] else "off schedule")
+    if result["paused"]:
+        words.append("paused")
+    if result.get("panic"):
+        words.append("PANIC: the wall is black")
+    return Text(" · ".join(words))
+
+
+def _show_state(console: Console, state: Mapping[str, Any]) -> None:
+    screening, health, now = state["screening"], state["health"], state["now"]
+    title = Text(state["show"]["title"], style="bold")
+    if state["activation"] != "show":
+        title.append("  REHEARSAL", style="bold reverse yellow")
+    if state.get("panic"):
+        title.append(f"  PANIC by {state['panic']['by']}: the wall is black", style="bold red")
+    console.print(title)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    where = Text(state["position_text"] or screening["status"])
+    if not screening["on_schedule"]:
+        where.append("  off schedule", style="yellow")
+    if screening["paused"]:
+        where.append("  paused", style="yellow")
+    if state["position"] is None and screening["next"] is not None:
+        wait = max(0.0, screening["next"] - state["server_time"])
+        where.append(f"  next screening in {format_time(int(wait))}")
+    facts.add_row("position", where)
+    facts.add_row("now", _now(now))
+    standby = state["standby"]
+    if standby:
+        ready = "ready" if standby["ready"] else "NOT READY"
+        text = Text(f"{standby['time']}  {standby.get('cue') or standby['action']}  {ready}")
+        text.append(f"  {standby.get('prompt') or standby.get('text') or ''}", style="dim")
+        facts.add_row("next", text)
+    facts.add_row("mode", _mode(state["mode"]))
+    for engine in state.get("engines") or ():
+        reason = f": {engine['reason']}" if engine.get("reason") else ""
+        facts.add_row("engine", Text(f"{engine['name']}  {engine.get('state', '')}{reason}"))
+    coverage = state["coverage"]
+    facts.add_row("sets", Text(f"{coverage['with_sets']} of {coverage['actions']} cues have sets"))
+    facts.add_row(
+        "health",
+        Text(f"{health['level']}: {health['reason']}", style=_STYLES.get(health["level"], "")),
+    )
+    console.print(facts)
+    console.print(_screens(state["screens"], ages=True))
+
+
+def _now(now: Mapping[str, Any] | None) -> Text:
+    if now is None:
+        return Text("nothing")
+    step = now["outcome"] or f"step {now['step']} of {now['steps']}"
+    text = Text(f"{now['cue']}  {step}  {now['provider']}")
+    if now["set_id"] is not None:
+        text.append(f" set {now['set_id']}")
+    elif now["engine"]:
+        text.append(f" {now['engine']}")
+    text.append(f"  {now['prompt']}", style="dim")
+    return text
+
+
+def _mode(mode: Mapping[str, Any]) -> Text:
+    text = Text(str(mode["effective"]), style="bold")
+    if mode.get("forced"):
+        text.append(f"  forced by {mode.get('by')}", style="yellow")
+        if mode.get("until") is not None:
+            text.append(f" until {mode['until']}", style="yellow")
+    if mode.get("reason"):
+        text.append(f"  {mode['reason']}", style="dim")
+    return text
+
+
+def _screens(screens: list[Mapping[str, Any]], *, ages: bool) -> Table | Text:
+    if not screens:
+        return Text("no screen is connected", style="yellow")
+    table = _table("screen", "last painted")
+    for screen in screens:
+        age = screen.get("painted_age")
+        painted = "nothing yet" if age is None else f"{age:.1f} s ago" if ages else ""
+        table.add_row(Text(screen["screen"]), painted)
+    return table
+
+
+def _cues(cues: list[Mapping[str, Any]]) -> Table:
+    table = _table("#", "time", "cue", "", "sets", "text")
+    for cue in cues:
+        table.add_row(
+            str(cue["index"]),
+            cue["time"],
+            Text(str(cue.get("cue") or "")),
+            cue["action"],
+            str(cue.get("sets", "")),
+            Text(str(cue.get("text") or "")),
+        )
+    return table
+
+
+def _runs(rows: list[Mapping[str, Any]]) -> Table:
+    table = _table("started", "cue", "mode", "from", "outcome", "why")
+    for row in rows:
+        source = (
+            row["provider"] if row["set_id"] is None else f"{row['provider']} set {row['set_id']}"
+        )
+        table.add_row(
+            _time_of_day(row["started_wall"]),
+            Text(row["action_id"]),
+            row["mode"],
+            Text(source),
+            row["outcome"] or "playing",
+            Text(row["why"]),
+        )
+    return table
+
+
+def _log(commands: list[Mapping[str, Any]]) -> Table:
+    table = _table("at", "who", "what", "")
+    for entry in commands:
+        args = " ".join(f"{key}={value}" for key, value in entry["args"].items())
+        table.add_row(
+            _time_of_day(entry["at"]),
+            Text(entry["sender"]),
+            Text(f"{entry['command']} {args}".strip()),
+            Text(entry["code"] or "ok"),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _time_of_day(unix: float) -> str:
+    return f"{datetime.fromtimestamp(unix):%H:%M:%S}"  # noqa: DTZ006 - the technician's own

@@ -1,0 +1,357 @@
+"""`understudy generate`: plan, and draw, the sets that mode B replays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cache.documents import FormatError
+from cache.index import reindex
+from cache.library import Library
+from cache.manifest import Manifest
+from cache.store import StoreError
+from generator.batch import Event, Outcome, run_batch
+from generator.estimate import Experience
+from generator.importer import ImportReport, NothingToImport, import_sets
+from generator.stock import Holding, Job, jobs_for, take_stock
+from generator.verify import Finding, verify_sets
+from server.cli.approve import approve
+from server.cli.batch_display import batch_display, remark
+from server.cli.common import (
+    JsonOption,
+    LogLevelOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    load,
+    named_store,
+)
+from server.cli.draft import Draft
+from server.cli.tally import Tally
+from server.config.sections import EngineSection
+from server.config.show import Show
+from server.engines.elsewhere import BadEngine
+from server.engines.named import UnknownEngine, engines_of, find_engine, recording_engines
+from server.logs import configure_logs
+from server.words import count
+
+T = TypeVar("T")
+
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine", help="Engine by name, kind or address of a worker; several work together."
+    ),
+]
+SetsOption = Annotated[int | None, typer.Option("--sets", min=1, help="Sets per action.")]
+ParallelOption = Annotated[
+    int | None, typer.Option("--parallel", min=0, help="At once; 0: one a core.")
+]
+OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Only these action ids.")]
+
+generate = typer.Typer(help="Draw the sets that mode B replays.", no_args_is_help=True)
+generate.command()(approve)
+
+
+@generate.callback()
+def prepare(*, log_level: LogLevelOption = "warning") -> None:
+    """Draw the sets that mode B replays."""
+    configure_logs(log_level)
+
+
+@generate.command()
+def plan(
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+    engine: EngineOption = None,
+    sets: SetsOption = None,
+    parallel: ParallelOption = None,
+    only: OnlyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What would be drawn and why, and the time and room that it takes."""
+    loaded = load(show, store=store, generate={"sets_per_action": sets, "parallel": parallel})
+    sections = _sections(loaded, engine or [])
+    holdings = run_to_end(_stock(loaded))
+    chosen = _chosen(holdings, only or [])
+    wanted = loaded.settings.generate.sets_per_action
+    draft = Draft(
+        chosen,
+        wanted,
+        experience=Experience(meta for held in holdings for meta in held.metas.values()),
+        engines=_kinds(sections),
+        beside=sum(engines_of(section, _parallel(loaded)) for section in sections),
+    )
+    if as_json:
+        typer.echo(json.dumps(draft.as_json(), indent=2, ensure_ascii=False))
+        return
+    Console(highlight=False).print(draft.as_table())
+    for line in (*draft.remarks(), *draft.summary()):
+        typer.echo(line)
+
+
+@generate.command()
+def batch(
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+    engine: EngineOption = None,
+    sets: SetsOption = None,
+    parallel: ParallelOption = None,
+    only: OnlyOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Draw again what is there.")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Sets begun a minute.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw the sets that are missing or stale. Stopped at any moment, it resumes."""
+    loaded = load(show, store=store, generate={"sets_per_action": sets, "parallel": parallel})
+    drawing = Drawing(loaded, _sections(loaded, engine or []), force=force, rate=rate)
+    chosen = _chosen(run_to_end(_stock(loaded)), only or [])
+    kept = 0 if force else sum(len(holding.present) for holding in chosen)
+    if force:
+        chosen = [Holding(holding.action, ()) for holding in chosen]
+    jobs = jobs_for(chosen, loaded.settings.generate.sets_per_action)
+    outcome = run_to_end(drawing.draw(jobs))
+    _tell(outcome, kept, as_json=as_json)
+    raise SystemExit(1 if outcome.failed else 0)
+
+
+@generate.command()
+def verify(
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+    engine: EngineOption = None,
+    only: OnlyOption = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Draw again what is wrong.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Open every set: files, hashes, sizes, fingerprints, pictures that are all one colour."""
+    loaded = load(show, store=store)
+    sections = _sections(loaded, engine or [])
+    chosen = _chosen(run_to_end(_stock(loaded)), only or [])
+    findings = run_to_end(_verify(loaded, chosen))
+    rows = [
+        {"action_id": f.action_id, "set_id": f.set_id, "code": f.code, "message": f.message}
+        for f in findings
+    ]
+    if not as_json:
+        for finding in findings:
+            typer.echo(str(finding))
+        typer.echo(count(len(findings), "finding") if findings else "every set is whole")
+    if not (repair and findings):
+        if as_json:
+            typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
+        raise SystemExit(1 if findings else 0)
+    actions = {holding.action.action_id: holding.action for holding in chosen}
+    places = dict.fromkeys((finding.action_id, finding.set_id) for finding in findings)
+    jobs = [Job(actions[action_id], set_id) for action_id, set_id in places]
+    outcome = run_to_end(Drawing(loaded, sections, force=True, rate=None).draw(jobs))
+    if as_json:
+        told = {"findings": rows, **_as_json(outcome, 0)}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _tell(outcome, 0, as_json=False)
+    raise SystemExit(1 if outcome.failed else 0)
+
+
+@generate.command(name="reindex")
+def reindex_store(*, show: ShowOption = None, store: StoreOption = None) -> None:
+    """Make the manifest anew from the sets that are there."""
+    loaded = load(show, store=store)
+    manifest = run_to_end(_reindex(loaded))
+    for told in manifest.remarks:
+        errors.print(told, markup=False)
+    typer.echo(f"{manifest.total_actions} actions, {manifest.total_sets} sets")
+
+
+@generate.command(name="import")
+def import_older(
+    source: Annotated[Path, typer.Argument(help="The folder with cues/ in it.")],
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Take over sets of the older layout, {version}/cues/{kind}_{index}_{HH_MM_SS}."""
+    loaded = load(show, store=store)
+    try:
+        report = run_to_end(_import(loaded, source))
+    except NothingToImport as error:
+        fail(str(error), 1)
+    for line in (*report.left, *report.remarks):
+        errors.print(str(line), markup=False)
+    typer.echo(
+        f"{len(report.imported)} sets imported, {len(report.present)} were there already, "
+        f"{len(report.left)} left"
+    )
+    raise SystemExit(1 if report.left else 0)
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run what takes long; Ctrl-C ends it cleanly, and the program with status 130."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from here", 130)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How sets are drawn: for which show, with which engines."""
+
+    show: Show
+    sections: Sequence[EngineSection]
+    force: bool
+    rate: float | None
+
+    async def draw(self, jobs: Sequence[Job]) -> Outcome:
+        """Draw sets into the show's store, with progress where there is a terminal."""
+        parallel = min(_parallel(self.show), len(jobs))
+        tokens = self.show.settings.tokens
+        try:
+            async with (
+                recording_engines(
+                    self.sections, parallel, folder=self.show.folder, tokens=tokens
+                ) as engines,
+                named_store(self.show) as store,
+            ):
+                tally = Tally(engines, len(jobs))
+
+                def watch(event: Event) -> None:
+                    tally.take(event, time.monotonic())
+                    remark(event, tally, errors)
+
+                with batch_display(tally, errors):
+                    return await run_batch(
+                        jobs, engines, store, watch, anew=self.force, per_minute=self.rate
+                    )
+        except BadEngine as error:
+            fail(str(error), 1)
+
+
+def _tell(outcome: Outcome, kept: int, *, as_json: bool) -> None:
+    """Say what a batch has done: what failed, to people; the counts, to who asked."""
+    for text in failures_told(outcome):
+        errors.print(text, style="red", markup=False)
+    if as_json:
+        typer.echo(json.dumps(_as_json(outcome, kept), ensure_ascii=False))
+        return
+    there = kept + len(outcome.found)
+    typer.echo(
+        f"{count(len(outcome.drawn), 'set')} drawn, {there} were there already, "
+        f"{len(outcome.failed)} failed"
+    )
+
+
+def failures_told(outcome: Outcome) -> list[str]:
+    """Every set that was not drawn, a line for each reason: an engine that is lost fails many."""
+    by_reason: dict[str, dict[str, list[str]]] = {}
+    for failure in outcome.failed:
+        sets = by_reason.setdefault(failure.reason, {})
+        sets.setdefault(failure.job.action.action_id, []).append(str(failure.job.set_id))
+    lines = []
+    for reason, sets in by_reason.items():
+        named = "; ".join(f"{action_id} set {', '.join(ids)}" for action_id, ids in sets.items())
+        lines.append(f"not drawn: {named}: {reason}")
+    return lines
+
+
+def _as_json(outcome: Outcome, kept: int) -> dict[str, Any]:
+    failed = [
+        {"action_id": f.job.action.action_id, "set_id": f.job.set_id, "reason": f.reason}
+        for f in outcome.failed
+    ]
+    kept += len(outcome.found)
+    return {"drawn": len(outcome.drawn), "kept": kept, "failed": failed}
+
+
+def _sections(show: Show, names: Sequence[str]) -> list[EngineSection]:
+    """The engines that are meant; without a name the show's first."""
+    try:
+        if not names:
+            return [find_engine(show.settings, None)]
+        return [find_engine(show.settings, name) for name in names]
+    except UnknownEngine as error:
+        fail(str(error), 2)
+
+
+def _kinds(sections: Sequence[EngineSection]) -> set[str] | None:
+    """What metas call these engines; None where a worker might have any."""
+    kinds = {section.kind for section in sections}
+    return None if "worker" in kinds else set(kinds)
+
+
+def _parallel(show: Show) -> int:
+    return show.settings.generate.parallel or os.cpu_count() or 1
+
+
+def _chosen(holdings: Sequence[Holding], only: Sequence[str]) -> list[Holding]:
+    known = {holding.action.action_id for holding in holdings}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        fail(f"--only: no action {', '.join(unknown)} in this show", 2)
+    return [holding for holding in holdings if not only or holding.action.action_id in only]
+
+
+async def _verify(show: Show, holdings: Sequence[Holding]) -> list[Finding]:
+    columns = (
+        TextColumn("looking through"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("sets"),
+        TimeRemainingColumn(),
+    )
+    actions = [holding.action for holding in holdings]
+    try:
+        async with named_store(show) as opened:
+            library = Library(opened)
+            await library.refresh()
+            total = sum(len(library.set_ids(action.action_id)) for action in actions)
+            with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+                task = bar.add_task("", total=total)
+                looking = verify_sets(library, actions, lambda: bar.advance(task))
+                async with aclosing(looking) as findings:
+                    return [finding async for finding in findings]
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)
+
+
+async def _reindex(show: Show) -> Manifest:
+    try:
+        async with named_store(show) as opened:
+            return await reindex(opened)
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)
+
+
+async def _import(show: Show, source: Path) -> ImportReport:
+    actions = [holding.action for holding in await _stock(show)]
+    try:
+        async with named_store(show) as opened:
+            return await import_sets(source, opened, actions)
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)
+
+
+async def _stock(show: Show) -> list[Holding]:
+    try:
+        async with named_store(show) as opened:
+            library = Library(opened)
+            manifest = await library.refresh()
+            known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
+            return await take_stock(library, show.plan(known).actions)
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)

@@ -1,0 +1,104 @@
+"""The command line, also as `python -m server`.
+
+Exit status: 0 well, 1 problems found, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import cache
+import generator
+from server.asrun.log import AsRunUnreadable, read_rows, to_csv, to_json
+from server.cli.common import JsonOption, ShowOption, StoreOption, fail, load
+from server.cli.control import control
+from server.cli.generate import generate
+from server.cli.pull import pull_store
+from server.cli.worker import worker
+from server.serving import RefusedToServe, serve_show
+
+app = typer.Typer(
+    name="understudy",
+    help="Exhibition playback for AI-image pieces.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the program."""
+    _check_packages()
+    app(args=list(args) if args is not None else None, prog_name="understudy")
+
+
+def _check_packages() -> None:
+    """Our package names are common: make sure that all three are this checkout's."""
+    here = Path(__file__).resolve().parents[2]
+    for package in (cache, generator):
+        found = Path(package.__file__ or "").resolve().parent.parent
+        if found != here:
+            fail(
+                f"another package is in the way: expected {package.__name__} in {here}, found it "
+                f"in {found}; run Understudy from an environment of its own (make run makes one)",
+                2,
+            )
+
+
+@app.command()
+def serve(
+    *,
+    show: ShowOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = None,
+    mode: Annotated[str | None, typer.Option(help="static, live or hybrid.")] = None,
+    store: StoreOption = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Play a show: screens at /, probes at /healthz and /readyz."""
+    loaded = load(
+        show,
+        store=store,
+        server={"host": host, "port": port},
+        playback={"mode": mode},
+    )
+    try:
+        serve_show(loaded, log_level=log_level)
+    except RefusedToServe as error:
+        fail(str(error), error.status)
+
+
+@app.command()
+def asrun(
+    *,
+    show: ShowOption = None,
+    since: Annotated[str | None, typer.Option(help="Only runs since this ISO time.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 1000,
+    csv: Annotated[bool, typer.Option("--csv", help="As a table for a spreadsheet.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What was really played, newest first."""
+    loaded = load(show)
+    try:
+        after = datetime.fromisoformat(since).astimezone().timestamp() if since else None
+    except ValueError:
+        fail(f"--since: expected a time such as 2026-11-20T10:00, not {since!r}", 2)
+    try:
+        rows = read_rows(loaded.state_folder / "asrun.sqlite", limit=limit, since=after)
+    except AsRunUnreadable as error:
+        fail(str(error), 1)
+    if csv or not as_json:
+        typer.echo(to_csv(rows), nl=False)
+    else:
+        typer.echo(to_json(rows))
+
+
+app.command()(control)
+app.command()(worker)
+app.command(name="pull")(pull_store)
+app.add_typer(generate, name="generate")

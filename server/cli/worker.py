@@ -1,0 +1,147 @@
+"""`understudy worker`: an engine behind HTTP, on a GPU box or as a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+import uvicorn
+from pydantic import SecretStr, ValidationError
+
+from cache.store import Store
+from generator.engine import Engine, EngineError
+from generator.plan import DEFAULT_PROGRAM
+from generator.recipe import Recipe
+from generator.worker import Worker
+from server.access import is_loopback
+from server.cli.common import (
+    LogLevelOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    load,
+    named_store,
+)
+from server.config.sections import EngineSection
+from server.config.show import Show
+from server.engines.child import TOKEN_VARIABLE, Assignment
+from server.engines.lifeline import end_with_parent, give_way
+from server.engines.named import UnknownEngine, find_engine, local_engine
+from server.logs import configure_logs
+from server.serving import AnnouncingServer, RefusedToServe, listen
+
+_PROBE_SIZE = 256
+_PROBE_STEPS = 2
+
+
+def worker(
+    *,
+    show: ShowOption = None,
+    engine: Annotated[str, typer.Option(help="Engine by name or kind.")] = "diffusers",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = 9000,
+    store: StoreOption = None,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised",
+            help="Be a server's child: the engine comes on standard input; end when that closes.",
+        ),
+    ] = False,
+    log_level: LogLevelOption = "info",
+) -> None:
+    """Serve one engine: POST /generate, POST /action-sets, GET /health."""
+    if supervised:
+        _be_supervised(host, port)
+        return
+    loaded = load(show, store=store)
+    token = loaded.settings.tokens.worker
+    if not is_loopback(host) and token is None:
+        fail(f"refusing to listen on {host} without a token: set UNDERSTUDY_WORKER_TOKEN", 2)
+    try:
+        section = find_engine(loaded.settings, engine)
+    except UnknownEngine as error:
+        fail(str(error), 2)
+    if not section.local:
+        fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
+    configure_logs(log_level)
+    _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
+
+
+def _be_supervised(host: str, port: int) -> None:
+    """Serve what standard input asks for, to who knows the token, and no longer than it is open."""
+    line = sys.stdin.buffer.readline()
+    end_with_parent()
+    give_way()
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if not token:
+        fail(f"a supervised worker wants {TOKEN_VARIABLE}", 2)
+    try:
+        told = Assignment.model_validate_json(line)
+    except ValidationError as error:
+        fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
+    if not told.engine.local:
+        fail(f"{told.engine.name} draws elsewhere already", 2)
+    configure_logs()
+    _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
+
+
+def _serve(
+    section: EngineSection,
+    probe: Recipe,
+    host: str,
+    port: int,
+    *,
+    token: SecretStr | None,
+    store: Store | None = None,
+    draw_first: bool = False,
+) -> None:
+    drawing, close = local_engine(section, wait=True)
+    if draw_first:
+        asyncio.run(_draw(drawing, probe))
+    ended: list[EngineError] = []
+
+    def poisoned(error: EngineError) -> None:
+        ended.append(error)
+        server.should_exit = True
+
+    serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
+    config = uvicorn.Config(
+        serving.app(), access_log=False, log_config=None, timeout_graceful_shutdown=5
+    )
+    try:
+        with listen(host, port) as listener:
+            where = f"http://{host}:{listener.getsockname()[1]}"
+            server = AnnouncingServer(config, f"{drawing.name}: {where}")
+            server.run(sockets=[listener])
+    except RefusedToServe as error:
+        fail(str(error), error.status)
+    finally:
+        close()
+    if ended:
+        errors.print(f"the engine can draw no more in this process: {ended[0]}", markup=False)
+        raise SystemExit(1)
+
+
+async def _draw(engine: Engine, recipe: Recipe) -> None:
+    """Draw once, so that all is loaded that may stop the interpreter for longer than a heartbeat.
+
+    Whoever is served hears what is wrong with it.
+    """
+    with suppress(EngineError):
+        async with engine.render(recipe) as images:
+            async for _ in images:
+                pass
+
+
+def probe_of(show: Show) -> Recipe:
+    """Something small to draw with the show's first program, to prove that drawing works."""
+    program = show.programs[DEFAULT_PROGRAM]
+    small = {"width": _PROBE_SIZE, "height": _PROBE_SIZE, "steps": _PROBE_STEPS}
+    base_image = show.base_images.get(DEFAULT_PROGRAM)
+    return program.model_copy(update=small).recipe("a lamp", base_image=base_image)

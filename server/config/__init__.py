@@ -1,0 +1,1 @@
+"""What may be set, merging it, and a show, loaded."""

@@ -1,0 +1,324 @@
+"""Settings: `show.toml`, the environment and the command line, merged and checked.
+
+Precedence: command line, environment, `show.toml`, default. Everything wrong is told at
+once, each with the place it came from. Secrets come from the environment or a file that
+it names, and are never printed.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from generator.cues import Identifier
+from generator.programs import DEFAULT_PROGRAMS, Program
+from server.config.sections import (
+    CacheSection,
+    DisplaySection,
+    EngineSection,
+    GenerateSection,
+    PlaybackSection,
+    ScheduleSection,
+    ServerSection,
+    ShowSection,
+    StoreSection,
+    Tokens,
+)
+
+TOKEN_VARIABLES = {
+    **{role: f"UNDERSTUDY_{role.upper()}_TOKEN" for role in ("operator", "viewer", "screen")},
+    "worker": "UNDERSTUDY_WORKER_TOKEN",
+    "comfyui": "UNDERSTUDY_COMFYUI_TOKEN",
+    "replicate": "REPLICATE_API_TOKEN",  # as Replicate's own programs call it
+}
+"""Variables that hold a token; with ``_FILE`` behind its name, the path of a file that does."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, validated."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="UNDERSTUDY_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+    )
+
+    show: ShowSection = ShowSection()
+    schedule: ScheduleSection = ScheduleSection()
+    playback: PlaybackSection = PlaybackSection()
+    display: DisplaySection = DisplaySection()
+    store: StoreSection = StoreSection()
+    cache: CacheSection = CacheSection()
+    generate: GenerateSection = GenerateSection()
+    server: ServerSection = ServerSection()
+    programs: Mapping[Identifier, Program] = Field(default_factory=dict)
+    engines: tuple[EngineSection, ...] = ()
+    tokens: Tokens = Tokens()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load_settings` merged: it alone knows the precedence."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @field_validator("engines")
+    @classmethod
+    def _names_are_unique(cls, engines: tuple[EngineSection, ...]) -> tuple[EngineSection, ...]:
+        names = [engine.name for engine in engines]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"two engines are named {', '.join(double)}")
+        return engines
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong: where it was said, and what was expected there."""
+
+    source: str
+    message: str
+
+    def __str__(self) -> str:
+        """``show.toml: [playback] mode: what is wrong``."""
+        return f"{self.source}: {self.message}"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; `problems` has everything that is wrong."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def load_settings(
+    toml: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Merge and validate what was set.
+
+    Args:
+        toml: path of a `show.toml`; one that does not exist sets nothing.
+        overrides: section -> key -> value, from the command line.
+        environ: the environment; None takes the process's.
+
+    Raises:
+        SettingsError: with everything that is wrong, in one go.
+    """
+    env = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    from_file = _read_toml(toml, problems)
+    from_env = _read_environment(env, problems)
+    from_cli = {name: dict(section) for name, section in (overrides or {}).items()}
+    in_env = from_env.get("store", {})
+    if "url" in from_cli.get("store", {}) and in_env.get("endpoint_url") == _r2_endpoint(env):
+        del in_env["endpoint_url"]  # another store than R2's is not at R2's endpoint
+
+    merged = _merge(_merge(from_file, from_env), from_cli)
+    if isinstance(merged.setdefault("programs", {}), dict):
+        merged["programs"] = _with_default_programs(
+            merged["programs"], _default_steps(merged.get("generate"))
+        )
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        sources = (("command line", from_cli), ("environment", from_env))
+        name = str(toml) if toml else "show.toml"
+        problems += [_problem(detail, sources, name) for detail in error.errors(include_url=False)]
+        raise SettingsError(problems) from None
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _read_toml(path: Path | None, problems: list[Problem]) -> dict[str, Any]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        read = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
+    except UnicodeDecodeError as error:
+        problems.append(Problem(str(path), f"expected text in UTF-8; byte {error.start} is not"))
+    except tomllib.TOMLDecodeError as error:
+        problems.append(Problem(str(path), f"no TOML: {error}"))
+    else:
+        if "tokens" in read:
+            message = "secrets come from the environment, not from a file that is passed around"
+            problems.append(Problem(str(path), f"[tokens]: {message}"))
+            del read["tokens"]
+        return read
+    return {}
+
+
+_OLDER_NAMES: dict[str, tuple[str, str]] = {
+    "EXHIBITION_MODE": ("playback", "mode"),
+    "SETS_PER_ACTION": ("generate", "sets_per_action"),
+    "DEFAULT_INFERENCE_STEPS": ("generate", "default_steps"),
+    "PARALLEL_GENERATIONS": ("generate", "parallel"),
+}
+_R2 = ("R2_ACCOUNT_ID", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_BUCKET_NAME")
+
+
+def _r2_endpoint(env: Mapping[str, str]) -> str:
+    return f"https://{env.get('R2_ACCOUNT_ID', '')}.r2.cloudflarestorage.com"
+
+
+def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    named = env.get("UNDERSTUDY_STORE_URL")
+    if all(env.get(name) for name in _R2) and not named:
+        endpoint = _r2_endpoint(env)
+        found["store"] = {"url": f"s3://{env['R2_BUCKET_NAME']}", "endpoint_url": endpoint}
+    for name, (section, key) in _OLDER_NAMES.items():
+        if env.get(name):
+            value = env[name]
+            if name == "EXHIBITION_MODE" and value == "auto":
+                value = "hybrid"
+            found.setdefault(section, {})[key] = value
+
+    ours = {
+        name: value
+        for name, value in env.items()
+        if name.startswith("UNDERSTUDY_") and not _is_token(name)
+    }
+    for name, value in ours.items():
+        source = EnvSettingsSource(Settings, env_ignore_empty=True)
+        source.env_vars = {name.lower(): value} if value else {}
+        try:
+            found = _merge(found, source())
+        except ValueError:  # of the value itself nothing is said: it may be a secret
+            problems.append(Problem("environment", f"{name}: expected JSON"))
+    sections = set(Settings.model_fields)
+    for name in ours:
+        section = name.removeprefix("UNDERSTUDY_").lower().split("_", 1)[0]
+        if section not in sections:
+            expected = ", ".join(f"UNDERSTUDY_{known.upper()}_…" for known in sorted(sections))
+            problems.append(Problem("environment", f"unknown {name}: expected {expected}"))
+
+    tokens = _read_tokens(env, problems)
+    if tokens:
+        found["tokens"] = tokens
+    return found
+
+
+def _is_token(name: str) -> bool:
+    return name.removesuffix("_FILE") in TOKEN_VARIABLES.values()
+
+
+def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
+    tokens: dict[str, str] = {}
+    for role, name in TOKEN_VARIABLES.items():
+        token, path = env.get(name), env.get(f"{name}_FILE")
+        if path and not token:
+            try:
+                token = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+                problems.append(Problem("environment", f"{name}_FILE: {path}: {reason}"))
+            else:
+                if not token:
+                    problems.append(Problem("environment", f"{name}_FILE: {path}: is empty"))
+        if token:
+            tokens[role] = token
+    return tokens
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(under, Mapping)
+        merged[key] = _merge(under, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _default_steps(generate: object) -> int | None:
+    """What the section says of it; an unusable value is told once, where the section is read."""
+    try:
+        return GenerateSection.model_validate(generate or {}).default_steps
+    except ValidationError:
+        return None
+
+
+def _with_default_programs(
+    programs: Mapping[str, Any], default_steps: int | None
+) -> dict[str, Any]:
+    laid: dict[str, Any] = {}
+    for name in DEFAULT_PROGRAMS.keys() | programs.keys():
+        given = programs.get(name, {})
+        if not isinstance(given, Mapping):
+            laid[name] = given
+            continue
+        laid[name] = {**DEFAULT_PROGRAMS.get(name, {}), **given}
+        if default_steps is not None and "steps" not in given:
+            laid[name]["steps"] = default_steps
+    return laid
+
+
+def _problem(
+    detail: ErrorDetails, sources: Iterable[tuple[str, Mapping[str, Any]]], file: str
+) -> Problem:
+    location = [str(part) for part in detail["loc"]]
+    source = next((name for name, values in sources if _holds(values, location)), file)
+    section, *rest = location or ["?"]
+    place = f"[{section}] {'.'.join(rest)}".rstrip()
+    if detail["type"] == "extra_forbidden":
+        message = f"unknown key; expected one of {', '.join(_known_keys(location))}"
+    else:
+        text = detail["msg"].removeprefix("Value error, ")
+        message = text[:1].lower() + text[1:]
+        if "not " not in message and location[0] != "tokens":
+            message += f", not {detail['input']!r:.60}"
+    return Problem(source, f"{place}: {message}")
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    """The keys that there are in the section or table that `location` is in."""
+    here: Any = Settings
+    for part in location[:-1]:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            here = here.model_fields[part].annotation
+        else:  # a list of tables, or tables by name
+            here = next(inner for inner in get_args(here) if hasattr(inner, "model_fields"))
+    return sorted(here.model_fields)
+
+
+def _holds(values: Mapping[str, Any], location: Sequence[str]) -> bool:
+    here: Any = values
+    for part in location:
+        if isinstance(here, Sequence) and not isinstance(here, str):
+            here = dict(enumerate(here)).get(int(part)) if part.isdecimal() else None
+        elif isinstance(here, Mapping) and part in here:
+            here = here[part]
+        else:
+            return False
+    return True

@@ -1,0 +1,203 @@
+"""A show: everything the artist made, loaded and checked; it does not change while it plays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from cache.images import BadImage, check_image
+from generator.base_image import default_base_image
+from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
+from generator.plan import DEFAULT_PROGRAM, Plan, plan_actions
+from generator.programs import DEFAULT_PROGRAMS, Program
+from server.config.sections import ShowSection
+from server.config.settings import Problem, Settings, SettingsError, load_settings
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+"""The bundled show, played where no other is named."""
+
+
+class ShowError(Exception):
+    """A show that cannot be played; `problems` has everything that is wrong, a line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture and what it is."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """The piece, ready to play.
+
+    Attributes:
+        folder: where it lives; relative paths in it start here.
+        settings: everything that can be set.
+        sheet: the cues.
+        base_images: encoded base image by program, one for each image-to-image program.
+        still: the show's own still image, shown where nothing else can be.
+        duration: seconds that a screening takes.
+        timezone: in which the schedule is meant.
+    """
+
+    folder: Path
+    settings: Settings
+    sheet: CueSheet
+    base_images: Mapping[str, bytes]
+    still: Picture | None
+    duration: float
+    timezone: ZoneInfo
+
+    @property
+    def title(self) -> str:
+        """What the piece is called."""
+        return self.settings.show.title
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """How each family of cues is drawn."""
+        return self.settings.programs
+
+    @property
+    def timezone_name(self) -> str:
+        """A name that a browser knows; empty for the browser's own."""
+        return self.timezone.key if self.timezone.key not in {None, "local"} else ""
+
+    @property
+    def state_folder(self) -> Path:
+        """Where this machine keeps what it must remember between two starts."""
+        return (self.folder / Path(self.settings.cache.dir).expanduser()).resolve()
+
+    def plan(self, finished: Mapping[str, str | None]) -> Plan:
+        """The show's actions, given what is drawn already (fingerprint by action id)."""
+        return plan_actions(self.sheet, self.programs, self.base_images, finished)
+
+
+def load_show(
+    path: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Show:
+    """Load a show folder or its `show.toml`; None loads the bundled demo.
+
+    Raises:
+        ShowError: with everything that is wrong: settings, cue sheet and pictures.
+    """
+    path = DEMO if path is None else path
+    toml = path if path.suffix == ".toml" else path / "show.toml"
+    folder = toml.parent.resolve()
+    if not toml.parent.is_dir() or (path.suffix == ".toml" and not path.exists()):
+        raise ShowError([f"{path}: expected a show folder or its show.toml, found neither"])
+
+    try:
+        settings = load_settings(toml, overrides, environ)
+    except SettingsError as error:
+        # The sheet is checked all the same, so that the artist mends everything in one go.
+        problems = [str(problem) for problem in error.problems]
+        raise ShowError(problems + _sheet_problems_alone(folder)) from None
+
+    problems_found: list[Problem] = []
+    sheet_problems: list[str] = []
+    sheet: CueSheet | None = None
+    cues = folder / settings.show.cues
+    try:
+        sheet = parse_cues(cues.read_bytes(), str(cues), settings.programs)
+    except OSError as error:
+        sheet_problems.append(f"{cues}: the cue sheet cannot be read: {error.strerror}")
+    except CueSheetError as error:
+        sheet_problems += error.lines()
+    duration = settings.show.duration or (sheet.duration if sheet else 0.0)
+    if sheet is not None and not duration:
+        sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
+    base_images = _base_images(folder, toml, settings, sheet, problems_found)
+    still = _still(folder, toml, settings, problems_found)
+    problems = [*map(str, problems_found), *sheet_problems]
+    if problems or sheet is None:
+        raise ShowError(problems)
+    return Show(
+        folder=folder,
+        settings=settings,
+        sheet=sheet,
+        base_images=base_images,
+        still=still,
+        duration=duration,
+        timezone=_timezone(settings.show.timezone),
+    )
+
+
+def _sheet_problems_alone(folder: Path) -> list[str]:
+    """What is wrong with the sheet, as far as that can be told without the settings."""
+    cues = folder / ShowSection().cues
+    try:
+        parse_cues(cues.read_bytes(), str(cues), DEFAULT_PROGRAMS)
+    except OSError:
+        return []  # the broken show.toml may name another
+    except CueSheetError as error:
+        # a program may be one of the broken show.toml's
+        return [line for line in error.lines() if "unknown program" not in line]
+    return []
+
+
+def _base_images(
+    folder: Path, toml: Path, settings: Settings, sheet: CueSheet | None, problems: list[Problem]
+) -> dict[str, bytes]:
+    used = {DEFAULT_PROGRAM}
+    for cue in sheet.cues if sheet else ():
+        if isinstance(cue, (TranscriptCue, PromptCue, SliderCue)):
+            used.add(cue.program or DEFAULT_PROGRAM)
+    images: dict[str, bytes] = {}
+    for name, program in settings.programs.items():
+        if not program.image_to_image:
+            continue
+        if program.base_image is None:
+            images[name] = default_base_image()
+            continue
+        picture = _picture(folder, program.base_image)
+        if isinstance(picture, str):
+            if name in used:
+                problems.append(Problem(str(toml), f"[programs.{name}] base_image: {picture}"))
+        else:
+            images[name] = picture.data
+    return images
+
+
+def _still(folder: Path, toml: Path, settings: Settings, problems: list[Problem]) -> Picture | None:
+    if settings.show.still is None:
+        return None
+    picture = _picture(folder, settings.show.still)
+    if isinstance(picture, str):
+        problems.append(Problem(str(toml), f"[show] still: {picture}"))
+        return None
+    return picture
+
+
+def _picture(folder: Path, name: str) -> Picture | str:
+    """The picture at `name`, or in words why there is none."""
+    path = folder / name
+    try:
+        data = path.read_bytes()
+        return Picture(data, check_image(data, path.name))
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    except BadImage as error:
+        return f"{path}: {error}"
+
+
+def _timezone(name: str) -> ZoneInfo:
+    if name != "local":
+        return ZoneInfo(name)
+    try:
+        with Path("/etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return ZoneInfo("UTC")

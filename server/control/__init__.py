@@ -1,0 +1,1 @@
+"""Technicians' commands, however they arrive, and the state they see."""

@@ -1,0 +1,276 @@
+"""OSC over UDP: the same commands for show controllers, TouchOSC and lighting desks.
+
+``/understudy/mode/force static`` is the command `mode.force` with its first argument; what
+follows a command in the address is an argument too (``/understudy/mode/force/static``), for
+buttons that can send nothing but that they were pressed. The reply goes to where the message
+came from: ``/understudy/reply <command> <"ok" or a code> <JSON or a message>``.
+
+OSC knows neither tokens nor sessions, so who may is decided by the address a message comes
+from: this machine alone, or those that the settings list. Nothing is answered to anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import struct
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any, cast
+
+import structlog
+from pythonosc.osc_message import OscMessage, ParseError
+from pythonosc.osc_message_builder import OscMessageBuilder
+
+from server.config.sections import ServerSection
+from server.control.dispatcher import Caller, CommandError, Dispatcher
+from server.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+ROOT = "/understudy/"
+REPLY = "/understudy/reply"
+
+POSITIONS = {
+    "go": ("cue",),
+    "standby": ("cue",),
+    "seek": ("time",),
+    "identify": ("screen",),
+    "reload": ("screen",),
+    "prefetch": ("cue",),
+    "mode.force": ("mode", "until", "reason", "cue"),
+    "mode.release": ("cue",),
+    "engine.reset": ("engine",),
+    "asrun": ("limit",),
+    "log": ("limit",),
+}
+"""The names of a command's arguments, in the order in which OSC has them."""
+
+_TAKES_A_NUMBER = frozenset({"seek", "asrun", "log"})
+_MOST_AT_ONCE = 64
+_MOST_MESSAGES = 32
+_LONGEST_REPLY = 1400
+"""Bytes: what one packet of a common network carries."""
+
+_BUNDLE = b"#bundle\0"
+_SIZE = struct.Struct(">i")
+_DEEPEST = 4
+
+
+class BadDatagram(Exception):
+    """Bytes that are no OSC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A command as OSC asked for it."""
+
+    command: str
+    args: dict[str, Any]
+
+
+def messages_of(datagram: bytes, depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Address and arguments of every message in a datagram, be it a bundle (pure).
+
+    Raises:
+        BadDatagram: it is no OSC.
+    """
+    if not datagram.startswith(_BUNDLE):
+        try:
+            message = OscMessage(datagram)
+            yield message.address, list(message.params)
+        except (
+            ParseError,
+            ValueError,
+            IndexError,
+            TypeError,
+            OverflowError,
+            struct.error,
+        ) as error:
+            raise BadDatagram(f"no OSC message: {error}") from error
+        return
+    if depth >= _DEEPEST:
+        raise BadDatagram(f"bundles in bundles, more than {_DEEPEST} deep")
+    at = len(_BUNDLE) + 8  # its time tag: what a technician asks for is meant now
+    while at < len(datagram):
+        try:
+            (size,) = _SIZE.unpack_from(datagram, at)
+        except struct.error as error:
+            raise BadDatagram("a bundle that is cut short") from error
+        at += _SIZE.size
+        if size <= 0 or at + size > len(datagram):
+            raise BadDatagram("a bundle whose parts do not fit")
+        yield from messages_of(datagram[at : at + size], depth + 1)
+        at += size
+
+
+def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> Asked | None:
+    """The command that a message means (pure); None for a button that was let go.
+
+    Raises:
+        CommandError: `unknown_command` or `bad_args`.
+    """
+    parts = address.removeprefix(ROOT).split("/") if address.startswith(ROOT) else []
+    for length in range(len(parts), 0, -1):
+        command = ".".join(parts[:length])
+        if command in commands:
+            break
+    else:
+        known = ", ".join(ROOT + name.replace(".", "/") for name in sorted(commands))
+        raise CommandError("unknown_command", f"unknown address {address!r:.60}: try {known}")
+    given: list[Any] = [*parts[length:], *params]
+    if command not in _TAKES_A_NUMBER and given and _is_button(given[-1]):
+        if not given[-1]:
+            return None
+        given.pop()
+    names = POSITIONS.get(command, ())
+    if len(given) > len(names):
+        takes = " ".join(names) or "no arguments"
+        raise CommandError("bad_args", f"{command} takes {takes}, not {len(given)} arguments")
+    args = {name: _plain(value) for name, value in zip(names, given, strict=False)}
+    return Asked(command, {name: value for name, value in args.items() if value is not None})
+
+
+def _is_button(value: object) -> bool:
+    """Whether an argument only says that a button was pressed (1.0) or let go (0.0)."""
+    return isinstance(value, bool) or (isinstance(value, float) and value in {0.0, 1.0})
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check what they take
+    if value == "" or value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    raise CommandError("bad_args", f"expected text or a number, not {type(value).__name__}")
+
+
+def reply_to(command: str, code: str, text: str) -> bytes:
+    """The datagram that says what became of a command (pure)."""
+    builder = OscMessageBuilder(address=REPLY)
+    for argument in (command, code, text):
+        builder.add_arg(argument.encode(errors="replace").decode(), builder.ARG_TYPE_STRING)
+    datagram: bytes = builder.build().dgram
+    return datagram
+
+
+class OscEndpoint(asyncio.DatagramProtocol):
+    """Takes datagrams, carries out what they ask for, and replies.
+
+    Args:
+        dispatcher: who carries out commands.
+        senders: addresses and networks that may operate; empty for loopback alone.
+        metrics: where it is counted.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, senders: Sequence[str], metrics: Metrics) -> None:
+        self._dispatcher = dispatcher
+        self._senders = [ip_network(sender, strict=False) for sender in senders]
+        self._metrics = metrics
+        self._transport: asyncio.DatagramTransport | None = None
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Listening."""
+        # No loop's datagram transports say by their class that they are any.
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """One datagram."""
+        host = str(addr[0])
+        if not self._may(host):
+            self._refuse("forbidden", host, "not among osc_senders")
+            return
+        try:
+            for number, (address, params) in enumerate(messages_of(data)):
+                if number >= _MOST_MESSAGES or len(self._at_work) >= _MOST_AT_ONCE:
+                    self._refuse("busy", host, "too many messages at once")
+                    return
+                task = asyncio.create_task(self._carry_out(address, params, addr), name="osc")
+                self._at_work.add(task)
+                task.add_done_callback(self._at_work.discard)
+        except BadDatagram as error:
+            self._refuse("malformed", host, str(error))
+
+    def error_received(self, exc: Exception) -> None:
+        """A reply could not be delivered: nobody listens there."""
+        _log.debug("osc_reply_lost", reason=str(exc))
+
+    async def aclose(self) -> None:
+        """Stop listening, and end what is being carried out."""
+        if self._transport is not None:
+            self._transport.close()
+        for task in self._at_work:
+            task.cancel()
+        await asyncio.gather(*self._at_work, return_exceptions=True)
+
+    def _may(self, host: str) -> bool:
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped or address
+        if not self._senders:
+            return address.is_loopback
+        return any(address in network for network in self._senders)
+
+    async def _carry_out(
+        self, address: str, params: Sequence[Any], sender: tuple[Any, ...]
+    ) -> None:
+        name = address.removeprefix(ROOT).replace("/", ".")
+        try:
+            asked = understand(address, params, self._dispatcher.commands)
+            if asked is None:
+                return
+            name = asked.command
+            caller = Caller("operator", f"osc {sender[0]} (operator)")
+            result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
+        except CommandError as error:
+            self._reply(sender, name, error.code, str(error))
+        else:
+            self._reply(sender, name, "ok", json.dumps(result, separators=(",", ":")))
+
+    def _reply(self, sender: tuple[Any, ...], command: str, code: str, text: str) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if len(text) > _LONGEST_REPLY:
+            text = "{}" if code == "ok" else text[:_LONGEST_REPLY]  # ask over HTTP for so much
+        self._transport.sendto(reply_to(f"{command:.60}", code, text), sender)
+
+    def _refuse(self, code: str, host: str, reason: str) -> None:
+        """Say nothing to the sender, who may not be who it says, and little to the log."""
+        self._metrics.control_errors.labels(code=code).inc()
+        if (key := f"{code} {host}") not in self._told and len(self._told) < _MOST_AT_ONCE:
+            self._told.add(key)
+            _log.warning("osc_refused", code=code, sender=host, reason=reason)
+
+
+@asynccontextmanager
+async def osc_over_udp(
+    settings: ServerSection, dispatcher: Dispatcher, metrics: Metrics
+) -> AsyncIterator[OscEndpoint | None]:
+    """Listen for OSC while the body lasts, where a port is set.
+
+    A port that is not to be had is told, and costs nothing else: the show goes on.
+    """
+    if not settings.osc_port:
+        yield None
+        return
+    endpoint = OscEndpoint(dispatcher, settings.osc_senders, metrics)
+    try:
+        await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: endpoint, local_addr=(settings.osc_host.strip("[]"), settings.osc_port)
+        )
+    except OSError as error:
+        where = f"{settings.osc_host} port {settings.osc_port}"
+        _log.error("osc_not_heard", where=where, reason=error.strerror or str(error))
+        yield None
+        return
+    try:
+        yield endpoint
+    finally:
+        await endpoint.aclose()

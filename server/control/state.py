@@ -1,0 +1,287 @@
+"""The state of the show in plain values: what technicians and their tools are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from generator.cues import (
+    Cue,
+    FadeCue,
+    Mode,
+    NavigateCue,
+    PromptCue,
+    SliderCue,
+    TranscriptCue,
+    format_time,
+)
+from generator.plan import Action
+from server.clock import Clock
+from server.config.show import Show
+from server.control.dispatcher import CommandLog
+from server.engines.live import LiveEngines
+from server.modes.forces import Force
+from server.modes.manager import ModeManager
+from server.performance.playback import Playback
+from server.stage.stage import Stage
+from server.supply.readiness import Readiness
+
+_UPCOMING = 8
+_COMMANDS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class StateView:
+    """Reads the state from those who own it; holds nothing itself."""
+
+    show: Show
+    clock: Clock
+    playback: Playback
+    stage: Stage
+    readiness: Readiness
+    modes: ModeManager
+    live: LiveEngines = field(default_factory=LiveEngines)
+    commands: CommandLog = field(default_factory=CommandLog)
+    activation: Literal["show", "rehearsal"] = "show"
+
+    def state(self) -> dict[str, Any]:
+        """The whole state, as JSON values. Times are steady seconds, positions seconds."""
+        playhead, now = self.playback.playhead, self.clock.now()
+        position = playhead.position(now)
+        return {
+            "show": {"title": self.show.title, "duration": self.show.duration},
+            "activation": self.activation,
+            "server_time": now,
+            "screening": {
+                "status": playhead.status,
+                "started_at": playhead.started_at,
+                "next": playhead.next_at,
+                "on_schedule": playhead.on_schedule,
+                "paused": playhead.paused,
+            },
+            "position": None if position is None else round(position, 3),
+            "position_text": None if position is None else format_time(int(position)),
+            "panic": self._panic(),
+            "wall": self._wall(),
+            "now": self._now(now),
+            "standby": self._standby(),
+            "next_cues": [self.cue(index) for index in self._coming()],
+            "mode": self.mode(),
+            "engines": self.engines(),
+            "coverage": self.readiness.coverage(),
+            "screens": self.screens(now),
+            "health": self.health(),
+            "commands": self.commands.newest(_COMMANDS),
+        }
+
+    def cue(self, index: int) -> dict[str, Any]:
+        """One cue, with what it draws and how ready that is."""
+        cue = self.show.sheet.cues[index]
+        action = self.playback.plan.of_cue(index)
+        described: dict[str, Any] = {
+            "index": index,
+            "time": format_time(cue.at),
+            "at": cue.at,
+            "action": cue.action,
+            "text": _text_of(cue),
+            "due": self.playback.playhead.due_at(index)
+            if self.playback.playhead.started_at
+            else None,
+        }
+        if cue.id is not None:
+            described["cue"] = cue.id
+        if action is not None:
+            sets = self.readiness.sets(action.action_id)
+            described |= {
+                "cue": action.action_id,
+                "program": action.program,
+                "prompt": action.prompt,
+                "sets": sets,
+                "copies": self.readiness.copies(action.action_id),
+                "regenerates": action.regenerate,
+                **self._standing(action, cue.mode),
+            }
+        return described
+
+    def _standing(self, action: Action, mode: Mode | None) -> dict[str, Any]:
+        """What would be tried first for an action, leaving out sets that are not there."""
+        sets = self.readiness.sets(action.action_id)
+        here = bool(sets) and self.readiness.copies(action.action_id) != "none"
+        rungs = self.modes.decide(action, mode).rungs
+        first = next((rung for rung in rungs if rung.provider == "live" or here), None)
+        return {
+            "ready": first is not None,
+            "provider": "hold" if first is None else first.provider,
+            "engine": None if first is None else first.engine,
+        }
+
+    def screens(self, now: float) -> list[dict[str, Any]]:
+        """Every screen, and how long ago it last painted a frame."""
+        return [
+            {
+                "screen": screen.name,
+                "frames": screen.frames,
+                "joined_at": screen.joined_at,
+                "painted": None
+                if screen.painted is None
+                else {"run": screen.painted[0], "step": screen.painted[1]},
+                "painted_at": screen.painted_at,
+                "painted_age": None
+                if screen.painted_at is None
+                else round(max(0.0, now - screen.painted_at), 3),
+                "skipped": screen.mailbox.skipped,
+            }
+            for screen in self.stage.screens
+        ]
+
+    def health(self) -> Mapping[str, str]:
+        """How it is, and why: `ok`, `degraded` or `failing`."""
+        if self.playback.stuck_for() > 0:
+            return {"level": "failing", "reason": "the show does not move"}
+        if self.playback.panicked is not None:
+            return {"level": "degraded", "reason": "panic: the wall is black"}
+        problems = self.readiness.problems()
+        problems += [
+            f"engine {each.name} is {each.health.state}: {each.health.reason}"
+            for each in self.modes.engines
+            if not each.health.usable
+        ]
+        problems += [
+            absent for each in self.modes.engines if (absent := self.live.absent(each.name))
+        ]
+        lacking = len(self.readiness.without_sets())
+        if lacking:
+            cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
+            problems.append(f"{cues} no set to play")
+        if problems:
+            return {"level": "degraded", "reason": problems[0]}
+        notes = self.readiness.notes()
+        if notes:
+            return {"level": "degraded", "reason": notes[0]}
+        return {"level": "ok", "reason": "every cue has a set to play"}
+
+    def _wall(self) -> dict[str, Any]:
+        """What visitors should see: which picture, whether a curtain is before it, the words."""
+        frame = self.stage.on_the_wall()
+        return {
+            "picture": None if frame is None else frame.url,
+            "black": self.stage.dark or self.stage.black,
+            "lobby": self.stage.screening.status != "active",
+            "caption": self.stage.caption,
+        }
+
+    def _panic(self) -> dict[str, Any] | None:
+        panic = self.playback.panicked
+        return None if panic is None else {"by": panic.by, "at": panic.at}
+
+    def mode(self) -> dict[str, Any]:
+        """The mode, and who forced what until when. `until_at` is Unix time."""
+        force = self.modes.force
+        return {
+            "configured": self.modes.configured,
+            "effective": self.modes.effective,
+            **self._force(force),
+            "cues": [
+                {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
+            ],
+        }
+
+    def _force(self, force: Force | None) -> dict[str, Any]:
+        if force is None:
+            empty = dict.fromkeys(("forced", "by", "until", "until_at"))
+            return {**empty, "reason": f"{self.modes.configured} as configured"}
+        return {
+            "forced": force.mode,
+            "by": force.by,
+            "reason": force.words,
+            "until": self._until(force),
+            "until_at": force.deadline if force.until == "time" else None,
+        }
+
+    def _until(self, force: Force) -> str:
+        if force.until == "time" and force.deadline is not None:
+            zone = self.show.timezone
+            return datetime.fromtimestamp(force.deadline, zone).strftime("%H:%M:%S")
+        return force.until.replace("_", " ")
+
+    def engines(self) -> list[dict[str, Any]]:
+        """Every engine that may draw live, in order of preference. Times are steady seconds."""
+        return [
+            {
+                "name": each.name,
+                "draws": each.engine,
+                "local": each.local,
+                "state": each.health.state,
+                "usable": each.health.usable,
+                "failures": each.health.failures,
+                "until": each.health.until,
+                "reason": each.health.reason,
+                **self._process(each.name),
+            }
+            for each in self.modes.engines
+        ]
+
+    def _process(self, name: str) -> dict[str, Any]:
+        """How the process of an engine on this machine does; it prevails where it cannot draw."""
+        status, absent = self.live.process(name), self.live.absent(name)
+        if status is None:
+            return {"process": None}
+        told = {"process": asdict(status)}
+        if absent is None:
+            return told
+        return {**told, "state": status.state, "usable": False, "reason": status.reason or absent}
+
+    def _now(self, now: float) -> dict[str, Any] | None:
+        on_stage, current = self.playback.performer.on_stage, self.stage.current
+        if on_stage is None or current is None:
+            return None
+        newest = current.newest_due(now)
+        header = None if newest is None else current.frame(newest).header
+        return {
+            "cue": on_stage.action.action_id,
+            "prompt": on_stage.action.prompt,
+            "run": on_stage.run,
+            "step": 0 if header is None else header.step,
+            "steps": current.run.steps if header is None else header.steps,
+            "provider": on_stage.provider,
+            "engine": on_stage.engine,
+            "set_id": on_stage.set_id,
+            "cycle": on_stage.cycle,
+            "outcome": current.outcome,
+            "next_cycle_at": self.playback.performer.pause_until,
+        }
+
+    def _standby(self) -> dict[str, Any] | None:
+        index = self.playback.playhead.standby
+        if index is None:
+            return None
+        # A cue that draws nothing stands on nothing that could fail.
+        standby = {"ready": True, "provider": None, **self.cue(index)}
+        action = self.playback.plan.of_cue(index)
+        if action is not None:
+            decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
+            standby |= {"mode": decision.mode, "why": decision.why}
+        return standby
+
+    def _coming(self) -> range:
+        first = self.playback.playhead.cursor
+        return range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
+
+
+def _text_of(cue: Cue) -> str:
+    """What a cue says or shows, for people."""
+    match cue:
+        case TranscriptCue():
+            return cue.transcript
+        case PromptCue():
+            return cue.prompt
+        case SliderCue():
+            return f"{cue.value:g} %"
+        case NavigateCue():
+            return cue.route
+        case FadeCue():
+            return "to black" if cue.fade else "from black"
+        case _:
+            return ""

@@ -1,0 +1,166 @@
+"""The state, told to every technician when it has changed: encoded once, however many listen.
+
+What only tells the time does not make a change: `server_time`, the position, when a screen
+last painted. A state carries them as they are at that moment, and whoever shows them lets his
+own clock run on from there. Nobody is waited for: each listener has a mailbox in which a newer
+state takes the place of an older one that was not fetched, while replies are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from server.clock import Clock
+from server.control import messages as wire
+
+_log = structlog.get_logger(__name__)
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the state while somebody listens."""
+
+NOT_OFTENER_THAN = 0.02
+"""Seconds between two states, however much is asked for."""
+
+REFRESH = 5.0
+"""Seconds after which what screens report is told though nothing else has changed."""
+
+_TELLS_THE_TIME = frozenset({"server_time", "position", "position_text"})
+_OF_A_SCREEN = frozenset({"painted", "painted_at", "painted_age", "skipped"})
+
+
+def lasting(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a state makes a change: everything but what passes with the time (pure)."""
+    kept = {name: value for name, value in state.items() if name not in _TELLS_THE_TIME}
+    kept["screens"] = [
+        {name: value for name, value in screen.items() if name not in _OF_A_SCREEN}
+        for screen in state.get("screens", ())
+    ]
+    return kept
+
+
+def reported(state: Mapping[str, Any]) -> list[Any]:
+    """What the screens of a state report, which is told more seldom (pure)."""
+    return [[screen.get("painted"), screen.get("skipped")] for screen in state.get("screens", ())]
+
+
+class Mailbox:
+    """What one technician has still to be told: replies in order, then the newest state."""
+
+    def __init__(self) -> None:
+        self._replies: deque[str] = deque()
+        self._state: str | None = None
+        self._ready = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many replies were not fetched yet."""
+        return len(self._replies)
+
+    def reply(self, text: str) -> None:
+        """Leave a reply; it is never dropped."""
+        self._replies.append(text)
+        self._ready.set()
+
+    def state(self, text: str) -> None:
+        """Leave a state in the place of an older one."""
+        self._state = text
+        self._ready.set()
+
+    async def take(self) -> str:
+        """The next thing to send, as soon as there is one."""
+        while True:
+            if self._replies:
+                return self._replies.popleft()
+            if self._state is not None:
+                text, self._state = self._state, None
+                return text
+            self._ready.clear()
+            await self._ready.wait()
+
+
+class StateFeed:
+    """Tells the state to those who listen.
+
+    Args:
+        state: the whole state, as JSON values.
+        clock: how often it is looked at.
+        epoch: names this life of the server.
+    """
+
+    def __init__(
+        self, state: Callable[[], Mapping[str, Any]], clock: Clock, epoch: str | None = None
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self.epoch = epoch or secrets.token_hex(8)
+        self._seq = 0
+        self._listeners: list[Mailbox] = []
+        self._nudged = asyncio.Event()
+        self._told: tuple[dict[str, Any], list[Any]] | None = None
+        self._told_at = clock.now()
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
+    def nudge(self) -> None:
+        """The state has probably changed: look at once."""
+        self._nudged.set()
+
+    @contextmanager
+    def join(self, welcome: str) -> Iterator[Mailbox]:
+        """Listen; the mailbox begins with a welcome and the whole state."""
+        mailbox = Mailbox()
+        mailbox.reply(welcome)
+        state = self._look()
+        mailbox.state(wire.state(self.epoch, self._seq, state))
+        self._listeners.append(mailbox)
+        try:
+            yield mailbox
+        finally:
+            self._listeners.remove(mailbox)
+
+    async def run(self) -> None:
+        """Look at the state again and again, until cancelled."""
+        while True:
+            await self._sleep_until(self._clock.now() + LOOK_EVERY)
+            if not self._listeners:
+                continue
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 - a state that cannot be told must not end the telling
+                _log.exception("state_not_told")
+            await self._clock.sleep_until(self._clock.now() + NOT_OFTENER_THAN)
+
+    def _look(self) -> Mapping[str, Any]:
+        """Read the state, and tell it if it has changed."""
+        state, now = self._state(), self._clock.now()
+        seen = lasting(state), reported(state)
+        changed = self._told is None or seen[0] != self._told[0]
+        if not changed and now - self._told_at >= REFRESH:
+            changed = self._told is not None and seen[1] != self._told[1]
+        if changed:
+            self._seq += 1
+            self._told, self._told_at = seen, now
+            text = wire.state(self.epoch, self._seq, state) if self._listeners else ""
+            for mailbox in self._listeners:
+                mailbox.state(text)
+        return state
+
+    async def _sleep_until(self, when: float) -> None:
+        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
+        nudge = asyncio.ensure_future(self._nudged.wait())
+        try:
+            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeper.cancel()
+            nudge.cancel()
+            self._nudged.clear()

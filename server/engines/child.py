@@ -1,0 +1,387 @@
+"""`understudy worker` as a child process of ours: started, listened to, ended.
+
+It listens on loopback alone, wants a token that only we know, is its own process group, and
+ends with us, however we end. What it says goes to our log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx
+import structlog
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from generator.engine import Engine
+from generator.engines.remote import RemoteEngine
+from generator.recipe import Recipe
+from server.clock import Clock, timeout_at
+from server.config.sections import EngineSection
+
+_log = structlog.get_logger(__name__)
+
+SILENCE: Final = 10.0
+"""Seconds without a word after which a child is given up: two heartbeats, with no line between."""
+
+TOKEN_VARIABLE: Final = "UNDERSTUDY_WORKER_TOKEN"  # noqa: S105 - the variable's name
+"""Where a worker looks for the token that it is to be brought."""
+
+_TERM_WITHIN: Final = 2.0
+"""Seconds between asking a child to end and ending it. It holds nothing worth more."""
+
+_KILL_WITHIN: Final = 5.0
+"""Seconds until a killed child is gone. One that a driver holds never is."""
+
+_HEARD_OUT_WITHIN: Final = 1.0
+_MINUTE: Final = 60.0
+_LINES_A_MINUTE: Final = 120
+_LINE: Final = 2000
+"""Characters of a line that are passed on."""
+
+_CHUNK: Final = 65536
+_ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:[0-9]+")
+_OURS: Final = re.compile(r"UNDERSTUDY_|R2_|AWS_")
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+class Assignment(BaseModel):
+    """What a child is told on its standard input, a line of JSON: what it is to be.
+
+    It reads no `show.toml`: that may have been changed since the show was loaded.
+
+    Attributes:
+        engine: which engine.
+        probe: the small recipe that proves it, drawn once before it serves.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: EngineSection
+    probe: Recipe
+
+
+class ChildFailed(Exception):
+    """A child could not be started, or ended by itself, with the reason in words."""
+
+
+class Child(Protocol):
+    """A process that serves an engine."""
+
+    @property
+    def engine(self) -> Engine:
+        """Draws there."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    def memory(self) -> int | None:
+        """Bytes of memory that it has, None where that cannot be told."""
+        ...
+
+    async def ended(self) -> str:
+        """Wait until it has ended, by itself or by somebody's hand; how, in words."""
+        ...
+
+    def kill(self) -> None:
+        """End it and its own children at once."""
+        ...
+
+
+StartChild = Callable[[], AbstractAsyncContextManager[Child]]
+"""Starts a child, entered once it serves; leaving the context ends it.
+
+Raises `ChildFailed` on entering.
+"""
+
+
+class ScriptedChild:
+    """A child for tests: an engine in this process, which dies when it is told to.
+
+    Attributes:
+        bytes: the memory that it says it has.
+        killed: whether somebody killed it.
+        left: whether its context was left.
+    """
+
+    def __init__(self, engine: Engine, *, pid: int = 1) -> None:
+        self.bytes: int | None = 100 * 2**20
+        self.killed = False
+        self.left = False
+        self._engine = engine
+        self._pid = pid
+        self._how = ""
+        self._dead = asyncio.Event()
+
+    @property
+    def engine(self) -> Engine:
+        """See `Child.engine`."""
+        return self._engine
+
+    @property
+    def pid(self) -> int:
+        """See `Child.pid`."""
+        return self._pid
+
+    def memory(self) -> int | None:
+        """See `Child.memory`."""
+        return self.bytes
+
+    async def ended(self) -> str:
+        """See `Child.ended`."""
+        await self._dead.wait()
+        return self._how
+
+    def die(self, how: str) -> None:
+        """End by itself."""
+        self._how = how
+        self._dead.set()
+
+    def kill(self) -> None:
+        """See `Child.kill`."""
+        self.killed = True
+        self.die("it was killed")
+
+    @asynccontextmanager
+    async def start(self) -> AsyncIterator[Child]:
+        """Be the child that is started."""
+        try:
+            yield self
+        finally:
+            self.left = True
+
+
+class WorkerChild:
+    """A running `understudy worker`.
+
+    Args:
+        process: it.
+        engine: what speaks to it.
+        voice: what hears it out.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, engine: Engine, voice: _Voice) -> None:
+        self._process = process
+        self._engine = engine
+        self._voice = voice
+
+    @property
+    def engine(self) -> Engine:
+        """See `Child.engine`."""
+        return self._engine
+
+    @property
+    def pid(self) -> int:
+        """See `Child.pid`."""
+        return self._process.pid
+
+    def memory(self) -> int | None:
+        """See `Child.memory`: resident memory, on Linux."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    async def ended(self) -> str:
+        """See `Child.ended`."""
+        return await _how_it_ended(self._process, self._voice)
+
+    def kill(self) -> None:
+        """See `Child.kill`."""
+        _signal(self._process, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def worker_child(
+    section: EngineSection, probe: Recipe, clock: Clock, *, silence: float = SILENCE
+) -> AsyncIterator[Child]:
+    """Run a worker for `section` until the context is left.
+
+    Args:
+        section: what it draws with.
+        probe: the small recipe of its `/health`.
+        clock: that the time it is given to end is told by.
+        silence: seconds without a word, not even a heartbeat, after which a drawing is given up.
+
+    Raises:
+        ChildFailed: it could not be started, or ended before it served.
+    """
+    token = secrets.token_urlsafe(32)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # a folder named server where we stand is not ours
+            *("-m", "server", "worker", "--supervised", "--port", "0"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=child_environment(os.environ, token),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ChildFailed(f"it cannot be started: {error.strerror}") from error
+    voice = _Voice(section.name, token)
+    try:
+        async with voice.heard(process.stderr):
+            address = await _address(process, Assignment(engine=section, probe=probe), voice)
+            async with (
+                # Whatever proxy the machine has, loopback is not behind it.
+                httpx.AsyncClient(trust_env=False) as client,
+                voice.heard(process.stdout),
+            ):
+                engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
+                yield WorkerChild(process, engine, voice)
+    finally:
+        await _end(process, section.name, clock)
+
+
+def child_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
+    """What a child gets to know: nothing of what only the show needs, least of all secrets."""
+    kept = {name: value for name, value in environment.items() if not _OURS.match(name)}
+    paths = [str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]
+    return {
+        **kept,
+        TOKEN_VARIABLE: token,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _address(
+    process: asyncio.subprocess.Process, assignment: Assignment, voice: _Voice
+) -> str:
+    """Tell the child what it is to be, and hear from its first line where it listens."""
+    if process.stdin is None or process.stdout is None:  # pragma: no cover - both were asked for
+        raise ChildFailed("it has no pipes")
+    with suppress(ConnectionError):  # it is dead; what it says below is the reason
+        process.stdin.write(assignment.model_dump_json().encode() + b"\n")
+        await process.stdin.drain()
+    try:
+        line = await process.stdout.readline()
+    except ValueError:  # longer than any address
+        line = b""
+    found = _ADDRESS.search(line.decode(errors="replace"))
+    if found is not None:
+        return found[0]
+    _signal(process, signal.SIGKILL)
+    raise ChildFailed(await _how_it_ended(process, voice))
+
+
+class _Voice:
+    """What a child says: passed on to our log line by line, not more than anybody would read."""
+
+    def __init__(self, name: str, token: str) -> None:
+        self.last_words = ""
+        self._name = name
+        self._token = token
+        self._minute, self._said = -math.inf, 0
+        self._listening: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def heard(self, stream: asyncio.StreamReader | None) -> AsyncIterator[None]:
+        """Read a stream for as long as the context lasts: a full pipe would stop its writer."""
+        task = asyncio.create_task(self._listen(stream), name=f"{self._name} voice")
+        self._listening.add(task)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._listening.discard(task)
+
+    async def heard_out(self) -> None:
+        """Wait until a child that has ended is heard to its last word."""
+        if self._listening:
+            await asyncio.wait(self._listening, timeout=_HEARD_OUT_WITHIN)
+
+    async def _listen(self, stream: asyncio.StreamReader | None) -> None:
+        async with aclosing(_lines(stream)) as lines:
+            async for line in lines:
+                level, text = _level_of(line.replace(self._token, "…"))
+                self.last_words = text
+                self._pass_on(level, text)
+
+    def _pass_on(self, level: int, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._minute >= _MINUTE:
+            self._minute, self._said = now, 0
+        self._said += 1
+        if self._said < _LINES_A_MINUTE:
+            _log.log(level, "engine_says", engine=self._name, line=text)
+        elif self._said == _LINES_A_MINUTE:
+            _log.warning("engine_says_too_much", engine=self._name)
+
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+
+def _level_of(line: str) -> tuple[int, str]:
+    """How bad it is, and what is left to say; a line of JSON is one of our own log."""
+    try:
+        entry = json.loads(line)
+        level = _LEVELS[entry.pop("level")]
+        entry.pop("timestamp", None)
+        event = entry.pop("event")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _LEVELS["info"], line
+    return level, " ".join([str(event), *(f"{key}={value}" for key, value in entry.items())])
+
+
+async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str, None]:
+    """The lines of a stream, each cut off where it grows too long."""
+    rest = b""
+    while stream is not None and (chunk := await stream.read(_CHUNK)):
+        *whole, rest = (rest + chunk).split(b"\n")
+        rest = rest[:_LINE]
+        for line in whole:
+            if text := line[:_LINE].decode(errors="replace").strip():
+                yield text
+    if text := rest.decode(errors="replace").strip():
+        yield text
+
+
+async def _how_it_ended(process: asyncio.subprocess.Process, voice: _Voice) -> str:
+    status = await process.wait()
+    await voice.heard_out()
+    how = f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
+    return f"{how}: {voice.last_words}" if voice.last_words else how
+
+
+async def _end(process: asyncio.subprocess.Process, name: str, clock: Clock) -> None:
+    """See a child ended and reaped: asked first, then made to."""
+    try:
+        if process.returncode is None:
+            _signal(process, signal.SIGTERM)
+            with suppress(TimeoutError):
+                async with timeout_at(clock, clock.now() + _TERM_WITHIN):
+                    await process.wait()
+    finally:
+        # Also where we are cancelled meanwhile; and its own children, if it left any.
+        _signal(process, signal.SIGKILL)
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with timeout_at(clock, clock.now() + _KILL_WITHIN):
+                await process.wait()
+        except TimeoutError:
+            _log.error("engine_cannot_be_killed", engine=name, pid=process.pid)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signal a child and whatever it started: it is the leader of its own group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

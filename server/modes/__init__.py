@@ -1,0 +1,1 @@
+"""What each cue is played from, and why."""

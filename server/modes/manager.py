@@ -1,0 +1,321 @@
+"""The mode manager: which provider plays a cue, and why.
+
+Owns the technicians' forces and what is known of the engines. The decisions themselves are
+made in pure rooms: forces (`server/modes/forces.py`), ladders (`server/modes/ladder.py`), circuit
+breakers (`server/modes/breaker.py`), caps (`server/modes/budget.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+import structlog
+
+from generator.cues import Mode
+from generator.plan import Action
+from server.clock import Clock
+from server.config.sections import PlaybackSection
+from server.modes.breaker import Breaker, Health
+from server.modes.budget import Budget
+from server.modes.forces import (
+    Force,
+    Forces,
+    after_absence,
+    at_cue,
+    at_end,
+    at_start,
+    in_force,
+    unexpired,
+    with_force,
+    without,
+)
+from server.modes.ladder import Decision, EngineOutlook, Outlook, Rung, Sets, asked, decide
+from server.providers.base import ActionRefused, Capped, Provider, StoreSilent
+from server.providers.live import LiveEngine, LiveProvider
+
+_log = structlog.get_logger(__name__)
+
+STORE_IN_DOUBT = 30.0
+"""Seconds for which, after the store let a set down, hybrid takes no set to be in time."""
+
+_A_MOMENT = 0.001
+"""Seconds after which a force that is over is surely over, whatever was rounded."""
+
+
+@dataclass
+class ForceBook:
+    """The forces, kept somewhere that survives a restart.
+
+    Attributes:
+        forces: those in force.
+        changed: called when they have changed.
+    """
+
+    forces: Forces = ()
+    changed: Callable[[Forces], None] = lambda _forces: None
+
+    def write(self, forces: Forces) -> bool:
+        """Replace them; whether anything changed."""
+        if forces == self.forces:
+            return False
+        self.forces = forces
+        self.changed(forces)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One engine, for whoever asks how it does."""
+
+    name: str
+    engine: str
+    local: bool
+    health: Health
+
+
+class ModeManager:
+    """Decides what each cue is played from.
+
+    Args:
+        settings: the configured mode, and whether static falls back on engines.
+        clock: the time.
+        static: plays sets.
+        live: plays engines, in order of preference.
+        sets: what is known of an action's sets.
+        budget: what caps live runs; shared with the live providers.
+        book: where forces are kept.
+        zone: in which times are told in words; None for the machine's.
+        absent: in words, why an engine cannot draw at the moment, though nothing is wrong with
+            it (it warms up); None if it can.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: PlaybackSection,
+        clock: Clock,
+        static: Provider,
+        live: Sequence[LiveProvider],
+        sets: Callable[[Action], Sets],
+        budget: Budget | None = None,
+        book: ForceBook | None = None,
+        zone: tzinfo | None = None,
+        absent: Callable[[str], str | None] = lambda _name: None,
+    ) -> None:
+        self._absent = absent
+        self._settings = settings
+        self._clock = clock
+        self._static = static
+        self._live = {provider.live.name: provider for provider in live}
+        self._sets = sets
+        self._budget = budget or Budget()
+        self._book = book or ForceBook()
+        self._zone = zone
+        self._breakers = {name: Breaker() for name in self._live}
+        self._refused: dict[str, set[str]] = defaultdict(set)
+        self._store_in_doubt_until: float | None = None
+        self._forced = asyncio.Event()
+        self._write(after_absence(self._book.forces, clock.wall()))
+
+    # ------------------------------------------------------------ what is decided
+
+    def decide(self, action: Action, cue: Mode | None = None, *, joined: bool = False) -> Decision:
+        """How `action` is to be played now.
+
+        Args:
+            action: what is drawn.
+            cue: the mode that its cue asks for.
+            joined: whether the cue began a while ago.
+        """
+        force = in_force(self._book.forces, action.action_id, self._clock.wall())
+        outlook = Outlook(
+            sets=self.sets(action),
+            engines=[self._outlook(live, action) for live in self._live.values()],
+            fallback=self._settings.fallback,
+            no_live=self._budget.refusal(self._clock.now()),
+            joined=joined,
+        )
+        return decide(asked(self._settings.mode, cue, force), outlook)
+
+    def provider(self, rung: Rung) -> Provider:
+        """Who plays a rung."""
+        return self._static if rung.engine is None else self._live[rung.engine]
+
+    def sets(self, action: Action) -> Sets:
+        """Whether a set of `action` can be on screen in time, as far as is known."""
+        known = self._sets(action)
+        doubt = self._store_in_doubt_until
+        if known == "ready" and doubt is not None and self._clock.now() < doubt:
+            return "late"
+        return known
+
+    def _outlook(self, provider: LiveProvider, action: Action) -> EngineOutlook:
+        live = provider.live
+        unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
+        if action.fingerprint in self._refused[live.name]:
+            unfit = f"engine {live.name} cannot draw this"
+        return EngineOutlook(live.name, live.local, unfit)
+
+    def _in_words(self, name: str, health: Health) -> str | None:
+        """Why an engine is not to be tried; None if it is."""
+        times = "1 failure" if health.failures == 1 else f"{health.failures} failures"
+        match health.state:
+            case "resting" if health.until is not None:
+                return f"engine {name} rests until {self._time_of(health.until)} after {times}"
+            case "due":
+                return f"engine {name} is to be tried out first, after {times}"
+            case "grace" if health.until is not None:
+                until = self._time_of(health.until)
+                return f"engine {name} is back, and not relied on before {until}"
+            case _:
+                return None
+
+    def _time_of(self, when: float) -> str:
+        """The time of day of a steady moment."""
+        unix = when - self._clock.now() + self._clock.wall()
+        return datetime.fromtimestamp(unix, self._zone).strftime("%H:%M:%S")
+
+    # ------------------------------------------------------------ what came of it
+
+    def gave(self, rung: Rung) -> None:
+        """A rung gave a whole picture."""
+        if rung.engine is None:
+            self._store_in_doubt_until = None
+            return
+        self._breakers[rung.engine].gave()
+
+    def failed(self, rung: Rung, action: Action, error: Exception) -> None:
+        """A rung gave nothing, or broke off."""
+        now = self._clock.now()
+        if rung.engine is None:
+            if isinstance(error, (StoreSilent, TimeoutError)):
+                self._store_in_doubt_until = now + STORE_IN_DOUBT
+        elif isinstance(error, ActionRefused):
+            self._refused[rung.engine].add(action.fingerprint)
+        elif not isinstance(error, Capped):
+            self._rest(rung.engine, str(error) or type(error).__name__)
+
+    # ------------------------------------------------------------ engines
+
+    @property
+    def engines(self) -> tuple[EngineReport, ...]:
+        """Every engine and how it does, in order of preference."""
+        return tuple(
+            EngineReport(name, live.live.engine.name, live.live.local, self.health(name))
+            for name, live in self._live.items()
+        )
+
+    @property
+    def live_engines(self) -> Mapping[str, LiveEngine]:
+        """Every engine, by name."""
+        return {name: provider.live for name, provider in self._live.items()}
+
+    def health(self, name: str) -> Health:
+        """How an engine does."""
+        return self._breakers[name].health(self._clock.now())
+
+    def reset(self, name: str) -> None:
+        """Trust an engine again at once: somebody has looked after it.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        self._breakers[name].reset()
+        self._refused[name].clear()
+        _log.info("engine_reset", engine=name)
+
+    def proved(self, name: str) -> None:
+        """A probe of an engine went well."""
+        self._breakers[name].proved(self._clock.now())
+        _log.info("engine_proved", engine=name, state=self.health(name).state)
+
+    def disproved(self, name: str, reason: str) -> None:
+        """A probe of an engine failed."""
+        self._rest(name, reason)
+
+    def _rest(self, name: str, reason: str) -> None:
+        self._breakers[name].failed(self._clock.now(), reason)
+        health = self.health(name)
+        _log.warning(
+            "engine_rests",
+            engine=name,
+            reason=reason,
+            failures=health.failures,
+            until=None if health.until is None else self._time_of(health.until),
+        )
+
+    # ------------------------------------------------------------ forces
+
+    @property
+    def forces(self) -> Forces:
+        """The forces whose time is not over, in the order they were made."""
+        return unexpired(self._book.forces, self._clock.wall())
+
+    @property
+    def force(self) -> Force | None:
+        """The force upon all cues, if there is one."""
+        return in_force(self._book.forces, None, self._clock.wall())
+
+    @property
+    def effective(self) -> Mode:
+        """The mode of every cue that neither asks for another nor is forced."""
+        return asked(self._settings.mode, None, self.force).mode
+
+    @property
+    def configured(self) -> Mode:
+        """The mode of the settings."""
+        return self._settings.mode
+
+    def impose(self, force: Force) -> None:
+        """Force a mode; what was forced upon the same before is replaced."""
+        self._write(with_force(self._book.forces, force))
+        _log.info("mode_forced", **force.model_dump(exclude_none=True))
+
+    def release(self, cue: str | None = None) -> bool:
+        """End the force upon an action, or the one upon all; whether there was one."""
+        return self._write(without(self._book.forces, cue))
+
+    def cue_begins(self, action_id: str) -> None:
+        """A generating cue begins, for the first time in its screening."""
+        self._write(at_cue(self._book.forces, action_id))
+
+    def screening_begins(self, ends: float) -> None:
+        """A screening begins that should end at `ends`, in steady seconds."""
+        unix = ends - self._clock.now() + self._clock.wall()
+        self._write(at_start(self._book.forces, unix))
+
+    def screening_over(self) -> None:
+        """A screening has ended."""
+        self._write(at_end(self._book.forces))
+
+    async def keep_time(self) -> None:
+        """Let forces go as their time is over, until cancelled."""
+        while True:
+            self._write(unexpired(self._book.forces, self._clock.wall()))
+            timed = [f.deadline for f in self._book.forces if f.until == "time" and f.deadline]
+            self._forced.clear()
+            if not timed:
+                await self._forced.wait()
+                continue
+            due = self._clock.now() + min(timed) - self._clock.wall() + _A_MOMENT
+            timer = asyncio.ensure_future(self._clock.sleep_until(due))
+            changed = asyncio.ensure_future(self._forced.wait())
+            try:
+                await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                timer.cancel()
+                changed.cancel()
+
+    def _write(self, forces: Forces) -> bool:
+        gone = [force for force in self._book.forces if force not in forces]
+        changed = self._book.write(forces)
+        if changed:
+            self._forced.set()
+        for force in gone:
+            if not any(f.cue == force.cue and f.by == force.by for f in forces):
+                _log.info("mode_no_longer_forced", mode=force.mode, by=force.by, cue=force.cue)
+        return changed

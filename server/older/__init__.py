@@ -1,0 +1,1 @@
+"""The older wire, served at `/ws`."""

@@ -1,0 +1,1 @@
+"""Cues become what screens are told; one run at a time."""

@@ -1,0 +1,140 @@
+"""Performs actions on stage: one at a time, a new one cutting off the one before.
+
+Owns the assignment that is on and its regeneration. What is due when is decided by others,
+and what each picture is played by in `server/performance/runs.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from server.clock import Clock
+from server.performance.run import Assignment, OnStage
+from server.performance.runs import Runs
+from server.stage import messages as wire
+from server.stage.stage import Stage
+
+__all__ = ["Assignment", "OnStage", "Performer", "pause_after"]
+
+_log = structlog.get_logger(__name__)
+
+REGENERATION_PAUSE = 30.0
+"""Seconds between two cycles of a regenerating cue."""
+
+_LONGER_AFTER = 6
+_TIGHTEST_SQUEEZE = 0.5
+"""A further cycle that would have to be played faster than this is not begun."""
+
+
+def pause_after(cycle: int) -> float:
+    """Seconds to wait after a finished cycle (from 1): 30, and past the sixth 30 more each."""
+    return REGENERATION_PAUSE * max(1, cycle - _LONGER_AFTER + 1)
+
+
+class Performer:
+    """Performs one assignment at a time.
+
+    Args:
+        stage: where it is seen.
+        clock: the time.
+        runs: performs each run.
+    """
+
+    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs) -> None:
+        self._stage = stage
+        self._clock = clock
+        self._runs = runs
+        self._task: asyncio.Task[None] | None = None
+        self._cycles_on = False
+        self._pause_until: float | None = None
+
+    @property
+    def on_stage(self) -> OnStage | None:
+        """What is being performed, or was last."""
+        return self._runs.on_stage
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether nothing is being drawn, nor will be drawn again, for so long."""
+        if self._task is None or self._task.done():
+            return True
+        return self._pause_until is not None and self._pause_until - self._clock.now() > seconds
+
+    @property
+    def pause_until(self) -> float | None:
+        """Steady time of the next regeneration, where one is waited for."""
+        return self._pause_until
+
+    def perform(self, assignment: Assignment) -> None:
+        """Begin an assignment; whatever was on is cut off at once."""
+        self.stop()
+        self._cycles_on = assignment.action.regenerate
+        self._task = asyncio.create_task(
+            self._guarded(assignment), name=f"run {assignment.action.action_id}"
+        )
+
+    def stop(self) -> None:
+        """Cut off what is being performed; the picture stays."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._cycles_on, self._pause_until = False, None
+        self._stage.cut()
+
+    def no_more_cycles(self) -> None:
+        """Let the picture that is being drawn be the last of its cue."""
+        self._cycles_on = False
+        if self._pause_until is not None and self._task is not None:
+            self._task.cancel()  # it only waits for the next cycle
+            self._task, self._pause_until = None, None
+
+    async def aclose(self) -> None:
+        """Stop, and wait until everything it began has ended."""
+        task = self._task
+        self.stop()
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
+        await self._runs.aclose()
+
+    async def _guarded(self, assignment: Assignment) -> None:
+        try:
+            await self._cycles(assignment)
+        except Exception:  # noqa: BLE001 - one broken run must not end the show
+            # Our own mistake; the wall keeps its picture, and the next cue gets its chance.
+            _log.exception("run_failed", action_id=assignment.action.action_id)
+            self._stage.tell(wire.Hold())
+
+    async def _cycles(self, assignment: Assignment) -> None:
+        start, cycle = assignment.start, 0
+        while True:
+            cycle += 1
+            begun = replace(
+                assignment,
+                start=start,
+                position=assignment.position + start - assignment.start,
+            )
+            ended = await self._runs.perform(begun, cycle, partial(self._long_past, begun, cycle))
+            start = ended + pause_after(cycle)
+            length = ended - begun.start
+            if not self._cycles_on or self._too_tight(assignment, start, length):
+                return
+            self._pause_until = start
+            await self._clock.sleep_until(start)
+            self._pause_until = None
+
+    def _too_tight(self, assignment: Assignment, start: float, length: float) -> bool:
+        if assignment.next_cue is None:
+            return False
+        return assignment.next_cue - start < length * _TIGHTEST_SQUEEZE
+
+    def _long_past(self, assignment: Assignment, cycle: int, ended: float) -> bool:
+        """Joined in the middle of a regenerating cue: whether a later cycle is on by now."""
+        following = ended + pause_after(cycle)
+        return (
+            self._cycles_on
+            and following <= self._clock.now()
+            and not self._too_tight(assignment, following, ended - assignment.start)
+        )

@@ -1,0 +1,425 @@
+"""Drives the show: asks the playhead what is due, and makes it happen on stage.
+
+Owns the performance of a show from start to end. It decides nothing about time (the
+playhead does) and nothing about pictures (the performer does); it turns cues into what
+screens are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+
+import structlog
+
+from generator.cues import (
+    CueSheet,
+    EndCue,
+    FadeCue,
+    NavigateCue,
+    PromptCue,
+    SliderCue,
+    TranscriptCue,
+    format_time,
+)
+from generator.plan import Action, Plan
+from server.clock import Clock
+from server.config.show import Show
+from server.memory import Panic
+from server.metrics import Metrics
+from server.modes.manager import ModeManager
+from server.performance.performer import Assignment, Performer
+from server.stage import messages as wire
+from server.stage.stage import Stage
+from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started
+from server.timeline.tableau import tableau_at
+
+_log = structlog.get_logger(__name__)
+
+LOOK_IN = 0.5
+"""Seconds after which the playhead is asked at the latest, to notice a clock that was set."""
+
+_NO_PAUSE = 1.0
+"""Seconds: a shorter pause between two screenings is none."""
+
+_LOBBY_TAKES = 4.0
+"""Seconds in which a screen has put its lobby before the stage."""
+
+PANIC_TAKES = 1.0
+"""Seconds in which a panic has every screen black, and in which light comes back after it."""
+
+_CURTAIN_WAITS = 0.3
+"""Seconds in which a picture is loaded and hung behind the curtain."""
+
+_CAPTION_LINGERS = 1.5
+_SLIDER_TAKES = 1.5
+
+
+class Playback:
+    """Plays a show on a stage.
+
+    Args:
+        show: what is played.
+        plan: its actions.
+        playhead: where it is.
+        clock: the time.
+        stage: where it is seen.
+        performer: draws its pictures there.
+        modes: is told which cues and screenings begin and end.
+        metrics: where it is counted.
+        rng: for what is left to chance: the rhythm of typing.
+        moved: called when a cue fired or the show was moved, so that others look ahead anew.
+        panic: the wall was made black before a restart, and is to stay so.
+    """
+
+    def __init__(
+        self,
+        *,
+        show: Show,
+        plan: Plan,
+        playhead: Playhead,
+        clock: Clock,
+        stage: Stage,
+        performer: Performer,
+        modes: ModeManager,
+        metrics: Metrics,
+        rng: Random,
+        moved: Callable[[], None] = lambda: None,
+        panic: Panic | None = None,
+    ) -> None:
+        self._moved = moved
+        self._show = show
+        self._sheet: CueSheet = show.sheet
+        self._plan = plan
+        self._playhead = playhead
+        self._clock = clock
+        self._stage = stage
+        self._performer = performer
+        self._modes = modes
+        self._metrics = metrics
+        self._rng = rng
+        self._nudged = asyncio.Event()
+        self._looked_at = clock.now()
+        self._panic = panic
+        if panic is not None:
+            stage.darken(0.0)
+
+    @property
+    def plan(self) -> Plan:
+        """The show's actions."""
+        return self._plan
+
+    @property
+    def playhead(self) -> Playhead:
+        """Where the show is; to be read. Moves go through the methods here."""
+        return self._playhead
+
+    @property
+    def performer(self) -> Performer:
+        """Who draws; to be read."""
+        return self._performer
+
+    @property
+    def panicked(self) -> Panic | None:
+        """Who made the wall black and when, while it is to stay so."""
+        return self._panic
+
+    async def run(self) -> None:
+        """Play until cancelled."""
+        try:
+            while True:
+                now = self._clock.now()
+                self._looked_at = now
+                self._apply(self._playhead.tick(now, self._clock.wall()))
+                await self._sleep_until(min(self._playhead.wake_at(now), now + LOOK_IN))
+        finally:
+            await self._performer.aclose()
+
+    def stuck_for(self) -> float:
+        """Seconds by which the show is behind what it should have done; 0 when all is well."""
+        now = self._clock.now()
+        return max(0.0, now - self._looked_at - 2 * LOOK_IN)
+
+    # ------------------------------------------------------------ somebody decides
+
+    def go(self, index: int | None = None) -> None:
+        """Fire the standby cue, or cue `index`. Raises `PlayheadError`, as all moves do."""
+        self._move(self._playhead.go(self._clock.now(), index))
+
+    def next(self) -> None:
+        """Go to the next cue that draws."""
+        self._move(self._playhead.next(self._clock.now()))
+
+    def previous(self) -> None:
+        """Go back to the cue that is being drawn, or the one before it."""
+        self._move(self._playhead.previous(self._clock.now()))
+
+    def stand_by(self, index: int) -> None:
+        """Make cue `index` what the next `go` fires."""
+        self._playhead.stand_by(index)
+        self._moved()
+
+    def seek(self, position: float) -> None:
+        """Go to `position`, in seconds from the start of the screening."""
+        self._move(self._playhead.seek(position, self._clock.now()))
+
+    def pause(self) -> None:
+        """Stop the position; what is being drawn is finished."""
+        self._playhead.pause(self._clock.now())
+        self._move([])
+
+    def resume(self) -> None:
+        """Play on."""
+        self._playhead.resume(self._clock.now())
+        self._move([])
+
+    def rejoin(self) -> None:
+        """Go back to where the schedule is now."""
+        self._move(self._playhead.rejoin(self._clock.now(), self._clock.wall()))
+
+    @property
+    def current(self) -> Action | None:
+        """What the picture on the wall is of, where a screening is on."""
+        if self._playhead.status != "active":
+            return None
+        index = tableau_at(self._sheet, self._playhead.cursor, 0.0).generating
+        return None if index is None else self._plan.of_cue(index)
+
+    def regenerate(self, why: str = "drawn again by hand") -> bool:
+        """Draw the current cue's picture again, now; whether there is one."""
+        action = self.current
+        if action is None or self._panic is not None:
+            return False
+        self._perform(action.cue_index, self._clock.now(), why)
+        return True
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether no picture is being drawn, and none is due within so long."""
+        if not self._performer.quiet_for(seconds):
+            return False
+        playhead, now = self._playhead, self._clock.now()
+        if playhead.status == "active":
+            upcoming = playhead.next_generating()
+            due = None if upcoming is None or playhead.paused else playhead.due_at(upcoming)
+        else:
+            due = playhead.next_at
+        return due is None or due - now > seconds
+
+    def hold(self) -> None:
+        """Stop what is being drawn and keep the picture, until the next cue that draws."""
+        self._performer.stop()
+        self._stage.tell(wire.Hold())
+
+    def panic(self, by: str) -> Panic:
+        """Fade every screen to black and stop what is being drawn, until `restore`.
+
+        The position goes on unseen, and no cue lights the stage again. Asked twice, the
+        first counts.
+        """
+        if self._panic is None:
+            self._panic = Panic(by=by, at=self._clock.wall())
+            _log.warning("panic", by=by)
+            self._stage.darken(PANIC_TAKES)
+            self._performer.stop()
+        return self._panic
+
+    def restore(self) -> bool:
+        """Undo a panic: the stage is as it should be where the show is now; whether there was one.
+
+        The picture is set behind the curtain first, so that nothing old is seen again.
+        """
+        if self._panic is None:
+            return False
+        self._panic = None
+        now = self._clock.now()
+        position = self._playhead.position(now)
+        if position is not None:
+            self._apply([Jumped(self._playhead.cursor, position, now - position)])
+        self._stage.lighten(now + _CURTAIN_WAITS, PANIC_TAKES)
+        return True
+
+    def _move(self, events: Sequence[Event]) -> None:
+        self._apply(events)
+        self._moved()
+        self._nudged.set()
+
+    async def _sleep_until(self, when: float) -> None:
+        """Sleep until `when`, or until somebody moves the show."""
+        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
+        nudge = asyncio.ensure_future(self._nudged.wait())
+        try:
+            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeper.cancel()
+            nudge.cancel()
+            self._nudged.clear()
+
+    # ------------------------------------------------------------ what happens
+
+    def _apply(self, events: Sequence[Event]) -> None:
+        for event in events:
+            try:
+                self._apply_one(event)
+            except Exception:  # noqa: BLE001 - one cue that fails must not cost the others
+                _log.exception("cue_failed", happening=repr(event))
+        if events:
+            self._moved()
+
+    def _apply_one(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._performer.stop()
+                self._modes.screening_begins(event.at + self._show.duration)
+                _log.info("screening_started", scheduled=event.scheduled)
+                black = self._stage.black
+                self._stage.open_screening(event.at)
+                if black:
+                    self._fade(False, self._clock.now())
+            case Fired() | Jumped() if self._panic is not None:
+                pass  # nothing of it would be seen, and no engine is asked for it
+            case Fired():
+                self._fire(event.index, event.at)
+            case Jumped():
+                self._metrics.jumps.inc()
+                _log.info("jumped", position=round(event.position, 3))
+                self._set_stage(event)
+            case Ended():
+                self._performer.stop()
+                self._modes.screening_over()
+                _log.info("screening_over", status=event.status)
+                now = self._clock.now()
+                if event.next_at is not None and event.next_at - now < _NO_PAUSE:
+                    return  # the next round follows on its heels: the lobby would only flicker
+                self._stage.tell(wire.Screening(status=event.status, next=event.next_at))
+                if self._stage.black:
+                    # First the lobby, behind the curtain: the picture must not be seen again.
+                    self._fade(False, now + _LOBBY_TAKES)
+
+    def _fire(self, index: int, at: float) -> None:
+        cue = self._sheet.cues[index]
+        late = max(0.0, self._clock.now() - at)
+        self._metrics.cues.labels(action=cue.action).inc()
+        self._metrics.cue_lateness.observe(late)
+        _log.debug("cue", index=index, action=cue.action, late=round(late, 4))
+        match cue:
+            case NavigateCue():
+                self._performer.no_more_cycles()
+                self._stage.tell(wire.Scene(route=cue.route))
+            case FadeCue():
+                self._fade(cue.fade, at)
+            case TranscriptCue():
+                self._caption(index, at)
+            case PromptCue():
+                self._type(index, at)
+                self._slide(index, at)
+            case SliderCue():
+                self._slide(index, at)
+            case EndCue():
+                self._performer.no_more_cycles()
+            case _:
+                pass  # start, next and reconnect are marks: nothing of them is seen
+        if cue.generates:
+            self._begin(index, at)
+
+    def _begin(self, index: int, start: float, why: str = "", *, alone: bool = True) -> None:
+        """A generating cue begins."""
+        action = self._plan.of_cue(index)
+        if action is not None:
+            self._modes.cue_begins(action.action_id)
+            self._perform(index, start, why, alone=alone)
+
+    def _perform(self, index: int, start: float, why: str, *, alone: bool = True) -> None:
+        action = self._plan.of_cue(index)
+        if action is None:
+            return
+        following = self._playhead.next_generating(after=index)
+        origin = self._playhead.started_at
+        next_cue = None
+        if origin is not None:
+            ends = self._show.duration if following is None else self._sheet.cues[following].at
+            next_cue = origin + ends
+        cue = self._sheet.cues[index]
+        as_written = cue.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        self._performer.perform(
+            Assignment(
+                action=action,
+                cue={**as_written, "time": format_time(cue.at)},
+                start=start,
+                position=cue.at,
+                next_cue=next_cue if next_cue is not None and next_cue > start else None,
+                mode=cue.mode,
+                failover=cue.failover,
+                why=why,
+            )
+        )
+        if not alone:
+            self._performer.no_more_cycles()
+
+    def _set_stage(self, jump: Jumped) -> None:
+        """Show what a screen would show had the screening been played up to here."""
+        tableau = tableau_at(self._sheet, jump.index, jump.position)
+        cues, origin = self._sheet.cues, jump.at
+        now = self._clock.now()
+        route = cues[tableau.navigate] if tableau.navigate is not None else None
+        self._stage.tell(wire.Scene(route=route.route if isinstance(route, NavigateCue) else ""))
+        fade = cues[tableau.fade] if tableau.fade is not None else None
+        if isinstance(fade, FadeCue):
+            self._fade(fade.fade, origin + fade.at)
+        else:
+            self._fade(False, now)
+        if tableau.caption is not None:
+            self._caption(tableau.caption, origin + cues[tableau.caption].at)
+        else:
+            self._stage.tell(wire.Caption(text="", at=now, until=now))
+        if tableau.prompt is not None:
+            self._type(tableau.prompt, origin + cues[tableau.prompt].at)
+        if tableau.slider is not None:
+            self._slide(tableau.slider, origin + cues[tableau.slider].at)
+        if jump.keep_picture:
+            return
+        if tableau.generating is None:
+            self._performer.stop()
+        else:
+            at = origin + cues[tableau.generating].at
+            self._begin(tableau.generating, at, "the show was set here", alone=tableau.alone)
+
+    # ------------------------------------------------------------ what screens are told
+
+    def _fade(self, black: bool, at: float) -> None:
+        seconds = self._show.settings.display.fade
+        self._stage.tell(wire.Fade(black=black, seconds=seconds, at=at))
+
+    def _caption(self, index: int, at: float) -> None:
+        cue = self._sheet.cues[index]
+        if not isinstance(cue, TranscriptCue):
+            return
+        origin = at - cue.at
+        words = tuple(
+            wire.Word(word=word.word, start=origin + word.start, end=origin + word.end)
+            for word in cue.words
+        )
+        until = origin + cue.until + _CAPTION_LINGERS
+        self._stage.tell(wire.Caption(text=cue.transcript, words=words, at=at, until=until))
+
+    def _type(self, index: int, at: float) -> None:
+        cue = self._sheet.cues[index]
+        if not isinstance(cue, PromptCue):
+            return
+        delay = wire.TypingDelay(base=cue.delay.base / 1000, variance=cue.delay.variance / 1000)
+        self._stage.tell(
+            wire.Typing(
+                text=cue.prompt,
+                erase=not cue.generates,
+                delay=delay,
+                at=at,
+                seed=self._rng.randrange(2**31),
+            )
+        )
+
+    def _slide(self, index: int, at: float) -> None:
+        action = self._plan.of_cue(index)
+        if action is None or action.slider is None:
+            return
+        before, after = action.slider
+        self._stage.tell(wire.Slider(from_=before, to=after, seconds=_SLIDER_TAKES, at=at))

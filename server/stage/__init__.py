@@ -1,0 +1,1 @@
+"""What is to be seen now, and the wire that tells screens."""

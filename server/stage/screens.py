@@ -1,0 +1,189 @@
+"""The screen socket, `/ws/screen`: one kiosk's connection, from hello to goodbye.
+
+Sending and receiving run side by side and end together: a handler that only sends would
+hang the server's shutdown, and one that only receives would not notice a screen that is
+too slow. What one screen does wrong, no other notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from server.access import Access, AccessDenied
+from server.clock import Clock
+from server.metrics import Metrics
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.stage import messages as wire
+from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
+
+_log = structlog.get_logger(__name__)
+
+HELLO_WITHIN = 10.0
+"""Seconds in which a screen must say who it is."""
+
+READS_WITHIN = 30.0
+"""Seconds in which a screen must have read what it was sent, or it is let go."""
+
+
+class ScreenSocket:
+    """The endpoint: a websocket comes in, a screen joins the stage.
+
+    Args:
+        stage: which it joins.
+        clock: what it synchronises with.
+        access: who may.
+        metrics: where it is counted.
+    """
+
+    def __init__(self, stage: Stage, clock: Clock, access: Access, metrics: Metrics) -> None:
+        self._stage = stage
+        self._clock = clock
+        self._access = access
+        self._metrics = metrics
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Serve one socket until it goes."""
+        try:
+            self._access.check_origin(websocket)
+        except AccessDenied:
+            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+            return
+        await websocket.accept()
+        patience = Patience(self._clock)
+        code = POLICY_VIOLATION
+        try:
+            async with asyncio.timeout(HELLO_WITHIN):
+                hello = await self._hello(websocket, patience)
+            code = await self._perform(websocket, hello, patience)
+        except WebSocketDisconnect:
+            return
+        except Abuse:
+            _log.warning("screen_closed", reason="too many bad messages")
+        except TimeoutError:
+            pass
+        await close(websocket, code)
+
+    async def _hello(self, websocket: WebSocket, patience: Patience) -> wire.Hello:
+        while True:
+            message = await self._receive(websocket, patience)
+            if message is None:
+                continue
+            if not isinstance(message, wire.Hello):
+                await self._refuse(websocket, patience, "hello_first", "say hello first")
+                continue
+            if message.protocol != wire.PROTOCOL:
+                text = f"expected protocol {wire.PROTOCOL}, not {message.protocol}"
+                await self._refuse(websocket, patience, "unknown_protocol", text)
+                raise Abuse
+            try:
+                self._access.check_screen(message.token)
+            except AccessDenied as error:
+                await self._refuse(websocket, patience, error.code, str(error))
+                raise Abuse from None
+            return message
+
+    async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
+        """Play to one screen until it goes; the code to close with."""
+        with self._stage.join(hello.screen, hello.frames) as screen:
+            _log.info("screen_joined", screen=hello.screen)
+            self._metrics.screens.set(len(self._stage.screens))
+            tasks = {
+                asyncio.create_task(self._send(websocket, screen), name="screen send"),
+                asyncio.create_task(self._listen(websocket, screen, patience), name="screen hear"),
+            }
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        self._metrics.screens.set(len(self._stage.screens))
+        self._metrics.frames_skipped.inc(screen.mailbox.skipped)
+        _log.info("screen_left", screen=hello.screen, skipped=screen.mailbox.skipped)
+        for task in done:
+            error = task.exception()
+            if isinstance(error, ScreenTooSlow):
+                _log.warning("screen_too_slow", screen=hello.screen)
+                return TRY_AGAIN_LATER
+            if error is not None:
+                raise error
+        return 1000
+
+    async def _send(self, websocket: WebSocket, screen: Screen) -> None:
+        mailbox, by_url = screen.mailbox, screen.frames == "url"
+        while True:
+            item = await mailbox.take()
+            try:
+                async with asyncio.timeout(READS_WITHIN):
+                    if isinstance(item, str):
+                        await websocket.send_text(item)
+                        continue
+                    await self._send_frame(websocket, item, by_url=by_url)
+            except TimeoutError:
+                raise ScreenTooSlow from None
+            screen.frames_sent += 1
+            self._metrics.frames_sent.inc()
+
+    async def _send_frame(self, websocket: WebSocket, frame: StageFrame, *, by_url: bool) -> None:
+        if by_url:
+            await websocket.send_text(frame.by_url().encode())
+        else:
+            await websocket.send_bytes(frame.message)
+
+    async def _listen(self, websocket: WebSocket, screen: Screen, patience: Patience) -> None:
+        while True:
+            message = await self._receive(websocket, patience)
+            received_at = self._clock.now()
+            match message:
+                case wire.SyncRequest():
+                    # Past the mailbox: a picture on its way must not pass for latency.
+                    reply = wire.SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
+                    await websocket.send_text(reply.encode())
+                case wire.Presented():
+                    self._stage.presented(screen, message)
+                case wire.Log():
+                    _log.log(
+                        _LEVELS[message.level],
+                        "screen_says",
+                        screen=screen.name,
+                        message=message.message,
+                    )
+                case wire.Hello():
+                    await self._refuse(
+                        websocket, patience, "hello_again", "hello is said once a connection"
+                    )
+                case None:
+                    pass
+
+    async def _receive(self, websocket: WebSocket, patience: Patience) -> wire.FromScreen | None:
+        """The next message; None for one that was refused."""
+        event: Any = await websocket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(event.get("code", 1005))
+        if not patience.message():
+            await self._refuse(websocket, patience, "too_many", "too many messages; wait a little")
+            await asyncio.sleep(1.0)  # while we do not read, it cannot send
+            return None
+        text = event.get("text")
+        if text is None:
+            await self._refuse(websocket, patience, "binary", "expected text, got binary")
+            return None
+        try:
+            return wire.decode(text)
+        except wire.MessageError as error:
+            await self._refuse(websocket, patience, error.code, str(error))
+            return None
+
+    async def _refuse(
+        self, websocket: WebSocket, patience: Patience, code: str, message: str
+    ) -> None:
+        self._metrics.screen_errors.labels(code=code).inc()
+        await websocket.send_text(wire.Error(code=code, message=message).encode())
+        patience.strike()
+
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

@@ -1,0 +1,446 @@
+"""The stage: what is to be seen now, told to every screen through a small mailbox of its own.
+
+Frames are never queued. The stage keeps the pictures of the current run once, and each
+screen walks through them at its own pace: what it is too late for it skips, the final
+image never. So a screen that stops reading costs the others nothing and memory is bounded
+by one run, however many screens there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from server.clock import Clock
+from server.stage import messages as wire
+
+Outcome = Literal["completed", "cut", "held"]
+FrameStyle = Literal["binary", "url"]
+
+KEEP_BYTES = 96 * 2**20
+"""Bytes of one run beyond which frames that are over are let go."""
+
+AHEAD_BYTES = 64 * 2**20
+"""Bytes of frames not due yet beyond which a run waits before it hands over more."""
+
+MAX_WAITING = 256
+"""Messages a screen may be behind before it is sent away to come back for a snapshot."""
+
+
+class ScreenTooSlow(Exception):
+    """A screen has not read for so long that only a fresh start can bring it up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFrame:
+    """A frame ready for the wire: its header, and the whole binary message once for all screens."""
+
+    header: wire.Frame
+    message: bytes
+    image_at: int
+
+    @classmethod
+    def of(cls, header: wire.Frame, image: bytes) -> StageFrame:
+        """Encode it, once."""
+        message = wire.encode_frame(header, image)
+        return cls(header, message, len(message) - len(image))
+
+    @property
+    def image(self) -> memoryview:
+        """The encoded picture, without a copy."""
+        return memoryview(self.message)[self.image_at :]
+
+    @property
+    def url(self) -> str:
+        """Where it can be fetched while its run is on stage."""
+        return wire.frame_url(self.header.run, self.header.step)
+
+    def by_url(self) -> wire.FrameByUrl:
+        """Its header, for a screen that fetches."""
+        fields = self.header.model_dump(by_alias=False)
+        return wire.FrameByUrl(**fields, url=self.url)
+
+
+class Performance:
+    """One run on stage. Whoever performs it adds frames; screens read on from where they are.
+
+    Frames are counted from 0 in the order they were added. Of a very long run, those that
+    are over are let go, so that what is kept is bounded by `KEEP_BYTES` and what is ahead.
+    """
+
+    def __init__(self, run: wire.Run, wake: Callable[[], None]) -> None:
+        self.run = run
+        self.outcome: Outcome | None = None
+        self._frames: list[StageFrame] = []
+        self._due: list[float] = []
+        self._let_go = 0
+        self._bytes = 0
+        self._wake = wake
+
+    def __len__(self) -> int:
+        """How many frames have been added."""
+        return self._let_go + len(self._frames)
+
+    def add(self, frame: StageFrame, now: float) -> None:
+        """Hand over the next frame; after the end it is dropped, for the run is void."""
+        if self.outcome is not None:
+            return
+        self._frames.append(frame)
+        self._due.append(frame.header.present_at)
+        self._bytes += len(frame.message)
+        over = bisect_right(self._due, now) - 1
+        while over > 0 and self._bytes > KEEP_BYTES:
+            self._bytes -= len(self._frames.pop(0).message)
+            self._due.pop(0)
+            self._let_go += 1
+            over -= 1
+        self._wake()
+
+    def end(self, outcome: Outcome) -> None:
+        """No more frames will come; the first word counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self._wake()
+
+    def frame(self, index: int) -> StageFrame:
+        """Frame `index`, or the oldest that is kept, if that is newer."""
+        return self._frames[max(0, index - self._let_go)]
+
+    def of_step(self, step: int) -> StageFrame | None:
+        """The frame of a step, while it is kept."""
+        return next((frame for frame in self._frames if frame.header.step == step), None)
+
+    def newest_due(self, now: float) -> int | None:
+        """Number of the frame that should be on the wall at `now`; None before the first."""
+        due = bisect_right(self._due, now)
+        return self._let_go + due - 1 if due else None
+
+    def full_until(self, now: float) -> float | None:
+        """Steady time at which there is room for more; None if there is now."""
+        ahead = bisect_right(self._due, now)
+        waiting = sum(len(frame.message) for frame in self._frames[ahead:])
+        return self._due[ahead] if waiting > AHEAD_BYTES else None
+
+
+class Mailbox:
+    """What one screen has still to be told: a few messages, then the run's next frame."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._messages: deque[str] = deque()
+        self._performance: Performance | None = None
+        self._next = 0
+        self._end_told = False
+        self._overflowed = False
+        self._ready = asyncio.Event()
+        self.skipped = 0
+
+    def post(self, message: wire.WireMessage) -> None:
+        """Leave a message; what a screen cannot keep up with sends it away."""
+        if len(self._messages) >= MAX_WAITING:
+            self._overflowed = True
+        else:
+            self._messages.append(message.encode())
+        self._ready.set()
+
+    def follow(self, performance: Performance, first: int = 0) -> None:
+        """Walk through the frames of `performance` from index `first`; older ones are void."""
+        self._performance, self._next, self._end_told = performance, first, False
+        self._ready.set()
+
+    def void(self) -> None:
+        """The run followed was cut: say so at once, and send nothing more of it."""
+        if self._performance is not None and not self._end_told:
+            self.post(wire.RunEnd(run=self._performance.run.run, outcome="cut"))
+        self._performance = None
+
+    def wake(self) -> None:
+        """There may be more."""
+        self._ready.set()
+
+    async def take(self) -> str | StageFrame:
+        """The next thing to send, as soon as there is one.
+
+        Raises:
+            ScreenTooSlow: messages were lost because the screen did not read.
+        """
+        while True:
+            if self._overflowed:
+                raise ScreenTooSlow
+            if self._messages:
+                return self._messages.popleft()
+            frame = self._take_frame()
+            if frame is not None:
+                return frame
+            performance = self._performance
+            if performance is not None and performance.outcome and not self._end_told:
+                # Only now: to this screen, too, no frame of the run will come any more.
+                self._end_told = True
+                return wire.RunEnd(run=performance.run.run, outcome=performance.outcome).encode()
+            self._ready.clear()
+            await self._ready.wait()
+
+    def _take_frame(self) -> StageFrame | None:
+        performance = self._performance
+        if performance is None or self._next >= len(performance):
+            return None
+        newest = performance.newest_due(self._clock.now())
+        if newest is not None and newest > self._next:
+            self.skipped += newest - self._next
+            self._next = newest
+        self._next += 1
+        return performance.frame(self._next - 1)
+
+
+@dataclass(eq=False)
+class Screen:
+    """One connected kiosk, and what it last told of itself."""
+
+    name: str
+    frames: FrameStyle
+    mailbox: Mailbox
+    joined_at: float
+    painted: tuple[str, int] | None = None
+    painted_at: float | None = None
+    frames_sent: int = 0
+
+
+@dataclass
+class _Scenery:
+    """The last message of each kind: what a screen that joins must be told."""
+
+    screening: wire.Screening
+    scene: wire.Scene | None = None
+    fade: wire.Fade | None = None
+    caption: wire.Caption | None = None
+    typing: wire.Typing | None = None
+    slider: wire.Slider | None = None
+
+
+Painted = Callable[[Screen, wire.Presented], None]
+
+
+@dataclass
+class Stage:
+    """All screens, and the one truth about what they should show.
+
+    Args:
+        clock: the steady clock that frames are due by.
+        show: what a screen must know of the show.
+        display: how the show wants its pictures shown.
+        painted: called for each frame that a screen says has reached its display.
+    """
+
+    clock: Clock
+    show: wire.ShowInfo
+    display: wire.Display
+    painted: Painted | None = None
+    _scenery: _Scenery = field(
+        default_factory=lambda: _Scenery(wire.Screening(status="waiting")), init=False
+    )
+    _screens: list[Screen] = field(default_factory=list, init=False)
+    _current: Performance | None = field(default=None, init=False)
+    _before: Performance | None = field(default=None, init=False)
+    _picture: StageFrame | None = field(default=None, init=False)
+    _dark: wire.Fade | None = field(default=None, init=False)
+
+    @property
+    def screens(self) -> tuple[Screen, ...]:
+        """Who is connected, in the order they came."""
+        return tuple(self._screens)
+
+    @property
+    def screening(self) -> wire.Screening:
+        """What the screens were last told of the screening."""
+        return self._scenery.screening
+
+    @property
+    def black(self) -> bool:
+        """Whether the show has the stage faded to black, or on its way there."""
+        return self._scenery.fade is not None and self._scenery.fade.black
+
+    @property
+    def caption(self) -> str:
+        """The line that is being spoken now; empty for none."""
+        caption = self._scenery.caption
+        return caption.text if caption is not None and caption.until > self.clock.now() else ""
+
+    @property
+    def dark(self) -> bool:
+        """Whether every screen is to stay black, whatever the show says."""
+        return self._dark is not None
+
+    @property
+    def current(self) -> Performance | None:
+        """The run that began last, over or not."""
+        return self._current
+
+    @contextmanager
+    def join(self, name: str, frames: FrameStyle) -> Iterator[Screen]:
+        """A screen comes in: its mailbox begins with a welcome that makes it look right."""
+        now = self.clock.now()
+        screen = Screen(name, frames, Mailbox(self.clock), joined_at=now)
+        screen.mailbox.post(
+            wire.Welcome(
+                screen=name,
+                server_time=now,
+                show=self.show,
+                display=self.display,
+                snapshot=self.snapshot(),
+            )
+        )
+        if self._current is not None and self._current.outcome != "cut":
+            screen.mailbox.follow(self._current, self._current.newest_due(now) or 0)
+        self._screens.append(screen)
+        try:
+            yield screen
+        finally:
+            self._screens.remove(screen)
+
+    def snapshot(self) -> wire.Snapshot:
+        """What the stage looks like at this moment."""
+        scenery, now = self._scenery, self.clock.now()
+        run, frame = None, None
+        if self._current is not None and self._current.outcome != "cut":
+            run = self._current.run
+            newest = self._current.newest_due(now)
+            frame = None if newest is None else self._current.frame(newest).by_url()
+        caption = scenery.caption
+        return wire.Snapshot(
+            screening=scenery.screening,
+            scene=scenery.scene,
+            fade=self._dark or scenery.fade,
+            caption=caption if caption is not None and caption.until > now else None,
+            typing=scenery.typing,
+            slider=scenery.slider,
+            run=run,
+            frame=frame,
+            picture=self._picture.by_url() if self._picture is not None and not frame else None,
+        )
+
+    def on_the_wall(self) -> StageFrame | None:
+        """The picture that should be seen now, be it behind a curtain."""
+        current = self._current
+        if current is not None and current.outcome != "cut":
+            newest = current.newest_due(self.clock.now())
+            if newest is not None:
+                return current.frame(newest)
+        return self._picture
+
+    def frame(self, run: str, step: int) -> StageFrame | None:
+        """The frame of a run that is, or just was, on stage."""
+        if self._picture is not None and self._picture.url == wire.frame_url(run, step):
+            return self._picture
+        for performance in (self._current, self._before):
+            if performance is not None and performance.run.run == run:
+                return performance.of_step(step)
+        return None
+
+    def tell(
+        self,
+        message: wire.Screening
+        | wire.Scene
+        | wire.Fade
+        | wire.Caption
+        | wire.Typing
+        | wire.Slider
+        | wire.Hold,
+    ) -> None:
+        """Tell every screen, and remember it for those that join later."""
+        scenery = self._scenery
+        match message:
+            case wire.Screening():
+                scenery.screening = message
+            case wire.Scene():
+                scenery.scene = message
+                scenery.typing = scenery.slider = None
+            case wire.Fade():
+                scenery.fade = message
+                if self._dark is not None:
+                    return  # remembered: it is how the show wants it once there is light again
+            case wire.Caption():
+                scenery.caption = message
+            case wire.Typing():
+                scenery.typing = message
+            case wire.Slider():
+                scenery.slider = message
+            case wire.Hold():
+                pass
+        for screen in self._screens:
+            screen.mailbox.post(message)
+
+    def darken(self, seconds: float) -> None:
+        """Black on every screen, from now and for those that join, until `lighten`."""
+        if self._dark is None:
+            self._dark = wire.Fade(black=True, seconds=seconds, at=self.clock.now())
+            for screen in self._screens:
+                screen.mailbox.post(self._dark)
+
+    def lighten(self, at: float, seconds: float) -> None:
+        """Back, from `at`, to what the show wants to be seen, be that black as well."""
+        if self._dark is None:
+            return
+        self._dark = None
+        self.tell(wire.Fade(black=self.black, seconds=seconds, at=at))
+
+    def open_screening(self, started_at: float) -> None:
+        """A screening begins: on an empty stage, unless it follows another without a pause."""
+        follows = self._scenery.screening.status == "active"
+        self.cut()
+        self._current = self._before = None
+        if not follows:
+            self._picture = None
+        self._scenery = _Scenery(self._scenery.screening)
+        self.tell(wire.Screening(status="active", started_at=started_at))
+
+    def begin(self, run: wire.Run) -> Performance:
+        """A run begins; it voids the one before it, on every screen, at once."""
+        self.cut()
+        performance = Performance(run, self._wake)
+        self._before, self._current = self._current, performance
+        for screen in self._screens:
+            screen.mailbox.post(run)
+            screen.mailbox.follow(performance)
+        return performance
+
+    def cut(self) -> None:
+        """End what is being drawn; the last picture that was due stays on the wall."""
+        performance = self._current
+        if performance is None:
+            return
+        newest = performance.newest_due(self.clock.now())
+        if newest is not None:
+            self._picture = performance.frame(newest)
+        if performance.outcome is None:
+            performance.end("cut")
+            for screen in self._screens:
+                screen.mailbox.void()
+
+    def identify(self, name: str) -> int:
+        """Ask a screen to say who it is; how many of that name there are."""
+        return self._post_to(name, wire.Identify())
+
+    def reload(self, name: str) -> int:
+        """Ask a screen to load its page anew; how many of that name there are."""
+        return self._post_to(name, wire.Reload())
+
+    def presented(self, screen: Screen, message: wire.Presented) -> None:
+        """A screen says that a frame has reached its display."""
+        screen.painted, screen.painted_at = (message.run, message.step), message.at
+        if self.painted is not None:
+            self.painted(screen, message)
+
+    def _post_to(self, name: str, message: wire.Identify | wire.Reload) -> int:
+        addressed = [screen for screen in self._screens if screen.name == name]
+        for screen in addressed:
+            screen.mailbox.post(message)
+        return len(addressed)
+
+    def _wake(self) -> None:
+        for screen in self._screens:
+            screen.mailbox.wake()

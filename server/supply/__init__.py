@@ -1,0 +1,1 @@
+"""Where sets come from on this machine, and what is at hand in time."""

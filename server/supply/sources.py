@@ -1,0 +1,176 @@
+"""Where the show's sets come from on this machine: its store, or copies made ahead of time.
+
+A store in a folder is read as it is. One across a network is read through a cache that a
+prefetcher keeps warm, so that nothing the wall shows waits for a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cache.folder import FolderStore
+from cache.library import Library
+from cache.local import LocalCache
+from cache.prefetch import Coverage, Need, Prefetcher
+from cache.shelf import FullShelf, Shelf
+from cache.store import SharedStore, Store
+from server.clock import Clock
+from server.config.show import Show
+from server.config.stores import store_of
+
+COPIES = "copies"
+"""Folder of the copies, within that which `[cache] dir` names."""
+
+_SETS_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What to read sets from.
+
+    Attributes:
+        store: read by key.
+        library: the sets in it, checked.
+        shelf: what can be had at once.
+        cache: the copies on this machine; None where the store is on this machine itself.
+        prefetcher: who makes them; None likewise.
+    """
+
+    store: Store
+    library: Library
+    shelf: Shelf
+    cache: LocalCache | None = None
+    prefetcher: Prefetcher | None = None
+
+    async def run(self) -> None:
+        """Keep the copies warm until cancelled."""
+        if self.prefetcher is not None:
+            await self.prefetcher.run()
+
+    def nudge(self) -> None:
+        """The show moved: what is needed, and when, is no longer what it was."""
+        if self.prefetcher is not None:
+            self.prefetcher.nudge()
+
+    def coverage(self, action_id: str) -> Coverage | None:
+        """How much of a coming action is on this machine.
+
+        None where everything is, or the action is not coming.
+        """
+        return None if self.prefetcher is None else self.prefetcher.coverage(action_id)
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the line so far."""
+        return 0 if self.cache is None else self.cache.stats.fetched_bytes
+
+    def unreachable(self) -> str | None:
+        """Why the store cannot be read at the moment, as far as is known."""
+        if self.cache is None:
+            return None
+        origin = self.cache.stats.origin
+        return origin.reason if origin.reachable is False else None
+
+    def status(self) -> dict[str, Any] | None:
+        """The copies and the line, as plain values; None where there is none."""
+        if self.cache is None or self.prefetcher is None:
+            return None
+        return {"copies": asdict(self.cache.stats), "line": asdict(self.prefetcher.outlook())}
+
+
+@asynccontextmanager
+async def open_supply(
+    show: Show, clock: Clock, needs: Callable[[], Sequence[Need]]
+) -> AsyncIterator[Supply]:
+    """Open what the show's sets are read from.
+
+    Args:
+        show: whose store it is.
+        clock: the time.
+        needs: the runs to come, for the prefetcher.
+
+    Raises:
+        BadStoreAddress: `[store]` names no store.
+    """
+    settings = show.settings.cache
+    async with store_of(show) as origin:
+        near = isinstance(origin, FolderStore) and settings.copies == "auto"
+        if near or settings.copies == "never":
+            library = Library(origin, sets_remembered=_SETS_REMEMBERED)
+            yield Supply(origin, library, FullShelf())
+            return
+        cache = LocalCache(
+            origin,
+            show.state_folder / COPIES,
+            disk_bytes=settings.disk_bytes,
+            memory_bytes=settings.memory_bytes,
+            keep_free=settings.keep_free,
+            # The address of a bucket does not name its server, and two may have one name.
+            identity=origin.address if isinstance(origin, SharedStore) else None,
+        )
+        async with cache:
+            library = Library(cache, sets_remembered=_SETS_REMEMBERED, reread=cache.refresh)
+            prefetcher = Prefetcher(
+                cache,
+                library,
+                needs,
+                clock,
+                parallel=settings.parallel,
+                bits_per_second=settings.bandwidth,
+            )
+            yield Supply(cache, library, prefetcher, cache, prefetcher)
+
+
+class SupplyCollector(Collector):
+    """The copies and the line, counted at the moment somebody asks."""
+
+    def __init__(self, supply: Supply) -> None:
+        self._supply = supply
+
+    def collect(self) -> Iterable[Metric]:
+        """Nothing where the store is on this machine."""
+        cache, prefetcher = self._supply.cache, self._supply.prefetcher
+        if cache is None or prefetcher is None:
+            return
+        stats, outlook = cache.stats, prefetcher.outlook()
+        held = GaugeMetricFamily(
+            "understudy_copies_bytes", "Bytes of copies on this machine.", labels=["layer"]
+        )
+        held.add_metric(["memory"], stats.memory_bytes)
+        held.add_metric(["disk"], stats.disk_bytes)
+        yield held
+        reads = CounterMetricFamily(
+            "understudy_reads", "Files read, by where they were found.", labels=["found"]
+        )
+        for found, count in (
+            ("memory", stats.memory_hits),
+            ("disk", stats.disk_hits),
+            ("store", stats.misses),
+        ):
+            reads.add_metric([found], count)
+        yield reads
+        for name, meaning, value in (
+            (
+                "line_bytes_per_second",
+                "Bytes a second the line is believed to carry.",
+                outlook.rate,
+            ),
+            ("missing_bytes", "Bytes the coming runs still want.", outlook.missing_bytes),
+            ("late_files", "Files that cannot be here in time.", outlook.late_files),
+            ("ready_in_seconds", "Seconds until all that is timely is here.", outlook.ready_in),
+            (
+                "store_reachable",
+                "Whether the store answered when it was last asked.",
+                float(self._supply.unreachable() is None),
+            ),
+        ):
+            yield GaugeMetricFamily(f"understudy_{name}", meaning, value=value)
+        yield CounterMetricFamily(
+            "understudy_fetched_bytes", "Bytes that came over the line.", value=stats.fetched_bytes
+        )

@@ -1,0 +1,1 @@
+"""Where the show is and what is due: all of it pure."""

@@ -1,0 +1,216 @@
+"""When the show is shown: screenings at times of the day, a loop, or by hand (pure).
+
+Schedules are meant in local time and answer in Unix time, so that a screening runs its
+full length through a change to or from summer time. A local time that does not exist
+(02:30 when clocks go forward) is the moment the clocks have moved past it by as much;
+one that exists twice is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from server.config.sections import Day, ScheduleSection
+
+_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_SOON = 3600.0
+_LOOKAHEAD_DAYS = 8
+"""A week and a day: a schedule that names a weekday at all has a screening in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One screening's place in time: Unix seconds, `end` exclusive."""
+
+    start: float
+    end: float
+
+    def __contains__(self, unix: float) -> bool:
+        """Whether the screening is on at `unix`."""
+        return self.start <= unix < self.end
+
+
+class Schedule(Protocol):
+    """Answers when screenings are; Unix seconds throughout."""
+
+    def slot_at(self, unix: float) -> Slot | None:
+        """The screening that is on at `unix`, if one is."""
+        ...
+
+    def next_after(self, unix: float) -> Slot | None:
+        """The first screening that starts after `unix`, if there is one."""
+        ...
+
+    def closed(self, unix: float) -> bool:
+        """Whether, with no screening on, this is closing time and not a pause."""
+        ...
+
+
+class ManualSchedule:
+    """Nothing starts by itself."""
+
+    def slot_at(self, unix: float) -> Slot | None:  # noqa: ARG002 - the port's signature
+        """Never one."""
+        return None
+
+    def next_after(self, unix: float) -> Slot | None:  # noqa: ARG002
+        """Never one."""
+        return None
+
+    def closed(self, unix: float) -> bool:  # noqa: ARG002
+        """Never: it waits for a hand."""
+        return False
+
+
+@dataclass(frozen=True)
+class EndlessLoop:
+    """One screening after the other, from `anchor` on, `gap` seconds apart."""
+
+    anchor: float
+    duration: float
+    gap: float = 0.0
+
+    def slot_at(self, unix: float) -> Slot | None:
+        """The screening that is on at `unix`, unless it is the gap."""
+        slot = self._slot(self._number(unix))
+        return slot if unix in slot else None
+
+    def next_after(self, unix: float) -> Slot | None:
+        """The next round's."""
+        return self._slot(self._number(unix) + 1)
+
+    def closed(self, unix: float) -> bool:  # noqa: ARG002 - the port's signature
+        """Never: a loop knows no night."""
+        return False
+
+    def _number(self, unix: float) -> int:
+        number = int((unix - self.anchor) // (self.duration + self.gap))
+        # Floats round: the very start of a round must be in it, and not in the one before.
+        if self._slot(number + 1).start <= unix:
+            return number + 1
+        return number if self._slot(number).start <= unix else number - 1
+
+    def _slot(self, number: int) -> Slot:
+        start = self.anchor + number * (self.duration + self.gap)
+        return Slot(start, start + self.duration)
+
+
+@dataclass(frozen=True)
+class DailySchedule:
+    """Screenings at local times of the day, or looped from opening to closing.
+
+    A listed screening that has begun plays to its end, also past closing; none begins at
+    or after it. A loop is cut off at closing. Past midnight belongs to the day before it:
+    a listed time earlier than the one it follows (22:00, 00:30), and a closing time at or
+    before the day's first.
+    """
+
+    zone: ZoneInfo
+    duration: float
+    starts: tuple[str, ...] = ()
+    opens: str | None = None
+    closes: str | None = None
+    days: tuple[Day, ...] = _DAYS
+    gap: float = 0.0
+
+    def slot_at(self, unix: float) -> Slot | None:
+        """The screening that is on: the latest to have begun, where two overlap."""
+        found = None
+        # two days, because what is past midnight belongs to the day before and may pass another
+        for slot in self._around(unix, back=2 + int(self.duration // 86400), ahead=1):
+            if slot.start > unix:
+                break
+            if unix in slot:
+                found = slot
+        return found
+
+    def next_after(self, unix: float) -> Slot | None:
+        """The first screening that starts after `unix`, up to a week ahead."""
+        for ahead in (1, _LOOKAHEAD_DAYS):  # nearly always it is today or tomorrow
+            for slot in self._around(unix, back=1, ahead=ahead):
+                if slot.start > unix:
+                    return slot
+        return None
+
+    def closed(self, unix: float) -> bool:
+        """Whether the day's screenings are over, or not near yet: more than an hour away."""
+        following = self.next_after(unix)
+        if following is not None and following.start - unix <= _SOON:
+            return False
+        today = datetime.fromtimestamp(unix, self.zone).date()
+        for offset in (-1, 0):  # yesterday's may pass midnight
+            slots = list(self._day(today + timedelta(days=offset)))
+            if slots and slots[0].start <= unix < slots[-1].start:
+                return False  # a pause between two of the same day
+        return True
+
+    def _around(self, unix: float, back: int, ahead: int) -> Iterator[Slot]:
+        today = datetime.fromtimestamp(unix, self.zone).date()
+        slots = [
+            slot
+            for offset in range(-back, ahead + 1)
+            for slot in self._day(today + timedelta(days=offset))
+        ]
+        yield from sorted(slots, key=lambda slot: slot.start)
+
+    def _day(self, day: date) -> Iterator[Slot]:
+        if _DAYS[day.weekday()] not in self.days:
+            return
+        if self.opens is not None and self.closes is not None:
+            start, closing = self._unix(day, self.opens), self._closing(day, self.opens)
+            while start < closing:
+                yield Slot(start, min(start + self.duration, closing))
+                start += self.duration + self.gap
+            return
+        closing = self._closing(day, self.starts[0])
+        night = False
+        for before, text in zip(("", *self.starts), self.starts, strict=False):
+            night = night or text < before
+            start = self._unix(day + timedelta(days=1) if night else day, text)
+            if start < closing:
+                yield Slot(start, start + self.duration)
+
+    def _closing(self, day: date, first: str) -> float:
+        if self.closes is None:
+            return float("inf")
+        night = self.closes <= first
+        return self._unix(day + timedelta(days=1) if night else day, self.closes)
+
+    def _unix(self, day: date, text: str) -> float:
+        hour, minute, second = (*(int(part) for part in text.split(":")), 0)[:3]
+        if hour == 24:  # noqa: PLR2004 - the end of a day, as schedules write it
+            day, hour = day + timedelta(days=1), 0
+        return datetime(
+            day.year, day.month, day.day, hour, minute, second, tzinfo=self.zone
+        ).timestamp()
+
+
+def build_schedule(
+    section: ScheduleSection, *, duration: float, zone: ZoneInfo, anchor: float
+) -> Schedule:
+    """The schedule that `[schedule]` describes.
+
+    Args:
+        section: the settings.
+        duration: seconds a screening takes.
+        zone: in which its times are meant.
+        anchor: Unix time at which a loop without opening hours has begun.
+    """
+    if section.kind == "manual":
+        return ManualSchedule()
+    if section.kind == "loop" and section.opens is None:
+        return EndlessLoop(anchor, duration, section.gap)
+    looped = section.kind == "loop"
+    return DailySchedule(
+        zone=zone,
+        duration=duration,
+        starts=() if looped else section.screenings,
+        opens=section.opens if looped else None,
+        closes=section.closes,
+        days=section.days,
+        gap=section.gap,
+    )
