@@ -1,0 +1,1 @@
+"""Rehearsal: the whole show played on a virtual clock, and what would go wrong tonight."""

@@ -1,0 +1,353 @@
+"""What a rehearsal found: one report, whoever reads it (pure).
+
+`report.to_json()` is what `--json` prints, and a promise to other programs: fields are added,
+never renamed. Nothing in it depends on when or where the rehearsal was made: the same show,
+store and seed give the same report, byte for byte.
+
+Times are seconds. A position counts from the start of its screening.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Level = Literal["error", "warning", "note"]
+"""An error would be seen by visitors, a warning is survived, a note is good to know."""
+
+Verdict = Literal["ready", "not ready"]
+
+LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
+"""The worst first."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Finding(_Part):
+    """One thing that is wrong, or worth knowing.
+
+    Attributes:
+        level: how bad it is.
+        code: a stable word for what it is: ``missing_step``.
+        message: what is wrong, and why.
+        remedy: what to do about it.
+        cue: index of the cue in the sheet, from 0; None where it is about no single one.
+        time: the cue's time, as in the sheet.
+        action_id: the action it is about.
+        set_id: the set it is about.
+        count: how many times it was found in this rehearsal.
+    """
+
+    level: Level
+    code: str
+    message: str
+    remedy: str
+    cue: int | None = None
+    time: str | None = None
+    action_id: str | None = None
+    set_id: int | None = None
+    count: int = 1
+
+
+class Setback(_Part):
+    """One rung of a run gave way to the next.
+
+    Attributes:
+        at: position.
+        step: the last step shown before; 0 for none.
+        from_: the rung that failed: ``static``, ``live gpu``.
+        to: the rung tried next, or ``hold``.
+        reason: in words.
+    """
+
+    at: float
+    step: int
+    from_: str = Field(alias="from")
+    to: str
+    reason: str
+
+
+class RehearsedRun(_Part):
+    """One run, as it was played.
+
+    Attributes:
+        screening: which, from 1.
+        cue: index in the sheet, from 0.
+        time: the cue's time, as in the sheet.
+        action_id: what was drawn.
+        type: transcript, prompt or slider.
+        program: how.
+        prompt: what is displayed.
+        cycle: 1, or which repetition of a regenerating cue.
+        at: position at which it began.
+        slot: seconds until the next generating cue, or the end.
+        recorded: seconds it would take as recorded; None where that is not known.
+        length: seconds it took, to its final image.
+        squeeze: factor on the recorded durations; 1.0 is as recorded.
+        mode: static, live or hybrid.
+        why: the reason for the mode, in words.
+        provider: what it was played from at last: static, live or hold.
+        engine: what drew it.
+        set_id: the set played; None for none.
+        due: for each step from 1, seconds after the run's beginning at which it is shown; a
+            step that is left out has None.
+        setbacks: what gave way to what.
+        readiness: how much of the action was on this machine when the run began: none, thin,
+            one (whole set), all; None where the store is on this machine.
+        outcome: completed, cut, failed over or held.
+    """
+
+    screening: int
+    cue: int
+    time: str
+    action_id: str
+    type: str
+    program: str
+    prompt: str
+    cycle: int
+    at: float
+    slot: float | None
+    recorded: float | None
+    length: float
+    squeeze: float
+    mode: str
+    why: str
+    provider: str
+    engine: str | None
+    set_id: int | None
+    due: tuple[float | None, ...]
+    setbacks: tuple[Setback, ...] = ()
+    readiness: str | None = None
+    outcome: str
+
+    @property
+    def left_out(self) -> int:
+        """Steps that were not shown."""
+        return sum(due is None for due in self.due)
+
+
+class SheetCue(_Part):
+    """One cue of the sheet: for the timeline.
+
+    Attributes:
+        cue: index, from 0.
+        at: position.
+        action: transcript, prompt, navigate, …
+        label: what it says, short.
+        action_id: what it draws; None for nothing.
+    """
+
+    cue: int
+    at: float
+    action: str
+    label: str
+    action_id: str | None = None
+
+
+class RehearsedScreening(_Part):
+    """One screening.
+
+    Attributes:
+        number: from 1.
+        starts: local date and time, where a schedule says it; None for a loop or by hand.
+        from_: position at which playing began.
+        to: position at which it ended.
+        runs: how many there were.
+    """
+
+    number: int
+    starts: str | None
+    from_: float = Field(alias="from")
+    to: float
+    runs: int
+
+
+class ProbedEngine(_Part):
+    """One engine.
+
+    Attributes:
+        name: as in the settings.
+        kind: what sort of engine.
+        local: whether it draws on this machine.
+        state: whether it answered: ready, dead, or not asked (starting it would be spending).
+        detail: what it said.
+    """
+
+    name: str
+    kind: str
+    local: bool
+    state: Literal["ready", "dead", "not asked"]
+    detail: str
+
+
+class Fetched(_Part):
+    """One set that came over the line: for the timeline.
+
+    Attributes:
+        screening: during which, from 1; 0 before the first.
+        action_id: whose set.
+        set_id: which.
+        at: position at which its first file was asked for; negative before the start.
+        until: position at which its last file was here.
+        bytes: that came.
+        files: that came.
+    """
+
+    screening: int
+    action_id: str
+    set_id: int
+    at: float
+    until: float
+    bytes: int
+    files: int
+
+
+class Line(_Part):
+    """The line to the store, where it was part of the rehearsal.
+
+    Attributes:
+        bits_per_second: what it carries; None for whatever it will.
+        latency: seconds of each request.
+        here_bytes: bytes of the show's sets that were on this machine at the beginning.
+        fetched_bytes: bytes that came.
+        room_bytes: bytes that the copies may take.
+        ready_at: position of the first screening from which everything it needed was here.
+    """
+
+    bits_per_second: float | None
+    latency: float
+    here_bytes: int
+    fetched_bytes: int
+    room_bytes: int
+    ready_at: float | None
+
+
+class Variety(_Part):
+    """Which of an action's sets were played.
+
+    Attributes:
+        action_id: the action.
+        cue: index of its cue.
+        sets: how many it has that can be played.
+        played: set numbers, in the order of the runs.
+    """
+
+    action_id: str
+    cue: int
+    sets: int
+    played: tuple[int, ...]
+
+
+class Asked(_Part):
+    """What was asked for.
+
+    Attributes:
+        seed: of what is left to chance.
+        from_: position at which each screening began.
+        to: position at which it ended; None for its end.
+        screenings: how many.
+        bandwidth: bits a second of the line; None for as it is.
+        latency: seconds of each request.
+        fail: what was made to fail.
+        deep: whether every image was decoded wholly.
+    """
+
+    seed: int
+    from_: float = Field(default=0.0, alias="from")
+    to: float | None = None
+    screenings: int = 1
+    bandwidth: float | None = None
+    latency: float = 0.0
+    fail: tuple[str, ...] = ()
+    deep: bool = False
+
+
+class RehearsedShow(_Part):
+    """Which show.
+
+    Attributes:
+        title: its title.
+        sheet: file name of its cue sheet.
+        duration: seconds of one screening.
+        timezone: in which its times are meant.
+        cues: how many cues.
+        actions: how many of them draw.
+        mode: as configured.
+        store: where its sets lie.
+    """
+
+    title: str
+    sheet: str
+    duration: float
+    timezone: str
+    cues: int
+    actions: int
+    mode: str
+    store: str
+
+
+class Report(_Part):
+    """The whole of it.
+
+    Attributes:
+        verdict: whether the show can open.
+        findings: the worst first, then in the order of the show.
+        show: which show; None where it could not be loaded.
+        asked: what was asked for.
+        screenings: in order.
+        cues: every run, in order.
+        sheet: every cue, for the timeline.
+        engines: every engine.
+        line: the line to the store; None where sets are read on this machine.
+        fetched: what came over it.
+        variety: which sets were played.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    show: RehearsedShow | None
+    asked: Asked
+    screenings: tuple[RehearsedScreening, ...] = ()
+    cues: tuple[RehearsedRun, ...] = ()
+    sheet: tuple[SheetCue, ...] = ()
+    engines: tuple[ProbedEngine, ...] = ()
+    line: Line | None = None
+    fetched: tuple[Fetched, ...] = ()
+    variety: tuple[Variety, ...] = ()
+
+    def to_json(self) -> str:
+        """As `--json` prints it."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+    def count(self, level: Level) -> int:
+        """How many findings of a level there are."""
+        return sum(finding.level == level for finding in self.findings)
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Errors keep a show from opening; nothing else does."""
+    return "not ready" if any(finding.level == "error" for finding in findings) else "ready"
+
+
+def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The worst first, then in the order of the show; what is the same is told once."""
+    merged: dict[Finding, int] = {}
+    for finding in findings:
+        once = finding.model_copy(update={"count": 1})
+        merged[once] = merged.get(once, 0) + finding.count
+
+    def place(finding: Finding) -> tuple[int, int, str, str, int]:
+        return (
+            LEVELS.index(finding.level),
+            -1 if finding.cue is None else finding.cue,
+            finding.code,
+            finding.action_id or "",
+            -1 if finding.set_id is None else finding.set_id,
+        )
+
+    counted = (each.model_copy(update={"count": count}) for each, count in merged.items())
+    return tuple(sorted(counted, key=place))
