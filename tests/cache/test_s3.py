@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC
 from functools import cache as cache_calls
 from pathlib import Path
