@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from random import Random
 from typing import Any
 
 import structlog
@@ -27,6 +26,7 @@ from generator.plan import Action, Plan
 from generator.recipe import seed_for
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog
+from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.config.show import Show
 from server.control.dispatcher import CommandLog, Commands, Dispatcher
@@ -108,7 +108,6 @@ async def build(
     """Build every part, add the routes to `app`, and play until left."""
     settings = show.settings
     metrics = Metrics()
-    rng = Random()
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -123,6 +122,7 @@ async def build(
                 keep_days=settings.cache.asrun_days,
             )
         )
+        chance = Chance(_seed(memory, show))
         library = supply.library
         plan = await _planned(show, library)
 
@@ -145,12 +145,12 @@ async def build(
         )
 
         stage = _stage(show, clock, asrun, metrics)
-        bag = ShuffleBag(rng, memory.content.bags, changed=memory.touch)
+        bag = ShuffleBag(chance, memory.content.bags, changed=memory.touch)
         static = StaticProvider(
             library,
             bag,
             clock,
-            rng,
+            chance,
             settings.playback.fit,
             longest_gap=settings.playback.frame_gap_timeout,
             shelf=supply.shelf,
@@ -158,7 +158,7 @@ async def build(
         lookahead = Lookahead(show, plan, playhead, static, clock)
         budget = Budget(settings.playback.live_runs_per_hour, settings.playback.live_at_once)
 
-        live = _live(show, opened.ranked, library=library, budget=budget, clock=clock, rng=rng)
+        live = _live(show, opened.ranked, library=library, budget=budget, clock=clock)
         readiness = Readiness(
             plan,
             supply,
@@ -197,7 +197,7 @@ async def build(
             performer=performer,
             modes=modes,
             metrics=metrics,
-            rng=rng,
+            chance=chance,
             moved=supply.nudge,
             panic=memory.content.panic,
         )
@@ -234,8 +234,14 @@ async def build(
         rooms: list[Commands] = [commands, mode_commands, SupplyCommands(supply, lookahead)]
         dispatcher = Dispatcher(rooms, clock, log, changed=feed.nudge)
         # Sets of its own bag: who plays with the older wire must not turn the show's round.
+        beside_chance = Chance(new_seed())
         beside = StaticProvider(
-            library, ShuffleBag(rng), clock, rng, settings.playback.fit, shelf=supply.shelf
+            library,
+            ShuffleBag(beside_chance),
+            clock,
+            beside_chance,
+            settings.playback.fit,
+            shelf=supply.shelf,
         )
         older = OlderSocket(
             Repertoire(plan, show.programs, show.base_images, playhead),
@@ -348,7 +354,6 @@ def _live(
     library: Library,
     budget: Budget,
     clock: Clock,
-    rng: Random,
 ) -> list[LiveProvider]:
     """Who plays the engines, in their order."""
 
@@ -358,9 +363,18 @@ def _live(
 
     lead = show.settings.playback.lead
     return [
-        LiveProvider(engine, clock, lead=lead, rng=rng, taken=seeds_of_sets, budget=budget)
+        LiveProvider(engine, clock, lead=lead, taken=seeds_of_sets, budget=budget)
         for engine in engines
     ]
+
+
+def _seed(memory: Memory, show: Show) -> int:
+    """What is left to chance follows from it: the show's own, or this machine's."""
+    configured = show.settings.playback.seed
+    if configured is not None:
+        memory.content.seed = configured
+    memory.touch()
+    return memory.content.seed
 
 
 def _force_book(memory: Memory) -> ForceBook:

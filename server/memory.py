@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.chance import new_seed
 from server.modes.forces import Forces
 from server.providers.shuffle import Bag
 
@@ -40,6 +41,7 @@ class Remembered(BaseModel):
     """What is remembered.
 
     Attributes:
+        seed: what is left to chance follows from it.
         loop_anchor: Unix time at which an endless loop began.
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
@@ -49,6 +51,7 @@ class Remembered(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    seed: int = Field(default_factory=new_seed)
     loop_anchor: float | None = None
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)

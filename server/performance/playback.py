@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from random import Random
 
 import structlog
 
@@ -24,6 +23,7 @@ from generator.cues import (
     format_time,
 )
 from generator.plan import Action, Plan
+from server.chance import Chance
 from server.clock import Clock
 from server.config.show import Show
 from server.memory import Panic
@@ -68,7 +68,7 @@ class Playback:
         performer: draws its pictures there.
         modes: is told which cues and screenings begin and end.
         metrics: where it is counted.
-        rng: for what is left to chance: the rhythm of typing.
+        chance: for the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
         panic: the wall was made black before a restart, and is to stay so.
     """
@@ -84,7 +84,7 @@ class Playback:
         performer: Performer,
         modes: ModeManager,
         metrics: Metrics,
-        rng: Random,
+        chance: Chance,
         moved: Callable[[], None] = lambda: None,
         panic: Panic | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Playback:
         self._performer = performer
         self._modes = modes
         self._metrics = metrics
-        self._rng = rng
+        self._chance = chance
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
@@ -413,7 +413,7 @@ class Playback:
                 erase=not cue.generates,
                 delay=delay,
                 at=at,
-                seed=self._rng.randrange(2**31),
+                seed=self._chance.stream("typing", index, int(at)).randrange(2**31),
             )
         )
 

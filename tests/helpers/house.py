@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from cache.images import Decoded
@@ -19,6 +18,7 @@ from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import Action, Plan
 from server.asrun.log import MemoryLog, Row
+from server.chance import Chance
 from server.clock import VirtualClock, settle
 from server.config.show import Show, load_show
 from server.control.dispatcher import CommandLog, Dispatcher
@@ -215,7 +215,7 @@ def _sets_side(
     plan: Plan,
     playhead: Playhead,
     clock: VirtualClock,
-    rng: Random,
+    chance: Chance,
     bag: ShuffleBag,
     opened_store: tuple[MemoryStore, LocalCache | None, Library],
 ) -> tuple[Supply, StaticProvider, Lookahead]:
@@ -227,10 +227,12 @@ def _sets_side(
         def needs() -> list[Need]:
             return lookahead.needs()
 
-        prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
+        prefetcher = Prefetcher(
+            cache, library, needs, clock, uniform=chance.stream("prefetch").uniform
+        )
     supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
     static = StaticProvider(
-        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf, beside=at_once
+        library, bag, clock, chance, show.settings.playback.fit, shelf=supply.shelf, beside=at_once
     )
     lookahead = Lookahead(show, plan, playhead, static, clock)
     return supply, static, lookahead
@@ -308,14 +310,14 @@ async def house(
             crossfade=display.crossfade, fade=display.fade, captions=True, progress=True, badge=True
         ),
     )
-    metrics, asrun, rng = Metrics(), MemoryLog(), Random(seed)
-    log, bag = CommandLog(), ShuffleBag(rng)
+    metrics, asrun, chance = Metrics(), MemoryLog(), Chance(seed)
+    log, bag = CommandLog(), ShuffleBag(chance)
     supply, static, lookahead = _sets_side(
         show=show,
         plan=plan,
         playhead=playhead,
         clock=clock,
-        rng=rng,
+        chance=chance,
         bag=bag,
         opened_store=opened_store,
     )
@@ -323,7 +325,14 @@ async def house(
     settings = show.settings.playback
     budget = Budget(settings.live_runs_per_hour, settings.live_at_once)
     live = [
-        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=at_once)
+        LiveProvider(
+            engine,
+            clock,
+            lead=settings.lead,
+            rng=chance.stream("live", engine.name),
+            budget=budget,
+            beside=at_once,
+        )
         for engine in engines
     ]
     readiness = Readiness(
@@ -363,7 +372,7 @@ async def house(
         performer=performer,
         modes=modes,
         metrics=metrics,
-        rng=rng,
+        chance=chance,
         moved=supply.nudge,
         panic=panic,
     )
