@@ -71,6 +71,7 @@ class Playback:
         chance: for the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
         panic: the wall was made black before a restart, and is to stay so.
+        look_in: seconds after which the playhead is asked at the latest.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class Playback:
         chance: Chance,
         moved: Callable[[], None] = lambda: None,
         panic: Panic | None = None,
+        look_in: float = LOOK_IN,
     ) -> None:
+        self._look_in = look_in
         self._moved = moved
         self._show = show
         self._sheet: CueSheet = show.sheet
@@ -132,14 +135,14 @@ class Playback:
                 now = self._clock.now()
                 self._looked_at = now
                 self._apply(self._playhead.tick(now, self._clock.wall()))
-                await self._sleep_until(min(self._playhead.wake_at(now), now + LOOK_IN))
+                await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
             await self._performer.aclose()
 
     def stuck_for(self) -> float:
         """Seconds by which the show is behind what it should have done; 0 when all is well."""
         now = self._clock.now()
-        return max(0.0, now - self._looked_at - 2 * LOOK_IN)
+        return max(0.0, now - self._looked_at - 2 * self._look_in)
 
     # ------------------------------------------------------------ somebody decides
 
