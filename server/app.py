@@ -40,7 +40,7 @@ from server.engines.live import LiveEngines, live_engines
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, assemble
 from server.http import SafeHeaders, build_routes
-from server.memory import Memory, Panic
+from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
@@ -105,7 +105,7 @@ async def build(
             return lookahead.needs()  # it is built below, out of what the supply brings
 
         supply = await stack.enter_async_context(open_supply(show, clock, needs))
-        memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
+        memory = await stack.enter_async_context(Memory.open(show.state_folder / STATE))
         asrun = await stack.enter_async_context(
             AsRunLog.open(
                 show.state_folder / "asrun.sqlite",

@@ -21,6 +21,9 @@ from server.providers.shuffle import Bag
 
 _log = structlog.get_logger(__name__)
 
+STATE = "state.json"
+"""Its name, in the show's state folder."""
+
 _DELAY = 0.5
 """Seconds within which changes are written together."""
 
@@ -119,6 +122,14 @@ class Memory:
             self._failed = True
         else:
             self._failed = False
+
+
+def remembered(path: Path) -> Remembered | None:
+    """What is remembered at `path`, for one who only looks; None where there is nothing to read."""
+    try:
+        return Remembered.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _load(path: Path) -> Remembered:
