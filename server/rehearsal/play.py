@@ -314,6 +314,7 @@ async def _supply(
         None,
         disk_bytes=0,
         memory_bytes=settings.disk_bytes,
+        threads=0,
         now=clock.now,
         wall=clock.wall,
         sleep=clock.sleep,
