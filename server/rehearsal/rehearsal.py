@@ -164,6 +164,11 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
         line=line,
         ahead=ahead,
         fail=frozenset(asked.fail),
+        paces={
+            engine.name: engine.pace
+            for engine in show.settings.engines
+            if engine.kind in {"sketch", "testcard"}
+        },
     )
 
 
