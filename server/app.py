@@ -31,6 +31,7 @@ from server.config.show import Show
 from server.control.dispatcher import CommandLog, Commands, Dispatcher
 from server.control.mode_commands import ModeCommands
 from server.control.osc import osc_over_udp
+from server.control.rehearsal_commands import RehearsalCommands
 from server.control.show_commands import ShowCommands
 from server.control.socket import ControlSocket
 from server.control.state import StateView
@@ -50,6 +51,9 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.rehearsal.backstage import ChildBackstage
+from server.rehearsal.desk import RehearsalDesk
+from server.rehearsal.kept import REHEARSALS, KeptReports
 from server.stage.screens import ScreenSocket
 from server.supply.sources import SupplyCollector, open_supply
 from server.timeline.schedule import build_schedule
@@ -155,7 +159,24 @@ async def build(
             clock=clock,
         )
         log = CommandLog()
-        view = StateView(show, clock, playback, stage, readiness, modes, live=opened, commands=log)
+        rehearsals = await stack.enter_async_context(
+            RehearsalDesk(
+                ChildBackstage(show),
+                KeptReports(show.state_folder / REHEARSALS),
+                clock,
+            ).open()
+        )
+        view = StateView(
+            show,
+            clock,
+            playback,
+            stage,
+            readiness,
+            modes,
+            live=opened,
+            commands=log,
+            rehearsal=rehearsals.state,
+        )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
 
         async def remember(panic: Panic | None) -> None:
@@ -177,7 +198,13 @@ async def build(
             modes=modes, playback=playback, view=view, clock=clock, engines=opened
         )
         feed = StateFeed(view.state, clock)
-        rooms: list[Commands] = [commands, mode_commands, SupplyCommands(supply, lookahead)]
+        rehearsals.changed = feed.nudge
+        rooms: list[Commands] = [
+            commands,
+            mode_commands,
+            SupplyCommands(supply, lookahead),
+            RehearsalCommands(show, rehearsals),
+        ]
         dispatcher = Dispatcher(rooms, clock, log, changed=feed.nudge)
         # Sets of its own bag: who plays with the older wire must not turn the show's round.
         beside_chance = Chance(new_seed())
@@ -211,6 +238,7 @@ async def build(
                 control=ControlSocket(dispatcher, feed, clock, access, metrics),
                 older=older,
                 metrics=metrics,
+                rehearsals=rehearsals,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):

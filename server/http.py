@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,6 +28,7 @@ from server.control.state import StateView
 from server.metrics import Metrics
 from server.older.socket import OlderSocket
 from server.performance.playback import Playback
+from server.rehearsal.desk import RehearsalDesk
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
@@ -37,9 +38,10 @@ MAX_BODY = 64 * 1024
 """Longest body of a command, in bytes."""
 
 _FOREVER = "public, max-age=31536000, immutable"
+_POLICY = b"content-security-policy"
 _HEADERS = (
     (
-        b"content-security-policy",
+        _POLICY,
         (
             b"default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
             b"connect-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
@@ -48,12 +50,22 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+_REPORT_POLICY = (
+    "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "sandbox allow-scripts allow-modals allow-downloads allow-popups"
+)
+"""A report is one page that brings all it needs. It is a stranger here: nothing of ours, such as
+the token that a technician's page keeps, can be reached from it."""
+
 _STATUS = {
     "unauthorized": 401,
     "forbidden": 403,
     "unknown_command": 404,
     "unknown_cue": 404,
     "unknown_screen": 404,
+    "unknown_failure": 404,
+    "no_report": 404,
     "too_soon": 429,
     "bad_args": 400,
     "expired": 410,
@@ -66,7 +78,10 @@ _ROWS_AT_ONCE = 50
 
 
 class SafeHeaders:
-    """Middleware: our pages load nothing from elsewhere, and nobody frames them."""
+    """Middleware: our pages load nothing from elsewhere, and nobody frames them.
+
+    A page that is stricter with itself says so.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,7 +94,9 @@ class SafeHeaders:
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                given = list(message.get("headers", []))
+                names = {name for name, _ in given}
+                message["headers"] = given + [each for each in _HEADERS if each[0] not in names]
             await send(message)
 
         await self._app(scope, receive, add)
@@ -100,12 +117,14 @@ def build_routes(
     control: ControlSocket,
     older: OlderSocket,
     metrics: Metrics,
+    rehearsals: RehearsalDesk,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
     pages = Pages(show)
     probes = Probes(playback, readiness, metrics)
     pictures = Pictures(stage, store)
     api = Api(view, dispatcher, asrun, access)
+    reports = Reports(rehearsals, access)
     return [
         Route("/", pages.kiosk),
         Route("/control", pages.control),
@@ -120,6 +139,8 @@ def build_routes(
         Route("/api/cues", api.cues),
         Route("/api/asrun", api.as_run),
         Route("/api/control/{command}", api.control, methods=["POST"]),
+        Route("/rehearsal/report.html", reports.page),
+        Route("/rehearsal/report.json", reports.data),
         WebSocketRoute("/ws/screen", screens.serve),
         WebSocketRoute("/ws/control", control.serve),
         WebSocketRoute("/ws", older.serve),
@@ -318,6 +339,48 @@ class Api:
             async with self._encoding:
                 text = await asyncio.to_thread(encode, piece, first=first, last=last)
             yield text
+
+
+class Reports:
+    """The newest report of a rehearsal, for those who may read the state.
+
+    A link carries no token; so the state, which only those are told, has an address with a key
+    that opens this one report, until there is another.
+    """
+
+    def __init__(self, desk: RehearsalDesk, access: Access) -> None:
+        self._desk = desk
+        self._access = access
+
+    async def page(self, request: Request) -> Response:
+        """`GET /rehearsal/report.html`."""
+        headers = {"content-security-policy": _REPORT_POLICY}
+        return await self._file(request, "report.html", "text/html", headers)
+
+    async def data(self, request: Request) -> Response:
+        """`GET /rehearsal/report.json`."""
+        return await self._file(request, "report.json", "application/json", {})
+
+    async def _file(
+        self,
+        request: Request,
+        file: Literal["report.html", "report.json"],
+        media_type: str,
+        headers: Mapping[str, str],
+    ) -> Response:
+        try:
+            if self._desk.opens(request.query_params.get("key")):
+                self._access.check_origin(request)
+            else:
+                self._access.role_of(request)
+        except AccessDenied as error:
+            return _error(error.code, str(error))
+        data = await self._desk.read(file)
+        if data is None:
+            return _error("no_report", "nothing has been rehearsed from here yet")
+        return Response(
+            data, media_type=media_type, headers={**headers, "cache-control": "no-store"}
+        )
 
 
 def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:

@@ -26,11 +26,14 @@ from server.cli.common import (
 from server.cli.rehearsal_table import WIDTH, print_report
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
+from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
 from server.rehearsal.report import Asked, Finding, Report, ranked
 
 _MOST_SCREENINGS = 1000
+_BESIDE_A_SHOW = 10
+"""Niceness of a rehearsal in the background of a show that is on."""
 
 
 def rehearse_show(
@@ -71,8 +74,18 @@ def rehearse_show(
     html: Annotated[
         Path | None, typer.Option(help="Write the report as a page of its own.")
     ] = None,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised",
+            help="Be a server's child: give way to it, and end when standard input closes.",
+        ),
+    ] = False,
 ) -> None:
     """Play the whole show in seconds, and tell what would go wrong tonight."""
+    if supervised:
+        end_with_parent()
+        give_way(_BESIDE_A_SHOW)
     configure_logs("error")  # what went wrong is in the report
     start, end = _position("--from", from_), _position("--to", to)
     rate = _rate(bandwidth)

@@ -42,6 +42,7 @@ class Show:
 
     Attributes:
         folder: where it lives; relative paths in it start here.
+        toml: the `show.toml` it was loaded from, which need not exist.
         settings: everything that can be set.
         sheet: the cues.
         base_images: encoded base image by program, one for each image-to-image program.
@@ -51,6 +52,7 @@ class Show:
     """
 
     folder: Path
+    toml: Path
     settings: Settings
     sheet: CueSheet
     base_images: Mapping[str, bytes]
@@ -126,6 +128,7 @@ def load_show(
         raise ShowError(problems)
     return Show(
         folder=folder,
+        toml=folder / toml.name,
         settings=settings,
         sheet=sheet,
         base_images=base_images,

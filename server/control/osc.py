@@ -44,6 +44,7 @@ POSITIONS = {
     "mode.force": ("mode", "until", "reason", "cue"),
     "mode.release": ("cue",),
     "engine.reset": ("engine",),
+    "rehearse": ("screenings", "bandwidth", "fail"),
     "asrun": ("limit",),
     "log": ("limit",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,6 +33,10 @@ _UPCOMING = 8
 _COMMANDS = 12
 
 
+Told = Callable[[], Mapping[str, Any]]
+"""What somebody tells of himself, as JSON values."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateView:
     """Reads the state from those who own it; holds nothing itself."""
@@ -46,6 +50,8 @@ class StateView:
     live: LiveEngines = field(default_factory=LiveEngines)
     commands: CommandLog = field(default_factory=CommandLog)
     activation: Activation = "show"
+    preflight: Told | None = None
+    rehearsal: Told | None = None
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values. Times are steady seconds, positions seconds."""
@@ -74,6 +80,8 @@ class StateView:
             "coverage": self.readiness.coverage(),
             "screens": self.screens(now),
             "health": self.health(),
+            "preflight": None if self.preflight is None else self.preflight(),
+            "rehearsal": None if self.rehearsal is None else self.rehearsal(),
             "commands": self.commands.newest(_COMMANDS),
         }
 

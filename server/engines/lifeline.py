@@ -31,10 +31,10 @@ def end_with_parent(descriptor: int = 0) -> None:
     threading.Thread(target=_watch, args=(descriptor,), name="lifeline", daemon=True).start()
 
 
-def give_way() -> None:
-    """Let the show go first: on the processor, and when memory runs out."""
+def give_way(niceness: int = _NICENESS) -> None:
+    """Let the show go first: on the processor, on the disk, and when memory runs out."""
     with suppress(OSError):
-        os.nice(_NICENESS)
+        os.nice(niceness)  # Linux ranks the disk by it too
     with suppress(OSError):  # Linux only
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
 

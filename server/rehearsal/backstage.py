@@ -1,0 +1,204 @@
+"""Where a rehearsal runs while the show is on: in a process of its own, which gives way to it.
+
+    BackstageError
+    └── NotBegun        the process could not be started
+
+The child is told by its command line what to rehearse, and by its environment where the sets
+are: credentials of the store are inherited, the tokens that let people in are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from server.config.show import Show
+from server.rehearsal.kept import HTML, JSON
+from server.rehearsal.order import Order
+
+_log = structlog.get_logger(__name__)
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_LETS_IN: Final = re.compile(r"UNDERSTUDY_(OPERATOR|VIEWER|SCREEN)_TOKEN(_FILE)?")
+"""What a rehearsal has no use for. What engines are asked with it has."""
+
+_LAST_WORDS: Final = 4000
+"""Bytes of what a child says that are remembered."""
+
+_GONE_WITHIN: Final = 5.0
+"""Seconds until a killed child is gone."""
+
+
+class BackstageError(Exception):
+    """A rehearsal that came to nothing, in words."""
+
+
+class NotBegun(BackstageError):
+    """It could not be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a rehearsal ended.
+
+    Attributes:
+        status: the exit status: 0 ready, 1 not ready, or anything else for neither.
+        words: what was said last, for people.
+    """
+
+    status: int
+    words: str = ""
+
+
+class Backstage(Protocol):
+    """Rehearses where it disturbs nobody."""
+
+    async def rehearse(self, order: Order, into: Path) -> Ended:
+        """Rehearse; what was found lies in folder `into` then. To cancel this ends it.
+
+        Raises:
+            NotBegun: it could not be started.
+        """
+        ...
+
+
+class ScriptedBackstage:
+    """For tests: ends when, and how, it is told to.
+
+    Attributes:
+        orders: what was asked for.
+        cancelled: how many were cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.cancelled = 0
+        self._ending: asyncio.Future[Callable[[Path], Ended]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is under way."""
+        return self._ending is not None
+
+    def end(self, status: int, report: str | None = None, words: str = "") -> None:
+        """Let the one that is under way end, with a report or without."""
+
+        def leave(into: Path) -> Ended:
+            if report is not None:
+                (into / JSON).write_text(report)
+                (into / HTML).write_text("<!doctype html><title>Rehearsal</title>")
+            return Ended(status, words)
+
+        self._let(leave)
+
+    def refuse(self, error: BackstageError) -> None:
+        """Let the one that is under way not have begun."""
+
+        def leave(_into: Path) -> Ended:
+            raise error
+
+        self._let(leave)
+
+    def _let(self, leave: Callable[[Path], Ended]) -> None:
+        if self._ending is None:
+            raise RuntimeError("nothing is rehearsed")
+        self._ending.set_result(leave)
+
+    async def rehearse(self, order: Order, into: Path) -> Ended:
+        """See `Backstage.rehearse`."""
+        self.orders.append(order)
+        self._ending = asyncio.get_running_loop().create_future()
+        try:
+            leave = await self._ending
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self._ending = None
+        return leave(into)
+
+
+class ChildBackstage:
+    """Runs `understudy rehearse` as a child.
+
+    Args:
+        show: what is rehearsed: its folder as it is on disk now, played as the server plays it.
+    """
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._path = show.toml if show.toml.exists() else show.folder
+
+    async def rehearse(self, order: Order, into: Path) -> Ended:
+        """See `Backstage.rehearse`. The child does not outlive us, however we end."""
+        try:
+            with await asyncio.to_thread((into / JSON).open, "wb") as report:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # a folder named server where we stand is not ours
+                    *("-m", "server", "rehearse", "--supervised"),
+                    *("--show", str(self._path), "--json", "--html", str(into / HTML)),
+                    *order.arguments(),
+                    stdin=asyncio.subprocess.PIPE,  # its lifeline: it closes with us
+                    stdout=report,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=child_environment(os.environ, self._show),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise NotBegun(f"it cannot be started: {error.strerror}") from error
+        try:
+            words = await _heard_out(process)
+            return Ended(await process.wait(), words)
+        finally:
+            await _end(process)
+
+
+def child_environment(environment: Mapping[str, str], show: Show) -> dict[str, str]:
+    """What the child gets to know: all but who may come in, and what our command line said.
+
+    Args:
+        environment: ours.
+        show: as it plays here.
+    """
+    settings = show.settings
+    kept = {name: value for name, value in environment.items() if not _LETS_IN.fullmatch(name)}
+    # A server started with --store or --mode is rehearsed with them.
+    kept["UNDERSTUDY_STORE_URL"] = settings.store.url
+    if settings.store.endpoint_url is not None:
+        kept["UNDERSTUDY_STORE_ENDPOINT_URL"] = settings.store.endpoint_url
+    kept["UNDERSTUDY_PLAYBACK_MODE"] = settings.playback.mode
+    paths = [str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+async def _heard_out(process: asyncio.subprocess.Process) -> str:
+    """Listen to the end, or its pipe would fill; the last that was said."""
+    tail = b""
+    while process.stderr is not None and (chunk := await process.stderr.read(65536)):
+        tail = (tail + chunk)[-_LAST_WORDS:]
+    return tail.decode(errors="replace").strip()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """See the child ended and reaped."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # it holds nothing that is worth a farewell
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(_GONE_WITHIN):
+            await process.wait()
+    except TimeoutError:
+        _log.error("rehearsal_cannot_be_killed", pid=process.pid)
