@@ -58,7 +58,7 @@ class Order(BaseModel):
     latency: Annotated[float, Field(ge=0, le=_LONGEST_LATENCY, allow_inf_nan=False)] | None = None
     fail: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(max_length=_MOST_FAILING)] = ()
     seed: Annotated[int, Field(ge=0)] | None = None
-    from_: Annotated[Position, Field(alias="from")] | None = None
+    from_: Position | None = Field(default=None, alias="from")
     to: Position | None = None
     deep: bool = False
 

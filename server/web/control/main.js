@@ -10,6 +10,8 @@ import { element, mark, say } from "./dom.js";
 import { Guard } from "./guard.js";
 import { Lists } from "./lists.js";
 import { Mode } from "./mode.js";
+import * as preflight from "./preflight.js";
+import { Rehearsal } from "./rehearsal.js";
 import { Wall } from "./wall.js";
 import * as words from "./words.js";
 
@@ -58,6 +60,7 @@ const wall = new Wall();
 const cues = new Cues(act);
 const mode = new Mode(act);
 const lists = new Lists(act);
+const rehearsal = new Rehearsal(act);
 cues.onchoose = permit;
 
 /** What each command did, for the line at the foot. @type {Record<string, (result: any, args: any) => string>} */
@@ -80,6 +83,8 @@ const done = {
   "mode.force": (_, args) => `Forced ${args.mode}${args.cue === undefined ? "" : ` for ${args.cue}`}`,
   "mode.release": () => "Released",
   "engine.reset": (_, args) => `${args.engine} is trusted again`,
+  rehearse: () => "Rehearsing in the background; the show goes on",
+  "rehearse.cancel": () => "The rehearsal is broken off; the show goes on",
 };
 
 /**
@@ -126,6 +131,8 @@ function show() {
     mode.show(state.mode);
     cues.show(desk);
     lists.show(state);
+    preflight.show(state);
+    rehearsal.show(desk);
     const { standby } = state;
     const cue = standby ? (standby.cue ?? `${words.kind(standby)} ${standby.time}`) : state.screening.status === "active" ? "no cue left" : "start the show";
     say(element("go-cue"), state.panic ? "restore first" : cue);
@@ -135,7 +142,13 @@ function show() {
     const coverage = JSON.stringify([state.coverage, state.mode?.effective, state.mode?.forced, state.engines]);
     if (desk.fresh && coverage !== shownCoverage) {
       shownCoverage = coverage;
-      desk.ask("cues").then(({ cues: all }) => { cues.refresh(all); cues.show(desk); permit(); }, () => (shownCoverage = ""));
+      desk.ask("cues").then(({ cues: all }) => {
+        cues.refresh(all);
+        cues.show(desk);
+        rehearsal.actions = all.filter((/** @type {any} */ cue) => cue.program).map((/** @type {any} */ cue) => cue.cue);
+        rehearsal.show(desk);
+        permit();
+      }, () => (shownCoverage = ""));
     }
     const run = `${state.now?.run} ${state.now?.outcome} ${state.now?.provider}`;
     if (desk.fresh && run !== shownRun) {
@@ -202,6 +215,7 @@ function permit() {
   }
   element("prefetch").hidden = !desk.commands.has("prefetch");
   mark(element("mode"), "fixed", desk.commands.has("mode.force") ? null : "");
+  mark(element("rehearsal"), "fixed", desk.commands.has("rehearse") ? null : "");
   element("panic").disabled = !desk.may("panic") || panic;
   const nothingToFire = desk.state?.screening.status === "active" && !desk.state.standby;
   if (nothingToFire) element("go").disabled = true;
@@ -211,6 +225,7 @@ function tick() {
   if (!desk.state) return;
   wall.tick(desk);
   lists.tick(desk);
+  rehearsal.tick(desk);
 }
 
 function restarted() {

@@ -64,3 +64,36 @@ export function said(cue) {
   if (cue.action === "move-slider" && cue.prompt) return `${cue.prompt}, at ${cue.text}`;
   return cue.text || cue.prompt || cue.action;
 }
+
+const several = (/** @type {number} */ n, /** @type {string} */ noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+
+/** How many findings of each kind there are. @param {any} told */
+export function counts(told) {
+  return [
+    told.errors ? several(told.errors, "error") : "",
+    told.warnings ? several(told.warnings, "warning") : "",
+    told.notes ? several(told.notes, "note") : "",
+  ].filter(Boolean).join(", ");
+}
+
+/** Where in the show a finding is. @param {any} finding */
+export function place(finding) {
+  const set = finding.set_id === null || finding.set_id === undefined ? "" : `set ${finding.set_id}`;
+  const where = [finding.time, finding.action_id, set].filter(Boolean).join(" · ") || finding.code.replaceAll("_", " ");
+  return finding.count > 1 ? `${where} · ${finding.count} times` : where;
+}
+
+/** What a rehearsal was asked for, where that is not the show as it is. @param {any} asked */
+export function asked(asked) {
+  const rate = (/** @type {number} */ bits) => (bits >= 1e6 ? `${bits / 1e6} Mbit/s` : `${bits / 1e3} kbit/s`);
+  return [
+    asked?.screenings ? several(asked.screenings, "screening") : "",
+    asked?.bandwidth ? `a line of ${rate(asked.bandwidth)}` : "",
+    asked?.latency ? `${Math.round(asked.latency * 1000)} ms a request` : "",
+    asked?.fail?.length ? `without ${asked.fail.join(", ")}` : "",
+    asked?.from ? `from ${position(asked.from)}` : "",
+    asked?.to ? `to ${position(asked.to)}` : "",
+    asked?.deep ? "every image decoded" : "",
+    asked?.seed === undefined || asked?.seed === null ? "" : `seed ${asked.seed}`,
+  ].filter(Boolean).join(" · ");
+}

@@ -1,0 +1,124 @@
+// @ts-check
+/** Rehearsing in the background. It is never the show: its own colour, its own words, and nothing on the walls. */
+
+import { element, make, mark, say } from "./dom.js";
+import * as findings from "./findings.js";
+import * as words from "./words.js";
+
+const TOLD = 5;
+
+export class Rehearsal {
+  #root = element("rehearsal");
+  #form = element("rehearse-form");
+  /** What may be made to fail, as it was last offered. */
+  #offered = "";
+
+  /** @param {(command: string, args: any) => void} act */
+  constructor(act) {
+    element("rehearse").dataset.command = "rehearse";
+    element("rehearse-cancel").dataset.command = "rehearse.cancel";
+    element("rehearse-cancel").addEventListener("click", () => act("rehearse.cancel", {}));
+    this.#form.addEventListener("submit", (/** @type {Event} */ event) => {
+      event.preventDefault();
+      act("rehearse", this.#order());
+    });
+    const more = element("rehearse-more");
+    more.addEventListener("click", () => {
+      const terms = element("rehearse-terms");
+      terms.hidden = !terms.hidden;
+      more.setAttribute("aria-expanded", String(!terms.hidden));
+    });
+  }
+
+  /** What the form asks for; what is left as it is is not said. */
+  #order() {
+    const text = (/** @type {string} */ id) => element(id).value.trim();
+    const screenings = Number(text("rehearse-screenings") || 1);
+    const bandwidth = text("rehearse-bandwidth");
+    const latency = Number(text("rehearse-latency") || 0) / 1000;
+    const fail = text("rehearse-fail");
+    return {
+      ...(screenings !== 1 ? { screenings } : {}),
+      ...(bandwidth ? { bandwidth } : {}),
+      ...(latency ? { latency } : {}),
+      ...(fail ? { fail: [fail] } : {}),
+      ...(element("rehearse-deep").checked ? { deep: true } : {}),
+    };
+  }
+
+  /** @param {import("./desk.js").Desk} desk */
+  show(desk) {
+    const { rehearsal } = desk.state;
+    this.#root.hidden = !rehearsal;
+    if (!rehearsal) return;
+    this.#offer(desk.state.engines ?? [], desk.state.coverage);
+    const running = rehearsal.status === "running";
+    const told = rehearsal.verdict ? rehearsal : rehearsal.previous;
+    mark(this.#root, "status", rehearsal.status);
+    mark(this.#root, "verdict", running ? null : (rehearsal.verdict ?? null));
+    say(element("rehearsal-said"), this.#said(rehearsal));
+    say(element("rehearsal-asked"), words.asked(rehearsal.asked));
+    say(element("rehearsal-counts"), rehearsal.verdict ? words.counts(rehearsal) : "");
+    findings.tell(element("rehearsal-findings"), rehearsal.worst ?? [], TOLD);
+    const link = element("rehearsal-report");
+    link.hidden = !told?.report;
+    if (told?.report) link.href = told.report;
+    const when = told?.finished_at ? words.timeOfDay(told.finished_at) : "";
+    say(link, rehearsal.verdict ? "Open the report" : `Open the report of ${when} (${told?.verdict ?? ""})`);
+    element("rehearse").hidden = element("rehearse-more").hidden = running;
+    if (running) element("rehearse-terms").hidden = true;
+    if (running) element("rehearse-more").setAttribute("aria-expanded", "false");
+    element("rehearse-cancel").hidden = !running;
+    this.tick(desk);
+  }
+
+  /** @param {any} rehearsal */
+  #said(rehearsal) {
+    const by = words.who(rehearsal.by);
+    const at = rehearsal.finished_at ? ` at ${words.timeOfDay(rehearsal.finished_at)}` : "";
+    switch (rehearsal.status) {
+      case "running":
+        return `Rehearsing in the background, for ${by}`;
+      case "done":
+        return `${rehearsal.verdict === "ready" ? "Ready" : "Not ready"}, rehearsed${at} for ${by}`;
+      case "failed":
+        return rehearsal.reason.charAt(0).toUpperCase() + rehearsal.reason.slice(1);
+      case "cancelled":
+        return `Broken off: ${words.who(rehearsal.reason)}`;
+      default:
+        return "Not rehearsed from here yet";
+    }
+  }
+
+  /** The seconds, apart: they are not read out. @param {import("./desk.js").Desk} desk */
+  tick(desk) {
+    const rehearsal = desk.state?.rehearsal;
+    const running = rehearsal?.status === "running";
+    const seconds = running ? Math.max(0, desk.now() - rehearsal.since) : rehearsal?.seconds;
+    say(element("rehearsal-seconds"), seconds === null || seconds === undefined ? "" : running ? `${Math.floor(seconds)} s` : `took ${words.age(seconds)}`);
+  }
+
+  /** @param {any[]} engines @param {any} coverage */
+  #offer(engines, coverage) {
+    const missing = new Set(coverage?.without_sets ?? []);
+    const names = engines.map((engine) => engine.name);
+    const key = JSON.stringify([names, this.actions]);
+    if (key === this.#offered) return;
+    this.#offered = key;
+    const field = element("rehearse-fail");
+    const chosen = field.value;
+    const option = (/** @type {string} */ value, /** @type {string} */ text) => make("option", { value }, text);
+    field.replaceChildren(
+      option("", "nothing"),
+      option("store", "the store is silent"),
+      ...(names.length ? [option("engines", "every engine is dead")] : []),
+      ...names.map((name) => option(name, `${name} is dead`)),
+      make("optgroup", { label: "a cue’s sets are gone" }, ...this.actions.filter((name) => !missing.has(name)).map((name) => option(name, name))),
+    );
+    field.value = chosen;
+    if (field.selectedIndex < 0) field.value = "";
+  }
+
+  /** The actions of the show, once they are known. @type {string[]} */
+  actions = [];
+}
