@@ -54,6 +54,8 @@ from server.providers.static import StaticProvider
 from server.rehearsal.backstage import ChildBackstage
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.kept import REHEARSALS, KeptReports
+from server.rehearsal.looks import Looks
+from server.rehearsal.preflight import Preflight
 from server.stage.screens import ScreenSocket
 from server.supply.sources import SupplyCollector, open_supply
 from server.timeline.schedule import build_schedule
@@ -166,6 +168,14 @@ async def build(
                 clock,
             ).open()
         )
+        preflight = Preflight(
+            Looks(show, ensemble, supply, opened).all(),
+            ensemble.playhead,
+            playback.quiet_for,
+            clock,
+            begins=lambda: readiness.looked,
+            noted=lambda result: metrics.preflight_errors.set(result.count("error")),
+        )
         view = StateView(
             show,
             clock,
@@ -175,6 +185,7 @@ async def build(
             modes,
             live=opened,
             commands=log,
+            preflight=preflight.state,
             rehearsal=rehearsals.state,
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
@@ -198,7 +209,7 @@ async def build(
             modes=modes, playback=playback, view=view, clock=clock, engines=opened
         )
         feed = StateFeed(view.state, clock)
-        rehearsals.changed = feed.nudge
+        rehearsals.changed = preflight.changed = feed.nudge
         rooms: list[Commands] = [
             commands,
             mode_commands,
@@ -238,6 +249,7 @@ async def build(
                 control=ControlSocket(dispatcher, feed, clock, access, metrics),
                 older=older,
                 metrics=metrics,
+                preflight=preflight,
                 rehearsals=rehearsals,
             )
         )
@@ -252,6 +264,7 @@ async def build(
                 readiness.keep_looking(),
                 modes.keep_time(),
                 watch.run(),
+                preflight.run(),
                 _signs_of_life(memory, clock),
                 _measure_lag(metrics, clock),
             )

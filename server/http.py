@@ -29,6 +29,7 @@ from server.metrics import Metrics
 from server.older.socket import OlderSocket
 from server.performance.playback import Playback
 from server.rehearsal.desk import RehearsalDesk
+from server.rehearsal.preflight import Preflight
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
@@ -117,11 +118,12 @@ def build_routes(
     control: ControlSocket,
     older: OlderSocket,
     metrics: Metrics,
+    preflight: Preflight,
     rehearsals: RehearsalDesk,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
     pages = Pages(show)
-    probes = Probes(playback, readiness, metrics)
+    probes = Probes(playback, readiness, preflight, metrics)
     pictures = Pictures(stage, store)
     api = Api(view, dispatcher, asrun, access)
     reports = Reports(rehearsals, access)
@@ -177,9 +179,12 @@ class Pages:
 class Probes:
     """What machines ask: alive, ready, how much."""
 
-    def __init__(self, playback: Playback, readiness: Readiness, metrics: Metrics) -> None:
+    def __init__(
+        self, playback: Playback, readiness: Readiness, preflight: Preflight, metrics: Metrics
+    ) -> None:
         self._playback = playback
         self._readiness = readiness
+        self._preflight = preflight
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
@@ -194,11 +199,12 @@ class Probes:
     async def ready(self, request: Request) -> Response:
         """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
         del request
-        problems = self._readiness.problems()
+        # Readiness knows of now; the preflight of a few minutes ago, and of more.
+        problems = [*self._readiness.problems(), *self._preflight.problems()]
         body = {
             "ready": not problems,
             "reasons": problems,
-            "notes": self._readiness.notes(),
+            "notes": [*self._readiness.notes(), *self._preflight.notes()],
             **self._readiness.coverage(),
         }
         return JSONResponse(body, status_code=503 if problems else 200)

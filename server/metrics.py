@@ -87,6 +87,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.preflight_errors = Gauge(
+            "understudy_preflight_errors",
+            "Errors that the last preflight found.",
+            registry=self.registry,
+        )
+
     def expose(self) -> bytes:
         """The text that `/metrics` answers."""
         return generate_latest(self.registry)

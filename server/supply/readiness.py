@@ -64,6 +64,11 @@ class Readiness:
         self._store_problem: str | None = None
         self._unproven: tuple[Unproven, ...] = ()
 
+    @property
+    def looked(self) -> bool:
+        """Whether the sets have been looked through once."""
+        return self._looked
+
     def sets(self, action_id: str) -> int:
         """How many sets of an action can be played, as far as is known."""
         return len(self._static.usable(action_id))

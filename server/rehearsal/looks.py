@@ -1,0 +1,214 @@
+"""What the preflight looks at, in steps small enough to be taken between two pictures.
+
+What others know already (readiness, the mode manager, the copies) is asked of them; disks are
+read beside the event loop. Nothing is fetched over a line, and no engine is asked to draw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cache.keys import meta_key, set_prefix
+from cache.library import BrokenSet
+from cache.store import StoreError
+from generator.plan import Action
+from server.config.show import Show
+from server.engines.live import LiveEngines
+from server.ensemble import Ensemble
+from server.modes.ladder import Rung
+from server.rehearsal import glances
+from server.rehearsal.preflight import Look
+from server.rehearsal.report import Finding
+from server.supply.sources import Supply
+
+Findings = AsyncGenerator[Sequence[Finding], None]
+
+_RATE: Final = 8e-6
+"""Mbit/s in a byte a second."""
+
+
+class Looks:
+    """Everything that the preflight looks at.
+
+    Args:
+        show: what is played.
+        ensemble: those who play it.
+        supply: where their sets come from.
+        live: the engines of this machine.
+        free: bytes that are free on the disk of a folder.
+    """
+
+    def __init__(
+        self,
+        show: Show,
+        ensemble: Ensemble,
+        supply: Supply,
+        live: LiveEngines,
+        free: Callable[[Path], Awaitable[int]] | None = None,
+    ) -> None:
+        self._show = show
+        self._ensemble = ensemble
+        self._supply = supply
+        self._live = live
+        self._free = free or free_bytes
+
+    def all(self) -> tuple[Look, ...]:
+        """In the order in which they are looked at: what is at hand first."""
+        return (self.ladders, self.engines, self.copies, self.disk, self.sets)
+
+    async def ladders(self) -> Findings:
+        """Whether every cue has something sure to stand on, and which sets are passed over."""
+        actions = {action.action_id: action for action in self._ensemble.plan.actions}
+        readiness = self._ensemble.readiness
+        yield [
+            glances.no_sets(actions[each.action_id], each.reason) for each in readiness.unproven()
+        ]
+        yield [
+            glances.faulty(actions[action_id], number, reason, "faulty_set")
+            for (action_id, number), reason in sorted(self._ensemble.static.faults.items())
+            if action_id in actions
+        ]
+
+    async def engines(self) -> Findings:
+        """Which engines would not draw now, and what stands behind them."""
+        modes = self._ensemble.modes
+        alone = [each for each in self._ensemble.plan.actions if not self._sets(each)]
+        wanted = any(
+            self._first_rung(action) != Rung("static") for action in self._ensemble.plan.actions
+        )
+        for engine in modes.engines:
+            absent = self._live.absent(engine.name)
+            if absent is None and engine.health.usable:
+                continue
+            reason = absent or f"{engine.health.state}: {engine.health.reason}"
+            yield glances.engine_dead(engine.name, reason, alone=alone, wanted=wanted)
+
+    async def copies(self) -> Findings:
+        """How the line and the copies do, where there is a line."""
+        status = self._supply.status()
+        if status is None:
+            return
+        unreachable = self._supply.unreachable()
+        why = "its copies are being made" if unreachable is None else unreachable
+        yield [
+            glances.not_here(action, why)
+            for action in self._ensemble.plan.actions
+            if self._supply.coverage(action.action_id) == "none" and self._sets(action)
+        ]
+        yield list(self._line(unreachable))
+
+    def _line(self, unreachable: str | None) -> Iterator[Finding]:
+        status = self._supply.status()
+        if status is None:
+            return
+        line, disk = status["line"], status["copies"]["disk"]
+        if unreachable is not None:
+            yield _warning(
+                "store_unreachable",
+                f"the store does not answer ({unreachable}): what is on this machine is played",
+                "see to the line, or to the store",
+            )
+        if disk["condition"] not in {"ok", "off"}:
+            yield _warning(
+                "copies_stopped",
+                f"no more copies are kept on disk ({disk['condition']}: {disk['reason']})",
+                "make room on the disk of [cache] dir",
+            )
+        if line["crowded_out"]:
+            yield _warning(
+                "cache_too_small",
+                f"the cache has no room for {line['crowded_out']} of the coming sets",
+                "give [cache] disk_bytes more room",
+            )
+        if line["late_files"]:
+            yield _warning(
+                "late",
+                f"the line carries {line['rate'] * _RATE:.1f} Mbit/s: {line['late_files']} "
+                "previews of the coming sets will not be here in time",
+                "begin earlier, or take the sets along with `understudy pull`",
+            )
+
+    async def disk(self) -> Findings:
+        """Whether there is room for what the server must write."""
+        folder = self._show.state_folder
+        with suppress(OSError):
+            found = glances.little_room(await self._free(folder), str(folder))
+            yield [] if found is None else [found]
+
+    async def sets(self) -> Findings:
+        """For each action: whether its sets fit their slot, and all their files are there."""
+        actions = self._ensemble.plan.actions
+        ends = [*(action.at for action in actions[1:]), self._show.duration]
+        for action, until in zip(actions, ends, strict=True):
+            yield await self._of_action(action, until)
+
+    async def _of_action(self, action: Action, until: float) -> list[Finding]:
+        settings = self._show.settings
+        findings: list[Finding] = []
+        longest: Finding | None = None
+        for number in self._ensemble.static.usable(action.action_id):
+            if not self._supply.shelf.holds(meta_key(action.action_id, number)):
+                continue  # it would have to come over the line
+            try:
+                found = await self._supply.library.open_set(action.action_id, number)
+                durations = [step.duration for step in found.steps]
+                files = await self._files(action, number)
+            except (BrokenSet, StoreError):
+                continue  # the survey says so in better words
+            if files is not None:
+                absent = glances.absent([step.name for step in found.steps], files)
+                findings += [glances.missing(action, number, absent)] if absent else []
+            longest = glances.worse(
+                longest,
+                glances.overrun(
+                    action,
+                    durations,
+                    number,
+                    until=until,
+                    crossfade=settings.display.crossfade,
+                    fit=settings.playback.fit,
+                ),
+            )
+        return findings if longest is None else [*findings, longest]
+
+    async def _files(self, action: Action, number: int) -> list[str] | None:
+        """The files of a set, where it costs nothing to look; else None."""
+        if self._supply.cache is not None:
+            return None
+        prefix = set_prefix(action.action_id, number)
+        return [
+            entry.key.removeprefix(prefix) async for entry in self._supply.store.list(prefix)
+        ]
+
+    def _sets(self, action: Action) -> int:
+        return self._ensemble.readiness.sets(action.action_id)
+
+    def _first_rung(self, action: Action) -> Rung | None:
+        cue = self._show.sheet.cues[action.cue_index]
+        rungs = self._ensemble.modes.decide(action, cue.mode).rungs
+        return rungs[0] if rungs else None
+
+
+def _warning(code: str, message: str, remedy: str) -> Finding:
+    return Finding(level="warning", code=code, message=message, remedy=remedy)
+
+
+async def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, or of where it will be; asked in a thread.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+
+    def ask() -> int:
+        place = folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    return await asyncio.to_thread(ask)
