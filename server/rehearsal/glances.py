@@ -112,7 +112,7 @@ def overrun(
 
 
 def engine_dead(
-    name: str, reason: str, *, alone: Sequence[Action], wanted: bool
+    name: str, reason: str, *, alone: Sequence[Action], wanted: bool, other: str | None = None
 ) -> list[Finding]:
     """An engine that would not draw now.
 
@@ -121,9 +121,10 @@ def engine_dead(
         reason: why not, in words.
         alone: the actions without a set that can be played, for which it might have drawn.
         wanted: whether anything is played live before a set is.
+        other: another engine that would draw, if there is one.
     """
     dead = f"engine {name} would not draw now ({reason})"
-    if alone:
+    if alone and other is None:
         return [
             _of(
                 action,
@@ -140,7 +141,7 @@ def engine_dead(
         Finding(
             level=level,
             code="engine_dead",
-            message=f"{dead}; sets are played in its place",
+            message=f"{dead}; {other or 'a set'} takes its place",
             remedy=f"get {name} going",
         )
     ]
@@ -153,7 +154,7 @@ def little_room(free: int, where: str) -> Finding | None:
     return Finding(
         level="warning",
         code="disk_full",
-        message=f"{size(free)} are free on the disk of {where}: the as-run log and copies soon stop",
+        message=f"{size(free)} are free on the disk of {where}: logs and copies soon stop",
         remedy="make room there, or name another place in [cache] dir",
     )
 

@@ -20,7 +20,7 @@ from generator.plan import Action
 from server.config.show import Show
 from server.engines.live import LiveEngines
 from server.ensemble import Ensemble
-from server.modes.ladder import Rung
+from server.modes.ladder import Decision
 from server.rehearsal import glances
 from server.rehearsal.preflight import Look
 from server.rehearsal.report import Finding
@@ -76,17 +76,28 @@ class Looks:
 
     async def engines(self) -> Findings:
         """Which engines would not draw now, and what stands behind them."""
-        modes = self._ensemble.modes
-        alone = [each for each in self._ensemble.plan.actions if not self._sets(each)]
-        wanted = any(
-            self._first_rung(action) != Rung("static") for action in self._ensemble.plan.actions
-        )
-        for engine in modes.engines:
-            absent = self._live.absent(engine.name)
-            if absent is None and engine.health.usable:
-                continue
-            reason = absent or f"{engine.health.state}: {engine.health.reason}"
-            yield glances.engine_dead(engine.name, reason, alone=alone, wanted=wanted)
+        unfit = {
+            engine.name: self._live.absent(engine.name)
+            or f"{engine.health.state}: {engine.health.reason}"
+            for engine in self._ensemble.modes.engines
+            if self._live.absent(engine.name) is not None or not engine.health.usable
+        }
+        fit = [each.name for each in self._ensemble.modes.engines if each.name not in unfit]
+        decided = [(each, self._decided(each)) for each in self._ensemble.plan.actions]
+        fallback = self._show.settings.playback.fallback
+        alone = [
+            action
+            for action, decision in decided
+            if not self._sets(action) and (fallback or decision.mode != "static")
+        ]
+        for name, reason in unfit.items():
+            yield glances.engine_dead(
+                name,
+                reason,
+                alone=alone,
+                wanted=any(decision.mode == "live" for _, decision in decided),
+                other=fit[0] if fit else None,
+            )
 
     async def copies(self) -> Findings:
         """How the line and the copies do, where there is a line."""
@@ -181,17 +192,14 @@ class Looks:
         if self._supply.cache is not None:
             return None
         prefix = set_prefix(action.action_id, number)
-        return [
-            entry.key.removeprefix(prefix) async for entry in self._supply.store.list(prefix)
-        ]
+        return [entry.key.removeprefix(prefix) async for entry in self._supply.store.list(prefix)]
 
     def _sets(self, action: Action) -> int:
         return self._ensemble.readiness.sets(action.action_id)
 
-    def _first_rung(self, action: Action) -> Rung | None:
+    def _decided(self, action: Action) -> Decision:
         cue = self._show.sheet.cues[action.cue_index]
-        rungs = self._ensemble.modes.decide(action, cue.mode).rungs
-        return rungs[0] if rungs else None
+        return self._ensemble.modes.decide(action, cue.mode)
 
 
 def _warning(code: str, message: str, remedy: str) -> Finding:

@@ -46,6 +46,18 @@ _TOLD: Final = 20
 
 _NAMED: Final = 5
 
+_TOLD_BY_READINESS: Final = frozenset(
+    {
+        "no_sets",
+        "not_here",
+        "store_unreachable",
+        "copies_stopped",
+        "cache_too_small",
+        "late",
+    }
+)
+"""What is known as of now, and told there, need not be told as it was minutes ago."""
+
 
 class Look(Protocol):
     """One thing that is looked at, in steps; each brings what it found."""
@@ -164,8 +176,11 @@ class Preflight:
         return again or cue >= self._playhead.cursor
 
     def _found(self, level: str) -> list[Finding]:
+        """Findings of a level that nobody else tells."""
         found = () if self._last is None else self._last.findings
-        return [each for each in found if each.level == level]
+        return [
+            each for each in found if each.level == level and each.code not in _TOLD_BY_READINESS
+        ]
 
     # ------------------------------------------------------------ looking
 
@@ -210,7 +225,7 @@ class Preflight:
                 verdict=verdict,
                 errors=self._last.count("error"),
                 warnings=self._last.count("warning"),
-                first=[_short(each) for each in self._found("error")[:_NAMED]],
+                first=[_short(each) for each in findings[:_NAMED] if each.level == "error"],
             )
         self.changed()
 

@@ -28,7 +28,7 @@ from server.control.state import StateView
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
 from server.engines.watch import EngineWatch, probe_of
-from server.ensemble import Circumstances, assemble
+from server.ensemble import Circumstances, Ensemble, assemble
 from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
@@ -84,6 +84,7 @@ class House:
     """The parts, and what one screen was told."""
 
     show: Show
+    ensemble: Ensemble
     clock: VirtualClock
     store: MemoryStore
     library: Library
@@ -340,6 +341,7 @@ async def house(
     )
     opened = House(
         show=show,
+        ensemble=ensemble,
         clock=clock,
         store=store,
         library=library,

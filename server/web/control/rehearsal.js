@@ -41,7 +41,7 @@ export class Rehearsal {
       ...(screenings !== 1 ? { screenings } : {}),
       ...(bandwidth ? { bandwidth } : {}),
       ...(latency ? { latency } : {}),
-      ...(fail ? { fail: [fail] } : {}),
+      ...(fail ? { fail } : {}),
       ...(element("rehearse-deep").checked ? { deep: true } : {}),
     };
   }
@@ -57,6 +57,7 @@ export class Rehearsal {
     mark(this.#root, "status", rehearsal.status);
     mark(this.#root, "verdict", running ? null : (rehearsal.verdict ?? null));
     say(element("rehearsal-said"), this.#said(rehearsal));
+    say(element("rehearsal-when"), this.#when(rehearsal));
     say(element("rehearsal-asked"), words.asked(rehearsal.asked));
     say(element("rehearsal-counts"), rehearsal.verdict ? words.counts(rehearsal) : "");
     findings.tell(element("rehearsal-findings"), rehearsal.worst ?? [], TOLD);
@@ -74,19 +75,34 @@ export class Rehearsal {
 
   /** @param {any} rehearsal */
   #said(rehearsal) {
-    const by = words.who(rehearsal.by);
-    const at = rehearsal.finished_at ? ` at ${words.timeOfDay(rehearsal.finished_at)}` : "";
     switch (rehearsal.status) {
       case "running":
-        return `Rehearsing in the background, for ${by}`;
+        return "Rehearsing";
       case "done":
-        return `${rehearsal.verdict === "ready" ? "Ready" : "Not ready"}, rehearsed${at} for ${by}`;
+        return rehearsal.verdict === "ready" ? "Ready" : "Not ready";
       case "failed":
         return rehearsal.reason.charAt(0).toUpperCase() + rehearsal.reason.slice(1);
       case "cancelled":
-        return `Broken off: ${words.who(rehearsal.reason)}`;
+        return "Broken off";
       default:
-        return "Not rehearsed from here yet";
+        return "not rehearsed from here yet";
+    }
+  }
+
+  /** @param {any} rehearsal */
+  #when(rehearsal) {
+    const at = rehearsal.finished_at ? words.timeOfDay(rehearsal.finished_at) : "";
+    switch (rehearsal.status) {
+      case "running":
+        return `in the background, for ${words.who(rehearsal.by)}: the show goes on`;
+      case "done":
+        return `rehearsed at ${at} for ${words.who(rehearsal.by)}`;
+      case "failed":
+        return `at ${at}, for ${words.who(rehearsal.by)}`;
+      case "cancelled":
+        return `at ${at}, ${words.who(rehearsal.reason)}`;
+      default:
+        return "";
     }
   }
 
