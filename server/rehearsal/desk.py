@@ -263,7 +263,7 @@ class RehearsalDesk:
                 raise BackstageError(_how(ended))
             try:
                 digest = await self._on_disk(lambda: self._kept.digest(folder))
-            except ValueError as error:
+            except (ValueError, FileNotFoundError) as error:
                 raise BackstageError(_how(ended)) from error
             outcome = self._outcome(attempt, folder, digest)
             await self._on_disk(lambda: self._kept.keep(folder, outcome))
