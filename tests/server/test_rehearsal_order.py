@@ -35,7 +35,9 @@ def test_everything_is_said_to_the_command_line() -> None:
 
 
 def test_what_comes_by_osc_or_from_a_terminal_is_understood_too() -> None:
-    order = Order.read({"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu", "to": None})
+    order = Order.read(
+        {"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu", "to": None}
+    )
     assert (order.screenings, order.bandwidth, order.fail) == (3, 10_000_000, ("store", "gpu"))
 
 
