@@ -69,8 +69,8 @@ class Looks:
             glances.no_sets(actions[each.action_id], each.reason) for each in readiness.unproven()
         ]
         yield [
-            glances.faulty(actions[action_id], number, reason, "faulty_set")
-            for (action_id, number), reason in sorted(self._ensemble.static.faults.items())
+            glances.faulty(actions[action_id], number, fault.reason, "faulty_set")
+            for (action_id, number), fault in sorted(self._ensemble.static.faults.items())
             if action_id in actions
         ]
 

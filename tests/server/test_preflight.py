@@ -334,7 +334,7 @@ async def test_a_set_that_is_longer_than_its_slot(
 
 
 async def test_an_engine_that_would_not_draw(tmp_path: Path) -> None:
-    engines = [LiveEngine("gpu", ScriptedEngine([])), LiveEngine("box", ScriptedEngine([]))]
+    engines = [LiveEngine(name, ScriptedEngine([]), local=False) for name in ("gpu", "box")]
     async with house(
         tmp_path, CUES, toml=MANUAL, engines=engines, rhythms={"lamp": Rhythm(sets=0)}
     ) as opened:
