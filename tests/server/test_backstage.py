@@ -148,34 +148,37 @@ def test_it_gives_way() -> None:
 def test_a_show_is_rehearsed_beside_itself_and_the_report_is_for_readers(
     tiny: TinyShow,
 ) -> None:
-    with server_process(tiny.folder, environment=TOKENS) as server:
-        with technician(server, "operate") as foh, technician(server, "look") as guest:
-            assert foh.post("/api/control/rehearse", json={}).status_code == 200
-            assert guest.post("/api/control/rehearse", json={}).status_code == 403
+    with (
+        server_process(tiny.folder, environment=TOKENS) as server,
+        technician(server, "operate") as foh,
+        technician(server, "look") as guest,
+    ):
+        assert foh.post("/api/control/rehearse", json={}).status_code == 200
+        assert guest.post("/api/control/rehearse", json={}).status_code == 403
 
-            def told() -> dict[str, object]:
-                state: dict[str, object] = guest.get("/api/state").json()["rehearsal"]
-                return state
+        def told() -> dict[str, object]:
+            state: dict[str, object] = guest.get("/api/state").json()["rehearsal"]
+            return state
 
-            wait(lambda: told()["status"] != "running")
-            done = told()
-            assert (done["status"], done["verdict"], done["errors"]) == ("done", "ready", 0)
-            address = str(done["report"])
-            with technician(server) as stranger:
-                for path in ("/rehearsal/report.html", "/rehearsal/report.json"):
-                    assert stranger.get(path).status_code == 401
-                    assert stranger.get(f"{path}?key=wrong").status_code == 401
-                opened = stranger.get(address)  # a link carries no token
-                assert opened.status_code == 200
-                assert opened.headers["cache-control"] == "no-store"
-                page = stranger.get(address.replace(".json", ".html"))
-                assert stranger.get(address, headers={"origin": "http://evil"}).status_code == 403
-            assert guest.get("/rehearsal/report.json").json()["verdict"] == "ready"
-            assert_strict(page)
-            assert foh.post("/api/control/rehearsal", json={}).json()["result"]["rehearsal"] == {
-                **done,
-                "findings": [],
-            }
+        wait(lambda: told()["status"] != "running")
+        done = told()
+        assert (done["status"], done["verdict"], done["errors"]) == ("done", "ready", 0)
+        address = str(done["report"])
+        with technician(server) as stranger:
+            for path in ("/rehearsal/report.html", "/rehearsal/report.json"):
+                assert stranger.get(path).status_code == 401
+                assert stranger.get(f"{path}?key=wrong").status_code == 401
+            opened = stranger.get(address)  # a link carries no token
+            assert opened.status_code == 200
+            assert opened.headers["cache-control"] == "no-store"
+            page = stranger.get(address.replace(".json", ".html"))
+            assert stranger.get(address, headers={"origin": "http://evil"}).status_code == 403
+        assert guest.get("/rehearsal/report.json").json()["verdict"] == "ready"
+        assert_strict(page)
+        assert foh.post("/api/control/rehearsal", json={}).json()["result"]["rehearsal"] == {
+            **done,
+            "findings": [],
+        }
     kept = tiny.state / "rehearsals"
     assert [each.name.startswith(".") for each in kept.iterdir()] == [False]
     with server_process(tiny.folder) as server:
