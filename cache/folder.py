@@ -87,7 +87,8 @@ class FolderStore:
 
         Args:
             root: the folder; relative ones are taken from the current directory, now.
-            threads: how many requests may wait for the medium at once.
+            threads: how many requests may wait for the medium at once; with 0 whoever asks
+                waits for it, and nobody else goes on meanwhile.
         """
         self._root = Path(root).absolute()
         self._seen = False
@@ -167,6 +168,11 @@ class FolderStore:
         A write is waited for even when cancelled: given up half-way, it could still come
         to its end later, over a newer content. A read is left alone.
         """
+        if not self._threads:
+            try:
+                return work()
+            except OSError as error:
+                _translate(error, key, writing=writing)
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
         run = read_in_thread if abandon else write_in_thread

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from random import Random
 from typing import Any
 
 import structlog
@@ -24,9 +23,9 @@ from cache.prefetch import Need
 from cache.store import Store, StoreError
 from generator.harvest import Harvester
 from generator.plan import Action, Plan
-from generator.recipe import seed_for
 from server.access import Access
-from server.asrun.log import AsRun, AsRunLog
+from server.asrun.log import AsRunLog
+from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.config.show import Show
 from server.control.dispatcher import CommandLog, Commands, Dispatcher
@@ -39,28 +38,20 @@ from server.control.state_feed import StateFeed
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines, live_engines
 from server.engines.watch import EngineWatch, probe_of
+from server.ensemble import Circumstances, assemble
 from server.http import SafeHeaders, build_routes
-from server.memory import Memory, Panic
+from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
-from server.modes.budget import Budget
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
-from server.performance.performer import Performer
 from server.performance.playback import Playback
-from server.performance.run import Reports
-from server.performance.runs import Runs
 from server.providers.base import Provider
-from server.providers.live import LiveEngine, LiveProvider
+from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.stage import messages as wire
 from server.stage.screens import ScreenSocket
-from server.stage.stage import Screen, Stage
-from server.supply.lookahead import Lookahead
-from server.supply.readiness import Readiness
 from server.supply.sources import SupplyCollector, open_supply
-from server.timeline.playhead import Playhead
 from server.timeline.schedule import build_schedule
 
 _log = structlog.get_logger(__name__)
@@ -108,14 +99,13 @@ async def build(
     """Build every part, add the routes to `app`, and play until left."""
     settings = show.settings
     metrics = Metrics()
-    rng = Random()
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
             return lookahead.needs()  # it is built below, out of what the supply brings
 
         supply = await stack.enter_async_context(open_supply(show, clock, needs))
-        memory = await stack.enter_async_context(Memory.open(show.state_folder / "state.json"))
+        memory = await stack.enter_async_context(Memory.open(show.state_folder / STATE))
         asrun = await stack.enter_async_context(
             AsRunLog.open(
                 show.state_folder / "asrun.sqlite",
@@ -123,6 +113,7 @@ async def build(
                 keep_days=settings.cache.asrun_days,
             )
         )
+        chance = Chance(_seed(memory, show))
         library = supply.library
         plan = await _planned(show, library)
 
@@ -131,79 +122,34 @@ async def build(
         else:
             opened = LiveEngines(tuple(engines))
 
-        schedule = build_schedule(
-            settings.schedule,
-            duration=show.duration,
-            zone=show.timezone,
-            anchor=_loop_anchor(memory, show, clock),
-        )
-        playhead = Playhead(
-            [cue.at for cue in show.sheet.cues],
-            [action.cue_index for action in plan.actions],
-            show.duration,
-            schedule,
-        )
-
-        stage = _stage(show, clock, asrun, metrics)
-        bag = ShuffleBag(rng, memory.content.bags, changed=memory.touch)
-        static = StaticProvider(
-            library,
-            bag,
-            clock,
-            rng,
-            settings.playback.fit,
-            longest_gap=settings.playback.frame_gap_timeout,
-            shelf=supply.shelf,
-        )
-        lookahead = Lookahead(show, plan, playhead, static, clock)
-        budget = Budget(settings.playback.live_runs_per_hour, settings.playback.live_at_once)
-
-        live = _live(show, opened.ranked, library=library, budget=budget, clock=clock, rng=rng)
-        readiness = Readiness(
+        ensemble = assemble(
+            show,
             plan,
             supply,
-            static,
-            clock,
-            metrics,
-            still=show.still is not None,
-            engines=[engine.name for engine in opened.ranked],
+            Circumstances(
+                clock=clock,
+                schedule=build_schedule(
+                    settings.schedule,
+                    duration=show.duration,
+                    zone=show.timezone,
+                    anchor=_loop_anchor(memory, show, clock),
+                ),
+                chance=chance,
+                bag=ShuffleBag(chance, memory.content.bags, changed=memory.touch),
+                asrun=asrun,
+                metrics=metrics,
+                engines=opened.ranked,
+                absent=opened.absent,
+                book=_force_book(memory),
+                panic=memory.content.panic,
+            ),
         )
+        lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
+        stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        modes = ModeManager(
-            settings=settings.playback,
-            clock=clock,
-            static=static,
-            live=live,
-            sets=readiness.sets_in_time,
-            budget=budget,
-            book=_force_book(memory),
-            zone=show.timezone,
-            absent=opened.absent,
-        )
-        runs = Runs(
-            clock=clock,
-            modes=modes,
-            settings=settings.playback,
-            crossfade=settings.display.crossfade,
-            reports=Reports(stage, asrun, metrics),
-        )
-        performer = Performer(stage=stage, clock=clock, runs=runs)
-        playback = Playback(
-            show=show,
-            plan=plan,
-            playhead=playhead,
-            clock=clock,
-            stage=stage,
-            performer=performer,
-            modes=modes,
-            metrics=metrics,
-            rng=rng,
-            moved=supply.nudge,
-            panic=memory.content.panic,
-        )
         watch = EngineWatch(
             modes=modes,
-            live=live,
+            live=ensemble.live,
             recipe=probe_of(plan),
             quiet_for=playback.quiet_for,
             clock=clock,
@@ -234,11 +180,17 @@ async def build(
         rooms: list[Commands] = [commands, mode_commands, SupplyCommands(supply, lookahead)]
         dispatcher = Dispatcher(rooms, clock, log, changed=feed.nudge)
         # Sets of its own bag: who plays with the older wire must not turn the show's round.
+        beside_chance = Chance(new_seed())
         beside = StaticProvider(
-            library, ShuffleBag(rng), clock, rng, settings.playback.fit, shelf=supply.shelf
+            library,
+            ShuffleBag(beside_chance),
+            clock,
+            beside_chance,
+            settings.playback.fit,
+            shelf=supply.shelf,
         )
         older = OlderSocket(
-            Repertoire(plan, show.programs, show.base_images, playhead),
+            Repertoire(plan, show.programs, show.base_images, ensemble.playhead),
             partial(_ladder_beside, modes, beside),
             settings.playback,
             clock,
@@ -294,33 +246,6 @@ async def _planned(show: Show, library: Library) -> Plan:
     return show.plan(finished)
 
 
-def _stage(show: Show, clock: Clock, asrun: AsRun, metrics: Metrics) -> Stage:
-    """The stage of a show; what its screens have painted is counted and written down."""
-    display = show.settings.display
-
-    def painted(screen: Screen, message: wire.Presented) -> None:
-        stage_frame = stage.frame(message.run, message.step)
-        if stage_frame is not None:
-            late = message.at - stage_frame.header.present_at
-            metrics.presented_lateness.observe(late)
-        asrun.presented(message.run, screen.name, message.step, message.at)
-
-    stage = Stage(
-        clock,
-        wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration),
-        wire.Display(
-            crossfade=display.crossfade,
-            fade=display.fade,
-            captions=display.captions,
-            progress=display.progress,
-            badge=display.badge,
-            still="/still" if show.still is not None else "",
-        ),
-        painted,
-    )
-    return stage
-
-
 @asynccontextmanager
 async def _open_engines(
     show: Show, plan: Plan, store: Store, clock: Clock
@@ -341,26 +266,14 @@ def _ladder_beside(modes: ModeManager, sets: StaticProvider, action: Action) -> 
     return [sets if rung.engine is None else modes.provider(rung) for rung in rungs]
 
 
-def _live(
-    show: Show,
-    engines: Sequence[LiveEngine],
-    *,
-    library: Library,
-    budget: Budget,
-    clock: Clock,
-    rng: Random,
-) -> list[LiveProvider]:
-    """Who plays the engines, in their order."""
-
-    def seeds_of_sets(action: Action) -> set[int]:
-        sets = library.set_ids(action.action_id)
-        return {seed_for(action.fingerprint, number) for number in sets}
-
-    lead = show.settings.playback.lead
-    return [
-        LiveProvider(engine, clock, lead=lead, rng=rng, taken=seeds_of_sets, budget=budget)
-        for engine in engines
-    ]
+def _seed(memory: Memory, show: Show) -> int:
+    """What is left to chance follows from it: the show's own, or this machine's."""
+    seed = show.settings.playback.seed
+    if seed is None:
+        seed = memory.content.seed
+    memory.content.seed = new_seed() if seed is None else seed
+    memory.touch()
+    return memory.content.seed
 
 
 def _force_book(memory: Memory) -> ForceBook:

@@ -84,6 +84,16 @@ class VirtualClock:
         heapq.heappush(self._sleepers, (when, next(self._order), future))
         await future
 
+    def wake_next(self) -> bool:
+        """Let time pass to the moment of the next sleeper and wake them; False if nobody sleeps."""
+        while self._sleepers:
+            due, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                self._now = max(self._now, due)
+                future.set_result(None)
+                return True
+        return False
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass, waking every sleeper at its own moment, in order."""
         await self.advance_to(self._now + seconds)

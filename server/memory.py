@@ -20,6 +20,9 @@ from server.providers.shuffle import Bag
 
 _log = structlog.get_logger(__name__)
 
+STATE = "state.json"
+"""Its name, in the show's state folder."""
+
 _DELAY = 0.5
 """Seconds within which changes are written together."""
 
@@ -40,6 +43,7 @@ class Remembered(BaseModel):
     """What is remembered.
 
     Attributes:
+        seed: what is left to chance follows from it; None before the first start.
         loop_anchor: Unix time at which an endless loop began.
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
@@ -49,6 +53,7 @@ class Remembered(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    seed: int | None = None
     loop_anchor: float | None = None
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)
@@ -116,6 +121,14 @@ class Memory:
             self._failed = True
         else:
             self._failed = False
+
+
+def remembered(path: Path) -> Remembered | None:
+    """What is remembered at `path`, for one who only looks; None where there is nothing to read."""
+    try:
+        return Remembered.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _load(path: Path) -> Remembered:

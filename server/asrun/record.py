@@ -13,6 +13,9 @@ LATE: Final = 10.0
 
 _MAX_PRESENTED: Final = 100_000
 
+Activation = Literal["show", "rehearsal"]
+"""A performance for visitors, or a dry run."""
+
 Outcome = Literal["completed", "cut", "failed over", "held"]
 
 
@@ -46,7 +49,7 @@ class RunRecord:
     """
 
     run: str
-    activation: Literal["show", "rehearsal"]
+    activation: Activation
     cue_index: int
     cue: Mapping[str, Any]
     action_id: str

@@ -128,7 +128,9 @@ class FirstFrameTimeout(_Section):
 class PlaybackSection(_Section):
     """`[playback]`: how a cue becomes frames. Times in seconds.
 
-    `live_runs_per_hour` and `live_at_once` cap what is drawn live; 0 is no cap.
+    `live_runs_per_hour` and `live_at_once` cap what is drawn live; 0 is no cap. From `seed`
+    follows what is left to chance, which set comes next above all; without one, this machine
+    draws and remembers one of its own.
     """
 
     mode: Mode = "static"
@@ -142,6 +144,7 @@ class PlaybackSection(_Section):
     live_runs_per_hour: Annotated[int, Field(ge=0)] = 0
     live_at_once: Annotated[int, Field(ge=0)] = 0
     min_go: Seconds = 0.5
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
 
 class DisplaySection(_Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from generator.cues import (
     Cue,
@@ -18,6 +18,7 @@ from generator.cues import (
     format_time,
 )
 from generator.plan import Action
+from server.asrun.record import Activation
 from server.clock import Clock
 from server.config.show import Show
 from server.control.dispatcher import CommandLog
@@ -44,7 +45,7 @@ class StateView:
     modes: ModeManager
     live: LiveEngines = field(default_factory=LiveEngines)
     commands: CommandLog = field(default_factory=CommandLog)
-    activation: Literal["show", "rehearsal"] = "show"
+    activation: Activation = "show"
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values. Times are steady seconds, positions seconds."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from random import Random
 
 import structlog
 
@@ -24,6 +23,7 @@ from generator.cues import (
     format_time,
 )
 from generator.plan import Action, Plan
+from server.chance import Chance
 from server.clock import Clock
 from server.config.show import Show
 from server.memory import Panic
@@ -68,9 +68,10 @@ class Playback:
         performer: draws its pictures there.
         modes: is told which cues and screenings begin and end.
         metrics: where it is counted.
-        rng: for what is left to chance: the rhythm of typing.
+        chance: for the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
         panic: the wall was made black before a restart, and is to stay so.
+        look_in: seconds after which the playhead is asked at the latest.
     """
 
     def __init__(
@@ -84,10 +85,12 @@ class Playback:
         performer: Performer,
         modes: ModeManager,
         metrics: Metrics,
-        rng: Random,
+        chance: Chance,
         moved: Callable[[], None] = lambda: None,
         panic: Panic | None = None,
+        look_in: float = LOOK_IN,
     ) -> None:
+        self._look_in = look_in
         self._moved = moved
         self._show = show
         self._sheet: CueSheet = show.sheet
@@ -98,7 +101,7 @@ class Playback:
         self._performer = performer
         self._modes = modes
         self._metrics = metrics
-        self._rng = rng
+        self._chance = chance
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
@@ -132,14 +135,14 @@ class Playback:
                 now = self._clock.now()
                 self._looked_at = now
                 self._apply(self._playhead.tick(now, self._clock.wall()))
-                await self._sleep_until(min(self._playhead.wake_at(now), now + LOOK_IN))
+                await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
             await self._performer.aclose()
 
     def stuck_for(self) -> float:
         """Seconds by which the show is behind what it should have done; 0 when all is well."""
         now = self._clock.now()
-        return max(0.0, now - self._looked_at - 2 * LOOK_IN)
+        return max(0.0, now - self._looked_at - 2 * self._look_in)
 
     # ------------------------------------------------------------ somebody decides
 
@@ -413,7 +416,7 @@ class Playback:
                 erase=not cue.generates,
                 delay=delay,
                 at=at,
-                seed=self._rng.randrange(2**31),
+                seed=self._chance.stream("typing", index, int(at)).randrange(2**31),
             )
         )
 

@@ -17,6 +17,7 @@ import structlog
 from generator.cues import Failover, Mode
 from generator.plan import Action
 from server.asrun.log import AsRun, FailedOver, Outcome, RunRecord
+from server.asrun.record import Activation
 from server.metrics import Metrics
 from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering
@@ -72,6 +73,7 @@ class Reports:
     stage: Stage
     asrun: AsRun
     metrics: Metrics
+    activation: Activation = "show"
 
 
 class Run:
@@ -291,7 +293,7 @@ class Run:
         self._reports.asrun.begin(
             RunRecord(
                 run=self._token,
-                activation="show",
+                activation=self._reports.activation,
                 cue_index=action.cue_index,
                 cue=assignment.cue,
                 action_id=action.action_id,

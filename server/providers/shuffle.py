@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from random import Random
 
 from pydantic import BaseModel, ConfigDict
 
+from server.chance import Chance
+
 
 class Bag(BaseModel):
-    """One action's bag: what is still to come, in order, and what was played last."""
+    """One action's bag: what is still to come, in order, and what was played last.
+
+    Attributes:
+        coming: the rest of this round.
+        played: what was played in it, and last in the one before.
+        round: which round it is, from 1.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     coming: tuple[int, ...] = ()
     played: tuple[int, ...] = ()
+    round: int = 0
 
 
 @dataclass
@@ -24,10 +32,11 @@ class ShuffleBag:
 
     The order of a round is drawn when it begins, so `peek` tells what will come. Sets that
     appear later are shuffled into the round; sets that vanish are passed over. `bags` is
-    what is to be remembered across a restart; `changed` is called when it has changed.
+    what is to be remembered across a restart; `changed` is called when it has changed. What
+    an action's next rounds bring follows from `chance` and its bag alone.
     """
 
-    rng: Random
+    chance: Chance
     bags: dict[str, Bag] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
 
@@ -38,7 +47,9 @@ class ShuffleBag:
             self.bags[action_id] = bag
             return None
         chosen, *rest = bag.coming
-        self.bags[action_id] = Bag(coming=tuple(rest), played=(*bag.played, chosen))
+        self.bags[action_id] = Bag(
+            coming=tuple(rest), played=(*bag.played, chosen), round=bag.round
+        )
         self.changed()
         return chosen
 
@@ -57,6 +68,10 @@ class ShuffleBag:
         played = self.bags.get(action_id, Bag()).played
         return played[-1] if played else None
 
+    def round(self, action_id: str) -> int:
+        """Which round of an action's sets it is, from 1; 0 before the first."""
+        return self.bags.get(action_id, Bag()).round
+
     def _refreshed(self, action_id: str, usable: Iterable[int]) -> Bag:
         """The bag as it is with exactly the `usable` sets, a new round begun if it is empty."""
         here = sorted(set(usable))
@@ -65,15 +80,16 @@ class ShuffleBag:
         known = {*coming, *bag.played}
         for number in here:
             if number not in known:
-                coming.insert(self.rng.randint(0, len(coming)), number)
-        played = bag.played
+                place = self.chance.stream("bag", action_id, bag.round, "new", number)
+                coming.insert(place.randint(0, len(coming)), number)
+        played, current = bag.played, bag.round
         if not coming and here:
-            last = played[-1:]
+            played, current = played[-1:], bag.round + 1
             coming = list(here)
-            self.rng.shuffle(coming)
-            played = last
+            self.chance.stream("bag", action_id, current).shuffle(coming)
         if len(coming) > 1 and played and coming[0] == played[-1]:
             # Not the same picture twice running, where there is another.
-            other = self.rng.randrange(1, len(coming))
+            swap = self.chance.stream("bag", action_id, current, "again", len(coming))
+            other = swap.randrange(1, len(coming))
             coming[0], coming[other] = coming[other], coming[0]
-        return Bag(coming=tuple(coming), played=played)
+        return Bag(coming=tuple(coming), played=played, round=current)

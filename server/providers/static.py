@@ -8,7 +8,6 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from random import Random
 
 import structlog
 from cachetools import LRUCache
@@ -21,6 +20,7 @@ from cache.prefetch import Need
 from cache.shelf import FullShelf, Shelf
 from cache.store import StoreError
 from generator.plan import Action
+from server.chance import Chance
 from server.clock import Clock, timeout_at
 from server.providers.base import (
     Beside,
@@ -67,7 +67,7 @@ class StaticProvider:
         library: the sets.
         bag: which comes next.
         clock: what frames are due by.
-        rng: makes up durations that were not recorded.
+        chance: makes up durations that were not recorded.
         fit: whether a run that is too long for its slot is played faster.
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
@@ -80,7 +80,7 @@ class StaticProvider:
         library: Library,
         bag: ShuffleBag,
         clock: Clock,
-        rng: Random,
+        chance: Chance,
         fit: Fit,
         *,
         longest_gap: float = _LONGEST_GAP,
@@ -90,7 +90,7 @@ class StaticProvider:
         self._library = library
         self._bag = bag
         self._clock = clock
-        self._rng = rng
+        self._chance = chance
         self._fit: Fit = fit
         self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
@@ -162,7 +162,11 @@ class StaticProvider:
             StoreSilent: it may have, but the store fails.
         """
         found, final = await self._choose(action, slot)
-        durations = complete([step.duration for step in found.steps], self._rng)
+        # A set is played once in a round: so anew for each run, and yet foreseeable.
+        made_up = self._chance.stream(
+            "durations", found.action_id, found.set_id, self._bag.round(found.action_id)
+        )
+        durations = complete([step.duration for step in found.steps], made_up)
         first = _first_after(slot.share, len(durations))
         if slot.share:
             # In the rhythm of what came before, or, where that is long ago, at once.

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from cache.images import Decoded
@@ -17,8 +16,9 @@ from cache.local import LocalCache
 from cache.prefetch import Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
-from generator.plan import Action, Plan
+from generator.plan import Action
 from server.asrun.log import MemoryLog, Row
+from server.chance import Chance
 from server.clock import VirtualClock, settle
 from server.config.show import Show, load_show
 from server.control.dispatcher import CommandLog, Dispatcher
@@ -28,23 +28,18 @@ from server.control.state import StateView
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
 from server.engines.watch import EngineWatch, probe_of
+from server.ensemble import Circumstances, assemble
 from server.memory import Panic
 from server.metrics import Metrics
-from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import Playback
-from server.performance.run import Reports
-from server.performance.runs import Runs
-from server.providers.live import LiveEngine, LiveProvider
+from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.stage import messages as wire
 from server.stage.stage import Mailbox, Stage, StageFrame
-from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
-from server.timeline.playhead import Playhead
 from server.timeline.schedule import build_schedule
 from tests.helpers.shows import LOOP, Rhythm, store_contents, write_show
 
@@ -209,31 +204,19 @@ async def _open_store(
     return store, cache, library
 
 
-def _sets_side(
-    *,
-    show: Show,
-    plan: Plan,
-    playhead: Playhead,
+def _supply(
     clock: VirtualClock,
-    rng: Random,
-    bag: ShuffleBag,
+    chance: Chance,
+    needs: Callable[[], list[Need]],
     opened_store: tuple[MemoryStore, LocalCache | None, Library],
-) -> tuple[Supply, StaticProvider, Lookahead]:
-    """Who plays sets, and from what, and who knows which are coming."""
+) -> Supply:
+    """Where sets come from."""
     store, cache, library = opened_store
     prefetcher = None
     if cache is not None:
-
-        def needs() -> list[Need]:
-            return lookahead.needs()
-
-        prefetcher = Prefetcher(cache, library, needs, clock, uniform=rng.uniform)
-    supply = Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
-    static = StaticProvider(
-        library, bag, clock, rng, show.settings.playback.fit, shelf=supply.shelf, beside=at_once
-    )
-    lookahead = Lookahead(show, plan, playhead, static, clock)
-    return supply, static, lookahead
+        uniform = chance.stream("prefetch").uniform
+        prefetcher = Prefetcher(cache, library, needs, clock, uniform=uniform)
+    return Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
 
 
 class _Sleeper:
@@ -298,77 +281,41 @@ async def house(
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
     )
-    generating = [action.cue_index for action in plan.actions]
-    playhead = Playhead([cue.at for cue in show.sheet.cues], generating, show.duration, schedule)
-    display = show.settings.display
-    stage = Stage(
-        clock,
-        wire.ShowInfo(title=show.title, timezone="UTC", duration=show.duration),
-        wire.Display(
-            crossfade=display.crossfade, fade=display.fade, captions=True, progress=True, badge=True
-        ),
-    )
-    metrics, asrun, rng = Metrics(), MemoryLog(), Random(seed)
-    log, bag = CommandLog(), ShuffleBag(rng)
-    supply, static, lookahead = _sets_side(
-        show=show,
-        plan=plan,
-        playhead=playhead,
-        clock=clock,
-        rng=rng,
-        bag=bag,
-        opened_store=opened_store,
-    )
+    metrics, asrun, chance = Metrics(), MemoryLog(), Chance(seed)
+    log, bag = CommandLog(), ShuffleBag(chance)
+
+    def needs() -> list[Need]:
+        return ensemble.lookahead.needs()
+
+    supply = _supply(clock, chance, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
-    settings = show.settings.playback
-    budget = Budget(settings.live_runs_per_hour, settings.live_at_once)
-    live = [
-        LiveProvider(engine, clock, lead=settings.lead, rng=rng, budget=budget, beside=at_once)
-        for engine in engines
-    ]
-    readiness = Readiness(
+    ensemble = assemble(
+        show,
         plan,
         supply,
-        static,
-        clock,
-        metrics,
-        still=show.still is not None,
-        engines=[engine.name for engine in engines],
+        Circumstances(
+            clock=clock,
+            schedule=schedule,
+            chance=chance,
+            bag=bag,
+            asrun=asrun,
+            metrics=metrics,
+            engines=engines,
+            book=book,
+            panic=panic,
+            live_seeds=lambda name: chance.stream("live", name),
+            new_token=lambda: next(tokens),
+            beside=at_once,
+        ),
     )
-    modes = ModeManager(
-        settings=settings,
-        clock=clock,
-        static=static,
-        live=live,
-        sets=readiness.sets_in_time,
-        budget=budget,
-        book=book,
-        zone=show.timezone,
-    )
-    runs = Runs(
-        clock=clock,
-        modes=modes,
-        settings=settings,
-        crossfade=display.crossfade,
-        reports=Reports(stage, asrun, metrics),
-        new_token=lambda: next(tokens),
-    )
-    performer = Performer(stage=stage, clock=clock, runs=runs)
-    playback = Playback(
-        show=show,
-        plan=plan,
-        playhead=playhead,
-        clock=clock,
-        stage=stage,
-        performer=performer,
-        modes=modes,
-        metrics=metrics,
-        rng=rng,
-        moved=supply.nudge,
-        panic=panic,
-    )
+    stage, playback, modes = ensemble.stage, ensemble.playback, ensemble.modes
+    readiness = ensemble.readiness
     watch = EngineWatch(
-        modes=modes, live=live, recipe=probe_of(plan), quiet_for=playback.quiet_for, clock=clock
+        modes=modes,
+        live=ensemble.live,
+        recipe=probe_of(plan),
+        quiet_for=playback.quiet_for,
+        clock=clock,
     )
     view = StateView(show, clock, playback, stage, readiness, modes, commands=log)
     commands = ShowCommands(
@@ -389,18 +336,18 @@ async def house(
         engines=LiveEngines(tuple(engines)),
     )
     dispatcher = Dispatcher(
-        (commands, mode_commands, SupplyCommands(supply, lookahead)), clock, log
+        (commands, mode_commands, SupplyCommands(supply, ensemble.lookahead)), clock, log
     )
     opened = House(
         show=show,
         clock=clock,
         store=store,
         library=library,
-        static=static,
+        static=ensemble.static,
         bag=bag,
         stage=stage,
         modes=modes,
-        performer=performer,
+        performer=playback.performer,
         playback=playback,
         readiness=readiness,
         view=view,

@@ -13,6 +13,7 @@ from cache.store import MemoryStore
 from generator.engine import DrawingFailed, ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
+from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.providers.live import LiveProvider
@@ -36,8 +37,10 @@ class TestStatic(ProviderContract):
         lamp, lost = actions(tmp_path)
         library = Library(MemoryStore(store_contents([lamp], Rhythm(previews=9, step=0.5))))
         await library.refresh()
-        clock, rng = VirtualClock(), Random(1)
-        provider = StaticProvider(library, ShuffleBag(rng), clock, rng, "squeeze", beside=at_once)
+        clock, chance = VirtualClock(), Chance(1)
+        provider = StaticProvider(
+            library, ShuffleBag(chance), clock, chance, "squeeze", beside=at_once
+        )
 
         async def nothing() -> int:
             return 0

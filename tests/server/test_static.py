@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from cache.keys import image_key, meta_key
 from cache.library import Library
 from cache.store import MemoryStore, StoreUnavailable
 from generator.plan import Action
+from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.providers.base import Frame, ProviderError, Slot, Take
@@ -43,9 +43,9 @@ class Bench:
         self.store = MemoryStore(store_contents([self.action], rhythm))
         self.library = Library(self.store)
         self.clock = VirtualClock(1000.0)
-        self.bag = ShuffleBag(Random(seed))
+        self.bag = ShuffleBag(Chance(seed))
         self.static = StaticProvider(
-            self.library, self.bag, self.clock, Random(seed), fit="squeeze", beside=at_once
+            self.library, self.bag, self.clock, Chance(seed), fit="squeeze", beside=at_once
         )
 
     def image(self, number: int, step: int) -> bytes:
@@ -158,7 +158,7 @@ async def test_the_bag_is_remembered(bench: Bench, tmp_path: Path) -> None:
 
 async def test_a_set_that_appears_joins_the_round_and_one_that_vanishes_leaves_it() -> None:
     changes: list[int] = []
-    bag = ShuffleBag(Random(3), changed=lambda: changes.append(1))
+    bag = ShuffleBag(Chance(3), changed=lambda: changes.append(1))
     drawn = [bag.draw("a", [0, 1]) for _ in range(2)]
     assert sorted(drawn) == [0, 1]  # type: ignore[type-var]
     assert bag.peek("a", [0, 1, 2]) == bag.draw("a", [0, 1, 2])

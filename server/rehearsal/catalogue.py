@@ -1,0 +1,116 @@
+"""What lies in a store, as a rehearsal of the line to it must know it: documents, and sizes.
+
+It is asked of the store where that answers, else of the copies on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from cache.documents import FormatError
+from cache.formats import parse_meta
+from cache.index import load_manifest
+from cache.keys import MANIFEST, Key, meta_key, parse_key, set_place
+from cache.local import LocalCache
+from cache.manifest import Manifest
+from cache.parallel import in_order
+from cache.store import NotFound, Store, StoreError
+
+_AT_ONCE: Final = 16
+_LOOKED_WITHIN: Final = 30.0
+"""Seconds in which the copies on this machine must have been looked through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What lies in a store.
+
+    Attributes:
+        documents: the manifest and every meta, whole.
+        sizes: bytes of every file of the sets.
+        here: those that this machine has a copy of.
+        silent: in words, why the store could not be asked; None if it was.
+    """
+
+    documents: Mapping[Key, bytes]
+    sizes: Mapping[Key, int]
+    here: frozenset[Key] = frozenset()
+    silent: str | None = None
+
+    @property
+    def here_bytes(self) -> int:
+        """Bytes that this machine has."""
+        return sum(self.sizes[key] for key in self.here)
+
+
+async def read_catalogue(
+    store: Store, cache: LocalCache | None, read: Callable[[], None] = lambda: None
+) -> Catalogue:
+    """Read what lies in a store.
+
+    Args:
+        store: asked what there is; entered.
+        cache: the copies of it on this machine, entered; None to read documents from the store.
+        read: called for each meta that was read.
+    """
+    near: Store = cache or store
+    documents: dict[Key, bytes] = {}
+    manifest, silent = Manifest(), None
+    try:
+        manifest = await load_manifest(near)
+        documents[MANIFEST] = await near.get(MANIFEST)
+    except NotFound:
+        pass
+    except (StoreError, FormatError) as error:
+        silent = str(error)
+    sizes: dict[Key, int] = {}
+    try:
+        async for entry in store.list("actions/"):
+            sizes[entry.key] = entry.size
+    except StoreError as error:
+        sizes, silent = {}, str(error)
+
+    async def meta(key: Key) -> tuple[Key, bytes | None]:
+        with suppress(StoreError):
+            return key, await near.get(key)
+        return key, None
+
+    wanted = sorted(
+        meta_key(action_id, number)
+        for action_id in manifest.actions
+        for number in manifest.set_ids(action_id)
+    )
+    async with aclosing(in_order(meta, wanted, at_once=_AT_ONCE)) as reading:
+        async for key, data in reading:
+            read()
+            if data is not None:
+                documents[key] = data
+    if silent is not None:
+        sizes = _named_in(documents)
+    here = frozenset[Key]()
+    if cache is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOKED_WITHIN):
+                while not cache.stats.looked:  # noqa: ASYNC110 - it tells nobody when it has
+                    await asyncio.sleep(0.02)
+        here = frozenset(key for key in sizes if cache.holds(key))
+    return Catalogue(documents, sizes, here, silent)
+
+
+def _named_in(documents: Mapping[Key, bytes]) -> dict[Key, int]:
+    """The files that metas name, where the store cannot be asked; and the metas."""
+    sizes: dict[Key, int] = {}
+    for key, data in documents.items():
+        place = set_place(key)
+        if place is None:
+            continue
+        sizes[key] = len(data)
+        with suppress(FormatError):
+            for name, facts in parse_meta(data, key).files.items():
+                if facts.size is not None:
+                    sizes[parse_key(key.rpartition("/")[0] + "/" + name)] = facts.size
+    return sizes

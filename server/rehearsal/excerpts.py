@@ -1,0 +1,109 @@
+"""Which screenings are rehearsed, and how much of each: a schedule of its own (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from server.config.show import Show
+from server.timeline.schedule import EndlessLoop, Schedule, Slot, build_schedule
+
+SOME_DAY: Final = datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()
+"""When a rehearsal of a show without times of the day begins: always then, so that two
+rehearsals are the same to the last digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """The part of one screening that is rehearsed. Unix seconds.
+
+    Attributes:
+        opens: when it begins.
+        slot: the screening's place in time; its end is that of the excerpt.
+        scheduled: whether it is at a time of the day.
+    """
+
+    opens: float
+    slot: Slot
+    scheduled: bool
+
+    @property
+    def from_(self) -> float:
+        """Position at which it begins."""
+        return self.opens - self.slot.start
+
+    @property
+    def to(self) -> float:
+        """Position at which it ends."""
+        return self.slot.end - self.slot.start
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """A schedule of nothing but excerpts."""
+
+    excerpts: Sequence[Excerpt]
+
+    def slot_at(self, unix: float) -> Slot | None:
+        """See `Schedule.slot_at`."""
+        on = (each for each in self.excerpts if each.opens <= unix < each.slot.end)
+        return next((each.slot for each in on), None)
+
+    def next_after(self, unix: float) -> Slot | None:
+        """See `Schedule.next_after`; it starts where the excerpt does."""
+        coming = (each for each in self.excerpts if each.opens > unix)
+        return next((Slot(each.opens, each.slot.end) for each in coming), None)
+
+    def closed(self, unix: float) -> bool:
+        """See `Schedule.closed`."""
+        return not self.excerpts or unix >= self.excerpts[-1].slot.end
+
+
+def upcoming(
+    show: Show, wall: float, count: int, *, from_: float = 0.0, to: float | None = None
+) -> Excerpts:
+    """The next `count` screenings of a show; those without a time of the day follow on another.
+
+    Args:
+        show: whose schedule.
+        wall: Unix time; screenings that have begun are over for this.
+        count: how many.
+        from_: position at which each begins.
+        to: position at which each ends; None for its end.
+    """
+    section = show.settings.schedule
+    schedule = build_schedule(section, duration=show.duration, zone=show.timezone, anchor=SOME_DAY)
+    scheduled = section.kind == "screenings" or section.opens is not None
+    if section.kind == "manual" or not scheduled:
+        schedule, wall = EndlessLoop(SOME_DAY, show.duration, section.gap), SOME_DAY - 1.0
+    excerpts = [
+        Excerpt(slot.start, _part(slot, from_, to), scheduled)
+        for slot in _following(schedule, wall, count)
+    ]
+    # What begins before the one before it is over cuts that off, here as in the show.
+    return Excerpts(tuple(_cut_off(excerpts)))
+
+
+def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
+    slots: list[Slot] = []
+    while len(slots) < count and (slot := schedule.next_after(wall)) is not None:
+        slots.append(slot)
+        wall = slot.start
+    return slots
+
+
+def _part(slot: Slot, from_: float, to: float | None) -> Slot:
+    length = slot.end - slot.start
+    until = length if to is None else min(to, length)
+    return Slot(slot.start - from_, slot.start - from_ + until)
+
+
+def _cut_off(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
+    following = [each.opens for each in excerpts[1:]]
+    return [
+        Excerpt(each.opens, Slot(each.slot.start, min(each.slot.end, after)), each.scheduled)
+        for each, after in zip(excerpts, [*following, math.inf], strict=True)
+    ]

@@ -1,0 +1,240 @@
+"""A rehearsal from beginning to end: ask around, play, and say what would go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cache.folder import FolderStore
+from cache.local import LocalCache
+from cache.store import SharedStore, Store
+from server.chance import Chance
+from server.clock import VirtualClock
+from server.config.show import Show
+from server.config.stores import store_of
+from server.memory import STATE, remembered
+from server.rehearsal.catalogue import Catalogue, read_catalogue
+from server.rehearsal.excerpts import Excerpts, upcoming
+from server.rehearsal.line import Line
+from server.rehearsal.loop import RehearsalLoop
+from server.rehearsal.play import Played, Scene, play
+from server.rehearsal.report import (
+    Asked,
+    Finding,
+    ProbedEngine,
+    RehearsedShow,
+    Report,
+    ranked,
+    verdict_of,
+)
+from server.rehearsal.report import Line as LineReport
+from server.rehearsal.run_findings import run_findings
+from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
+from server.rehearsal.understudies import probe_engines
+from server.supply.sources import COPIES
+
+AHEAD_AT_MOST: Final = 6 * 3600.0
+"""Seconds before a screening from which its sets may be on their way."""
+
+_MINUTE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What was found out before anything is played.
+
+    Attributes:
+        engines: every engine that plays live, as it answered.
+        catalogue: what lies in the store, where it is behind a line.
+    """
+
+    engines: tuple[ProbedEngine, ...] = ()
+    catalogue: Catalogue | None = None
+
+
+def rehearse(
+    show: Show,
+    asked: Asked,
+    *,
+    wall: float,
+    progress: Callable[[float], None] = lambda _share: None,
+) -> Report:
+    """Rehearse `show`. It takes its time, and event loops of its own: not to be called in one.
+
+    Args:
+        show: the show.
+        asked: what of it, and under which circumstances.
+        wall: Unix time now: what comes next follows from it.
+        progress: told now and then which share has been played.
+
+    Raises:
+        BadStoreAddress: `[store]` names no store.
+    """
+    around = asyncio.run(look_around(show, asked))
+    excerpts = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
+    scene = _scene(show, asked, around, excerpts, wall)
+    begins = excerpts.excerpts[0].opens if excerpts.excerpts else wall
+    clock = VirtualClock(begins - scene.ahead)
+    with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
+        played = runner.run(play(scene, clock, progress))
+    return _report(asked, around, scene, played)
+
+
+def seed_of(show: Show, asked: int | None) -> int:
+    """What is left to chance follows from it: what was asked for, else what the show has."""
+    if asked is not None:
+        return asked
+    if show.settings.playback.seed is not None:
+        return show.settings.playback.seed
+    memory = remembered(show.state_folder / STATE)
+    return 0 if memory is None or memory.seed is None else memory.seed
+
+
+def fail_names(show: Show, asked: Sequence[str]) -> list[str]:
+    """Those of `asked` that name nothing which could fail."""
+    engines = {engine.name for engine in show.settings.engines if engine.plays_live}
+    actions = {action.action_id for action in show.plan({}).actions}
+    return [name for name in asked if name not in {"store", "engines", *engines, *actions}]
+
+
+# ---------------------------------------------------------------- beforehand
+
+
+async def look_around(show: Show, asked: Asked) -> Around:
+    """Ask the engines whether they are there, and the store what lies in it.
+
+    Raises:
+        BadStoreAddress: `[store]` names no store.
+    """
+    engines, catalogue = await asyncio.gather(
+        probe_engines(show, asked.fail), _look_into_the_store(show, asked)
+    )
+    return Around(engines, catalogue)
+
+
+async def _look_into_the_store(show: Show, asked: Asked) -> Catalogue | None:
+    """What lies in the store, where it is behind a line, or is to be."""
+    store, settings = store_of(show), show.settings.cache
+    if _folder(show, asked, store) is not None:
+        return None
+    if isinstance(store, FolderStore) and settings.copies == "auto":
+        async with store:  # as if it were far away, and nothing had come yet
+            return await read_catalogue(store, None)
+    cache = LocalCache(
+        store,
+        show.state_folder / COPIES,
+        disk_bytes=settings.disk_bytes,
+        memory_bytes=settings.memory_bytes,
+        keep_free=settings.keep_free,
+        identity=store.address if isinstance(store, SharedStore) else None,
+    )
+    async with cache:
+        return await read_catalogue(store, cache)
+
+
+def _folder(show: Show, asked: Asked, store: Store) -> Path | None:
+    """The folder that sets are read from as they are; None where there is a line."""
+    if not isinstance(store, FolderStore) or show.settings.cache.copies == "always":
+        return None
+    return None if asked.bandwidth is not None or asked.latency else store.root
+
+
+def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: float) -> Scene:
+    memory = remembered(show.state_folder / STATE)
+    goes_on = memory is not None and memory.seed == asked.seed
+    line, ahead = None, 1.0
+    if around.catalogue is not None:
+        line = Line((asked.bandwidth or 0.0) / 8, asked.latency)
+        if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
+            # The server is at it already; in whole minutes, so that soon is the same as now.
+            left = min(excerpts.excerpts[0].opens - wall, AHEAD_AT_MOST)
+            ahead = max(1.0, left // _MINUTE * _MINUTE)
+    return Scene(
+        show=show,
+        excerpts=excerpts,
+        chance=Chance(asked.seed),
+        bags=memory.bags if memory is not None and goes_on else {},
+        forces=memory.forces if memory is not None else (),
+        engines=around.engines,
+        folder=_folder(show, asked, store_of(show)),
+        catalogue=around.catalogue,
+        line=line,
+        ahead=ahead,
+        fail=frozenset(asked.fail),
+        paces={
+            engine.name: engine.pace
+            for engine in show.settings.engines
+            if engine.kind in {"sketch", "testcard"}
+        },
+    )
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+def _report(asked: Asked, around: Around, scene: Scene, played: Played) -> Report:
+    show, excerpts = scene.show, scene.excerpts
+    runs = runs_of(show, played, excerpts)
+    line = _line(show, asked, around, scene, played)
+    findings = ranked(
+        [
+            *run_findings(runs, around.engines, show.settings.playback.fit, line),
+            *_unproven(played),
+        ]
+    )
+    return Report(
+        verdict=verdict_of(findings),
+        findings=findings,
+        show=RehearsedShow(
+            title=show.title,
+            sheet=show.settings.show.cues,
+            duration=show.duration,
+            timezone=show.timezone_name or "local",
+            cues=len(show.sheet.cues),
+            actions=len(played.plan.actions),
+            mode=show.settings.playback.mode,
+            store=show.settings.store.url,
+        ),
+        asked=asked,
+        screenings=screenings_of(show, excerpts, runs),
+        cues=runs,
+        sheet=sheet_of(show, played.plan),
+        engines=around.engines,
+        line=line,
+        fetched=fetched_of(played.came, excerpts),
+        variety=variety_of(played, runs),
+    )
+
+
+def _line(
+    show: Show, asked: Asked, around: Around, scene: Scene, played: Played
+) -> LineReport | None:
+    if around.catalogue is None:
+        return None
+    origin = scene.excerpts.excerpts[0].slot.start if scene.excerpts.excerpts else 0.0
+    ready_at = None if played.ready_at is None else round(played.ready_at - origin, 3)
+    return LineReport(
+        bits_per_second=asked.bandwidth,
+        latency=asked.latency,
+        here_bytes=around.catalogue.here_bytes,
+        fetched_bytes=sum(each.size for each in played.came),
+        room_bytes=show.settings.cache.disk_bytes,
+        ready_at=ready_at,
+    )
+
+
+def _unproven(played: Played) -> list[Finding]:
+    return [
+        Finding(
+            level="error",
+            code="no_sets",
+            message=f"there is no set to play, {each.reason}",
+            remedy=f"understudy generate batch --only {each.action_id}",
+            cue=each.cue_index,
+            action_id=each.action_id,
+        )
+        for each in played.unproven
+    ]
