@@ -67,7 +67,7 @@ class Print:
     alt: str
     caption: str
     played: str = ""
-    figures: str = ""
+    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,9 +384,13 @@ def _troubled(sheet: ContactSheet, runs: Sequence[RehearsedRun]) -> str:
 
 def _print(contact: Contact, runs: Sequence[RehearsedRun], report: Report) -> Print:
     plays = [run for run in runs if run.set_id == contact.set_id]
-    figures = [
+    recorded = [
         "" if contact.steps is None else f"{contact.steps} steps",
         "" if contact.seconds is None else seconds(contact.seconds),
+    ]
+    figures = [
+        _screenings_of(plays) if len(report.screenings) > 1 else "",
+        " · ".join(each for each in recorded if each),
         "" if contact.seed is None else f"seed {contact.seed}",
     ]
     return _small(
@@ -394,7 +398,7 @@ def _print(contact: Contact, runs: Sequence[RehearsedRun], report: Report) -> Pr
         f"set {contact.set_id}",
         f"set {contact.set_id}",
         played=_when(plays, many=len(report.screenings) > 1),
-        figures=" · ".join(each for each in figures if each),
+        figures=tuple(each for each in figures if each),
     )
 
 
@@ -403,12 +407,19 @@ def _when(plays: Sequence[RehearsedRun], *, many: bool) -> str:
         return ""
     times = f"{len(plays)} \N{MULTIPLICATION SIGN}"
     if many:
-        return f"{times} in {some(sorted({run.screening for run in plays}))}"
+        return times
     return clock(plays[0].at) if len(plays) == 1 else f"{times} from {clock(plays[0].at)}"
 
 
+def _screenings_of(plays: Sequence[RehearsedRun]) -> str:
+    numbers = sorted({run.screening for run in plays})
+    if not numbers:
+        return ""
+    return f"screening{'s' if len(numbers) > 1 else ''} {some(numbers)}"
+
+
 def _small(
-    picture: Picture, alt: str, caption: str, *, played: str = "", figures: str = ""
+    picture: Picture, alt: str, caption: str, *, played: str = "", figures: tuple[str, ...] = ()
 ) -> Print:
     small = picture.small
     if small is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from server.rehearsal.contacts import ContactSheet
 from server.rehearsal.page.reading import read
@@ -85,12 +85,23 @@ def _environment() -> Environment:
     )
     environment.filters["clock"] = clock
     environment.filters["n"] = _number
+    environment.filters["coded"] = _coded
     return environment
 
 
 def _number(value: float) -> str:
     """A coordinate, no longer than it must be."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def _coded(text: str) -> Markup:
+    """Escaped, and what stands between two backticks as what it is: something to be typed."""
+    plain, *rest = text.split("`")
+    said = escape(plain)
+    for place, part in enumerate(rest):
+        typed = place % 2 == 0 and place + 1 < len(rest)
+        said += Markup("<code>{}</code>").format(part) if typed else escape(part)
+    return said
 
 
 def _source(name: str) -> str:

@@ -44,7 +44,7 @@ _TICKS: Final = {
 }
 """Seconds: for a staff of so many, how far apart labelled and bare ticks are."""
 
-_SERIF: Final = 4.35
+_SERIF: Final = 5.2
 _MONO: Final = 5.0
 """Units that a character takes, on average, in the sizes that the style sheet gives."""
 
@@ -54,7 +54,9 @@ _MIN_LABEL: Final = 4
 _MAX_LABEL: Final = 44
 """Characters. Less says nothing, more is a story."""
 
-_FETCH_ROWS: Final = 4
+_FETCH_ROWS: Final = 8
+FETCH_ROW: Final = 4.0
+LABEL_ROW: Final = 13.0
 _FLAG: Final = 11.0
 _DIGIT: Final = 5.2
 _NARROWEST: Final = 0.6
@@ -95,16 +97,25 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """As much of a run as was played from one rung."""
+
+    x: float
+    width: float
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bar:
     """A run, or as much of it as falls into this staff.
 
     Attributes:
         x: where it begins.
-        width: as long as it took.
         slot: as wide as it had.
+        pieces: as long as it took, from rung to rung; to the slot's end where it held.
         recorded: how far it would reach as recorded; None where that is not known.
         late: from where on that is beyond the slot; None where it is not.
-        provider: static, live or hold.
+        provider: static, live or hold: the last one.
         steps: where each step is shown.
         left_out: about where those would be that are not.
         end: where its final image is; None if in another staff.
@@ -117,8 +128,8 @@ class Bar:
     """
 
     x: float
-    width: float
     slot: float
+    pieces: tuple[Piece, ...]
     recorded: float | None
     late: float | None
     provider: str
@@ -293,7 +304,7 @@ class _Paper:
         return self.begin <= at <= self.end
 
     def pages(self, begin: float) -> list[_Page]:
-        first = begin // self.length
+        first = self.begin // self.length
         # A moment more, so that the last cue of all is on the last staff.
         end = self.end + self.length / 1000
         count = max(1, int(-(-(end - first * self.length) // self.length)))
@@ -305,6 +316,11 @@ class _Paper:
         scale = (WIDTH - GUTTER - _MARGIN) / longest
         starts = [(first + number) * self.length for number in range(count)]
         ends = [*starts[1:], end]
+        if begin < min(0.0, starts[0]):
+            # As in music: what comes before the first bar has a short one of its own.
+            tick = _TICKS[self.length][0]
+            starts.insert(0, begin // tick * tick)
+            ends.insert(0, 0.0)
         return [
             _Page(start, stop, scale, self.length) for start, stop in zip(starts, ends, strict=True)
         ]
@@ -341,11 +357,11 @@ def _staff(
     lanes, height = _lanes(
         {
             "ruler": 17.0,
-            "labels": (max(label.row for label in labels) + 1) * 12.0 + 3 if labels else 0.0,
+            "labels": (max(label.row for label in labels) + 1) * LABEL_ROW + 3 if labels else 0.0,
             "cues": 15.0 if here else 0.0,
             "runs": (24.0 if compact else 36.0) if bars else 0.0,
             "fallbacks": 14.0 if falls else 0.0,
-            "prefetch": (max(fetch.row for fetch in fetches) + 1) * 5.0 + 5 if fetches else 0.0,
+            "prefetch": (max(fetch.row for fetch in fetches) + 1) * FETCH_ROW + 7 if fetches else 0.0,
             "findings": 17.0 if flags else 0.0,
         }
     )
@@ -405,7 +421,7 @@ def _labels(page: _Page, cues: Sequence[SheetCue]) -> Iterable[Label]:
         free[row] = x + _MIN_LABEL * _SERIF
     for row in range(_LABEL_ROWS):
         mine = [(cue, x) for at, cue, x in placed if at == row]
-        ends = [*(x for _, x in mine[1:]), page.x(page.end) + _MARGIN]
+        ends = [*(x for _, x in mine), page.x(page.end) + _MARGIN][1:]
         for (cue, x), end in zip(mine, ends, strict=True):
             spoken = cue.action_id is not None
             each = _SERIF if spoken else _MONO
@@ -424,7 +440,6 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
     slot_end = run.at + (run.length if run.slot is None else run.slot)
     begins = page.holds(run.at)
     x = page.x(run.at)
-    width = round(page.x(end) - x, 1)
     shown, left_out = _steps(run)
     would_end = None if run.recorded is None else run.at + run.recorded
     drawn = would_end is not None and not compact and page.shares(run.at, would_end)
@@ -441,8 +456,8 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
         squeezed = ""
     return Bar(
         x=x,
-        width=max(_NARROWEST, width),
         slot=max(_NARROWEST, round(page.x(slot_end) - x, 1)),
+        pieces=tuple(_pieces(page, run, max(slot_end, end))),
         recorded=recorded,
         late=late,
         provider=run.provider,
@@ -456,6 +471,20 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
         anchor=run_anchor(run) if begins else "",
         action_id=run.action_id,
     )
+
+
+def _pieces(page: _Page, run: RehearsedRun, held_until: float) -> Iterable[Piece]:
+    """From rung to rung. Holding lasts until the next picture comes."""
+    begin = run.at
+    for back in run.setbacks:
+        if back.at > begin and back.step and page.shares(begin, back.at):
+            x = page.x(begin)
+            yield Piece(x, max(_NARROWEST, round(page.x(back.at) - x, 1)), back.from_.split()[0])
+        begin = max(begin, back.at) if back.step else begin
+    end = held_until if run.provider == "hold" else run.at + run.length
+    if page.shares(begin, max(end, begin + _NARROWEST)):
+        x = page.x(begin)
+        yield Piece(x, max(_NARROWEST, round(page.x(end) - x, 1)), run.provider)
 
 
 def run_anchor(run: RehearsedRun) -> str:
@@ -504,7 +533,7 @@ def _steps(run: RehearsedRun) -> tuple[list[float], list[float]]:
 
 def _falls(page: _Page, setbacks: Sequence[Setback]) -> Iterable[Fall]:
     here = [back for back in setbacks if page.holds(back.at)]
-    ends = [*(page.x(back.at) for back in here[1:]), page.x(page.end) + _MARGIN]
+    ends = [*(page.x(back.at) for back in here), page.x(page.end) + _MARGIN][1:]
     for back, end in zip(here, ends, strict=True):
         x = page.x(back.at)
         text = f"{back.from_} → {back.to}"
