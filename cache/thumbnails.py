@@ -45,21 +45,22 @@ def thumbnail(data: bytes, name: str = "", *, width: int) -> Thumbnail:
     """
     try:
         with Image.open(io.BytesIO(data), formats=["jpeg", "png", "webp"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                found = f"{image.width} x {image.height}"
-                raise BadImage(name, f"expected at most {MAX_PIXELS} pixels, found {found}")
-            wide = min(width, image.width)
-            high = max(1, round(image.height * wide / image.width))
-            # A JPEG is decoded at the next larger eighth of its size, in a fraction of the time.
-            image.draft("RGB", (wide, high))
-            small = _on_black(image).resize((wide, high), Image.Resampling.LANCZOS)
-            out = io.BytesIO()
-            small.save(out, "WEBP", quality=_QUALITY, method=_EFFORT)
-            return Thumbnail(out.getvalue(), wide, high)
-    except BadImage:
-        raise
+            size = image.size
+            if size[0] * size[1] <= MAX_PIXELS:
+                return _small(image, min(width, size[0]))
     except UNDECODABLE as error:
         raise BadImage(name, f"it cannot be decoded: {error}") from error
+    raise BadImage(name, f"expected at most {MAX_PIXELS} pixels, found {size[0]} x {size[1]}")
+
+
+def _small(image: Image.Image, width: int) -> Thumbnail:
+    height = max(1, round(image.height * width / image.width))
+    # A JPEG is decoded at the next larger eighth of its size, in a fraction of the time.
+    image.draft("RGB", (width, height))
+    small = _on_black(image).resize((width, height), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=_QUALITY, method=_EFFORT)
+    return Thumbnail(out.getvalue(), width, height)
 
 
 def _on_black(image: Image.Image) -> Image.Image:

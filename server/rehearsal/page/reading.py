@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -36,6 +36,7 @@ class FindingRow:
 
     number: int
     finding: Finding
+    time: str
     links: tuple[Link, ...]
 
 
@@ -68,6 +69,7 @@ class Print:
     caption: str
     played: str = ""
     figures: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ def _asked(asked: Asked) -> Iterable[str]:
         yield f"{asked.latency:g} s latency"
     if asked.fail:
         yield f"made to fail: {listed(asked.fail)}"
-    yield "every image decoded wholly" if asked.deep else "images checked by their marks"
+    yield "every image decoded wholly" if asked.deep else "images checked, not decoded wholly"
 
 
 def _line(report: Report) -> Iterable[str]:
@@ -238,13 +240,22 @@ def _groups(
     def kind(each: tuple[int, Finding]) -> tuple[str, str]:
         return each[1].level, each[1].code
 
+    times = {cue.cue: cue.at for cue in report.sheet}
     for _, alike in groupby(numbered, kind):
         rows = tuple(
-            FindingRow(number, finding, tuple(_ways(report, finding, sheets)))
+            FindingRow(
+                number, finding, _time_of(finding, times), tuple(_ways(report, finding, sheets))
+            )
             for number, finding in alike
         )
         shown = len(rows) if len(rows) <= _ALIKE else _SHOWN
         yield FindingGroup(rows[0].finding.level, rows[:shown], rows[shown:])
+
+
+def _time_of(finding: Finding, times: Mapping[int, float]) -> str:
+    """As the sheet has it, whoever made the finding."""
+    at = None if finding.cue is None else times.get(finding.cue)
+    return finding.time or ("" if at is None else clock(at))
 
 
 def _ways(report: Report, finding: Finding, sheets: Mapping[str, str]) -> Iterable[Link]:
@@ -254,7 +265,7 @@ def _ways(report: Report, finding: Finding, sheets: Mapping[str, str]) -> Iterab
             yield Link("timeline", f"#{run_anchor(run)}")
         elif report.screenings and _on_timeline(report, finding.cue):
             yield Link("timeline", f"#c{finding.cue}")
-    if finding.action_id in sheets:
+    if finding.action_id is not None and finding.action_id in sheets:
         yield Link("pictures", f"#{sheets[finding.action_id]}")
 
 
@@ -391,12 +402,11 @@ def _print(contact: Contact, runs: Sequence[RehearsedRun], report: Report) -> Pr
     figures = [
         _screenings_of(plays) if len(report.screenings) > 1 else "",
         " · ".join(each for each in recorded if each),
-        "" if contact.seed is None else f"seed {contact.seed}",
     ]
-    return _small(
-        contact.picture,
-        f"set {contact.set_id}",
-        f"set {contact.set_id}",
+    small = _small(contact.picture, f"set {contact.set_id}", f"set {contact.set_id}")
+    return replace(
+        small,
+        seed=contact.seed,
         played=_when(plays, many=len(report.screenings) > 1),
         figures=tuple(each for each in figures if each),
     )
@@ -418,12 +428,9 @@ def _screenings_of(plays: Sequence[RehearsedRun]) -> str:
     return f"screening{'s' if len(numbers) > 1 else ''} {some(numbers)}"
 
 
-def _small(
-    picture: Picture, alt: str, caption: str, *, played: str = "", figures: tuple[str, ...] = ()
-) -> Print:
+def _small(picture: Picture, alt: str, caption: str) -> Print:
     small = picture.small
     if small is None:
-        return Print("", 16, 9, picture.trouble, alt, caption, played, figures)
+        return Print("", 16, 9, picture.trouble, alt, caption)
     data = base64.b64encode(small.data).decode()
-    uri = f"data:{MEDIA_TYPE};base64,{data}"
-    return Print(uri, small.width, small.height, "", alt, caption, played, figures)
+    return Print(f"data:{MEDIA_TYPE};base64,{data}", small.width, small.height, "", alt, caption)

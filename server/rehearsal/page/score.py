@@ -44,7 +44,7 @@ _TICKS: Final = {
 }
 """Seconds: for a staff of so many, how far apart labelled and bare ticks are."""
 
-_SERIF: Final = 5.2
+_SERIF: Final = 4.7
 _MONO: Final = 5.0
 """Units that a character takes, on average, in the sizes that the style sheet gives."""
 
@@ -55,8 +55,9 @@ _MAX_LABEL: Final = 44
 """Characters. Less says nothing, more is a story."""
 
 _FETCH_ROWS: Final = 8
-FETCH_ROW: Final = 4.0
-LABEL_ROW: Final = 13.0
+_FETCH_ROW: Final = 4.0
+_LABEL_ROW: Final = 13.0
+"""Units that the template counts with, too."""
 _FLAG: Final = 11.0
 _DIGIT: Final = 5.2
 _NARROWEST: Final = 0.6
@@ -316,9 +317,9 @@ class _Paper:
         scale = (WIDTH - GUTTER - _MARGIN) / longest
         starts = [(first + number) * self.length for number in range(count)]
         ends = [*starts[1:], end]
-        if begin < min(0.0, starts[0]):
+        tick, moment = _TICKS[self.length]
+        if begin < min(-moment, starts[0]):
             # As in music: what comes before the first bar has a short one of its own.
-            tick = _TICKS[self.length][0]
             starts.insert(0, begin // tick * tick)
             ends.insert(0, 0.0)
         return [
@@ -342,26 +343,17 @@ def _staff(
         if page.shares(run.at, run.at + max(run.slot or 0.0, run.length, _NARROWEST))
     )
     falls = tuple(_falls(page, [back for run in runs for back in run.setbacks]))
-    fetches = tuple(
-        Fetch(
-            page.x(each.at),
-            max(_NARROWEST, round(page.x(each.until) - page.x(each.at), 1)),
-            row,
-            _fetch_title(each),
-        )
-        for row, each in packed
-        if page.shares(each.at, max(each.until, each.at + _NARROWEST))
-    )
+    fetches = tuple(_fetches(page, packed))
     flags = tuple(_flags(page, here, findings))
     labels = tuple(_labels(page, here))
     lanes, height = _lanes(
         {
             "ruler": 17.0,
-            "labels": (max(label.row for label in labels) + 1) * LABEL_ROW + 3 if labels else 0.0,
+            "labels": _rows(labels) * _LABEL_ROW + 3 if labels else 0.0,
             "cues": 15.0 if here else 0.0,
-            "runs": (24.0 if compact else 36.0) if bars else 0.0,
+            "runs": (24.0 if compact else 38.0) if bars else 0.0,
             "fallbacks": 14.0 if falls else 0.0,
-            "prefetch": (max(fetch.row for fetch in fetches) + 1) * FETCH_ROW + 7 if fetches else 0.0,
+            "prefetch": _rows(fetches) * _FETCH_ROW + 7 if fetches else 0.0,
             "findings": 17.0 if flags else 0.0,
         }
     )
@@ -379,6 +371,10 @@ def _staff(
         fetches,
         flags,
     )
+
+
+def _rows(marks: Iterable[Label | Fetch]) -> int:
+    return max(mark.row for mark in marks) + 1
 
 
 def _lanes(heights: Mapping[str, float]) -> tuple[dict[str, Lane], float]:
@@ -409,9 +405,7 @@ def _cue_mark(page: _Page, cue: SheetCue) -> CueMark:
 
 def _labels(page: _Page, cues: Sequence[SheetCue]) -> Iterable[Label]:
     """Two rows by turns, so that each has the room of two."""
-    wanted = [
-        cue for cue in cues if cue.label and (cue.action_id or cue.action in MARKED_ACTIONS)
-    ]
+    wanted = [cue for cue in cues if cue.label and (cue.action_id or cue.action in MARKED_ACTIONS)]
     free = [GUTTER] * _LABEL_ROWS
     placed: list[tuple[int, SheetCue, float]] = []
     for cue in wanted:
@@ -448,7 +442,7 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
     if recorded is not None and run.slot is not None and recorded > page.x(slot_end) + _NARROWEST:
         late = page.x(slot_end)
     room = page.x(max(slot_end, end)) - x
-    squeezed = factor(run.squeeze)
+    squeezed = factor(run.squeeze).replace("0.", ".")
     note = _played(run)
     if not begins or len(note) * _MONO > room:
         note = ""
@@ -556,6 +550,20 @@ def _packed(fetched: Sequence[Fetched]) -> list[tuple[int, Fetched]]:
         free[row] = max(free[row], each.until)
         packed.append((row, each))
     return packed
+
+
+def _fetches(page: _Page, packed: Iterable[tuple[int, Fetched]]) -> Iterable[Fetch]:
+    """Those of one staff; rows that are empty on it are left out."""
+    here = [
+        (row, each)
+        for row, each in packed
+        if page.shares(each.at, max(each.until, each.at + _NARROWEST))
+    ]
+    ranks = {row: rank for rank, row in enumerate(sorted({row for row, _ in here}))}
+    for row, each in here:
+        x = page.x(each.at)
+        width = max(_NARROWEST, round(page.x(each.until) - x, 1))
+        yield Fetch(x, width, ranks[row], _fetch_title(each))
 
 
 def _fetch_title(each: Fetched) -> str:

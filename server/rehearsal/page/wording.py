@@ -31,7 +31,7 @@ def seconds(length: float) -> str:
 
 
 def factor(squeeze: float) -> str:
-    """``×0.87``; empty where nothing was squeezed."""
+    """The factor behind a multiplication sign; empty where nothing was squeezed."""
     if abs(squeeze - 1) < _AS_RECORDED:
         return ""
     return f"\N{MULTIPLICATION SIGN}{squeeze:.2f}"

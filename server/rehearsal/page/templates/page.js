@@ -3,7 +3,7 @@
 const folded = [...document.querySelectorAll("details")];
 if (folded.length) {
   const button = document.createElement("button");
-  const say = () => { button.textContent = folded.every((each) => each.open) ? "Fold again" : "Unfold everything"; };
+  const say = () => { button.textContent = folded.every((each) => each.open) ? "Fold all" : "Unfold all"; };
   button.type = "button";
   button.addEventListener("click", () => {
     const open = !folded.every((each) => each.open);
