@@ -103,7 +103,8 @@ class ContactSheet:
     strip: tuple[Frame, ...] = ()
 
 
-def _everything(key: Key) -> bool:
+def everything(key: Key) -> bool:
+    """All of it is at hand: a store on this machine."""
     del key
     return True
 
@@ -112,7 +113,7 @@ async def contact_sheets(
     library: Library,
     report: Report,
     *,
-    at_hand: Callable[[Key], bool] = _everything,
+    at_hand: Callable[[Key], bool] = everything,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ContactSheet]:
     """Lay out every action that a report speaks of, in the order of the show.
