@@ -78,7 +78,11 @@ async def test_every_set_is_there_by_its_final_image(store: MemoryStore) -> None
 
 
 async def test_the_strip_is_of_the_set_that_was_played_first(store: MemoryStore) -> None:
-    sheets = await contact_sheets(await library(store), report("sea", played=1))
+    first = report("sea", played=1)
+    again = first.cues[0].model_copy(update={"screening": 2, "set_id": 0})
+    played = first.model_copy(update={"cues": (*first.cues, again)})
+
+    sheets = await contact_sheets(await library(store), played)
 
     assert sheets["sea"].strip_of == 1
     strip = sheets["sea"].strip

@@ -265,6 +265,16 @@ def test_every_finding_is_listed_with_its_place_and_its_ways(parsed: Parsed) -> 
     assert "#c3" in hrefs
 
 
+def test_a_finding_about_a_set_leads_to_the_run_that_played_it() -> None:
+    finding = findings()[0].model_copy(
+        update={"cue": run(4).cue, "action_id": ACTION_IDS[4], "set_id": 0}
+    )
+    parsed = Parsed(render_page(full_report(found=[finding]), {}))
+
+    assert len(parsed.all("a", href="#r2-10-1")) == 1 + 1  # the table has one, too
+    assert len(parsed.all("a", href="#r1-10-1")) == 1
+
+
 def test_many_of_a_kind_are_folded_but_for_the_first(parsed: Parsed) -> None:
     assert "6 more like these" in parsed.one("details", class_="more").text
 
@@ -327,6 +337,7 @@ def test_contact_sheets_tell_what_was_played_and_when(parsed: Parsed) -> None:
     assert "static, set 1" in first
     assert f"squeezed {TIMES}0.58" in sheets[1].text
     assert "live by gpu" in sheets[2].text
+    assert "in a slot of 20.0\N{NO-BREAK SPACE}s · failed over" in sheets[2].text
     assert "final.jpg is missing" in sheets[3].text
     assert f"No sets; drawn live 3 {TIMES}." in sheets[5].text
     assert "No sets." in sheets[6].text
@@ -403,6 +414,16 @@ def test_a_bar_stands_in_its_slot_with_a_tick_for_each_step_and_its_final_image(
     assert usual.late is None
     assert usual.x > GUTTER
     assert (usual.note, usual.squeezed) == ("1", "")
+
+
+def test_every_mark_says_in_words_what_it_is() -> None:
+    nbsp = "\N{NO-BREAK SPACE}"
+    assert bar(1).title == (
+        f"00:00:22 action_1 · static, set 1 · 18.0{nbsp}s of 20.0{nbsp}s {TIMES}0.58 · completed"
+    )
+    assert bar(2).title.endswith(f"live, gpu · 9.6{nbsp}s of 20.0{nbsp}s · failed over")
+    assert "2 of 8 steps left out" in bar(4).title
+    assert all(cue.title for staff in score().staves for cue in staff.cues)
 
 
 def test_what_is_squeezed_shows_how_far_it_would_have_gone() -> None:
