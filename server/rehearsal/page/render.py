@@ -55,7 +55,7 @@ def render_page(report: Report, contacts: Mapping[str, ContactSheet]) -> str:
     """
     environment = _environment()
     reading = read(report, contacts)
-    extended = _EXTENDED.search(report.to_json()) is not None
+    extended = any(_EXTENDED.search(text) for text in _texts(report, reading.title))
     style = _faces(extended=extended) + _source("page.css")
     script = _source("page.js")
     policy = (
@@ -71,6 +71,13 @@ def render_page(report: Report, contacts: Mapping[str, ContactSheet]) -> str:
         style=Markup(style),  # noqa: S704 - ours, and in it nothing of the show's
         script=Markup(script),  # noqa: S704 - likewise
     )
+
+
+def _texts(report: Report, title: str) -> set[str]:
+    """What the piece says, and what is said of it: all that is set large."""
+    prompts = {run.prompt for run in report.cues}
+    messages = {finding.message for finding in report.findings}
+    return {title, *prompts, *messages, *(cue.label for cue in report.sheet)}
 
 
 @cache
