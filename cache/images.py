@@ -36,8 +36,23 @@ _BARE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 """JPEG markers without a length behind them."""
 
 _CHUNK_HEADER: Final = 8
-_MAX_PIXELS: Final = 8192 * 8192
+MAX_PIXELS: Final = 8192 * 8192
 """Nothing larger is drawn (see Recipe), and more would only serve to exhaust memory."""
+
+UNDECODABLE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""Pillow's decoders raise all of these on damaged files."""
 
 _FLAT_SPAN: Final = 4 / 255
 """A band whose values span no more of its range than this is one colour to the eye."""
@@ -160,28 +175,15 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
     try:
         with Image.open(io.BytesIO(data), formats=[media_type.removeprefix("image/")]) as image:
             width, height = image.size
-            if width * height <= _MAX_PIXELS:
+            if width * height <= MAX_PIXELS:
                 if coarse:
                     image.draft(None, (max(1, width // 8), max(1, height // 8)))
                 image.load()
                 return Decoded(width, height, _is_flat(image))
-    # Pillow's decoders raise all of these on damaged files.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OverflowError,
-        struct.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
+    except UNDECODABLE as error:
         reason = f"{media_type} cannot be decoded: {error}"
         raise BadImage(name, reason, "undecodable") from error
-    reason = f"expected at most {_MAX_PIXELS} pixels, found {width} x {height}"
+    reason = f"expected at most {MAX_PIXELS} pixels, found {width} x {height}"
     raise BadImage(name, reason, "undecodable")
 
 

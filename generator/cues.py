@@ -224,11 +224,15 @@ _CUES: TypeAdapter[tuple[Cue, ...]] = TypeAdapter(
 
 @dataclass(frozen=True, slots=True)
 class CueProblem:
-    """One thing wrong with a sheet: `index` counts cues from 0, None for the sheet itself."""
+    """One thing wrong with a sheet: `index` counts cues from 0, None for the sheet itself.
+
+    `kind` is a stable word for programs.
+    """
 
     index: int | None
     time: str | None
     message: str
+    kind: Literal["bad_sheet", "unknown_program"] = "bad_sheet"
 
     def __str__(self) -> str:
         """``cue 12 at 00:44:22: what is wrong``."""
@@ -410,7 +414,7 @@ def _program_problems(raw: list[Any], programs: set[str]) -> list[CueProblem]:
         if isinstance(program, str) and program not in programs:
             known = ", ".join(sorted(programs)) or "none"
             message = f"unknown program {program!r}: expected one of {known}"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
+            problems.append(CueProblem(index, _time_of(raw, index), message, "unknown_program"))
     return problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,15 @@ from zoneinfo import ZoneInfo
 
 from cache.images import BadImage, check_image
 from generator.base_image import default_base_image
-from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
+from generator.cues import (
+    CueProblem,
+    CueSheet,
+    CueSheetError,
+    PromptCue,
+    SliderCue,
+    TranscriptCue,
+    parse_cues,
+)
 from generator.plan import DEFAULT_PROGRAM, Plan, plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.sections import ShowSection
@@ -21,10 +29,16 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 
 class ShowError(Exception):
-    """A show that cannot be played; `problems` has everything that is wrong, a line each."""
+    """A show that cannot be played.
 
-    def __init__(self, problems: list[str]) -> None:
+    Attributes:
+        problems: everything that is wrong, a line each.
+        of_cues: those of them that are about the cue sheet, once more.
+    """
+
+    def __init__(self, problems: list[str], of_cues: Sequence[CueProblem] = ()) -> None:
         self.problems = tuple(problems)
+        self.of_cues = tuple(of_cues)
         super().__init__("\n".join(problems))
 
 
@@ -110,6 +124,7 @@ def load_show(
 
     problems_found: list[Problem] = []
     sheet_problems: list[str] = []
+    of_cues: tuple[CueProblem, ...] = ()
     sheet: CueSheet | None = None
     cues = folder / settings.show.cues
     try:
@@ -118,6 +133,7 @@ def load_show(
         sheet_problems.append(f"{cues}: the cue sheet cannot be read: {error.strerror}")
     except CueSheetError as error:
         sheet_problems += error.lines()
+        of_cues = error.problems
     duration = settings.show.duration or (sheet.duration if sheet else 0.0)
     if sheet is not None and not duration:
         sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
@@ -125,7 +141,7 @@ def load_show(
     still = _still(folder, toml, settings, problems_found)
     problems = [*map(str, problems_found), *sheet_problems]
     if problems or sheet is None:
-        raise ShowError(problems)
+        raise ShowError(problems, of_cues)
     return Show(
         folder=folder,
         toml=folder / toml.name,

@@ -46,6 +46,14 @@ class Catalogue:
         return sum(self.sizes[key] for key in self.here)
 
 
+async def looked_through(cache: LocalCache) -> None:
+    """Wait until the copies on this machine are known; not for ever."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LOOKED_WITHIN):
+            while not cache.stats.looked:  # noqa: ASYNC110 - it tells nobody when it has
+                await asyncio.sleep(0.02)
+
+
 async def read_catalogue(
     store: Store, cache: LocalCache | None, read: Callable[[], None] = lambda: None
 ) -> Catalogue:
@@ -57,10 +65,7 @@ async def read_catalogue(
         read: called for each meta that was read.
     """
     if cache is not None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOKED_WITHIN):
-                while not cache.stats.looked:  # noqa: ASYNC110 - it tells nobody when it has
-                    await asyncio.sleep(0.02)
+        await looked_through(cache)
     documents: dict[Key, bytes] = {}
     silent: str | None = None
     try:

@@ -1,0 +1,260 @@
+"""What is wrong with a show's sets, as findings (pure)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cache.documents import FormatError
+from cache.formats import SetMeta, WrongFiles, image_set, parse_meta
+from cache.keys import META_NAME, meta_key, set_place
+from cache.library import SetFlaw
+from cache.manifest import Manifest
+from generator.cues import format_time
+from generator.plan import Action, Plan
+from generator.provenance import changes
+from generator.verify import Finding as Verified
+from server.providers.static import Fault
+from server.rehearsal.catalogue import Catalogue
+from server.rehearsal.report import Finding, Level
+
+Code = Literal[
+    "missing_set",
+    "bad_meta",
+    "missing_step",
+    "truncated_image",
+    "wrong_extension",
+    "wrong_hash",
+    "undecodable",
+    "black_final",
+    "stale_set",
+    "mixed_sizes",
+]
+
+_CODES: Final[Mapping[SetFlaw | Literal["stale", "flat"], Code]] = {
+    "no meta": "missing_set",
+    "bad meta": "bad_meta",
+    "missing": "missing_step",
+    "empty": "truncated_image",
+    "cut short": "truncated_image",
+    "size": "truncated_image",
+    "no image": "undecodable",
+    "wrong kind": "wrong_extension",
+    "hash": "wrong_hash",
+    "undecodable": "undecodable",
+    "stale": "stale_set",
+    "flat": "black_final",
+}
+_VERIFIED: Final[Mapping[str, Code]] = {
+    "stale": "stale_set",
+    "flat": "black_final",
+    "undecodable": "undecodable",
+    "size": "mixed_sizes",
+}
+_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Flawed:
+    """One thing wrong with one set.
+
+    Attributes:
+        action_id: whose.
+        set_id: which.
+        code: what.
+        reason: what was expected and what was found, with the file's name.
+    """
+
+    action_id: str
+    set_id: int
+    code: Code
+    reason: str
+
+
+# ---------------------------------------------------------------- what is flawed
+
+
+def played_flaws(faults: Mapping[tuple[str, int], Fault]) -> Iterator[Flawed]:
+    """What those who played the sets found."""
+    for (action_id, number), fault in faults.items():
+        yield Flawed(action_id, number, _CODES[fault.flaw], fault.reason)
+
+
+def verified_flaws(found: Iterable[Verified]) -> Iterator[Flawed]:
+    """What looking through every image found."""
+    for each in found:
+        code = _CODES[each.flaw] if each.flaw is not None else _VERIFIED[each.code]
+        yield Flawed(each.action_id, each.set_id, code, each.message)
+
+
+def listed_flaws(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> Iterator[Flawed]:
+    """What the listing, the metas and the manifest say, without a look at any image."""
+    files = _files(catalogue)
+    for action in plan.actions:
+        for number in manifest.set_ids(action.action_id):
+            yield from _of_set(catalogue, action, number, files[action.action_id, number])
+
+
+def _files(catalogue: Catalogue) -> Mapping[tuple[str, int], dict[str, int]]:
+    """The files of each set, and their sizes."""
+    files: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+    for key, size in catalogue.sizes.items():
+        place = set_place(key)
+        if place is not None:
+            files[place.action_id, place.set_id][key.rpartition("/")[2]] = size
+    return files
+
+
+def _of_set(
+    catalogue: Catalogue, action: Action, number: int, files: Mapping[str, int]
+) -> Iterator[Flawed]:
+    def flawed(code: Code, reason: str) -> Flawed:
+        return Flawed(action.action_id, number, code, reason)
+
+    key = meta_key(action.action_id, number)
+    data = catalogue.documents.get(key)
+    if data is None:
+        if catalogue.silent is None:
+            yield flawed("missing_set", "the manifest lists it, and it has no meta.json")
+        return
+    try:
+        meta = parse_meta(data, key)
+        found = image_set(action.action_id, number, meta, files)
+    except WrongFiles as error:
+        if catalogue.silent is None:
+            yield flawed("missing_step", "; ".join(error.problems))
+        return
+    except FormatError as error:
+        yield flawed("bad_meta", "; ".join(error.problems))
+        return
+    if meta.fingerprint is not None and meta.fingerprint != action.fingerprint:
+        changed = changes(meta.config, action.recipe)
+        yield flawed("stale_set", "; ".join(["drawn from another recipe than the cue's", *changed]))
+    for step in found.steps:
+        size = files.get(step.name)
+        if size is not None and step.size is not None and size != step.size:
+            reason = f"{step.name}: expected {step.size} bytes (meta.json), found {size}"
+            yield flawed("truncated_image", reason)
+
+
+# ---------------------------------------------------------------- as findings
+
+
+def set_findings(
+    flawed: Iterable[Flawed], plan: Plan, usable: Callable[[str], int]
+) -> list[Finding]:
+    """The flaws of sets, each told once.
+
+    Args:
+        flawed: in whatever order; of several that are alike the first is told.
+        plan: the show's actions.
+        usable: how many sets of an action can be played all the same.
+    """
+    actions = {action.action_id: action for action in plan.actions}
+    told: dict[tuple[str, int, str], Flawed] = {}
+    for each in flawed:
+        told.setdefault((each.action_id, each.set_id, each.code), each)
+    return [
+        _finding(each, actions[each.action_id], usable(each.action_id))
+        for each in told.values()
+        if each.action_id in actions
+    ]
+
+
+def _finding(flawed: Flawed, action: Action, left: int) -> Finding:
+    level: Level = "warning" if left else "error"
+    others = f"{left} of its other sets can be played" if left else "no set of it can be played"
+    only = f"--only {action.action_id}"
+    stale = flawed.code in {"stale_set", "missing_set"}
+    remedy = f"understudy generate batch {only}" if stale else _repair(only)
+    return _of(
+        action,
+        level,
+        flawed.code,
+        message=f"{flawed.reason}; {others}",
+        remedy=remedy,
+        set_id=flawed.set_id,
+    )
+
+
+def _repair(only: str) -> str:
+    return f"understudy generate verify --repair {only}"
+
+
+def manifest_findings(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> list[Finding]:
+    """Where the manifest and the sets do not agree."""
+    whole: dict[str, set[int]] = defaultdict(set)
+    for key in catalogue.sizes:
+        place = set_place(key)
+        if place is not None and key.endswith(f"/{META_NAME}"):
+            whole[place.action_id].add(place.set_id)
+    findings = []
+    for action in plan.actions:
+        unlisted = sorted(whole[action.action_id] - set(manifest.set_ids(action.action_id)))
+        if unlisted:
+            named = ", ".join(map(str, unlisted[:_NAMED])) + ("…" if len(unlisted) > _NAMED else "")
+            text = f"the manifest does not list set {named}, which the store has: it is not played"
+            findings.append(_mismatch(action, text))
+        entry = manifest.actions.get(action.action_id)
+        if entry is None or entry.fingerprint in {None, action.fingerprint}:
+            continue
+        metas = _metas(catalogue, action, manifest)
+        if metas and all(meta.fingerprint == action.fingerprint for meta in metas):
+            text = "the manifest says that its sets were drawn from another recipe; they were not"
+            findings.append(_mismatch(action, text))
+    return findings
+
+
+def _mismatch(action: Action, text: str) -> Finding:
+    return _of(
+        action,
+        "warning",
+        "manifest_mismatch",
+        message=text,
+        remedy="understudy generate reindex",
+    )
+
+
+def _metas(catalogue: Catalogue, action: Action, manifest: Manifest) -> list[SetMeta]:
+    metas = []
+    for number in manifest.set_ids(action.action_id):
+        key = meta_key(action.action_id, number)
+        data = catalogue.documents.get(key)
+        if data is not None:
+            try:
+                metas.append(parse_meta(data, key))
+            except FormatError:
+                continue
+    return metas
+
+
+def few_sets(plan: Plan, usable: Mapping[str, int], screenings: int) -> list[Finding]:
+    """Actions with a single set, where the show is seen more than once."""
+    return [
+        _of(
+            action,
+            "note",
+            "few_sets",
+            message=f"it has a single set: the same picture in each of {screenings} screenings",
+            remedy=f"understudy generate batch --sets 5 --only {action.action_id}",
+        )
+        for action in plan.actions
+        if screenings > 1 and usable.get(action.action_id) == 1
+    ]
+
+
+def _of(
+    action: Action, level: Level, code: str, *, message: str, remedy: str, set_id: int | None = None
+) -> Finding:
+    return Finding(
+        level=level,
+        code=code,
+        message=message,
+        remedy=remedy,
+        cue=action.cue_index,
+        time=format_time(action.at),
+        action_id=action.action_id,
+        set_id=set_id,
+    )

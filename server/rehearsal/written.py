@@ -1,0 +1,80 @@
+"""A report as a file: its page, with the pictures that are on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from cache.documents import FormatError
+from cache.folder import FolderStore
+from cache.keys import Key
+from cache.library import Library
+from cache.local import LocalCache
+from cache.store import SharedStore, StoreError
+from server.config.show import Show
+from server.config.stores import store_of
+from server.rehearsal.catalogue import looked_through
+from server.rehearsal.contacts import contact_sheets, everything
+from server.rehearsal.page import render_page
+from server.rehearsal.report import Report
+from server.supply.sources import COPIES
+
+_SETS_REMEMBERED = 1024
+
+
+async def page_of(
+    show: Show, report: Report, *, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """The report's page. Of a store behind a line it shows what this machine has copies of.
+
+    Args:
+        show: whose store it is.
+        report: of its rehearsal.
+        progress: told how many actions are laid out, and of how many.
+
+    Raises:
+        BadStoreAddress: `[store]` names no store.
+    """
+    async with _at_hand(show) as (library, at_hand):
+        with suppress(StoreError, FormatError):  # the report says so: then there are no pictures
+            await library.refresh()
+        contacts = await contact_sheets(library, report, at_hand=at_hand, progress=progress)
+    return await asyncio.to_thread(render_page, report, contacts)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write it beside its place, and then in one step into it.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(page, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _at_hand(show: Show) -> AsyncIterator[tuple[Library, Callable[[Key], bool]]]:
+    """The show's sets, and which of their files can be read without fetching them."""
+    store, settings = store_of(show), show.settings.cache
+    if isinstance(store, FolderStore) and settings.copies != "always":
+        async with store:
+            yield Library(store, sets_remembered=_SETS_REMEMBERED), everything
+        return
+    cache = LocalCache(
+        store,
+        show.state_folder / COPIES,
+        disk_bytes=settings.disk_bytes,
+        memory_bytes=settings.memory_bytes,
+        keep_free=settings.keep_free,
+        identity=store.address if isinstance(store, SharedStore) else None,
+    )
+    async with cache:
+        await looked_through(cache)
+        yield Library(cache, sets_remembered=_SETS_REMEMBERED), cache.holds
