@@ -169,7 +169,7 @@ async def build(
             ).open()
         )
         preflight = Preflight(
-            Looks(show, ensemble, supply, opened).all(),
+            Looks(show, ensemble, supply, live=opened, wall=clock.wall).all(),
             ensemble.playhead,
             playback.quiet_for,
             clock,

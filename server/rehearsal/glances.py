@@ -44,16 +44,14 @@ def not_here(action: Action, why: str) -> Finding:
     )
 
 
-def faulty(action: Action, set_id: int, reason: str, code: str) -> Finding:
-    """A set that is passed over."""
-    return _of(
-        action,
-        "warning",
-        code,
-        set_id=set_id,
-        message=f"set {set_id} is not played: {reason}",
-        remedy=f"understudy generate verify --repair --only {action.action_id}",
-    )
+def survived(finding: Finding) -> Finding:
+    """The same, where visitors will not see it: no error."""
+    return finding.model_copy(update={"level": "warning"}) if finding.level == "error" else finding
+
+
+def noted(finding: Finding) -> Finding:
+    """The same, as good to know."""
+    return finding.model_copy(update={"level": "note"})
 
 
 def missing(action: Action, set_id: int, names: Sequence[str]) -> Finding:

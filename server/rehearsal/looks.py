@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ from server.modes.ladder import Decision
 from server.rehearsal import glances
 from server.rehearsal.preflight import Look
 from server.rehearsal.report import Finding
+from server.rehearsal.schedule_findings import schedule_findings
+from server.rehearsal.set_findings import played_flaws, set_findings
 from server.supply.sources import Supply
 
 Findings = AsyncGenerator[Sequence[Finding], None]
@@ -40,6 +43,8 @@ class Looks:
         ensemble: those who play it.
         supply: where their sets come from.
         live: the engines of this machine.
+        wall: Unix time, as the machine has it.
+        machine: the time zone that it is set to; None to ask it.
         free: bytes that are free on the disk of a folder.
     """
 
@@ -48,18 +53,23 @@ class Looks:
         show: Show,
         ensemble: Ensemble,
         supply: Supply,
+        *,
         live: LiveEngines,
+        wall: Callable[[], float],
+        machine: tzinfo | None = None,
         free: Callable[[Path], Awaitable[int]] | None = None,
     ) -> None:
         self._show = show
         self._ensemble = ensemble
         self._supply = supply
         self._live = live
+        self._wall = wall
+        self._machine = machine
         self._free = free or free_bytes
 
     def all(self) -> tuple[Look, ...]:
         """In the order in which they are looked at: what is at hand first."""
-        return (self.ladders, self.engines, self.copies, self.disk, self.sets)
+        return (self.ladders, self.engines, self.calendar, self.copies, self.disk, self.sets)
 
     async def ladders(self) -> Findings:
         """Whether every cue has something sure to stand on, and which sets are passed over."""
@@ -68,10 +78,26 @@ class Looks:
         yield [
             glances.no_sets(actions[each.action_id], each.reason) for each in readiness.unproven()
         ]
+        sure = actions.keys() - {each.action_id for each in readiness.unproven()}
+        found = set_findings(
+            played_flaws(self._ensemble.static.faults), self._ensemble.plan, readiness.sets
+        )
+        # Where something else is sure to be seen, it is no more than a pity.
+        yield [glances.survived(each) if each.action_id in sure else each for each in found]
+
+    async def calendar(self) -> Findings:
+        """Whether there will be a screening at all, and the clock can be believed."""
+        wall = self._wall()
+        machine = self._machine or datetime.fromtimestamp(wall, UTC).astimezone().tzinfo or UTC
+        generated = self._supply.library.manifest.generated_at
+        newest = None if generated is None else generated.timestamp()
+        found = schedule_findings(self._show, wall, machine, newest)
+        # Every evening ends with no screening left: what the machine's clock explains is worse.
         yield [
-            glances.faulty(actions[action_id], number, fault.reason, "faulty_set")
-            for (action_id, number), fault in sorted(self._ensemble.static.faults.items())
-            if action_id in actions
+            glances.noted(each)
+            if each.level == "warning" and each.code == "no_screening_today"
+            else each
+            for each in found
         ]
 
     async def engines(self) -> Findings:

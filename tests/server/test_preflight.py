@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from server.rehearsal.report import Finding, Level
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule
 from tests.helpers.house import Far, House, house
-from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
+from tests.helpers.pictures import picture
+from tests.helpers.shows import LOOP, MANUAL, WHEN, Rhythm, cue, line, prompt
 
 Findings = AsyncGenerator[Sequence[Finding], None]
 
@@ -269,17 +271,34 @@ CUES = [
 ]
 
 
+LATER = WHEN.timestamp() + 86400
+"""Unix time, a day after the sets were drawn: noon and a bit, on a Saturday."""
+
+
 async def plenty(_folder: Path) -> int:
     return 2 * LITTLE_ROOM
 
 
 async def found(
-    opened: House, free: Callable[[Path], Any] = plenty, *, look: bool = True
+    opened: House,
+    free: Callable[[Path], Any] = plenty,
+    *,
+    look: bool = True,
+    wall: float = LATER,
+    machine: tzinfo = UTC,
 ) -> list[Finding]:
     """Everything that is found, whatever the clock says."""
     if look:
         await opened.readiness.look()
-    looks = Looks(opened.show, opened.ensemble, opened.supply, LiveEngines(), free)
+    looks = Looks(
+        opened.show,
+        opened.ensemble,
+        opened.supply,
+        live=LiveEngines(),
+        wall=lambda: wall,
+        machine=machine,
+        free=free,
+    )
     return [each for look in looks.all() async for findings in look() for each in findings]
 
 
@@ -306,7 +325,7 @@ async def test_a_missing_preview_and_a_missing_final_image(tmp_path: Path) -> No
         await opened.store.delete(image_key("lamp", 1, "final.jpg"))
         findings = await found(opened)
     assert sorted(told(findings)) == [
-        ("warning", "faulty_set", "lamp", 1),
+        ("warning", "missing_step", "lamp", 1),
         ("warning", "missing_step", "sea", 0),
     ]
     assert any("2.jpg of set 0 is missing" in each.message for each in findings)
@@ -362,6 +381,32 @@ async def test_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
         assert await found(opened, silent) == []
 
 
+async def test_a_clock_that_is_behind_and_a_zone_that_is_not_the_gallerys(tmp_path: Path) -> None:
+    toml = '[schedule]\nkind = "screenings"\nscreenings = ["09:00"]\n'
+    singapore = timezone(timedelta(hours=8))
+    async with house(tmp_path, CUES, toml=toml) as opened:
+        behind = await found(opened, wall=WHEN.timestamp() - 7200)
+        zone = await found(opened, machine=timezone(timedelta(hours=-3)))
+        evening = await found(opened)
+        morning = await found(opened, wall=LATER - 5 * 3600)
+        elsewhere = await found(opened, wall=LATER - 5 * 3600, machine=singapore)
+    assert ("error", "clock_behind", None, None) in told(behind)
+    assert told(zone) == [("error", "no_screening_today", None, None)]
+    assert told(evening) == [("note", "no_screening_today", None, None)]
+    assert morning == []
+    assert told(elsewhere) == [("warning", "time_zone", None, None)]
+
+
+async def test_a_flaw_is_no_error_where_something_else_is_sure_to_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "still.jpg").write_bytes(picture("still"))
+    for toml, level in ((MANUAL, "error"), (f'still = "still.jpg"\n{MANUAL}', "warning")):
+        async with house(tmp_path, CUES, toml=toml) as opened:
+            for number in (0, 1):
+                await opened.store.delete(image_key("lamp", number, "final.jpg"))
+            findings = [each for each in await found(opened) if each.code == "missing_step"]
+        assert [(each.level, each.action_id) for each in findings] == [(level, "lamp")] * 2
+
+
 async def test_what_is_not_on_this_machine_yet_is_told_until_it_is(tmp_path: Path) -> None:
     async with house(tmp_path, CUES, toml=MANUAL, far=Far(latency=1.0), play=False) as opened:
         before = await found(opened, look=False)
@@ -380,7 +425,14 @@ async def test_in_a_house_it_looks_between_two_runs_and_the_frames_stay_what_the
         async with house(folder, CUES, toml=LOOP) as opened:
             await opened.readiness.look()
             preflight = Preflight(
-                Looks(opened.show, opened.ensemble, opened.supply, LiveEngines(), plenty).all(),
+                Looks(
+                    opened.show,
+                    opened.ensemble,
+                    opened.supply,
+                    live=LiveEngines(),
+                    wall=lambda: LATER,
+                    free=plenty,
+                ).all(),
                 opened.playback.playhead,
                 opened.playback.quiet_for,
                 opened.clock,
