@@ -136,7 +136,7 @@ class ModeManager:
             sets=self.sets(action),
             engines=[self._outlook(live, action) for live in self._live.values()],
             fallback=self._settings.fallback,
-            no_live=self._budget.refusal(self._clock.now()),
+            no_live=self.no_live,
             joined=joined,
         )
         return decide(asked(self._settings.mode, cue, force), outlook)
@@ -208,6 +208,11 @@ class ModeManager:
             EngineReport(name, live.live.engine.name, live.live.local, self.health(name))
             for name, live in self._live.items()
         )
+
+    @property
+    def no_live(self) -> str | None:
+        """In words, why nothing may be drawn live at all at the moment; None if it may."""
+        return self._budget.refusal(self._clock.now())
 
     @property
     def live_engines(self) -> Mapping[str, LiveEngine]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -98,12 +98,12 @@ def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
 def _part(slot: Slot, from_: float, to: float | None) -> Slot:
     length = slot.end - slot.start
     until = length if to is None else min(to, length)
-    return Slot(slot.start - from_, slot.start - from_ + until)
+    return Slot(slot.start - from_, slot.start - from_ + until, enters=from_)
 
 
 def _cut_off(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
     following = [each.opens for each in excerpts[1:]]
     return [
-        Excerpt(each.opens, Slot(each.slot.start, min(each.slot.end, after)), each.scheduled)
+        replace(each, slot=replace(each.slot, end=min(each.slot.end, after)))
         for each, after in zip(excerpts, [*following, math.inf], strict=True)
     ]

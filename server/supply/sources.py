@@ -122,7 +122,8 @@ async def open_supply(
                 needs,
                 clock,
                 parallel=settings.parallel,
-                bits_per_second=settings.bandwidth,
+                # of the real line, whatever time the clock tells
+                bits_per_second=settings.bandwidth / clock.stretch(1.0),
             )
             yield Supply(cache, library, prefetcher, cache, prefetcher)
 
