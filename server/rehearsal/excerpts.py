@@ -87,6 +87,27 @@ def upcoming(
     return Excerpts(tuple(_cut_off(excerpts)))
 
 
+def in_a_row(
+    show: Show, opens: float, count: int, *, gap: float, from_: float = 0.0, to: float | None = None
+) -> Excerpts:
+    """So many screenings, whatever the time of the day.
+
+    Args:
+        show: whose screenings.
+        opens: Unix time at which the first begins.
+        count: how many.
+        gap: seconds between two.
+        from_: position at which each begins.
+        to: position at which each ends; None for its end.
+    """
+    excerpts = []
+    for _ in range(count):
+        slot = _part(Slot(opens, opens + show.duration), from_, to)
+        excerpts.append(Excerpt(opens, slot, scheduled=False))
+        opens = slot.end + gap
+    return Excerpts(tuple(excerpts))
+
+
 def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
     slots: list[Slot] = []
     while len(slots) < count and (slot := schedule.next_after(wall)) is not None:
