@@ -135,6 +135,7 @@ class LocalCache:
         keep_free: int = KEEP_FREE,
         identity: str | None = None,
         answer_within: float = 5.0,
+        threads: int = _READERS,
         retry_disk_after: float = 60.0,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -153,6 +154,8 @@ class LocalCache:
                 address, which for buckets does not name the server.
             answer_within: seconds after which a copy answers for an origin that is silent,
                 where the origin is asked first.
+            threads: how many pieces of slow work are done beside the event loop at once; with 0
+                whoever asks waits for them, and nobody else goes on meanwhile.
             retry_disk_after: seconds between attempts to write to a disk that is not well.
             now: steady seconds.
             wall: the time of day in seconds.
@@ -160,6 +163,7 @@ class LocalCache:
         """
         self._origin = origin
         self._within = answer_within
+        self._threads = threads
         self._sleep = sleep
         self._pins: frozenset[str] = frozenset({MANIFEST})
         self._held: Counter[str] = Counter()
@@ -548,8 +552,10 @@ class LocalCache:
 
     async def _in_thread(self, work: Callable[[], T], *, writing: bool = False) -> T:
         """Do blocking work. Prefetching writes; reading for the show does not wait behind it."""
+        if not self._threads:
+            return work()
         if self._readers is None or self._writers is None:
-            self._readers = anyio.CapacityLimiter(_READERS)
+            self._readers = anyio.CapacityLimiter(self._threads)
             self._writers = anyio.CapacityLimiter(_WRITERS)
         if writing:
             return await write_in_thread(work, self._writers)

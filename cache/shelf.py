@@ -54,3 +54,19 @@ class FullShelf:
         """See `Shelf.holding`."""
         del keys
         return nullcontext()
+
+
+class ScantyShelf(FullShelf):
+    """For tests: everything is at hand but what is said not to be, and nothing more comes."""
+
+    def __init__(self, missing: Collection[Key]) -> None:
+        self.missing = set(missing)
+        self.expected: set[Key] = set()
+
+    def holds(self, key: Key) -> bool:
+        """See `Shelf.holds`."""
+        return key not in self.missing
+
+    def expects(self, key: Key) -> bool:
+        """See `Shelf.expects`."""
+        return key in self.expected

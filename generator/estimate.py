@@ -94,6 +94,11 @@ class Experience:
             samples.sizes.append(sum(size or 0 for size in sizes) / steps)
 
 
+def steps_of(recipe: Recipe) -> int:
+    """Previews to be expected of a recipe."""
+    return _steps(recipe.steps, recipe.strength)
+
+
 def _steps(asked: int, strength: float | None) -> int:
     """Steps to be expected, as image-to-image leaves some out."""
     return asked if strength is None else max(1, int(asked * strength))

@@ -333,9 +333,10 @@ def _ladder_beside(modes: ModeManager, sets: StaticProvider, action: Action) -> 
 
 def _seed(memory: Memory, show: Show) -> int:
     """What is left to chance follows from it: the show's own, or this machine's."""
-    configured = show.settings.playback.seed
-    if configured is not None:
-        memory.content.seed = configured
+    seed = show.settings.playback.seed
+    if seed is None:
+        seed = memory.content.seed
+    memory.content.seed = new_seed() if seed is None else seed
     memory.touch()
     return memory.content.seed
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.chance import new_seed
 from server.modes.forces import Forces
 from server.providers.shuffle import Bag
 
@@ -44,7 +43,7 @@ class Remembered(BaseModel):
     """What is remembered.
 
     Attributes:
-        seed: what is left to chance follows from it.
+        seed: what is left to chance follows from it; None before the first start.
         loop_anchor: Unix time at which an endless loop began.
         alive_at: Unix time at which the show was last known to play.
         bags: the shuffle bag of each action.
@@ -54,7 +53,7 @@ class Remembered(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    seed: int = Field(default_factory=new_seed)
+    seed: int | None = None
     loop_anchor: float | None = None
     alive_at: float | None = None
     bags: dict[str, Bag] = Field(default_factory=dict)

@@ -33,9 +33,25 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def load(path: Path | None, *, store: str | None = None, **sections: dict[str, Any]) -> Show:
+    """Load a show with what the command line says, or end the program with what is wrong.
+
+    See `load_or_raise`.
+    """
+    try:
+        return load_or_raise(path, store=store, **sections)
+    except ShowError as error:
+        fail("\n".join(error.problems), 2 if is_wrong_use(error) else 1)
+
+
+def load_or_raise(
+    path: Path | None, *, store: str | None = None, **sections: dict[str, Any]
+) -> Show:
     """Load a show with what the command line says; None means it says nothing.
 
     A store named on the command line is relative to where one stands, not to the show.
+
+    Raises:
+        ShowError: with everything that is wrong.
     """
     if store is not None and ":" not in store:
         store = str(Path(store).expanduser().resolve())
@@ -43,11 +59,12 @@ def load(path: Path | None, *, store: str | None = None, **sections: dict[str, A
         section: {key: value for key, value in values.items() if value is not None}
         for section, values in {"store": {"url": store}, **sections}.items()
     }
-    try:
-        return load_show(path, overrides)
-    except ShowError as error:
-        wrong_use = all(problem.startswith("command line:") for problem in error.problems)
-        fail("\n".join(error.problems), 2 if wrong_use else 1)
+    return load_show(path, overrides)
+
+
+def is_wrong_use(error: ShowError) -> bool:
+    """Whether nothing is wrong but what the command line says."""
+    return all(problem.startswith("command line:") for problem in error.problems)
 
 
 def named_store(show: Show) -> Store:

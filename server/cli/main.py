@@ -19,6 +19,7 @@ from server.cli.common import JsonOption, ShowOption, StoreOption, fail, load
 from server.cli.control import control
 from server.cli.generate import generate
 from server.cli.pull import pull_store
+from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
 from server.serving import RefusedToServe, serve_show
 
@@ -99,6 +100,7 @@ def asrun(
 
 
 app.command()(control)
+app.command(name="rehearse")(rehearse_show)
 app.command()(worker)
 app.command(name="pull")(pull_store)
 app.add_typer(generate, name="generate")

@@ -217,12 +217,29 @@ class StaticProvider:
         raise ProviderError(f"no set of {action_id} can be played")
 
     async def _draw(self, action: Action, among: set[int]) -> int | None:
-        """The next set out of the bag, of those at hand if there are any."""
+        """The next set out of the bag: of those that can be shown whole, or else begun at once.
+
+        The set whose turn it is need not be whole yet, as long as the rest is on its way.
+        """
         first = self._bag.peek(action.action_id, among)
-        if first is None or await self._at_hand(action, first):
+        if first is None or await self._can_be_whole(action, first):
             return self._bag.draw(action.action_id, among)
         here = {number for number in among if await self._at_hand(action, number)}
-        return self._bag.draw(action.action_id, here or among)
+        others = here - {first, self._bag.last(action.action_id)}  # never the same twice running
+        whole = {number for number in others if await self._can_be_whole(action, number)}
+        return self._bag.draw(
+            action.action_id, whole or (among if first in here else here) or among
+        )
+
+    async def _can_be_whole(self, action: Action, number: int) -> bool:
+        """Whether a set can be begun at once and shown with every preview, as far as is known."""
+        if not await self._at_hand(action, number):
+            return False
+        found = await self._open_set(action, number)
+        return found is not None and all(
+            self._shelf.holds(step.key) or self._shelf.expects(step.key)
+            for step in found.steps[:-1]
+        )
 
     async def _at_hand(self, action: Action, number: int) -> bool:
         """Whether a set can be begun at once: its meta and its final image are here."""

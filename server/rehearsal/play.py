@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cache.folder import FolderStore
-from cache.keys import Key, set_place
+from cache.formats import SetMeta
+from cache.keys import Key, meta_key, set_place
 from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import NotFound, StoreError, StoreUnavailable
+from generator.estimate import Experience, steps_of
 from generator.plan import Plan
 from generator.recipe import Recipe
 from server.asrun.file import Row
@@ -31,7 +33,7 @@ from server.asrun.record import RunRecord
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
-from server.ensemble import Circumstances, assemble
+from server.ensemble import Circumstances, Ensemble, assemble
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
@@ -75,7 +77,7 @@ class Scene:
         line: what that line carries.
         ahead: seconds before the first screening from which the line is used.
         fail: what is to fail: ``store``, or an action's id.
-        pace: seconds a step that an engine is believed to take.
+        paces: seconds a step of engines that only play at drawing, by name.
     """
 
     show: Show
@@ -89,7 +91,7 @@ class Scene:
     line: Line | None = None
     ahead: float = 1.0
     fail: frozenset[str] = frozenset()
-    pace: Callable[[Recipe], float] = lambda _recipe: TYPICAL_STEP
+    paces: Mapping[str, float] = field(default_factory=dict)
 
     def lost(self, key: Key) -> bool:
         """Whether a file is missing because its action is to fail."""
@@ -113,7 +115,8 @@ class Played:
         plan: the show's actions, under their sets' ids.
         rows: the as-run log, oldest first.
         watched: what a screen was sent, by run.
-        readiness: how much of its action was at hand as each run began.
+        begun: when each run began.
+        readiness: how much of its action was at hand then.
         faults: why a set, by action id and number, is not played.
         usable: how many sets of each action can be played.
         unproven: cues that nothing sure stands beneath.
@@ -126,6 +129,7 @@ class Played:
     plan: Plan
     rows: list[Row] = field(default_factory=list)
     watched: dict[str, Watched] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
     readiness: dict[str, Coverage | None] = field(default_factory=dict)
     faults: dict[tuple[str, int], str] = field(default_factory=dict)
     usable: dict[str, int] = field(default_factory=dict)
@@ -160,9 +164,11 @@ async def play(
         manifest = supply.library.manifest
         plan = scene.show.plan({name: each.fingerprint for name, each in manifest.actions.items()})
         played = Played(plan, store_problem=problem)
-        log = _NotingLog(played.readiness, supply)
-        ensemble = assemble(scene.show, plan, supply, _circumstances(scene, clock, log))
+        log = _NotingLog(played, supply, clock)
+        pace = _Pace(scene.paces)
+        ensemble = assemble(scene.show, plan, supply, _circumstances(scene, clock, log, pace))
         await ensemble.readiness.look()
+        pace.experience = Experience(await _metas(ensemble, supply))
         played.unproven = ensemble.readiness.unproven()
         if scene.line is not None:
             scene.line.open = False
@@ -187,7 +193,32 @@ async def play(
     return played
 
 
-def _circumstances(scene: Scene, clock: VirtualClock, log: MemoryLog) -> Circumstances:
+class _Pace:
+    """How long an engine is believed to take for a step, judged by what was drawn before."""
+
+    def __init__(self, known: Mapping[str, float]) -> None:
+        self._known = known
+        self.experience = Experience(())
+
+    def __call__(self, engine: str, recipe: Recipe) -> float:
+        """Seconds."""
+        if engine in self._known:
+            return self._known[engine]
+        cost = self.experience.cost(recipe, None).seconds
+        return TYPICAL_STEP if cost is None else cost / max(1, steps_of(recipe))
+
+
+async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
+    """Those of every set that can be played, as far as they are at hand."""
+    return [
+        (await supply.library.open_set(action.action_id, number)).meta
+        for action in ensemble.plan.actions
+        for number in ensemble.static.usable(action.action_id)
+        if supply.shelf.holds(meta_key(action.action_id, number))
+    ]
+
+
+def _circumstances(scene: Scene, clock: VirtualClock, log: MemoryLog, pace: _Pace) -> Circumstances:
     chance = scene.chance
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Circumstances(
@@ -197,7 +228,7 @@ def _circumstances(scene: Scene, clock: VirtualClock, log: MemoryLog) -> Circums
         bag=ShuffleBag(chance, dict(scene.bags)),
         asrun=log,
         metrics=Metrics(),
-        engines=stand_ins(scene.engines, scene.pace, clock),
+        engines=stand_ins(scene.engines, pace, clock),
         book=ForceBook(scene.forces),
         live_seeds=lambda name: chance.stream("live", name),
         new_token=lambda: next(tokens),
@@ -264,16 +295,19 @@ async def _mind_the_line(prefetcher: Prefetcher, clock: VirtualClock, played: Pl
 
 
 class _NotingLog(MemoryLog):
-    """Also notes how much was at hand as each run began."""
+    """Also notes when each run began, and how much was at hand then."""
 
-    def __init__(self, readiness: dict[str, Coverage | None], supply: Supply) -> None:
+    def __init__(self, played: Played, supply: Supply, clock: VirtualClock) -> None:
         super().__init__()
-        self._readiness = readiness
+        self._played = played
         self._supply = supply
+        self._clock = clock
 
     def begin(self, record: RunRecord) -> None:
         """See `AsRun.begin`."""
-        self._readiness.setdefault(record.run, self._supply.coverage(record.action_id))
+        if record.run not in self._played.begun:
+            self._played.begun[record.run] = self._clock.now()
+            self._played.readiness[record.run] = self._supply.coverage(record.action_id)
         super().begin(record)
 
 
@@ -314,6 +348,7 @@ async def _supply(
         None,
         disk_bytes=0,
         memory_bytes=settings.disk_bytes,
+        threads=0,
         now=clock.now,
         wall=clock.wall,
         sleep=clock.sleep,

@@ -90,7 +90,7 @@ def seed_of(show: Show, asked: int | None) -> int:
     if show.settings.playback.seed is not None:
         return show.settings.playback.seed
     memory = remembered(show.state_folder / STATE)
-    return 0 if memory is None else memory.seed
+    return 0 if memory is None or memory.seed is None else memory.seed
 
 
 def fail_names(show: Show, asked: Sequence[str]) -> list[str]:
@@ -164,6 +164,11 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
         line=line,
         ahead=ahead,
         fail=frozenset(asked.fail),
+        paces={
+            engine.name: engine.pace
+            for engine in show.settings.engines
+            if engine.kind in {"sketch", "testcard"}
+        },
     )
 
 

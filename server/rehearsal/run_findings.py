@@ -13,6 +13,9 @@ Fit = Literal["squeeze", "recorded"]
 HURRIED: Final = 0.5
 """A run that is played faster than twice as fast is seen to hurry."""
 
+TOLD_FROM: Final = 0.8
+"""A run that is played at more than this share of its time is told of in the table alone."""
+
 _CUT_SHORT: Final = 0.05
 """Seconds by which a final image may come after its slot's end and still count as in it."""
 
@@ -103,7 +106,7 @@ def _failed_over(runs: Sequence[RehearsedRun]) -> list[Finding]:
 def _too_long(runs: Sequence[RehearsedRun], fit: Fit) -> list[Finding]:
     """Runs whose slot is shorter than they are."""
     first = [run for run in runs if run.cycle == 1 and run.slot is not None]
-    longer = [run for run in first if run.squeeze < 1 or _ends_too_late(run)]
+    longer = [run for run in first if run.squeeze < TOLD_FROM or _ends_too_late(run)]
     run = _worst(longer, lambda run: (run.recorded or run.length) / max(run.slot or 0.0, 0.001))
     if run is None or run.slot is None:
         return []
@@ -130,7 +133,7 @@ def _ends_too_late(run: RehearsedRun) -> bool:
 def _overlapping(runs: Sequence[RehearsedRun]) -> list[Finding]:
     """Cycles of a regenerating cue that the next cue runs into."""
     again = [run for run in runs if run.cycle > 1]
-    hit = [run for run in again if run.squeeze < 1 or _ends_too_late(run)]
+    hit = [run for run in again if run.squeeze < TOLD_FROM or _ends_too_late(run)]
     run = _worst(hit, lambda run: (run.recorded or run.length) / max(run.slot or 0.0, 0.001))
     if run is None:
         return []

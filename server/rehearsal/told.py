@@ -33,16 +33,10 @@ def runs_of(show: Show, played: Played, excerpts: Excerpts) -> tuple[RehearsedRu
     opens = [each.opens for each in excerpts.excerpts]
     runs = []
     for row in played.rows:
-        number = _screening(opens, max(row["started_at"], _first_due(row, played)))
+        number = _screening(opens, played.begun[row["run"]])
         excerpt = excerpts.excerpts[max(number, 1) - 1]
         runs.append(_run(show, played, row, max(number, 1), excerpt))
     return tuple(runs)
-
-
-def _first_due(row: Row, played: Played) -> float:
-    """When a run began to be seen: one that was joined in its middle began before its time."""
-    watched = played.watched.get(row["run"])
-    return min(watched.due.values(), default=0.0) if watched is not None else 0.0
 
 
 def _screening(opens: Sequence[float], at: float) -> int:

@@ -20,6 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from generator.engine import EngineUnavailable, StepImage, Timing
 from generator.engines.replicate import API
+from generator.estimate import steps_of
 from generator.recipe import Recipe
 from server.clock import Clock
 from server.config.sections import EngineSection, Tokens
@@ -123,12 +124,12 @@ class StandInEngine:
 
     Attributes:
         probed: what it said when it was asked.
-        pace: seconds a step, by recipe.
+        pace: seconds a step, by the engine's name and recipe.
         clock: the time.
     """
 
     probed: ProbedEngine
-    pace: Callable[[Recipe], float]
+    pace: Callable[[str, Recipe], float]
     clock: Clock
 
     @property
@@ -150,9 +151,8 @@ class StandInEngine:
             yield images
 
     async def _steps(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
-        strength = 1.0 if recipe.strength is None else recipe.strength
-        previews = max(0, round(recipe.steps * strength))
-        pace, image = self.pace(recipe), picture("image/jpeg")
+        previews = steps_of(recipe)
+        pace, image = self.pace(self.probed.name, recipe), picture("image/jpeg")
         due = self.clock.now()
         for step in range(1, previews + 2):
             due += pace
@@ -162,7 +162,7 @@ class StandInEngine:
 
 
 def stand_ins(
-    probed: Sequence[ProbedEngine], pace: Callable[[Recipe], float], clock: Clock
+    probed: Sequence[ProbedEngine], pace: Callable[[str, Recipe], float], clock: Clock
 ) -> list[LiveEngine]:
     """Engines that may draw for the stage, none of them real."""
     return [LiveEngine(each.name, StandInEngine(each, pace, clock), each.local) for each in probed]

@@ -1,0 +1,172 @@
+"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cache.urls import BadStoreAddress
+from generator.cues import parse_time
+from server.cli.common import (
+    JsonOption,
+    ShowOption,
+    StoreOption,
+    errors,
+    fail,
+    is_wrong_use,
+    load_or_raise,
+)
+from server.cli.rehearsal_table import WIDTH, print_report
+from server.config.sections import bits_per_second
+from server.config.show import Show, ShowError
+from server.logs import configure_logs
+from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
+from server.rehearsal.report import Asked, Finding, Report, ranked
+
+_MOST_SCREENINGS = 1000
+
+
+def rehearse_show(
+    *,
+    show: ShowOption = None,
+    store: StoreOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
+    ] = None,
+    screenings: Annotated[
+        int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
+    ] = 1,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
+    ] = None,
+    latency: Annotated[
+        float, typer.Option(min=0, help="Seconds of each request over that line.")
+    ] = 0.0,
+    failing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail",
+            metavar="NAME",
+            help="What is to fail: store, engines, an engine, an action. May be repeated.",
+        ),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
+    ] = False,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report as a page of its own.")
+    ] = None,
+) -> None:
+    """Play the whole show in seconds, and tell what would go wrong tonight."""
+    configure_logs("error")  # what went wrong is in the report
+    start, end = _position("--from", from_), _position("--to", to)
+    rate = _rate(bandwidth)
+    try:
+        loaded = load_or_raise(show, store=store)
+    except ShowError as error:
+        if is_wrong_use(error):
+            fail("\n".join(error.problems), 2)
+        asked = Asked(seed=seed or 0, fail=tuple(failing or ()))
+        _tell(_unloadable(error, asked), as_json=as_json)
+        raise SystemExit(1) from None
+    asked = Asked(
+        seed=seed_of(loaded, seed),
+        from_=start or 0.0,
+        to=end,
+        screenings=screenings,
+        bandwidth=rate,
+        latency=latency,
+        fail=tuple(failing or ()),
+        deep=deep,
+    )
+    _check(loaded, asked)
+    try:
+        with _progress() as progress:
+            report = rehearse(loaded, asked, wall=time.time(), progress=progress)
+    except KeyboardInterrupt:
+        fail("stopped; nothing was changed", 130)
+    except BadStoreAddress as error:
+        fail(f"[store] url: {error}", 1)
+    _tell(report, as_json=as_json)
+    raise SystemExit(0 if report.verdict == "ready" else 1)
+
+
+def _position(option: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as error:
+        fail(f"{option}: {error}", 2)
+
+
+def _rate(text: str | None) -> float | None:
+    try:
+        rate = None if text is None else bits_per_second(text)
+    except ValueError as error:
+        fail(f"--bandwidth: {error}", 2)
+    if rate is None:
+        return None
+    if not isinstance(rate, (int, float)) or rate <= 0:
+        fail(f"--bandwidth: expected more than nothing, such as 10M, not {text!r}", 2)
+    return float(rate)
+
+
+def _check(show: Show, asked: Asked) -> None:
+    """End the program where what is asked for cannot be."""
+    if asked.from_ >= show.duration:
+        fail(f"--from: the show is over after {show.duration:g} s", 2)
+    if asked.to is not None and asked.to <= asked.from_:
+        fail("--to: expected a time after --from", 2)
+    unknown = fail_names(show, asked.fail)
+    if unknown:
+        engines = [engine.name for engine in show.settings.engines if engine.plays_live]
+        known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
+        fail(f"--fail: nothing is called {unknown[0]!r}: expected one of {known}", 2)
+
+
+def _unloadable(error: ShowError, asked: Asked) -> Report:
+    """The report of a show that cannot be loaded."""
+    findings = ranked(
+        Finding(level="error", code="bad_show", message=problem, remedy="mend it; nothing plays")
+        for problem in error.problems
+    )
+    return Report(verdict="not ready", findings=findings, show=None, asked=asked)
+
+
+def _tell(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(report.to_json(), nl=False)
+        return
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    print_report(report, console)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[float], None]]:
+    """A bar for people who wait; nothing where nobody looks at a terminal."""
+    with Progress(
+        TextColumn("rehearsing"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        task = bar.add_task("rehearsing", total=1.0)
+        yield lambda share: bar.update(task, completed=share)
