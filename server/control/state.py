@@ -229,7 +229,7 @@ class StateView:
                 "usable": each.health.usable,
                 "failures": each.health.failures,
                 "until": self._real(each.health.until),
-                "reason": each.health.reason or self.modes.no_live or "",
+                "reason": each.health.reason or self.modes.no_live,
                 **self._process(each.name),
             }
             for each in self.modes.engines

@@ -19,7 +19,7 @@ class Budget:
     """
 
     def __init__(self, per_hour: int = 0, at_once: int = 0, closed: str = "") -> None:
-        self._closed = closed
+        self.closed = closed
         self._per_hour = per_hour
         self._at_once = at_once
         self._begun: deque[float] = deque()
@@ -27,8 +27,8 @@ class Budget:
 
     def refusal(self, now: float) -> str | None:
         """In words, why no live run may begin at `now` (steady seconds); None if one may."""
-        if self._closed:
-            return self._closed
+        if self.closed:
+            return self.closed
         if self._at_once and self._going_on >= self._at_once:
             return f"{self._going_on} live runs are going on, and no more are allowed at once"
         if self._per_hour:

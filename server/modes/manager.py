@@ -136,7 +136,7 @@ class ModeManager:
             sets=self.sets(action),
             engines=[self._outlook(live, action) for live in self._live.values()],
             fallback=self._settings.fallback,
-            no_live=self.no_live,
+            no_live=self._budget.refusal(self._clock.now()),
             joined=joined,
         )
         return decide(asked(self._settings.mode, cue, force), outlook)
@@ -210,9 +210,9 @@ class ModeManager:
         )
 
     @property
-    def no_live(self) -> str | None:
-        """In words, why nothing may be drawn live at all at the moment; None if it may."""
-        return self._budget.refusal(self._clock.now())
+    def no_live(self) -> str:
+        """In words, why nothing is drawn live whatever is asked for; empty where it may be."""
+        return self._budget.closed
 
     @property
     def live_engines(self) -> Mapping[str, LiveEngine]:
