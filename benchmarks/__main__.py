@@ -15,6 +15,7 @@ from benchmarks import (
     line,
     manifest,
     recording,
+    rehearsal,
     replay,
     startup,
     workers,
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "go": go.main,
     "line": line.main,
     "day": day.main,
+    "rehearsal": rehearsal.main,
 }
 
 
