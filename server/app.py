@@ -130,7 +130,7 @@ async def build(
         supply = await stack.enter_async_context(open_supply(show, clock, needs))
         memory = await stack.enter_async_context(_memory(show, rehearsal))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
-        chance = Chance(memory.content.seed if rehearsal else _seed(memory, show))
+        chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
 

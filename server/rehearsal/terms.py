@@ -21,11 +21,13 @@ class Terms:
     Attributes:
         clock: the show's time; screens and technicians live in the one outside it.
         schedule: when screenings are, asked once, with the Unix time at which all else is ready.
+        seed: what is left to chance follows from it.
         remembered: what it begins with: a copy, of which nothing is ever written.
         spend_engines: whether the show's engines are started, and asked to draw.
     """
 
     clock: ScaledClock
     schedule: Callable[[float], Schedule]
+    seed: int
     remembered: Remembered
     spend_engines: bool = False

@@ -127,7 +127,8 @@ class WatchedRehearsal:
         self._screenings = screenings
         self._playback: Playback | None = None
         self._over_at: float | None = None
-        self._terms = Terms(self._clock, self._schedule, _copy(show, seed), spend_engines)
+        chosen = seed_of(show, seed)
+        self._terms = Terms(self._clock, self._schedule, chosen, _copy(show, chosen), spend_engines)
         self.app = application(self._opened)
 
     @asynccontextmanager
@@ -175,17 +176,15 @@ def _elsewhere(show: Show, host: str | None, port: int | None) -> Show:
     return replace(show, settings=show.settings.model_copy(update={"server": server}))
 
 
-def _copy(show: Show, seed: int | None) -> Remembered:
+def _copy(show: Show, seed: int) -> Remembered:
     """What a rehearsal begins with: what the show remembers by now, but for a black wall.
 
     With another seed the sets come in another order, from the beginning.
     """
     memory = remembered(show.state_folder / STATE)
-    chosen = seed_of(show, seed)
     if memory is None:
-        return Remembered(seed=chosen)
-    bags = memory.bags if memory.seed == chosen else {}
-    return Remembered(seed=chosen, bags=dict(bags), forces=memory.forces)
+        return Remembered()
+    return Remembered(bags=memory.bags if memory.seed == seed else {}, forces=memory.forces)
 
 
 def _the_show(show: Show) -> str:
