@@ -263,8 +263,7 @@ class Playhead:
     def _enter(self, position: float) -> Jumped:
         """Come in at `position`, where nothing has been lost: a cue that is due there fires."""
         self._cursor = bisect_left(self._times, position)
-        at_once = self._times[self._cursor : self._cursor + 1] == (position,)
-        picture = at_once and self._cursor in self._generating
+        picture = any(self._times[index] == position for index in self._generating)
         return Jumped(self._cursor, position, self._origin, keep_picture=picture)
 
     def _play(self, now: float, wall: float) -> list[Event]:

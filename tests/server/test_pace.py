@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.stage import messages as wire
@@ -139,6 +139,7 @@ def test_every_message_to_a_screen_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), tempo=tempos)
 def test_times_are_told_as_real_ones_and_nothing_else_changes(
     kind: type[wire.WireMessage], data: st.DataObject, tempo: Tempo
@@ -150,12 +151,14 @@ def test_times_are_told_as_real_ones_and_nothing_else_changes(
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_a_show_tells_the_very_message(kind: type[wire.WireMessage], data: st.DataObject) -> None:
     message = data.draw(KINDS[kind])
     assert told(message, REAL_TIME) is message
 
 
+@settings(deadline=None, max_examples=60)
 @given(moments, tempos)
 def test_what_a_screen_reports_comes_back_in_the_shows_time(at: float, tempo: Tempo) -> None:
     report = wire.Presented(run="r", step=3, at=tempo.to_real(at))
@@ -163,6 +166,7 @@ def test_what_a_screen_reports_comes_back_in_the_shows_time(at: float, tempo: Te
     assert heard(report, REAL_TIME) is report
 
 
+@settings(deadline=None, max_examples=60)
 @given(moments, moments, tempos)
 def test_what_comes_before_comes_before(one: float, other: float, tempo: Tempo) -> None:
     assert (tempo.to_real(one) <= tempo.to_real(other)) or one > other

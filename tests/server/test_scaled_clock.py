@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.clock import ScaledClock, SystemClock, VirtualClock, settle
@@ -27,6 +27,7 @@ async def test_its_day_is_its_own() -> None:
 
 
 @pytest.mark.parametrize("speed", [0.25, 1.0, 3.0, 7.3, 60.0])
+@settings(deadline=None, max_examples=60)
 @given(seconds=st.floats(0, 1e5))
 def test_nobody_is_woken_early(speed: float, seconds: float) -> None:
     async def sleep() -> None:
