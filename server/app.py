@@ -54,7 +54,7 @@ from server.providers.static import StaticProvider
 from server.rehearsal.terms import NOT_SPENT, Terms
 from server.stage.screens import ScreenSocket
 from server.supply.sources import SupplyCollector, open_supply
-from server.tempo import REAL_TIME
+from server.tempo import REAL_TIME, Tempo
 from server.timeline.schedule import Schedule, build_schedule
 
 _log = structlog.get_logger(__name__)
@@ -120,22 +120,24 @@ async def build(
         rehearsal: that this is no show, and on which terms.
     """
     settings = show.settings
+    activation: Activation = "show" if rehearsal is None else "rehearsal"
     outside = clock if rehearsal is None else rehearsal.clock.outside
+    tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics = Metrics()
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
-            return lookahead.needs()  # it is built below, out of what the supply brings
+            coming = lookahead.needs()  # it is built below, out of what the supply brings
+            return coming if rehearsal is None else [_outside(need, tempo) for need in coming]
 
-        supply = await stack.enter_async_context(open_supply(show, clock, needs))
+        # The line to the store is outside, and carries no more because the show is in haste.
+        supply = await stack.enter_async_context(open_supply(show, outside, needs))
         memory = await stack.enter_async_context(_memory(show, rehearsal))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
 
-        tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
-        activation: Activation = "show" if rehearsal is None else "rehearsal"
         spent = rehearsal is None or rehearsal.spend_engines
         if engines is not None:
             opened = LiveEngines(tuple(engines))
@@ -175,8 +177,8 @@ async def build(
             modes=modes,
             live=ensemble.live if spent else (),
             recipe=probe_of(plan),
-            quiet_for=playback.quiet_for,
-            clock=clock,
+            quiet_for=lambda seconds: playback.quiet_for(clock.stretch(seconds)),
+            clock=outside,
         )
         log = CommandLog()
         view = StateView(
@@ -266,6 +268,12 @@ async def build(
             )
         )
         yield playback
+
+
+def _outside(need: Need, tempo: Tempo) -> Need:
+    """A run to come, and when in real time."""
+    end = None if need.end is None else tempo.to_real(need.end)
+    return replace(need, start=tempo.to_real(need.start), end=end)
 
 
 def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:

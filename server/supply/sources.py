@@ -122,8 +122,7 @@ async def open_supply(
                 needs,
                 clock,
                 parallel=settings.parallel,
-                # of the real line, whatever time the clock tells
-                bits_per_second=settings.bandwidth / clock.stretch(1.0),
+                bits_per_second=settings.bandwidth,
             )
             yield Supply(cache, library, prefetcher, cache, prefetcher)
 

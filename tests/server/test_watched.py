@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -230,6 +231,18 @@ async def test_a_slow_disk_is_no_slower_for_a_show_that_flies(tmp_path: Path) ->
     assert list(row["planned"]) == ["1", "2", "3", "4"]
 
 
+async def test_behind_a_line_its_copies_come_in_time(tmp_path: Path) -> None:
+    tiny = written(tmp_path, LOOP + '[cache]\ncopies = "always"\n')
+    async with watched(tiny, 20, from_=5.0) as (address, _), screen(address) as wall:
+        await wall.until(closed, why="it has not ended")
+        rows = await rows_of(address)
+        supply = (await state_of(address))["coverage"]["supply"]
+    lamp = rows[-1]
+    assert (lamp["action_id"], lamp["provider"], lamp["outcome"]) == ("lamp", "static", "completed")
+    assert supply["copies"]["fetched_bytes"] > 0
+    assert {path.name for path in tiny.state.iterdir()} == {"copies"}
+
+
 # ---------------------------------------------------------------- no trace
 
 
@@ -289,6 +302,16 @@ async def test_engines_are_left_alone(tmp_path: Path) -> None:
     assert calls == 0
     assert [row["provider"] for row in rows] == ["static", "static"]
     assert all(NOT_SPENT in row["why"] for row in rows)
+
+
+async def test_a_desk_that_is_wired_to_the_show_moves_no_rehearsal(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tiny = written(tmp_path, LOOP + f"[server]\nosc_port = {port}\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+        async with watched(tiny, 20):
+            ours.bind(("127.0.0.1", port))
 
 
 # ---------------------------------------------------------------- where, and how long
