@@ -13,10 +13,9 @@ from typing import Final
 
 from cache.documents import FormatError
 from cache.formats import parse_meta
-from cache.index import load_manifest
 from cache.keys import MANIFEST, Key, meta_key, parse_key, set_place
 from cache.local import LocalCache
-from cache.manifest import Manifest
+from cache.manifest import Manifest, parse_manifest
 from cache.parallel import in_order
 from cache.store import NotFound, Store, StoreError
 
@@ -57,16 +56,23 @@ async def read_catalogue(
         cache: the copies of it on this machine, entered; None to read documents from the store.
         read: called for each meta that was read.
     """
-    near: Store = cache or store
+    if cache is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOKED_WITHIN):
+                while not cache.stats.looked:  # noqa: ASYNC110 - it tells nobody when it has
+                    await asyncio.sleep(0.02)
     documents: dict[Key, bytes] = {}
-    manifest, silent = Manifest(), None
+    silent: str | None = None
     try:
-        manifest = await load_manifest(near)
-        documents[MANIFEST] = await near.get(MANIFEST)
+        documents[MANIFEST] = await store.get(MANIFEST)
     except NotFound:
         pass
-    except (StoreError, FormatError) as error:
+    except StoreError as error:
         silent = str(error)
+        if cache is not None:
+            with suppress(StoreError):
+                documents[MANIFEST] = await cache.get(MANIFEST)
+    manifest = _read_manifest(documents.get(MANIFEST))
     sizes: dict[Key, int] = {}
     try:
         async for entry in store.list("actions/"):
@@ -75,6 +81,8 @@ async def read_catalogue(
         sizes, silent = {}, str(error)
 
     async def meta(key: Key) -> tuple[Key, bytes | None]:
+        # Past the cache, where it has none: a rehearsal leaves this machine as it was.
+        near = cache if cache is not None and cache.holds(key) else store
         with suppress(StoreError):
             return key, await near.get(key)
         return key, None
@@ -91,14 +99,15 @@ async def read_catalogue(
                 documents[key] = data
     if silent is not None:
         sizes = _named_in(documents)
-    here = frozenset[Key]()
-    if cache is not None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOKED_WITHIN):
-                while not cache.stats.looked:  # noqa: ASYNC110 - it tells nobody when it has
-                    await asyncio.sleep(0.02)
-        here = frozenset(key for key in sizes if cache.holds(key))
+    here = frozenset(key for key in sizes if cache is not None and cache.holds(key))
     return Catalogue(documents, sizes, here, silent)
+
+
+def _read_manifest(data: bytes | None) -> Manifest:
+    """An unreadable one is told of by those who play: here it names no sets."""
+    with suppress(FormatError):
+        return Manifest() if data is None else parse_manifest(data)
+    return Manifest()
 
 
 def _named_in(documents: Mapping[Key, bytes]) -> dict[Key, int]:

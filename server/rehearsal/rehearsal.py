@@ -183,6 +183,7 @@ def _report(asked: Asked, around: Around, scene: Scene, played: Played) -> Repor
         [
             *run_findings(runs, around.engines, show.settings.playback.fit, line),
             *_unproven(played),
+            *_silent(around.catalogue),
         ]
     )
     return Report(
@@ -224,6 +225,19 @@ def _line(
         room_bytes=show.settings.cache.disk_bytes,
         ready_at=ready_at,
     )
+
+
+def _silent(catalogue: Catalogue | None) -> list[Finding]:
+    if catalogue is None or catalogue.silent is None:
+        return []
+    return [
+        Finding(
+            level="warning",
+            code="store_silent",
+            message=f"the store cannot be asked: {catalogue.silent}",
+            remedy="look after the line; what is told here is of the copies on this machine alone",
+        )
+    ]
 
 
 def _unproven(played: Played) -> list[Finding]:

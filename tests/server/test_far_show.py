@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -13,7 +16,13 @@ from server.config.show import load_show
 from tests.cache.s3_servers import rclone
 from tests.helpers.line import Line, line_to
 from tests.helpers.screens import ScreenClient, screen, web
-from tests.helpers.servers import Address, ServerProcess, server_process
+from tests.helpers.servers import (
+    ROOT,
+    Address,
+    ServerProcess,
+    plain_environment,
+    server_process,
+)
 from tests.helpers.shows import LOOP, Rhythm, cue, line, store_contents, write_show
 
 RHYTHM = Rhythm(previews=4, step=0.25, size=20_000, sets=1)
@@ -141,3 +150,39 @@ async def test_with_nothing_here_and_no_line_it_says_so_and_waits(tmp_path: Path
                     within=90,
                     why="the show did not come to life",
                 )
+
+
+async def test_a_rehearsal_knows_the_bucket_and_what_is_here(tmp_path: Path) -> None:
+    async with far_show(tmp_path) as (show, far, environment):
+
+        async def rehearsed(*arguments: str) -> dict[str, Any]:
+            program = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "server", "rehearse", "--show", str(show), "--json"),
+                *arguments,
+                cwd=ROOT,
+                env=plain_environment(**environment),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            said, _ = await program.communicate()
+            report: dict[str, Any] = json.loads(said)
+            return report
+
+        # Over a line so slow: the final images, and few previews.
+        slow = await rehearsed("--bandwidth", "100k", "--seed", "1")
+        assert slow["line"]["here_bytes"] == 0
+        assert {finding["code"] for finding in slow["findings"]} & {"late", "nothing_to_show"}
+
+        server = await started(show, environment)
+        try:
+            async with web(server.address) as client:
+                await everything_is_here(client)
+                # While the show plays, and without any line: from the copies.
+                far.cut()
+                report = await rehearsed("--bandwidth", "100k", "--seed", "1")
+        finally:
+            await asyncio.to_thread(server.close)
+        assert report["verdict"] == "ready"
+        assert report["line"]["here_bytes"] > 2 * RHYTHM.frames * RHYTHM.size
+        assert {run["readiness"] for run in report["cues"]} == {"all"}
+        assert all(None not in run["due"] for run in report["cues"])
+        assert any(finding["code"] == "store_silent" for finding in report["findings"])
