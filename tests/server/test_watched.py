@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cache.store import MemoryStore
 from server.asrun.log import MemoryLog
 from server.chance import Chance
 from server.clock import ScaledClock, SystemClock, VirtualClock
-from server.ensemble import Circumstances, assemble
+from server.ensemble import Circumstances, Ensemble, assemble
 from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
@@ -196,15 +197,59 @@ async def test_a_part_is_played_so_many_times_and_then_it_is_over(tmp_path: Path
 async def test_a_slow_disk_is_no_slower_for_a_show_that_flies(tmp_path: Path) -> None:
     """A file takes 0.4 s: at this speed 24 of the show, in which it would have been given up."""
     outside = VirtualClock(1_800_000_000.0)
-    clock = ScaledClock(outside, 60)
     cues = [cue(0, "start"), line(1, "the sea", id="sea"), cue(600, "end")]
-    show = TinyShow(write_show(tmp_path, cues, SEED), RHYTHM, {}).load()
+    async with in_haste(tmp_path, cues, Rhythm(previews=3, step=20.0), outside, 0.4) as haste:
+        sent: list[int] = []
+
+        async def look() -> None:
+            with haste.ensemble.stage.join("wall", "binary") as wall:
+                while True:
+                    if isinstance(item := await wall.mailbox.take(), StageFrame):
+                        sent.append(item.header.step)
+
+        looking = asyncio.create_task(look())
+        await outside.advance(9.9)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        (row,) = await haste.log.rows()
+    assert (row["outcome"], row["provider"], row["failovers"]) == ("completed", "static", [])
+    # The first was over when it could have been read; the others are late, and are shown.
+    assert sent == [2, 3, 4]
+
+
+async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
+    """Half a second of a busy machine is half a minute at this speed, and passes nothing over."""
+    outside = VirtualClock(1_800_000_000.0)
+    cues = [cue(0, "start"), line(1, "the sea", id="sea"), prompt(20, "a lamp", id="lamp")]
+    rhythm = Rhythm(previews=2, step=2.0)
+    async with in_haste(tmp_path, [*cues, cue(600, "end")], rhythm, outside) as haste:
+        await outside.advance(0.1)
+        outside.jump(0.5)
+        await outside.advance(1.0)
+        lamp, sea = await haste.log.rows()
+    assert [sea["action_id"], lamp["action_id"]] == ["sea", "lamp"]
+    assert lamp["outcome"] == "completed"
+    assert not [row for row in (sea, lamp) if "set here" in row["why"] or "joined" in row["why"]]
+
+
+@dataclass(frozen=True)
+class Haste:
+    ensemble: Ensemble
+    log: MemoryLog
+
+
+@asynccontextmanager
+async def in_haste(
+    folder: Path, cues: list[Any], rhythm: Rhythm, outside: VirtualClock, latency: float = 0.0
+) -> AsyncIterator[Haste]:
+    """Those who play, at sixty times the speed, from a store of so many seconds a file."""
+    clock = ScaledClock(outside, 60)
+    show = TinyShow(write_show(folder, cues, SEED), rhythm, {}).load()
     plan = show.plan({})
-    contents = store_contents(plan.actions, Rhythm(previews=3, step=20.0))
-    store = MemoryStore(contents, sleep=outside.sleep)
+    store = MemoryStore(store_contents(plan.actions, rhythm), sleep=outside.sleep)
     library = Library(store)
     await library.refresh()
-    store.latency = 0.4
+    store.latency = latency
     chance, log = Chance(1), MemoryLog()
     ensemble = assemble(
         show,
@@ -223,23 +268,12 @@ async def test_a_slow_disk_is_no_slower_for_a_show_that_flies(tmp_path: Path) ->
             tempo=clock.tempo,
         ),
     )
-    sent: list[int] = []
-
-    async def look() -> None:
-        with ensemble.stage.join("wall", "binary") as wall:
-            while True:
-                if isinstance(item := await wall.mailbox.take(), StageFrame):
-                    sent.append(item.header.step)
-
-    tasks = [asyncio.create_task(look()), asyncio.create_task(ensemble.playback.run())]
-    await outside.advance(9.9)
-    (row,) = await log.rows()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert (row["outcome"], row["provider"], row["failovers"]) == ("completed", "static", [])
-    # The first was over when it could have been read; the others are late, and are shown.
-    assert sent == [2, 3, 4]
+    playing = asyncio.create_task(ensemble.playback.run())
+    try:
+        yield Haste(ensemble, log)
+    finally:
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
 
 
 async def test_behind_a_line_its_copies_come_in_time(tmp_path: Path) -> None:
