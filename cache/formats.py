@@ -174,6 +174,10 @@ class Step:
         return media_type
 
 
+class WrongFiles(FormatError):
+    """A set whose files are not the steps that its meta tells of."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSet:
     """One pre-generated variation of an action, ready to be read.
@@ -282,7 +286,7 @@ def image_set(
         names: the files that are in the set, if known. Those that are no step are ignored.
 
     Raises:
-        FormatError: an image is missing, could be one of several files, or is one too many.
+        WrongFiles: an image is missing, could be one of several files, or is one too many.
         BadKey: `action_id` or `set_id` cannot be in a key.
     """
     problems: list[str] = []
@@ -311,7 +315,7 @@ def image_set(
     stems = [*map(str, range(1, meta.total_steps + 1)), FINAL]
     chosen = [(stem, name) for stem in stems if (name := choose(stem)) is not None]
     if problems:
-        raise FormatError(set_prefix(action_id, set_id), problems)
+        raise WrongFiles(set_prefix(action_id, set_id), problems)
     steps = []
     for number, (stem, name) in enumerate(chosen, start=1):
         facts = meta.files.get(name, _NO_FACTS)

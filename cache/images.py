@@ -43,18 +43,24 @@ _FLAT_SPAN: Final = 4 / 255
 """A band whose values span no more of its range than this is one colour to the eye."""
 
 
+Flaw = Literal["empty", "no image", "wrong kind", "cut short", "size", "hash", "undecodable"]
+"""In which way bytes are not the image they should be."""
+
+
 class BadImage(ValueError):
     """Bytes that are not the image they should be.
 
     Attributes:
         name: the file's name, empty if unknown.
         reason: what was expected, and what was found.
+        flaw: which kind of fault it is.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, flaw: Flaw) -> None:
         super().__init__(f"{name}: {reason}" if name else reason)
         self.name = name
         self.reason = reason
+        self.flaw = flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +124,23 @@ def check_image(data: bytes, name: str = "") -> MediaType:
         BadImage: it is not an image, another one than its name says, or not whole.
     """
     if not data:
-        raise BadImage(name, "expected an image, found an empty file")
+        raise BadImage(name, "expected an image, found an empty file", "empty")
     found = sniff(data)
     if found is None:
-        raise BadImage(name, f"expected jpg, png or webp, found bytes beginning {data[:8]!r}")
+        reason = f"expected jpg, png or webp, found bytes beginning {data[:8]!r}"
+        raise BadImage(name, reason, "no image")
     if name:
         expected = media_type_for(name)
         if expected is None:
-            raise BadImage(name, "expected a name ending in .jpg, .jpeg, .png or .webp")
+            reason = "expected a name ending in .jpg, .jpeg, .png or .webp"
+            raise BadImage(name, reason, "wrong kind")
         if expected != found:
-            raise BadImage(name, f"the name says {expected}, the bytes are {found}")
+            reason = f"the name says {expected}, the bytes are {found}"
+            raise BadImage(name, reason, "wrong kind")
     flaw = _FLAWS[found](data)
     if flaw is not None:
-        raise BadImage(name, f"{found} of {len(data)} bytes is not whole: {flaw}")
+        reason = f"{found} of {len(data)} bytes is not whole: {flaw}"
+        raise BadImage(name, reason, "cut short")
     return found
 
 
@@ -169,8 +179,10 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise BadImage(name, f"{media_type} cannot be decoded: {error}") from error
-    raise BadImage(name, f"expected at most {_MAX_PIXELS} pixels, found {width} x {height}")
+        reason = f"{media_type} cannot be decoded: {error}"
+        raise BadImage(name, reason, "undecodable") from error
+    reason = f"expected at most {_MAX_PIXELS} pixels, found {width} x {height}"
+    raise BadImage(name, reason, "undecodable")
 
 
 def _is_flat(image: Image.Image) -> bool:

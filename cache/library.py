@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Literal
 
 from cachetools import LRUCache
 
 from cache.documents import FormatError
-from cache.formats import ImageSet, SetMeta, Step, image_set, parse_meta
-from cache.images import BadImage, check_image
+from cache.formats import ImageSet, SetMeta, Step, WrongFiles, image_set, parse_meta
+from cache.images import BadImage, Flaw, check_image
 from cache.index import load_manifest
 from cache.keys import Key, meta_key, set_place, set_prefix
 from cache.manifest import Manifest
@@ -20,6 +20,10 @@ from cache.store import NotFound, Store, StoreError, StoreUnavailable
 
 _LARGE: Final = 1024 * 1024
 """Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
+
+
+SetFlaw = Flaw | Literal["no meta", "bad meta", "missing"]
+"""In which way a set is broken: its meta, an image that is missing, or one that is flawed."""
 
 
 class BrokenSet(Exception):
@@ -31,13 +35,15 @@ class BrokenSet(Exception):
         action_id: whose set it is.
         set_id: which one.
         reason: what is wrong, with the file's name.
+        flaw: which kind of fault it is.
     """
 
-    def __init__(self, action_id: str, set_id: int, reason: str) -> None:
+    def __init__(self, action_id: str, set_id: int, reason: str, flaw: SetFlaw) -> None:
         super().__init__(f"set {set_id} of {action_id} is broken: {reason}")
         self.action_id = action_id
         self.set_id = set_id
         self.reason = reason
+        self.flaw: SetFlaw = flaw
 
 
 class Library:
@@ -119,9 +125,10 @@ class Library:
             names = None if meta.names_every_file else await self._names(action_id, set_id)
             opened = image_set(action_id, set_id, meta, names)
         except NotFound as error:
-            raise BrokenSet(action_id, set_id, "it has no meta.json") from error
+            raise BrokenSet(action_id, set_id, "it has no meta.json", "no meta") from error
         except FormatError as error:
-            raise BrokenSet(action_id, set_id, str(error)) from error
+            flaw: SetFlaw = "missing" if isinstance(error, WrongFiles) else "bad meta"
+            raise BrokenSet(action_id, set_id, str(error), flaw) from error
         self._sets[action_id, set_id] = opened
         return opened
 
@@ -145,7 +152,8 @@ class Library:
                 raise
             self._sets.pop((place.action_id, place.set_id), None)
             reason = f"{step.name} is missing" if isinstance(error, NotFound) else str(error)
-            raise BrokenSet(place.action_id, place.set_id, reason) from error
+            in_which_way: SetFlaw = "missing" if isinstance(error, NotFound) else error.flaw
+            raise BrokenSet(place.action_id, place.set_id, reason, in_which_way) from error
         return data
 
     async def _meta(self, action_id: str, key: Key) -> SetMeta:
@@ -171,7 +179,8 @@ def _check(step: Step, data: bytes) -> None:
         BadImage: it is another, or not whole.
     """
     if step.size is not None and len(data) != step.size:
-        raise BadImage(step.name, f"expected {step.size} bytes (meta.json), found {len(data)}")
+        reason = f"expected {step.size} bytes (meta.json), found {len(data)}"
+        raise BadImage(step.name, reason, "size")
     check_image(data, step.name)
     if step.sha256 is not None and hashlib.sha256(data).hexdigest() != step.sha256:
-        raise BadImage(step.name, "its SHA-256 is not the one in meta.json")
+        raise BadImage(step.name, "its SHA-256 is not the one in meta.json", "hash")

@@ -277,9 +277,9 @@ async def _flaw(step: Step, data: bytes, listed: int | None) -> BadImage | None:
 def _find_flaw(step: Step, data: bytes, listed: int | None) -> BadImage | None:
     size = listed if step.size is None else step.size
     if size is not None and len(data) != size:
-        return BadImage(step.name, f"expected {size} bytes, found {len(data)}")
+        return BadImage(step.name, f"expected {size} bytes, found {len(data)}", "size")
     if step.sha256 is not None and hashlib.sha256(data).hexdigest() != step.sha256:
-        return BadImage(step.name, "its SHA-256 is not the one in meta.json")
+        return BadImage(step.name, "its SHA-256 is not the one in meta.json", "hash")
     try:
         check_image(data, step.name)
     except BadImage as error:

@@ -324,7 +324,7 @@ def _read_variant(folder: Path) -> _Variant:
         check_image(data, path.name)
     last, last_path = list(files.values())[-1], list(ordered.values())[-1]
     if decode_check(last, last_path.name).is_flat:
-        raise BadImage(last_path.name, "it is all one colour")
+        raise BadImage(last_path.name, "it is all one colour", "undecodable")
     written = max(path.stat().st_mtime for path in ordered.values())
     durations = _read_timing(folder / "timing.json", ordered, final, remarks)
     return _Variant(files, durations, datetime.fromtimestamp(int(written), UTC), tuple(remarks))

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from cache.formats import ImageSet, Step
 from cache.images import BadImage, Decoded, decode_check
-from cache.library import BrokenSet, Library
+from cache.library import BrokenSet, Library, SetFlaw
 from cache.parallel import in_order
 from generator.plan import Action
 from generator.provenance import changes
@@ -32,12 +32,14 @@ class Finding:
             another recipe), ``undecodable``, ``flat`` (all one colour), ``size`` (images of one
             set that differ in size).
         message: what was expected and what was found.
+        flaw: of a ``broken`` set, which kind of fault it is.
     """
 
     action_id: str
     set_id: int
     code: Code
     message: str
+    flaw: SetFlaw | None = None
 
     def __str__(self) -> str:
         """A line for people."""
@@ -82,7 +84,7 @@ async def _verify_set(
     try:
         found = await library.open_set(action.action_id, set_id)
     except BrokenSet as error:
-        yield Finding(action.action_id, set_id, "broken", error.reason)
+        yield Finding(action.action_id, set_id, "broken", error.reason, error.flaw)
         return
     fingerprint = found.meta.fingerprint
     if fingerprint is not None and fingerprint != action.fingerprint:
@@ -99,7 +101,7 @@ async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[Fi
         try:
             decoded = await _decoded(library, step)
         except BrokenSet as error:
-            yield Finding(found.action_id, found.set_id, "broken", error.reason)
+            yield Finding(found.action_id, found.set_id, "broken", error.reason, error.flaw)
             continue
         except BadImage as error:
             yield Finding(found.action_id, found.set_id, "undecodable", str(error))

@@ -7,7 +7,8 @@ import hashlib
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import structlog
 from cachetools import LRUCache
@@ -15,7 +16,7 @@ from cachetools import LRUCache
 from cache.formats import ImageSet
 from cache.images import BadImage, decode_check
 from cache.keys import meta_key
-from cache.library import BrokenSet, Library
+from cache.library import BrokenSet, Library, SetFlaw
 from cache.prefetch import Need
 from cache.shelf import FullShelf, Shelf
 from cache.store import StoreError
@@ -54,6 +55,19 @@ _TO_THE_WALL = 0.1
 
 _LONGEST_GAP = 5.0
 """Seconds without a preview, none being there in time, after which the final image comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a set is not played.
+
+    Attributes:
+        reason: in words, with the file's name.
+        flaw: which kind of fault it is.
+    """
+
+    reason: str
+    flaw: SetFlaw | Literal["stale", "flat"]
 
 
 class StaticProvider:
@@ -100,7 +114,7 @@ class StaticProvider:
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
         self._playing: Need | None = None
         self._silent = False
-        self._faults: dict[tuple[str, int], str] = {}
+        self._faults: dict[tuple[str, int], Fault] = {}
         self._told: dict[tuple[str, int], str] = {}
 
     @property
@@ -109,7 +123,7 @@ class StaticProvider:
         return "static"
 
     @property
-    def faults(self) -> Mapping[tuple[str, int], str]:
+    def faults(self) -> Mapping[tuple[str, int], Fault]:
         """Why a set, by action id and number, is not played."""
         return self._faults
 
@@ -252,7 +266,7 @@ class StaticProvider:
         try:
             found = await self._library.open_set(action.action_id, number)
         except BrokenSet as error:
-            self._report(action.action_id, number, error.reason)
+            self._report(action.action_id, number, Fault(error.reason, error.flaw))
         except StoreError as error:
             # The store's fault, not the set's: it is not held against it.
             _log.warning("store_failed", action_id=action.action_id, reason=str(error))
@@ -261,14 +275,16 @@ class StaticProvider:
             if fingerprint is None or fingerprint == action.fingerprint:
                 self._told.pop((action.action_id, number), None)
                 return found
-            self._report(action.action_id, number, "stale: drawn from another recipe")
+            self._report(
+                action.action_id, number, Fault("stale: drawn from another recipe", "stale")
+            )
         return None
 
     async def _image(self, found: ImageSet, index: int) -> bytes | None:
         try:
             return await self._library.image(found.steps[index])
         except BrokenSet as error:
-            self._report(found.action_id, found.set_id, error.reason)
+            self._report(found.action_id, found.set_id, Fault(error.reason, error.flaw))
         except StoreError as error:
             _log.warning("store_failed", action_id=found.action_id, reason=str(error))
         return None
@@ -285,10 +301,11 @@ class StaticProvider:
         try:
             seen = await self._beside(lambda: decode_check(image, final.name, coarse=True))
         except BadImage as error:
-            self._report(found.action_id, found.set_id, str(error))
+            self._report(found.action_id, found.set_id, Fault(str(error), error.flaw))
             return False
         if seen.is_flat:
-            self._report(found.action_id, found.set_id, f"{final.name} is all one colour")
+            flat = Fault(f"{final.name} is all one colour", "flat")
+            self._report(found.action_id, found.set_id, flat)
             return False
         self._proven[final.key, final.sha256, final.size] = True
         return True
@@ -344,13 +361,13 @@ class StaticProvider:
         self._silent = False
         return image
 
-    def _report(self, action_id: str, number: int, reason: str) -> None:
+    def _report(self, action_id: str, number: int, fault: Fault) -> None:
         key = (action_id, number)
-        self._faults[key] = reason
-        if self._told.get(key) != reason:
+        self._faults[key] = fault
+        if self._told.get(key) != fault.reason:
             # Once, not at every look for months.
-            self._told[key] = reason
-            _log.warning("set_skipped", action_id=action_id, set_id=number, reason=reason)
+            self._told[key] = fault.reason
+            _log.warning("set_skipped", action_id=action_id, set_id=number, reason=fault.reason)
 
 
 def _first_after(share: float, steps: int) -> int:

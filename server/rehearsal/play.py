@@ -39,6 +39,7 @@ from server.modes.forces import Forces
 from server.modes.manager import ForceBook
 from server.modes.proof import Unproven
 from server.providers.shuffle import Bag, ShuffleBag
+from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.excerpts import Excerpts
 from server.rehearsal.line import Came, Line, LineStore
@@ -131,7 +132,7 @@ class Played:
     watched: dict[str, Watched] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
     readiness: dict[str, Coverage | None] = field(default_factory=dict)
-    faults: dict[tuple[str, int], str] = field(default_factory=dict)
+    faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
     usable: dict[str, int] = field(default_factory=dict)
     unproven: tuple[Unproven, ...] = ()
     came: list[Came] = field(default_factory=list)

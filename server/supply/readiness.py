@@ -90,8 +90,10 @@ class Readiness:
                 for each in self.unproven()
             ],
             "faulty_sets": [
-                {"action_id": action_id, "set_id": number, "reason": reason}
-                for (action_id, number), reason in sorted(self._static.faults.items())
+                {"action_id": action_id, "set_id": number, "reason": fault.reason}
+                for (action_id, number), fault in sorted(
+                    self._static.faults.items(), key=lambda item: item[0]
+                )
             ],
         }
 
