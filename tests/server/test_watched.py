@@ -110,7 +110,11 @@ def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
 async def test_frames_are_with_the_screens_before_their_time(tmp_path: Path) -> None:
     tiny, outside = written(tmp_path), VirtualClock(1_800_000_000.0)
     opened = outside.now()
-    async with watched(tiny, 8, outside) as (address, _), screen(address) as wall:
+    async with (
+        watched(tiny, 8, outside) as (address, _),
+        screen(address) as wall,
+        screen(address, "fetches", "url") as other,
+    ):
         assert wall.welcome["server_time"] == opened
         await outside.advance(1 / 8)  # the first line is spoken; and no more time passes
         await wall.until(lambda me: len(me.frames) == RHYTHM.frames, why="not the whole run")
@@ -119,6 +123,8 @@ async def test_frames_are_with_the_screens_before_their_time(tmp_path: Path) -> 
             [opened + (1 + RHYTHM.due(step)) / 8 for step in range(1, RHYTHM.frames + 1)], abs=1e-5
         )
         assert min(due) > outside.now()
+        await other.until(lambda me: len(me.frames) == RHYTHM.frames, why="not the whole run")
+        assert [frame.message["present_at"] for frame in other.frames] == due
 
         # What it paints is reported by the screens' own time, and written down in the show's.
         frame = wall.frames[1].message
@@ -323,33 +329,52 @@ async def test_a_show_that_was_never_played_is_not_begun_by_it(tmp_path: Path) -
     assert not tiny.state.exists()
 
 
-async def test_engines_are_left_alone(tmp_path: Path) -> None:
-    calls = 0
+@asynccontextmanager
+async def engine_that_counts() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The address of something that draws nothing, and who asked it to."""
+    calls: list[bytes] = []
 
     async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal calls
-        del reader
-        calls += 1
+        calls.append(await reader.readline())
         writer.close()
 
     listener = await asyncio.start_server(called, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    engine = f'[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "http://127.0.0.1:{port}"\n'
+    async with listener:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", calls
+
+
+def drawn_live(tmp_path: Path, address: str, more: str = "") -> TinyShow:
+    engine = f'[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "{address}"\n'
+    toml = LOOP + SEED + 'mode = "live"\nharvest = true\n' + engine + more
+    return make_show(tmp_path / "show", CUES, rhythm=RHYTHM, toml=toml)
+
+
+async def test_engines_are_left_alone(tmp_path: Path) -> None:
     local = '[[engines]]\nname = "here"\nkind = "diffusers"\n'
-    live = 'mode = "live"\nharvest = true\n'
-    tiny = make_show(
-        tmp_path / "show", CUES, rhythm=RHYTHM, toml=LOOP + SEED + live + engine + local
-    )
-    async with listener, watched(tiny, 20) as (address, _), screen(address) as wall:
-        state = await state_of(address)
-        assert {each["reason"] for each in state["engines"]} == {NOT_SPENT}
-        assert [each["name"] for each in state["engines"]] == ["gpu", "here"]
-        assert {each["process"] for each in state["engines"]} == {None}
-        await wall.until(closed, why="it has not ended")
-        rows = await rows_of(address)
-    assert calls == 0
+    async with engine_that_counts() as (url, calls):
+        tiny = drawn_live(tmp_path, url, local)
+        async with watched(tiny, 20) as (address, _), screen(address) as wall:
+            state = await state_of(address)
+            assert {each["reason"] for each in state["engines"]} == {NOT_SPENT}
+            assert [each["name"] for each in state["engines"]] == ["gpu", "here"]
+            assert {each["process"] for each in state["engines"]} == {None}
+            await wall.until(closed, why="it has not ended")
+            rows = await rows_of(address)
+    assert calls == []
     assert [row["provider"] for row in rows] == ["static", "static"]
     assert all(NOT_SPENT in row["why"] for row in rows)
+
+
+async def test_engines_are_asked_where_that_is_wanted(tmp_path: Path) -> None:
+    async with engine_that_counts() as (url, calls):
+        tiny = drawn_live(tmp_path, url)
+        before = everything(tiny.folder)
+        async with watched(tiny, 8, spend_engines=True) as (address, _), screen(address) as wall:
+            await wall.until(closed, why="it has not ended")
+            rows = await rows_of(address)
+    assert calls
+    assert not any(NOT_SPENT in row["why"] for row in rows)
+    assert everything(tiny.folder) == before  # and nothing of it is kept
 
 
 async def test_a_desk_that_is_wired_to_the_show_moves_no_rehearsal(tmp_path: Path) -> None:

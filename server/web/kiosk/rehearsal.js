@@ -18,11 +18,9 @@ export class RehearsalMark {
     if (!rehearsal) {
       this.#root?.remove();
       this.#root = null;
-      delete document.body.dataset.activation;
       return;
     }
     this.#root ??= this.#make();
-    document.body.dataset.activation = "rehearsal";
     const [speed] = this.#root.getElementsByTagName("b");
     speed.textContent = times(rehearsal.speed);
   }
