@@ -49,8 +49,9 @@ def thumbnail(data: bytes, name: str = "", *, width: int) -> Thumbnail:
             if size[0] * size[1] <= MAX_PIXELS:
                 return _small(image, min(width, size[0]))
     except UNDECODABLE as error:
-        raise BadImage(name, f"it cannot be decoded: {error}") from error
-    raise BadImage(name, f"expected at most {MAX_PIXELS} pixels, found {size[0]} x {size[1]}")
+        raise BadImage(name, f"it cannot be decoded: {error}", "undecodable") from error
+    reason = f"expected at most {MAX_PIXELS} pixels, found {size[0]} x {size[1]}"
+    raise BadImage(name, reason, "undecodable")
 
 
 def _small(image: Image.Image, width: int) -> Thumbnail:

@@ -7,8 +7,8 @@ the lifespan ends), playback is cancelled, then the log, the memory and the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,8 @@ from cache.store import Store, StoreError
 from generator.harvest import Harvester
 from generator.plan import Action, Plan
 from server.access import Access
-from server.asrun.log import AsRunLog
+from server.asrun.log import AsRun, AsRunLog, MemoryLog
+from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.config.show import Show
@@ -37,28 +38,26 @@ from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.control.supply_commands import SupplyCommands
-from server.engines.live import LiveEngines, live_engines
+from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
-from server.ensemble import Circumstances, assemble
+from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
-from server.performance.playback import Playback
+from server.performance.playback import LOOK_IN, Playback
 from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.rehearsal.backstage import ChildBackstage
-from server.rehearsal.desk import RehearsalDesk
-from server.rehearsal.kept import REHEARSALS, KeptReports
-from server.rehearsal.looks import Looks
-from server.rehearsal.preflight import Preflight
+from server.rehearsal.checks import open_checks
+from server.rehearsal.terms import NOT_SPENT, Terms
 from server.stage.screens import ScreenSocket
-from server.supply.sources import SupplyCollector, open_supply
-from server.timeline.schedule import build_schedule
+from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.tempo import REAL_TIME, Tempo
+from server.timeline.schedule import Schedule, build_schedule
 
 _log = structlog.get_logger(__name__)
 
@@ -88,11 +87,17 @@ def create_app(
         engines: what may draw live, in order of preference; opened and closed by their owner.
             None for those of the show.
     """
-    clock = clock or SystemClock()
+    return application(lambda app: build(show, clock or SystemClock(), app, engines))
+
+
+def application(
+    opened: Callable[[Starlette], AbstractAsyncContextManager[object]],
+) -> Starlette:
+    """The application in which a server is open, as `build` opens it, while its lifespan lasts."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with build(show, clock, app, engines):
+        async with opened(app):
             yield
 
     return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
@@ -100,33 +105,51 @@ def create_app(
 
 @asynccontextmanager
 async def build(
-    show: Show, clock: Clock, app: Starlette, engines: Sequence[LiveEngine] | None = None
+    show: Show,
+    clock: Clock,
+    app: Starlette,
+    engines: Sequence[LiveEngine] | None = None,
+    *,
+    rehearsal: Terms | None = None,
 ) -> AsyncIterator[Playback]:
-    """Build every part, add the routes to `app`, and play until left."""
+    """Build every part, add the routes to `app`, and play until left.
+
+    Args:
+        show: what is played.
+        clock: the time; that of the rehearsal, where it is one.
+        app: where the routes go.
+        engines: what may draw live, opened and closed by their owner; None for the show's.
+        rehearsal: that this is no show, and on which terms.
+    """
     settings = show.settings
+    activation: Activation = "show" if rehearsal is None else "rehearsal"
+    outside = clock if rehearsal is None else rehearsal.clock.outside
+    tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics = Metrics()
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
-            return lookahead.needs()  # it is built below, out of what the supply brings
+            coming = lookahead.needs()  # it is built below, out of what the supply brings
+            return coming if rehearsal is None else [_outside(need, tempo) for need in coming]
 
-        supply = await stack.enter_async_context(open_supply(show, clock, needs))
-        memory = await stack.enter_async_context(Memory.open(show.state_folder / STATE))
-        asrun = await stack.enter_async_context(
-            AsRunLog.open(
-                show.state_folder / "asrun.sqlite",
-                clock=clock,
-                keep_days=settings.cache.asrun_days,
-            )
-        )
-        chance = Chance(_seed(memory, show))
+        # The line to the store is outside, and carries no more because the show is in haste.
+        supply = await stack.enter_async_context(open_supply(show, outside, needs))
+        memory = await stack.enter_async_context(_memory(show, rehearsal))
+        asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
+        chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
 
-        if engines is None:
-            opened = await stack.enter_async_context(_open_engines(show, plan, supply.store, clock))
-        else:
+        spent = rehearsal is None or rehearsal.spend_engines
+        if engines is not None:
             opened = LiveEngines(tuple(engines))
+        elif not spent:
+            opened = named_only(show, NOT_SPENT)
+        else:
+            harvest = settings.playback.harvest and rehearsal is None
+            opened = await stack.enter_async_context(
+                _open_engines(show, plan, supply.store if harvest else None, outside)
+            )
 
         ensemble = assemble(
             show,
@@ -134,12 +157,7 @@ async def build(
             supply,
             Circumstances(
                 clock=clock,
-                schedule=build_schedule(
-                    settings.schedule,
-                    duration=show.duration,
-                    zone=show.timezone,
-                    anchor=_loop_anchor(memory, show, clock),
-                ),
+                schedule=_schedule(show, memory, clock, rehearsal),
                 chance=chance,
                 bag=ShuffleBag(chance, memory.content.bags, changed=memory.touch),
                 asrun=asrun,
@@ -148,6 +166,10 @@ async def build(
                 absent=opened.absent,
                 book=_force_book(memory),
                 panic=memory.content.panic,
+                look_in=clock.stretch(LOOK_IN),
+                activation=activation,
+                tempo=tempo,
+                no_live="" if spent else NOT_SPENT,
             ),
         )
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
@@ -155,26 +177,22 @@ async def build(
         metrics.registry.register(SupplyCollector(supply))
         watch = EngineWatch(
             modes=modes,
-            live=ensemble.live,
+            live=ensemble.live if spent else (),
             recipe=probe_of(plan),
-            quiet_for=playback.quiet_for,
-            clock=clock,
+            quiet_for=lambda seconds: playback.quiet_for(clock.stretch(seconds)),
+            clock=outside,
         )
         log = CommandLog()
-        rehearsals = await stack.enter_async_context(
-            RehearsalDesk(
-                ChildBackstage(show),
-                KeptReports(show.state_folder / REHEARSALS),
-                clock,
-            ).open()
-        )
-        preflight = Preflight(
-            Looks(show, ensemble, supply, live=opened, wall=clock.wall).all(),
-            ensemble.playhead,
-            playback.quiet_for,
-            clock,
-            begins=lambda: readiness.looked,
-            noted=lambda result: metrics.preflight_errors.set(result.count("error")),
+        checks = await stack.enter_async_context(
+            open_checks(
+                show,
+                ensemble,
+                supply,
+                live=opened,
+                clock=outside,
+                metrics=metrics,
+                on=rehearsal is None,
+            )
         )
         view = StateView(
             show,
@@ -185,8 +203,9 @@ async def build(
             modes,
             live=opened,
             commands=log,
-            preflight=preflight.state,
-            rehearsal=rehearsals.state,
+            activation=activation,
+            tempo=tempo,
+            **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
 
@@ -208,32 +227,17 @@ async def build(
         mode_commands = ModeCommands(
             modes=modes, playback=playback, view=view, clock=clock, engines=opened
         )
-        feed = StateFeed(view.state, clock)
-        rehearsals.changed = preflight.changed = feed.nudge
+        # Technicians and screens are outside, in real time, whatever time the show has.
+        feed = StateFeed(view.state, outside)
+        checks.tell(feed.nudge)
         rooms: list[Commands] = [
             commands,
             mode_commands,
             SupplyCommands(supply, lookahead),
-            RehearsalCommands(show, rehearsals),
+            *([RehearsalCommands(show, checks.desk)] if checks.on else []),
         ]
-        dispatcher = Dispatcher(rooms, clock, log, changed=feed.nudge)
-        # Sets of its own bag: who plays with the older wire must not turn the show's round.
-        beside_chance = Chance(new_seed())
-        beside = StaticProvider(
-            library,
-            ShuffleBag(beside_chance),
-            clock,
-            beside_chance,
-            settings.playback.fit,
-            shelf=supply.shelf,
-        )
-        older = OlderSocket(
-            Repertoire(plan, show.programs, show.base_images, ensemble.playhead),
-            partial(_ladder_beside, modes, beside),
-            settings.playback,
-            clock,
-            access,
-        )
+        dispatcher = Dispatcher(rooms, outside, log, changed=feed.nudge)
+        older = _older(show, ensemble, supply, clock, access)
         app.router.routes.extend(
             build_routes(
                 show=show,
@@ -245,17 +249,18 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, clock, access, metrics),
-                control=ControlSocket(dispatcher, feed, clock, access, metrics),
+                screens=ScreenSocket(stage, outside, access, metrics),
+                control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
-                preflight=preflight,
-                rehearsals=rehearsals,
+                preflight=checks.preflight,
+                rehearsals=checks.desk,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
-        await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
+        if rehearsal is None:  # a desk that is wired to the show means the show
+            await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
         await stack.enter_async_context(
             _running(
                 playback.run(),
@@ -264,12 +269,46 @@ async def build(
                 readiness.keep_looking(),
                 modes.keep_time(),
                 watch.run(),
-                preflight.run(),
+                *checks.jobs(),
                 _signs_of_life(memory, clock),
-                _measure_lag(metrics, clock),
+                _measure_lag(metrics, outside),
             )
         )
         yield playback
+
+
+def _outside(need: Need, tempo: Tempo) -> Need:
+    """A run to come, and when in real time."""
+    end = None if need.end is None else tempo.to_real(need.end)
+    return replace(need, start=tempo.to_real(need.start), end=end)
+
+
+def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:
+    if rehearsal is not None:
+        return Memory.unwritten(rehearsal.remembered)
+    return Memory.open(show.state_folder / STATE)
+
+
+@asynccontextmanager
+async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIterator[AsRun]:
+    """Where it is written down what was played; a rehearsal is nowhere."""
+    if rehearsal is not None:
+        yield MemoryLog()
+        return
+    keep_days, path = show.settings.cache.asrun_days, show.state_folder / "asrun.sqlite"
+    async with AsRunLog.open(path, clock=clock, keep_days=keep_days) as log:
+        yield log
+
+
+def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None) -> Schedule:
+    if rehearsal is not None:
+        return rehearsal.schedule(clock.wall())
+    return build_schedule(
+        show.settings.schedule,
+        duration=show.duration,
+        zone=show.timezone,
+        anchor=_loop_anchor(memory, show, clock),
+    )
 
 
 async def _planned(show: Show, library: Library) -> Plan:
@@ -289,16 +328,39 @@ async def _planned(show: Show, library: Library) -> Plan:
 
 @asynccontextmanager
 async def _open_engines(
-    show: Show, plan: Plan, store: Store, clock: Clock
+    show: Show, plan: Plan, harvest: Store | None, clock: Clock
 ) -> AsyncIterator[LiveEngines]:
-    """The show's live engines; what they draw is kept where that is asked for."""
+    """The show's live engines; what they draw is kept in `harvest`, if there is one."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
-        if show.settings.playback.harvest:
-            harvester = await stack.enter_async_context(Harvester(store, plan.actions))
+        if harvest is not None:
+            harvester = await stack.enter_async_context(Harvester(harvest, plan.actions))
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened
+
+
+def _older(
+    show: Show, ensemble: Ensemble, supply: Supply, clock: Clock, access: Access
+) -> OlderSocket:
+    """The older wire, played from the show's sets and engines."""
+    # Sets of its own bag: who plays with the older wire must not turn the show's round.
+    chance = Chance(new_seed())
+    sets = StaticProvider(
+        supply.library,
+        ShuffleBag(chance),
+        clock,
+        chance,
+        show.settings.playback.fit,
+        shelf=supply.shelf,
+    )
+    return OlderSocket(
+        Repertoire(ensemble.plan, show.programs, show.base_images, ensemble.playhead),
+        partial(_ladder_beside, ensemble.modes, sets),
+        show.settings.playback,
+        clock,
+        access,
+    )
 
 
 def _ladder_beside(modes: ModeManager, sets: StaticProvider, action: Action) -> list[Provider]:

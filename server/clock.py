@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
+
+from server.tempo import Tempo
 
 
 class Clock(Protocol):
@@ -29,6 +32,13 @@ class Clock(Protocol):
 
     async def sleep_until(self, when: float) -> None:
         """Return once `now()` is at least `when`; at once if it is already."""
+        ...
+
+    def stretch(self, seconds: float) -> float:
+        """How long what takes real `seconds` takes by this clock.
+
+        A disk is no faster, nor a hand, where a rehearsal makes its own time fly.
+        """
         ...
 
 
@@ -52,6 +62,44 @@ class SystemClock:
         # Again and again, because uvloop may wake up to 1.3 ms early.
         while (left := when - self.now()) > 0:  # noqa: ASYNC110 - time is no event to wait for
             await asyncio.sleep(left)
+
+    def stretch(self, seconds: float) -> float:
+        """As long as it takes."""
+        return seconds
+
+
+class ScaledClock:
+    """A clock that runs so many times as fast as another: for a rehearsal that is watched.
+
+    Its time of day is its steady time: nobody sets it, whatever happens to the machine's.
+
+    Args:
+        outside: the other; both are the same at the beginning.
+        speed: seconds of this clock in one of the other's.
+    """
+
+    def __init__(self, outside: Clock, speed: float) -> None:
+        self.outside = outside
+        self.tempo = Tempo(speed, outside.now())
+
+    def now(self) -> float:
+        """Steady seconds."""
+        return self.tempo.to_show(self.outside.now())
+
+    def wall(self) -> float:
+        """The steady time: it is some other day."""
+        return self.now()
+
+    async def sleep_until(self, when: float) -> None:
+        """Sleep until this clock reads `when`."""
+        real = self.tempo.to_real(when)
+        while self.tempo.to_show(real) < when:  # floats round: not a hair too early
+            real = math.nextafter(real, math.inf)
+        await self.outside.sleep_until(real)
+
+    def stretch(self, seconds: float) -> float:
+        """So many times as long."""
+        return self.tempo.show_seconds(self.outside.stretch(seconds))
 
 
 class VirtualClock:
@@ -114,6 +162,10 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         """Wait until so many seconds have passed."""
         await self.sleep_until(self._now + seconds)
+
+    def stretch(self, seconds: float) -> float:
+        """As long as it takes."""
+        return seconds
 
     def jump(self, seconds: float) -> None:
         """Let `seconds` pass with nobody awake to see it: a stalled or suspended machine."""

@@ -37,7 +37,8 @@ from server.stage.stage import Screen, Stage
 from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
-from server.timeline.playhead import Playhead
+from server.tempo import REAL_TIME, Tempo
+from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
 
 
@@ -61,6 +62,8 @@ class Circumstances:
         beside: how pictures are looked at without keeping the event loop.
         look_in: seconds after which the playhead is asked at the latest.
         activation: a performance for visitors, or a dry run.
+        tempo: how fast the clock runs beside that of the screens.
+        no_live: in words, why nothing may be drawn live at all; empty if it may.
     """
 
     clock: Clock
@@ -78,6 +81,8 @@ class Circumstances:
     beside: Beside = asyncio.to_thread
     look_in: float = LOOK_IN
     activation: Activation = "show"
+    tempo: Tempo = REAL_TIME
+    no_live: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +116,9 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         [action.cue_index for action in plan.actions],
         show.duration,
         around.schedule,
+        clock.stretch(BURST),
     )
-    stage = _stage(show, clock, around.asrun, around.metrics)
+    stage = _stage(show, around)
     static = StaticProvider(
         supply.library,
         around.bag,
@@ -123,7 +129,9 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         shelf=supply.shelf,
         beside=around.beside,
     )
-    budget = Budget(settings.playback.live_runs_per_hour, settings.playback.live_at_once)
+    budget = Budget(
+        settings.playback.live_runs_per_hour, settings.playback.live_at_once, around.no_live
+    )
     live = _live(show, supply.library, budget, around)
     readiness = Readiness(
         plan,
@@ -194,7 +202,7 @@ def _live(
         LiveProvider(
             engine,
             around.clock,
-            lead=show.settings.playback.lead,
+            lead=around.clock.stretch(show.settings.playback.lead),
             rng=around.live_seeds(engine.name),
             taken=seeds_of_sets,
             budget=budget,
@@ -204,20 +212,20 @@ def _live(
     )
 
 
-def _stage(show: Show, clock: Clock, asrun: AsRun, metrics: Metrics) -> Stage:
+def _stage(show: Show, around: Circumstances) -> Stage:
     """The stage of a show; what its screens have painted is counted and written down."""
     display = show.settings.display
 
     def painted(screen: Screen, message: wire.Presented) -> None:
         stage_frame = stage.frame(message.run, message.step)
         if stage_frame is not None:
-            late = message.at - stage_frame.header.present_at
-            metrics.presented_lateness.observe(late)
-        asrun.presented(message.run, screen.name, message.step, message.at)
+            late = around.tempo.real_seconds(message.at - stage_frame.header.present_at)
+            around.metrics.presented_lateness.observe(late)
+        around.asrun.presented(message.run, screen.name, message.step, message.at)
 
     stage = Stage(
-        clock,
-        wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration),
+        around.clock,
+        _info(show, around),
         wire.Display(
             crossfade=display.crossfade,
             fade=display.fade,
@@ -227,5 +235,18 @@ def _stage(show: Show, clock: Clock, asrun: AsRun, metrics: Metrics) -> Stage:
             still="/still" if show.still is not None else "",
         ),
         painted,
+        around.tempo,
     )
     return stage
+
+
+def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
+    """What a screen needs to know of the show, or that it is none."""
+    if around.activation == "show":
+        return wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration)
+    return wire.RehearsedShow(
+        title=f"Rehearsal: {show.title}",  # on screens, too, that know of no rehearsals
+        timezone=show.timezone_name,
+        duration=show.duration,
+        rehearsal=wire.Rehearsal(speed=around.tempo.speed),
+    )

@@ -62,9 +62,9 @@ class Remembered(BaseModel):
 
 
 class Memory:
-    """`content`, loaded on opening and saved soon after each `touch`."""
+    """`content`, loaded on opening and saved soon after each `touch`; without a path, never."""
 
-    def __init__(self, path: Path, content: Remembered) -> None:
+    def __init__(self, path: Path | None, content: Remembered) -> None:
         self._path = path
         self.content = content
         self._changed = asyncio.Event()
@@ -85,6 +85,12 @@ class Memory:
                 await task
             if memory._changed.is_set():
                 await memory._save()
+
+    @classmethod
+    @asynccontextmanager
+    async def unwritten(cls, content: Remembered) -> AsyncIterator[Memory]:
+        """One that is gone with its object: for a rehearsal, which leaves no trace."""
+        yield cls(None, content)
 
     def touch(self) -> None:
         """`content` has changed."""
@@ -112,6 +118,8 @@ class Memory:
             await self._write()
 
     async def _write(self) -> None:
+        if self._path is None:
+            return
         data = self.content.model_dump_json(indent=1).encode()
         try:
             await asyncio.to_thread(_write, self._path, data)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.applications import Starlette
 
 from cache.urls import BadStoreAddress
 from server.access import Access
@@ -31,8 +32,35 @@ class RefusedToServe(Exception):
         self.status = status
 
 
+class AddressTaken(RefusedToServe):
+    """Something listens there already."""
+
+
 def serve_show(show: Show, *, log_level: str = "info") -> None:
     """Serve `show` until SIGINT or SIGTERM.
+
+    Raises:
+        RefusedToServe: the address is not to be listened on, or not to be had.
+    """
+    serve(show, create_app(show), show.title, log_level=log_level)
+
+
+def serve(
+    show: Show,
+    app: Starlette,
+    title: str,
+    *,
+    log_level: str = "info",
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Serve `app` where `show` wants to be served, until SIGINT or SIGTERM.
+
+    Args:
+        show: whose address, and whose rules about who may.
+        app: what is served.
+        title: what it is called where it says its address.
+        log_level: what is logged.
+        over: asked ten times a second; once it says so, serving ends by itself.
 
     Raises:
         RefusedToServe: the address is not to be listened on, or not to be had.
@@ -49,7 +77,7 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
     configure_logs(log_level)
     listener = listen(host, port)
     config = uvicorn.Config(
-        create_app(show),
+        app,
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # it would block the loop 6.6 ms for each picture
@@ -62,18 +90,31 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name
     with listener:
         address = f"http://{shown}:{listener.getsockname()[1]}/"
-        server = AnnouncingServer(config, f"{show.title}: {address}")
+        server = AnnouncingServer(config, f"{title}: {address}", over)
         server.run(sockets=[listener])
     if not server.started:
         raise RefusedToServe("the server could not start; the log above says why", 1)
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Says where it is once it really listens, for people and for programs that wait for it."""
+    """Says where it is once it really listens, for people and for programs that wait for it.
 
-    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+    Args:
+        config: what is served, and how.
+        announcement: what it says.
+        over: asked again and again; once it says so, the server stops by itself.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, announcement: str, over: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(config)
         self._announcement = announcement
+        self._over = over
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop; asked by uvicorn ten times a second."""
+        return await super().on_tick(counter) or self._over()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,6 +134,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket bound to `host` and `port`, 0 for any.
 
     Raises:
+        AddressTaken: something listens there already.
         RefusedToServe: it is not to be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -103,6 +145,8 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         code = getattr(error, "errno", None)
-        reason = "something listens there already" if code == errno.EADDRINUSE else str(error)
-        raise RefusedToServe(f"cannot listen on {host} port {port}: {reason}", 1) from error
+        where = f"cannot listen on {host} port {port}"
+        if code == errno.EADDRINUSE:
+            raise AddressTaken(f"{where}: something listens there already", 1) from error
+        raise RefusedToServe(f"{where}: {error}", 1) from error
     return listener

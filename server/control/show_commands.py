@@ -106,7 +106,7 @@ class ShowCommands:
         expect(args, "cue")
         self._refuse_in_the_dark()
         now = self._clock.now()
-        if self._last_go is not None and now - self._last_go < self._min_go:
+        if self._last_go is not None and now - self._last_go < self._clock.stretch(self._min_go):
             raise CommandError("too_soon", f"the last go was under {self._min_go:g} s ago")
         self._playback.go(self._cue_of(args["cue"]) if args.get("cue") is not None else None)
         self._last_go = now

@@ -28,6 +28,7 @@ from server.modes.manager import ModeManager
 from server.performance.playback import Playback
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
+from server.tempo import REAL_TIME, Tempo
 
 _UPCOMING = 8
 _COMMANDS = 12
@@ -50,21 +51,27 @@ class StateView:
     live: LiveEngines = field(default_factory=LiveEngines)
     commands: CommandLog = field(default_factory=CommandLog)
     activation: Activation = "show"
+    tempo: Tempo = REAL_TIME
     preflight: Told | None = None
     rehearsal: Told | None = None
 
     def state(self) -> dict[str, Any]:
-        """The whole state, as JSON values. Times are steady seconds, positions seconds."""
+        """The whole state, as JSON values.
+
+        Times are steady seconds of those who read it; positions are seconds of the show, of
+        which `speed` pass in one.
+        """
         playhead, now = self.playback.playhead, self.clock.now()
         position = playhead.position(now)
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
             "activation": self.activation,
-            "server_time": now,
+            "speed": self.tempo.speed,
+            "server_time": self.tempo.to_real(now),
             "screening": {
                 "status": playhead.status,
-                "started_at": playhead.started_at,
-                "next": playhead.next_at,
+                "started_at": self._real(playhead.started_at),
+                "next": self._real(playhead.next_at),
                 "on_schedule": playhead.on_schedule,
                 "paused": playhead.paused,
             },
@@ -95,7 +102,7 @@ class StateView:
             "at": cue.at,
             "action": cue.action,
             "text": _text_of(cue),
-            "due": self.playback.playhead.due_at(index)
+            "due": self.tempo.to_real(self.playback.playhead.due_at(index))
             if self.playback.playhead.started_at
             else None,
         }
@@ -132,14 +139,14 @@ class StateView:
             {
                 "screen": screen.name,
                 "frames": screen.frames,
-                "joined_at": screen.joined_at,
+                "joined_at": self.tempo.to_real(screen.joined_at),
                 "painted": None
                 if screen.painted is None
                 else {"run": screen.painted[0], "step": screen.painted[1]},
-                "painted_at": screen.painted_at,
+                "painted_at": self._real(screen.painted_at),
                 "painted_age": None
                 if screen.painted_at is None
-                else round(max(0.0, now - screen.painted_at), 3),
+                else round(self.tempo.real_seconds(max(0.0, now - screen.painted_at)), 3),
                 "skipped": screen.mailbox.skipped,
             }
             for screen in self.stage.screens
@@ -183,7 +190,11 @@ class StateView:
 
     def _panic(self) -> dict[str, Any] | None:
         panic = self.playback.panicked
-        return None if panic is None else {"by": panic.by, "at": panic.at}
+        return None if panic is None else {"by": panic.by, "at": self.tempo.to_real(panic.at)}
+
+    def _real(self, moment: float | None) -> float | None:
+        """A moment of the show, as those have it who read this."""
+        return None if moment is None else self.tempo.to_real(moment)
 
     def mode(self) -> dict[str, Any]:
         """The mode, and who forced what until when. `until_at` is Unix time."""
@@ -206,13 +217,13 @@ class StateView:
             "by": force.by,
             "reason": force.words,
             "until": self._until(force),
-            "until_at": force.deadline if force.until == "time" else None,
+            "until_at": self._real(force.deadline) if force.until == "time" else None,
         }
 
     def _until(self, force: Force) -> str:
         if force.until == "time" and force.deadline is not None:
-            zone = self.show.timezone
-            return datetime.fromtimestamp(force.deadline, zone).strftime("%H:%M:%S")
+            zone, until = self.show.timezone, self.tempo.to_real(force.deadline)
+            return datetime.fromtimestamp(until, zone).strftime("%H:%M:%S")
         return force.until.replace("_", " ")
 
     def engines(self) -> list[dict[str, Any]]:
@@ -225,8 +236,8 @@ class StateView:
                 "state": each.health.state,
                 "usable": each.health.usable,
                 "failures": each.health.failures,
-                "until": each.health.until,
-                "reason": each.health.reason,
+                "until": self._real(each.health.until),
+                "reason": each.health.reason or self.modes.no_live,
                 **self._process(each.name),
             }
             for each in self.modes.engines
@@ -259,7 +270,7 @@ class StateView:
             "set_id": on_stage.set_id,
             "cycle": on_stage.cycle,
             "outcome": current.outcome,
-            "next_cycle_at": self.playback.performer.pause_until,
+            "next_cycle_at": self._real(self.playback.performer.pause_until),
         }
 
     def _standby(self) -> dict[str, Any] | None:

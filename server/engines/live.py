@@ -7,14 +7,14 @@ draw, and the local GPU opens in its own time. Until then each says that it is u
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import httpx
 import structlog
 
-from generator.engine import Engine
+from generator.engine import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.older_wire import OlderWireEngine, command, command_of
 from generator.plan import Action, Plan
 from generator.recipe import Recipe
@@ -94,6 +94,36 @@ async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[Li
                     continue
             ranked.append(LiveEngine(section.name, engine, section.local))
         yield LiveEngines(tuple(ranked), local)
+
+
+def named_only(show: Show, why: str) -> LiveEngines:
+    """The engines of `show` that play live, in their order, none of them started or reached.
+
+    Args:
+        show: whose `[[engines]]`.
+        why: in words, what one says that is asked all the same.
+    """
+    sections = [section for section in show.settings.engines if section.plays_live]
+    return LiveEngines(
+        tuple(
+            LiveEngine(section.name, _Unstarted(section.kind, why), section.local)
+            for section in sorted(sections, key=lambda section: section.local)
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Unstarted:
+    """An engine that is left alone."""
+
+    name: str
+    why: str
+    timing: Timing = "simulated"
+
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+        """Never."""
+        del recipe
+        raise EngineUnavailable(self.why)
 
 
 def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock) -> LocalEngine:

@@ -15,9 +15,11 @@ class Budget:
     Args:
         per_hour: runs begun within any hour; 0 for no cap.
         at_once: runs going on at a time; 0 for no cap.
+        closed: in words, why there is none at all; empty if there may be.
     """
 
-    def __init__(self, per_hour: int = 0, at_once: int = 0) -> None:
+    def __init__(self, per_hour: int = 0, at_once: int = 0, closed: str = "") -> None:
+        self.closed = closed
         self._per_hour = per_hour
         self._at_once = at_once
         self._begun: deque[float] = deque()
@@ -25,6 +27,8 @@ class Budget:
 
     def refusal(self, now: float) -> str | None:
         """In words, why no live run may begin at `now` (steady seconds); None if one may."""
+        if self.closed:
+            return self.closed
         if self._at_once and self._going_on >= self._at_once:
             return f"{self._going_on} live runs are going on, and no more are allowed at once"
         if self._per_hour:

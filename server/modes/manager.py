@@ -210,6 +210,11 @@ class ModeManager:
         )
 
     @property
+    def no_live(self) -> str:
+        """In words, why nothing is drawn live whatever is asked for; empty where it may be."""
+        return self._budget.closed
+
+    @property
     def live_engines(self) -> Mapping[str, LiveEngine]:
         """Every engine, by name."""
         return {name: provider.live for name, provider in self._live.items()}

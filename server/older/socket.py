@@ -213,7 +213,7 @@ class OlderSocket:
         seconds = patience.static if provider.name == "static" else patience.live
         async with AsyncExitStack() as stack:
             try:
-                async with timeout_at(self._clock, start + seconds):
+                async with timeout_at(self._clock, start + self._clock.stretch(seconds)):
                     take = await stack.enter_async_context(provider.open(action, Slot(start)))
                     frame = await _next_frame(take)
             except TimeoutError:
@@ -224,8 +224,8 @@ class OlderSocket:
                 if frame.final:
                     return
                 try:
-                    gap_ends = max(self._clock.now(), frame.due) + self._settings.frame_gap_timeout
-                    async with timeout_at(self._clock, gap_ends):
+                    gap = self._clock.stretch(self._settings.frame_gap_timeout)
+                    async with timeout_at(self._clock, max(self._clock.now(), frame.due) + gap):
                         frame = await _next_frame(take)
                 except (ProviderError, TimeoutError) as error:
                     # It has begun: another picture in its place would be no help to anybody.

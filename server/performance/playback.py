@@ -223,7 +223,7 @@ class Playback:
         if self._panic is None:
             self._panic = Panic(by=by, at=self._clock.wall())
             _log.warning("panic", by=by)
-            self._stage.darken(PANIC_TAKES)
+            self._stage.darken(self._clock.stretch(PANIC_TAKES))
             self._performer.stop()
         return self._panic
 
@@ -239,7 +239,8 @@ class Playback:
         position = self._playhead.position(now)
         if position is not None:
             self._apply([Jumped(self._playhead.cursor, position, now - position)])
-        self._stage.lighten(now + _CURTAIN_WAITS, PANIC_TAKES)
+        stretch = self._clock.stretch
+        self._stage.lighten(now + stretch(_CURTAIN_WAITS), stretch(PANIC_TAKES))
         return True
 
     def _move(self, events: Sequence[Event]) -> None:
@@ -292,12 +293,13 @@ class Playback:
                 self._modes.screening_over()
                 _log.info("screening_over", status=event.status)
                 now = self._clock.now()
-                if event.next_at is not None and event.next_at - now < _NO_PAUSE:
+                stretch = self._clock.stretch  # a lobby takes its time on every screen
+                if event.next_at is not None and event.next_at - now < stretch(_NO_PAUSE):
                     return  # the next round follows on its heels: the lobby would only flicker
                 self._stage.tell(wire.Screening(status=event.status, next=event.next_at))
                 if self._stage.black:
                     # First the lobby, behind the curtain: the picture must not be seen again.
-                    self._fade(False, now + _LOBBY_TAKES)
+                    self._fade(False, now + stretch(_LOBBY_TAKES))
 
     def _fire(self, index: int, at: float) -> None:
         cue = self._sheet.cues[index]

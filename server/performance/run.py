@@ -186,7 +186,8 @@ class Run:
             present_at=self._last_due,
             media_type=frame.media_type,
         )
-        self._performance.add(StageFrame.of(header, frame.image), self._reports.stage.clock.now())
+        stage = self._reports.stage
+        self._performance.add(StageFrame.of(header, frame.image, stage.tempo), stage.clock.now())
         self._reports.asrun.planned(self._token, step, self._last_due)
         return True
 

@@ -103,6 +103,8 @@ class Runs:
         self._clock = clock
         self._modes = modes
         self._settings = settings
+        # An engine, a disk and a wall that waits have real time; a rehearsal's may be another.
+        self._frame_gap = clock.stretch(settings.frame_gap_timeout)
         self._crossfade = crossfade
         self._reports = reports
         self._new_token = new_token
@@ -133,7 +135,7 @@ class Runs:
         return run.last_due if ending == "completed" else self._clock.now()
 
     def _prepare(self, assignment: Assignment, cycle: int) -> Run:
-        joined = self._clock.now() - assignment.start > _JOINED
+        joined = self._clock.now() - assignment.start > self._clock.stretch(_JOINED)
         end = None
         if assignment.next_cue is not None:
             end = final_by(assignment.start, assignment.next_cue, self._crossfade)
@@ -200,7 +202,7 @@ class Runs:
             if frame is None:
                 # Its final image is in hand, and it knows when what is due: where previews are
                 # not there its first frame comes late, but nothing keeps it from its end.
-                by = max(self._clock.now(), take.planned[-1][1]) + self._settings.frame_gap_timeout
+                by = max(self._clock.now(), take.planned[-1][1]) + self._frame_gap
                 async with self._within(by, TimeoutError("no frame in time")):
                     frame = await feed.frame()
             seen = run.show(take, frame)
@@ -245,8 +247,8 @@ class Runs:
         now, timeouts = self._clock.now(), self._settings.first_frame_timeout
         begins = max(now, run.assignment.start)
         if rung.provider == "static":
-            return _Patience(begins + timeouts.static)
-        by = begins + timeouts.live
+            return _Patience(begins + self._clock.stretch(timeouts.static))
+        by = begins + self._clock.stretch(timeouts.live)
         a_set_below = any(other.provider == "static" for other in below)
         if not a_set_below or self._modes.sets(run.action) != "ready":
             return _Patience(by)
@@ -255,8 +257,8 @@ class Runs:
                 by = min(by, begins + max(0.0, run.end - begins) * _FOR_AN_ENGINE)
             return _Patience(by)
         # Drawn from the noise, it would have to catch up unseen: as long as no gap shows.
-        shown_by = run.last_due + self._settings.frame_gap_timeout
-        if shown_by - now < _WORTH_TRYING:
+        shown_by = run.last_due + self._frame_gap
+        if shown_by - now < self._clock.stretch(_WORTH_TRYING):
             raise TooLate("the wall has waited long enough for engines")
         return _Patience(by, shown_by)
 
@@ -269,7 +271,7 @@ class Runs:
         slow is no failure.
         """
         planned = next((due for step, due in take.planned if step > frame.step), 0.0)
-        gap_ends = max(self._clock.now(), planned) + self._settings.frame_gap_timeout
+        gap_ends = max(self._clock.now(), planned) + self._frame_gap
         if not seen and patience.shown_by < gap_ends:
             return patience.shown_by, patience.too_late
         return gap_ends, TimeoutError("no further frame in time")

@@ -109,6 +109,8 @@ class StaticProvider:
         self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
         self._beside = beside
+        # A disk and a line take their real time.
+        self._to_the_wall = clock.stretch(_TO_THE_WALL)
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
         self._playing: Need | None = None
         self._silent = False
@@ -184,7 +186,7 @@ class StaticProvider:
         first = _first_after(slot.share, len(durations))
         if slot.share:
             # In the rhythm of what came before, or, where that is long ago, at once.
-            earliest = self._clock.now() + _TO_THE_WALL - durations[first]
+            earliest = self._clock.now() + self._to_the_wall - durations[first]
             slot = replace(slot, start=max(slot.start, earliest))
         due, squeeze = due_times(durations[first:], slot, self._fit)
         source = Source(
@@ -211,7 +213,7 @@ class StaticProvider:
         action_id = action.action_id
         untried = set(self.usable(action_id))
         last = self._bag.last(action_id)
-        joined = self._clock.now() - slot.start > _JOINED_LATE
+        joined = self._clock.now() - slot.start > self._clock.stretch(_JOINED_LATE)
         # What was on the wall before a restart stays on it.
         number = last if joined and last in untried else await self._draw(action, untried)
         held_back = False
@@ -329,7 +331,7 @@ class StaticProvider:
         number, due = planned[-1]
         if absent:
             # No preview comes any more, and the final image is here: the wall need not wait.
-            due = min(due, max(self._clock.now() + _TO_THE_WALL, given + self._longest_gap))
+            due = min(due, max(self._clock.now() + self._to_the_wall, given + self._longest_gap))
         yield Frame(number, steps, True, due, final, found.steps[-1].media_type)
 
     def _more_of(self, found: ImageSet, number: int) -> bool:
@@ -341,10 +343,10 @@ class StaticProvider:
     async def _preview(self, found: ImageSet, index: int, due: float) -> bytes | None:
         """A preview, if it is at hand in time; one that is on its way is waited for until then."""
         key, now = found.steps[index].key, self._clock.now()
-        until = due - SENT_AHEAD
+        until = due - self._clock.stretch(SENT_AHEAD)
         at_hand = self._shelf.holds(key)
         if at_hand:
-            until = max(until, now + READ_WITHIN)
+            until = max(until, now + self._clock.stretch(READ_WITHIN))
         elif until <= now or not self._shelf.expects(key):
             return None
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -87,6 +87,27 @@ def upcoming(
     return Excerpts(tuple(_cut_off(excerpts)))
 
 
+def in_a_row(
+    show: Show, opens: float, count: int, *, gap: float, from_: float = 0.0, to: float | None = None
+) -> Excerpts:
+    """So many screenings, whatever the time of the day.
+
+    Args:
+        show: whose screenings.
+        opens: Unix time at which the first begins.
+        count: how many.
+        gap: seconds between two.
+        from_: position at which each begins.
+        to: position at which each ends; None for its end.
+    """
+    excerpts = []
+    for _ in range(count):
+        slot = _part(Slot(opens, opens + show.duration), from_, to)
+        excerpts.append(Excerpt(opens, slot, scheduled=False))
+        opens = slot.end + gap
+    return Excerpts(tuple(excerpts))
+
+
 def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
     slots: list[Slot] = []
     while len(slots) < count and (slot := schedule.next_after(wall)) is not None:
@@ -98,12 +119,12 @@ def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
 def _part(slot: Slot, from_: float, to: float | None) -> Slot:
     length = slot.end - slot.start
     until = length if to is None else min(to, length)
-    return Slot(slot.start - from_, slot.start - from_ + until)
+    return Slot(slot.start - from_, slot.start - from_ + until, enters=from_)
 
 
 def _cut_off(excerpts: Sequence[Excerpt]) -> list[Excerpt]:
     following = [each.opens for each in excerpts[1:]]
     return [
-        Excerpt(each.opens, Slot(each.slot.start, min(each.slot.end, after)), each.scheduled)
+        replace(each, slot=replace(each.slot, end=min(each.slot.end, after)))
         for each, after in zip(excerpts, [*following, math.inf], strict=True)
     ]

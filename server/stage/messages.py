@@ -4,6 +4,9 @@ Text messages are JSON objects with a `type`; a frame is one binary message: a 4
 big-endian length, a JSON header of that many bytes, then the encoded picture. Every time
 is in seconds on the server's steady clock. `at` is when something begins: a screen that
 learns of it late joins in the middle of it.
+
+What is a moment and what a length of time is told by its type: in a rehearsal that is watched
+they pass at another speed here than inside (`server/stage/pace.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 PROTOCOL = 1
 MAX_TEXT_BYTES = 16 * 1024
 """Longest text message a screen may send."""
+
+MOMENT = "moment"
+SECONDS = "seconds"
+
+Moment = Annotated[float, MOMENT]
+"""A moment, in seconds on the steady clock."""
+
+Seconds = Annotated[float, SECONDS]
+"""How long something takes."""
 
 _HEADER_LENGTH = struct.Struct(">I")
 _MAX_NAME = 64
@@ -67,7 +79,7 @@ class Presented(WireMessage):
     type: Literal["presented"] = "presented"
     run: str = Field(max_length=_MAX_NAME)
     step: int = Field(ge=0, le=100_000)
-    at: float = Field(allow_inf_nan=False)
+    at: Moment = Field(allow_inf_nan=False)
 
 
 class Log(WireMessage):
@@ -117,7 +129,19 @@ class ShowInfo(WireMessage):
 
     title: str
     timezone: str
-    duration: float
+    duration: Seconds
+
+
+class Rehearsal(WireMessage):
+    """That this is no show; `speed` is how many seconds of it pass in one."""
+
+    speed: float
+
+
+class RehearsedShow(ShowInfo):
+    """The same of a rehearsal: whoever shows it is to say so, whatever else is on the wall."""
+
+    rehearsal: Rehearsal
 
 
 class Display(WireMessage):
@@ -132,8 +156,8 @@ class Display(WireMessage):
         still: address of the show's own still image, empty for none.
     """
 
-    crossfade: float
-    fade: float
+    crossfade: Seconds
+    fade: Seconds
     captions: bool
     progress: bool
     badge: bool
@@ -144,8 +168,8 @@ class Word(WireMessage):
     """One word of a caption and when it is spoken."""
 
     word: str
-    start: float
-    end: float
+    start: Moment
+    end: Moment
 
 
 class Screening(WireMessage):
@@ -153,8 +177,8 @@ class Screening(WireMessage):
 
     type: Literal["screening"] = "screening"
     status: Literal["waiting", "active", "closed"]
-    next: float | None = None
-    started_at: float | None = None
+    next: Moment | None = None
+    started_at: Moment | None = None
 
 
 class Scene(WireMessage):
@@ -169,8 +193,8 @@ class Fade(WireMessage):
 
     type: Literal["fade"] = "fade"
     black: bool
-    seconds: float
-    at: float
+    seconds: Seconds
+    at: Moment
 
 
 class Caption(WireMessage):
@@ -179,15 +203,15 @@ class Caption(WireMessage):
     type: Literal["caption"] = "caption"
     text: str
     words: tuple[Word, ...] = ()
-    at: float
-    until: float
+    at: Moment
+    until: Moment
 
 
 class TypingDelay(WireMessage):
     """Seconds per character: drawn from `base` plus or minus `variance`."""
 
-    base: float
-    variance: float
+    base: Seconds
+    variance: Seconds
 
 
 class Typing(WireMessage):
@@ -200,7 +224,7 @@ class Typing(WireMessage):
     text: str
     erase: bool
     delay: TypingDelay
-    at: float
+    at: Moment
     seed: int
 
 
@@ -210,8 +234,8 @@ class Slider(WireMessage):
     type: Literal["slider"] = "slider"
     from_: float = Field(alias="from")
     to: float
-    seconds: float
-    at: float
+    seconds: Seconds
+    at: Moment
 
 
 class Run(WireMessage):
@@ -233,7 +257,7 @@ class Frame(WireMessage):
     step: int
     steps: int
     final: bool
-    present_at: float
+    present_at: Moment
     media_type: str
 
 
@@ -311,8 +335,8 @@ class Welcome(WireMessage):
     type: Literal["welcome"] = "welcome"
     protocol: int = PROTOCOL
     screen: str
-    server_time: float
-    show: ShowInfo
+    server_time: Moment
+    show: RehearsedShow | ShowInfo
     display: Display
     snapshot: Snapshot
 

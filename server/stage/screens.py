@@ -18,6 +18,7 @@ from server.clock import Clock
 from server.metrics import Metrics
 from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
 from server.stage import messages as wire
+from server.stage.pace import told
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +35,7 @@ class ScreenSocket:
 
     Args:
         stage: which it joins.
-        clock: what it synchronises with.
+        clock: what it synchronises with, which runs as its own does.
         access: who may.
         metrics: where it is counted.
     """
@@ -130,7 +131,7 @@ class ScreenSocket:
 
     async def _send_frame(self, websocket: WebSocket, frame: StageFrame, *, by_url: bool) -> None:
         if by_url:
-            await websocket.send_text(frame.by_url().encode())
+            await websocket.send_text(told(frame.by_url(), self._stage.tempo).encode())
         else:
             await websocket.send_bytes(frame.message)
 

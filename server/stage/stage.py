@@ -18,6 +18,8 @@ from typing import Literal
 
 from server.clock import Clock
 from server.stage import messages as wire
+from server.stage.pace import heard, told
+from server.tempo import REAL_TIME, Tempo
 
 Outcome = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
@@ -38,16 +40,19 @@ class ScreenTooSlow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StageFrame:
-    """A frame ready for the wire: its header, and the whole binary message once for all screens."""
+    """A frame ready for the wire: its header, and the whole binary message once for all screens.
+
+    The header is in the show's time, the message in that of the screens.
+    """
 
     header: wire.Frame
     message: bytes
     image_at: int
 
     @classmethod
-    def of(cls, header: wire.Frame, image: bytes) -> StageFrame:
+    def of(cls, header: wire.Frame, image: bytes, tempo: Tempo = REAL_TIME) -> StageFrame:
         """Encode it, once."""
-        message = wire.encode_frame(header, image)
+        message = wire.encode_frame(told(header, tempo), image)
         return cls(header, message, len(message) - len(image))
 
     @property
@@ -234,12 +239,14 @@ class Stage:
         show: what a screen must know of the show.
         display: how the show wants its pictures shown.
         painted: called for each frame that a screen says has reached its display.
+        tempo: how fast the clock runs beside that of the screens.
     """
 
     clock: Clock
     show: wire.ShowInfo
     display: wire.Display
     painted: Painted | None = None
+    tempo: Tempo = REAL_TIME
     _scenery: _Scenery = field(
         default_factory=lambda: _Scenery(wire.Screening(status="waiting")), init=False
     )
@@ -285,15 +292,14 @@ class Stage:
         """A screen comes in: its mailbox begins with a welcome that makes it look right."""
         now = self.clock.now()
         screen = Screen(name, frames, Mailbox(self.clock), joined_at=now)
-        screen.mailbox.post(
-            wire.Welcome(
-                screen=name,
-                server_time=now,
-                show=self.show,
-                display=self.display,
-                snapshot=self.snapshot(),
-            )
+        welcome = wire.Welcome(
+            screen=name,
+            server_time=now,
+            show=self.show,
+            display=self.display,
+            snapshot=self.snapshot(),
         )
+        screen.mailbox.post(told(welcome, self.tempo))
         if self._current is not None and self._current.outcome != "cut":
             screen.mailbox.follow(self._current, self._current.newest_due(now) or 0)
         self._screens.append(screen)
@@ -371,15 +377,13 @@ class Stage:
                 scenery.slider = message
             case wire.Hold():
                 pass
-        for screen in self._screens:
-            screen.mailbox.post(message)
+        self._tell_all(message)
 
     def darken(self, seconds: float) -> None:
         """Black on every screen, from now and for those that join, until `lighten`."""
         if self._dark is None:
             self._dark = wire.Fade(black=True, seconds=seconds, at=self.clock.now())
-            for screen in self._screens:
-                screen.mailbox.post(self._dark)
+            self._tell_all(self._dark)
 
     def lighten(self, at: float, seconds: float) -> None:
         """Back, from `at`, to what the show wants to be seen, be that black as well."""
@@ -430,7 +434,8 @@ class Stage:
         return self._post_to(name, wire.Reload())
 
     def presented(self, screen: Screen, message: wire.Presented) -> None:
-        """A screen says that a frame has reached its display."""
+        """A screen says that a frame has reached its display, and when by its own clock."""
+        message = heard(message, self.tempo)
         screen.painted, screen.painted_at = (message.run, message.step), message.at
         if self.painted is not None:
             self.painted(screen, message)
@@ -440,6 +445,11 @@ class Stage:
         for screen in addressed:
             screen.mailbox.post(message)
         return len(addressed)
+
+    def _tell_all(self, message: wire.WireMessage) -> None:
+        message = told(message, self.tempo)
+        for screen in self._screens:
+            screen.mailbox.post(message)
 
     def _wake(self) -> None:
         for screen in self._screens:

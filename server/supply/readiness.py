@@ -176,10 +176,11 @@ class Readiness:
         while True:
             await self.look()
             away = self._store_problem is not None or self._supply.unreachable() is not None
-            until = self._clock.now() + (LOOK_SOON if away else LOOK_AGAIN)
+            soon, again = self._clock.stretch(LOOK_SOON), self._clock.stretch(LOOK_AGAIN)
+            until = self._clock.now() + (soon if away else again)
             while self._clock.now() < until:
                 came = self._supply.fetched
-                await self._clock.sleep_until(min(until, self._clock.now() + LOOK_SOON))
+                await self._clock.sleep_until(min(until, self._clock.now() + soon))
                 if self._supply.fetched != came:
                     await self._static.prove(self._plan.actions)  # what has come meanwhile
 

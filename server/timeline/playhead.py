@@ -10,7 +10,7 @@ is set as it should be now.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -85,6 +85,7 @@ class Playhead:
         generating: which of them draw a picture: what `go`, `next` and `previous` move between.
         duration: seconds a screening takes.
         schedule: when screenings are.
+        burst: seconds of lost time beyond which cues are passed over.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Playhead:
         generating: Sequence[int],
         duration: float,
         schedule: Schedule,
+        burst: float = BURST,
     ) -> None:
+        self._burst = burst
         self._times = tuple(times)
         self._generating = tuple(generating)
         self._duration = duration
@@ -218,11 +221,11 @@ class Playhead:
         """Whether nobody looked for a while and cues were missed by too much to fire late."""
         return (
             self._last_tick is not None
-            and now - self._last_tick > BURST
+            and now - self._last_tick > self._burst
             and self._active
             and self._paused_at is None
             and self._cursor < len(self._times)
-            and now - self.due_at(self._cursor) > BURST
+            and now - self.due_at(self._cursor) > self._burst
         )
 
     def _catch_up(self, now: float, wall: float) -> list[Event]:
@@ -251,9 +254,17 @@ class Playhead:
         if fresh:
             self._active, self._cursor = True, 0
             events.append(Started(self._origin, scheduled=True))
-        if not fresh or position > BURST:
+        if not fresh or position - slot.enters > self._burst:
             events += self._land(position)
+        elif slot.enters:
+            events.append(self._enter(slot.enters))
         return events
+
+    def _enter(self, position: float) -> Jumped:
+        """Come in at `position`, where nothing has been lost: a cue that is due there fires."""
+        self._cursor = bisect_left(self._times, position)
+        picture = any(self._times[index] == position for index in self._generating)
+        return Jumped(self._cursor, position, self._origin, keep_picture=picture)
 
     def _play(self, now: float, wall: float) -> list[Event]:
         """Fire what is due, and end the screening when its time is over."""

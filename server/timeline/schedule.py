@@ -24,10 +24,17 @@ _LOOKAHEAD_DAYS = 8
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One screening's place in time: Unix seconds, `end` exclusive."""
+    """One screening's place in time: Unix seconds, `end` exclusive.
+
+    Attributes:
+        start: the time of its position 0.
+        end: when it ends.
+        enters: position at which it is entered, where what is before is left out.
+    """
 
     start: float
     end: float
+    enters: float = 0.0
 
     def __contains__(self, unix: float) -> bool:
         """Whether the screening is on at `unix`."""

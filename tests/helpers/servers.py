@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
 
 from server.app import create_app
 from server.config.show import Show
@@ -62,10 +63,17 @@ class Address:
 @asynccontextmanager
 async def serving(show: Show, engines: Sequence[LiveEngine] = ()) -> AsyncIterator[Address]:
     """Serve `show` in this process as `serve_show` does, at a free port of loopback."""
+    async with serving_app(create_app(show, engines=engines)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serving_app(app: Starlette) -> AsyncIterator[Address]:
+    """Serve an application of ours in this process, at a free port of loopback."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(show, engines=engines),
+        app,
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,
@@ -122,7 +130,7 @@ class ServerProcess:
                 stderr=stderr,
                 text=True,
             )
-        first = _first_line(process)
+        first = first_line(process)
         found = re.search(r"http://\S+?:(\d+)/", first)
         if found is None:
             _end(process)
@@ -203,7 +211,7 @@ def server_process(folder: Path, **options: Any) -> Iterator[ServerProcess]:
         server.close()
 
 
-def _first_line(process: subprocess.Popen[str]) -> str:
+def first_line(process: subprocess.Popen[str]) -> str:
     """What it says first; empty if it ends or keeps silent too long."""
     assert process.stdout is not None
     timer = threading.Timer(_PATIENCE, process.kill)

@@ -918,3 +918,42 @@ def test_whatever_clocks_and_people_do() -> None:
     run_state_machine_as_test(
         Anything, settings=settings(deadline=None, max_examples=120, stateful_step_count=30)
     )
+
+
+# ------------------------------------------------- entered in its middle, and in other haste
+
+
+def entered(at: float) -> House:
+    """A screening of which what is before `at` is left out."""
+    slot = Slot(S - at, S - at + DURATION, enters=at)
+    return House(Slots((slot,)))
+
+
+def test_entered_between_two_cues_the_stage_is_set_there_and_nothing_is_fired() -> None:
+    events = entered(15.0).tick()
+    assert events == [Started(S - 15, scheduled=True), Jumped(5, 15.0, S - 15)]
+
+
+def test_a_cue_that_is_due_where_it_is_entered_is_fired_there() -> None:
+    started, jumped, *events = entered(10.0).tick()
+    assert started == Started(S - 10, scheduled=True)
+    # One of them draws: the picture before it is not drawn first.
+    assert jumped == Jumped(2, 10.0, S - 10, keep_picture=True)
+    assert events == [Fired(2, S), Fired(3, S), Fired(4, S)]
+
+
+def test_entered_late_it_is_where_it_should_be_by_now() -> None:
+    house = entered(15.0)
+    house.now = S + 7.0
+    (_, jumped) = house.tick()[:2]
+    assert isinstance(jumped, Jumped)
+    assert jumped.position == 22.0
+
+
+def test_in_haste_a_little_lost_time_is_more_of_the_show() -> None:
+    house = House(slots(0.0, 1000.0))
+    house.head = Playhead(TIMES, GENERATING, DURATION, house.schedule, burst=120.0)
+    house.tick()
+    events = house.jump_to(31.0)  # half a second, at sixty times the speed
+    assert "Jumped" not in kinds(events)
+    assert fired(events) == [index for index, at in enumerate(TIMES) if 0 < at <= 31]

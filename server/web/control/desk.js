@@ -79,11 +79,11 @@ export class Desk {
     return this.clock.now();
   }
 
-  /** Seconds from the start of the screening, running on between two states; null where none is on. */
+  /** Seconds from the start of the screening, running on as fast as it is played; null where none is on. */
   position() {
     const { state } = this;
     if (!state || state.position === null) return null;
-    return state.screening.paused ? state.position : state.position + Math.max(0, this.now() - state.server_time);
+    return state.screening.paused ? state.position : state.position + Math.max(0, this.now() - state.server_time) * state.speed;
   }
 
   /**

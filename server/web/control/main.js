@@ -4,6 +4,7 @@
  * says so. Where the line is lost it says that at once, and how old what it shows is.
  */
 
+import { times } from "../kiosk/rehearsal.js";
 import { Cues } from "./cues.js";
 import { Desk } from "./desk.js";
 import { element, mark, say } from "./dom.js";
@@ -168,7 +169,7 @@ function showTop(state) {
   const rehearsal = state.activation !== "show";
   mark(body, "activation", state.activation);
   element("activation").hidden = !rehearsal;
-  say(element("activation"), rehearsal ? "Rehearsal" : "");
+  say(element("activation"), rehearsal ? `Rehearsal ${times(state.speed ?? 1)}` : "");
   const { screening } = state;
   const off = !screening.on_schedule;
   mark(body, "schedule", off ? "off" : "on");

@@ -17,6 +17,7 @@ import { PROTOCOL, parse, parseFrame } from "./messages.js";
 import { Picture } from "./picture.js";
 import { Presenter } from "./presenter.js";
 import { Progress } from "./progress.js";
+import { RehearsalMark } from "./rehearsal.js";
 import { Report } from "./report.js";
 import { Schedule } from "./schedule.js";
 import { Slider } from "./slider.js";
@@ -43,6 +44,7 @@ const slider = new Slider(element("slider"), { schedule, clock, display });
 const curtain = new Curtain(element("curtain"), schedule);
 const progress = new Progress(element("progress"));
 const identify = new Identify(element("identify"));
+const mark = new RehearsalMark();
 
 const picture = new Picture(element("picture"), {
   placed({ left, top, width, height, words }) {
@@ -173,6 +175,7 @@ function obey(message) {
 
 /** @param {import("./messages.js").Welcome} message */
 function welcome({ screen, server_time, show, display: settings, snapshot }) {
+  mark.show(show.rehearsal);
   clock.anchor(server_time);
   name = screen;
   if (show.title) document.title = show.title;

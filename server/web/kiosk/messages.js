@@ -8,7 +8,7 @@
 export const PROTOCOL = 1;
 
 /**
- * @typedef {{title: string, timezone: string, duration: number}} ShowInfo
+ * @typedef {{title: string, timezone: string, duration: number, rehearsal?: {speed: number}}} ShowInfo
  * @typedef {{crossfade: number, fade: number, captions: boolean, progress: boolean, badge: boolean, still: string}} DisplaySettings
  * @typedef {{type: "screening", status: "waiting" | "active" | "closed", next: number | null, started_at: number | null}} Screening
  * @typedef {{type: "scene", route: string}} Scene
@@ -91,7 +91,7 @@ const KNOWN = {
     protocol: number,
     screen: string,
     server_time: number,
-    show: object({ title: string, timezone: string }),
+    show: object({ title: string, timezone: string, rehearsal: maybe(object({ speed: number })) }),
     display: object({ crossfade: number }),
     snapshot: object({
       screening,

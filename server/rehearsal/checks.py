@@ -1,0 +1,89 @@
+"""What is found out beside a show: by the preflight, and by rehearsals in the background."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from server.clock import Clock
+from server.config.show import Show
+from server.engines.live import LiveEngines
+from server.ensemble import Ensemble
+from server.metrics import Metrics
+from server.rehearsal.backstage import ChildBackstage
+from server.rehearsal.desk import RehearsalDesk
+from server.rehearsal.kept import REHEARSALS, KeptReports
+from server.rehearsal.looks import Looks
+from server.rehearsal.preflight import Preflight
+from server.supply.sources import Supply
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Both of them.
+
+    Attributes:
+        preflight: looks through everything while nobody looks.
+        desk: rehearses when it is asked to.
+        on: whether there is a show beside which they are; a rehearsal is not rehearsed.
+    """
+
+    preflight: Preflight
+    desk: RehearsalDesk
+    on: bool
+
+    def told(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
+        """What they tell of themselves, by its name in the state."""
+        return {
+            "preflight": self.preflight.state if self.on else None,
+            "rehearsal": self.desk.state if self.on else None,
+        }
+
+    def jobs(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on while the show does."""
+        return [self.preflight.run()] if self.on else []
+
+    def tell(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when they have something new to tell."""
+        self.preflight.changed = self.desk.changed = changed
+
+
+@asynccontextmanager
+async def open_checks(
+    show: Show,
+    ensemble: Ensemble,
+    supply: Supply,
+    *,
+    live: LiveEngines,
+    clock: Clock,
+    metrics: Metrics,
+    on: bool,
+) -> AsyncIterator[Checks]:
+    """Build both, and end what is under way on leaving.
+
+    Args:
+        show: what is played.
+        ensemble: those who play it.
+        supply: where their sets come from.
+        live: the engines of this machine.
+        clock: real time.
+        metrics: where errors are counted.
+        on: whether it is a show.
+    """
+    preflight = Preflight(
+        Looks(show, ensemble, supply, live=live, wall=clock.wall).all(),
+        ensemble.playhead,
+        ensemble.playback.quiet_for,
+        clock,
+        begins=lambda: ensemble.readiness.looked,
+        noted=lambda result: metrics.preflight_errors.set(result.count("error")),
+    )
+    kept = KeptReports(show.state_folder / REHEARSALS)
+    desk = RehearsalDesk(ChildBackstage(show), kept, clock)
+    if not on:
+        yield Checks(preflight, desk, on)
+        return
+    async with desk.open():
+        yield Checks(preflight, desk, on)

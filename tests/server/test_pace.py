@@ -1,0 +1,193 @@
+"""The border between a show's time and its screens': every message, at any speed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.stage import messages as wire
+from server.stage.pace import heard, told
+from server.tempo import REAL_TIME, Tempo
+
+NOON = 1_800_000_000.0
+
+moments = st.floats(NOON - 1e5, NOON + 1e5)
+lengths = st.floats(0, 1e5)
+tempos = st.builds(Tempo, st.floats(0.25, 60), st.floats(NOON - 1e4, NOON))
+texts = st.text(max_size=8)
+numbers = st.integers(1, 40)
+flags = st.booleans()
+
+screenings = st.builds(
+    wire.Screening,
+    status=st.sampled_from(("waiting", "active", "closed")),
+    next=st.none() | moments,
+    started_at=st.none() | moments,
+)
+scenes = st.builds(wire.Scene, route=texts)
+fades = st.builds(wire.Fade, black=flags, seconds=lengths, at=moments)
+words = st.builds(wire.Word, word=texts, start=moments, end=moments)
+captions = st.builds(
+    wire.Caption, text=texts, words=st.lists(words, max_size=3), at=moments, until=moments
+)
+typings = st.builds(
+    wire.Typing,
+    text=texts,
+    erase=flags,
+    delay=st.builds(wire.TypingDelay, base=lengths, variance=lengths),
+    at=moments,
+    seed=numbers,
+)
+sliders = st.builds(
+    wire.Slider, from_=st.floats(0, 100), to=st.floats(0, 100), seconds=lengths, at=moments
+)
+runs = st.builds(wire.Run, run=texts, cue=texts, prompt=texts, steps=numbers)
+_HEADER = {
+    "run": texts,
+    "cue": texts,
+    "step": numbers,
+    "steps": numbers,
+    "final": flags,
+    "present_at": moments,
+    "media_type": st.just("image/jpeg"),
+}
+frames = st.builds(wire.Frame, **_HEADER)
+frames_by_url = st.builds(wire.FrameByUrl, **_HEADER, url=texts)
+shows = st.builds(wire.ShowInfo, title=texts, timezone=texts, duration=lengths) | st.builds(
+    wire.RehearsedShow,
+    title=texts,
+    timezone=texts,
+    duration=lengths,
+    rehearsal=st.builds(wire.Rehearsal, speed=st.floats(0.25, 60)),
+)
+displays = st.builds(
+    wire.Display, crossfade=lengths, fade=lengths, captions=flags, progress=flags, badge=flags
+)
+snapshots = st.builds(
+    wire.Snapshot,
+    screening=screenings,
+    scene=st.none() | scenes,
+    fade=st.none() | fades,
+    caption=st.none() | captions,
+    typing=st.none() | typings,
+    slider=st.none() | sliders,
+    run=st.none() | runs,
+    frame=st.none() | frames_by_url,
+    picture=st.none() | frames_by_url,
+)
+welcomes = st.builds(
+    wire.Welcome,
+    screen=texts,
+    server_time=moments,
+    show=shows,
+    display=displays,
+    snapshot=snapshots,
+)
+KINDS: dict[type[wire.WireMessage], st.SearchStrategy[Any]] = {
+    wire.Welcome: welcomes,
+    wire.Screening: screenings,
+    wire.Scene: scenes,
+    wire.Fade: fades,
+    wire.Caption: captions,
+    wire.Typing: typings,
+    wire.Slider: sliders,
+    wire.Run: runs,
+    wire.Frame: frames,
+    wire.FrameByUrl: frames_by_url,
+    wire.RunEnd: st.builds(wire.RunEnd, run=texts, outcome=st.just("cut")),
+    wire.Hold: st.just(wire.Hold()),
+    wire.Identify: st.just(wire.Identify()),
+    wire.Reload: st.just(wire.Reload()),
+    wire.Error: st.builds(wire.Error, code=texts, message=texts),
+}
+OUTSIDE = {wire.SyncReply}
+"""What is answered by the clock of the screens, and never was in the show's time."""
+
+MOMENTS = {"at", "until", "start", "end", "present_at", "server_time", "started_at", "next"}
+SECONDS = {"seconds", "base", "variance", "crossfade", "duration"}
+PLAIN = {"from_", "to", "speed", "t0", "t1", "t2"}
+"""Numbers of the wire that tell no time of the show, by their names."""
+
+
+def by_name(value: Any, tempo: Tempo) -> Any:
+    """A message as it should be told, from nothing but the names on the wire."""
+    if isinstance(value, list):
+        return [by_name(each, tempo) for each in value]
+    if not isinstance(value, dict):
+        return value
+    turned = {}
+    for name, inner in value.items():
+        if isinstance(inner, float) and name in MOMENTS:
+            turned[name] = tempo.anchor + (inner - tempo.anchor) / tempo.speed
+        elif isinstance(inner, float) and (name in SECONDS or name == "fade"):
+            turned[name] = inner / tempo.speed
+        else:
+            turned[name] = by_name(inner, tempo)
+    return turned
+
+
+def as_sent(message: wire.WireMessage) -> Any:
+    return json.loads(message.encode())
+
+
+def test_every_message_to_a_screen_is_tried_here() -> None:
+    assert KINDS.keys() | OUTSIDE == set(get_args(wire.ToScreen))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), tempo=tempos)
+def test_times_are_told_as_real_ones_and_nothing_else_changes(
+    kind: type[wire.WireMessage], data: st.DataObject, tempo: Tempo
+) -> None:
+    message = data.draw(KINDS[kind])
+    sent = told(message, tempo)
+    assert type(sent) is kind
+    assert as_sent(sent) == by_name(as_sent(message), tempo)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_show_tells_the_very_message(kind: type[wire.WireMessage], data: st.DataObject) -> None:
+    message = data.draw(KINDS[kind])
+    assert told(message, REAL_TIME) is message
+
+
+@settings(deadline=None, max_examples=60)
+@given(moments, tempos)
+def test_what_a_screen_reports_comes_back_in_the_shows_time(at: float, tempo: Tempo) -> None:
+    report = wire.Presented(run="r", step=3, at=tempo.to_real(at))
+    assert heard(report, tempo).at == pytest.approx(at, abs=1e-4)
+    assert heard(report, REAL_TIME) is report
+
+
+@settings(deadline=None, max_examples=60)
+@given(moments, moments, tempos)
+def test_what_comes_before_comes_before(one: float, other: float, tempo: Tempo) -> None:
+    assert (tempo.to_real(one) <= tempo.to_real(other)) or one > other
+
+
+def test_no_number_on_the_wire_is_left_out() -> None:
+    """A message that is added tomorrow must say which of its numbers are times."""
+    models = {
+        model
+        for model in vars(wire).values()
+        if isinstance(model, type) and issubclass(model, wire.WireMessage)
+    }
+    for model in models:
+        for name, hint in get_type_hints(model, include_extras=True).items():
+            if name not in PLAIN:
+                assert not _bare_float(hint), f"{model.__name__}.{name}: a Moment, or Seconds?"
+
+
+def _bare_float(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return not {wire.MOMENT, wire.SECONDS} & set(get_args(hint)[1:]) and _bare_float(
+            get_args(hint)[0]
+        )
+    return hint is float or any(_bare_float(part) for part in get_args(hint))
