@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +22,7 @@ from server.cli.common import (
     errors,
     fail,
     is_wrong_use,
+    load,
     load_or_raise,
 )
 from server.cli.rehearsal_table import WIDTH, print_report
@@ -28,8 +30,13 @@ from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
+from server.rehearsal.other_findings import unloadable_findings
+from server.rehearsal.page import render_page
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import Asked, Finding, Report, ranked
+from server.rehearsal.report import Asked, Report, ranked
+from server.rehearsal.watched import FASTEST, SLOWEST, watch
+from server.rehearsal.written import page_of, write_page
+from server.serving import RefusedToServe
 
 _MOST_SCREENINGS = 1000
 _BESIDE_A_SHOW = 10
@@ -72,7 +79,19 @@ def rehearse_show(
     ] = False,
     as_json: JsonOption = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write the report as a page of its own.")
+        Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=SLOWEST,
+            max=FASTEST,
+            help="Watch it on the show's own screens instead, so many times as fast.",
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="With --speed: address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
     ] = None,
     supervised: Annotated[
         bool,
@@ -86,16 +105,38 @@ def rehearse_show(
     if supervised:
         end_with_parent()
         give_way(_BESIDE_A_SHOW)
-    configure_logs("error")  # what went wrong is in the report
     start, end = _position("--from", from_), _position("--to", to)
     rate = _rate(bandwidth)
+    if speed is not None:
+        foretelling = {
+            "--json": as_json,
+            "--html": html,
+            "--bandwidth": bandwidth,
+            "--latency": latency,
+            "--fail": failing,
+            "--deep": deep,
+        }
+        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
+        _watch(
+            load(show, store=store),
+            speed=speed,
+            asked=Asked(seed=seed or 0, from_=start or 0.0, to=end, screenings=screenings),
+            seed=seed,
+            host=host,
+            port=port,
+        )
+    _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
+    configure_logs("error")  # what went wrong is in the report
     try:
         loaded = load_or_raise(show, store=store)
     except ShowError as error:
         if is_wrong_use(error):
             fail("\n".join(error.problems), 2)
         asked = Asked(seed=seed or 0, fail=tuple(failing or ()))
-        _tell(_unloadable(error, asked), as_json=as_json)
+        report = _unloadable(error, asked)
+        if html is not None:
+            _write(html, render_page(report, {}))
+        _tell(report, as_json=as_json)
         raise SystemExit(1) from None
     asked = Asked(
         seed=seed_of(loaded, seed),
@@ -115,6 +156,8 @@ def rehearse_show(
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
+    if html is not None:
+        _write(html, asyncio.run(page_of(loaded, report)))
     _tell(report, as_json=as_json)
     raise SystemExit(0 if report.verdict == "ready" else 1)
 
@@ -151,13 +194,45 @@ def _check(show: Show, asked: Asked) -> None:
         fail(f"--fail: nothing is called {unknown[0]!r}: expected one of {known}", 2)
 
 
+def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
+    """End the program where options are given that mean nothing here."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        fail(f"{given[0]}: {what} {why}", 2)
+
+
+def _watch(
+    show: Show, *, speed: float, asked: Asked, seed: int | None, host: str | None, port: int | None
+) -> NoReturn:
+    """Play it on the show's own screens, and end the program."""
+    _check(show, asked)
+    try:
+        status = watch(
+            show,
+            speed=speed,
+            seed=seed,
+            from_=asked.from_,
+            to=asked.to,
+            screenings=asked.screenings,
+            host=host,
+            port=port,
+        )
+    except RefusedToServe as error:
+        fail(str(error), error.status)
+    raise SystemExit(status)
+
+
 def _unloadable(error: ShowError, asked: Asked) -> Report:
     """The report of a show that cannot be loaded."""
-    findings = ranked(
-        Finding(level="error", code="bad_show", message=problem, remedy="mend it; nothing plays")
-        for problem in error.problems
-    )
+    findings = ranked(unloadable_findings(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        write_page(path, page)
+    except OSError as error:
+        fail(f"--html {path}: {error.strerror or error}", 2)
 
 
 def _tell(report: Report, *, as_json: bool) -> None:

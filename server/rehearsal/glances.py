@@ -22,17 +22,6 @@ _CUT_SHORT: Final = 0.05
 _NAMED: Final = 5
 
 
-def no_sets(action: Action, reason: str) -> Finding:
-    """A cue that nothing sure stands beneath."""
-    return _of(
-        action,
-        "error",
-        "no_sets",
-        message=f"there is no set to play, {reason}",
-        remedy=f"understudy generate batch --only {action.action_id}",
-    )
-
-
 def not_here(action: Action, why: str) -> Finding:
     """A cue that could not be shown if the store fell silent now."""
     return _of(

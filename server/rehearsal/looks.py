@@ -23,14 +23,16 @@ from server.engines.live import LiveEngines
 from server.ensemble import Ensemble
 from server.modes.ladder import Decision
 from server.rehearsal import glances
+from server.rehearsal.other_findings import unproven_findings
 from server.rehearsal.preflight import Look
-from server.rehearsal.report import Finding
+from server.rehearsal.report import Finding, Level
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import played_flaws, set_findings
 from server.supply.sources import Supply
 
 Findings = AsyncGenerator[Sequence[Finding], None]
 
+_SEE_TO_THE_LINE: Final = "look after the line, or the store"
 _RATE: Final = 8e-6
 """Mbit/s in a byte a second."""
 
@@ -75,9 +77,9 @@ class Looks:
         """Whether every cue has something sure to stand on, and which sets are passed over."""
         actions = {action.action_id: action for action in self._ensemble.plan.actions}
         readiness = self._ensemble.readiness
-        yield [
-            glances.no_sets(actions[each.action_id], each.reason) for each in readiness.unproven()
-        ]
+        if readiness.store_problem is not None:
+            yield [_finding("error", "store_silent", readiness.store_problem, _SEE_TO_THE_LINE)]
+        yield unproven_findings(self._ensemble.plan, readiness.unproven())
         sure = actions.keys() - {each.action_id for each in readiness.unproven()}
         found = set_findings(
             played_flaws(self._ensemble.static.faults), self._ensemble.plan, readiness.sets
@@ -146,9 +148,9 @@ class Looks:
         line, disk = status["line"], status["copies"]["disk"]
         if unreachable is not None:
             yield _warning(
-                "store_unreachable",
+                "store_silent",
                 f"the store does not answer ({unreachable}): what is on this machine is played",
-                "see to the line, or to the store",
+                _SEE_TO_THE_LINE,
             )
         if disk["condition"] not in {"ok", "off"}:
             yield _warning(
@@ -229,7 +231,11 @@ class Looks:
 
 
 def _warning(code: str, message: str, remedy: str) -> Finding:
-    return Finding(level="warning", code=code, message=message, remedy=remedy)
+    return _finding("warning", code, message, remedy)
+
+
+def _finding(level: Level, code: str, message: str, remedy: str) -> Finding:
+    return Finding(level=level, code=code, message=message, remedy=remedy)
 
 
 async def free_bytes(folder: Path) -> int:

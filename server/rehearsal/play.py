@@ -21,6 +21,7 @@ from cache.formats import SetMeta
 from cache.keys import Key, meta_key, set_place
 from cache.library import Library
 from cache.local import LocalCache
+from cache.manifest import Manifest
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import NotFound, StoreError, StoreUnavailable
@@ -42,6 +43,7 @@ from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.excerpts import Excerpts
+from server.rehearsal.inspection import Inspector
 from server.rehearsal.line import Came, Line, LineStore
 from server.rehearsal.report import ProbedEngine
 from server.rehearsal.understudies import TYPICAL_STEP, stand_ins
@@ -114,6 +116,7 @@ class Played:
 
     Attributes:
         plan: the show's actions, under their sets' ids.
+        manifest: as it was read.
         rows: the as-run log, oldest first.
         watched: what a screen was sent, by run.
         begun: when each run began.
@@ -125,9 +128,11 @@ class Played:
         ready_at: when everything that was wanted was here first; None for never.
         crowded_out: coming runs that found no room in the cache, at the worst.
         store_problem: why the sets could not be looked through.
+        inspector: looked at the pictures that went by.
     """
 
     plan: Plan
+    manifest: Manifest
     rows: list[Row] = field(default_factory=list)
     watched: dict[str, Watched] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
@@ -139,6 +144,7 @@ class Played:
     ready_at: float | None = None
     crowded_out: int = 0
     store_problem: str | None = None
+    inspector: Inspector = field(default_factory=Inspector)
 
 
 async def play(
@@ -156,7 +162,8 @@ async def play(
         def needs() -> list[Need]:
             return ensemble.lookahead.needs()
 
-        supply = await stack.enter_async_context(_supply(scene, clock, needs))
+        inspector = Inspector()
+        supply = await stack.enter_async_context(_supply(scene, clock, needs, inspector))
         problem = None
         try:
             await supply.library.refresh()
@@ -164,7 +171,7 @@ async def play(
             problem = str(error)
         manifest = supply.library.manifest
         plan = scene.show.plan({name: each.fingerprint for name, each in manifest.actions.items()})
-        played = Played(plan, store_problem=problem)
+        played = Played(plan, manifest, store_problem=problem, inspector=inspector)
         log = _NotingLog(played, supply, clock)
         pace = _Pace(scene.paces)
         ensemble = assemble(scene.show, plan, supply, _circumstances(scene, clock, log, pace))
@@ -318,10 +325,11 @@ class _NotingLog(MemoryLog):
 class _FolderThatMayFail(FolderStore):
     """The show's own folder, read at once; parts of it may be made to fail."""
 
-    def __init__(self, root: Path, lost: Callable[[Key], bool]) -> None:
+    def __init__(self, root: Path, lost: Callable[[Key], bool], inspector: Inspector) -> None:
         super().__init__(root, threads=0)
         self.silent = False
         self._lost = lost
+        self._inspector = inspector
 
     async def get(self, key: Key) -> bytes:
         """See `Store.get`."""
@@ -329,16 +337,18 @@ class _FolderThatMayFail(FolderStore):
             raise StoreUnavailable(key, _SILENT)
         if self._lost(key):
             raise NotFound(key)
-        return await super().get(key)
+        data = await super().get(key)
+        self._inspector.look(key, data)
+        return data
 
 
 @asynccontextmanager
 async def _supply(
-    scene: Scene, clock: VirtualClock, needs: Callable[[], list[Need]]
+    scene: Scene, clock: VirtualClock, needs: Callable[[], list[Need]], inspector: Inspector
 ) -> AsyncIterator[Supply]:
     settings = scene.show.settings.cache
     if scene.folder is not None:
-        async with _FolderThatMayFail(scene.folder, scene.lost) as store:
+        async with _FolderThatMayFail(scene.folder, scene.lost, inspector) as store:
             yield Supply(store, Library(store, sets_remembered=_SETS_REMEMBERED), FullShelf())
         return
     assert scene.catalogue is not None  # noqa: S101 - one of the two

@@ -50,7 +50,7 @@ _TOLD_BY_READINESS: Final = frozenset(
     {
         "no_sets",
         "not_here",
-        "store_unreachable",
+        "store_silent",
         "copies_stopped",
         "cache_too_small",
         "late",

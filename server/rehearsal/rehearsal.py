@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
+from cache.documents import FormatError
 from cache.folder import FolderStore
+from cache.formats import parse_meta
+from cache.keys import set_place
+from cache.library import Library
 from cache.local import LocalCache
-from cache.store import SharedStore, Store
+from cache.store import SharedStore, Store, StoreError
+from generator.verify import Finding as Verified
+from generator.verify import verify_sets
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
@@ -20,6 +28,7 @@ from server.rehearsal.catalogue import Catalogue, read_catalogue
 from server.rehearsal.excerpts import Excerpts, upcoming
 from server.rehearsal.line import Line
 from server.rehearsal.loop import RehearsalLoop
+from server.rehearsal.other_findings import line_findings, remark_findings, unproven_findings
 from server.rehearsal.play import Played, Scene, play
 from server.rehearsal.report import (
     Asked,
@@ -32,6 +41,15 @@ from server.rehearsal.report import (
 )
 from server.rehearsal.report import Line as LineReport
 from server.rehearsal.run_findings import run_findings
+from server.rehearsal.schedule_findings import schedule_findings
+from server.rehearsal.set_findings import (
+    few_sets,
+    listed_flaws,
+    manifest_findings,
+    played_flaws,
+    set_findings,
+    verified_flaws,
+)
 from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
 from server.rehearsal.understudies import probe_engines
 from server.supply.sources import COPIES
@@ -48,11 +66,13 @@ class Around:
 
     Attributes:
         engines: every engine that plays live, as it answered.
-        catalogue: what lies in the store, where it is behind a line.
+        catalogue: what lies in the store.
+        verified: what is wrong with any image of any set, where all of them were looked at.
     """
 
-    engines: tuple[ProbedEngine, ...] = ()
-    catalogue: Catalogue | None = None
+    engines: tuple[ProbedEngine, ...]
+    catalogue: Catalogue
+    verified: tuple[Verified, ...] = ()
 
 
 def rehearse(
@@ -60,6 +80,7 @@ def rehearse(
     asked: Asked,
     *,
     wall: float,
+    machine: tzinfo | None = None,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> Report:
     """Rehearse `show`. It takes its time, and event loops of its own: not to be called in one.
@@ -68,6 +89,7 @@ def rehearse(
         show: the show.
         asked: what of it, and under which circumstances.
         wall: Unix time now: what comes next follows from it.
+        machine: the time zone that this machine is set to; None asks it.
         progress: told now and then which share has been played.
 
     Raises:
@@ -80,7 +102,9 @@ def rehearse(
     clock = VirtualClock(begins - scene.ahead)
     with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
         played = runner.run(play(scene, clock, progress))
-    return _report(asked, around, scene, played)
+    here = machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC
+    times = schedule_findings(show, wall, here, _newest(around.catalogue))
+    return _report(asked, around, scene, played, times)
 
 
 def seed_of(show: Show, asked: int | None) -> int:
@@ -109,20 +133,18 @@ async def look_around(show: Show, asked: Asked) -> Around:
     Raises:
         BadStoreAddress: `[store]` names no store.
     """
-    engines, catalogue = await asyncio.gather(
+    engines, (catalogue, verified) = await asyncio.gather(
         probe_engines(show, asked.fail), _look_into_the_store(show, asked)
     )
-    return Around(engines, catalogue)
+    return Around(engines, catalogue, verified)
 
 
-async def _look_into_the_store(show: Show, asked: Asked) -> Catalogue | None:
-    """What lies in the store, where it is behind a line, or is to be."""
+async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tuple[Verified, ...]]:
+    """What lies in the store, and what is wrong with its images where that is asked for."""
     store, settings = store_of(show), show.settings.cache
-    if _folder(show, asked, store) is not None:
-        return None
-    if isinstance(store, FolderStore) and settings.copies == "auto":
-        async with store:  # as if it were far away, and nothing had come yet
-            return await read_catalogue(store, None)
+    if isinstance(store, FolderStore) and settings.copies != "always":
+        async with FolderStore(store.root, threads=0) as near:
+            return await read_catalogue(near, None), await _verified(show, asked, near)
     cache = LocalCache(
         store,
         show.state_folder / COPIES,
@@ -132,7 +154,23 @@ async def _look_into_the_store(show: Show, asked: Asked) -> Catalogue | None:
         identity=store.address if isinstance(store, SharedStore) else None,
     )
     async with cache:
-        return await read_catalogue(store, cache)
+        return await read_catalogue(store, cache), await _verified(show, asked, cache)
+
+
+async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, ...]:
+    """Every image of every set, looked at wholly; what is far away is fetched for it."""
+    if not asked.deep:
+        return ()
+    library = Library(store, sets_remembered=1)
+    with suppress(StoreError, FormatError):  # the catalogue says so
+        await library.refresh()
+    manifest = library.manifest
+    plan = show.plan({name: each.fingerprint for name, each in manifest.actions.items()})
+    found: list[Verified] = []
+    with suppress(StoreError):
+        async with aclosing(verify_sets(library, plan.actions)) as looking:
+            found += [each async for each in looking]
+    return tuple(found)
 
 
 def _folder(show: Show, asked: Asked, store: Store) -> Path | None:
@@ -146,7 +184,8 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
     memory = remembered(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     line, ahead = None, 1.0
-    if around.catalogue is not None:
+    folder = _folder(show, asked, store_of(show))
+    if folder is None:
         line = Line((asked.bandwidth or 0.0) / 8, asked.latency)
         if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
@@ -159,7 +198,7 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
         bags=memory.bags if memory is not None and goes_on else {},
         forces=memory.forces if memory is not None else (),
         engines=around.engines,
-        folder=_folder(show, asked, store_of(show)),
+        folder=folder,
         catalogue=around.catalogue,
         line=line,
         ahead=ahead,
@@ -175,15 +214,20 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
 # ---------------------------------------------------------------- afterwards
 
 
-def _report(asked: Asked, around: Around, scene: Scene, played: Played) -> Report:
+def _report(
+    asked: Asked, around: Around, scene: Scene, played: Played, times: Sequence[Finding]
+) -> Report:
     show, excerpts = scene.show, scene.excerpts
     runs = runs_of(show, played, excerpts)
     line = _line(show, asked, around, scene, played)
     findings = ranked(
         [
+            *times,
             *run_findings(runs, around.engines, show.settings.playback.fit, line),
-            *_unproven(played),
-            *_silent(around.catalogue),
+            *_of_sets(asked, around, played),
+            *unproven_findings(played.plan, played.unproven),
+            *line_findings(around.catalogue, played, runs, show.settings.cache.disk_bytes),
+            *remark_findings([*show.sheet.remarks, *played.plan.remarks]),
         ]
     )
     return Report(
@@ -213,7 +257,7 @@ def _report(asked: Asked, around: Around, scene: Scene, played: Played) -> Repor
 def _line(
     show: Show, asked: Asked, around: Around, scene: Scene, played: Played
 ) -> LineReport | None:
-    if around.catalogue is None:
+    if scene.line is None:
         return None
     origin = scene.excerpts.excerpts[0].slot.start if scene.excerpts.excerpts else 0.0
     ready_at = None if played.ready_at is None else round(played.ready_at - origin, 3)
@@ -227,28 +271,32 @@ def _line(
     )
 
 
-def _silent(catalogue: Catalogue | None) -> list[Finding]:
-    if catalogue is None or catalogue.silent is None:
-        return []
+def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
+    manifest = played.manifest
+    lost = {*asked.fail} - {"store", "engines"}
+    flawed = [
+        *listed_flaws(around.catalogue, played.plan, manifest),
+        *verified_flaws(around.verified),
+        *played_flaws(played.faults),
+        *played.inspector.flawed(),
+    ]
     return [
-        Finding(
-            level="warning",
-            code="store_silent",
-            message=f"the store cannot be asked: {catalogue.silent}",
-            remedy="look after the line; what is told here is of the copies on this machine alone",
-        )
+        *set_findings(
+            # What this rehearsal has made fail is told of where it was to be played.
+            (each for each in flawed if each.action_id not in lost),
+            played.plan,
+            lambda action_id: played.usable.get(action_id, 0),
+        ),
+        *manifest_findings(around.catalogue, played.plan, manifest),
+        *few_sets(played.plan, played.usable, asked.screenings),
     ]
 
 
-def _unproven(played: Played) -> list[Finding]:
-    return [
-        Finding(
-            level="error",
-            code="no_sets",
-            message=f"there is no set to play, {each.reason}",
-            remedy=f"understudy generate batch --only {each.action_id}",
-            cue=each.cue_index,
-            action_id=each.action_id,
-        )
-        for each in played.unproven
-    ]
+def _newest(catalogue: Catalogue) -> float | None:
+    """Unix time at which the newest set was drawn, as far as the metas tell."""
+    drawn = []
+    for key, data in catalogue.documents.items():
+        if set_place(key) is not None:
+            with suppress(FormatError):
+                drawn.append(parse_meta(data, key).generated_at)
+    return max((each.timestamp() for each in drawn if each is not None), default=None)

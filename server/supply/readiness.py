@@ -69,6 +69,11 @@ class Readiness:
         """Whether the sets have been looked through once."""
         return self._looked
 
+    @property
+    def store_problem(self) -> str | None:
+        """Why the sets could not be looked through, where they could not."""
+        return self._store_problem
+
     def sets(self, action_id: str) -> int:
         """How many sets of an action can be played, as far as is known."""
         return len(self._static.usable(action_id))

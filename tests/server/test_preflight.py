@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.keys import image_key
+from cache.keys import MANIFEST, image_key
 from generator.engine import ScriptedEngine
 from server.clock import VirtualClock
 from server.engines.live import LiveEngines
@@ -317,6 +317,14 @@ async def test_a_cue_without_sets_is_named_with_its_time_and_a_remedy(tmp_path: 
     assert told([alone]) == [("error", "no_sets", "lamp", None)]
     assert (alone.cue, alone.time) == (2, "00:00:20")
     assert alone.remedy == "understudy generate batch --only lamp"
+
+
+async def test_a_store_that_cannot_be_read(tmp_path: Path) -> None:
+    async with house(tmp_path, CUES, toml=MANUAL) as opened:
+        opened.store.contents[MANIFEST] = b"{"
+        findings = await found(opened)
+    assert told(findings)[0] == ("error", "store_silent", None, None)
+    assert findings[0].message.startswith("the store cannot be read: manifest.json")
 
 
 async def test_a_missing_preview_and_a_missing_final_image(tmp_path: Path) -> None:
