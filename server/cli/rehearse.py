@@ -39,7 +39,7 @@ from server.rehearsal.written import page_of, write_page
 from server.serving import RefusedToServe
 
 _MOST_SCREENINGS = 1000
-_BESIDE_A_SHOW = 10
+_BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
 
 

@@ -171,12 +171,22 @@ class StateView:
         if lacking:
             cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
             problems.append(f"{cues} no set to play")
+        problems += self._preflight_errors()
         if problems:
             return {"level": "degraded", "reason": problems[0]}
         notes = self.readiness.notes()
         if notes:
             return {"level": "degraded", "reason": notes[0]}
         return {"level": "ok", "reason": "every cue has a set to play"}
+
+    def _preflight_errors(self) -> list[str]:
+        """What the preflight found that visitors would see."""
+        found = [] if self.preflight is None else self.preflight()["findings"]
+        errors = [each for each in found if each["level"] == "error"]
+        return [
+            ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
+            for each in errors
+        ]
 
     def _wall(self) -> dict[str, Any]:
         """What visitors should see: which picture, whether a curtain is before it, the words."""

@@ -250,6 +250,7 @@ def test_readyz_has_the_preflight_of_a_real_server(tmp_path: Path) -> None:
         ready = httpx.get(f"{server.address.http}/readyz", trust_env=False)
         assert ready.status_code == 503
         assert ready.json()["reasons"][0].startswith("sea: set 0 takes 36.0 s and has 30.0 s")
+        assert server.state()["health"]["reason"].startswith("preflight: sea: set 0 takes 36.0 s")
         metrics = httpx.get(f"{server.address.http}/metrics", trust_env=False).text
         assert "understudy_preflight_errors 1.0" in metrics
 
