@@ -12,8 +12,7 @@ from typing import Final
 
 from cache.documents import FormatError
 from cache.folder import FolderStore
-from cache.formats import parse_meta
-from cache.keys import set_place
+from cache.formats import SetMeta
 from cache.library import Library
 from cache.local import LocalCache
 from cache.store import SharedStore, Store, StoreError
@@ -294,9 +293,5 @@ def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
 
 def _newest(catalogue: Catalogue) -> float | None:
     """Unix time at which the newest set was drawn, as far as the metas tell."""
-    drawn = []
-    for key, data in catalogue.documents.items():
-        if set_place(key) is not None:
-            with suppress(FormatError):
-                drawn.append(parse_meta(data, key).generated_at)
+    drawn = (meta.generated_at for meta in catalogue.metas.values() if isinstance(meta, SetMeta))
     return max((each.timestamp() for each in drawn if each is not None), default=None)
