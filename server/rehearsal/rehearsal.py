@@ -12,8 +12,7 @@ from typing import Final
 
 from cache.documents import FormatError
 from cache.folder import FolderStore
-from cache.formats import parse_meta
-from cache.keys import set_place
+from cache.formats import SetMeta
 from cache.library import Library
 from cache.local import LocalCache
 from cache.store import SharedStore, Store, StoreError
@@ -40,7 +39,7 @@ from server.rehearsal.report import (
     verdict_of,
 )
 from server.rehearsal.report import Line as LineReport
-from server.rehearsal.run_findings import run_findings
+from server.rehearsal.run_findings import THINNED, run_findings
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import (
     few_sets,
@@ -220,11 +219,15 @@ def _report(
     show, excerpts = scene.show, scene.excerpts
     runs = runs_of(show, played, excerpts)
     line = _line(show, asked, around, scene, played)
+    of_sets = _of_sets(asked, around, played)
+    flawed = {(each.action_id, each.set_id) for each in of_sets}
+    of_runs = run_findings(runs, around.engines, show.settings.playback.fit, line)
     findings = ranked(
         [
             *times,
-            *run_findings(runs, around.engines, show.settings.playback.fit, line),
-            *_of_sets(asked, around, played),
+            # Why a set is not shown whole is told of the set.
+            *(f for f in of_runs if f.code != THINNED or (f.action_id, f.set_id) not in flawed),
+            *of_sets,
             *unproven_findings(played.plan, played.unproven),
             *line_findings(around.catalogue, played, runs, show.settings.cache.disk_bytes),
             *remark_findings([*show.sheet.remarks, *played.plan.remarks]),
@@ -278,8 +281,10 @@ def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
         *listed_flaws(around.catalogue, played.plan, manifest),
         *verified_flaws(around.verified),
         *played_flaws(played.faults),
-        *played.inspector.flawed(),
     ]
+    known = {(each.action_id, each.set_id) for each in flawed}
+    looked_at = played.inspector.flawed()
+    flawed += [each for each in looked_at if (each.action_id, each.set_id) not in known]
     return [
         *set_findings(
             # What this rehearsal has made fail is told of where it was to be played.
@@ -294,9 +299,5 @@ def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
 
 def _newest(catalogue: Catalogue) -> float | None:
     """Unix time at which the newest set was drawn, as far as the metas tell."""
-    drawn = []
-    for key, data in catalogue.documents.items():
-        if set_place(key) is not None:
-            with suppress(FormatError):
-                drawn.append(parse_meta(data, key).generated_at)
+    drawn = (meta.generated_at for meta in catalogue.metas.values() if isinstance(meta, SetMeta))
     return max((each.timestamp() for each in drawn if each is not None), default=None)

@@ -38,7 +38,7 @@ def written(folder: Path, more: str = "", **arguments: Any) -> TinyShow:
 
 def rehearsed(tiny: TinyShow, **asked: Any) -> Report:
     show = tiny.load()
-    return rehearse(show, Asked(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1e9)
+    return rehearse(show, Asked(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1.8e9)
 
 
 def codes(report: Report) -> set[tuple[str, str]]:
