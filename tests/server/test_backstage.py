@@ -101,12 +101,15 @@ async def test_what_it_cannot_do_it_says(tiny: TinyShow, tmp_path: Path) -> None
     assert "nothing is called 'nobody'" in ended.words
 
 
-async def test_cancelled_it_is_gone(tmp_path: Path, deaf: str) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_cancelled_it_is_gone(tmp_path: Path, deaf: str, *, stopped: bool) -> None:
     tiny = that_waits(tmp_path / "show", deaf)
     task = asyncio.create_task(ChildBackstage(tiny.load()).rehearse(Order(), tmp_path))
     async with asyncio.timeout(20):
         while not children(tiny.folder):  # noqa: ASYNC110 - a process tells nobody
             await asyncio.sleep(0.02)
+    if stopped:  # so that it does not notice who has gone
+        os.kill(children(tiny.folder)[0], signal.SIGSTOP)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
