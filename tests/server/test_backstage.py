@@ -256,6 +256,12 @@ def test_readyz_has_the_preflight_of_a_real_server(tmp_path: Path) -> None:
         assert server.state()["health"]["reason"].startswith("preflight: sea: set 0 takes 36.0 s")
         metrics = httpx.get(f"{server.address.http}/metrics", trust_env=False).text
         assert "understudy_preflight_errors 1.0" in metrics
+        # A rehearsal, which plays it, says the same of the same cue.
+        server.control("rehearse")
+        wait(lambda: status(server) == "done")
+        found = server.control("rehearsal")["rehearsal"]["findings"]
+        said = [(each["level"], each["code"], each["cue"]) for each in found]
+        assert said == [("error", "overrun", state["findings"][0]["cue"])]
 
 
 @pytest.fixture(autouse=True)
