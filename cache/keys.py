@@ -130,7 +130,7 @@ def _why_no_key(text: str) -> str | None:
         return f"it has {len(encoded)} bytes, expected at most {MAX_KEY_BYTES}"
     if "\\" in text:
         return "a backslash is not allowed, names are joined by '/'"
-    if any(unicodedata.category(character) == "Cc" for character in text):
+    if not text.isprintable() and any(unicodedata.category(char) == "Cc" for char in text):
         return "control characters are not allowed"
     return next((why for why in map(_why_no_segment, text.split("/")) if why), None)
 

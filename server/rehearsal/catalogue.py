@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from cache.documents import FormatError
-from cache.formats import parse_meta
+from cache.formats import SetMeta, parse_meta
 from cache.keys import MANIFEST, Key, meta_key, parse_key, set_place
 from cache.local import LocalCache
 from cache.manifest import Manifest, parse_manifest
@@ -24,7 +25,7 @@ _LOOKED_WITHIN: Final = 30.0
 """Seconds in which the copies on this machine must have been looked through."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalogue:
     """What lies in a store.
 
@@ -39,6 +40,18 @@ class Catalogue:
     sizes: Mapping[Key, int]
     here: frozenset[Key] = frozenset()
     silent: str | None = None
+
+    @cached_property
+    def metas(self) -> Mapping[Key, SetMeta | FormatError]:
+        """Every meta, or what is wrong with it."""
+        found: dict[Key, SetMeta | FormatError] = {}
+        for key, data in self.documents.items():
+            if set_place(key) is not None:
+                try:
+                    found[key] = parse_meta(data, key)
+                except FormatError as error:
+                    found[key] = error
+        return found
 
     @property
     def here_bytes(self) -> int:

@@ -13,8 +13,7 @@ from typing import Final
 
 from cache.documents import FormatError
 from cache.folder import FolderStore
-from cache.formats import parse_meta
-from cache.keys import set_place
+from cache.formats import SetMeta
 from cache.library import Library
 from cache.local import LocalCache
 from cache.store import SharedStore, Store, StoreError
@@ -35,19 +34,15 @@ from server.rehearsal.report import (
     Asked,
     Finding,
     ProbedEngine,
+    RehearsedRun,
     RehearsedShow,
     Report,
     ranked,
     verdict_of,
 )
 from server.rehearsal.report import Line as LineReport
-from server.rehearsal.room_findings import (
-    cache_too_small,
-    disk_space,
-    no_still,
-    unknown_durations,
-)
-from server.rehearsal.run_findings import run_findings
+from server.rehearsal.room_findings import cache_too_small, disk_space, unknown_durations
+from server.rehearsal.run_findings import THINNED, run_findings
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import (
     few_sets,
@@ -241,14 +236,19 @@ def _report(
     show, excerpts = scene.show, scene.excerpts
     runs = runs_of(show, played, excerpts)
     line = _line(show, asked, around, scene, played)
+    of_sets = _of_sets(show, asked, around, played)
+    flawed = {(each.action_id, each.set_id) for each in of_sets}
+    of_runs = run_findings(runs, around.engines, show.settings.playback.fit, line)
     findings = ranked(
         [
             *times,
-            *run_findings(runs, around.engines, show.settings.playback.fit, line),
-            *_of_sets(show, asked, around, played),
+            # Why a set is not shown whole is told of the set.
+            *(f for f in of_runs if f.code != THINNED or (f.action_id, f.set_id) not in flawed),
+            *of_sets,
             *unproven_findings(played.plan, played.unproven),
             *line_findings(around.catalogue),
-            *_of_room(show, around, scene, played),
+            *_of_room(around, scene, played, runs),
+            *unknown_durations(around.catalogue.metas, played.plan),
             *remark_findings([*show.sheet.remarks, *played.plan.remarks]),
         ]
     )
@@ -300,8 +300,10 @@ def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[F
         *listed_flaws(around.catalogue, played.plan, manifest),
         *verified_flaws(around.verified),
         *played_flaws(played.faults),
-        *played.inspector.flawed(),
     ]
+    known = {(each.action_id, each.set_id) for each in flawed}
+    looked_at = played.inspector.flawed()
+    flawed += [each for each in looked_at if (each.action_id, each.set_id) not in known]
     return [
         *set_findings(
             # What this rehearsal has made fail is told of where it was to be played.
@@ -315,26 +317,28 @@ def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[F
     ]
 
 
-def _of_room(show: Show, around: Around, scene: Scene, played: Played) -> list[Finding]:
-    """Whether there is room for what comes over the line, and what there is to fall back on."""
-    findings = [
-        *no_still(show.still is not None),
-        *unknown_durations(around.catalogue, played.plan),
-    ]
-    if scene.line is not None:
-        cache, sizes = show.settings.cache, around.catalogue.sizes
-        findings += cache_too_small(sizes, played.plan, cache.disk_bytes, played.crowded_out)
-        if around.free is not None:
-            to_come = min(sum(sizes.values()), cache.disk_bytes) - around.catalogue.here_bytes
-            findings += disk_space(around.free, cache.keep_free, max(0, to_come), cache.dir)
+def _of_room(
+    around: Around, scene: Scene, played: Played, runs: Sequence[RehearsedRun]
+) -> list[Finding]:
+    """Whether there is room for what comes over the line."""
+    if scene.line is None:
+        return []
+    cache, sizes = scene.show.settings.cache, around.catalogue.sizes
+    harmed = next((run for run in runs if run.left_out), None)
+    findings = cache_too_small(
+        sizes,
+        played.plan,
+        cache.disk_bytes,
+        crowded_out=played.crowded_out,
+        harmed=None if harmed is None else harmed.cue,
+    )
+    if around.free is not None:
+        to_come = min(sum(sizes.values()), cache.disk_bytes) - around.catalogue.here_bytes
+        findings += disk_space(around.free, cache.keep_free, max(0, to_come), cache.dir)
     return findings
 
 
 def _newest(catalogue: Catalogue) -> float | None:
     """Unix time at which the newest set was drawn, as far as the metas tell."""
-    drawn = []
-    for key, data in catalogue.documents.items():
-        if set_place(key) is not None:
-            with suppress(FormatError):
-                drawn.append(parse_meta(data, key).generated_at)
+    drawn = (meta.generated_at for meta in catalogue.metas.values() if isinstance(meta, SetMeta))
     return max((each.timestamp() for each in drawn if each is not None), default=None)

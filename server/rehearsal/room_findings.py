@@ -1,38 +1,30 @@
-"""Whether there is room, what there is to fall back on, what is not known: small things (pure)."""
+"""Whether there is room for what comes over the line, and what the metas do not tell (pure)."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 
+from cache.documents import FormatError
 from cache.formats import SetMeta
 from cache.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
-from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.report import Finding
 from server.words import size
 
 
-def no_still(has_still: bool) -> list[Finding]:
-    """Nothing of the artist's own is there for when everything else fails."""
-    if has_still:
-        return []
-    return [
-        Finding(
-            level="note",
-            code="no_still",
-            message="the show has no still image: where nothing was ever shown, screens stay black",
-            remedy='name one in show.toml: [show] still = "still.jpg"',
-        )
-    ]
+def unknown_durations(metas: Mapping[Key, SetMeta | FormatError], plan: Plan) -> list[Finding]:
+    """Sets that do not tell how long their steps took: these are made up, anew for each run.
 
-
-def unknown_durations(catalogue: Catalogue, plan: Plan) -> list[Finding]:
-    """Sets that do not tell how long their steps took: these are made up, anew for each run."""
+    Args:
+        metas: every meta, or what is wrong with it, by its key.
+        plan: the show's actions.
+    """
     lacking: dict[str, list[int]] = defaultdict(list)
-    for key, meta in sorted(catalogue.metas.items()):
+    for key, meta in sorted(metas.items(), key=itemgetter(0)):
         place = set_place(key)
         if place is None or not isinstance(meta, SetMeta):
             continue
@@ -59,7 +51,7 @@ def unknown_durations(catalogue: Catalogue, plan: Plan) -> list[Finding]:
 
 
 def cache_too_small(
-    sizes: Mapping[Key, int], plan: Plan, disk_bytes: int, crowded_out: int = 0
+    sizes: Mapping[Key, int], plan: Plan, disk_bytes: int, *, crowded_out: int, harmed: int | None
 ) -> list[Finding]:
     """Whether the copies have room for what is needed at once: a run's set and the next one's.
 
@@ -68,6 +60,7 @@ def cache_too_small(
         plan: the show's actions, in order.
         disk_bytes: that copies may take.
         crowded_out: coming runs that were seen to find no room.
+        harmed: index of the first cue of which something was left out.
     """
     needed = list(itertools.pairwise([0, *_largest(sizes, plan.actions)]))
     tight = [
@@ -103,6 +96,9 @@ def cache_too_small(
                 message=f"no room for {crowded_out} of the coming sets; {room}, and a set of each "
                 f"action takes {size(total)}: they are fetched again each time",
                 remedy=f"set [cache] disk_bytes in show.toml to {total} or more",
+                cue=harmed,
+                time=next((format_time(a.at) for a in plan.actions if a.cue_index == harmed), None),
+                action_id=next((a.action_id for a in plan.actions if a.cue_index == harmed), None),
             )
         ]
     return []

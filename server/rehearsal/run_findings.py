@@ -16,6 +16,9 @@ HURRIED: Final = 0.5
 TOLD_FROM: Final = 0.8
 """A run that is played at more than this share of its time is told of in the table alone."""
 
+THINNED: Final = "thinned"
+"""Not every picture of a set that is at hand can be shown."""
+
 _CUT_SHORT: Final = 0.05
 """Seconds by which a final image may come after its slot's end and still count as in it."""
 
@@ -163,9 +166,7 @@ def _late(runs: Sequence[RehearsedRun], line: Line | None) -> list[Finding]:
     if line is None:
         text = f"only {shown} of its set can be shown"
         remedy = f"understudy generate verify --repair --only {run.action_id}"
-        return [
-            _finding("warning", "thinned", run, message=text, remedy=remedy, count=len(thinned))
-        ]
+        return [_finding("warning", THINNED, run, message=text, remedy=remedy, count=len(thinned))]
     text = f"the line brings only {shown} in time"
     remedy = "rehearse again once more has come, take the sets along with `understudy pull`"
     return [_finding("warning", "late", run, message=text, remedy=remedy, count=len(thinned))]

@@ -29,19 +29,18 @@ def schedule_findings(
         newest_set: Unix time at which the newest set was drawn, if that is known.
     """
     findings = []
-    section = show.settings.schedule
-    timed = section.kind == "screenings" or (section.kind == "loop" and section.opens is not None)
     if newest_set is not None and newest_set > wall + _CLOCK_OFF:
         findings.append(
             Finding(
-                level="error" if timed else "warning",
+                level="error",
                 code="clock_behind",
                 message=f"this machine's clock says {_when(wall, machine)}, but a set was drawn at "
                 f"{_when(newest_set, machine)}: the clock is wrong",
                 remedy="set the clock (timedatectl set-ntp true), and rehearse again",
             )
         )
-    if timed:
+    section = show.settings.schedule
+    if section.kind == "screenings" or (section.kind == "loop" and section.opens is not None):
         findings += _of_the_day(show, section, wall, machine)
     return findings
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cache.documents import FormatError
-from cache.formats import SetMeta, WrongFiles, image_set, parse_meta
+from cache.formats import SetMeta, WrongFiles, image_set
 from cache.keys import META_NAME, meta_key, set_place
 from cache.library import SetFlaw
 from cache.manifest import Manifest
@@ -115,13 +115,14 @@ def _of_set(
         return Flawed(action.action_id, number, code, reason)
 
     key = meta_key(action.action_id, number)
-    data = catalogue.documents.get(key)
-    if data is None:
+    meta = catalogue.metas.get(key)
+    if meta is None:
         if catalogue.silent is None:
             yield flawed("missing_set", "the manifest lists it, and it has no meta.json")
         return
     try:
-        meta = parse_meta(data, key)
+        if isinstance(meta, FormatError):
+            raise meta
         found = image_set(action.action_id, number, meta, files)
     except WrongFiles as error:
         if catalogue.silent is None:
@@ -239,16 +240,9 @@ def _mismatch(action: Action, text: str) -> Finding:
 
 
 def _metas(catalogue: Catalogue, action: Action, manifest: Manifest) -> list[SetMeta]:
-    metas = []
-    for number in manifest.set_ids(action.action_id):
-        key = meta_key(action.action_id, number)
-        data = catalogue.documents.get(key)
-        if data is not None:
-            try:
-                metas.append(parse_meta(data, key))
-            except FormatError:
-                continue
-    return metas
+    keys = (meta_key(action.action_id, n) for n in manifest.set_ids(action.action_id))
+    found = (catalogue.metas.get(key) for key in keys)
+    return [meta for meta in found if isinstance(meta, SetMeta)]
 
 
 def few_sets(plan: Plan, usable: Mapping[str, int], screenings: int) -> list[Finding]:

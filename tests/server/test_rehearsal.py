@@ -38,7 +38,7 @@ def written(folder: Path, more: str = "", **arguments: Any) -> TinyShow:
 
 def rehearsed(tiny: TinyShow, **asked: Any) -> Report:
     show = tiny.load()
-    return rehearse(show, Asked(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1e9)
+    return rehearse(show, Asked(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1.8e9)
 
 
 def codes(report: Report) -> set[tuple[str, str]]:
@@ -137,7 +137,9 @@ def test_a_run_is_told_with_all_that_is_known_of_it(tmp_path: Path) -> None:
     assert long.recorded == pytest.approx(2.8, abs=0.002)
     assert len(unknown.due) == 4
     assert [(each.number, each.runs, each.to) for each in report.screenings] == [(1, 3, 8.0)]
-    (finding,) = report.findings
+    finding, note = report.findings
+    assert (note.level, note.code, note.action_id) == ("note", "unknown_durations", "unknown")
+    assert "set 0, 1, 2" in note.message
     assert (finding.code, finding.level, finding.cue) == ("overrun", "warning", 2)
     assert finding.action_id == "long"
     assert "2.8 s" in finding.message

@@ -1,514 +1,323 @@
-"""One fault at a time is planted in a sound show; `understudy rehearse` finds and names it."""
+"""Faults planted into a sound show, one at a time: each is found, and named with its cue."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, timedelta, timezone
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from cache.formats import FileFacts
+from cache.images import sniff
 from server.cli.main import main
+from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.report import Asked, Finding, Report
 from tests.helpers.servers import plain_environment
-from tests.helpers.shows import Cue, Rhythm, TinyShow, cue, make_show, prompt
+from tests.helpers.shows import LOOP, Cue, Rhythm, TinyShow, cue, line, make_show, prompt
 
-WALL = datetime(2026, 11, 23, 8, tzinfo=UTC).timestamp()
-"""A Monday morning, after the sets were drawn; two screenings are to come."""
-
-SCHEDULE = '[schedule]\nkind = "screenings"\nscreenings = ["09:00", "11:00"]\n'
-RHYTHM = Rhythm(previews=4, step=0.25, size=40_000, sets=2)
-CUES = [
+CUES: list[Cue] = [
     cue(0, "start"),
-    prompt(2, "a harbour at night", id="harbour"),
-    prompt(15, "a forest", id="forest"),
-    prompt(30, "the sea, again and again", id="sea", enter={"regen": True}),
-    prompt(80, "the last light", id="last"),
-    cue(100, "end"),
+    line(1, "boats on the sea", id="boats"),
+    prompt(8, "a lamp", id="lamp"),
+    cue(20, "end"),
 ]
-HARBOUR, FOREST, SEA, LAST = 1, 2, 3, 4
+RHYTHM = Rhythm(previews=4, step=0.5, sets=3, size=4_000)
+NOW = 1_800_000_000.0
+"""2027-01-15, a Friday, 08:00:00 UTC."""
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the command said, and with which status it ended."""
-
-    status: object
-    report: dict[str, Any]
-
-    def findings(self, code: str) -> list[dict[str, Any]]:
-        return [each for each in self.report["findings"] if each["code"] == code]
-
-    def only(self, code: str) -> dict[str, Any]:
-        """The finding of this code; nothing else but notes may have been found."""
-        loud = [each for each in self.report["findings"] if each["level"] != "note"]
-        assert {each["code"] for each in loud} == {code}, loud
-        (found,) = loud
-        return found
-
-    def place(self, code: str) -> tuple[str, int | None, str | None, str | None, int | None]:
-        found = self.only(code)
-        return tuple(found[name] for name in ("level", "cue", "time", "action_id", "set_id"))  # type: ignore[return-value] # five of them
+def show(folder: Path, cues: Sequence[Cue] = CUES, toml: str = LOOP, **more: Any) -> TinyShow:
+    return make_show(folder, cues, toml=toml, **{"rhythm": RHYTHM, **more})
 
 
-Rehearse = Callable[..., Told]
+def rehearsed(tiny: TinyShow, machine: timezone = UTC, wall: float = NOW, **asked: Any) -> Report:
+    loaded = tiny.load()
+    asking = Asked(seed=seed_of(loaded, 3), **asked)
+    return rehearse(loaded, asking, wall=wall, machine=machine)
 
 
 @pytest.fixture
-def machine_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Set this machine to a time zone."""
-
-    def zone(name: str) -> None:
-        monkeypatch.setenv("TZ", name)
-        time.tzset()
-
-    yield zone
-    monkeypatch.undo()
-    time.tzset()
-
-
-@pytest.fixture
-def rehearse(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    machine_in: Callable[[str], None],
-) -> Rehearse:
-    """Run `understudy rehearse --json` on the show, on that Monday morning."""
-    for name in os.environ.keys() - plain_environment().keys():
-        monkeypatch.delenv(name, raising=False)
-    machine_in("UTC")
-    monkeypatch.setattr("server.cli.rehearse.time", SimpleNamespace(time=lambda: WALL))
-
-    def run(*arguments: object) -> Told:
-        with pytest.raises(SystemExit) as ended:
-            words = ["rehearse", "--json", "--show", tmp_path / "show", "--seed", 3, *arguments]
-            main([str(word) for word in words])
-        return Told(ended.value.code or 0, json.loads(capsys.readouterr().out))
-
-    return run
-
-
-@pytest.fixture
-def show(tmp_path: Path, rehearse: Rehearse) -> TinyShow:
-    """The sound show: ready, and nothing to be mended."""
-    tiny = make_show(tmp_path / "show", CUES, rhythm=RHYTHM, toml=SCHEDULE)
-    sound = rehearse()
-    assert sound.status == 0
-    assert sound.report["verdict"] == "ready"
-    assert [each for each in sound.report["findings"] if each["level"] != "note"] == []
+def sound(tmp_path: Path) -> TinyShow:
+    """A show of which a rehearsal has nothing to say."""
+    tiny = show(tmp_path / "show")
+    report = rehearsed(tiny, deep=True)
+    assert (report.verdict, report.findings) == ("ready", ())
     return tiny
 
 
-def change_cues(show: TinyShow, change: Callable[[list[Cue]], None]) -> None:
-    """Edit the sheet, and leave the sets as they are."""
-    path = show.folder / "cues.json"
-    cues = json.loads(path.read_text())
-    change(cues)
-    path.write_text(json.dumps(cues))
+def only(report: Report, code: str) -> Finding:
+    """The one finding there is, of `code`."""
+    assert [each.code for each in report.findings] == [code], report.findings
+    return report.findings[0]
 
 
-def add_settings(show: TinyShow, toml: str) -> None:
-    path = show.folder / "show.toml"
-    path.write_text(path.read_text() + toml)
-
-
-def change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-
-
-def put_image(show: TinyShow, action_id: str, set_id: int, name: str, image: bytes) -> None:
-    """Put an image into a set, and its facts into the meta: as if it had been drawn so."""
-    folder = show.set_folder(action_id, set_id)
-    (folder / name).write_bytes(image)
-    facts = FileFacts.of(image)
-
-    def tell(meta: dict[str, Any]) -> None:
-        meta["files"][name] = {"bytes": facts.size, "sha256": facts.sha256}
-
-    change_json(folder / "meta.json", tell)
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-BOTH = ("--screenings", 2)
-"""Every set is played."""
+def of_lamp(finding: Finding, level: str = "warning", set_id: int | None = 1) -> str:
+    """Check whom a finding is about; its message."""
+    assert (finding.level, finding.cue, finding.time) == (level, 2, "00:00:08")
+    assert (finding.action_id, finding.set_id) == ("lamp", set_id)
+    assert finding.remedy
+    return finding.message
 
 
 # ---------------------------------------------------------------- sets
 
 
-def test_a_missing_set(show: TinyShow, rehearse: Rehearse) -> None:
-    shutil.rmtree(show.set_folder("forest", 1))
-    told = rehearse()
-    assert told.place("missing_set") == ("warning", FOREST, "00:00:15", "forest", 1)
-    found = told.only("missing_set")
-    assert "meta.json" in found["message"]
-    assert "generate batch --only forest" in found["remedy"]
-    assert told.status == 0
-
-
-def test_the_last_set_of_an_action_is_missing(show: TinyShow, rehearse: Rehearse) -> None:
-    for number in (0, 1):
-        shutil.rmtree(show.set_folder("forest", number))
-    told = rehearse()
-    assert told.status == 1
-    assert told.report["verdict"] == "not ready"
-    found = told.findings("missing_set")
-    assert [(each["level"], each["cue"], each["set_id"]) for each in found] == [
-        ("error", FOREST, 0),
-        ("error", FOREST, 1),
-    ]
-    assert {each["cue"] for each in told.report["findings"] if each["level"] != "note"} == {FOREST}
-
-
-def test_a_missing_step(show: TinyShow, rehearse: Rehearse) -> None:
-    (show.set_folder("harbour", 1) / "3.jpg").unlink()
-    told = rehearse(*BOTH)
-    found = next(iter(told.findings("missing_step")))
-    assert (found["level"], found["cue"], found["time"]) == ("warning", HARBOUR, "00:00:02")
-    assert (found["action_id"], found["set_id"]) == ("harbour", 1)
-    assert "3.jpg" in found["message"]
-    assert "missing" in found["message"]
-    assert "verify --repair --only harbour" in found["remedy"]
-    assert told.status == 0
-
-
-def test_a_truncated_image(show: TinyShow, rehearse: Rehearse) -> None:
-    path = show.set_folder("sea", 0) / "2.jpg"
-    path.write_bytes(path.read_bytes()[:1234])
-    told = rehearse()
-    found = next(iter(told.findings("truncated_image")))
-    assert (found["level"], found["cue"], found["action_id"]) == ("warning", SEA, "sea")
-    assert found["set_id"] == 0
-    for told_of in ("2.jpg", "expected 40000 bytes", "found 1234"):
-        assert told_of in found["message"]
-    assert told.status == 0
-
-
-def test_an_image_that_is_another_than_was_drawn(show: TinyShow, rehearse: Rehearse) -> None:
-    one, other = (show.set_folder("last", number) / "2.jpg" for number in (0, 1))
-    one.write_bytes(other.read_bytes())
-    told = rehearse(*BOTH)
-    found = next(iter(told.findings("wrong_hash")))
-    assert (found["level"], found["cue"], found["set_id"]) == ("warning", LAST, 0)
-    assert "2.jpg" in found["message"]
-
-
-def test_a_wrong_extension(show: TinyShow, rehearse: Rehearse) -> None:
-    png = encoded(Image.radial_gradient("L").convert("RGB"), "PNG")
-    put_image(show, "forest", 0, "4.jpg", png)
-    told = rehearse(*BOTH)
-    found = next(iter(told.findings("wrong_extension")))
-    assert (found["level"], found["cue"], found["set_id"]) == ("warning", FOREST, 0)
-    for told_of in ("4.jpg", "image/jpeg", "image/png"):
-        assert told_of in found["message"]
-    assert told.status == 0
-
-
-def test_a_black_final_image(show: TinyShow, rehearse: Rehearse) -> None:
-    black = encoded(Image.new("RGB", (160, 96)), "JPEG")
-    put_image(show, "last", 1, "final.jpg", black)
-    told = rehearse(*BOTH)
-    assert told.place("black_final") == ("warning", LAST, "00:01:20", "last", 1)
-    assert "final.jpg is all one colour" in told.only("black_final")["message"]
-    assert told.status == 0
-
-
-def test_images_of_several_sizes(show: TinyShow, rehearse: Rehearse) -> None:
-    small = encoded(Image.radial_gradient("L").convert("RGB").resize((80, 48)), "JPEG")
-    put_image(show, "harbour", 0, "1.jpg", small)
-    told = rehearse(*BOTH)
-    assert told.place("mixed_sizes") == ("warning", HARBOUR, "00:00:02", "harbour", 0)
-    for told_of in ("80 x 48", "160 x 96"):
-        assert told_of in told.only("mixed_sizes")["message"]
-
-
-def test_a_header_that_is_none(show: TinyShow, rehearse: Rehearse) -> None:
-    # Whole by its own marks, as a cheap look has it; no decoder opens it.
-    put_image(show, "harbour", 0, "1.jpg", b"\xff\xd8\xff\xda\x00\x04\x00\x00\x01\xff\xd9")
-    told = rehearse(*BOTH)
-    assert told.place("undecodable") == ("warning", HARBOUR, "00:00:02", "harbour", 0)
-    assert "1.jpg" in told.only("undecodable")["message"]
-
-
-def test_a_meta_that_cannot_be_read(show: TinyShow, rehearse: Rehearse) -> None:
-    (show.set_folder("harbour", 0) / "meta.json").write_text('{"total_steps": "many"}')
-    told = rehearse()
-    assert told.place("bad_meta") == ("warning", HARBOUR, "00:00:02", "harbour", 0)
-    assert "total_steps" in told.only("bad_meta")["message"]
-
-
-def test_what_only_decoding_wholly_finds(show: TinyShow, rehearse: Rehearse) -> None:
-    picture = Image.radial_gradient("L").convert("RGB").resize((160, 96))
-    png = bytearray(encoded(picture, "PNG"))
-    data = png.index(b"IDAT") + 4
-    png[data : data + 60] = bytes(60)  # its chunks are all there; what is in them is no picture
-    (show.set_folder("forest", 0) / "2.jpg").unlink()
-    put_image(show, "forest", 0, "2.png", bytes(png))
-    change_json(show.set_folder("forest", 0) / "meta.json", lambda meta: meta["files"].pop("2.jpg"))
-    assert rehearse(*BOTH).findings("undecodable") == []
-    told = rehearse("--deep")
-    assert told.place("undecodable") == ("warning", FOREST, "00:00:15", "forest", 0)
-    assert "2.png" in told.only("undecodable")["message"]
-
-
-def test_sets_of_another_prompt(show: TinyShow, rehearse: Rehearse) -> None:
-    def edit(cues: list[Cue]) -> None:
-        cues[FOREST]["prompt"] = "a forest on fire"
-
-    change_cues(show, edit)
-    told = rehearse()
-    assert told.status == 1
-    found = told.findings("stale_set")
-    assert [(each["level"], each["cue"], each["set_id"]) for each in found] == [
-        ("error", FOREST, 0),
-        ("error", FOREST, 1),
-    ]
-    for each in found:
-        assert each["action_id"] == "forest"
-        for told_of in ("another recipe", '"a forest, photo', '→ "a forest on fire, photo'):
-            assert told_of in each["message"]
-        assert "generate batch --only forest" in each["remedy"]
-
-
-# ---------------------------------------------------------------- manifest
-
-
-def test_a_set_that_the_manifest_does_not_list(show: TinyShow, rehearse: Rehearse) -> None:
-    def forget(manifest: dict[str, Any]) -> None:
-        manifest["actions"]["forest"] |= {"sets": 1, "set_ids": [0]}
-
-    change_json(show.folder / "manifest.json", forget)
-    told = rehearse()
-    assert told.place("manifest_mismatch") == ("warning", FOREST, "00:00:15", "forest", None)
-    found = told.only("manifest_mismatch")
-    assert "set 1" in found["message"]
-    assert "generate reindex" in found["remedy"]
-    assert told.status == 0
-
-
-def test_a_manifest_that_tells_of_another_recipe(show: TinyShow, rehearse: Rehearse) -> None:
-    def mistake(manifest: dict[str, Any]) -> None:
-        manifest["actions"]["sea"]["fingerprint"] = "sha256:" + "0" * 64
-
-    change_json(show.folder / "manifest.json", mistake)
-    told = rehearse()
-    assert told.place("manifest_mismatch") == ("warning", SEA, "00:00:30", "sea", None)
-    assert "recipe" in told.only("manifest_mismatch")["message"]
-
-
-# ---------------------------------------------------------------- the sheet
-
-
-def test_an_unknown_program(show: TinyShow, rehearse: Rehearse) -> None:
-    def edit(cues: list[Cue]) -> None:
-        cues[SEA]["program"] = "P9"
-
-    change_cues(show, edit)
-    told = rehearse()
-    assert told.place("unknown_program") == ("error", SEA, "00:00:30", None, None)
-    found = told.only("unknown_program")
-    for told_of in ("cues.json", "P9", "expected one of", "P4"):
-        assert told_of in found["message"]
-    assert told.status == 1
-    assert told.report["show"] is None
-
-
-def test_everything_that_is_wrong_with_a_sheet_in_one_go(
-    show: TinyShow, rehearse: Rehearse
-) -> None:
-    def edit(cues: list[Cue]) -> None:
-        cues[HARBOUR]["time"] = "quarter past"
-        cues[SEA]["program"] = "P9"
-
-    change_cues(show, edit)
-    add_settings(show, '[playback]\nmode = "sometimes"\n')
-    told = rehearse()
-    assert told.status == 1
-    assert [(each["code"], each["cue"]) for each in told.report["findings"]] == [
-        ("bad_settings", None),
-        ("bad_sheet", HARBOUR),
-    ]  # a program may be one of the settings that cannot be read
-    assert "[playback] mode" in told.report["findings"][0]["message"]
-
-
-def test_what_is_odd_about_a_sheet(show: TinyShow, rehearse: Rehearse) -> None:
-    def edit(cues: list[Cue]) -> None:
-        cues[LAST]["colour"] = "blue"
-
-    change_cues(show, edit)
-    told = rehearse()
-    (found,) = told.findings("sheet_remark")
-    assert (found["level"], found["cue"], found["time"]) == ("note", LAST, "00:01:20")
-    assert "colour" in found["message"]
-    assert told.status == 0
-
-
-# ---------------------------------------------------------------- time
-
-
-def test_a_duration_longer_than_its_slot(show: TinyShow, rehearse: Rehearse) -> None:
-    def slow(meta: dict[str, Any]) -> None:
-        meta["durations"] = dict.fromkeys(meta["durations"], 6.0)
-
-    for number in (0, 1):
-        change_json(show.set_folder("harbour", number) / "meta.json", slow)
-    told = rehearse()
-    found = told.only("overrun")
-    assert (found["level"], found["cue"], found["time"]) == ("warning", HARBOUR, "00:00:02")
-    assert found["action_id"] == "harbour"
-    for told_of in ("30.0 s", "13.0 s"):
-        assert told_of in found["message"]
-    assert told.status == 0
-
-
-def test_a_duration_that_nothing_makes_fit(show: TinyShow, rehearse: Rehearse) -> None:
-    def slow(meta: dict[str, Any]) -> None:
-        meta["durations"] = dict.fromkeys(meta["durations"], 6.0)
-
-    for number in (0, 1):
-        change_json(show.set_folder("harbour", number) / "meta.json", slow)
-    add_settings(show, '[playback]\nfit = "recorded"\n')
-    told = rehearse()
-    found = told.only("overrun")
-    assert (found["level"], found["cue"]) == ("error", HARBOUR)
-    assert "final image is never seen" in found["message"]
-    assert 'fit = "squeeze"' in found["remedy"]
-    assert told.status == 1
-
-
-def test_a_regeneration_that_the_next_cue_runs_into(show: TinyShow, rehearse: Rehearse) -> None:
-    def edit(cues: list[Cue]) -> None:
-        # 1.25 s after it began, and 30 s after that, it is drawn again.
-        cues[LAST]["time"] = "00:01:02"
-
-    change_cues(show, edit)
-    told = rehearse()
-    found = told.only("regeneration_overlap")
-    assert (found["level"], found["cue"], found["time"]) == ("warning", SEA, "00:00:30")
-    assert found["action_id"] == "sea"
-    assert "cycle 2" in found["message"]
-    assert "0.8 s before" in found["message"]
-    assert told.status == 0
-
-
-def test_no_screening_today_as_the_zone_is_wrong(
-    show: TinyShow, rehearse: Rehearse, machine_in: Callable[[str], None]
-) -> None:
-    path = show.folder / "show.toml"
-    # 08:00 in London is 21:00 in Auckland, where both screenings of the day are over.
-    path.write_text(path.read_text().replace('"UTC"', '"Pacific/Auckland"'))
-    told = rehearse()
-    found = told.only("no_screening_today")
-    assert found["level"] == "error"
-    for told_of in ("Pacific/Auckland", "21:00", "08:00", "2026-11-24 09:00"):
-        assert told_of in found["message"]
-    assert "[show] timezone" in found["remedy"]
-    assert told.status == 1
-
-
-def test_a_machine_in_another_zone_on_a_day_with_screenings(
-    show: TinyShow, rehearse: Rehearse, machine_in: Callable[[str], None]
-) -> None:
-    machine_in("Europe/Berlin")
-    told = rehearse()
-    found = told.only("time_zone")
-    assert found["level"] == "warning"
-    for told_of in ("08:00", "09:00"):
-        assert told_of in found["message"]
-    assert told.status == 0
-
-
-def test_a_day_whose_screenings_are_over(
-    show: TinyShow, rehearse: Rehearse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evening = WALL + 12 * 3600
-    monkeypatch.setattr("server.cli.rehearse.time", SimpleNamespace(time=lambda: evening))
-    told = rehearse()
-    found = told.only("no_screening_today")
-    assert found["level"] == "warning"
-    assert "2026-11-24 09:00" in found["message"]
-    assert told.status == 0
-
-
-def test_a_clock_that_is_behind(
-    show: TinyShow, rehearse: Rehearse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long_ago = datetime(2026, 1, 5, 8, tzinfo=UTC).timestamp()
-    monkeypatch.setattr("server.cli.rehearse.time", SimpleNamespace(time=lambda: long_ago))
-    told = rehearse()
-    found = told.only("clock_behind")
-    assert found["level"] == "error"
-    for told_of in ("2026-01-05 08:00", "2026-11-20 10:30"):
-        assert told_of in found["message"]
-    assert told.status == 1
-
-
-# ---------------------------------------------------------------- engines and the line
-
-
-def test_a_dead_engine_with_no_set_behind_it(show: TinyShow, rehearse: Rehearse) -> None:
-    def forget(manifest: dict[str, Any]) -> None:
-        del manifest["actions"]["forest"]
-
-    shutil.rmtree(show.folder / "actions" / "forest")
-    change_json(show.folder / "manifest.json", forget)
-    add_settings(
-        show,
-        '[playback]\nmode = "live"\n'
-        '[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "http://127.0.0.1:9"\n',
+def test_a_missing_set(sound: TinyShow) -> None:
+    for path in sound.set_folder("lamp", 1).iterdir():
+        path.unlink()
+    finding = only(rehearsed(sound), "missing_set")
+    assert "meta.json" in of_lamp(finding)
+    assert finding.remedy == "understudy generate batch --only lamp"
+
+
+def test_a_missing_step(sound: TinyShow) -> None:
+    (sound.set_folder("lamp", 1) / "3.jpg").unlink()
+    finding = only(rehearsed(sound), "missing_step")
+    assert "3.jpg is missing" in of_lamp(finding)
+    assert "verify --repair --only lamp" in finding.remedy
+
+
+def test_a_truncated_image(sound: TinyShow) -> None:
+    path = sound.set_folder("lamp", 1) / "2.jpg"
+    path.write_bytes(path.read_bytes()[:2_000])
+    message = of_lamp(only(rehearsed(sound), "truncated_image"))
+    assert "2.jpg: expected 4" in message
+    assert "found 2000" in message
+
+
+def test_an_image_cut_short_and_filled_up(sound: TinyShow) -> None:
+    """The right size, the wrong content: found where it is played, or with `--deep`."""
+    path = sound.set_folder("lamp", 1) / "2.jpg"
+    data = path.read_bytes()
+    path.write_bytes(data[:2_000].ljust(len(data), b"\0"))
+    assert "2.jpg" in of_lamp(only(rehearsed(sound, deep=True), "truncated_image"))
+    played = rehearsed(sound, screenings=3)
+    assert "2.jpg" in of_lamp(only(played, "truncated_image"))
+
+
+def test_a_wrong_extension(sound: TinyShow) -> None:
+    def as_png(path: Path) -> None:
+        with Image.open(path) as image:
+            image.save(path, "PNG")
+        assert sniff(path.read_bytes()) == "image/png"
+
+    replant(sound, "final.jpg", as_png)
+    message = of_lamp(only(rehearsed(sound), "wrong_extension"))
+    assert "final.jpg: the name says image/jpeg, the bytes are image/png" in message
+
+
+def test_a_black_final(sound: TinyShow) -> None:
+    replant(sound, "final.jpg", lambda path: Image.new("RGB", (64, 64)).save(path, "JPEG"))
+    assert "final.jpg is all one colour" in of_lamp(only(rehearsed(sound), "black_final"))
+
+
+def test_the_last_set_of_a_cue_is_an_error(tmp_path: Path) -> None:
+    tiny = show(tmp_path, rhythms={"lamp": Rhythm(previews=4, step=0.5, sets=1)})
+    replant(tiny, "final.jpg", lambda path: Image.new("RGB", (64, 64)).save(path, "JPEG"), 0)
+    report = rehearsed(tiny)
+    assert report.verdict == "not ready"
+    found = {each.code: each for each in report.findings}
+    assert found.keys() == {"black_final", "no_sets", "nothing_to_show"}
+    assert {each.level for each in report.findings} == {"error"}
+    of_lamp(found["black_final"], "error", 0)
+
+
+def replant(tiny: TinyShow, name: str, change: Callable[[Path], object], set_id: int = 1) -> None:
+    """Change an image, and let its meta believe it."""
+    folder = tiny.set_folder("lamp", set_id)
+    change(folder / name)
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["files"][name]["sha256"]
+    meta["files"][name]["bytes"] = (folder / name).stat().st_size
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def test_a_stale_fingerprint_after_a_prompt_edit(sound: TinyShow) -> None:
+    sheet = json.loads((sound.folder / "cues.json").read_text())
+    sheet[2]["prompt"] = "a lantern"
+    (sound.folder / "cues.json").write_text(json.dumps(sheet))
+    report = rehearsed(sound)
+    assert report.verdict == "not ready"
+    stale = [each for each in report.findings if each.code == "stale_set"]
+    assert [each.set_id for each in stale] == [0, 1, 2]
+    message = of_lamp(stale[0], "error", 0)
+    assert "a lantern" in message
+    assert "a lamp" in message
+    assert stale[0].remedy == "understudy generate batch --only lamp"
+
+
+@pytest.mark.parametrize("side", ["manifest", "store"])
+def test_manifest_and_sets_do_not_agree(sound: TinyShow, side: str) -> None:
+    path = sound.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if side == "manifest":
+        manifest["actions"]["lamp"]["set_ids"] = [0, 1]
+        manifest["actions"]["lamp"]["sets"] = 2
+        told = "does not list set 2"
+    else:
+        manifest["actions"]["lamp"]["fingerprint"] = "sha256:" + "0" * 64
+        told = "another recipe"
+    path.write_text(json.dumps(manifest))
+    finding = only(rehearsed(sound), "manifest_mismatch")
+    assert told in of_lamp(finding, set_id=None)
+    assert finding.remedy == "understudy generate reindex"
+
+
+# ---------------------------------------------------------------- the sheet and its slots
+
+
+def test_a_run_longer_than_its_slot(tmp_path: Path) -> None:
+    cues = [CUES[0], CUES[1], prompt(2, "a lamp", id="lamp"), CUES[3]]
+    finding = only(rehearsed(show(tmp_path, cues)), "overrun")
+    assert (finding.level, finding.cue, finding.action_id) == ("warning", 1, "boats")
+    assert "takes 2.5 s and has 1.0 s" in finding.message
+    assert "steps" in finding.remedy
+    recorded = show(tmp_path / "b", cues, LOOP + '[playback]\nfit = "recorded"\n')
+    report = rehearsed(recorded)
+    cut = only(report, "overrun")
+    assert (cut.level, cut.cue, report.verdict) == ("error", 1, "not ready")
+    assert "never seen" in cut.message
+
+
+def test_an_overlapping_regeneration(tmp_path: Path) -> None:
+    again = prompt(1, "again and again", id="again", enter={"regen": True})
+    # Thirty seconds after the first is over, the next cue is only two away.
+    cues = [cue(0, "start"), again, prompt(35.5, "a lamp", id="lamp"), cue(50, "end")]
+    finding = only(rehearsed(show(tmp_path, cues)), "regeneration_overlap")
+    assert (finding.level, finding.cue, finding.action_id) == ("warning", 1, "again")
+    assert "cycle 2" in finding.message
+
+
+def test_an_unknown_program(sound: TinyShow, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = json.loads((sound.folder / "cues.json").read_text())
+    sheet[2]["program"] = "P9"
+    (sound.folder / "cues.json").write_text(json.dumps(sheet))
+    status, report = told_by_the_program(capsys, "--show", str(sound.folder))
+    assert (status, report["verdict"]) == (1, "not ready")
+    (finding,) = report["findings"]
+    assert (finding["code"], finding["cue"], finding["time"]) == ("unknown_program", 2, "00:00:08")
+    assert "'P9'" in finding["message"]
+
+
+# ---------------------------------------------------------------- engines
+
+
+ENGINE = '[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "http://127.0.0.1:9"\n'
+
+
+def test_a_dead_engine_with_no_set_behind_it(tmp_path: Path) -> None:
+    tiny = show(
+        tmp_path,
+        toml=LOOP + '[playback]\nmode = "hybrid"\n' + ENGINE,
+        rhythms={"lamp": Rhythm(sets=0)},
     )
-    told = rehearse()
-    (found,) = told.findings("engine_dead")
-    assert (found["level"], found["cue"], found["time"]) == ("error", FOREST, "00:00:15")
-    assert found["action_id"] == "forest"
-    for told_of in ("gpu", "127.0.0.1:9", "no set"):
-        assert told_of in found["message"]
-    assert "generate batch --only forest" in found["remedy"]
-    assert {each["cue"] for each in told.report["findings"] if each["level"] == "error"} == {FOREST}
-    assert told.status == 1
+    report = rehearsed(tiny)
+    assert report.verdict == "not ready"
+    (finding,) = (each for each in report.findings if each.code == "engine_dead")
+    message = of_lamp(finding, "error", None)
+    assert "engine gpu is dead" in message
+    assert "127.0.0.1:9" in message
+    assert "no set" in message
 
 
-def test_a_line_too_slow(show: TinyShow, rehearse: Rehearse) -> None:
-    quick = rehearse("--bandwidth", "100M")
-    assert quick.status == 0
-    assert quick.findings("late") == []
-    told = rehearse("--bandwidth", "250k")
-    found = told.findings("late")
-    assert found
-    assert (found[0]["level"], found[0]["cue"], found[0]["time"]) == (
-        "warning",
-        HARBOUR,
-        "00:00:02",
-    )
-    assert found[0]["action_id"] == "harbour"
-    assert "of 5" in found[0]["message"]
-    assert "understudy pull" in found[0]["remedy"]
+# ---------------------------------------------------------------- times of the day
 
 
-def test_a_cache_too_small(show: TinyShow, rehearse: Rehearse) -> None:
-    assert rehearse("--bandwidth", "100M").findings("cache_too_small") == []
-    add_settings(show, "[cache]\ndisk_bytes = 300000\n")  # a set has 200 000
-    told = rehearse("--bandwidth", "100M")
-    (found,) = told.findings("cache_too_small")
-    assert (found["level"], found["cue"], found["action_id"]) == ("warning", FOREST, "forest")
-    assert found["time"] == "00:00:15"
-    for told_of in ("[cache] disk_bytes", "300 kB"):
-        assert told_of in found["message"]
-    assert "disk_bytes" in found["remedy"]
+SCREENINGS = '[schedule]\nkind = "screenings"\nscreenings = ["09:00", "11:00"]\n'
+
+
+def in_zone(folder: Path, zone: str) -> TinyShow:
+    tiny = show(folder, toml=SCREENINGS)
+    path = folder / "show.toml"
+    path.write_text(path.read_text().replace('timezone = "UTC"', f'timezone = "{zone}"'))
+    assert tiny.load().settings.show.timezone == zone
+    return tiny
+
+
+def test_the_wrong_time_zone_and_so_no_screening_today(tmp_path: Path) -> None:
+    tiny = in_zone(tmp_path, "Asia/Singapore")  # where it is 16:00 already
+    report = rehearsed(tiny, machine=timezone(timedelta(hours=1)))
+    finding = only(report, "no_screening_today")
+    assert (finding.level, report.verdict) == ("error", "not ready")
+    assert "Asia/Singapore" in finding.message
+    assert "2027-01-15 16:00" in finding.message
+    assert "2027-01-15 09:00" in finding.message
+    assert "next 2027-01-16 09:00" in finding.message
+    assert "timezone" in finding.remedy
+
+
+def test_after_the_last_screening_it_is_only_told(tmp_path: Path) -> None:
+    tiny = in_zone(tmp_path, "Asia/Singapore")
+    report = rehearsed(tiny, machine=timezone(timedelta(hours=8)))
+    assert only(report, "no_screening_today").level == "warning"
+    assert report.verdict == "ready"
+    assert report.screenings[0].starts == "2027-01-16 09:00"
+
+
+def test_another_time_zone_than_the_machines(tmp_path: Path) -> None:
+    tiny = in_zone(tmp_path, "Europe/Berlin")
+    assert not rehearsed(tiny, machine=timezone(timedelta(hours=1))).findings
+    finding = only(rehearsed(tiny, machine=UTC), "time_zone")
+    assert finding.level == "warning"
+    assert "Europe/Berlin" in finding.message
+
+
+def test_a_clock_before_the_sets_were_drawn(sound: TinyShow) -> None:
+    finding = only(rehearsed(sound, wall=1_000_000.0), "clock_behind")
+    assert finding.level == "error"
+    assert "1970-01-12" in finding.message
+
+
+# ---------------------------------------------------------------- the line and the room
+
+
+def test_a_line_too_slow(tmp_path: Path) -> None:
+    tiny = show(tmp_path, rhythm=Rhythm(previews=8, step=0.5, sets=3, size=60_000))
+    assert not rehearsed(tiny, bandwidth=100e6).findings
+    report = rehearsed(tiny, bandwidth=0.5e6)
+    found = {(each.code, each.level, each.cue, each.action_id) for each in report.findings}
+    assert ("late", "warning", 2, "lamp") in found
+    late = next(each for each in report.findings if (each.code, each.cue) == ("late", 2))
+    assert "of 9 pictures in time" in late.message
+    assert "pull" in late.remedy
+
+
+def test_a_cache_too_small(tmp_path: Path) -> None:
+    rhythm = Rhythm(previews=8, step=0.5, sets=3, size=60_000)
+    small = LOOP + "[cache]\ndisk_bytes = 700_000\n"
+    assert not rehearsed(show(tmp_path / "a", rhythm=rhythm), bandwidth=100e6).findings
+    report = rehearsed(show(tmp_path / "b", toml=small, rhythm=rhythm), bandwidth=100e6)
+    finding = next(each for each in report.findings if each.code == "cache_too_small")
+    # There is room for one set, and none for that of the next cue beside it.
+    assert (finding.level, finding.cue, finding.action_id) == ("warning", 2, "lamp")
+    assert "700 kB" in finding.message
+    assert "disk_bytes" in finding.remedy
+
+
+# ---------------------------------------------------------------- as the program tells it
+
+
+def told_by_the_program(
+    capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, Mapping[str, Any]]:
+    with pytest.raises(SystemExit) as ended:
+        main(["rehearse", "--json", *arguments])
+    report: Mapping[str, Any] = json.loads(capsys.readouterr().out)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, report
+
+
+def test_the_exit_status_is_the_verdict(
+    sound: TinyShow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in os.environ.keys() - plain_environment().keys():
+        monkeypatch.delenv(name, raising=False)
+    status, report = told_by_the_program(capsys, "--show", str(sound.folder))
+    assert (status, report["verdict"], report["findings"]) == (0, "ready", [])
+    status, report = told_by_the_program(capsys, "--show", str(sound.folder), "--fail", "lamp")
+    assert (status, report["verdict"]) == (1, "not ready")
+    assert report["findings"][0]["cue"] == 2
