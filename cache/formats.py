@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -178,7 +179,7 @@ class WrongFiles(FormatError):
     """A set whose files are not the steps that its meta tells of."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageSet:
     """One pre-generated variation of an action, ready to be read.
 
@@ -193,6 +194,11 @@ class ImageSet:
     set_id: int
     meta: SetMeta
     steps: tuple[Step, ...]
+
+    @cached_property
+    def images(self) -> tuple[Key, ...]:
+        """Where its images lie, in their order."""
+        return tuple(step.key for step in self.steps)
 
 
 def parse_meta(data: bytes, place: str) -> SetMeta:

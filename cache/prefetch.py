@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Final, Literal, Protocol
 
 import structlog
@@ -364,7 +364,7 @@ class Prefetcher:
         lasts = await self._last_resorts(chosen)
         kept = self._make_room(_by_importance(chosen, lasts, now))
         # Before anything is fetched: room for it is made of what is neither pinned nor played.
-        keys = frozenset(key for each in kept for key in _keys(each))
+        keys = frozenset(chain.from_iterable(_keys(each) for each in kept))
         if keys != self._pinned:
             self._cache.pin(keys)
             self._pinned = keys
@@ -402,7 +402,7 @@ class Prefetcher:
             self._bad[key] = self._clock.now() + _BAD_FOR
             return _Chosen(need, None)
         holds = self._cache.holds
-        if all(holds(step.key) for step in found.steps):  # as nearly always
+        if all(map(holds, found.images)):  # as nearly always
             return _Chosen(need, found)
         return _Chosen(need, found, {w.key: w for w in _files(found, need) if not holds(w.key)})
 
@@ -547,11 +547,9 @@ def _by_importance(
     return list(once.values())
 
 
-def _keys(chosen: _Chosen) -> list[Key]:
+def _keys(chosen: _Chosen) -> tuple[Key, ...]:
     key = meta_key(chosen.need.action_id, chosen.need.set_id)
-    if chosen.found is None:
-        return [key]
-    return [key, *(step.key for step in chosen.found.steps)]
+    return (key,) if chosen.found is None else (key, *chosen.found.images)
 
 
 def _size(chosen: _Chosen) -> int:

@@ -177,7 +177,6 @@ async def play(
         ensemble = assemble(scene.show, plan, supply, _circumstances(scene, clock, log, pace))
         await ensemble.readiness.look()
         pace.experience = Experience(await _metas(ensemble, supply))
-        played.unproven = ensemble.readiness.unproven()
         if scene.line is not None:
             scene.line.open = False
         _strike(scene, supply)
@@ -192,6 +191,7 @@ async def play(
         async with _beside(jobs):
             await _to_the_end(scene.excerpts, clock, progress)
         played.rows = (await log.rows(limit=None))[::-1]
+    played.unproven = ensemble.readiness.unproven()
     played.faults = dict(ensemble.static.faults)
     played.usable = {
         action.action_id: len(ensemble.static.usable(action.action_id)) for action in plan.actions

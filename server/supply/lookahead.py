@@ -6,6 +6,7 @@ standby counts as due now: a GO may come at any moment.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,16 +114,14 @@ def _screening(show: Show, plan: Plan, origin: float, cursor: int) -> Iterator[C
     """The runs of one screening, from cue `cursor` on; `origin` is the time of its position 0."""
     cues, crossfade = show.sheet.cues, show.settings.display.crossfade
     stops = _stops(show, plan)
-    for action in plan.actions:
-        if action.cue_index < cursor:
-            continue
-        start = origin + action.at
-        after = [index for index in stops if index > action.cue_index]
-        generating = next((index for index in after if plan.of_cue(index)), None)
-        until = origin + (show.duration if generating is None else cues[generating].at)
+    coming = [action for action in plan.actions if action.cue_index >= cursor]
+    following = [*(action.at for action in coming[1:]), show.duration]
+    for action, ends in zip(coming, following, strict=False):
+        start, until = origin + action.at, origin + ends
         yield Coming(action, start, final_by(start, until, crossfade))
         if action.regenerate:
-            stop = origin + (cues[after[0]].at if after else show.duration)
+            after = bisect_right(stops, action.cue_index)
+            stop = origin + (cues[stops[after]].at if after < len(stops) else show.duration)
             yield from _cycles(action, start, stop, final_by(start, until, crossfade))
 
 
