@@ -295,6 +295,7 @@ def _line(
 
 def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[Finding]:
     manifest = played.manifest
+    a_day = len(show.settings.schedule.screenings)
     lost = {*asked.fail} - {"store", "engines"}
     flawed = [
         *listed_flaws(around.catalogue, played.plan, manifest),
@@ -313,7 +314,7 @@ def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[F
             standing_behind(show, around.engines),
         ),
         *manifest_findings(around.catalogue, played.plan, manifest),
-        *few_sets(played.plan, played.usable, asked.screenings),
+        *few_sets(played.plan, played.usable, max(asked.screenings, a_day)),
     ]
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
+from typing import Final
 
 from cache.documents import FormatError
 from cache.formats import SetMeta
@@ -14,6 +15,8 @@ from generator.cues import format_time
 from generator.plan import Action, Plan
 from server.rehearsal.report import Finding
 from server.words import size
+
+_NAMED: Final = 5
 
 
 def unknown_durations(metas: Mapping[Key, SetMeta | FormatError], plan: Plan) -> list[Finding]:
@@ -34,8 +37,8 @@ def unknown_durations(metas: Mapping[Key, SetMeta | FormatError], plan: Plan) ->
         Finding(
             level="note",
             code="unknown_durations",
-            message=f"meta.json of set {', '.join(map(str, lacking[action.action_id]))} does not "
-            "tell every step's duration: 0.3 to 1.0 s each are made up",
+            message=f"meta.json of set {_named(lacking[action.action_id])} does not tell every "
+            "step's duration: 0.3 to 1.0 s each are made up",
             remedy="nothing, if that is meant; else delete the set, and draw it again: "
             f"understudy generate batch --only {action.action_id}",
             cue=action.cue_index,
@@ -45,6 +48,10 @@ def unknown_durations(metas: Mapping[Key, SetMeta | FormatError], plan: Plan) ->
         for action in plan.actions
         if action.action_id in lacking
     ]
+
+
+def _named(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")
 
 
 # ---------------------------------------------------------------- copies

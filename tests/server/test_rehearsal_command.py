@@ -178,6 +178,19 @@ def test_the_last_set_of_an_action_is_missing(show: TinyShow, rehearse: Rehearse
     assert {each["cue"] for each in told.report["findings"] if each["level"] != "note"} == {FOREST}
 
 
+def test_one_set_for_several_screenings_of_a_day(show: TinyShow, rehearse: Rehearse) -> None:
+    def forget(manifest: dict[str, Any]) -> None:
+        manifest["actions"]["forest"] |= {"sets": 1, "set_ids": [0]}
+
+    shutil.rmtree(show.set_folder("forest", 1))
+    change_json(show.folder / "manifest.json", forget)
+    told = rehearse()
+    (found,) = told.report["findings"]
+    assert (found["level"], found["code"], found["cue"]) == ("note", "few_sets", FOREST)
+    assert "2 screenings" in found["message"]
+    assert told.status == 0
+
+
 def test_a_still_image_stands_behind_the_last_set(show: TinyShow, rehearse: Rehearse) -> None:
     (show.folder / "still.jpg").write_bytes(show.final("last", 0))
     path = show.folder / "show.toml"
@@ -469,6 +482,16 @@ def test_a_day_whose_screenings_are_over(
     found = told.only("no_screening_today")
     assert found["level"] == "warning"
     assert "2026-11-24 09:00" in found["message"]
+    assert told.status == 0
+
+
+def test_a_weekday_without_a_screening(show: TinyShow, rehearse: Rehearse) -> None:
+    path = show.folder / "show.toml"
+    path.write_text(path.read_text() + 'days = ["tue", "wed"]\n')
+    told = rehearse()
+    found = told.only("no_screening_today")
+    assert found["level"] == "warning"
+    assert "next 2026-11-24 09:00" in found["message"]
     assert told.status == 0
 
 
