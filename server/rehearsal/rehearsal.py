@@ -41,7 +41,12 @@ from server.rehearsal.report import (
     verdict_of,
 )
 from server.rehearsal.report import Line as LineReport
-from server.rehearsal.room_findings import cache_too_small, disk_space, unknown_durations
+from server.rehearsal.room_findings import (
+    cache_too_small,
+    disk_space,
+    tight_cues,
+    unknown_durations,
+)
 from server.rehearsal.run_findings import THINNED, run_findings
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import (
@@ -238,7 +243,10 @@ def _report(
     line = _line(show, asked, around, scene, played)
     of_sets = _of_sets(show, asked, around, played)
     flawed = {(each.action_id, each.set_id) for each in of_sets}
-    of_runs = run_findings(runs, around.engines, show.settings.playback.fit, line)
+    tight = tight_cues(around.catalogue.sizes, played.plan, show.settings.cache.disk_bytes)
+    of_runs = run_findings(
+        runs, around.engines, show.settings.playback.fit, line, crowded=bool(tight)
+    )
     findings = ranked(
         [
             *times,

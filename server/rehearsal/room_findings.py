@@ -13,7 +13,7 @@ from cache.formats import SetMeta
 from cache.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
-from server.rehearsal.report import Finding
+from server.rehearsal.report import Finding, Level
 from server.words import size
 
 _NAMED: Final = 5
@@ -57,58 +57,71 @@ def _named(numbers: list[int]) -> str:
 # ---------------------------------------------------------------- copies
 
 
+def tight_cues(sizes: Mapping[Key, int], plan: Plan, room: int) -> list[tuple[Action, int, int]]:
+    """The actions whose set finds no room beside the one that is played before it.
+
+    Args:
+        sizes: bytes of every file of the sets.
+        plan: the show's actions, in order.
+        room: bytes that copies may take.
+
+    Returns:
+        Each action, with the bytes of the set before it and of its own: the largest of each.
+    """
+    needed = itertools.pairwise([0, *_largest(sizes, plan.actions)])
+    return [
+        (action, before, own)
+        for action, (before, own) in zip(plan.actions, needed, strict=True)
+        if before + own > room
+    ]
+
+
 def cache_too_small(
-    sizes: Mapping[Key, int], plan: Plan, disk_bytes: int, *, crowded_out: int, harmed: int | None
+    sizes: Mapping[Key, int], plan: Plan, room: int, *, crowded_out: int, harmed: int | None
 ) -> list[Finding]:
     """Whether the copies have room for what is needed at once: a run's set and the next one's.
 
     Args:
         sizes: bytes of every file of the sets.
         plan: the show's actions, in order.
-        disk_bytes: that copies may take.
+        room: bytes that copies may take.
         crowded_out: coming runs that were seen to find no room.
-        harmed: index of the first cue of which something was left out.
+        harmed: index of the first cue of which a preview was left out.
     """
-    needed = list(itertools.pairwise([0, *_largest(sizes, plan.actions)]))
-    tight = [
-        (action, before, own)
-        for action, (before, own) in zip(plan.actions, needed, strict=True)
-        if before + own > disk_bytes
-    ]
-    room = f"[cache] disk_bytes is {size(disk_bytes)}"
+    tight, everything = tight_cues(sizes, plan, room), sum(sizes.values())
+    named = {action.cue_index: action for action in plan.actions}
+    harm = "previews may be" if harmed is None else "previews are"
     if tight:
         action, before, own = tight[0]
-        both = f"a set of it ({size(own)}) and what plays before it ({size(before)}) need"
-        alone = f"a set of it takes {size(own)}, needing"
+        beside = f" beside the {size(before)} of what plays before it" if before else ""
         least = max(before + own for _, before, own in tight)
-        return [
-            Finding(
-                level="warning",
-                code="cache_too_small",
-                message=f"{alone if not before else both} {size(before + own)} at once; {room}: "
-                "previews will be left out",
-                remedy=f"set [cache] disk_bytes in show.toml to {least} or more",
-                cue=action.cue_index,
-                time=format_time(action.at),
-                action_id=action.action_id,
-                count=len(tight),
-            )
-        ]
-    if crowded_out:
-        total = sum(_largest(sizes, plan.actions))
-        return [
-            Finding(
-                level="warning",
-                code="cache_too_small",
-                message=f"no room for {crowded_out} of the coming sets; {room}, and a set of each "
-                f"action takes {size(total)}: they are fetched again each time",
-                remedy=f"set [cache] disk_bytes in show.toml to {total} or more",
-                cue=harmed,
-                time=next((format_time(a.at) for a in plan.actions if a.cue_index == harmed), None),
-                action_id=next((a.action_id for a in plan.actions if a.cue_index == harmed), None),
-            )
-        ]
-    return []
+        message = f"a set of it takes {size(own)}{beside}, and [cache] disk_bytes is {size(room)}: "
+        return [_too_small("warning", action, f"{message}{harm} left out", least, count=len(tight))]
+    if not crowded_out or everything <= room:
+        return []
+    message = (
+        f"the sets take {size(everything)}, and [cache] disk_bytes is {size(room)}: "
+        f"{crowded_out} of the coming ones were seen to find no room for a while, "
+    )
+    if harmed is None:
+        return [_too_small("note", None, f"{message}and came in time all the same", everything)]
+    text = f"{message}and {harm} left out"
+    return [_too_small("warning", named.get(harmed), text, everything)]
+
+
+def _too_small(
+    level: Level, action: Action | None, message: str, wanted: int, count: int = 1
+) -> Finding:
+    return Finding(
+        level=level,
+        code="cache_too_small",
+        message=message,
+        remedy=f"set [cache] disk_bytes = {wanted} in show.toml, or more",
+        cue=None if action is None else action.cue_index,
+        time=None if action is None else format_time(action.at),
+        action_id=None if action is None else action.action_id,
+        count=count,
+    )
 
 
 def _largest(sizes: Mapping[Key, int], actions: Iterable[Action]) -> list[int]:

@@ -557,9 +557,22 @@ def test_a_cache_too_small(show: TinyShow, rehearse: Rehearse) -> None:
     (found,) = told.findings("cache_too_small")
     assert (found["level"], found["cue"], found["action_id"]) == ("warning", FOREST, "forest")
     assert found["time"] == "00:00:15"
-    for told_of in ("[cache] disk_bytes", "300 kB"):
+    for told_of in ("takes 201 kB beside the 201 kB", "[cache] disk_bytes is 300 kB", "are left"):
         assert told_of in found["message"]
-    assert "disk_bytes" in found["remedy"]
+    assert "[cache] disk_bytes = 40" in found["remedy"]
+    # What comes too late is not the line's fault.
+    late = told.findings("late")
+    assert late
+    assert all("copies have no room" in each["message"] for each in late)
+    assert told.status == 0
+
+
+def test_a_cache_without_room_for_every_set(show: TinyShow, rehearse: Rehearse) -> None:
+    add_settings(show, "[cache]\ndisk_bytes = 700000\n")  # eight sets have 1 600 000
+    (found,) = rehearse("--bandwidth", "100M").findings("cache_too_small")
+    assert (found["level"], found["cue"]) == ("note", None)
+    assert "the sets take 2 MB" in found["message"]
+    assert "in time all the same" in found["message"]
 
 
 def test_a_disk_too_full(show: TinyShow, rehearse: Rehearse) -> None:
