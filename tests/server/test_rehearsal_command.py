@@ -218,7 +218,7 @@ def test_an_engine_stands_behind_the_last_set(show: TinyShow, rehearse: Rehearse
 def test_a_missing_step(show: TinyShow, rehearse: Rehearse) -> None:
     (show.set_folder("harbour", 1) / "3.jpg").unlink()
     told = rehearse(*BOTH)
-    found = next(iter(told.findings("missing_step")))
+    found = told.only("missing_step")
     assert (found["level"], found["cue"], found["time"]) == ("warning", HARBOUR, "00:00:02")
     assert (found["action_id"], found["set_id"]) == ("harbour", 1)
     assert "3.jpg" in found["message"]
@@ -231,7 +231,7 @@ def test_a_truncated_image(show: TinyShow, rehearse: Rehearse) -> None:
     path = show.set_folder("sea", 0) / "2.jpg"
     path.write_bytes(path.read_bytes()[:1234])
     told = rehearse()
-    found = next(iter(told.findings("truncated_image")))
+    found = told.only("truncated_image")
     assert (found["level"], found["cue"], found["action_id"]) == ("warning", SEA, "sea")
     assert found["set_id"] == 0
     for told_of in ("2.jpg", "expected 40000 bytes", "found 1234"):
@@ -243,7 +243,7 @@ def test_an_image_that_is_another_than_was_drawn(show: TinyShow, rehearse: Rehea
     one, other = (show.set_folder("last", number) / "2.jpg" for number in (0, 1))
     one.write_bytes(other.read_bytes())
     told = rehearse(*BOTH)
-    found = next(iter(told.findings("wrong_hash")))
+    found = told.only("wrong_hash")
     assert (found["level"], found["cue"], found["set_id"]) == ("warning", LAST, 0)
     assert "2.jpg" in found["message"]
 
@@ -252,7 +252,7 @@ def test_a_wrong_extension(show: TinyShow, rehearse: Rehearse) -> None:
     png = encoded(Image.radial_gradient("L").convert("RGB"), "PNG")
     put_image(show, "forest", 0, "4.jpg", png)
     told = rehearse(*BOTH)
-    found = next(iter(told.findings("wrong_extension")))
+    found = told.only("wrong_extension")
     assert (found["level"], found["cue"], found["set_id"]) == ("warning", FOREST, 0)
     for told_of in ("4.jpg", "image/jpeg", "image/png"):
         assert told_of in found["message"]
