@@ -10,15 +10,7 @@ from zoneinfo import ZoneInfo
 
 from cache.images import BadImage, check_image
 from generator.base_image import default_base_image
-from generator.cues import (
-    CueProblem,
-    CueSheet,
-    CueSheetError,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    parse_cues,
-)
+from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
 from generator.plan import DEFAULT_PROGRAM, Plan, plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.sections import ShowSection
@@ -33,13 +25,17 @@ class ShowError(Exception):
 
     Attributes:
         problems: everything that is wrong, a line each.
-        of_cues: those of them that are about the cue sheet, once more.
+        elsewhere: those of them that are not about cues: settings, pictures, files.
+        of_cues: what is wrong with the cue sheet, cue by cue.
+        sheet: path of the cue sheet; empty where it was not read.
     """
 
-    def __init__(self, problems: list[str], of_cues: Sequence[CueProblem] = ()) -> None:
-        self.problems = tuple(problems)
-        self.of_cues = tuple(of_cues)
-        super().__init__("\n".join(problems))
+    def __init__(self, elsewhere: Sequence[str], sheet: CueSheetError | None = None) -> None:
+        self.elsewhere = tuple(elsewhere)
+        self.of_cues = () if sheet is None else sheet.problems
+        self.sheet = "" if sheet is None else sheet.source
+        self.problems = (*self.elsewhere, *(() if sheet is None else sheet.lines()))
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +116,11 @@ def load_show(
     except SettingsError as error:
         # The sheet is checked all the same, so that the artist mends everything in one go.
         problems = [str(problem) for problem in error.problems]
-        raise ShowError(problems + _sheet_problems_alone(folder)) from None
+        raise ShowError(problems, _sheet_error_alone(folder)) from None
 
     problems_found: list[Problem] = []
     sheet_problems: list[str] = []
-    of_cues: tuple[CueProblem, ...] = ()
+    sheet_error: CueSheetError | None = None
     sheet: CueSheet | None = None
     cues = folder / settings.show.cues
     try:
@@ -132,8 +128,7 @@ def load_show(
     except OSError as error:
         sheet_problems.append(f"{cues}: the cue sheet cannot be read: {error.strerror}")
     except CueSheetError as error:
-        sheet_problems += error.lines()
-        of_cues = error.problems
+        sheet_error = error
     duration = settings.show.duration or (sheet.duration if sheet else 0.0)
     if sheet is not None and not duration:
         sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
@@ -141,7 +136,7 @@ def load_show(
     still = _still(folder, toml, settings, problems_found)
     problems = [*map(str, problems_found), *sheet_problems]
     if problems or sheet is None:
-        raise ShowError(problems, of_cues)
+        raise ShowError(problems, sheet_error)
     return Show(
         folder=folder,
         toml=folder / toml.name,
@@ -154,17 +149,18 @@ def load_show(
     )
 
 
-def _sheet_problems_alone(folder: Path) -> list[str]:
+def _sheet_error_alone(folder: Path) -> CueSheetError | None:
     """What is wrong with the sheet, as far as that can be told without the settings."""
     cues = folder / ShowSection().cues
     try:
         parse_cues(cues.read_bytes(), str(cues), DEFAULT_PROGRAMS)
     except OSError:
-        return []  # the broken show.toml may name another
+        return None  # the broken show.toml may name another
     except CueSheetError as error:
         # a program may be one of the broken show.toml's
-        return [line for line in error.lines() if "unknown program" not in line]
-    return []
+        sure = [problem for problem in error.problems if problem.kind != "unknown_program"]
+        return CueSheetError(error.source, sure) if sure else None
+    return None
 
 
 def _base_images(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from cache.images import media_type_for
+from cache.images import BadImage, check_image, media_type_for
 from cache.keys import Key, set_place
 from server.rehearsal.set_findings import Flawed
-
-_MOST_PIXELS: Final = 8192 * 8192
 
 
 class Inspector:
@@ -30,6 +27,10 @@ class Inspector:
             return
         self._seen.add(key)
         name = key.rpartition("/")[2]
+        try:
+            check_image(data, name)
+        except BadImage:
+            return  # those who play it say so
         try:
             with Image.open(io.BytesIO(data)) as image:
                 size = image.size

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from pathlib import PurePath
 
 from generator.cues import CueProblem, format_time
 from generator.plan import Plan
 from server.config.show import ShowError
 from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue
-from server.rehearsal.play import Played
-from server.rehearsal.report import Finding, RehearsedRun
-from server.words import size
+from server.rehearsal.report import Finding
 
 
 def unproven_findings(plan: Plan, found: Iterable[Unproven]) -> list[Finding]:
@@ -31,36 +30,18 @@ def unproven_findings(plan: Plan, found: Iterable[Unproven]) -> list[Finding]:
     ]
 
 
-def line_findings(
-    catalogue: Catalogue, played: Played, runs: Sequence[RehearsedRun], room: int
-) -> list[Finding]:
-    """What is wrong with the line, and with the room for what comes over it."""
-    findings = []
-    if catalogue.silent is not None:
-        findings.append(
-            Finding(
-                level="warning",
-                code="store_silent",
-                message=f"the store cannot be asked: {catalogue.silent}",
-                remedy="look after the line; all this is of the copies on this machine alone",
-            )
+def line_findings(catalogue: Catalogue) -> list[Finding]:
+    """What is wrong with the line to the store."""
+    if catalogue.silent is None:
+        return []
+    return [
+        Finding(
+            level="warning",
+            code="store_silent",
+            message=f"the store cannot be asked: {catalogue.silent}",
+            remedy="look after the line; all this is of the copies on this machine alone",
         )
-    if played.crowded_out:
-        hit = next((run for run in runs if run.left_out or run.readiness in {"none", "thin"}), None)
-        first = hit or next(iter(runs), None)
-        findings.append(
-            Finding(
-                level="warning",
-                code="cache_too_small",
-                message=f"[cache] disk_bytes is {size(room)}: up to {played.crowded_out} of the "
-                "coming sets find no room beside those before them",
-                remedy="give [cache] disk_bytes more room",
-                cue=None if first is None else first.cue,
-                time=None if first is None else first.time,
-                action_id=None if first is None else first.action_id,
-            )
-        )
-    return findings
+    ]
 
 
 def remark_findings(remarks: Iterable[CueProblem]) -> list[Finding]:
@@ -79,27 +60,31 @@ def remark_findings(remarks: Iterable[CueProblem]) -> list[Finding]:
 
 
 def unloadable_findings(error: ShowError) -> list[Finding]:
-    """Everything that keeps a show from being loaded."""
-    of_cues = [
-        Finding(
-            level="error",
-            code=each.kind,
-            message=each.message,
-            remedy="mend this cue in the sheet: until then nothing plays",
-            cue=each.index,
-            time=each.time,
-        )
-        for each in error.of_cues
-    ]
-    told = {str(each) for each in error.of_cues}
+    """Everything that keeps a show from being loaded, each with its cue where it has one."""
+    sheet = PurePath(error.sheet).name
+    remedies = {
+        "bad_sheet": f"mend it in {sheet}: until then nothing plays",
+        "unknown_program": f"name another program in {sheet}, or describe this one in show.toml "
+        "as [programs.NAME]",
+    }
     others = [
         Finding(
             level="error",
             code="bad_settings",
             message=problem,
-            remedy="mend it: until then nothing plays",
+            remedy="mend it there: until then nothing plays",
         )
-        for problem in error.problems
-        if not any(problem.endswith(each) for each in told)
+        for problem in error.elsewhere
+    ]
+    of_cues = [
+        Finding(
+            level="error",
+            code=each.kind,
+            message=f"{sheet}: {each.message}",
+            remedy=remedies[each.kind],
+            cue=each.index,
+            time=each.time,
+        )
+        for each in error.of_cues
     ]
     return [*others, *of_cues]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -33,12 +34,19 @@ from server.rehearsal.report import (
     Asked,
     Finding,
     ProbedEngine,
+    RehearsedRun,
     RehearsedShow,
     Report,
     ranked,
     verdict_of,
 )
 from server.rehearsal.report import Line as LineReport
+from server.rehearsal.room_findings import (
+    cache_too_small,
+    disk_space,
+    tight_cues,
+    unknown_durations,
+)
 from server.rehearsal.run_findings import THINNED, run_findings
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import (
@@ -47,6 +55,7 @@ from server.rehearsal.set_findings import (
     manifest_findings,
     played_flaws,
     set_findings,
+    standing_behind,
     verified_flaws,
 )
 from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
@@ -67,11 +76,13 @@ class Around:
         engines: every engine that plays live, as it answered.
         catalogue: what lies in the store.
         verified: what is wrong with any image of any set, where all of them were looked at.
+        free: bytes free on the disk that copies are kept on; None where none are.
     """
 
     engines: tuple[ProbedEngine, ...]
     catalogue: Catalogue
     verified: tuple[Verified, ...] = ()
+    free: int | None = None
 
 
 def rehearse(
@@ -135,7 +146,7 @@ async def look_around(show: Show, asked: Asked) -> Around:
     engines, (catalogue, verified) = await asyncio.gather(
         probe_engines(show, asked.fail), _look_into_the_store(show, asked)
     )
-    return Around(engines, catalogue, verified)
+    return Around(engines, catalogue, verified, await asyncio.to_thread(_free, show))
 
 
 async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tuple[Verified, ...]]:
@@ -170,6 +181,17 @@ async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, .
         async with aclosing(verify_sets(library, plan.actions)) as looking:
             found += [each async for each in looking]
     return tuple(found)
+
+
+def _free(show: Show) -> int | None:
+    """Bytes free on the disk of this machine's copies; None if it keeps none, or is not told."""
+    if isinstance(store_of(show), FolderStore) and show.settings.cache.copies != "always":
+        return None
+    folder = show.state_folder  # which may not be there yet
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    with suppress(OSError):
+        return shutil.disk_usage(there).free
+    return None
 
 
 def _folder(show: Show, asked: Asked, store: Store) -> Path | None:
@@ -219,9 +241,12 @@ def _report(
     show, excerpts = scene.show, scene.excerpts
     runs = runs_of(show, played, excerpts)
     line = _line(show, asked, around, scene, played)
-    of_sets = _of_sets(asked, around, played)
+    of_sets = _of_sets(show, asked, around, played)
     flawed = {(each.action_id, each.set_id) for each in of_sets}
-    of_runs = run_findings(runs, around.engines, show.settings.playback.fit, line)
+    tight = tight_cues(around.catalogue.sizes, played.plan, show.settings.cache.disk_bytes)
+    of_runs = run_findings(
+        runs, around.engines, show.settings.playback.fit, line, crowded=bool(tight)
+    )
     findings = ranked(
         [
             *times,
@@ -229,7 +254,9 @@ def _report(
             *(f for f in of_runs if f.code != THINNED or (f.action_id, f.set_id) not in flawed),
             *of_sets,
             *unproven_findings(played.plan, played.unproven),
-            *line_findings(around.catalogue, played, runs, show.settings.cache.disk_bytes),
+            *line_findings(around.catalogue),
+            *_of_room(around, scene, played, runs),
+            *unknown_durations(around.catalogue.metas, played.plan),
             *remark_findings([*show.sheet.remarks, *played.plan.remarks]),
         ]
     )
@@ -274,8 +301,9 @@ def _line(
     )
 
 
-def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
+def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[Finding]:
     manifest = played.manifest
+    a_day = len(show.settings.schedule.screenings)
     lost = {*asked.fail} - {"store", "engines"}
     flawed = [
         *listed_flaws(around.catalogue, played.plan, manifest),
@@ -291,10 +319,32 @@ def _of_sets(asked: Asked, around: Around, played: Played) -> list[Finding]:
             (each for each in flawed if each.action_id not in lost),
             played.plan,
             lambda action_id: played.usable.get(action_id, 0),
+            standing_behind(show, around.engines),
         ),
         *manifest_findings(around.catalogue, played.plan, manifest),
-        *few_sets(played.plan, played.usable, asked.screenings),
+        *few_sets(played.plan, played.usable, max(asked.screenings, a_day)),
     ]
+
+
+def _of_room(
+    around: Around, scene: Scene, played: Played, runs: Sequence[RehearsedRun]
+) -> list[Finding]:
+    """Whether there is room for what comes over the line."""
+    if scene.line is None:
+        return []
+    cache, sizes = scene.show.settings.cache, around.catalogue.sizes
+    harmed = next((run for run in runs if run.left_out), None)
+    findings = cache_too_small(
+        sizes,
+        played.plan,
+        cache.disk_bytes,
+        crowded_out=played.crowded_out,
+        harmed=None if harmed is None else harmed.cue,
+    )
+    if around.free is not None:
+        to_come = min(sum(sizes.values()), cache.disk_bytes) - around.catalogue.here_bytes
+        findings += disk_space(around.free, cache.keep_free, max(0, to_come), cache.dir)
+    return findings
 
 
 def _newest(catalogue: Catalogue) -> float | None:

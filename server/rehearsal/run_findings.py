@@ -24,7 +24,12 @@ _CUT_SHORT: Final = 0.05
 
 
 def run_findings(
-    runs: Sequence[RehearsedRun], engines: Iterable[ProbedEngine], fit: Fit, line: Line | None
+    runs: Sequence[RehearsedRun],
+    engines: Iterable[ProbedEngine],
+    fit: Fit,
+    line: Line | None,
+    *,
+    crowded: bool = False,
 ) -> list[Finding]:
     """Everything that is wrong with the runs.
 
@@ -33,6 +38,7 @@ def run_findings(
         engines: as they answered.
         fit: whether runs that are too long are played faster.
         line: the line to the store, if there is one.
+        crowded: whether the copies have no room for two sets, so that it is not the line's fault.
     """
     dead = {engine.name: engine.detail for engine in engines if engine.state == "dead"}
     by_cue: dict[int, list[RehearsedRun]] = defaultdict(list)
@@ -44,7 +50,7 @@ def run_findings(
         findings += _failed_over(cue)
         findings += _too_long(cue, fit)
         findings += _overlapping(cue)
-        findings += _late(cue, line)
+        findings += _late(cue, line, crowded=crowded)
     return findings
 
 
@@ -154,7 +160,7 @@ def _overlapping(runs: Sequence[RehearsedRun]) -> list[Finding]:
     ]
 
 
-def _late(runs: Sequence[RehearsedRun], line: Line | None) -> list[Finding]:
+def _late(runs: Sequence[RehearsedRun], line: Line | None, *, crowded: bool) -> list[Finding]:
     """Runs of which not every preview was here in time."""
     thinned = [
         run for run in runs if run.outcome not in {"held", "cut"} and run.left_out and run.due
@@ -167,6 +173,10 @@ def _late(runs: Sequence[RehearsedRun], line: Line | None) -> list[Finding]:
         text = f"only {shown} of its set can be shown"
         remedy = f"understudy generate verify --repair --only {run.action_id}"
         return [_finding("warning", THINNED, run, message=text, remedy=remedy, count=len(thinned))]
+    if crowded:
+        text = f"only {shown} are here in time, as copies have no room"
+        remedy = "give them more ([cache] disk_bytes), and rehearse again"
+        return [_finding("warning", "late", run, message=text, remedy=remedy, count=len(thinned))]
     text = f"the line brings only {shown} in time"
     remedy = "rehearse again once more has come, take the sets along with `understudy pull`"
     return [_finding("warning", "late", run, message=text, remedy=remedy, count=len(thinned))]

@@ -16,9 +16,10 @@ from generator.cues import format_time
 from generator.plan import Action, Plan
 from generator.provenance import changes
 from generator.verify import Finding as Verified
+from server.config.show import Show
 from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
-from server.rehearsal.report import Finding, Level
+from server.rehearsal.report import Finding, Level, ProbedEngine
 
 Code = Literal[
     "missing_set",
@@ -144,7 +145,10 @@ def _of_set(
 
 
 def set_findings(
-    flawed: Iterable[Flawed], plan: Plan, usable: Callable[[str], int]
+    flawed: Iterable[Flawed],
+    plan: Plan,
+    usable: Callable[[str], int],
+    behind: Callable[[Action], str | None] = lambda _action: None,
 ) -> list[Finding]:
     """The flaws of sets, each told once.
 
@@ -152,21 +156,24 @@ def set_findings(
         flawed: in whatever order; of several that are alike the first is told.
         plan: the show's actions.
         usable: how many sets of an action can be played all the same.
+        behind: in words, what is seen of an action without any; None for nothing sure.
     """
     actions = {action.action_id: action for action in plan.actions}
     told: dict[tuple[str, int, str], Flawed] = {}
     for each in flawed:
         told.setdefault((each.action_id, each.set_id, each.code), each)
     return [
-        _finding(each, actions[each.action_id], usable(each.action_id))
+        _finding(each, action, usable(each.action_id), behind(action))
         for each in told.values()
-        if each.action_id in actions
+        if (action := actions.get(each.action_id)) is not None
     ]
 
 
-def _finding(flawed: Flawed, action: Action, left: int) -> Finding:
-    level: Level = "warning" if left else "error"
+def _finding(flawed: Flawed, action: Action, left: int, behind: str | None) -> Finding:
+    level: Level = "warning" if left or behind is not None else "error"
     others = f"{left} of its other sets can be played" if left else "no set of it can be played"
+    if not left and behind is not None:
+        others += f", {behind}"
     only = f"--only {action.action_id}"
     stale = flawed.code in {"stale_set", "missing_set"}
     remedy = f"understudy generate batch {only}" if stale else _repair(only)
@@ -182,6 +189,20 @@ def _finding(flawed: Flawed, action: Action, left: int) -> Finding:
 
 def _repair(only: str) -> str:
     return f"understudy generate verify --repair {only}"
+
+
+def standing_behind(show: Show, engines: Iterable[ProbedEngine]) -> Callable[[Action], str | None]:
+    """What is seen of an action without sets: an engine's picture, or the still image."""
+    settings = show.settings.playback
+    alive = [engine.name for engine in engines if engine.state != "dead"]
+
+    def behind(action: Action) -> str | None:
+        mode = show.sheet.cues[action.cue_index].mode or settings.mode
+        if alive and (settings.fallback or mode != "static"):
+            return f"engine {alive[0]} draws it"
+        return None if show.still is None else "the still image stands in"
+
+    return behind
 
 
 def manifest_findings(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> list[Finding]:

@@ -137,7 +137,9 @@ def test_a_run_is_told_with_all_that_is_known_of_it(tmp_path: Path) -> None:
     assert long.recorded == pytest.approx(2.8, abs=0.002)
     assert len(unknown.due) == 4
     assert [(each.number, each.runs, each.to) for each in report.screenings] == [(1, 3, 8.0)]
-    (finding,) = report.findings
+    finding, note = report.findings
+    assert (note.level, note.code, note.action_id) == ("note", "unknown_durations", "unknown")
+    assert "set 0, 1, 2" in note.message
     assert (finding.code, finding.level, finding.cue) == ("overrun", "warning", 2)
     assert finding.action_id == "long"
     assert "2.8 s" in finding.message
