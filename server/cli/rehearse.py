@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -33,12 +34,13 @@ from server.logs import configure_logs
 from server.rehearsal.other_findings import unloadable_findings
 from server.rehearsal.page import render_page
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import Asked, Report, ranked
+from server.rehearsal.report import Asked, ProbedEngine, Report, ranked
 from server.rehearsal.watched import FASTEST, SLOWEST, watch
 from server.rehearsal.written import page_of, write_page
 from server.serving import RefusedToServe
 
 _MOST_SCREENINGS = 1000
+_ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
 _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
 
@@ -92,6 +94,12 @@ def rehearse_show(
     host: Annotated[str | None, typer.Option(help="With --speed: address to listen on.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."
+        ),
     ] = None,
     supervised: Annotated[
         bool,
@@ -151,7 +159,9 @@ def rehearse_show(
     _check(loaded, asked)
     try:
         with _progress() as progress:
-            report = rehearse(loaded, asked, wall=time.time(), progress=progress)
+            report = rehearse(
+                loaded, asked, wall=time.time(), known=_known(engines), progress=progress
+            )
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
@@ -167,6 +177,13 @@ def _position(option: str, text: str | None) -> float | None:
         return None if text is None else parse_time(text)
     except ValueError as error:
         fail(f"{option}: {error}", 2)
+
+
+def _known(engines: str | None) -> tuple[ProbedEngine, ...]:
+    try:
+        return () if engines is None else _ENGINES.validate_json(engines)
+    except ValidationError as error:
+        fail(f"--engines: {error.errors(include_url=False)[0]['msg']}", 2)
 
 
 def _rate(text: str | None) -> float | None:

@@ -14,23 +14,27 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
+from pydantic import TypeAdapter
 
 from server.config.show import Show
 from server.rehearsal.kept import HTML, JSON
 from server.rehearsal.order import Order
+from server.rehearsal.report import ProbedEngine
 
 _log = structlog.get_logger(__name__)
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _LETS_IN: Final = re.compile(r"UNDERSTUDY_(OPERATOR|VIEWER|SCREEN)_TOKEN(_FILE)?")
 """What a rehearsal has no use for. What engines are asked with it has."""
+
+_TELLING: Final = TypeAdapter(tuple[ProbedEngine, ...])
 
 _LAST_WORDS: Final = 4000
 """Bytes of what a child says that are remembered."""
@@ -133,10 +137,14 @@ class ChildBackstage:
 
     Args:
         show: what is rehearsed: its folder as it is on disk now, played as the server plays it.
+        engines: how each engine does, as the show knows: what may be drawing for it is not asked.
     """
 
-    def __init__(self, show: Show) -> None:
+    def __init__(
+        self, show: Show, engines: Callable[[], Sequence[ProbedEngine]] = lambda: ()
+    ) -> None:
         self._show = show
+        self._engines = engines
         self._path = show.toml if show.toml.exists() else show.folder
 
     async def rehearse(self, order: Order, into: Path) -> Ended:
@@ -148,6 +156,7 @@ class ChildBackstage:
                     "-P",  # a folder named server where we stand is not ours
                     *("-m", "server", "rehearse", "--supervised"),
                     *("--show", str(self._path), "--json", "--html", str(into / HTML)),
+                    *("--engines", _TELLING.dump_json(tuple(self._engines())).decode()),
                     *order.arguments(),
                     stdin=asyncio.subprocess.PIPE,  # its lifeline: it closes with us
                     stdout=report,

@@ -15,7 +15,7 @@ from server.metrics import Metrics
 from server.rehearsal.backstage import ChildBackstage
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.kept import REHEARSALS, KeptReports
-from server.rehearsal.looks import Looks
+from server.rehearsal.looks import Looks, known_engines
 from server.rehearsal.preflight import Preflight
 from server.supply.sources import Supply
 
@@ -81,7 +81,7 @@ async def open_checks(
         noted=lambda result: metrics.preflight_errors.set(result.count("error")),
     )
     kept = KeptReports(show.state_folder / REHEARSALS)
-    desk = RehearsalDesk(ChildBackstage(show), kept, clock)
+    desk = RehearsalDesk(ChildBackstage(show, lambda: known_engines(ensemble, live)), kept, clock)
     if not on:
         yield Checks(preflight, desk, on)
         return

@@ -25,7 +25,7 @@ from server.modes.ladder import Decision
 from server.rehearsal import glances
 from server.rehearsal.other_findings import unproven_findings
 from server.rehearsal.preflight import Look
-from server.rehearsal.report import Finding, Level
+from server.rehearsal.report import Finding, Level, ProbedEngine
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import played_flaws, set_findings
 from server.supply.sources import Supply
@@ -35,6 +35,24 @@ Findings = AsyncGenerator[Sequence[Finding], None]
 _SEE_TO_THE_LINE: Final = "look after the line, or the store"
 _RATE: Final = 8e-6
 """Mbit/s in a byte a second."""
+
+
+def known_engines(ensemble: Ensemble, live: LiveEngines) -> list[ProbedEngine]:
+    """How each engine does, as the show knows without asking."""
+    found = []
+    for engine in ensemble.modes.engines:
+        absent, health = live.absent(engine.name), engine.health
+        dead = absent is not None or not health.usable
+        found.append(
+            ProbedEngine(
+                name=engine.name,
+                kind=engine.engine,
+                local=engine.local,
+                state="dead" if dead else "ready",
+                detail=absent or (f"{health.state}: {health.reason}" if dead else "it does well"),
+            )
+        )
+    return found
 
 
 class Looks:
@@ -104,12 +122,8 @@ class Looks:
 
     async def engines(self) -> Findings:
         """Which engines would not draw now, and what stands behind them."""
-        unfit = {
-            engine.name: self._live.absent(engine.name)
-            or f"{engine.health.state}: {engine.health.reason}"
-            for engine in self._ensemble.modes.engines
-            if self._live.absent(engine.name) is not None or not engine.health.usable
-        }
+        known = known_engines(self._ensemble, self._live)
+        unfit = {engine.name: engine.detail for engine in known if engine.state == "dead"}
         fit = [each.name for each in self._ensemble.modes.engines if each.name not in unfit]
         decided = [(each, self._decided(each)) for each in self._ensemble.plan.actions]
         fallback = self._show.settings.playback.fallback

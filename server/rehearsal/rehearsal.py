@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -24,6 +24,7 @@ from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
 from server.memory import STATE, remembered
+from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue, read_catalogue
 from server.rehearsal.excerpts import Excerpts, upcoming
 from server.rehearsal.line import Line
@@ -47,7 +48,7 @@ from server.rehearsal.room_findings import (
     tight_cues,
     unknown_durations,
 )
-from server.rehearsal.run_findings import THINNED, run_findings
+from server.rehearsal.run_findings import NOTHING_TO_SHOW, THINNED, run_findings
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import (
     few_sets,
@@ -91,6 +92,7 @@ def rehearse(
     *,
     wall: float,
     machine: tzinfo | None = None,
+    known: Sequence[ProbedEngine] = (),
     progress: Callable[[float], None] = lambda _share: None,
 ) -> Report:
     """Rehearse `show`. It takes its time, and event loops of its own: not to be called in one.
@@ -100,12 +102,13 @@ def rehearse(
         asked: what of it, and under which circumstances.
         wall: Unix time now: what comes next follows from it.
         machine: the time zone that this machine is set to; None asks it.
+        known: engines of which it is known how they do: they are not asked.
         progress: told now and then which share has been played.
 
     Raises:
         BadStoreAddress: `[store]` names no store.
     """
-    around = asyncio.run(look_around(show, asked))
+    around = asyncio.run(look_around(show, asked, known))
     excerpts = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
     scene = _scene(show, asked, around, excerpts, wall)
     begins = excerpts.excerpts[0].opens if excerpts.excerpts else wall
@@ -137,14 +140,14 @@ def fail_names(show: Show, asked: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------- beforehand
 
 
-async def look_around(show: Show, asked: Asked) -> Around:
+async def look_around(show: Show, asked: Asked, known: Sequence[ProbedEngine] = ()) -> Around:
     """Ask the engines whether they are there, and the store what lies in it.
 
     Raises:
         BadStoreAddress: `[store]` names no store.
     """
     engines, (catalogue, verified) = await asyncio.gather(
-        probe_engines(show, asked.fail), _look_into_the_store(show, asked)
+        probe_engines(show, asked.fail, known), _look_into_the_store(show, asked)
     )
     return Around(engines, catalogue, verified, await asyncio.to_thread(_free, show))
 
@@ -242,7 +245,6 @@ def _report(
     runs = runs_of(show, played, excerpts)
     line = _line(show, asked, around, scene, played)
     of_sets = _of_sets(show, asked, around, played)
-    flawed = {(each.action_id, each.set_id) for each in of_sets}
     tight = tight_cues(around.catalogue.sizes, played.plan, show.settings.cache.disk_bytes)
     of_runs = run_findings(
         runs, around.engines, show.settings.playback.fit, line, crowded=bool(tight)
@@ -250,8 +252,7 @@ def _report(
     findings = ranked(
         [
             *times,
-            # Why a set is not shown whole is told of the set.
-            *(f for f in of_runs if f.code != THINNED or (f.action_id, f.set_id) not in flawed),
+            *_not_told_otherwise(of_runs, of_sets, played.unproven),
             *of_sets,
             *unproven_findings(played.plan, played.unproven),
             *line_findings(around.catalogue),
@@ -282,6 +283,17 @@ def _report(
         fetched=fetched_of(played.came, excerpts),
         variety=variety_of(played, runs),
     )
+
+
+def _not_told_otherwise(
+    of_runs: Iterable[Finding], of_sets: Iterable[Finding], unproven: Iterable[Unproven]
+) -> list[Finding]:
+    """Findings of runs but those whose cause is told of in better words."""
+    causes: dict[str, set[str | None]] = {
+        THINNED: {each.action_id for each in of_sets},
+        NOTHING_TO_SHOW: {each.action_id for each in unproven},
+    }
+    return [each for each in of_runs if each.action_id not in causes.get(each.code, ())]
 
 
 def _line(

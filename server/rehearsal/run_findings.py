@@ -16,6 +16,9 @@ HURRIED: Final = 0.5
 TOLD_FROM: Final = 0.8
 """A run that is played at more than this share of its time is told of in the table alone."""
 
+NOTHING_TO_SHOW: Final = "nothing_to_show"
+"""A cue had nothing to play, or not to its end."""
+
 THINNED: Final = "thinned"
 """Not every picture of a set that is at hand can be shown."""
 
@@ -97,7 +100,7 @@ def _nothing_to_show(runs: Sequence[RehearsedRun], dead: dict[str, str]) -> list
         return [_finding("error", "engine_dead", run, message=text, remedy=remedy, count=len(held))]
     seen = "breaks off, " if _shown(run) else ""
     text = f"nothing can be played: {seen}the picture before stays ({run.why})"
-    return [_finding("error", "nothing_to_show", run, message=text, remedy=draw, count=len(held))]
+    return [_finding("error", NOTHING_TO_SHOW, run, message=text, remedy=draw, count=len(held))]
 
 
 def _failed_over(runs: Sequence[RehearsedRun]) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -150,7 +150,7 @@ def set_findings(
     usable: Callable[[str], int],
     behind: Callable[[Action], str | None] = lambda _action: None,
 ) -> list[Finding]:
-    """The flaws of sets, each told once.
+    """The flaws of sets, each told once; the same of several sets of an action in one.
 
     Args:
         flawed: in whatever order; of several that are alike the first is told.
@@ -162,29 +162,39 @@ def set_findings(
     told: dict[tuple[str, int, str], Flawed] = {}
     for each in flawed:
         told.setdefault((each.action_id, each.set_id, each.code), each)
+    alike: dict[tuple[str, str, str], list[Flawed]] = defaultdict(list)
+    for each in told.values():
+        alike[each.action_id, each.code, each.reason].append(each)
     return [
-        _finding(each, action, usable(each.action_id), behind(action))
-        for each in told.values()
-        if (action := actions.get(each.action_id)) is not None
+        _finding(group, action, usable(action.action_id), behind(action))
+        for (action_id, _, _), group in alike.items()
+        if (action := actions.get(action_id)) is not None
     ]
 
 
-def _finding(flawed: Flawed, action: Action, left: int, behind: str | None) -> Finding:
+def _finding(group: Sequence[Flawed], action: Action, left: int, behind: str | None) -> Finding:
+    first = group[0]
     level: Level = "warning" if left or behind is not None else "error"
     others = f"{left} of its other sets can be played" if left else "no set of it can be played"
     if not left and behind is not None:
         others += f", {behind}"
     only = f"--only {action.action_id}"
-    stale = flawed.code in {"stale_set", "missing_set"}
+    stale = first.code in {"stale_set", "missing_set"}
     remedy = f"understudy generate batch {only}" if stale else _repair(only)
+    whose = "" if len(group) == 1 else f"sets {_named([each.set_id for each in group])}: "
     return _of(
         action,
         level,
-        flawed.code,
-        message=f"{flawed.reason}; {others}",
+        first.code,
+        message=f"{whose}{first.reason}; {others}",
         remedy=remedy,
-        set_id=flawed.set_id,
+        set_id=first.set_id if len(group) == 1 else None,
     )
+
+
+def _named(numbers: Sequence[int]) -> str:
+    """The first few of them."""
+    return ", ".join(map(str, sorted(numbers)[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")
 
 
 def _repair(only: str) -> str:
@@ -216,8 +226,10 @@ def manifest_findings(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> l
     for action in plan.actions:
         unlisted = sorted(whole[action.action_id] - set(manifest.set_ids(action.action_id)))
         if unlisted:
-            named = ", ".join(map(str, unlisted[:_NAMED])) + ("…" if len(unlisted) > _NAMED else "")
-            text = f"the manifest does not list set {named}, which the store has: it is not played"
+            text = (
+                f"the manifest does not list set {_named(unlisted)}, which the store has: "
+                "it is not played"
+            )
             findings.append(_mismatch(action, text))
         entry = manifest.actions.get(action.action_id)
         if entry is None or entry.fingerprint in {None, action.fingerprint}:

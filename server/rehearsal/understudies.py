@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -38,26 +38,40 @@ TYPICAL_STEP: Final = 0.65
 _SETTLED: Final = "it is set to fail in this rehearsal"
 
 
-async def probe_engines(show: Show, fail: Collection[str] = ()) -> tuple[ProbedEngine, ...]:
+async def probe_engines(
+    show: Show, fail: Collection[str] = (), known: Iterable[ProbedEngine] = ()
+) -> tuple[ProbedEngine, ...]:
     """Ask every engine that plays live whether it is there, all at once.
 
     Args:
         show: whose `[[engines]]`.
         fail: names of those that are to fail whatever they say; ``engines`` for all.
+        known: engines of which it is known how they do: a show that plays has asked them, and
+            is not to be disturbed.
     """
+    told = {engine.name: engine for engine in known}
     sections = [section for section in show.settings.engines if section.plays_live]
     sections.sort(key=lambda section: section.local)  # in the order in which they are asked
     async with httpx.AsyncClient(timeout=PROBE_WITHIN) as client:
-        probes = (_probe(section, client, show.settings.tokens, fail) for section in sections)
+        probes = (
+            _probe(section, client, show.settings.tokens, fail, told.get(section.name))
+            for section in sections
+        )
         return tuple(await asyncio.gather(*probes))
 
 
 async def _probe(
-    section: EngineSection, client: httpx.AsyncClient, tokens: Tokens, fail: Collection[str]
+    section: EngineSection,
+    client: httpx.AsyncClient,
+    tokens: Tokens,
+    fail: Collection[str],
+    known: ProbedEngine | None,
 ) -> ProbedEngine:
     state: Literal["ready", "dead", "not asked"] = "dead"
     if section.name in fail or "engines" in fail:
         detail = _SETTLED
+    elif known is not None:
+        return known
     else:
         try:
             async with asyncio.timeout(PROBE_WITHIN):

@@ -21,6 +21,7 @@ from server.config.show import load_show
 from server.rehearsal.backstage import ChildBackstage, child_environment
 from server.rehearsal.kept import HTML, JSON
 from server.rehearsal.order import Order
+from server.rehearsal.report import ProbedEngine
 from tests.helpers.servers import ROOT, ServerProcess, server_process
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, line, make_show, prompt
 
@@ -272,3 +273,26 @@ async def nothing_is_left(tmp_path: Path) -> AsyncIterator[None]:
 
 def test_the_names_of_its_files_are_what_the_routes_say() -> None:
     assert (HTML, JSON) == ("report.html", "report.json")
+
+
+async def test_engines_that_the_show_knows_are_not_asked_again(tmp_path: Path) -> None:
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(100))
+        writer.close()
+
+    engine = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = engine.sockets[0].getsockname()[1]
+    toml = f'[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "http://127.0.0.1:{port}"\n'
+    tiny = make_show(tmp_path / "show", CUES, rhythm=RHYTHM, toml=MANUAL + toml)
+    known = ProbedEngine(name="gpu", kind="worker", local=False, state="ready", detail="draws")
+    async with engine:
+        backstage = ChildBackstage(tiny.load(), lambda: [known])
+        ended = await backstage.rehearse(Order(), tmp_path)
+        assert ended.status == 0, ended.words
+        assert not asked
+        await ChildBackstage(tiny.load()).rehearse(Order(), tmp_path)
+        assert asked
+    report = json.loads((tmp_path / JSON).read_text())
+    assert report["engines"][0]["state"] == "dead"

@@ -170,11 +170,9 @@ def test_the_last_set_of_an_action_is_missing(show: TinyShow, rehearse: Rehearse
     told = rehearse()
     assert told.status == 1
     assert told.report["verdict"] == "not ready"
-    found = told.findings("missing_set")
-    assert [(each["level"], each["cue"], each["set_id"]) for each in found] == [
-        ("error", FOREST, 0),
-        ("error", FOREST, 1),
-    ]
+    (found,) = told.findings("missing_set")
+    assert (found["level"], found["cue"], found["action_id"]) == ("error", FOREST, "forest")
+    assert found["message"].startswith("sets 0, 1: ")
     assert {each["cue"] for each in told.report["findings"] if each["level"] != "note"} == {FOREST}
 
 
@@ -199,7 +197,7 @@ def test_a_still_image_stands_behind_the_last_set(show: TinyShow, rehearse: Rehe
     for number in (0, 1):
         put_image(show, "forest", number, "final.jpg", black)
     found = rehearse().findings("black_final")
-    assert [(each["level"], each["set_id"]) for each in found] == [("warning", 0), ("warning", 1)]
+    assert [(each["level"], each["set_id"]) for each in found] == [("warning", None)]
     assert "no set of it can be played, the still image stands in" in found[0]["message"]
 
 
@@ -313,16 +311,16 @@ def test_sets_of_another_prompt(show: TinyShow, rehearse: Rehearse) -> None:
     change_cues(show, edit)
     told = rehearse()
     assert told.status == 1
-    found = told.findings("stale_set")
-    assert [(each["level"], each["cue"], each["set_id"]) for each in found] == [
-        ("error", FOREST, 0),
-        ("error", FOREST, 1),
-    ]
-    for each in found:
-        assert each["action_id"] == "forest"
-        for told_of in ("another recipe", '"a forest, photo', '→ "a forest on fire, photo'):
-            assert told_of in each["message"]
-        assert "generate batch --only forest" in each["remedy"]
+    (found,) = told.findings("stale_set")
+    assert (found["level"], found["cue"], found["action_id"]) == ("error", FOREST, "forest")
+    for told_of in (
+        "sets 0, 1: ",
+        "another recipe",
+        '"a forest, photo',
+        '→ "a forest on fire, photo',
+    ):
+        assert told_of in found["message"]
+    assert "generate batch --only forest" in found["remedy"]
 
 
 # ---------------------------------------------------------------- manifest
