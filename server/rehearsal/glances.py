@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from generator.cues import format_time
 from generator.plan import Action
 from server.providers.timing import Fit, final_by
-from server.rehearsal.report import LEVELS, Finding, Level
+from server.rehearsal.report import LEVELS, Finding, Level, about
 from server.rehearsal.run_findings import HURRIED, TOLD_FROM
 from server.words import size
 
@@ -24,7 +23,7 @@ _NAMED: Final = 5
 
 def not_here(action: Action, why: str) -> Finding:
     """A cue that could not be shown if the store fell silent now."""
-    return _of(
+    return about(
         action,
         "error",
         "not_here",
@@ -47,7 +46,7 @@ def missing(action: Action, set_id: int, names: Sequence[str]) -> Finding:
     """A set whose previews are not all there; its final image is."""
     named = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
     are = "is" if len(names) == 1 else "are"
-    return _of(
+    return about(
         action,
         "warning",
         "missing_step",
@@ -85,17 +84,17 @@ def overrun(
             return None
         text += ": its final image is never seen"
         remedy = f'{fewer}, or set [playback] fit = "squeeze"'
-        return _of(action, "error", "overrun", message=text, remedy=remedy, set_id=set_id)
+        return about(action, "error", "overrun", message=text, remedy=remedy, set_id=set_id)
     room = final_by(0.0, slot, crossfade)
     squeeze = min(1.0, room / total) if total > 0 else 1.0
     if squeeze >= TOLD_FROM:
         return None
     if squeeze <= 0:
         text += ": it is not seen"
-        return _of(action, "error", "overrun", message=text, remedy=fewer, set_id=set_id)
+        return about(action, "error", "overrun", message=text, remedy=fewer, set_id=set_id)
     level: Level = "warning" if squeeze < HURRIED else "note"
     text += f": it is played {1 / squeeze:.1f} times as fast"
-    return _of(action, level, "overrun", message=text, remedy=fewer, set_id=set_id)
+    return about(action, level, "overrun", message=text, remedy=fewer, set_id=set_id)
 
 
 def engine_dead(
@@ -113,7 +112,7 @@ def engine_dead(
     dead = f"engine {name} would not draw now ({reason})"
     if alone and other is None:
         return [
-            _of(
+            about(
                 action,
                 "error",
                 "engine_dead",
@@ -157,18 +156,3 @@ def worse(one: Finding | None, other: Finding | None) -> Finding | None:
     if one is None or other is None:
         return one or other
     return other if LEVELS.index(other.level) < LEVELS.index(one.level) else one
-
-
-def _of(
-    action: Action, level: Level, code: str, *, message: str, remedy: str, set_id: int | None = None
-) -> Finding:
-    return Finding(
-        level=level,
-        code=code,
-        message=message,
-        remedy=remedy,
-        cue=action.cue_index,
-        time=format_time(action.at),
-        action_id=action.action_id,
-        set_id=set_id,
-    )

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from generator.cues import CueProblem, format_time
+from generator.cues import CueProblem
 from generator.plan import Plan
 from server.config.show import ShowError
 from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue
-from server.rehearsal.report import Finding
+from server.rehearsal.report import Finding, about
 
 
 def unproven_findings(plan: Plan, found: Iterable[Unproven]) -> list[Finding]:
     """Cues that nothing sure stands beneath."""
-    at = {action.cue_index: format_time(action.at) for action in plan.actions}
+    actions = {action.action_id: action for action in plan.actions}
     return [
-        Finding(
-            level="error",
-            code="no_sets",
+        about(
+            actions[each.action_id],
+            "error",
+            "no_sets",
             message=f"there is no set to play, {each.reason}",
             remedy=f"understudy generate batch --only {each.action_id}",
-            cue=each.cue_index,
-            time=at.get(each.cue_index),
-            action_id=each.action_id,
         )
         for each in found
     ]

@@ -14,6 +14,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from generator.cues import format_time
+from generator.plan import Action
+
 Level = Literal["error", "warning", "note"]
 """An error would be seen by visitors, a warning is survived, a note is good to know."""
 
@@ -51,6 +54,30 @@ class Finding(_Part):
     action_id: str | None = None
     set_id: int | None = None
     count: int = 1
+
+
+def about(
+    action: Action,
+    level: Level,
+    code: str,
+    *,
+    message: str,
+    remedy: str,
+    set_id: int | None = None,
+    count: int = 1,
+) -> Finding:
+    """A finding about an action, and so about its cue."""
+    return Finding(
+        level=level,
+        code=code,
+        message=message,
+        remedy=remedy,
+        cue=action.cue_index,
+        time=format_time(action.at),
+        action_id=action.action_id,
+        set_id=set_id,
+        count=count,
+    )
 
 
 class Setback(_Part):

@@ -13,7 +13,7 @@ from cache.formats import SetMeta
 from cache.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
-from server.rehearsal.report import Finding, Level
+from server.rehearsal.report import Finding, Level, about
 from server.words import size
 
 _NAMED: Final = 5
@@ -34,16 +34,14 @@ def unknown_durations(metas: Mapping[Key, SetMeta | FormatError], plan: Plan) ->
         if any(meta.duration(step) is None for step in range(1, meta.total_steps + 1)):
             lacking[place.action_id].append(place.set_id)
     return [
-        Finding(
-            level="note",
-            code="unknown_durations",
+        about(
+            action,
+            "note",
+            "unknown_durations",
             message=f"meta.json of set {_named(lacking[action.action_id])} does not tell every "
             "step's duration: 0.3 to 1.0 s each are made up",
             remedy="nothing, if that is meant; else delete the set, and draw it again: "
             f"understudy generate batch --only {action.action_id}",
-            cue=action.cue_index,
-            time=format_time(action.at),
-            action_id=action.action_id,
         )
         for action in plan.actions
         if action.action_id in lacking

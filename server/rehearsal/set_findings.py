@@ -12,14 +12,13 @@ from cache.formats import SetMeta, WrongFiles, image_set
 from cache.keys import META_NAME, meta_key, set_place
 from cache.library import SetFlaw
 from cache.manifest import Manifest
-from generator.cues import format_time
 from generator.plan import Action, Plan
 from generator.provenance import changes
 from generator.verify import Finding as Verified
 from server.config.show import Show
 from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
-from server.rehearsal.report import Finding, Level, ProbedEngine
+from server.rehearsal.report import Finding, Level, ProbedEngine, about
 
 Code = Literal[
     "missing_set",
@@ -182,7 +181,7 @@ def _finding(group: Sequence[Flawed], action: Action, left: int, behind: str | N
     stale = first.code in {"stale_set", "missing_set"}
     remedy = f"understudy generate batch {only}" if stale else _repair(only)
     whose = "" if len(group) == 1 else f"sets {_named([each.set_id for each in group])}: "
-    return _of(
+    return about(
         action,
         level,
         first.code,
@@ -242,7 +241,7 @@ def manifest_findings(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> l
 
 
 def _mismatch(action: Action, text: str) -> Finding:
-    return _of(
+    return about(
         action,
         "warning",
         "manifest_mismatch",
@@ -260,7 +259,7 @@ def _metas(catalogue: Catalogue, action: Action, manifest: Manifest) -> list[Set
 def few_sets(plan: Plan, usable: Mapping[str, int], screenings: int) -> list[Finding]:
     """Actions with a single set, where the show is seen more than once."""
     return [
-        _of(
+        about(
             action,
             "note",
             "few_sets",
@@ -270,18 +269,3 @@ def few_sets(plan: Plan, usable: Mapping[str, int], screenings: int) -> list[Fin
         for action in plan.actions
         if screenings > 1 and usable.get(action.action_id) == 1
     ]
-
-
-def _of(
-    action: Action, level: Level, code: str, *, message: str, remedy: str, set_id: int | None = None
-) -> Finding:
-    return Finding(
-        level=level,
-        code=code,
-        message=message,
-        remedy=remedy,
-        cue=action.cue_index,
-        time=format_time(action.at),
-        action_id=action.action_id,
-        set_id=set_id,
-    )
