@@ -7,7 +7,7 @@ from typing import Final
 
 from server.config.sections import ScheduleSection
 from server.config.show import Show
-from server.rehearsal.report import Finding
+from server.rehearsal.report import Finding, Level
 from server.timeline.schedule import Schedule, build_schedule
 
 _DAY_BEGINS: Final = 4
@@ -76,7 +76,8 @@ def _of_the_day(
             )
         ]
     remedy = "nothing, if that is meant; else see [schedule] screenings and days"
-    return [Finding(level="warning", code="no_screening_today", message=text, remedy=remedy)]
+    level: Level = "error" if following is None else "warning"
+    return [Finding(level=level, code="no_screening_today", message=text, remedy=remedy)]
 
 
 def _left_today(schedule: Schedule, wall: float, zone: tzinfo) -> bool:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from server.memory import Remembered
-from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
 from server.rehearsal.report import Asked, RehearsedRun, Report
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import serving
-from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt
+from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt, write_show
 
 CUES = [
     cue(0, "start"),
@@ -197,6 +197,18 @@ def test_one_action_without_its_sets(tmp_path: Path) -> None:
     report = rehearsed(written(tmp_path), fail=("long",))
     assert [run.outcome for run in report.cues] == ["completed", "held", "completed"]
     assert {each.action_id for each in report.findings if each.level == "error"} == {"long"}
+
+
+def test_an_action_is_made_to_fail_by_the_id_that_its_sets_have(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path, [cue(0, "start"), prompt(1, "a lamp"), cue(9, "end")], toml=LOOP)
+    assert [action.action_id for action in tiny.actions()] == ["prompt_001"]
+    # A cue is put before it: its sets keep their id, and the new one has another.
+    write_show(tmp_path, [prompt(0, "a new one"), prompt(1, "a lamp"), cue(9, "end")], LOOP)
+    show = tiny.load()
+    finished = {"prompt_001": tiny.actions()[1].fingerprint}
+    ids = [action.action_id for action in show.plan(finished).actions]
+    assert ids[1] == "prompt_001"
+    assert fail_names(show, ["store", *ids, "nobody"]) == ["nobody"]
 
 
 ENGINE = '[[engines]]\nname = "gpu"\nkind = "worker"\nurl = "http://127.0.0.1:9"\n'
