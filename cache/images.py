@@ -217,7 +217,7 @@ def _jpeg_flaw(data: bytes) -> str | None:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         position += 2 + length
         if marker == _START_OF_SCAN:
-            if data.find(_JPEG_END, position) < 0:
+            if data.rfind(_JPEG_END, position) < 0:  # from behind, where it nearly always is
                 return "the end marker is missing, it was cut short"
             return None
     return "it ends within its header"
