@@ -352,7 +352,7 @@ async def _supply(
             yield Supply(store, Library(store, sets_remembered=_SETS_REMEMBERED), FullShelf())
         return
     assert scene.catalogue is not None  # noqa: S101 - one of the two
-    assert scene.line is not None  # noqa: S101
+    assert scene.line is not None  # noqa: S101 - likewise
     origin = LineStore("the store", scene.catalogue, scene.line, clock, scene.lost)
     cache = LocalCache(
         origin,
