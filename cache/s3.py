@@ -291,10 +291,15 @@ class S3Store:
             StoreUnavailable: the claim is not listed, so nobody can be seen.
         """
         now = asyncio.get_running_loop().time
+        listed = False
         while now() < until:
             claims = {path: item async for path, item in self._objects.listing(folder)}
             if claim not in claims:
-                raise StoreUnavailable(folder, "the server does not list what it was given")
+                # A server that remembers listings may be a moment behind: rclone's is, now and
+                # then, where another writer takes its claim away.
+                await self._sleep(random.uniform(_SHORTEST_LOOK, _LONGEST_LOOK))
+                continue
+            listed = True
             mine = claims.pop(claim)["LastModified"]
             for path, item in list(claims.items()):
                 if (mine - item["LastModified"]).total_seconds() > LEASE:
@@ -306,6 +311,8 @@ class S3Store:
             if min(claims) < claim:
                 return False
             await self._sleep(random.uniform(_SHORTEST_LOOK, _LONGEST_LOOK))
+        if not listed:
+            raise StoreUnavailable(folder, "the server does not list what it was given")
         return False
 
 

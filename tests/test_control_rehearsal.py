@@ -94,7 +94,9 @@ def test_rehearse_now_and_what_would_go_wrong(
 def test_with_the_keyboard_alone_and_go_is_not_touched(tiny: TinyShow, browser: Browser) -> None:
     with server_process(tiny.folder) as server, control(browser, server.address) as desk:
         desk.can("#rehearse")
+        desk.shows("#rehearse")  # what is hidden takes no focus
         desk.page.locator("#rehearse").focus()
+        expect(desk.page.locator("#rehearse")).to_be_focused()
         desk.page.keyboard.press("Tab")
         expect(desk.page.locator("#rehearse-more")).to_be_focused()
         desk.page.keyboard.press("Space")

@@ -207,6 +207,29 @@ async def test_a_server_that_refuses_conditions_makes_writers_take_turns(
         assert [path async for path, _ in store._objects.listing("")] == [MANIFEST]
 
 
+@pytest.mark.parametrize("behind", [2, 1_000_000])
+async def test_a_listing_that_is_behind_is_asked_again_and_given_up_in_the_end(
+    rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    if behind > 2:
+        monkeypatch.setattr(cache.s3, "LEASE", 2.0)
+    async with store_on(rclone_server, rclone_server.new_bucket()) as store:
+        listing, left = store._objects.listing, iter(range(behind))
+
+        async def late(prefix: str) -> AsyncIterator[Any]:
+            if next(left, None) is None:
+                async for item in listing(prefix):
+                    yield item
+
+        monkeypatch.setattr(store._objects, "listing", late)
+        if behind > 2:
+            with pytest.raises(StoreUnavailable, match="does not list"):
+                await store.replace(MANIFEST, b"1", expected=None)
+        else:
+            await store.replace(MANIFEST, b"1", expected=None)
+            assert await store.get(MANIFEST) == b"1"
+
+
 async def test_a_server_that_is_down_while_asked_is_asked_later(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
