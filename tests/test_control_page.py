@@ -331,7 +331,7 @@ def test_a_rehearsal_and_a_force_cannot_be_mistaken(tiny: TinyShow, browser: Bro
             asked: list[str] = []
             page.route_web_socket("**/ws/control", lambda socket: stand_in(socket, state, asked))
             page.goto(f"{server.address.http}/control")
-            expect(page.locator("#activation")).to_have_text("Rehearsal ×4", timeout=PATIENCE)  # noqa: RUF001
+            expect(page.locator("#activation")).to_have_text("Rehearsal ×4", timeout=PATIENCE)  # noqa: RUF001 - a sign
             assert "REHEARSAL" in page.title()
             frame = "getComputedStyle(document.body, '::after').borderTopWidth"
             assert page.evaluate(frame) == "7px"

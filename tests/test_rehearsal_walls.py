@@ -103,7 +103,7 @@ def test_the_technicians_page_says_so_and_how_fast(tmp_path: Path, browser: Brow
         opened(browser, rehearsal.address, "/control", (1440, 900)) as desk,
     ):
         activation = desk.locator("#activation")
-        expect(activation).to_have_text("Rehearsal ×4", timeout=PATIENCE)  # noqa: RUF001
+        expect(activation).to_have_text("Rehearsal ×4", timeout=PATIENCE)  # noqa: RUF001 - a sign
         expect(activation).to_be_in_viewport(ratio=1)
         assert desk.title().startswith("REHEARSAL")
         expect(desk.locator("#clock")).not_to_have_text("--:--:--", timeout=PATIENCE)

@@ -65,6 +65,14 @@ _AFTERWARDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """A store behind a line: what lies in it, and what the line carries."""
+
+    catalogue: Catalogue
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """What is rehearsed.
 
@@ -75,9 +83,7 @@ class Scene:
         bags: the shuffle bags as they are now.
         forces: the modes that technicians force.
         engines: every engine that plays live, as it answered.
-        folder: where the store is, if it is a folder on this machine.
-        catalogue: what lies in the store, where it is behind a line.
-        line: what that line carries.
+        sets: the folder that they are in, or what is known of a store behind a line.
         ahead: seconds before the first screening from which the line is used.
         fail: what is to fail: ``store``, or an action's id.
         paces: seconds a step of engines that only play at drawing, by name.
@@ -87,14 +93,17 @@ class Scene:
     excerpts: Excerpts
     chance: Chance
     bags: Mapping[str, Bag]
+    sets: Path | Behind
     forces: Forces = ()
     engines: Sequence[ProbedEngine] = ()
-    folder: Path | None = None
-    catalogue: Catalogue | None = None
-    line: Line | None = None
     ahead: float = 1.0
     fail: frozenset[str] = frozenset()
     paces: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def line(self) -> Line | None:
+        """The line to the store, if it is behind one."""
+        return self.sets.line if isinstance(self.sets, Behind) else None
 
     def lost(self, key: Key) -> bool:
         """Whether a file is missing because its action is to fail."""
@@ -347,13 +356,12 @@ async def _supply(
     scene: Scene, clock: VirtualClock, needs: Callable[[], list[Need]], inspector: Inspector
 ) -> AsyncIterator[Supply]:
     settings = scene.show.settings.cache
-    if scene.folder is not None:
-        async with _FolderThatMayFail(scene.folder, scene.lost, inspector) as store:
+    if isinstance(scene.sets, Path):
+        async with _FolderThatMayFail(scene.sets, scene.lost, inspector) as store:
             yield Supply(store, Library(store, sets_remembered=_SETS_REMEMBERED), FullShelf())
         return
-    assert scene.catalogue is not None  # noqa: S101 - one of the two
-    assert scene.line is not None  # noqa: S101 - likewise
-    origin = LineStore("the store", scene.catalogue, scene.line, clock, scene.lost)
+    catalogue = scene.sets.catalogue
+    origin = LineStore("the store", catalogue, scene.sets.line, clock, scene.lost)
     cache = LocalCache(
         origin,
         None,
@@ -375,7 +383,7 @@ async def _supply(
             bits_per_second=settings.bandwidth,
             uniform=scene.chance.stream("prefetch").uniform,
         )
-        for key in sorted(scene.catalogue.here):
+        for key in sorted(catalogue.here):
             with suppress(StoreError):
                 await cache.fetch(key)
         yield Supply(cache, library, prefetcher, cache, prefetcher)

@@ -31,7 +31,7 @@ from server.rehearsal.excerpts import Excerpts, upcoming
 from server.rehearsal.line import Line
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.other_findings import line_findings, remark_findings, unproven_findings
-from server.rehearsal.play import Played, Scene, play
+from server.rehearsal.play import Behind, Played, Scene, play
 from server.rehearsal.report import (
     Asked,
     Finding,
@@ -226,10 +226,10 @@ def _folder(show: Show, asked: Asked, store: Store) -> Path | None:
 def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: float) -> Scene:
     memory = remembered(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
-    line, ahead = None, 1.0
-    folder = _folder(show, asked, store_of(show))
-    if folder is None:
-        line = Line((asked.bandwidth or 0.0) / 8, asked.latency)
+    ahead = 1.0
+    sets: Path | Behind | None = _folder(show, asked, store_of(show))
+    if sets is None:
+        sets = Behind(around.catalogue, Line((asked.bandwidth or 0.0) / 8, asked.latency))
         if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
             left = min(excerpts.excerpts[0].opens - wall, AHEAD_AT_MOST)
@@ -241,9 +241,7 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
         bags=memory.bags if memory is not None and goes_on else {},
         forces=memory.forces if memory is not None else (),
         engines=around.engines,
-        folder=folder,
-        catalogue=around.catalogue,
-        line=line,
+        sets=sets,
         ahead=ahead,
         fail=frozenset(asked.fail),
         paces={

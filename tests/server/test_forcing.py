@@ -65,6 +65,7 @@ async def test_forced_over_each_of_the_four_it_is_seen_by_another(tmp_path: Path
         for who, force in ways.items():
             for to in ("live", "hybrid", "static"):
                 await force(to)
+                # mypy infers no type for the default that ties `to` to this round.
                 await other.until(lambda me, to=to: mode(me)["effective"] == to)  # type: ignore[misc]
                 assert mode(other)["forced"] == to
                 assert who == "terminal" or mode(other)["by"].startswith(who)
