@@ -7,7 +7,6 @@ read beside the event loop. Nothing is fetched over a line, and no engine is ask
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
@@ -28,7 +27,7 @@ from server.rehearsal.preflight import Look
 from server.rehearsal.report import Finding, Level, ProbedEngine
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import played_flaws, set_findings
-from server.supply.sources import Supply
+from server.supply.sources import Supply, free_on_disk
 
 Findings = AsyncGenerator[Sequence[Finding], None]
 
@@ -258,11 +257,4 @@ async def free_bytes(folder: Path) -> int:
     Raises:
         OSError: the disk does not say.
     """
-
-    def ask() -> int:
-        place = folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        return shutil.disk_usage(place).free
-
-    return await asyncio.to_thread(ask)
+    return await asyncio.to_thread(free_on_disk, folder)

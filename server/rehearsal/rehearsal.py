@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.formats import SetMeta
 from cache.library import Library
-from cache.local import LocalCache
-from cache.store import SharedStore, Store, StoreError
+from cache.store import Store, StoreError
 from generator.plan import Plan
 from generator.verify import Finding as Verified
 from generator.verify import verify_sets
@@ -62,7 +60,7 @@ from server.rehearsal.set_findings import (
 )
 from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
 from server.rehearsal.understudies import probe_engines
-from server.supply.sources import COPIES
+from server.supply.sources import copies_of, free_on_disk
 
 AHEAD_AT_MOST: Final = 6 * 3600.0
 """Seconds before a screening from which its sets may be on their way."""
@@ -177,15 +175,7 @@ async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tup
     if isinstance(store, FolderStore) and settings.copies != "always":
         async with FolderStore(store.root, threads=0) as near:
             return await read_catalogue(near, None), await _verified(show, asked, near)
-    cache = LocalCache(
-        store,
-        show.state_folder / COPIES,
-        disk_bytes=settings.disk_bytes,
-        memory_bytes=settings.memory_bytes,
-        keep_free=settings.keep_free,
-        identity=store.address if isinstance(store, SharedStore) else None,
-    )
-    async with cache:
+    async with copies_of(show, store) as cache:
         return await read_catalogue(store, cache), await _verified(show, asked, cache)
 
 
@@ -209,10 +199,8 @@ def _free(show: Show) -> int | None:
     """Bytes free on the disk of this machine's copies; None if it keeps none, or is not told."""
     if isinstance(store_of(show), FolderStore) and show.settings.cache.copies != "always":
         return None
-    folder = show.state_folder  # which may not be there yet
-    there = next(place for place in (folder, *folder.parents) if place.exists())
     with suppress(OSError):
-        return shutil.disk_usage(there).free
+        return free_on_disk(show.state_folder)
     return None
 
 

@@ -12,15 +12,14 @@ from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.keys import Key
 from cache.library import Library
-from cache.local import LocalCache
-from cache.store import SharedStore, StoreError
+from cache.store import StoreError
 from server.config.show import Show
 from server.config.stores import store_of
 from server.rehearsal.catalogue import looked_through
 from server.rehearsal.contacts import contact_sheets, everything
 from server.rehearsal.page import render_page
 from server.rehearsal.report import Report
-from server.supply.sources import COPIES
+from server.supply.sources import copies_of
 
 _SETS_REMEMBERED = 1024
 
@@ -67,14 +66,6 @@ async def _at_hand(show: Show) -> AsyncIterator[tuple[Library, Callable[[Key], b
         async with store:
             yield Library(store, sets_remembered=_SETS_REMEMBERED), everything
         return
-    cache = LocalCache(
-        store,
-        show.state_folder / COPIES,
-        disk_bytes=settings.disk_bytes,
-        memory_bytes=settings.memory_bytes,
-        keep_free=settings.keep_free,
-        identity=store.address if isinstance(store, SharedStore) else None,
-    )
-    async with cache:
+    async with copies_of(show, store) as cache:
         await looked_through(cache)
         yield Library(cache, sets_remembered=_SETS_REMEMBERED), cache.holds

@@ -6,9 +6,11 @@ prefetcher keeps warm, so that nothing the wall shows waits for a line.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -84,6 +86,35 @@ class Supply:
         return {"copies": asdict(self.cache.stats), "line": asdict(self.prefetcher.outlook())}
 
 
+def copies_of(show: Show, origin: Store) -> LocalCache:
+    """The copies of a store that this machine keeps for a show; to be entered.
+
+    Args:
+        show: whose `[cache]` it is.
+        origin: what is copied; entered and left with it.
+    """
+    settings = show.settings.cache
+    return LocalCache(
+        origin,
+        show.state_folder / COPIES,
+        disk_bytes=settings.disk_bytes,
+        memory_bytes=settings.memory_bytes,
+        keep_free=settings.keep_free,
+        # The address of a bucket does not name its server, and two may have one name.
+        identity=origin.address if isinstance(origin, SharedStore) else None,
+    )
+
+
+def free_on_disk(folder: Path) -> int:
+    """Bytes free on the disk of a folder, or of where it will be.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
 @asynccontextmanager
 async def open_supply(
     show: Show, clock: Clock, needs: Callable[[], Sequence[Need]]
@@ -105,15 +136,7 @@ async def open_supply(
             library = Library(origin, sets_remembered=_SETS_REMEMBERED)
             yield Supply(origin, library, FullShelf())
             return
-        cache = LocalCache(
-            origin,
-            show.state_folder / COPIES,
-            disk_bytes=settings.disk_bytes,
-            memory_bytes=settings.memory_bytes,
-            keep_free=settings.keep_free,
-            # The address of a bucket does not name its server, and two may have one name.
-            identity=origin.address if isinstance(origin, SharedStore) else None,
-        )
+        cache = copies_of(show, origin)
         async with cache:
             library = Library(cache, sets_remembered=_SETS_REMEMBERED, reread=cache.refresh)
             prefetcher = Prefetcher(
