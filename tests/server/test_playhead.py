@@ -811,7 +811,10 @@ class Anything(RuleBasedStateMachine):
             assert slot.end - self.house.wall <= CLOCK_STEP + 0.01, "dark in a screening"
         if head.on_schedule and slot is None:
             started = head.started_at
-            assert started is None or self.house.now - started >= 70.0 - CLOCK_STEP - 0.01
+            since = None if started is None else self.house.now - started
+            # ... but for one that has just begun, before whose start the clock was slewed back.
+            just_begun = since is not None and since <= CLOCK_STEP + 0.01
+            assert since is None or just_begun or since >= 70.0 - CLOCK_STEP - 0.01
 
     @rule(seconds=st.floats(0.01, BURST - 0.01))
     def time_passes(self, seconds: float) -> None:
