@@ -28,6 +28,7 @@ from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
+from server.conditions import ConditionCollector, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog, Commands, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -125,7 +126,8 @@ async def build(
     activation: Activation = "show" if rehearsal is None else "rehearsal"
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
-    metrics = Metrics()
+    metrics, conditions = Metrics(), Conditions()
+    metrics.registry.register(ConditionCollector(conditions))
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -205,6 +207,7 @@ async def build(
             commands=log,
             activation=activation,
             tempo=tempo,
+            conditions=conditions,
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
@@ -255,6 +258,7 @@ async def build(
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
+                conditions=conditions,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):

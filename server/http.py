@@ -21,6 +21,7 @@ from cache.keys import BadKey, image_key, is_action_id
 from cache.store import NotFound, Store, StoreError
 from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
+from server.conditions import Conditions
 from server.config.show import Show
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
@@ -120,10 +121,11 @@ def build_routes(
     metrics: Metrics,
     preflight: Preflight,
     rehearsals: RehearsalDesk,
+    conditions: Conditions,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
     pages = Pages(show)
-    probes = Probes(playback, readiness, preflight, metrics)
+    probes = Probes(playback, readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, store)
     api = Api(view, dispatcher, asrun, access)
     reports = Reports(rehearsals, access)
@@ -180,11 +182,17 @@ class Probes:
     """What machines ask: alive, ready, how much."""
 
     def __init__(
-        self, playback: Playback, readiness: Readiness, preflight: Preflight, metrics: Metrics
+        self,
+        playback: Playback,
+        readiness: Readiness,
+        preflight: Preflight,
+        conditions: Conditions,
+        metrics: Metrics,
     ) -> None:
         self._playback = playback
         self._readiness = readiness
         self._preflight = preflight
+        self._conditions = conditions
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
@@ -194,17 +202,30 @@ class Probes:
         if behind > 0:
             body = {"healthy": False, "reason": f"the show has not moved for {behind:.1f} s"}
             return JSONResponse(body, status_code=503)
+        failing = [each for each in self._conditions.current() if each.level == "failing"]
+        if failing:
+            body = {"healthy": False, "reason": failing[0].message}
+            return JSONResponse(body, status_code=503)
         return JSONResponse({"healthy": True})
 
     async def ready(self, request: Request) -> Response:
         """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
         del request
         # Readiness knows of now; the preflight of a few minutes ago, and of more.
-        problems = [*self._readiness.problems(), *self._preflight.problems()]
+        current = self._conditions.current()
+        problems = [
+            *self._readiness.problems(),
+            *(each.message for each in current if each.blocks_ready),
+            *self._preflight.problems(),
+        ]
         body = {
             "ready": not problems,
             "reasons": problems,
-            "notes": [*self._readiness.notes(), *self._preflight.notes()],
+            "notes": [
+                *self._readiness.notes(),
+                *(each.message for each in current if not each.blocks_ready),
+                *self._preflight.notes(),
+            ],
             **self._readiness.coverage(),
         }
         return JSONResponse(body, status_code=503 if problems else 200)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from generator.cues import (
 from generator.plan import Action
 from server.asrun.record import Activation
 from server.clock import Clock
+from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog
 from server.engines.live import LiveEngines
@@ -54,6 +55,7 @@ class StateView:
     tempo: Tempo = REAL_TIME
     preflight: Told | None = None
     rehearsal: Told | None = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values.
@@ -152,13 +154,25 @@ class StateView:
             for screen in self.stage.screens
         ]
 
-    def health(self) -> Mapping[str, str]:
-        """How it is, and why: `ok`, `degraded` or `failing`."""
+    def health(self) -> dict[str, Any]:
+        """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
+        current = self.conditions.current()
+        level, reason = self._verdict(current)
+        conditions = [
+            {"code": each.code, "level": each.level, "message": each.message} for each in current
+        ]
+        return {"level": level, "reason": reason, "conditions": conditions}
+
+    def _verdict(self, current: Sequence[Condition]) -> tuple[str, str]:
         if self.playback.stuck_for() > 0:
-            return {"level": "failing", "reason": "the show does not move"}
+            return "failing", "the show does not move"
+        failing = [each.message for each in current if each.level == "failing"]
+        if failing:
+            return "failing", failing[0]
         if self.playback.panicked is not None:
-            return {"level": "degraded", "reason": "panic: the wall is black"}
+            return "degraded", "panic: the wall is black"
         problems = self.readiness.problems()
+        problems += [each.message for each in current if each.level == "degraded"]
         problems += [
             f"engine {each.name} is {each.health.state}: {each.health.reason}"
             for each in self.modes.engines
@@ -172,12 +186,10 @@ class StateView:
             cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
             problems.append(f"{cues} no set to play")
         problems += self._preflight_errors()
+        problems += self.readiness.notes()
         if problems:
-            return {"level": "degraded", "reason": problems[0]}
-        notes = self.readiness.notes()
-        if notes:
-            return {"level": "degraded", "reason": notes[0]}
-        return {"level": "ok", "reason": "every cue has a set to play"}
+            return "degraded", problems[0]
+        return "ok", "every cue has a set to play"
 
     def _preflight_errors(self) -> list[str]:
         """What the preflight found that visitors would see."""

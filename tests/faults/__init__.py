@@ -1,0 +1,1 @@
+"""What trials found, each fault tried on the real thing, so that it stays away."""
