@@ -22,7 +22,7 @@ from cache.library import Library
 from cache.prefetch import Need
 from cache.store import Store, StoreError
 from generator.harvest import Harvester
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
@@ -315,8 +315,8 @@ def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None)
     )
 
 
-async def _planned(show: Show, library: Library) -> Plan:
-    """The show's actions, under the ids that their finished sets have."""
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
             await library.refresh()
@@ -324,21 +324,20 @@ async def _planned(show: Show, library: Library) -> Plan:
         # The show goes on without: readiness keeps looking, and says so.
         reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
         _log.error("manifest_unreadable", reason=reason)
-    finished = {
-        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-    }
-    return show.plan(finished)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
 
 
 @asynccontextmanager
 async def _open_engines(
-    show: Show, plan: Plan, harvest: Store | None, clock: Clock
+    show: Show, plan: PlanInForce, harvest: Store | None, clock: Clock
 ) -> AsyncIterator[LiveEngines]:
     """The show's live engines; what they draw is kept in `harvest`, if there is one."""
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
         if harvest is not None:
-            harvester = await stack.enter_async_context(Harvester(harvest, plan.actions))
+            harvester = await stack.enter_async_context(Harvester(harvest, lambda: plan.actions))
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened

@@ -122,7 +122,7 @@ def batch(
     chosen = _chosen(run_to_end(_stock(loaded)), only or [])
     kept = 0 if force else sum(len(holding.present) for holding in chosen)
     if force:
-        chosen = [Holding(holding.action, ()) for holding in chosen]
+        chosen = [holding.afresh() for holding in chosen]
     jobs = jobs_for(chosen, loaded.settings.generate.sets_per_action)
     outcome = run_to_end(drawing.draw(jobs))
     _tell(outcome, kept, as_json=as_json)
@@ -351,7 +351,6 @@ async def _stock(show: Show) -> list[Holding]:
         async with named_store(show) as opened:
             library = Library(opened)
             manifest = await library.refresh()
-            known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-            return await take_stock(library, show.plan(known).actions)
+            return await take_stock(library, show.plan(manifest.fingerprints).actions)
     except (StoreError, FormatError) as error:
         fail(str(error), 1)
