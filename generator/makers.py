@@ -16,7 +16,7 @@ from cache.formats import parse_meta
 from cache.keys import meta_key
 from cache.store import NotFound, SharedStore, Store
 from generator.engine import BatchEngine, Engine
-from generator.numbers import grant, release
+from generator.numbers import Numbers, release
 from generator.plan import Action
 from generator.recorder import Recorder, describe, found_set, recipe_of_set
 from generator.worker_protocol import KeepingEngine, NotKeptThere, SetRequest
@@ -56,7 +56,12 @@ class Maker(Protocol):
 
 
 def maker_for(
-    engine: Engine, store: Store, *, anew: bool, say: Callable[[str], None] = lambda _text: None
+    engine: Engine,
+    store: Store,
+    *,
+    anew: bool,
+    numbers: Numbers | None = None,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Maker:
     """The best way by which an engine's sets come into a store.
 
@@ -64,9 +69,10 @@ def maker_for(
         engine: what draws.
         store: where sets go.
         anew: draw also what is there already.
+        numbers: those of the batch; None where it is for one engine alone.
         say: is told where the pictures go, once that is known.
     """
-    here = Here(engine, store, anew=anew)
+    here = Here(engine, store, anew=anew, numbers=numbers or Numbers(store))
     if isinstance(engine, KeepingEngine):
         if isinstance(store, SharedStore):
             return There(engine, store, here, say)
@@ -81,6 +87,7 @@ class Here:
     engine: Engine
     store: Store
     anew: bool
+    numbers: Numbers
 
     @property
     def name(self) -> str:
@@ -100,10 +107,7 @@ class Here:
             if not self.anew and await self._is_there(action, set_id):
                 yield Made(set_id, drawn=False)
             else:
-                number = await grant(self.store, action.action_id, set_id, action.fingerprint)
-                while number in wanted:
-                    above = max(wanted) + 1
-                    number = await grant(self.store, action.action_id, above, action.fingerprint)
+                number = await self.numbers.grant(action.action_id, set_id, action.fingerprint)
                 wanted[number] = set_id
         recorder = Recorder(self.engine, self.store)
         if len(wanted) > 1 and isinstance(self.engine, BatchEngine):
@@ -165,7 +169,8 @@ class There:
                     yield each
 
     async def _drawn_there(self, action: Action, set_id: int) -> bool:
-        number = await grant(self._store, action.action_id, set_id, action.fingerprint)
+        numbers = self._here.numbers
+        number = await numbers.grant(action.action_id, set_id, action.fingerprint)
         asked = SetRequest(
             recipe=action.recipe,
             action_id=action.action_id,

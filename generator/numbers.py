@@ -7,6 +7,7 @@ different numbers, and two who draw the same share one. Once the set is listed, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -75,20 +76,35 @@ async def release(store: Store, action_id: str, number: int, fingerprint: str) -
             await store.delete(key)
 
 
-async def grant(store: Store, action_id: str, number: int, fingerprint: str) -> int:
-    """Keep a number for a set of a recipe: the one asked for, or where that is another's the next.
+class Numbers:
+    """The numbers of one batch: whichever it was to draw, each of its sets gets one of its own.
 
-    Raises:
-        StoreError: the store could not be read or written.
+    Args:
+        store: where the sets go.
+        asked: action and number of all that it is to draw.
     """
-    if await claim(store, action_id, number, fingerprint):
-        return number
-    above = -1
-    for _ in range(_ATTEMPTS):
-        above = await next_free(store, action_id, above)
-        if await claim(store, action_id, above, fingerprint):
-            return above
-    raise Conflict(action_prefix(action_id), f"others took every number, {_ATTEMPTS} times")
+
+    def __init__(self, store: Store, asked: Iterable[tuple[str, int]] = ()) -> None:
+        self._store = store
+        self._asked = set(asked)
+
+    async def grant(self, action_id: str, number: int, fingerprint: str) -> int:
+        """Keep a number for a set: the one asked for, or where that is another recipe's the next.
+
+        Raises:
+            StoreError: the store could not be read or written.
+        """
+        if await claim(self._store, action_id, number, fingerprint):
+            return number
+        above = -1
+        for _ in range(_ATTEMPTS):
+            above = await next_free(self._store, action_id, above)
+            if (action_id, above) in self._asked:
+                continue  # it is another set's of this batch, and so claimed for the same recipe
+            self._asked.add((action_id, above))
+            if await claim(self._store, action_id, above, fingerprint):
+                return above
+        raise Conflict(action_prefix(action_id), f"others took every number, {_ATTEMPTS} times")
 
 
 async def next_free(store: Store, action_id: str, above: int) -> int:

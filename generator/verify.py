@@ -66,6 +66,8 @@ async def verify_sets(
     Raises:
         StoreError: the store could not be read.
     """
+    actions = list(actions)
+    library.want({action.action_id: action.fingerprint for action in actions})
     places = [
         (action, set_id) for action in actions for set_id in library.set_ids(action.action_id)
     ]
