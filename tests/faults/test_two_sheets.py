@@ -291,9 +291,9 @@ def test_the_plan_takes_over_the_ids_of_a_store_that_comes_later() -> None:
     plan = PlanInForce(sheet("new", "a", "b"))
     assert [each.action_id for each in plan.actions] == ["prompt_001", "prompt_002", "prompt_003"]
     renamed = plan.follow({"prompt_001": [a], "prompt_002": [b]})
-    assert [each.action_id for each in plan.actions] == ["prompt_003", "prompt_001", "prompt_002"]
+    assert [each.action_id for each in plan.actions] == ["prompt_004", "prompt_001", "prompt_002"]
     assert renamed == {
-        "prompt_001": "prompt_003",
+        "prompt_001": "prompt_004",
         "prompt_002": "prompt_001",
         "prompt_003": "prompt_002",
     }
