@@ -16,8 +16,7 @@ import asyncio
 import json
 import math
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, cast
@@ -194,6 +193,10 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check
     raise CommandError("bad_args", f"expected text or a number, not {type(value).__name__}")
 
 
+class OscNotHeard(Exception):
+    """Nothing can be heard at the moment; the message names the place and the reason."""
+
+
 def reply_to(command: str, code: str, text: str) -> bytes:
     """The datagram that says what became of a command (pure)."""
     builder = OscMessageBuilder(address=REPLY)
@@ -219,11 +222,18 @@ class OscEndpoint(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._at_work: set[asyncio.Task[None]] = set()
         self._told: set[str] = set()
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Listening."""
         # No loop's datagram transports say by their class that they are any.
         self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its socket is gone: nothing is heard any more."""
+        if exc is not None:
+            _log.warning("osc_socket_lost", reason=str(exc))
+        self.lost.set()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """One datagram."""
@@ -297,28 +307,23 @@ class OscEndpoint(asyncio.DatagramProtocol):
             _log.warning("osc_refused", code=code, sender=host, reason=reason)
 
 
-@asynccontextmanager
-async def osc_over_udp(
-    settings: ServerSection, dispatcher: Dispatcher, metrics: Metrics
-) -> AsyncIterator[OscEndpoint | None]:
-    """Listen for OSC while the body lasts, where a port is set.
+async def hear_osc(settings: ServerSection, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    """Listen for OSC until cancelled, at the port that is set.
 
-    A port that is not to be had is told, and costs nothing else: the show goes on.
+    Raises:
+        OscNotHeard: the port is not to be had, or was lost: to be tried again in a while.
     """
-    if not settings.osc_port:
-        yield None
-        return
     endpoint = OscEndpoint(dispatcher, settings.osc_senders, metrics)
+    where = f"{settings.osc_host} port {settings.osc_port}"
     try:
         await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: endpoint, local_addr=(settings.osc_host.strip("[]"), settings.osc_port)
         )
     except OSError as error:
-        where = f"{settings.osc_host} port {settings.osc_port}"
-        _log.error("osc_not_heard", where=where, reason=error.strerror or str(error))
-        yield None
-        return
+        raise OscNotHeard(f"{where}: {error.strerror or error}") from error
+    _log.info("osc_heard", where=where)
     try:
-        yield endpoint
+        await endpoint.lost.wait()
+        raise OscNotHeard(f"{where}: its socket was lost")
     finally:
         await endpoint.aclose()
