@@ -56,6 +56,7 @@ from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
@@ -181,6 +182,19 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
+        presence = ScreenPresence(
+            stage,
+            outside,
+            show.timezone,
+            named=settings.stage.screens,
+            known=memory.content.screens,
+            changed=memory.touch,
+            near=lambda seconds: playback.playhead.begins_within(
+                clock.now(), clock.stretch(seconds)
+            ),
+        )
+        conditions.add(presence.conditions)
+        metrics.registry.register(PresenceCollector(presence))
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -212,6 +226,7 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            presence=presence,
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
@@ -259,13 +274,14 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics),
+                screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
                 conditions=conditions,
+                presence=presence,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):

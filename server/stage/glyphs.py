@@ -21,6 +21,7 @@ _VARIATION: Final = frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 
 _CJK: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH")
 _NAMED: Final = 12
 
+_PICTOGRAPHS: Final = 0x1F000
 _EMOJI: Final = "fonts-noto-color-emoji"
 
 
@@ -53,7 +54,7 @@ def _package(character: str) -> tuple[str, str]:
     if first in _CJK:
         script = {"HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
         return "fonts-noto-cjk", script.get(first, "Chinese, Japanese")
-    if ord(character) >= 0x1F000 or unicodedata.category(character) == "So":
+    if ord(character) >= _PICTOGRAPHS or unicodedata.category(character) == "So":
         return _EMOJI, "emoji and signs"
     return "fonts-noto-core", first.capitalize() or "others"
 

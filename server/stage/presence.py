@@ -191,7 +191,8 @@ class ScreenPresence:
                 yield Condition(_CODES[each.trouble], level, each.message, blocks)
             if each.screen is not None:
                 yield from self._of_screen(each.screen)
-        if not screens and self._near(0.0):
+        empty = not any(each.screen is not None or each.lasting for each in screens)
+        if empty and self._near(0.0):
             yield Condition("no_screen", "note", "a screening is on, and no screen is connected")
 
     def _of_screen(self, screen: Screen) -> Iterator[Condition]:
@@ -221,7 +222,9 @@ class ScreenPresence:
         blind = screen.liveness.unpainted_since(now)
         if blind is not None:
             message = f"{screen.name}: connected, but has painted nothing since {self._hour(blind)}"
-            return ScreenStatus(screen.name, expected, screen, "paints_nothing", blind, message, True)
+            return ScreenStatus(
+                screen.name, expected, screen, "paints_nothing", blind, message, True
+            )
         return ScreenStatus(screen.name, expected, screen)
 
     def _missing(self, name: str, now: float) -> ScreenStatus:
