@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
+import functools
 import gzip
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -53,6 +53,13 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _DRIP: Final = 0.05
 
 
+@functools.cache
+def gzip_bomb() -> bytes:
+    """A gigabyte in some hundred kilobytes, as members one after another."""
+    member = gzip.compress(bytes(16 * 2**20), 6)
+    return member * 64
+
+
 @dataclass
 class Hostile:
     """What it does, and how much of it was taken."""
@@ -62,32 +69,42 @@ class Hostile:
     sent: int = 0
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    shakes_hands: bool = True
+    at_work: set[asyncio.Task[None] | None] = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            self.asked.append(head.split("\r\n", 1)[0])
-            key = next(
-                (
-                    line.split(":", 1)[1].strip()
-                    for line in head.split("\r\n")
-                    if line.lower().startswith("sec-websocket-key:")
-                ),
-                None,
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        self.at_work.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            return  # it was hung up on, or the test is over
+        finally:
+            writer.transport.abort()
+            self.at_work.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        self.asked.append(head.split("\r\n", 1)[0])
+        key = next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in head.split("\r\n")
+                if line.lower().startswith("sec-websocket-key:")
+            ),
+            None,
+        )
+        send = self._sender(writer)
+        if key is not None and self.shakes_hands:
+            accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest())
+            await send(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
             )
-            send = self._sender(writer)
-            if key is not None:
-                accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest())
-                await send(
-                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                    b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-                )
-                await self._talk(send)
-            else:
-                await self._answer(send)
-        with contextlib.suppress(ConnectionError):
-            writer.close()
+            await self._talk(send)
+        else:
+            await self._answer(send)
 
     def _sender(self, writer: asyncio.StreamWriter) -> Callable[[bytes], Awaitable[None]]:
         async def send(data: bytes) -> None:
@@ -114,8 +131,7 @@ class Hostile:
                 await send(b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\n\r\n")
                 await self._on(send, _CHUNK)
             case "gzip":
-                bomb = gzip.compress(b"data: " + b"A" * (300 * 2**20), 1)
-                await send(plain + b"Content-Encoding: gzip\r\n\r\n" + bomb)
+                await send(plain + b"Content-Encoding: gzip\r\n\r\n" + gzip_bomb())
             case "endless headers":
                 await send(plain)
                 await self._on(send, b"X-More: and more\r\n" * 1000)
@@ -157,15 +173,18 @@ class Hostile:
 
 
 @asynccontextmanager
-async def hostile(harm: Harm = "endless line", **options: SocketHarm) -> AsyncIterator[Hostile]:
+async def hostile(
+    harm: Harm = "endless line", socket_harm: SocketHarm = "flood"
+) -> AsyncIterator[Hostile]:
     """A hostile server at a free port of loopback."""
-    it = Hostile(harm, **options)
+    it = Hostile(harm, socket_harm)
     server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
     it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield it
     finally:
         server.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await server.wait_closed()
+        working = [task for task in it.at_work if task is not None]
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
