@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …]`: every figure, or those named."""
+"""`python -m benchmarks [NAME …]`: every figure, or those named.
+
+`BENCHMARKS_SHORT=1` runs a little of each, to see that it works.
+"""
 
 from __future__ import annotations
 
