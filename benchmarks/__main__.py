@@ -20,6 +20,7 @@ from benchmarks import (
     recording,
     rehearsal,
     replay,
+    soak,
     startup,
     workers,
 )
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "line": line.main,
     "day": day.main,
     "rehearsal": rehearsal.main,
+    "soak": soak.main,
 }
 
 
