@@ -22,7 +22,7 @@ from server.cli.pull import pull_store
 from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
 from server.output import occupy_standard_descriptors, output_in_background, unwritten_output
-from server.serving import RefusedToServe, serve_show
+from server.serving import NotServed, serve_show
 
 app = typer.Typer(
     name="understudy",
@@ -79,7 +79,7 @@ def serve(
         )
         try:
             serve_show(loaded, log_level=log_level)
-        except RefusedToServe as error:
+        except NotServed as error:
             fail(str(error), error.status)
 
 
