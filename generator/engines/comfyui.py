@@ -408,12 +408,20 @@ class ComfyUIEngine:
             raise RecipeRefused(f"ComfyUI refuses the prompt: {refusal(response, self._workflow)}")
 
     async def _stop(self, posting: asyncio.Task[None], execution: _Execution) -> None:
-        """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by."""
+        """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by.
+
+        An old ComfyUI interrupts whatever runs, whoever asked for it: so only what is ours.
+        """
         with anyio.move_on_after(_CANCEL_WITHIN):
             await asyncio.wait({posting})
             with suppress(EngineError):
                 await self._ask("POST", "/queue", json={"delete": [execution.prompt_id]})
-                await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
+                if await self._is_running(execution.prompt_id):
+                    await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
+
+    async def _is_running(self, prompt_id: str) -> bool:
+        queue = json_of(await self._ask("GET", "/queue"))
+        return any(item[1:2] == [prompt_id] for item in queue.get("queue_running") or ())
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)
