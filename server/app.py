@@ -43,11 +43,13 @@ from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobName, Jobs
+from server.logs import LogCollector
 from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
+from server.output import OutputCollector, output_conditions
 from server.performance.playback import LOOK_IN, Playback
 from server.process import HostProcess
 from server.providers.base import Provider
@@ -139,7 +141,7 @@ async def build(
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics, conditions = Metrics(), Conditions()
-    metrics.registry.register(ConditionCollector(conditions))
+    _look_at_itself(metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -311,6 +313,14 @@ async def build(
             if run is not None:
                 jobs.start(name, run)
         yield playback
+
+
+def _look_at_itself(metrics: Metrics, conditions: Conditions) -> None:
+    """Let the process tell how it does: what is wrong, and what becomes of its log."""
+    metrics.registry.register(ConditionCollector(conditions))
+    metrics.registry.register(OutputCollector())
+    metrics.registry.register(LogCollector())
+    conditions.add(output_conditions)
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:
