@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
+from generator.cues import PromptCue, TranscriptCue
 from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
@@ -32,6 +33,7 @@ from server.providers.base import Beside
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
 from server.supply.lookahead import Lookahead
@@ -247,11 +249,29 @@ def _stage(show: Show, around: Circumstances) -> Stage:
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
     """What a screen needs to know of the show, or that it is none."""
+    written = glyphs.characters(_texts(show))
     if around.activation == "show":
-        return wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration)
+        return wire.ShowInfo(
+            title=show.title,
+            timezone=show.timezone_name,
+            duration=show.duration,
+            characters=written,
+        )
     return wire.RehearsedShow(
         title=f"Rehearsal: {show.title}",  # on screens, too, that know of no rehearsals
         timezone=show.timezone_name,
         duration=show.duration,
+        characters=written,
         rehearsal=wire.Rehearsal(speed=around.tempo.speed),
     )
+
+
+def _texts(show: Show) -> Iterator[str]:
+    """Everything that is written on the walls."""
+    yield show.title
+    for cue in show.sheet.cues:
+        match cue:
+            case PromptCue():
+                yield cue.prompt
+            case TranscriptCue():
+                yield cue.transcript

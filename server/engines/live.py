@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from functools import partial
 
-import httpx
 import structlog
 
 from generator.engine import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.older_wire import OlderWireEngine, command, command_of
+from generator.outgoing import Client
 from generator.plan import Action, Planned
 from generator.recipe import Recipe
 from server.clock import Clock
@@ -147,7 +147,7 @@ def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock)
 
 
 def distant_engine(
-    section: EngineSection, client: httpx.AsyncClient, show: Show, actions: Iterable[Action]
+    section: EngineSection, client: Client, show: Show, actions: Iterable[Action]
 ) -> Engine:
     """An engine on another machine.
 

@@ -37,6 +37,7 @@ from server.performance.playback import Playback
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage.presence import ScreenPresence
 from server.stage.stage import Mailbox, Stage, StageFrame
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
@@ -319,7 +320,10 @@ async def house(
         quiet_for=playback.quiet_for,
         clock=clock,
     )
-    view = StateView(show, clock, playback, stage, readiness, modes, commands=log)
+    presence = ScreenPresence(stage, clock, show.timezone)
+    view = StateView(
+        show, clock, playback, stage, readiness, modes, commands=log, presence=presence
+    )
     commands = ShowCommands(
         playback=playback,
         stage=stage,
