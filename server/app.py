@@ -253,7 +253,6 @@ async def build(
                 show=show,
                 store=supply.store,
                 stage=stage,
-                playback=playback,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
@@ -271,6 +270,7 @@ async def build(
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
+        conditions.add(playback.conditions)
         conditions.add(jobs.conditions)
         if isinstance(asrun, AsRunLog):
             conditions.add(asrun.conditions)

@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from server.clock import Clock
+from server.performance.progress import Progress
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage import messages as wire
@@ -42,9 +43,12 @@ class Performer:
         stage: where it is seen.
         clock: the time.
         runs: performs each run.
+        progress: is told of what could not be performed.
     """
 
-    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs) -> None:
+    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs, progress: Progress) -> None:
+        self._progress = progress
+        self._begins = clock.now()
         self._stage = stage
         self._clock = clock
         self._runs = runs
@@ -68,9 +72,21 @@ class Performer:
         """Steady time of the next regeneration, where one is waited for."""
         return self._pause_until
 
+    def behind(self, now: float) -> float:
+        """Seconds by which what is being performed is late with its next sign of life, if it is.
+
+        Whatever is waited for is waited for with a limit; so this stays next to nothing
+        whatever engines and disks do, unless the performing itself hangs.
+        """
+        if self._task is None or self._task.done():
+            return 0.0
+        until = self._pause_until if self._pause_until is not None else self._runs.waits_until
+        return max(0.0, now - (self._begins if until is None else until))
+
     def perform(self, assignment: Assignment) -> None:
         """Begin an assignment; whatever was on is cut off at once."""
         self.stop()
+        self._begins = max(self._clock.now(), assignment.start)
         self._cycles_on = assignment.action.regenerate
         self._task = asyncio.create_task(
             self._guarded(assignment), name=f"run {assignment.action.action_id}"
@@ -102,9 +118,10 @@ class Performer:
     async def _guarded(self, assignment: Assignment) -> None:
         try:
             await self._cycles(assignment)
-        except Exception:  # noqa: BLE001 - one broken run must not end the show
+        except Exception as error:  # noqa: BLE001 - one broken run must not end the show
             # Our own mistake; the wall keeps its picture, and the next cue gets its chance.
             _log.exception("run_failed", action_id=assignment.action.action_id)
+            self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
             self._stage.tell(wire.Hold())
 
     async def _cycles(self, assignment: Assignment) -> None:
@@ -123,7 +140,7 @@ class Performer:
                 return
             self._pause_until = start
             await self._clock.sleep_until(start)
-            self._pause_until = None
+            self._begins, self._pause_until = self._clock.now(), None
 
     def _too_tight(self, assignment: Assignment, start: float, length: float) -> bool:
         if assignment.next_cue is None:

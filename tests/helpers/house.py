@@ -20,6 +20,7 @@ from generator.plan import Action
 from server.asrun.log import MemoryLog, Row
 from server.chance import Chance
 from server.clock import VirtualClock, settle
+from server.conditions import Conditions
 from server.config.show import Show, load_show
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -318,7 +319,11 @@ async def house(
         quiet_for=playback.quiet_for,
         clock=clock,
     )
-    view = StateView(show, clock, playback, stage, readiness, modes, commands=log)
+    conditions = Conditions()
+    conditions.add(playback.conditions)
+    view = StateView(
+        show, clock, playback, stage, readiness, modes, commands=log, conditions=conditions
+    )
     commands = ShowCommands(
         playback=playback,
         stage=stage,
