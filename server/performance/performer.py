@@ -13,7 +13,7 @@ from functools import partial
 import structlog
 
 from server.clock import Clock
-from server.performance.progress import Progress
+from server.performance.progress import Hung, Progress
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage import messages as wire
@@ -25,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 REGENERATION_PAUSE = 30.0
 """Seconds between two cycles of a regenerating cue."""
+
+_LATE = 1.0
+"""Seconds by which a sign of life may be late: a busy machine, a long garbage collection."""
 
 _LONGER_AFTER = 6
 _TIGHTEST_SQUEEZE = 0.5
@@ -48,7 +51,8 @@ class Performer:
 
     def __init__(self, *, stage: Stage, clock: Clock, runs: Runs, progress: Progress) -> None:
         self._progress = progress
-        self._begins = clock.now()
+        self._begins, self._name = clock.now(), ""
+        self._late_since: float | None = None
         self._stage = stage
         self._clock = clock
         self._runs = runs
@@ -72,21 +76,34 @@ class Performer:
         """Steady time of the next regeneration, where one is waited for."""
         return self._pause_until
 
-    def behind(self, now: float) -> float:
-        """Seconds by which what is being performed is late with its next sign of life, if it is.
+    def look(self) -> None:
+        """See whether what is being performed still gives signs of life; to be called often.
 
-        Whatever is waited for is waited for with a limit; so this stays next to nothing
-        whatever engines and disks do, unless the performing itself hangs.
+        Whatever is waited for is waited for with a limit, so it does whatever engines and disks
+        do, unless the performing itself hangs. That is timed from look to look: a machine that
+        stood still hangs nobody.
         """
+        now = self._clock.now()
         if self._task is None or self._task.done():
-            return 0.0
+            self._late_since = None
+            return
         until = self._pause_until if self._pause_until is not None else self._runs.waits_until
-        return max(0.0, now - (self._begins if until is None else until))
+        if now - (self._begins if until is None else until) < self._clock.stretch(_LATE):
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+
+    def late_for(self, now: float) -> float:
+        """Seconds for which it has given no sign of life though it should; 0 when all is well."""
+        return 0.0 if self._late_since is None else now - self._late_since
 
     def perform(self, assignment: Assignment) -> None:
         """Begin an assignment; whatever was on is cut off at once."""
         self.stop()
-        self._begins = max(self._clock.now(), assignment.start)
+        self._begins, self._name = (
+            max(self._clock.now(), assignment.start),
+            assignment.action.action_id,
+        )
         self._cycles_on = assignment.action.regenerate
         self._task = asyncio.create_task(
             self._guarded(assignment), name=f"run {assignment.action.action_id}"
@@ -94,6 +111,11 @@ class Performer:
 
     def stop(self) -> None:
         """Cut off what is being performed; the picture stays."""
+        late = self.late_for(self._clock.now())
+        if late > self._clock.stretch(_LATE):
+            hung = Hung(f"no sign of life for {late:.1f} s")
+            self._progress.run_over(self._name, reached=False, mistake=hung)
+        self._late_since = None
         if self._task is not None:
             self._task.cancel()
             self._task = None

@@ -145,6 +145,7 @@ class Playback:
                 now = self._clock.now()
                 self._looked_at = now
                 self._apply(self._playhead.tick(now, self._clock.wall()))
+                self._performer.look()
                 await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
             await self._performer.aclose()
@@ -153,7 +154,7 @@ class Playback:
         """Seconds by which the show is behind what it should have done; 0 when all is well."""
         now = self._clock.now()
         not_looked = now - self._looked_at - 2 * self._look_in
-        hangs = self._performer.behind(now) - self._clock.stretch(_MAY_LAG)
+        hangs = self._performer.late_for(now) - self._clock.stretch(_MAY_LAG)
         return max(0.0, not_looked, hangs)
 
     def stands_still(self) -> str | None:
@@ -383,9 +384,14 @@ class Playback:
     def _begin(self, index: int, start: float, why: str = "", *, alone: bool = True) -> None:
         """A generating cue begins."""
         action = self._plan.of_cue(index)
-        if action is not None:
+        if action is None:
+            return
+        try:
             self._modes.cue_begins(action.action_id)
             self._perform(index, start, why, alone=alone)
+        except Exception as error:  # noqa: BLE001 - a picture that fails must not cost the others
+            _log.exception("run_failed", action_id=action.action_id)
+            self._progress.run_over(action.action_id, reached=False, mistake=error)
 
     def _perform(self, index: int, start: float, why: str, *, alone: bool = True) -> None:
         action = self._plan.of_cue(index)

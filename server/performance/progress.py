@@ -23,6 +23,13 @@ CUES_IN_VAIN: Final = 3
 RUNS_IN_VAIN: Final = 2
 """Pictures in a row that mistakes keep from the stage, after which it does too."""
 
+CUT_UNSEEN: Final = 5
+"""Pictures in a row that were cut off before anything of them was seen, after which it is told."""
+
+
+class Hung(Exception):
+    """Performing has given no sign of life for longer than anything it waits for may take."""
+
 
 @dataclass(slots=True)
 class _Failure:
@@ -57,6 +64,7 @@ class Progress:
         self._run: _Failure | None = None
         self._cues_in_vain = 0
         self._runs_in_vain = 0
+        self._cut_unseen = 0
         self._in_vain_since = ""
 
     # ------------------------------------------------------------ what happened
@@ -79,14 +87,18 @@ class Progress:
         self._cues_in_vain = 0
         self._cues.pop(kind, None)
 
-    def run_over(self, what: str, *, reached: bool, mistake: Exception | None) -> None:
+    def run_over(
+        self, what: str, *, reached: bool, mistake: Exception | None, cut: bool = False
+    ) -> None:
         """A run has ended.
 
         Args:
             what: of which action.
             reached: whether the stage was given any of it.
             mistake: what of ours went wrong on the way, though another rung may have taken over.
+            cut: whether it was cut off by what came after it.
         """
+        self._cut_unseen = 0 if reached else self._cut_unseen + cut
         if mistake is not None:
             self._metrics.run_failures.inc()
             self._run = self._failure(self._run, f"drawing {what}", mistake)
@@ -128,3 +140,9 @@ class Progress:
             yield Condition("cue_failed", "degraded", failure.told())
         if self._run is not None:
             yield Condition("run_failed", "degraded", self._run.told())
+        if self._cut_unseen >= CUT_UNSEEN:
+            text = (
+                "every picture of late was cut off by the next before anything of it was seen: "
+                "cues follow one another faster than what draws them begins"
+            )
+            yield Condition("pictures_cut_unseen", "degraded", text)
