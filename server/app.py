@@ -270,8 +270,8 @@ async def build(
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        conditions.add(playback.conditions)
-        conditions.add(jobs.conditions)
+        for source in (playback.conditions, jobs.conditions, supply.conditions):
+            conditions.add(source)
         if isinstance(asrun, AsRunLog):
             conditions.add(asrun.conditions)
         wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {

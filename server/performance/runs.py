@@ -137,15 +137,22 @@ class Runs:
         self._was_on = self.on_stage
         run = self._run = self._prepare(assignment, cycle)
         ending: Ending = "cut"
+        passed_over = False
         self._mistake = None
         try:
             ending = await self._climb(run, long_past)
         except _Past as past:
+            passed_over = True
             return past.ended
         finally:
             self._waits_until = None
             run.over(ending, self._clock.now())
-            self._progress.run_over(run.action.action_id, reached=run.begun, mistake=self._mistake)
+            self._progress.run_over(
+                run.action.action_id,
+                reached=run.begun,
+                mistake=self._mistake,
+                cut=ending == "cut" and not passed_over,
+            )
         return run.last_due if ending == "completed" else self._clock.now()
 
     def _prepare(self, assignment: Assignment, cycle: int) -> Run:
