@@ -21,7 +21,7 @@ from cache.library import Library
 from cache.prefetch import Need
 from cache.store import StoreError
 from generator.harvest import Harvester
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
@@ -357,8 +357,8 @@ def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None)
     )
 
 
-async def _planned(show: Show, library: Library) -> Plan:
-    """The show's actions, under the ids that their finished sets have."""
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
             await library.refresh()
@@ -366,16 +366,15 @@ async def _planned(show: Show, library: Library) -> Plan:
         # The show goes on without: readiness keeps looking, and says so.
         reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
         _log.error("manifest_unreadable", reason=reason)
-    finished = {
-        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-    }
-    return show.plan(finished)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
 
 
 @asynccontextmanager
 async def _engines(
     show: Show,
-    plan: Plan,
+    plan: PlanInForce,
     supply: Supply,
     clock: Clock,
     *,
@@ -395,7 +394,9 @@ async def _engines(
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
         if show.settings.playback.harvest and rehearsal is None:
-            harvester = await stack.enter_async_context(Harvester(supply.store, plan.actions))
+            harvester = await stack.enter_async_context(
+                Harvester(supply.store, lambda: plan.actions)
+            )
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened

@@ -14,7 +14,7 @@ from random import Random
 
 from cache.library import Library
 from generator.cues import PromptCue, TranscriptCue
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
@@ -92,7 +92,7 @@ class Ensemble:
     """Those who play. Each owns its own state; see their modules."""
 
     show: Show
-    plan: Plan
+    plan: PlanInForce
     playhead: Playhead
     stage: Stage
     static: StaticProvider
@@ -103,7 +103,7 @@ class Ensemble:
     playback: Playback
 
 
-def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> Ensemble:
+def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstances) -> Ensemble:
     """Build everybody who plays `show`.
 
     Args:
@@ -143,6 +143,10 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         around.metrics,
         still=show.still is not None,
         engines=[engine.name for engine in around.engines],
+        may_draw=lambda action: (
+            settings.playback.fallback
+            or (show.sheet.cues[action.cue_index].mode or settings.playback.mode) != "static"
+        ),
     )
     modes = ModeManager(
         settings=settings.playback,
@@ -155,6 +159,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         zone=show.timezone,
         absent=around.absent,
     )
+    readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
         modes=modes,

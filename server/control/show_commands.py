@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from generator.cues import format_time, parse_time
-from generator.plan import Plan
+from generator.plan import Planned
 from server.asrun.log import AsRun
 from server.clock import Clock
 from server.config.show import Show
@@ -260,7 +260,7 @@ class ShowCommands:
         }
 
 
-def find_cue(show: Show, plan: Plan, reference: object) -> int:
+def find_cue(show: Show, plan: Planned, reference: object) -> int:
     """The index of a cue, by its action's id, its own id or its number.
 
     Raises:
