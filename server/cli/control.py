@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection, connect  # noqa: TID251 - given a proxy
 
+from cache.outgoing import proxy_for
 from generator.cues import format_time
+from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
 from server.control.arguments import usage
 
@@ -121,7 +123,12 @@ def _token() -> str | None:
 def _socket(address: str, timeout: float) -> Iterator[ClientConnection]:
     try:
         with connect(
-            address, open_timeout=timeout, close_timeout=1, max_size=None, compression=None
+            address,
+            open_timeout=timeout,
+            close_timeout=1,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            proxy=proxy_for(address),  # none for this machine and those near it
         ) as line:
             yield line
     except InvalidURI as error:

@@ -2,10 +2,11 @@
 
 What only tells the time does not make a change: `server_time`, the position, when a screen
 last painted. A state carries them as they are at that moment, and whoever shows them lets his
-own clock run on from there. Without a change one is told now and then all the same, as a sign of
-life that can be told from a server, or a feed, that has stopped. Nobody is waited for: each
-listener has a mailbox in which a newer state takes the place of an older one that was not
-fetched, while replies are kept.
+own clock run on from there. Where nothing changes it is told again every few seconds, so that
+silence means that nobody tells it any more.
+
+Nobody is waited for: each listener has a mailbox in which a newer state takes the place of an
+older one that was not fetched, while replies are kept.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ LOOK_EVERY = 0.1
 NOT_OFTENER_THAN = 0.02
 """Seconds between two states, however much is asked for."""
 
-HEARTBEAT = 2.0
-"""Seconds after which a state is told though nothing has changed: one that nothing follows for
-several times as long stands still, and whoever shows it must not be believed."""
+REFRESH = 5.0
+"""Seconds after which the state is told though nothing has changed: whoever hears none for twice
+as long knows that what he sees is old."""
 
 _TELLS_THE_TIME = frozenset({"server_time", "position", "position_text"})
 _OF_A_SCREEN = frozenset({"painted", "painted_at", "painted_age", "skipped"})
+"""What screens report changes all the time, and is told with the next state."""
 
 
 def lasting(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +146,7 @@ class StateFeed:
         """Read the state, and tell it if it has changed, or was not told for a while."""
         state, now = self._state(), self._clock.now()
         seen = lasting(state)
-        if seen != self._told or now - self._told_at >= HEARTBEAT:
+        if seen != self._told or now - self._told_at >= REFRESH:
             self._seq += 1
             self._told, self._told_at = seen, now
             text = wire.state(self.epoch, self._seq, state) if self._listeners else ""

@@ -24,7 +24,7 @@ from generator.cues import (
     TranscriptCue,
     format_time,
 )
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from server.chance import Chance
 from server.clock import Clock
 from server.conditions import Condition
@@ -86,7 +86,7 @@ class Playback:
         self,
         *,
         show: Show,
-        plan: Plan,
+        plan: Planned,
         playhead: Playhead,
         clock: Clock,
         stage: Stage,
@@ -119,7 +119,7 @@ class Playback:
             stage.darken(0.0)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Planned:
         """The show's actions."""
         return self._plan
 
