@@ -21,7 +21,7 @@ from cache.library import Library
 from cache.prefetch import Need
 from cache.store import StoreError
 from generator.harvest import Harvester
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
@@ -59,6 +59,7 @@ from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
@@ -184,6 +185,19 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
+        presence = ScreenPresence(
+            stage,
+            outside,
+            show.timezone,
+            named=settings.stage.screens,
+            known=memory.content.screens,
+            changed=memory.touch,
+            near=lambda seconds: playback.playhead.begins_within(
+                clock.now(), clock.stretch(seconds)
+            ),
+        )
+        conditions.add(presence.conditions)
+        metrics.registry.register(PresenceCollector(presence))
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -215,6 +229,7 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            presence=presence,
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
@@ -262,13 +277,14 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics),
+                screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
                 conditions=conditions,
+                presence=presence,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):
@@ -346,8 +362,8 @@ def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None)
     )
 
 
-async def _planned(show: Show, library: Library) -> Plan:
-    """The show's actions, under the ids that their finished sets have."""
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
             await library.refresh()
@@ -355,16 +371,15 @@ async def _planned(show: Show, library: Library) -> Plan:
         # The show goes on without: readiness keeps looking, and says so.
         reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
         _log.error("manifest_unreadable", reason=reason)
-    finished = {
-        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-    }
-    return show.plan(finished)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
 
 
 @asynccontextmanager
 async def _engines(
     show: Show,
-    plan: Plan,
+    plan: PlanInForce,
     supply: Supply,
     clock: Clock,
     *,
@@ -384,7 +399,9 @@ async def _engines(
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
         if show.settings.playback.harvest and rehearsal is None:
-            harvester = await stack.enter_async_context(Harvester(supply.store, plan.actions))
+            harvester = await stack.enter_async_context(
+                Harvester(supply.store, lambda: plan.actions)
+            )
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened

@@ -35,6 +35,7 @@ RecipeInput = Literal[
     "base_image",
     "scheduler",
 ]
+ScreenName = Annotated[str, Field(min_length=1, max_length=64)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -157,6 +158,12 @@ class DisplaySection(_Section):
     captions: bool = True
     progress: bool = True
     badge: bool = False
+
+
+class StageSection(_Section):
+    """`[stage]`: the screens that are expected, by name; empty for those that are remembered."""
+
+    screens: Annotated[tuple[ScreenName, ...], Field(max_length=64)] = ()
 
 
 class StoreSection(_Section):

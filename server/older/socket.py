@@ -19,7 +19,7 @@ from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from cache.images import on_black
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe
 from server.access import Access, AccessDenied
@@ -48,7 +48,7 @@ _RATE, _BURST = 20.0, 60.0
 class Repertoire:
     """Finds the action that a request of the older wire means."""
 
-    plan: Plan
+    plan: Planned
     programs: Mapping[str, Program]
     base_images: Mapping[str, bytes]
     playhead: Playhead

@@ -71,9 +71,21 @@ async def test_begins_with_the_welcome_and_a_whole_state(feed: StateFeed) -> Non
 async def test_time_that_passes_is_no_change(desk: Desk, feed: StateFeed) -> None:
     with feed.join("welcome") as mailbox:
         await taken(mailbox)
-        await desk.clock.advance(30)
+        await desk.clock.advance(state_feed.REFRESH - 0.5)
         assert await taken(mailbox) == []
-        assert desk.reads > 100
+        assert desk.reads > 20
+
+
+async def test_a_state_that_stands_still_is_told_again_and_again(
+    desk: Desk, feed: StateFeed
+) -> None:
+    with feed.join("") as mailbox:
+        told = (await taken(mailbox))[-1]["seq"]
+        for _ in range(4):
+            await desk.clock.advance(state_feed.REFRESH + 0.2)
+            (state,) = await taken(mailbox)
+            assert state["seq"] == told + 1
+            told = state["seq"]
 
 
 async def test_a_change_is_told_once_with_the_next_number(desk: Desk, feed: StateFeed) -> None:
