@@ -255,7 +255,7 @@ async def build(
         dispatcher = Dispatcher(
             [
                 commands,
-                ModeCommands(
+                mode_commands := ModeCommands(
                     modes=modes, playback=playback, view=view, clock=clock, engines=opened
                 ),
                 SupplyCommands(supply, lookahead),
@@ -301,6 +301,7 @@ async def build(
             "state_feed": feed.run,
             "readiness": readiness.keep_looking,
             "forces": modes.keep_time,
+            "late_live": mode_commands.run,
             "engine_watch": watch.run if watch.needed else None,
             "preflight": checks.preflight.run if checks.on else None,
             # A desk that is wired to the show means the show.

@@ -249,6 +249,13 @@ class ModeManager:
         self._breakers[name].proved(self._clock.now())
         _log.info("engine_proved", engine=name, state=self.health(name).state)
 
+    @property
+    def on_their_way(self) -> tuple[str, ...]:
+        """In words, the engines that cannot draw yet, and have not failed."""
+        names = [name for name in self._live if self.health(name).failures == 0]
+        told = (self._absent(name) or self._in_words(name, self.health(name)) for name in names)
+        return tuple(filter(None, told))
+
     def absent(self, name: str) -> str | None:
         """In words, why an engine cannot draw at the moment, though it has not failed."""
         return self._absent(name)
