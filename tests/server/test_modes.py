@@ -357,7 +357,7 @@ async def test_an_engine_that_has_not_answered_yet_is_starting_and_does_not_rest
 ) -> None:
     clock = VirtualClock()
     gone = EngineUnavailable("connection refused")
-    engine = scripted(clock, [], gone, gone, pause=0)
+    engine = scripted(clock, [], gone, pause=0)
     async with show(tmp_path, clock=clock, engines=[engine]) as opened:
         await opened.play_to(24)
         rows = await opened.rows()
