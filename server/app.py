@@ -43,7 +43,7 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.jobs import JobName, Jobs
+from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
 from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
@@ -62,8 +62,10 @@ from server.rehearsal.terms import NOT_SPENT, Terms
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.schedule import Schedule, build_schedule
+from server.unhandled import UnhandledErrors
 
 _log = structlog.get_logger(__name__)
 
@@ -185,19 +187,7 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        presence = ScreenPresence(
-            stage,
-            outside,
-            show.timezone,
-            named=settings.stage.screens,
-            known=memory.content.screens,
-            changed=memory.touch,
-            near=lambda seconds: playback.playhead.begins_within(
-                clock.now(), clock.stretch(seconds)
-            ),
-        )
-        conditions.add(presence.conditions)
-        metrics.registry.register(PresenceCollector(presence))
+        presence = _presence(show, ensemble, memory, outside, metrics)
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -233,28 +223,21 @@ async def build(
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
-
-        async def remember(panic: Panic | None) -> None:
-            memory.content.panic = panic
-            if not await memory.save_now(_PANIC_KEPT_WITHIN):
-                _log.error("panic_not_remembered", panic=panic is not None)
-
-        commands = ShowCommands(
-            playback=playback,
-            stage=stage,
-            view=view,
-            asrun=asrun,
-            clock=clock,
-            min_go=settings.playback.min_go,
-            log=log,
-            remember=remember,
-        )
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
         dispatcher = Dispatcher(
             [
-                commands,
+                ShowCommands(
+                    playback=playback,
+                    stage=stage,
+                    view=view,
+                    asrun=asrun,
+                    clock=clock,
+                    min_go=settings.playback.min_go,
+                    log=log,
+                    remember=_remembering(memory),
+                ),
                 ModeCommands(
                     modes=modes, playback=playback, view=view, clock=clock, engines=opened
                 ),
@@ -265,8 +248,9 @@ async def build(
             log,
             changed=feed.nudge,
         )
-        older = _older(show, ensemble, supply, clock, access)
-        app.router.routes.extend(
+        unhandled = UnhandledErrors(outside, metrics, show.timezone)
+        stack.enter_context(unhandled.of_the_loop())
+        routes = unhandled.of_routes(
             build_routes(
                 show=show,
                 store=supply.store,
@@ -278,7 +262,7 @@ async def build(
                 access=access,
                 screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
-                older=older,
+                older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
@@ -286,14 +270,18 @@ async def build(
                 presence=presence,
             )
         )
-        for remark in (*show.sheet.remarks, *plan.remarks):
-            _log.warning("cue_sheet", remark=str(remark))
+        app.router.routes.extend(routes)
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        for source in (playback.conditions, jobs.conditions, supply.conditions):
-            conditions.add(source)
-        if isinstance(asrun, AsRunLog):
-            conditions.add(asrun.conditions)
-        wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
+        conditions.add(
+            playback.conditions,
+            jobs.conditions,
+            presence.conditions,
+            supply.conditions,
+            asrun.conditions,
+            unhandled.conditions,
+        )
+        _tell_remarks(show, plan)
+        wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
             "memory": memory.keep_saving,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
@@ -309,10 +297,17 @@ async def build(
             else None,
             "signs_of_life": partial(_signs_of_life, memory, clock),
             "loop_lag": partial(_measure_lag, metrics, outside),
+            "systemd": partial(
+                keep_telling,
+                process.notifier,
+                outside,
+                playback.stands_still,
+                lambda: "{level}: {reason}".format_map(view.health()),
+            )
+            if process.notifier.listening
+            else None,
         }
-        for name, run in wanted.items():
-            if run is not None:
-                jobs.start(name, run)
+        jobs.start_all(wanted)
         yield playback
 
 
@@ -326,6 +321,12 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
         metrics.registry.register(ConnectionCollector(connections))
         conditions.add(connections.conditions)
+
+
+def _tell_remarks(show: Show, plan: PlanInForce) -> None:
+    """Tell of what nobody reads in the sheet, and the like."""
+    for remark in (*show.sheet.remarks, *plan.remarks):
+        _log.warning("cue_sheet", remark=str(remark))
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:
@@ -444,6 +445,35 @@ def _seed(memory: Memory, show: Show) -> int:
     memory.content.seed = new_seed() if seed is None else seed
     memory.touch()
     return memory.content.seed
+
+
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[None]]:
+    """How a panic, or the end of one, is remembered across a restart."""
+
+    async def remember(panic: Panic | None) -> None:
+        memory.content.panic = panic
+        if not await memory.save_now(_PANIC_KEPT_WITHIN):
+            _log.error("panic_not_remembered", panic=panic is not None)
+
+    return remember
+
+
+def _presence(
+    show: Show, ensemble: Ensemble, memory: Memory, outside: Clock, metrics: Metrics
+) -> ScreenPresence:
+    """Who minds the screens that are expected, and counts them."""
+    clock, playhead = ensemble.stage.clock, ensemble.playhead
+    presence = ScreenPresence(
+        ensemble.stage,
+        outside,
+        show.timezone,
+        named=show.settings.stage.screens,
+        known=memory.content.screens,
+        changed=memory.touch,
+        near=lambda seconds: playhead.begins_within(clock.now(), clock.stretch(seconds)),
+    )
+    metrics.registry.register(PresenceCollector(presence))
+    return presence
 
 
 def _force_book(memory: Memory) -> ForceBook:
