@@ -29,6 +29,7 @@ from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import ConditionCollector, Conditions
 from server.config.show import Show
+from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
 from server.control.osc import hear_osc
@@ -141,7 +142,7 @@ async def build(
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics, conditions = Metrics(), Conditions()
-    _look_at_itself(metrics, conditions)
+    _look_at_itself(app, metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -270,7 +271,6 @@ async def build(
                 show=show,
                 store=supply.store,
                 stage=stage,
-                playback=playback,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
@@ -289,7 +289,8 @@ async def build(
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        conditions.add(jobs.conditions)
+        for source in (playback.conditions, jobs.conditions, supply.conditions):
+            conditions.add(source)
         if isinstance(asrun, AsRunLog):
             conditions.add(asrun.conditions)
         wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
@@ -315,12 +316,16 @@ async def build(
         yield playback
 
 
-def _look_at_itself(metrics: Metrics, conditions: Conditions) -> None:
-    """Let the process tell how it does: what is wrong, and what becomes of its log."""
+def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
+    """Let the process tell how it does: what is wrong, its log, and who is connected."""
     metrics.registry.register(ConditionCollector(conditions))
     metrics.registry.register(OutputCollector())
     metrics.registry.register(LogCollector())
     conditions.add(output_conditions)
+    connections = getattr(app.state, "connections", None)
+    if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
+        metrics.registry.register(ConnectionCollector(connections))
+        conditions.add(connections.conditions)
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:

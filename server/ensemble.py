@@ -27,6 +27,7 @@ from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
+from server.performance.progress import Progress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
@@ -159,6 +160,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         zone=show.timezone,
         absent=around.absent,
     )
+    progress = Progress(clock, around.metrics, show.timezone)
     readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
@@ -166,6 +168,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         settings=settings.playback,
         crossfade=settings.display.crossfade,
         reports=Reports(stage, around.asrun, around.metrics, around.activation),
+        progress=progress,
         new_token=around.new_token,
     )
     playback = Playback(
@@ -174,8 +177,9 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         playhead=playhead,
         clock=clock,
         stage=stage,
-        performer=Performer(stage=stage, clock=clock, runs=runs),
+        performer=Performer(stage=stage, clock=clock, runs=runs, progress=progress),
         modes=modes,
+        progress=progress,
         metrics=around.metrics,
         chance=around.chance,
         moved=supply.nudge,

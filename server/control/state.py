@@ -186,8 +186,6 @@ class StateView:
         return {"level": level, "reason": reason, "conditions": conditions}
 
     def _verdict(self, current: Sequence[Condition]) -> tuple[str, str]:
-        if self.playback.stuck_for() > 0:
-            return "failing", "the show does not move"
         failing = [each.message for each in current if each.level == "failing"]
         if failing:
             return "failing", failing[0]

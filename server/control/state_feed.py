@@ -129,19 +129,21 @@ class StateFeed:
             self._listeners.remove(mailbox)
 
     async def run(self) -> None:
-        """Look at the state again and again, until cancelled."""
+        """Look at the state again and again, until cancelled.
+
+        Raises:
+            Exception: the state cannot be told. That is for whoever minds this to tell and to try
+                again: to go on as if nothing were would leave those who listen with an old one.
+        """
         while True:
             await self._sleep_until(self._clock.now() + LOOK_EVERY)
             if not self._listeners:
                 continue
-            try:
-                self._look()
-            except Exception:  # noqa: BLE001 - a state that cannot be told must not end the telling
-                _log.exception("state_not_told")
+            self._look()
             await self._clock.sleep_until(self._clock.now() + NOT_OFTENER_THAN)
 
     def _look(self) -> Mapping[str, Any]:
-        """Read the state, and tell it if it has changed."""
+        """Read the state, and tell it if it has changed, or was not told for a while."""
         state, now = self._state(), self._clock.now()
         seen = lasting(state)
         if seen != self._told or now - self._told_at >= REFRESH:

@@ -20,6 +20,7 @@ from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
 from server.chance import Chance
 from server.clock import VirtualClock, settle
+from server.conditions import Conditions
 from server.config.show import Show, load_show
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -320,9 +321,19 @@ async def house(
         quiet_for=playback.quiet_for,
         clock=clock,
     )
+    conditions = Conditions()
+    conditions.add(playback.conditions)
     presence = ScreenPresence(stage, clock, show.timezone)
     view = StateView(
-        show, clock, playback, stage, readiness, modes, commands=log, presence=presence
+        show,
+        clock,
+        playback,
+        stage,
+        readiness,
+        modes,
+        commands=log,
+        conditions=conditions,
+        presence=presence,
     )
     commands = ShowCommands(
         playback=playback,
