@@ -38,6 +38,7 @@ from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.tempo import REAL_TIME, Tempo
+from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
 
@@ -91,6 +92,7 @@ class Ensemble:
 
     show: Show
     plan: Plan
+    beginnings: Beginnings
     playhead: Playhead
     stage: Stage
     static: StaticProvider
@@ -111,6 +113,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         around: everything else.
     """
     settings, clock = show.settings, around.clock
+    beginnings = Beginnings(show.sheet, around.chance, settings.playback.draw, show.duration)
     playhead = Playhead(
         [cue.at for cue in show.sheet.cues],
         [action.cue_index for action in plan.actions],
@@ -170,7 +173,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         performer=Performer(stage=stage, clock=clock, runs=runs),
         modes=modes,
         metrics=around.metrics,
-        chance=around.chance,
+        beginnings=beginnings,
         moved=supply.nudge,
         panic=around.panic,
         look_in=around.look_in,
@@ -178,11 +181,12 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
     return Ensemble(
         show=show,
         plan=plan,
+        beginnings=beginnings,
         playhead=playhead,
         stage=stage,
         static=static,
         live=live,
-        lookahead=Lookahead(show, plan, playhead, static, clock),
+        lookahead=Lookahead(show, plan, beginnings, playhead, static=static, clock=clock),
         readiness=readiness,
         modes=modes,
         playback=playback,

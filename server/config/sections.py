@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from generator.cues import Failover, Identifier, Mode
+from generator.cues import Draw, Failover, Identifier, Mode
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -134,6 +134,7 @@ class PlaybackSection(_Section):
     """
 
     mode: Mode = "static"
+    draw: Draw = "enter"
     fit: Literal["squeeze", "recorded"] = "squeeze"
     first_frame_timeout: FirstFrameTimeout = FirstFrameTimeout()
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0

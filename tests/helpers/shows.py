@@ -188,11 +188,26 @@ def store_contents(
     return contents
 
 
+def _with_playback(toml: str, name: str, value: str) -> str:
+    """A show.toml in which `[playback]` says `name`, unless it says so already."""
+    before, heading, after = toml.partition("[playback]\n")
+    if name in after.partition("[")[0]:
+        return toml
+    if not heading:
+        return f"{toml}\n[playback]\n{name} = {value}\n"
+    return f"{before}{heading}{name} = {value}\n{after}"
+
+
 def write_show(
     folder: Path, cues: Sequence[Mapping[str, Any]] | str, toml: str = "", *, title: str = "Tiny"
 ) -> Path:
-    """A show without sets: its sheet and its show.toml."""
+    """A show without sets: its sheet and its show.toml.
+
+    Its pictures begin with their cues where it does not say otherwise, so that a test reads
+    its times off its sheet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    toml = _with_playback(toml, "draw", '"cue"')
     sheet = cues if isinstance(cues, str) else json.dumps(list(cues))
     (folder / "cues.json").write_text(sheet)
     (folder / "show.toml").write_text(f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}')
