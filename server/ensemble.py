@@ -29,6 +29,7 @@ from server.performance.playback import LOOK_IN, Playback
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
+from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
@@ -122,12 +123,15 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         clock.stretch(BURST),
     )
     stage = _stage(show, around)
+    latencies = Latencies()
     static = StaticProvider(
         supply.library,
         around.bag,
         clock,
         around.chance,
         settings.playback.fit,
+        lead=settings.playback.lead,
+        latencies=latencies,
         longest_gap=settings.playback.frame_gap_timeout,
         shelf=supply.shelf,
         beside=around.beside,
@@ -135,7 +139,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
     budget = Budget(
         settings.playback.live_runs_per_hour, settings.playback.live_at_once, around.no_live
     )
-    live = _live(show, supply.library, budget, around)
+    live = _live(show, supply.library, budget, latencies, around)
     readiness = Readiness(
         plan,
         supply,
@@ -194,7 +198,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
 
 
 def _live(
-    show: Show, library: Library, budget: Budget, around: Circumstances
+    show: Show, library: Library, budget: Budget, latencies: Latencies, around: Circumstances
 ) -> tuple[LiveProvider, ...]:
     """Who plays the engines, in their order."""
 
@@ -210,6 +214,7 @@ def _live(
             rng=around.live_seeds(engine.name),
             taken=seeds_of_sets,
             budget=budget,
+            latencies=latencies,
             beside=around.beside,
         )
         for engine in around.engines

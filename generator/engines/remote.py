@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import httpx
@@ -210,13 +210,19 @@ class RemoteEngine:
         self, events: AsyncGenerator[ServerEvent, None]
     ) -> AsyncGenerator[StepImage, None]:
         steps = number = 0
+        latency, waited = None, 0.0
         async for event in events:
             match event.name:
                 case "started":
                     steps = _whole(event.data, "steps")
+                    latency = _seconds(event.data, "latency")
+                    waited = _seconds(event.data, "waited") or 0.0
                 case "step" | "final":
                     number += 1
-                    yield _image(event, number, max(steps, number))
+                    image = _image(event, number, max(steps, number))
+                    if number == 1:
+                        image = replace(image, latency=latency, waited=waited)
+                    yield image
                 case "done":
                     self._name = str(event.data.get("engine", self._name))
                     if event.data.get("timing") in {"measured", "profiled", "simulated"}:
@@ -252,6 +258,13 @@ def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
 def _whole(data: dict[str, Any], field: str) -> int:
     value = data.get(field)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _seconds(data: dict[str, Any], field: str) -> float | None:
+    value = data.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
 
 
 def _refusal(status: int, body: bytes) -> EngineError:

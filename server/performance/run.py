@@ -145,7 +145,8 @@ class Run:
     @property
     def slot(self) -> Slot:
         """Where the next take has its place."""
-        return Slot(self._last_due, self.end, self.share)
+        fresh = not self.begun and not self._setbacks
+        return Slot(self._last_due, self.end, self.share, leads_in=fresh)
 
     @property
     def broken_off_for_good(self) -> bool:

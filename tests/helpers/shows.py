@@ -49,6 +49,7 @@ class Rhythm:
         size: bytes of each image; 0 for as small as they come.
         sets: how many sets; 0 for none.
         durations: whether the meta tells them at all.
+        latency: seconds from asking to the start of the first step.
     """
 
     previews: int = 4
@@ -57,6 +58,7 @@ class Rhythm:
     size: int = 0
     sets: int = 2
     durations: bool = True
+    latency: float = 0.0
 
     @property
     def frames(self) -> int:
@@ -148,11 +150,13 @@ def set_files(action: Action, set_id: int, rhythm: Rhythm) -> dict[str, bytes]:
         fingerprint=action.fingerprint,
         engine="tests 1",
         timing="simulated",
+        latency=rhythm.latency,
         files={name: FileFacts.of(data) for name, data in images.items()},
     )
     data = dump_meta(meta)
     if not rhythm.durations:
         bare = {"cue_id": action.action_id, "set_id": set_id, "total_steps": rhythm.previews}
+        bare["latency"] = rhythm.latency
         data = json.dumps(bare).encode()
     files: dict[str, bytes] = {
         image_key(action.action_id, set_id, name): image for name, image in images.items()
@@ -203,11 +207,12 @@ def write_show(
 ) -> Path:
     """A show without sets: its sheet and its show.toml.
 
-    Its pictures begin with their cues where it does not say otherwise, so that a test reads
-    its times off its sheet.
+    Its pictures begin with their cues, without a lead, where it does not say otherwise, so that
+    a test reads its times off its sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     toml = _with_playback(toml, "draw", '"cue"')
+    toml = _with_playback(toml, "lead", "0")
     sheet = cues if isinstance(cues, str) else json.dumps(list(cues))
     (folder / "cues.json").write_text(sheet)
     (folder / "show.toml").write_text(f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}')
