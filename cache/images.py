@@ -187,10 +187,18 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
     raise BadImage(name, reason, "undecodable")
 
 
+def on_black(image: Image.Image) -> Image.Image:
+    """An image in RGB as it is seen: what is transparent shows the wall, and that is black."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
+
+
 def _is_flat(image: Image.Image) -> bool:
-    """Whether no band of an image's colours varies visibly; transparency is left out."""
-    if image.mode in {"P", "PA", "RGBA", "LA", "1", "CMYK"}:
-        image = image.convert("RGB")
+    """Whether no band of an image's colours varies visibly, as it is seen on the wall."""
+    if image.has_transparency_data or image.mode in {"P", "1", "CMYK"}:
+        image = on_black(image)
     full = 65535 if image.mode.startswith(("I", "F")) else 255
     extrema = image.getextrema() if len(image.getbands()) > 1 else (image.getextrema(),)
     spans = cast("tuple[tuple[float, float], ...]", extrema)

@@ -23,6 +23,7 @@ from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
+from server.control.arguments import ARGUMENTS, RELEASED, Button, button
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
@@ -309,12 +310,16 @@ class Api:
         """
         try:
             role = self._access.role_of(request)
-            args, envelope = _opened(await _json_object(request))
+            command = request.path_params["command"]
+            pressed, body = _button_in(request, command), await _json_body(request)
+            if not isinstance(body, dict):
+                pressed, body = button(body), {}
+            if pressed == "released":
+                return JSONResponse({"ok": True, "result": RELEASED})
+            args, envelope = _opened(body)
             client = request.client.host if request.client else "?"
             caller = Caller(role, f"http {client} ({role})")
-            result = await self._dispatcher.dispatch(
-                request.path_params["command"], args, caller, envelope
-            )
+            result = await self._dispatcher.dispatch(command, args, caller, envelope)
         except (AccessDenied, CommandError) as error:
             return _error(error.code, str(error))
         return JSONResponse({"ok": True, "result": result})
@@ -431,7 +436,25 @@ def _error(code: str, message: str) -> Response:
     return JSONResponse(body, status_code=_STATUS.get(code, 409))
 
 
-async def _json_object(request: Request) -> Mapping[str, Any]:
+def _button_in(request: Request, command: str) -> Button | None:
+    """What the query says of a button, as in `POST …/panic?1`.
+
+    Raises:
+        CommandError: `bad_args`, where it holds an argument: without it, another cue would go.
+    """
+    for name, _ in request.query_params.multi_items():
+        if name in ARGUMENTS.get(command, ()):
+            example = json.dumps({name: "…"}, ensure_ascii=False)
+            raise CommandError("bad_args", f"{name}: expected in the body, as JSON: {example}")
+    return button(request.url.query)
+
+
+async def _json_body(request: Request) -> dict[str, Any] | float:
+    """The arguments, or the number that a button sent.
+
+    Raises:
+        CommandError: `bad_args`: it is neither, or too long.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -443,7 +466,7 @@ async def _json_object(request: Request) -> Mapping[str, Any]:
         args = json.loads(body)
     except (ValueError, RecursionError):
         args = None
-    if not isinstance(args, dict):
+    if not isinstance(args, (dict, int, float)):  # a truth value is a number, too
         raise CommandError("bad_args", "expected the arguments as a JSON object")
     return args
 

@@ -62,7 +62,10 @@ class Remembered(BaseModel):
 
 
 class Memory:
-    """`content`, loaded on opening and saved soon after each `touch`; without a path, never."""
+    """`content`, loaded on opening and saved soon after each `touch`; without a path, never.
+
+    Saving is a job, `keep_saving`, which its owner runs and minds.
+    """
 
     def __init__(self, path: Path | None, content: Remembered) -> None:
         self._path = path
@@ -76,13 +79,9 @@ class Memory:
     async def open(cls, path: Path) -> AsyncIterator[Memory]:
         """Load what is remembered at `path`; what was touched last is saved on leaving."""
         memory = cls(path, await asyncio.to_thread(_load, path))
-        task = asyncio.create_task(memory._keep_saving(), name="memory")
         try:
             yield memory
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             if memory._changed.is_set():
                 await memory._save()
 
@@ -106,12 +105,17 @@ class Memory:
             return False  # a disk that hangs: it is tried again like any other change
         return not self._failed
 
-    async def _keep_saving(self) -> None:
+    async def keep_saving(self) -> None:
+        """Save what was touched, until cancelled."""
         while True:
             await self._changed.wait()
             await asyncio.sleep(_DELAY)
             self._changed.clear()
-            await self._save()
+            try:
+                await self._save()
+            except BaseException:
+                self._changed.set()  # it is not on disk: whoever saves next has it still to do
+                raise
 
     async def _save(self) -> None:
         async with self._saving:  # two at once would write into one another's file

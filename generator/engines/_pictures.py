@@ -8,6 +8,7 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cache.images import on_black
 from generator.engine import RecipeRefused, StepImage
 from generator.recipe import Recipe
 
@@ -52,7 +53,7 @@ def fitted_preview(data: bytes, size: tuple[int, int]) -> bytes | None:
             if image.size == size and image.format == "JPEG":
                 image.load()
                 return data
-            fitted = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            fitted = on_black(image).resize(size, Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
     return encoded(fitted, "JPEG", _PREVIEW_QUALITY)

@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from generator.cues import format_time
 from server.cli.common import JsonOption, fail
+from server.control.arguments import usage
 
 _PATH = "/ws/control"
 _WRONG_USE = frozenset({"unknown_command", "bad_args"})
@@ -44,7 +45,7 @@ def control(
 ) -> None:
     """Ask a running server for something; the token comes from UNDERSTUDY_OPERATOR_TOKEN."""
     address = _address(url)
-    args = _arguments(arguments or [])
+    args = _arguments(command, arguments or [])
     message = {
         "type": "command",
         "id": uuid.uuid4().hex,
@@ -83,12 +84,13 @@ def _address(url: str) -> str:
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
-def _arguments(given: list[str]) -> dict[str, Any]:
+def _arguments(command: str, given: list[str]) -> dict[str, Any]:
     args: dict[str, Any] = {}
     for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            fail(f"expected key=value, not {argument!r}", 2)
+            takes = usage(command)
+            fail(f"expected key=value, not {argument!r}{f': {takes}' if takes else ''}", 2)
         args[key] = value if key in _ARE_TEXT else _value(value)
     return args
 

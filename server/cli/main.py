@@ -21,7 +21,7 @@ from server.cli.generate import generate
 from server.cli.pull import pull_store
 from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
-from server.serving import RefusedToServe, serve_show
+from server.serving import NotServed, serve_show
 
 app = typer.Typer(
     name="understudy",
@@ -70,7 +70,7 @@ def serve(
     )
     try:
         serve_show(loaded, log_level=log_level)
-    except RefusedToServe as error:
+    except NotServed as error:
         fail(str(error), error.status)
 
 

@@ -37,7 +37,7 @@ from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
 from server.rehearsal.report import Asked, ProbedEngine, Report, ranked
 from server.rehearsal.watched import FASTEST, SLOWEST, watch
 from server.rehearsal.written import page_of, write_page
-from server.serving import RefusedToServe
+from server.serving import NotServed
 
 _MOST_SCREENINGS = 1000
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
@@ -234,7 +234,7 @@ def _watch(
             host=host,
             port=port,
         )
-    except RefusedToServe as error:
+    except NotServed as error:
         fail(str(error), error.status)
     raise SystemExit(status)
 

@@ -79,8 +79,13 @@ class EngineWatch:
         self._clock = clock
         self._wanting: dict[str, float] = {}
 
+    @property
+    def needed(self) -> bool:
+        """Whether there is any engine to watch, and anything to have it draw."""
+        return self._recipe is not None and bool(self._live)
+
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled; returns at once where there is nothing to."""
         if self._recipe is None or not self._live:
             return
         while True:

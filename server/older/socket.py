@@ -18,6 +18,7 @@ import structlog
 from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from cache.images import on_black
 from generator.plan import Action, Plan
 from generator.programs import Program
 from generator.recipe import Recipe
@@ -253,7 +254,7 @@ def as_jpeg(image: bytes) -> bytes:
     """A picture of another kind as the JPEG that this wire knows."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(image)) as opened:
-        opened.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
+        on_black(opened).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,18 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "_DELAY", 0.02)
 
 
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[Memory]:
+    """What is remembered, and the job that saves it."""
+    async with Memory.open(path) as memory:
+        saving = asyncio.create_task(memory.keep_saving())
+        try:
+            yield memory
+        finally:
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
+
+
 async def saved(path: Path, old: bytes = b"") -> bytes:
     for _ in range(500):
         if path.exists() and (data := path.read_bytes()) != old:
@@ -31,20 +45,20 @@ async def saved(path: Path, old: bytes = b"") -> bytes:
 
 
 async def test_what_was_touched_is_there_after_a_restart(path: Path) -> None:
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         assert memory.content.loop_anchor is None
         assert not path.exists()
         memory.content.loop_anchor = 12.5
         memory.content.bags["lamp"] = Bag(coming=(2, 0), played=(1,))
         memory.touch()
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         assert memory.content.loop_anchor == 12.5
         assert memory.content.bags == {"lamp": Bag(coming=(2, 0), played=(1,))}
         assert [entry.name for entry in path.parent.iterdir()] == ["state.json"]
 
 
 async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         memory.content.alive_at = 1.0
         memory.touch()
         first = await saved(path)
@@ -57,7 +71,7 @@ async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
 async def test_many_touches_are_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
     monkeypatch.setattr(memory_module, "_write", lambda _path, data: writes.append(data))
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         for number in range(100):
             memory.content.alive_at = float(number)
             memory.touch()
@@ -74,7 +88,7 @@ async def test_what_cannot_be_read_is_set_aside(path: Path, damage: bytes) -> No
     path.parent.mkdir()
     path.write_bytes(damage)
     with capture_logs() as logs:
-        async with Memory.open(path) as memory:
+        async with opened(path) as memory:
             assert memory.content.bags == {}
             memory.touch()
     assert [entry["event"] for entry in logs] == ["memory_unreadable"]
@@ -85,7 +99,7 @@ async def test_what_cannot_be_read_is_set_aside(path: Path, damage: bytes) -> No
 async def test_fields_of_a_newer_release_do_no_harm(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"loop_anchor": 3.0, "weather": "rain"}')
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         assert memory.content.loop_anchor == 3.0
 
 
@@ -94,7 +108,7 @@ async def test_a_place_that_cannot_be_written_is_told_once_and_tried_again(
 ) -> None:
     path.parent.write_bytes(b"a file where the folder should be")
     with capture_logs() as logs:
-        async with Memory.open(path) as memory:
+        async with opened(path) as memory:
             for number in range(3):
                 memory.content.alive_at = float(number)
                 memory.touch()
@@ -109,7 +123,7 @@ async def test_a_place_that_cannot_be_written_is_told_once_and_tried_again(
 async def test_a_write_that_is_interrupted_leaves_the_old_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Memory.open(path) as memory:
+    async with opened(path) as memory:
         memory.content.alive_at = 1.0
         memory.touch()
 
@@ -118,7 +132,7 @@ async def test_a_write_that_is_interrupted_leaves_the_old_one(
 
     monkeypatch.setattr("os.fsync", full)
     with capture_logs():
-        async with Memory.open(path) as memory:
+        async with opened(path) as memory:
             memory.content.alive_at = 2.0
             memory.touch()
     monkeypatch.undo()
