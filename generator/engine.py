@@ -146,6 +146,19 @@ class BatchEngine(Engine, Protocol):
         ...
 
 
+@runtime_checkable
+class WarmingEngine(Engine, Protocol):
+    """An engine whose first run of a kind takes longer than the others: none to be recorded."""
+
+    async def prepare(self, recipe: Recipe) -> None:
+        """See to it that a run of `recipe` takes as long now as any later one.
+
+        Raises:
+            EngineError: as `Engine.render`.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ScriptedEngine:
     """An engine for tests: hands out given images, then perhaps fails, or says nothing more.

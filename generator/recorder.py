@@ -23,7 +23,14 @@ from cache.library import BrokenSet, Library
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
-from generator.engine import BatchEngine, DrawingFailed, Engine, StepImage, Timing
+from generator.engine import (
+    BatchEngine,
+    DrawingFailed,
+    Engine,
+    StepImage,
+    Timing,
+    WarmingEngine,
+)
 from generator.plan import Action
 from generator.provenance import model_config
 from generator.recipe import Recipe, seed_for
@@ -126,6 +133,8 @@ class Recorder:
         Raises:
             EngineError, StoreError, FormatError: as `record` does.
         """
+        if isinstance(self.engine, WarmingEngine):
+            await self.engine.prepare(recipe)
         place = _Place(action_id, set_id, recipe, description)
         return await self._keep(place, self.engine.render(recipe), lambda: self.engine.timing)
 

@@ -128,6 +128,22 @@ class DiffusersEngine:
         async with self._drawing(draw) as sets:
             yield sets
 
+    async def prepare(self, recipe: Recipe) -> None:
+        """Warm up, where a first run is slower than the others: see `WarmingEngine`.
+
+        Raises:
+            EngineError: as `render`.
+        """
+
+        def draw(_: Callable[[None], None], cancelled: Callable[[], bool]) -> None:
+            studio = self._opened()
+            if not studio.is_warm(recipe):
+                studio.warm_up(recipe, cancelled)
+
+        async with self._drawing(draw) as nothing:
+            async for _ in nothing:
+                pass
+
     async def warm_up(self, recipe: Recipe) -> None:
         """Load a recipe's model and draw it briefly, so that its first run is like the others.
 
