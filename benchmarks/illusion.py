@@ -47,6 +47,9 @@ SIZE: Final = length(256, 64)
 LEAD: Final = 0.5
 """Seconds: the server's own default."""
 
+ONE_CORE: Final = {"OMP_NUM_THREADS": "1"}
+"""The pipeline draws on one core, so that it is disturbed by whoever serves no more than a GPU."""
+
 _FOLDS: Final = 5
 _RESAMPLED: Final = 2000
 _GOAL: Final = 0.6
@@ -80,7 +83,7 @@ def main() -> None:
         show = _write_show(Path(name))
         _python("-m", "server", "generate", "batch", "--show", str(show))
         say(f"load of the machine before the runs: {_load()}")
-        with serving(show) as running:
+        with serving(show, ONE_CORE) as running:
             runs = asyncio.run(_runs(running, show))
     say(f"and after them: {_load()}")
     report(runs)
@@ -91,7 +94,13 @@ def _load() -> str:
 
 
 def _python(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **ONE_CORE},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)}: {done.stdout[-800:]}{done.stderr[-800:]}")
 

@@ -24,7 +24,7 @@ UNKNOWN_DURATION = (0.3, 1.0)
 _CATCH_UP: Final = 0.04
 """Of each duration, what may be left out of it where a run is late: less than it varies by."""
 
-_WAITS: Final = 0.5
+_WAITS: Final = 1.5
 """Seconds by which a picture may wait for its moment beyond the lead, before the run hurries."""
 
 _WAITS_AT_MOST: Final = 3.0
