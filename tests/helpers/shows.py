@@ -192,14 +192,15 @@ def store_contents(
     return contents
 
 
-def _with_playback(toml: str, name: str, value: str) -> str:
-    """A show.toml in which `[playback]` says `name`, unless it says so already."""
+def _with_playback(toml: str, **defaults: str) -> str:
+    """A show.toml in which `[playback]` says all of `defaults`, unless it says otherwise.
+
+    Where there is no such section it comes first, so that a test may add to the last.
+    """
     before, heading, after = toml.partition("[playback]\n")
-    if name in after.partition("[")[0]:
-        return toml
-    if not heading:
-        return f"{toml}\n[playback]\n{name} = {value}\n"
-    return f"{before}{heading}{name} = {value}\n{after}"
+    said = after.partition("[")[0]
+    keys = "".join(f"{name} = {value}\n" for name, value in defaults.items() if name not in said)
+    return f"{before}{heading}{keys}{after}" if heading else f"[playback]\n{keys}{toml}"
 
 
 def write_show(
@@ -211,11 +212,10 @@ def write_show(
     a test reads its times off its sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    toml = _with_playback(toml, "draw", '"cue"')
-    toml = _with_playback(toml, "lead", "0")
     sheet = cues if isinstance(cues, str) else json.dumps(list(cues))
     (folder / "cues.json").write_text(sheet)
-    (folder / "show.toml").write_text(f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}')
+    toml = f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}'
+    (folder / "show.toml").write_text(_with_playback(toml, draw='"cue"', lead="0"))
     return folder
 
 
