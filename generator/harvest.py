@@ -21,6 +21,7 @@ import structlog
 
 from cache.documents import FormatError
 from cache.store import Store, StoreError
+from cache.tasks import being_cancelled
 from generator import quarantine
 from generator.engine import Engine, EngineError, StepImage, Timing
 from generator.plan import Action
@@ -61,8 +62,8 @@ class Harvester:
 
     Args:
         store: where; entered and left by its owner.
-        actions: what is kept: runs of their recipes. Where two actions share a recipe, it is
-            the first one's.
+        actions: what is kept: runs of their recipes, asked for anew for each run, as ids may
+            change. Where two actions share a recipe, it is the first one's.
         now: the time of day, for metas.
         run_bytes: bytes that the images of one run may have.
         keep_within: seconds that keeping one may take.
@@ -72,7 +73,7 @@ class Harvester:
     def __init__(
         self,
         store: Store,
-        actions: Iterable[Action],
+        actions: Callable[[], Iterable[Action]],
         *,
         now: Callable[[], datetime] = _now,
         run_bytes: int = RUN_BYTES,
@@ -80,7 +81,7 @@ class Harvester:
         most: int = MOST_PER_ACTION,
     ) -> None:
         self._store = store
-        self._actions = {action.fingerprint: action for action in reversed(tuple(actions))}
+        self._actions = actions
         self._now = now
         self.run_bytes = run_bytes
         self._keep_within = keep_within
@@ -109,7 +110,8 @@ class Harvester:
 
     def offer(self, recipe: Recipe, images: Sequence[StepImage], engine: Engine) -> None:
         """Keep a whole run, if there is room for it; returns at once."""
-        action = self._actions.get(recipe.fingerprint)
+        wanted = recipe.fingerprint
+        action = next((each for each in self._actions() if each.fingerprint == wanted), None)
         if action is None:
             return  # a probe, or a recipe of somebody else's
         try:
@@ -131,6 +133,10 @@ class Harvester:
                 _dropped(run.action, f"the store took more than {self._keep_within:g} s")
             except (EngineError, StoreError, FormatError) as error:
                 _dropped(run.action, str(error))
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                _log.exception("harvest_failed", action=run.action.action_id)
             except Exception:  # noqa: BLE001 - the next run may be kept all the same
                 _log.exception("harvest_failed", action=run.action.action_id)
             finally:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.plan import Action, Plan
+from generator.cues import PromptCue, TranscriptCue
+from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.chance import Chance
 from server.clock import Clock
+from server.config.lobby import direction_of
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
@@ -26,6 +28,7 @@ from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
+from server.performance.progress import Progress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
@@ -33,6 +36,7 @@ from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
 from server.supply.lookahead import Lookahead
@@ -42,6 +46,7 @@ from server.tempo import REAL_TIME, Tempo
 from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
+from server.timeofday import TimeOfDay
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Circumstances:
         activation: a performance for visitors, or a dry run.
         tempo: how fast the clock runs beside that of the screens.
         no_live: in words, why nothing may be drawn live at all; empty if it may.
+        time_of_day: in which hours are told in words; None for those of the machine.
     """
 
     clock: Clock
@@ -85,6 +91,7 @@ class Circumstances:
     activation: Activation = "show"
     tempo: Tempo = REAL_TIME
     no_live: str = ""
+    time_of_day: TimeOfDay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ class Ensemble:
     """Those who play. Each owns its own state; see their modules."""
 
     show: Show
-    plan: Plan
+    plan: PlanInForce
     beginnings: Beginnings
     playhead: Playhead
     stage: Stage
@@ -104,7 +111,7 @@ class Ensemble:
     playback: Playback
 
 
-def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> Ensemble:
+def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstances) -> Ensemble:
     """Build everybody who plays `show`.
 
     Args:
@@ -148,6 +155,10 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         around.metrics,
         still=show.still is not None,
         engines=[engine.name for engine in around.engines],
+        may_draw=lambda action: (
+            settings.playback.fallback
+            or (show.sheet.cues[action.cue_index].mode or settings.playback.mode) != "static"
+        ),
     )
     modes = ModeManager(
         settings=settings.playback,
@@ -157,15 +168,18 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         sets=readiness.sets_in_time,
         budget=budget,
         book=around.book,
-        zone=show.timezone,
+        time_of_day=around.time_of_day,
         absent=around.absent,
     )
+    progress = Progress(clock, around.metrics, show.timezone)
+    readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
         modes=modes,
         settings=settings.playback,
         crossfade=settings.display.crossfade,
         reports=Reports(stage, around.asrun, around.metrics, around.activation),
+        progress=progress,
         new_token=around.new_token,
     )
     playback = Playback(
@@ -174,8 +188,9 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         playhead=playhead,
         clock=clock,
         stage=stage,
-        performer=Performer(stage=stage, clock=clock, runs=runs),
+        performer=Performer(stage=stage, clock=clock, runs=runs, progress=progress),
         modes=modes,
+        progress=progress,
         metrics=around.metrics,
         beginnings=beginnings,
         moved=supply.nudge,
@@ -242,6 +257,10 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             progress=display.progress,
             badge=display.badge,
             still="/still" if show.still is not None else "",
+            language=display.language,
+            direction=direction_of(display.language),
+            hours=display.hours,
+            texts=display.lobby_texts,
         ),
         painted,
         around.tempo,
@@ -251,11 +270,29 @@ def _stage(show: Show, around: Circumstances) -> Stage:
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
     """What a screen needs to know of the show, or that it is none."""
+    written = glyphs.characters(_texts(show))
     if around.activation == "show":
-        return wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration)
+        return wire.ShowInfo(
+            title=show.title,
+            timezone=show.timezone_name,
+            duration=show.duration,
+            characters=written,
+        )
     return wire.RehearsedShow(
         title=f"Rehearsal: {show.title}",  # on screens, too, that know of no rehearsals
         timezone=show.timezone_name,
         duration=show.duration,
+        characters=written,
         rehearsal=wire.Rehearsal(speed=around.tempo.speed),
     )
+
+
+def _texts(show: Show) -> Iterator[str]:
+    """Everything that is written on the walls."""
+    yield show.title
+    for cue in show.sheet.cues:
+        match cue:
+            case PromptCue():
+                yield cue.prompt
+            case TranscriptCue():
+                yield cue.transcript

@@ -35,6 +35,17 @@ class Metrics:
             ["provider", "outcome"],
             registry=self.registry,
         )
+        self.cue_failures = Counter(
+            "understudy_cue_failures",
+            "Cues that could not be carried out for a mistake of ours, by kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.run_failures = Counter(
+            "understudy_run_failures",
+            "Runs in which a mistake of ours was made, though another rung may have taken over.",
+            registry=self.registry,
+        )
         self.setbacks = Counter(
             "understudy_setbacks",
             "Times a rung of the ladder failed and the next one took over, by rung.",
@@ -83,6 +94,12 @@ class Metrics:
             "understudy_job_restarts",
             "Times a long-lived job of the server was started again, by job.",
             ["job"],
+            registry=self.registry,
+        )
+        self.unhandled_errors = Counter(
+            "understudy_unhandled_errors",
+            "Errors that nobody caught, by where.",
+            ["where"],
             registry=self.registry,
         )
         self.loop_lag = Gauge(

@@ -26,25 +26,29 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from cache.images import BadImage, check_image
-from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, StepImage, Timing
+from cache.outgoing import reason_of, redacted
+from generator.engine import (
+    DrawingFailed,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+    Timing,
+    check_count,
+)
 from generator.engines._pictures import FLOOR, base_itself
+from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
 from generator.recipe import PipelineKind, Recipe
 
-CONNECT_WITHIN: Final = 5.0
 SILENCE: Final = 30.0
 """Seconds without a step, an image or ``done`` after which it is given up."""
 
 END_WITHIN: Final = 2.0
 """Seconds for ``done`` after the final image, or for that after ``done``: one may be missing."""
 
-MAX_MESSAGE: Final = 64 * 2**20
-"""Bytes of one message; the library's 1 MiB is less than a PNG of the whole picture."""
-
-_CLOSE_WITHIN: Final = 1.0
 _SHOWN: Final = 120
 _STEP: Final = re.compile(r"p:s=(\d{1,5})(?::t=(.{0,64}))?", re.ASCII)
 _NUMBER: Final = re.compile(r"-?\d{1,9}(?:\.\d{0,30})?(?:e[+-]?\d{1,2})?", re.ASCII)
@@ -121,7 +125,7 @@ class OlderWireEngine:
     @property
     def name(self) -> str:
         """Where it is: it does not say what it is."""
-        return f"older wire at {self._url}"
+        return f"older wire at {redacted(self._url)}"
 
     @property
     def timing(self) -> Timing:
@@ -147,24 +151,21 @@ class OlderWireEngine:
         said = self._says(recipe)
         drawing = _Drawing(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
         try:
-            async with connect(
-                self._url,
-                max_size=self._max_size,
-                compression=None,
-                open_timeout=self._connect_within,
-                close_timeout=_CLOSE_WITHIN,
+            async with open_socket(
+                self._url, max_size=self._max_size, open_within=self._connect_within
             ) as socket:
                 # At once: who waits for a greeting waits in vain, since most greet only then.
                 await socket.send(said)
                 drawing.begin(time.perf_counter())
                 async with aclosing(self._followed(socket, drawing)) as images:
                     async for image in images:
+                        check_count(recipe, image.step)
                         yield image
         except (OSError, WebSocketException, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error, self._url)
             if drawing.begun and not isinstance(error, TimeoutError):
                 raise DrawingFailed(f"it hung up in the middle of a drawing: {reason}") from error
-            raise EngineUnavailable(f"{self._url}: {reason}") from error
+            raise EngineUnavailable(f"{redacted(self._url)}: {reason}") from error
 
     async def _followed(
         self, socket: ClientConnection, drawing: _Drawing

@@ -21,6 +21,7 @@ from server.cli.generate import generate
 from server.cli.pull import pull_store
 from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
+from server.output import occupy_standard_descriptors, output_in_background, unwritten_output
 from server.serving import NotServed, serve_show
 
 app = typer.Typer(
@@ -34,8 +35,15 @@ app = typer.Typer(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program."""
+    occupy_standard_descriptors()
     _check_packages()
-    app(args=list(args) if args is not None else None, prog_name="understudy")
+    try:
+        app(args=list(args) if args is not None else None, prog_name="understudy")
+    except (OSError, SystemExit) as ended:
+        # Much of what was said is written only now; on a full disk, it is not.
+        if (reason := unwritten_output(ended)) is not None:
+            fail(f"output cannot be written: {reason}", 1)
+        raise
 
 
 def _check_packages() -> None:
@@ -62,23 +70,26 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Play a show: screens at /, probes at /healthz and /readyz."""
-    loaded = load(
-        show,
-        store=store,
-        server={"host": host, "port": port},
-        playback={"mode": mode},
-    )
-    try:
-        serve_show(loaded, log_level=log_level)
-    except NotServed as error:
-        fail(str(error), error.status)
+    with output_in_background():
+        loaded = load(
+            show,
+            store=store,
+            server={"host": host, "port": port},
+            playback={"mode": mode},
+        )
+        try:
+            serve_show(loaded, log_level=log_level)
+        except NotServed as error:
+            fail(str(error), error.status)
 
 
 @app.command()
 def asrun(
     *,
     show: ShowOption = None,
-    since: Annotated[str | None, typer.Option(help="Only runs since this ISO time.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only runs since this ISO time, in the show's time zone.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 1000,
     csv: Annotated[bool, typer.Option("--csv", help="As a table for a spreadsheet.")] = False,
     as_json: JsonOption = False,
@@ -86,8 +97,12 @@ def asrun(
     """What was really played, newest first."""
     loaded = load(show)
     try:
-        after = datetime.fromisoformat(since).astimezone().timestamp() if since else None
-    except ValueError:
+        told = datetime.fromisoformat(since) if since else None
+        # Without a zone of its own it is meant as the schedule is: in the show's.
+        if told is not None and told.tzinfo is None:
+            told = told.replace(tzinfo=loaded.timezone)
+        after = None if told is None else told.timestamp()
+    except (ValueError, OverflowError):
         fail(f"--since: expected a time such as 2026-11-20T10:00, not {since!r}", 2)
     try:
         rows = read_rows(loaded.state_folder / "asrun.sqlite", limit=limit, since=after)

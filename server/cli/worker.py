@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from cache.store import Store
@@ -27,13 +26,20 @@ from server.cli.common import (
     load,
     named_store,
 )
-from server.config.sections import EngineSection
+from server.config.sections import EngineSection, ServerSection
 from server.config.show import Show
 from server.engines.child import TOKEN_VARIABLE, Assignment
 from server.engines.lifeline import end_with_parent, give_way
 from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
-from server.serving import AnnouncingServer, RefusedToServe, listen
+from server.output import output_in_background
+from server.serving import (
+    AnnouncingServer,
+    RefusedToServe,
+    connections_of,
+    listen,
+    uvicorn_config,
+)
 
 _PROBE_SIZE = 256
 _PROBE_STEPS = 2
@@ -56,10 +62,16 @@ def worker(
     log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
-    if supervised:
-        _be_supervised(host, port)
-        return
-    loaded = load(show, store=store)
+    with output_in_background():
+        if supervised:
+            _be_supervised(host, port)
+        else:
+            configure_logs(log_level)
+            _be_on_its_own(load(show, store=store), engine, host, port)
+
+
+def _be_on_its_own(loaded: Show, engine: str, host: str, port: int) -> None:
+    """Serve an engine of a show, to whoever may."""
     token = loaded.settings.tokens.worker
     if not is_loopback(host) and token is None:
         fail(f"refusing to listen on {host} without a token: set UNDERSTUDY_WORKER_TOKEN", 2)
@@ -69,7 +81,6 @@ def worker(
         fail(str(error), 2)
     if not section.local:
         fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
-    configure_logs(log_level)
     _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
 
 
@@ -111,9 +122,7 @@ def _serve(
         server.should_exit = True
 
     serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
-    config = uvicorn.Config(
-        serving.app(), access_log=False, log_config=None, timeout_graceful_shutdown=5
-    )
+    config = uvicorn_config(serving.app(), connections_of(ServerSection()))
     try:
         with listen(host, port) as listener:
             where = f"http://{host}:{listener.getsockname()[1]}"

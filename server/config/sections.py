@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -14,10 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
+from cache.outgoing import has_password
 from generator.cues import Draw, Failover, Identifier, Mode
+from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -33,6 +37,7 @@ RecipeInput = Literal[
     "base_image",
     "scheduler",
 ]
+ScreenName = Annotated[str, Field(min_length=1, max_length=64)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -149,13 +154,39 @@ class PlaybackSection(_Section):
 
 
 class DisplaySection(_Section):
-    """`[display]`: how it looks. Times in seconds."""
+    """`[display]`: how it looks, and what the lobby says. Times in seconds.
+
+    `language` is the lobby's; `texts` say by name what is to be said otherwise.
+    """
 
     crossfade: Seconds = 3.0
     fade: Seconds = 5.0
     captions: bool = True
     progress: bool = True
     badge: bool = False
+    language: Annotated[str, AfterValidator(check_language)] = "en"
+    hours: Literal["24", "12"] = "24"
+    texts: Annotated[Mapping[str, str], AfterValidator(check_texts)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_say_all(self) -> Self:
+        if missing := [name for name in TEXTS if name not in self.lobby_texts]:
+            raise ValueError(
+                f"language: nothing is shipped in {self.language!r}, but in "
+                f"{', '.join(LANGUAGES)}; for another, texts has to say: {', '.join(missing)}"
+            )
+        return self
+
+    @property
+    def lobby_texts(self) -> dict[str, str]:
+        """What the lobby says, by name."""
+        return {**shipped_texts(self.language), **self.texts}
+
+
+class StageSection(_Section):
+    """`[stage]`: the screens that are expected, by name; empty for those that are remembered."""
+
+    screens: Annotated[tuple[ScreenName, ...], Field(max_length=64)] = ()
 
 
 class StoreSection(_Section):
@@ -212,11 +243,17 @@ class ServerSection(_Section):
 
     `osc_port` 0 listens for no OSC. OSC knows no tokens: beyond loopback, `osc_senders` names
     the addresses and networks that may operate.
+
+    `max_connections` of browsers and others are open at a time, `max_connections_per_address` of
+    them from one address, unless that is loopback; and `max_screens` of them are screens.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     origins: tuple[str, ...] = ()
+    max_connections: Annotated[int, Field(ge=32, le=60_000)] = 1000
+    max_connections_per_address: Annotated[int, Field(ge=16, le=60_000)] = 256
+    max_screens: Annotated[int, Field(ge=1, le=10_000)] = 64
     osc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     osc_host: str = "127.0.0.1"
     osc_senders: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
@@ -289,7 +326,7 @@ class EngineSection(_Section):
         "sketch", "testcard", "diffusers", "worker", "comfyui", "replicate", "older-wire"
     ] = "sketch"
     pace: Annotated[float, Field(gt=0, le=60)] = 0.45
-    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$")] | None = None
+    url: Annotated[str | None, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = None
     device: str | None = None
     previews: Literal["auto", "vae", "taesd", "latent-rgb"] = "auto"
     allow_download: bool = False
@@ -318,6 +355,19 @@ class EngineSection(_Section):
         if self.url is not None and not self.url.startswith(scheme):
             raise ValueError(f"{self._called}: the url of a {self.kind} begins with {scheme}://")
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _keeps_no_secret(cls, url: str | None) -> str | None:
+        """What stands in `show.toml` is passed around, and engines are named by their address."""
+        if url is not None and has_password(url):
+            raise ValueError(
+                "expected an address without user or password, not one with; a token for it goes "
+                "into the environment: UNDERSTUDY_WORKER_TOKEN, UNDERSTUDY_COMFYUI_TOKEN"
+            )
+        if url is not None and url.startswith("http") and {"?", "#"} & set(url):
+            raise ValueError("expected an address without ? and #, not one with")
+        return url
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:

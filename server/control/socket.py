@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.access import Access, AccessDenied
 from server.clock import Clock
+from server.connections import identified
 from server.control import messages as wire
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.control.state_feed import Mailbox, StateFeed
@@ -142,6 +143,7 @@ class ControlSocket:
             self._clock.now(),
             self._dispatcher.open_to(caller.role),
         )
+        identified(websocket)
         _log.info("technician_joined", name=caller.name)
         with self._feed.join(welcome) as mailbox:
             self._metrics.technicians.set(self._feed.listeners)
@@ -221,10 +223,14 @@ class ControlSocket:
             result = await self._dispatcher.dispatch(
                 message.command, message.args, caller, envelope
             )
+            reply = wire.reply(message.id, result)
         except CommandError as error:
-            mailbox.reply(wire.refusal(message.id, error.code, str(error)))
-        else:
-            mailbox.reply(wire.reply(message.id, result))
+            reply = wire.refusal(message.id, error.code, str(error))
+        except Exception:  # noqa: BLE001 - every caller hears the outcome
+            _log.exception("command_failed", command=message.command, sender=caller.name)
+            text = f"{message.command:.40} failed; the server's log says why"
+            reply = wire.refusal(message.id, "internal", text)
+        mailbox.reply(reply)
 
     async def _receive(
         self, websocket: WebSocket, patience: Patience

@@ -90,7 +90,15 @@ class Log(WireMessage):
     message: str = Field(max_length=_MAX_LOG)
 
 
-FromScreen = Hello | SyncRequest | Presented | Log
+class Glyphs(WireMessage):
+    """Characters of the show that a screen cannot draw: some of them, and how many there are."""
+
+    type: Literal["glyphs"] = "glyphs"
+    missing: str = Field(default="", max_length=_MAX_NAME)
+    count: int = Field(default=0, ge=0, le=100_000)
+
+
+FromScreen = Hello | SyncRequest | Presented | Log | Glyphs
 _FROM_SCREEN: TypeAdapter[FromScreen] = TypeAdapter(
     Annotated[FromScreen, Field(discriminator="type")]
 )
@@ -116,7 +124,7 @@ def decode(text: str) -> FromScreen:
             raise MessageError("malformed", "expected a JSON object with a type") from None
         if kind.startswith("union_tag"):
             raise MessageError(
-                "unknown_type", "expected type hello, sync, presented or log"
+                "unknown_type", "expected type hello, sync, presented, log or glyphs"
             ) from None
         raise MessageError("invalid", f"{place}: {first['msg']}") from None
 
@@ -125,11 +133,16 @@ def decode(text: str) -> FromScreen:
 
 
 class ShowInfo(WireMessage):
-    """What a screen needs to know of the show before it starts."""
+    """What a screen needs to know of the show before it starts.
+
+    `characters` has each character that it shows which a font may lack, once: a screen measures
+    them, and tells in `glyphs` which it cannot draw.
+    """
 
     title: str
     timezone: str
     duration: Seconds
+    characters: str = ""
 
 
 class Rehearsal(WireMessage):
@@ -154,6 +167,11 @@ class Display(WireMessage):
         progress: whether a quiet progress line is shown while a picture is drawn.
         badge: whether a step counter is shown beside it.
         still: address of the show's own still image, empty for none.
+        language: of the lobby's words, as BCP 47 has it: its days and hours are written so.
+        direction: in which that language is written.
+        hours: whether the day has 24 hours, or twice 12.
+        texts: what the lobby says, by name; ``{time}``, ``{day}`` and ``{left}`` stand for the
+            hour, the day and the time until then.
     """
 
     crossfade: Seconds
@@ -162,6 +180,10 @@ class Display(WireMessage):
     progress: bool
     badge: bool
     still: str = ""
+    language: str = "en"
+    direction: Literal["ltr", "rtl"] = "ltr"
+    hours: Literal["24", "12"] = "24"
+    texts: dict[str, str] = Field(default_factory=dict)
 
 
 class Word(WireMessage):
@@ -173,11 +195,17 @@ class Word(WireMessage):
 
 
 class Screening(WireMessage):
-    """Whether a screening is on; `next` is when the next one starts, None for never."""
+    """Whether a screening is on, and when the next one starts; None for never.
+
+    `next` is the moment to count down to. It is on the steady clock, which may be hours off the
+    time of day: what is printed is `next_local`, day and hour in the show's time zone, such as
+    ``2026-11-21T10:00:00+01:00``.
+    """
 
     type: Literal["screening"] = "screening"
     status: Literal["waiting", "active", "closed"]
     next: Moment | None = None
+    next_local: str | None = None
     started_at: Moment | None = None
 
 
@@ -286,9 +314,10 @@ class Hold(WireMessage):
 
 
 class Identify(WireMessage):
-    """Show for some seconds which screen this is."""
+    """Show for some seconds which screen this is: the name by which it is known now."""
 
     type: Literal["identify"] = "identify"
+    screen: str = ""
 
 
 class Reload(WireMessage):
@@ -368,6 +397,12 @@ ToScreen = (
 def frame_url(run: str, step: int) -> str:
     """Where a frame can be fetched; it tells nothing of where it came from."""
     return f"/frames/{run}/{step}"
+
+
+def numbered_name(name: str, number: int) -> str:
+    """``left-2``: what a further screen is called that wants the same name."""
+    suffix = f"-{number}"
+    return name[: _MAX_NAME - len(suffix)] + suffix
 
 
 def encode_frame(header: Frame, image: bytes) -> bytes:

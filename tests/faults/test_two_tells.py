@@ -298,7 +298,7 @@ async def test_what_was_drawn_live_is_kept_with_it(tmp_path: Path) -> None:
     action = load_show(tmp_path, {}, {}).plan({}).actions[0]
     store = MemoryStore()
     images = [replace(image, duration=0.01) for image in drawing("lamp")]
-    async with Harvester(store, [action]) as harvester:
+    async with Harvester(store, lambda: [action]) as harvester:
         engine = harvester.tee(ScriptedEngine(images, pause=0.0, first=0.1))
         async with engine.render(action.recipe.with_seed(5)) as came:
             passed = [image async for image in came]
