@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -22,13 +21,16 @@ import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cache.documents import FormatError
+from cache.encoding import json_text
 from cache.formats import dump_meta
 from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
+from cache.untrusted import Unfit, fit_json
+from generator.answers import JsonResponse
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -71,7 +73,7 @@ def error_code(error: EngineError) -> tuple[str, bool]:
 
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return f"event: {name}\ndata: {json_text(data, place='worker')}\n\n".encode()
 
 
 def step_event(image: StepImage) -> bytes:
@@ -225,7 +227,7 @@ class Worker:
             return _problem(503, code, str(error), retryable=retryable)
         if not finished or not finished[0].final:
             return _problem(503, "failed", "it ended without a final image", retryable=True)
-        return JSONResponse(
+        return JsonResponse(
             {
                 "healthy": True,
                 "engine": self._engine.name,
@@ -341,7 +343,9 @@ async def _body(request: Request) -> bytes:
 
 def _read(model: type[_Model], body: bytes) -> _Model | Response:
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(fit_json(body))
+    except Unfit as error:
+        return _problem(422, "invalid", f"body: {error}", retryable=False)
     except ValidationError as error:
         places = "; ".join(
             f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
@@ -403,4 +407,4 @@ async def _hung_up(receive: Receive) -> None:
 
 def _problem(status: int, code: str, message: str, *, retryable: bool) -> Response:
     error = {"code": code, "message": message, "retryable": retryable}
-    return JSONResponse({"error": error}, status_code=status)
+    return JsonResponse({"error": error}, status_code=status)

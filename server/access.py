@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -135,4 +136,9 @@ class Access:
         self.check_origin(connection)
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         client = connection.client.host if connection.client else None
-        return self.role(token if scheme.lower() == "bearer" else None, client)
+        if scheme.lower() != "bearer":
+            return self.role(None, client)
+        # Programs send what is not ASCII in UTF-8, browsers in Latin-1, as which we are given it.
+        with suppress(AccessDenied, UnicodeDecodeError):
+            return self.role(token.encode("latin-1").decode(), client)
+        return self.role(token, client)

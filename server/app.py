@@ -28,7 +28,7 @@ from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
-from server.conditions import ConditionCollector, Conditions
+from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog, Commands, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -43,7 +43,7 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.memory import STATE, Memory, Panic
+from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
@@ -70,9 +70,6 @@ _FRESH_START_AFTER = 120.0
 
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
-
-_PANIC_KEPT_WITHIN = 2.0
-"""Seconds that whoever panicked waits for the disk to have it."""
 
 _LAG_PERIOD = 1.0
 
@@ -136,8 +133,8 @@ async def build(
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
-        memory = await stack.enter_async_context(_memory(show, rehearsal))
-        asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
+        memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
+        asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal, conditions))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
@@ -212,10 +209,11 @@ async def build(
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
 
-        async def remember(panic: Panic | None) -> None:
-            memory.content.panic = panic
-            if not await memory.save_now(_PANIC_KEPT_WITHIN):
-                _log.error("panic_not_remembered", panic=panic is not None)
+        async def remember(panic: Panic | None) -> str | None:
+            why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+            if why_not is not None:
+                _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+            return why_not
 
         commands = ShowCommands(
             playback=playback,
@@ -228,7 +226,12 @@ async def build(
             remember=remember,
         )
         mode_commands = ModeCommands(
-            modes=modes, playback=playback, view=view, clock=clock, engines=opened
+            modes=modes,
+            playback=playback,
+            view=view,
+            clock=clock,
+            engines=opened,
+            keep=partial(memory.keep, KEPT_WITHIN),
         )
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
@@ -261,8 +264,7 @@ async def build(
                 conditions=conditions,
             )
         )
-        for remark in (*show.sheet.remarks, *plan.remarks):
-            _log.warning("cue_sheet", remark=str(remark))
+        _tell_remarks(show, plan, conditions)
         if rehearsal is None:  # a desk that is wired to the show means the show
             await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
         await stack.enter_async_context(
@@ -281,26 +283,46 @@ async def build(
         yield playback
 
 
+def _tell_remarks(show: Show, plan: Plan, conditions: Conditions) -> None:
+    """Tell what is odd in the settings and the sheet, and does no harm."""
+    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: told)
+    for condition in told:
+        _log.warning(condition.code, remark=condition.message)
+    for remark in (*show.sheet.remarks, *plan.remarks):
+        _log.warning("cue_sheet", remark=str(remark))
+
+
 def _outside(need: Need, tempo: Tempo) -> Need:
     """A run to come, and when in real time."""
     end = None if need.end is None else tempo.to_real(need.end)
     return replace(need, start=tempo.to_real(need.start), end=end)
 
 
-def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:
+@asynccontextmanager
+async def _memory(
+    show: Show, rehearsal: Terms | None, conditions: Conditions
+) -> AsyncIterator[Memory]:
     if rehearsal is not None:
-        return Memory.unwritten(rehearsal.remembered)
-    return Memory.open(show.state_folder / STATE)
+        async with Memory.unwritten(rehearsal.remembered) as memory:
+            yield memory
+        return
+    async with Memory.open(show.state_folder / STATE) as memory:
+        conditions.add(memory.conditions)
+        yield memory
 
 
 @asynccontextmanager
-async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIterator[AsRun]:
+async def _asrun(
+    show: Show, clock: Clock, rehearsal: Terms | None, conditions: Conditions
+) -> AsyncIterator[AsRun]:
     """Where it is written down what was played; a rehearsal is nowhere."""
     if rehearsal is not None:
         yield MemoryLog()
         return
     keep_days, path = show.settings.cache.asrun_days, show.state_folder / "asrun.sqlite"
     async with AsRunLog.open(path, clock=clock, keep_days=keep_days) as log:
+        conditions.add(log.conditions)
         yield log
 
 

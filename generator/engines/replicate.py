@@ -32,6 +32,7 @@ import httpx
 from pydantic import SecretStr
 
 from cache.images import sniff
+from cache.untrusted import Unfit, decode_answer
 from generator.engine import (
     DrawingFailed,
     EngineDenied,
@@ -384,8 +385,8 @@ class ReplicateEngine:
             EngineUnavailable, EngineDenied, RecipeRefused: it is a refusal, by its status.
         """
         try:
-            data = response.json()
-        except ValueError:
+            data = decode_answer(response.content)
+        except Unfit:
             data = None
         if response.is_success and isinstance(data, dict) and "status" in data:
             prediction.data = data

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,6 +34,7 @@ from server.asrun.file import (
 )
 from server.asrun.record import FailedOver, Outcome, RunNotes, RunRecord
 from server.clock import Clock
+from server.conditions import Condition
 
 __all__ = [
     "AsRun",
@@ -169,6 +170,7 @@ class AsRunLog:
         self._answered = 0
         self._closing = False
         self._trouble: str | None = None
+        self._refused = ""
         # From here on the writer's own.
         self._file: RunFile | None = None
         self._was_open = False
@@ -259,6 +261,23 @@ class AsRunLog:
     def trouble(self) -> str | None:
         """Why nothing can be written at the moment; None where all is well."""
         return self._trouble
+
+    def conditions(self) -> Iterable[Condition]:
+        """What a technician should know: that nothing can be written, what is lost."""
+        if self._trouble is not None:
+            yield Condition(
+                "asrun_not_saved",
+                "degraded",
+                f"the as-run log cannot be written: {self._trouble}; the newest {self._capacity} "
+                "runs wait in memory: free the disk, or see who holds the file",
+            )
+        if self._dropped:
+            why = f", the last because: {self._refused}" if self._refused else ""
+            yield Condition(
+                "asrun_rows_lost",
+                "note",
+                f"{self._dropped} records of the as-run log are lost{why}",
+            )
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first: of the database, and what is not written yet.
@@ -358,6 +377,7 @@ class AsRunLog:
             return False
         for run, reason in refused.items():
             _log.error("run cannot be written to the as-run log", run=run, error=str(reason))
+            self._refused = f"{reason!s:.200}"
         with self._changed:
             self._dropped += len(refused)
             for run in refused:

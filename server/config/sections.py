@@ -77,7 +77,7 @@ BitsPerSecond = Annotated[int, BeforeValidator(bits_per_second), Field(ge=0, le=
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ShowSection(_Section):

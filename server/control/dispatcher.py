@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import structlog
 from cachetools import TTLCache
 
+from cache.untrusted import mended
 from server.access import Role
 from server.clock import Clock
 from server.timeline.playhead import PlayheadError
@@ -28,6 +29,9 @@ _log = structlog.get_logger(__name__)
 
 REMEMBERED = 600.0
 """Seconds for which the reply to an id is kept, for those who did not hear it."""
+
+MAX_ID = 128
+"""Characters of a command's id: thousands of them are remembered."""
 
 _MOST_REMEMBERED = 4096
 _LOGGED = 200
@@ -224,10 +228,13 @@ class Dispatcher:
             CommandError: it was not carried out, and why.
         """
         envelope = envelope or Envelope()
+        # The adapters' borders have cleaned them; here pass those of every adapter, of OSC and of
+        # whoever comes next as well, so that the command log and the state can always be told.
+        args = _fit(args)
         if envelope.id is None or command in self._read_only:
             return await self._carry_out(command, args, caller, envelope)
         key = caller.name, envelope.id
-        given = json.dumps(args, sort_keys=True, default=str)
+        given = json.dumps(args, sort_keys=True)
         before = self._once.get(key)
         if before is not None:
             if (before.command, before.args) != (command, given):
@@ -285,6 +292,20 @@ class Dispatcher:
         return handler
 
 
+def _fit(args: Args) -> Args:
+    """Arguments without those that are null, and with nothing in them that cannot be told.
+
+    Raises:
+        CommandError: `bad_args`: a number that is none or beyond 64 bits. It is never taken for
+            one that is not there: a `go` to such a cue is not a `go`.
+    """
+    given = {name: value for name, value in args.items() if value is not None}
+    fit: dict[str, Any] = mended(given)
+    if any(value is None for value in fit.values()):
+        raise CommandError("bad_args", "expected numbers that are finite and within 64 bits")
+    return fit
+
+
 def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
     if isinstance(outcome, CommandError):
         # Another one each time: an exception that is raised twice grows its traceback.
@@ -303,6 +324,11 @@ def _short(value: object) -> Any:  # noqa: ANN401 - a JSON value
     if isinstance(value, (int, float)) and abs(value) < _MOST_EXACT:  # false for NaN
         return value
     return f"{value!s:.200}"
+
+
+def kept_or_not(why_not: str | None) -> dict[str, Any]:
+    """Whether what a command did survives a restart, for its result: `kept`, and why not."""
+    return {"kept": True} if why_not is None else {"kept": False, "not_kept": why_not}
 
 
 def expect(args: Args, *known: str) -> None:

@@ -12,7 +12,6 @@ from: this machine alone, or those that the settings list. Nothing is answered t
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,6 +24,8 @@ import structlog
 from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
+from cache.encoding import json_text
+from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
 from server.control.dispatcher import Caller, CommandError, Dispatcher
 from server.metrics import Metrics
@@ -144,7 +145,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check
     if value == "" or value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, (str, bool, int, float)):
-        return value
+        return mended(value)
     raise CommandError("bad_args", f"expected text or a number, not {type(value).__name__}")
 
 
@@ -152,7 +153,8 @@ def reply_to(command: str, code: str, text: str) -> bytes:
     """The datagram that says what became of a command (pure)."""
     builder = OscMessageBuilder(address=REPLY)
     for argument in (command, code, text):
-        builder.add_arg(argument.encode(errors="replace").decode(), builder.ARG_TYPE_STRING)
+        # Its strings end at a zero byte.
+        builder.add_arg(clean_text(argument), builder.ARG_TYPE_STRING)
     datagram: bytes = builder.build().dgram
     return datagram
 
@@ -233,13 +235,17 @@ class OscEndpoint(asyncio.DatagramProtocol):
         except CommandError as error:
             self._reply(sender, name, error.code, str(error))
         else:
-            self._reply(sender, name, "ok", json.dumps(result, separators=(",", ":")))
+            text = json_text(result, place="osc")
+            if len(text.encode()) > _LONGEST_REPLY:
+                # Ask over HTTP for so much; but whether it is kept must not get lost.
+                kept = {key: result[key] for key in ("kept", "not_kept") if key in result}
+                text = json_text(kept, place="osc")
+            self._reply(sender, name, "ok", text)
 
     def _reply(self, sender: tuple[Any, ...], command: str, code: str, text: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if len(text) > _LONGEST_REPLY:
-            text = "{}" if code == "ok" else text[:_LONGEST_REPLY]  # ask over HTTP for so much
+        text = text.encode()[:_LONGEST_REPLY].decode(errors="ignore")
         self._transport.sendto(reply_to(f"{command:.60}", code, text), sender)
 
     def _refuse(self, code: str, host: str, reason: str) -> None:

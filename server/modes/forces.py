@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cache.untrusted import UnixTime
 from generator.cues import Mode
 
 Until = Literal["released", "next_cue", "end_of_screening", "time"]
@@ -38,7 +39,7 @@ class Force(BaseModel):
     reason: str = ""
     cue: str | None = None
     until: Until = "released"
-    deadline: float | None = None
+    deadline: UnixTime | None = None
     took_effect: bool = False
 
     def expired(self, wall: float) -> bool:

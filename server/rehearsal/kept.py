@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cache.untrusted import fit_json
 from server.rehearsal.report import Finding, Verdict
 
 REHEARSALS: Final = "rehearsals"
@@ -89,8 +90,8 @@ class KeptReports:
         for left in self._folders(under_way=True):
             shutil.rmtree(left, ignore_errors=True)
         for folder in reversed(self._folders()):
-            with suppress(OSError, ValidationError):
-                return Outcome.model_validate_json((folder / _ABOUT).read_bytes())
+            with suppress(OSError, ValueError):
+                return Outcome.model_validate_json(fit_json((folder / _ABOUT).read_bytes()))
         return None
 
     def begin(self, wall: float) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from cache import durable
 from server import memory as memory_module
 from server.memory import Memory
 from server.providers.shuffle import Bag
@@ -40,7 +41,10 @@ async def test_what_was_touched_is_there_after_a_restart(path: Path) -> None:
     async with Memory.open(path) as memory:
         assert memory.content.loop_anchor == 12.5
         assert memory.content.bags == {"lamp": Bag(coming=(2, 0), played=(1,))}
-        assert [entry.name for entry in path.parent.iterdir()] == ["state.json"]
+        assert {entry.name for entry in path.parent.iterdir()} <= {
+            "state.json",
+            "state.json.previous",
+        }
 
 
 async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
@@ -56,7 +60,7 @@ async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
 
 async def test_many_touches_are_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
-    monkeypatch.setattr(memory_module, "_write", lambda _path, data: writes.append(data))
+    monkeypatch.setattr(durable, "write_durably", lambda _path, data, **_: writes.append(data))
     async with Memory.open(path) as memory:
         for number in range(100):
             memory.content.alive_at = float(number)
@@ -101,9 +105,12 @@ async def test_a_place_that_cannot_be_written_is_told_once_and_tried_again(
                 await asyncio.sleep(0.08)
             told = [entry for entry in logs if entry["event"] == "memory_not_saved"]
             assert len(told) == 1
+            assert [each.code for each in memory.conditions()] == ["state_not_saved"]
             path.parent.rename(tmp_path / "away")
             memory.touch()
             assert json.loads(await saved(path))["alive_at"] == 2.0
+            assert await memory.keep(5) is None
+            assert list(memory.conditions()) == []
 
 
 async def test_a_write_that_is_interrupted_leaves_the_old_one(
