@@ -27,9 +27,6 @@ SHARED: Final = 0o666
 """As the process's umask says: for what was asked for at a place that somebody chose."""
 
 _BESIDE_END: Final = ".tmp"
-_LEFT_OVER: Final = 60.0
-"""Seconds after which a file beside its place belongs to no writer any more."""
-
 _RETRY: Final = 2.0
 """Seconds after which what could not be written is tried again."""
 
@@ -123,13 +120,14 @@ def make_private(path: Path) -> None:
             path.chmod(mode & 0o700)
 
 
-def sweep_up(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it."""
+def left_over(path: Path) -> list[Path]:
+    """What writers of `path` have left beside it, killed before they were done; the newest last."""
+    found: list[tuple[float, Path]] = []
     with suppress(OSError):
-        for left in path.parent.glob(f".{path.name}.*"):
+        for left in path.parent.glob(f".{path.name}.*{_BESIDE_END}"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _LEFT_OVER:
-                    left.unlink()
+                found.append((left.stat().st_mtime, left))
+    return [left for _, left in sorted(found)]
 
 
 def _keep_previous(path: Path, previous: Path) -> None:
@@ -168,6 +166,7 @@ class KeptFile:
         self._timer = timer
         self._changed = threading.Condition(threading.Lock())
         self._data: bytes | None = None
+        self._twice = False
         self._asked = 0
         self._written = 0
         self._tried = 0
@@ -177,9 +176,20 @@ class KeptFile:
         self._thread: threading.Thread | None = None
         self._waiting: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
-    def put(self, data: bytes | None) -> int:
-        """Have a content written, None for no file at all; the number to ask for it by."""
+    def put(self, data: bytes | None, *, twice: bool = False) -> int:
+        """Have a content written.
+
+        Args:
+            data: the content; None for no file at all.
+            twice: that it is not to be lost even where the medium loses the file: it is written
+                over the previous content as well.
+
+        Returns:
+            The number to ask for it by.
+        """
         with self._changed:
+            pending = self._tried < self._asked
+            self._twice = twice or (pending and self._twice)
             self._asked += 1
             self._data = data
             if self._asked_at is None:
@@ -244,11 +254,12 @@ class KeptFile:
 
     def _write_on(self) -> None:
         while (job := self._next()) is not None:
-            number, data = job
+            number, data, twice = job
             trouble: str | None = None
             try:
                 if data is None:
-                    remove_durably(self.path)
+                    for each in (self.path, *left_over(self.path)):
+                        remove_durably(each)
                 else:
                     write_durably(self.path, data, previous=self._previous)
             except OSError as error:
@@ -256,8 +267,11 @@ class KeptFile:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next must be written
                 trouble = repr(error)
             self._tell(number, trouble)
+            if twice and trouble is None and data is not None and self._previous is not None:
+                with suppress(OSError):
+                    write_durably(self._previous, data)
 
-    def _next(self) -> tuple[int, bytes | None] | None:
+    def _next(self) -> tuple[int, bytes | None, bool] | None:
         with self._changed:
             while self._tried == self._asked:
                 if self._closing:
@@ -266,7 +280,7 @@ class KeptFile:
                     self._changed.wait()
                 elif not self._changed.wait(_RETRY):
                     break  # it failed, and is tried again
-            return self._asked, self._data
+            return self._asked, self._data, self._twice
 
     def _tell(self, number: int, trouble: str | None) -> None:
         with self._changed:

@@ -21,7 +21,7 @@ import structlog
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cache.documents import FormatError, read_object
-from cache.durable import KeptFile, make_private, sweep_up, write_durably
+from cache.durable import KeptFile, left_over, make_private, write_durably
 from cache.encoding import json_text
 from cache.untrusted import UNIX_TIME_LIMIT, UnixTime, mended, one_line
 from server.conditions import Condition
@@ -119,7 +119,7 @@ class Memory:
         beside = path.with_name(PANIC)
         panic = KeptFile(beside, told=partial(_tell, beside))
         memory = cls(loaded.content, state, panic, loaded.conditions)
-        if loaded.to_move:
+        if loaded.to_move:  # from an older release's file, or from one that was not finished
             await memory.keep_panic(loaded.content.panic, KEPT_WITHIN)
             await memory.keep(KEPT_WITHIN)
         try:
@@ -148,7 +148,9 @@ class Memory:
         Returns:
             Why it is not on the disk yet; None where it is. What is not is tried again.
         """
-        return None if self._state is None else await self._state.kept(self._put(), within)
+        if self._state is None:
+            return None
+        return await self._state.kept(self._put(twice=True), within)
 
     async def keep_panic(self, panic: Panic | None, within: float) -> str | None:
         """Remember that the wall is to be black, or not to be; as `keep`."""
@@ -179,13 +181,13 @@ class Memory:
             )
         yield from self._found
 
-    def _put(self) -> int:
+    def _put(self, *, twice: bool = False) -> int:
         """Hand the content as it is now to its writer; the number to ask for it by."""
         assert self._state is not None  # noqa: S101 - for the type checker; both callers looked
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        return self._state.put(_encoded(self.content))
+        return self._state.put(_encoded(self.content), twice=twice)
 
     async def _close(self) -> None:
         if self._due is not None:
@@ -221,15 +223,20 @@ def _encoded(content: Remembered) -> bytes:
 
 
 def _load(path: Path) -> _Loaded:
-    for each in (path, path.with_name(PANIC)):
-        sweep_up(each)
+    for each in (path, path.with_name(PANIC), _previous(path)):
         make_private(each)
-    panic = _load_panic(path.with_name(PANIC))
+    for unfinished in (*left_over(path), *left_over(_previous(path))):
+        with suppress(OSError):
+            unfinished.unlink()
+    panic, to_move = _load_panic(path.with_name(PANIC)), False
+    if panic is None and (left := left_over(path.with_name(PANIC))):
+        # Somebody panicked, and the server was killed before the disk was done with it.
+        panic, to_move = _load_panic(left[-1]), True
     loaded = _load_state(path)
     if panic is None:
         return loaded
     loaded.content.panic = panic
-    return _Loaded(loaded.content, loaded.conditions)
+    return _Loaded(loaded.content, loaded.conditions, to_move=to_move)
 
 
 def _load_state(path: Path) -> _Loaded:

@@ -17,7 +17,7 @@ PREFIX: Final = "UNDERSTUDY_"
 
 _READ: Final = re.compile(r"UNDERSTUDY_|R2_|REPLICATE_API_TOKEN")
 _SERVICE_LINK: Final = re.compile(
-    r".*_SERVICE_HOST|.*_SERVICE_PORT(_\w+)?|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+    r"(.*_)?SERVICE_(HOST|PORT(_\w+)?)|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")

@@ -190,7 +190,7 @@ class ScreenSocket:
     async def _doubt(self, websocket: WebSocket, off: float) -> None:
         """Answer a time that cannot be; no strike: the screen's clock is wrong, and soon right."""
         self._metrics.screen_errors.labels(code="bad_time").inc()
-        text = f"at: expected a moment just past by the server's clock, not {off:+.1f} s from now"
+        text = f"at: expected a moment just past by the server's clock, not {off:+.4g} s from now"
         await websocket.send_text(wire.Error(code="bad_time", message=text).encode())
 
     async def _refuse(
