@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …]`: every figure, or those named."""
+"""`python -m benchmarks [NAME …]`: every figure, or those named.
+
+`BENCHMARKS_SHORT=1` runs a little of each, to see that it works.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from benchmarks import (
     recording,
     rehearsal,
     replay,
+    soak,
     startup,
     workers,
 )
@@ -36,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "line": line.main,
     "day": day.main,
     "rehearsal": rehearsal.main,
+    "soak": soak.main,
 }
 
 

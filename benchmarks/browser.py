@@ -15,17 +15,18 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
+from benchmarks.lengths import SHORT, length
 from benchmarks.machinery import say, serving, spread
 from benchmarks.shows import jpeg_of, write_show
 
-FRAMES = int(os.environ.get("FRAMES", "3000"))
+FRAMES = int(os.environ.get("FRAMES", length("3000", "20")))
 """Frames of the run that memory is watched over; the others take a tenth of them."""
 
 STEPS = 20
-REAL_PACE = 0.4
+REAL_PACE = length(0.4, 0.05)
 """Seconds a step, as an engine would take: for the timing."""
 
-QUICK_PACE = 0.12
+QUICK_PACE = length(0.12, 0.05)
 """Seconds a step where only the number of frames matters: for the memory."""
 
 ARGS = (
@@ -51,8 +52,9 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGS))
         root = Path(folder)
         _play(browser, root / "768", (1360, 768), FRAMES // 10, REAL_PACE)
-        _play(browser, root / "1080", (1920, 1080), FRAMES // 10, REAL_PACE)
-        _play(browser, root / "memory", (1360, 768), FRAMES, QUICK_PACE)
+        if not SHORT:
+            _play(browser, root / "1080", (1920, 1080), FRAMES // 10, REAL_PACE)
+            _play(browser, root / "memory", (1360, 768), FRAMES, QUICK_PACE)
         browser.close()
 
 
@@ -76,7 +78,7 @@ def _play(browser: Browser, folder: Path, size: tuple[int, int], frames: int, pa
         memory: list[float] = []
         clock: list[float] = []
         while time.monotonic() < until:
-            time.sleep(4)
+            time.sleep(length(4, 1))
             memory.append(_renderer_memory())
             clock.append(abs(page.evaluate(_CLOCK_ERROR)))
         stats: dict[str, Any] = page.evaluate("understudy.stats()")

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lengths import length
 from benchmarks.machinery import quantile, say, spread
 from cache.copies import Copies
 from cache.credentials import S3Credentials
@@ -29,11 +30,11 @@ from cache.s3 import S3Store
 from cache.store import MemoryStore
 
 SIZE = 150_000
-HITS = 2_000
-ENTRIES = 130_000
-SETS, FILES = 200, 21
+HITS = length(2_000, 100)
+ENTRIES = length(130_000, 500)
+SETS, FILES = length(200, 4), 21
 PARALLEL = 8
-ROUNDS = 3
+ROUNDS = length(3, 1)
 
 KEY_ID, SECRET = "AKIDOFTHEBENCHMARK", "secret-of-the-benchmark"
 
@@ -86,7 +87,7 @@ def writing(folder: Path) -> None:
     copies.open()
     copies.look()
     ours, flushed = [], []
-    for number in range(300):
+    for number in range(length(300, 20)):
         start = time.perf_counter()
         copies.write(f"a/{number}", data, sha256)
         middle = time.perf_counter()

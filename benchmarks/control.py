@@ -20,13 +20,14 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, spread, watch
 from benchmarks.shows import jpeg_of, write_show
 
-SCREENS = int(os.environ.get("SCREENS", "50"))
-TECHNICIANS = int(os.environ.get("TECHNICIANS", "200"))
-RUNS = int(os.environ.get("RUNS", "3"))
-STEPS, PACE, PERIOD = 20, 0.5, 12.0
+SCREENS = int(os.environ.get("SCREENS", length("50", "2")))
+TECHNICIANS = int(os.environ.get("TECHNICIANS", length("200", "3")))
+RUNS = int(os.environ.get("RUNS", length("3", "1")))
+STEPS, PACE, PERIOD = 20, length(0.5, 0.1), length(12.0, 3.0)
 FRAME_BYTES = 150_000
 
 

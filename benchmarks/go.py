@@ -10,14 +10,15 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.lengths import length
 from benchmarks.line import in_bucket
 from benchmarks.machinery import Running, say, screen, serving, spread
 from benchmarks.shows import fill_store, jpeg_of
 from server.config.show import load_show
 from tests.cache.s3_servers import rclone
 
-CUES = 12
-GOES = 36
+CUES = length(12, 2)
+GOES = length(36, 3)
 FRAME_BYTES = 150_000
 
 
@@ -53,7 +54,7 @@ async def _go(server: Running) -> list[float]:
     ):
         while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-        await asyncio.sleep(6)  # till the pictures that have come are proven
+        await asyncio.sleep(length(6, 1))  # till the pictures that have come are proven
         for number in range(GOES):
             begun = time.monotonic()
             cue = number % CUES

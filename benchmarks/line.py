@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, watch
 from benchmarks.shows import fill_store, jpeg_of
 from generator.cues import format_time
@@ -21,13 +22,20 @@ from server.config.show import load_show
 from tests.cache.s3_servers import S3Server, rclone
 from tests.helpers.line import Line, line_to
 
-SECONDS = float(os.environ.get("LINE_SECONDS", "240"))
-SEEK = os.environ.get("LINE_SEEK", "00:22:00")
-LINES = [float(mbits) * 1e6 for mbits in os.environ.get("LINE_MBITS", "10,1").split(",")]
-STEPS = 20
-PACE = 0.45
+SECONDS = float(os.environ.get("LINE_SECONDS", length("240", "4")))
+SHEET = os.environ.get("SHEET")
+SEEK = os.environ.get("LINE_SEEK", "00:22:00" if SHEET else "00:00:00")
+"""Where it begins: of the real sheet, where pictures follow one another."""
+
+LINES = [
+    float(mbits) * 1e6 for mbits in os.environ.get("LINE_MBITS", length("10,1", "10")).split(",")
+]
+STEPS = length(20, 4)
+PACE = length(0.45, 0.1)
 FRAME_BYTES = 150_000
 SETS = 2
+SETTLES = length(60.0, 0.0)
+"""Seconds at the beginning, of which nothing is asked."""
 
 
 def main() -> None:
@@ -35,8 +43,7 @@ def main() -> None:
     images = [jpeg_of(1360, 768, FRAME_BYTES, seed) for seed in range(8)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sheet = os.environ.get("SHEET")
-        cues = Path(sheet).read_text() if sheet else _sheet()
+        cues = Path(SHEET).read_text() if SHEET else _sheet()
         _write(folder / "show", cues)
         actions = load_show(folder / "show", {}, {}).plan({}).actions
         with rclone(folder) as server:
@@ -98,12 +105,12 @@ async def _watch(server: Running) -> Seen:
 
 
 def _report(seen: Seen, bits: float, line: Line, seconds: float) -> None:
-    began = min((due for _, _, due, _ in seen.frames), default=0.0)
-    settled = [frame for frame in seen.frames if frame[2] > began + 60]
+    began = min((due for _, _, due, _ in seen.frames), default=0.0) + SETTLES
+    settled = [frame for frame in seen.frames if frame[2] > began]
     margins = [due - arrived for _, _, due, arrived in settled]
     runs: dict[str, list[int]] = {}
     for run, step, due, _ in seen.frames:
-        if due > began + 60:
+        if due > began:
             runs.setdefault(run, []).append(step)
     whole = list(runs.values())[:-1]  # the last was still on
     finals = sum(STEPS in steps for steps in whole)
@@ -113,7 +120,7 @@ def _report(seen: Seen, bits: float, line: Line, seconds: float) -> None:
         f"show; sets of {STEPS} x {FRAME_BYTES / 1000:.0f} kB"
     )
     say(
-        f"  after the first minute: {len(whole)} runs, {finals} of them with their final image, "
+        f"  after the first {SETTLES:.0f} s: {len(whole)} runs, {finals} with their final image, "
         f"{share:.0%} of all frames; late {sum(margin < 0 for margin in margins)}, the tightest "
         f"{min(margins, default=float('nan')) * 1e3:.0f} ms before it was due, 1 % within "
         f"{quantile(margins, 0.01) * 1e3:.0f} ms"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,16 @@ class Running:
 
 
 @contextmanager
-def serving(show: Path, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """`understudy serve` on a free port, ended when left; `environment` is added to ours."""
+def serving(
+    show: Path, environment: Mapping[str, str] | None = None, *, log: Path | None = None
+) -> Iterator[Running]:
+    """`understudy serve` on a free port, ended when left.
+
+    Args:
+        show: what is served.
+        environment: added to ours.
+        log: the file that its log goes to, whole; else only warnings are told, to our terminal.
+    """
     command = [
         sys.executable,
         "-m",
@@ -80,11 +88,13 @@ def serving(show: Path, environment: Mapping[str, str] | None = None) -> Iterato
         "--port",
         "0",
         "--log-level",
-        "warning",
+        "warning" if log is None else "info",
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
-    )
+    environment = {**os.environ, **(environment or {})}
+    with nullcontext() if log is None else log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -18,10 +18,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
+from benchmarks.lengths import length
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
 
-ROUNDS = 5
-SHAPES = ((20_000, 5), (1_000, 100))
+ROUNDS = length(5, 1)
+SHAPES = length(((20_000, 5), (1_000, 100)), ((200, 5), (10, 100)))
 WAYS: dict[str, Callable[[bytes], object]] = {
     "json.loads": json.loads,
     "parse_manifest": parse_manifest,

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.lengths import length
 from benchmarks.machinery import say
 from cache.folder import FolderStore
 from generator.engines._diffusers.untyped import Pipeline
@@ -22,9 +23,9 @@ from generator.engines.diffusers import DiffusersEngine, Settings
 from generator.recipe import Recipe
 from generator.recorder import Description, Recorder
 
-_ROUNDS = 5
-_STEPS = 8
-_WIDTH, _HEIGHT = 512, 320
+_ROUNDS = length(5, 1)
+_STEPS = length(8, 2)
+_WIDTH, _HEIGHT = length((512, 320), (64, 64))
 _BLOCK_WIDTH = 64
 
 

@@ -21,13 +21,14 @@ from pathlib import Path
 import httpx
 import structlog
 
+from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving, spread, watch
 from server.config.show import DEMO, Show, load_show
 from server.rehearsal.rehearsal import rehearse
 from server.rehearsal.report import Asked, Report
 
 SEED = 7
-DAY = 10
+DAY = length(10, 2)
 
 
 def main() -> None:
@@ -42,7 +43,10 @@ def main() -> None:
         shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns(".understudy", "actions"))
         environment = {**os.environ, "UNDERSTUDY_STORE_URL": f"file:{folder}"}
         subprocess.run(
-            [sys.executable, "-m", "server", "generate", "batch", "--show", str(folder)],
+            [
+                *(sys.executable, "-m", "server", "generate", "batch", "--show", str(folder)),
+                *length((), ("--sets", "1")),
+            ],
             env=environment,
             check=True,
             capture_output=True,
@@ -84,7 +88,7 @@ def _comes_true(folder: Path, foretold: Report) -> None:
         "UNDERSTUDY_PLAYBACK_SEED": str(SEED),
         "UNDERSTUDY_STORE_URL": f"file:{folder}",
     }
-    seconds = foretold.screenings[0].to + 20
+    seconds = length(foretold.screenings[0].to + 20, 8)
     with serving(folder, environment) as server:
         seen = asyncio.run(_watched(server, seconds))
         answer = httpx.get(f"http://{server.address}/api/asrun?limit=1000", trust_env=False)

@@ -12,14 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, spread, watch
 from benchmarks.shows import jpeg_of, write_show
 
-SCREENS = int(os.environ.get("SCREENS", "50"))
-RUNS = int(os.environ.get("RUNS", "4"))
+SCREENS = int(os.environ.get("SCREENS", length("50", "3")))
+RUNS = int(os.environ.get("RUNS", length("4", "1")))
 STEPS = 20
-PACE = 0.5
-PERIOD = 12.0
+PACE = length(0.5, 0.05)
+PERIOD = length(12.0, 2.0)
 FRAME_BYTES = 150_000
 
 
@@ -34,7 +35,7 @@ def main() -> None:
 
 def _fifty_screens(folder: Path, images: Sequence[bytes]) -> None:
     times = [3.0 + PERIOD * n for n in range(RUNS)]
-    write_show(folder, times, [PACE] * STEPS, images, length=3 + PERIOD * RUNS + 5)
+    write_show(folder, times, [PACE] * STEPS, images, length=3 + PERIOD * RUNS + length(5, 1))
     with serving(folder) as server:
         seconds = PERIOD * RUNS + 2
         seen, naive = asyncio.run(_watch_all(server, SCREENS, seconds, folder))
@@ -91,11 +92,11 @@ def _report(seen: Sequence[Seen], expected: int) -> None:
 
 
 def _stalled_screen(folder: Path, images: Sequence[bytes]) -> None:
-    steps, pace = 100, 0.1
-    write_show(folder, [3.0], [pace] * steps, images, length=3 + steps * pace + 4)
+    steps, pace = length(100, 20), length(0.1, 0.05)
+    write_show(folder, [3.0], [pace] * steps, images, length=3 + steps * pace + length(4, 1))
     with serving(folder) as server:
         before = server.memory()
-        seen = asyncio.run(_with_stalled(server, steps * pace + 5))
+        seen = asyncio.run(_with_stalled(server, steps * pace + length(5, 3)))
         grown = server.memory() - before
     say(f"\none of three screens stops reading for a run of {steps} frames of 150 kB")
     _report(seen, steps)
@@ -125,7 +126,7 @@ async def _with_stalled(server: Running, seconds: float) -> list[Seen]:
 
 
 def _thousand_steps(folder: Path) -> None:
-    steps, pace = 1000, 0.02
+    steps, pace = length(1000, 100), 0.02
     images = [jpeg_of(64, 64, 100, 1)]
     write_show(folder, [2.0], [pace] * steps, images, length=2 + steps * pace + 3)
     with serving(folder) as server:

@@ -11,13 +11,14 @@ import time
 import urllib.request
 from pathlib import Path
 
+from benchmarks.lengths import length
 from benchmarks.machinery import say, serving
 from generator.cues import format_time, parse_cues
 from generator.plan import plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import DEMO
 
-_ROUNDS = 5
+_ROUNDS = length(5, 1)
 
 
 def main() -> None:

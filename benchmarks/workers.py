@@ -20,11 +20,12 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.lengths import length
 from benchmarks.machinery import say
 
-_ACTIONS = 6
-_SETS = 3
-_STEPS = 10
+_ACTIONS = length(6, 2)
+_SETS = length(3, 1)
+_STEPS = length(10, 2)
 _PACE = 0.08
 """Seconds a step."""
 
@@ -38,7 +39,7 @@ def main() -> None:
         workers = [stack.enter_context(_working(show)) for _ in range(2)]
         took: dict[int, list[float]] = {1: [], 2: []}
         nominal = 0.0
-        for number, count in enumerate((1, 2, 1, 2)):
+        for number, count in enumerate(length((1, 2, 1, 2), (1, 2))):
             store = Path(folder) / f"sets-{number}"
             took[count].append(_batch(show, store, workers[:count]))
             nominal = _nominal(store)

@@ -159,7 +159,9 @@ def check_image(data: bytes, name: str = "") -> MediaType:
     return found
 
 
-def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decoded:
+def decode_check(
+    data: bytes, name: str = "", *, coarse: bool = False, most_pixels: int = MAX_PIXELS
+) -> Decoded:
     """Decode an image wholly. Slow: some 10 ms per megapixel.
 
     Args:
@@ -167,6 +169,7 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
         name: its file name, as for `check_image`.
         coarse: decode a JPEG at an eighth of its size, in a fraction of the time; enough to
             tell whether it is a picture. The size told is the whole one's all the same.
+        most_pixels: one that has more is refused before it is decoded.
 
     Raises:
         BadImage: it cannot be decoded, or is larger than anything that is drawn.
@@ -175,7 +178,7 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
     try:
         with Image.open(io.BytesIO(data), formats=[media_type.removeprefix("image/")]) as image:
             width, height = image.size
-            if width * height <= MAX_PIXELS:
+            if width * height <= most_pixels:
                 if coarse:
                     image.draft(None, (max(1, width // 8), max(1, height // 8)))
                 image.load()
@@ -183,14 +186,22 @@ def decode_check(data: bytes, name: str = "", *, coarse: bool = False) -> Decode
     except UNDECODABLE as error:
         reason = f"{media_type} cannot be decoded: {error}"
         raise BadImage(name, reason, "undecodable") from error
-    reason = f"expected at most {MAX_PIXELS} pixels, found {width} x {height}"
+    reason = f"expected at most {most_pixels} pixels, found {width} x {height}"
     raise BadImage(name, reason, "undecodable")
 
 
+def on_black(image: Image.Image) -> Image.Image:
+    """An image in RGB as it is seen: what is transparent shows the wall, and that is black."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
+
+
 def _is_flat(image: Image.Image) -> bool:
-    """Whether no band of an image's colours varies visibly; transparency is left out."""
-    if image.mode in {"P", "PA", "RGBA", "LA", "1", "CMYK"}:
-        image = image.convert("RGB")
+    """Whether no band of an image's colours varies visibly, as it is seen on the wall."""
+    if image.has_transparency_data or image.mode in {"P", "1", "CMYK"}:
+        image = on_black(image)
     full = 65535 if image.mode.startswith(("I", "F")) else 255
     extrema = image.getextrema() if len(image.getbands()) > 1 else (image.getextrema(),)
     spans = cast("tuple[tuple[float, float], ...]", extrema)

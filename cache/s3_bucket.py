@@ -29,6 +29,9 @@ from cache.store import Conflict, NotFound, StoreCorrupt, Version, Versioned, co
 
 _AWS: Final = "https://s3.amazonaws.com"
 _PORTS: Final = {"http": 80, "https": 443}
+_PIECE: Final = 256 * 1024
+MAX_CONTENT: Final = 256 * 2**20
+"""Bytes of one object that are read into memory."""
 
 
 class Content(NamedTuple):
@@ -64,6 +67,11 @@ def _etag_in(answer: Answer) -> str:
     if not etag:
         raise not_s3("an ETag")
     return str(etag)
+
+
+def _check_size(path: str, size: int) -> None:
+    if size > MAX_CONTENT:
+        raise StoreCorrupt(path, f"expected at most {MAX_CONTENT} bytes, found {size} or more")
 
 
 class Bucket:
@@ -149,11 +157,15 @@ class Bucket:
             length = answer.get("ContentLength")
             if isinstance(length, int):
                 attempt.allow(length)
+            data = bytearray()
+            _check_size(path, length if isinstance(length, int) else 0)
             async with answer["Body"] as body:
-                data: bytes = await body.read()
+                while piece := await body.read(_PIECE):
+                    data += piece
+                    _check_size(path, len(data))
             if isinstance(length, int) and len(data) != length:
                 raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
-            return Content(data, _etag_in(answer))
+            return Content(bytes(data), _etag_in(answer))
 
         return await self._requests.ask(path, request)
 

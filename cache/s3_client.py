@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
@@ -41,6 +42,7 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
 
 from cache.credentials import S3Credentials, is_r2
+from cache.outgoing import proxy_for
 from cache.store import (
     Conflict,
     NotFound,
@@ -88,7 +90,19 @@ _FULL_CODE: Final = re.compile(r"StorageFull|QuotaExceeded")
 
 _ELSEWHERE: Final = "the bucket {bucket!r} is in another region, set AWS_DEFAULT_REGION"
 _NOT_ACCEPTED: Final = "it does not accept our credentials"
-_NO_RIGHT: Final = "our credentials have no right to do this in the bucket {bucket!r}"
+_NO_RIGHT: Final = "our credentials have no right to do this in the bucket {bucket!r}{right}"
+_RIGHTS: Final[Mapping[str, str]] = {
+    "GetObject": (
+        ": s3:GetObject is missing (or the file is, and s3:ListBucket, without which a server"
+        " does not tell the one from the other)"
+    ),
+    "HeadObject": ": s3:GetObject is missing",
+    "ListObjectsV2": ": s3:ListBucket is missing",
+    "PutObject": ": s3:PutObject is missing",
+    "DeleteObject": ": s3:DeleteObject is missing",
+}
+"""What a policy has to allow, by what was asked."""
+
 _WRONG_CLOCK: Final = "the clock of this machine is wrong, or that of the server"
 _ADVICE_BY_CODE: Final[Mapping[str, str]] = {
     "AuthorizationHeaderMalformed": _ELSEWHERE,
@@ -109,6 +123,12 @@ _ADVICE_BY_STATUS: Final[Mapping[int, str]] = {
     HTTPStatus.FORBIDDEN: _NO_RIGHT,
     HTTPStatus.NOT_FOUND: "is the endpoint one of S3?",
 }
+
+_AWS: Final = "https://s3.amazonaws.com"
+MAX_DOCUMENT: Final = 8 * 2**20
+"""Bytes of an answer that is no object of ours: a page of a listing, an error."""
+
+_PIECE: Final = 64 * 1024
 
 _CHATTY: Final = ("botocore", "aiobotocore")
 _WARM: Final = 30.0
@@ -141,6 +161,24 @@ class Patience:
     first_pause: float = 0.1
     longest_pause: float = 3.0
     slowest: float = 32 * 1024
+
+
+class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
+    """Reads what is no object, errors above all, up to a bound; the library has none."""
+
+    async def send(self, request: Any) -> Any:  # noqa: ANN401 - botocore's, which has no types
+        """Send one request."""
+        is_object, request.stream_output = request.stream_output, True
+        answer = await super().send(request)
+        if not is_object or answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+            body = bytearray()
+            async for piece in answer.raw.content.iter_chunked(_PIECE):
+                body += piece
+                if len(body) > MAX_DOCUMENT:
+                    answer.raw.close()
+                    raise not_s3("an end")
+            answer._content = bytes(body)  # noqa: SLF001 - where its own reading keeps it
+        return answer
 
 
 class S3Client(Protocol):
@@ -189,7 +227,11 @@ def connect(
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
     if region is None and session.get_config_variable("region") is None:
         region = "us-east-1"  # where servers without regions think they are
+    proxy = proxy_for(endpoint_url or _AWS)
     config = AioConfig(
+        # Empty is none: left out, botocore would look into the environment by rules of its own.
+        proxies={} if proxy is None else {"http": proxy, "https": proxy},
+        http_session_cls=_BoundedSession,
         connect_timeout=patience.connect,
         read_timeout=patience.silence,
         max_pool_connections=connections,
@@ -351,7 +393,7 @@ class Requests:
             refusal = Refusal.of(error)
             # The rest of what servers say may be our key, or what they would have signed.
             error.args = (f"{error.operation_name}: {refusal.status} {refusal.code}",)
-            return self._refused(key, refusal)
+            return self._refused(key, refusal, error.operation_name)
         if isinstance(error, SSLError):
             message = f"no secure connection to {self._host}"
             return _Failure(StoreUnavailable(key, message), again=False)
@@ -367,7 +409,7 @@ class Requests:
         message = f"{self._host} cannot be asked ({type(error).__name__})"
         return _Failure(StoreDenied(key, message), again=False)
 
-    def _refused(self, key: str, refusal: Refusal) -> _Failure:
+    def _refused(self, key: str, refusal: Refusal, operation: str) -> _Failure:
         """What an answer means that says no."""
         status, code = refusal
         said = f"{self._host} answered {status} {code}"
@@ -381,7 +423,8 @@ class Requests:
             return _Failure(StoreUnavailable(key, said), again=True)
         advice = _ADVICE_BY_CODE.get(code) or _ADVICE_BY_STATUS.get(status)
         if advice is not None:
-            said = f"{said}: {advice.format(bucket=self._bucket)}"
+            right = _RIGHTS.get(operation, "")
+            said = f"{said}: {advice.format(bucket=self._bucket, right=right)}"
         return _Failure(StoreDenied(key, said), again=False)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from cache.images import MAX_PIXELS, UNDECODABLE, BadImage, MediaType
+from cache.images import MAX_PIXELS, UNDECODABLE, BadImage, MediaType, on_black
 
 MEDIA_TYPE: Final[MediaType] = "image/webp"
 """At this size a JPEG's tables alone are a third of it; WebP takes half as many bytes."""
@@ -58,15 +58,7 @@ def _small(image: Image.Image, width: int) -> Thumbnail:
     height = max(1, round(image.height * width / image.width))
     # A JPEG is decoded at the next larger eighth of its size, in a fraction of the time.
     image.draft("RGB", (width, height))
-    small = _on_black(image).resize((width, height), Image.Resampling.LANCZOS)
+    small = on_black(image).resize((width, height), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     small.save(out, "WEBP", quality=_QUALITY, method=_EFFORT)
     return Thumbnail(out.getvalue(), width, height)
-
-
-def _on_black(image: Image.Image) -> Image.Image:
-    """What is transparent shows the wall behind it, and that is black."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")

@@ -19,6 +19,17 @@ _SUPPORTED: Final = (
     "file:relative/folder, file:///absolute/folder, the path of a folder, or s3://bucket/prefix"
 )
 
+_HOSTS_OF_BUCKETS: Final = (
+    ".amazonaws.com",
+    ".backblazeb2.com",
+    ".digitaloceanspaces.com",
+    ".r2.cloudflarestorage.com",
+    ".scw.cloud",
+    ".wasabisys.com",
+    ".your-objectstorage.com",
+)
+"""Providers that know a bucket by its host name, too."""
+
 
 class BadStoreAddress(ValueError):
     """An address that no store can be opened by. Its message repeats nothing secret."""
@@ -90,7 +101,7 @@ def _open_bucket(
         endpoint_url or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     ) or None
     if endpoint_url is not None:
-        _check_endpoint(endpoint_url)
+        _check_endpoint(endpoint_url, bucket)
     try:
         credentials = credentials or credentials_from(environ, endpoint_url=endpoint_url)
     except BadCredentials as error:
@@ -104,15 +115,23 @@ def _open_bucket(
     )
 
 
-def _check_endpoint(endpoint_url: str) -> None:
+def _check_endpoint(endpoint_url: str, bucket: str) -> None:
     try:
         parts = urlsplit(endpoint_url)
         plain = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
-        plain = False
-    else:
-        plain = plain and not (parts.username or parts.password or parts.query or parts.fragment)
-    if not plain:
+        parts, plain = urlsplit(""), False
+    if not plain or parts.username or parts.password or parts.query or parts.fragment:
         raise BadStoreAddress(
             "endpoint_url: expected https://host or http://host:port, without user or password"
+        )
+    # Providers show both in one address. The bucket would be asked for within the bucket, and
+    # every file of it not be found.
+    host, last = parts.hostname or "", parts.path.rstrip("/").rpartition("/")[2]
+    if unquote(last) == bucket or (
+        host.startswith(f"{bucket.lower()}.") and host.endswith(_HOSTS_OF_BUCKETS)
+    ):
+        raise BadStoreAddress(
+            f"endpoint_url: expected the server alone, without the bucket's name: {bucket!r} "
+            f"stands in s3://{bucket} already"
         )

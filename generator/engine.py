@@ -23,6 +23,9 @@ drawing, such as sketch.
 """
 
 
+_PASSES, _FEW = 10, 100
+
+
 class EngineError(Exception):
     """An engine could not draw.
 
@@ -81,6 +84,20 @@ class StepImage:
     duration: float
     image: bytes
     media_type: str = "image/jpeg"
+
+
+def check_count(recipe: Recipe, number: int) -> None:
+    """Make sure that an engine on another machine comes to an end.
+
+    Schedulers make up to twice as many steps as were asked for, and workflows have several
+    passes; one that goes on and on would fill whatever its pictures are kept in.
+
+    Raises:
+        DrawingFailed: picture `number` is one too many.
+    """
+    most = _PASSES * recipe.steps + _FEW
+    if number > most:
+        raise DrawingFailed(f"it sent more than {most} pictures for {recipe.steps} steps")
 
 
 class Engine(Protocol):

@@ -7,11 +7,10 @@ the lifespan ends), playback is cancelled, then the log, the memory and the stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -20,9 +19,9 @@ from starlette.middleware import Middleware
 from cache.documents import FormatError
 from cache.library import Library
 from cache.prefetch import Need
-from cache.store import Store, StoreError
+from cache.store import StoreError
 from generator.harvest import Harvester
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
@@ -30,9 +29,9 @@ from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.show import Show
-from server.control.dispatcher import CommandLog, Commands, Dispatcher
+from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
-from server.control.osc import osc_over_udp
+from server.control.osc import hear_osc
 from server.control.rehearsal_commands import RehearsalCommands
 from server.control.show_commands import ShowCommands
 from server.control.socket import ControlSocket
@@ -43,18 +42,23 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
+from server.jobs import JobName, Jobs
+from server.logs import LogCollector
 from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
+from server.output import OutputCollector, output_conditions
 from server.performance.playback import LOOK_IN, Playback
+from server.process import HostProcess
 from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
@@ -75,7 +79,11 @@ _LAG_PERIOD = 1.0
 
 
 def create_app(
-    show: Show, *, clock: Clock | None = None, engines: Sequence[LiveEngine] | None = None
+    show: Show,
+    *,
+    clock: Clock | None = None,
+    engines: Sequence[LiveEngine] | None = None,
+    process: HostProcess | None = None,
 ) -> Starlette:
     """The whole server for `show`, as an ASGI application; it plays while its lifespan lasts.
 
@@ -84,8 +92,11 @@ def create_app(
         clock: the time; None for the machine's.
         engines: what may draw live, in order of preference; opened and closed by their owner.
             None for those of the show.
+        process: what it runs in; None for one that it only visits.
     """
-    return application(lambda app: build(show, clock or SystemClock(), app, engines))
+    return application(
+        lambda app: build(show, clock or SystemClock(), app, engines, process=process)
+    )
 
 
 def application(
@@ -109,6 +120,7 @@ async def build(
     engines: Sequence[LiveEngine] | None = None,
     *,
     rehearsal: Terms | None = None,
+    process: HostProcess | None = None,
 ) -> AsyncIterator[Playback]:
     """Build every part, add the routes to `app`, and play until left.
 
@@ -118,13 +130,15 @@ async def build(
         app: where the routes go.
         engines: what may draw live, opened and closed by their owner; None for the show's.
         rehearsal: that this is no show, and on which terms.
+        process: what it runs in, and ends with it where the show cannot move.
     """
+    process = process or HostProcess()
     settings = show.settings
     activation: Activation = "show" if rehearsal is None else "rehearsal"
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics, conditions = Metrics(), Conditions()
-    metrics.registry.register(ConditionCollector(conditions))
+    _look_at_itself(metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -140,16 +154,9 @@ async def build(
         plan = await _planned(show, library)
 
         spent = rehearsal is None or rehearsal.spend_engines
-        if engines is not None:
-            opened = LiveEngines(tuple(engines))
-        elif not spent:
-            opened = named_only(show, NOT_SPENT)
-        else:
-            harvest = settings.playback.harvest and rehearsal is None
-            opened = await stack.enter_async_context(
-                _open_engines(show, plan, supply.store if harvest else None, outside)
-            )
-
+        opened = await stack.enter_async_context(
+            _engines(show, plan, supply, outside, given=engines, rehearsal=rehearsal)
+        )
         ensemble = assemble(
             show,
             plan,
@@ -174,6 +181,19 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
+        presence = ScreenPresence(
+            stage,
+            outside,
+            show.timezone,
+            named=settings.stage.screens,
+            known=memory.content.screens,
+            changed=memory.touch,
+            near=lambda seconds: playback.playhead.begins_within(
+                clock.now(), clock.stretch(seconds)
+            ),
+        )
+        conditions.add(presence.conditions)
+        metrics.registry.register(PresenceCollector(presence))
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -205,6 +225,7 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            presence=presence,
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
@@ -225,24 +246,27 @@ async def build(
             log=log,
             remember=remember,
         )
-        mode_commands = ModeCommands(
-            modes=modes,
-            playback=playback,
-            view=view,
-            clock=clock,
-            engines=opened,
-            keep=partial(memory.keep, KEPT_WITHIN),
-        )
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
-        rooms: list[Commands] = [
-            commands,
-            mode_commands,
-            SupplyCommands(supply, lookahead),
-            *([RehearsalCommands(show, checks.desk)] if checks.on else []),
-        ]
-        dispatcher = Dispatcher(rooms, outside, log, changed=feed.nudge)
+        dispatcher = Dispatcher(
+            [
+                commands,
+                ModeCommands(
+                    modes=modes,
+                    playback=playback,
+                    view=view,
+                    clock=clock,
+                    engines=opened,
+                    keep=partial(memory.keep, KEPT_WITHIN),
+                ),
+                SupplyCommands(supply, lookahead),
+                *([RehearsalCommands(show, checks.desk)] if checks.on else []),
+            ],
+            outside,
+            log,
+            changed=feed.nudge,
+        )
         older = _older(show, ensemble, supply, clock, access)
         app.router.routes.extend(
             build_routes(
@@ -255,35 +279,50 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics),
+                screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
                 conditions=conditions,
+                presence=presence,
             )
         )
         _tell_remarks(show, plan, conditions)
-        if rehearsal is None:  # a desk that is wired to the show means the show
-            await stack.enter_async_context(osc_over_udp(settings.server, dispatcher, metrics))
-        await stack.enter_async_context(
-            _running(
-                playback.run(),
-                supply.run(),
-                feed.run(),
-                readiness.keep_looking(),
-                modes.keep_time(),
-                watch.run(),
-                *checks.jobs(),
-                _signs_of_life(memory, clock),
-                _measure_lag(metrics, outside),
-            )
-        )
+        jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
+        conditions.add(jobs.conditions)
+        wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
+            "playback": playback.run,
+            "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
+            "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,
+            "state_feed": feed.run,
+            "readiness": readiness.keep_looking,
+            "forces": modes.keep_time,
+            "engine_watch": watch.run if watch.needed else None,
+            "preflight": checks.preflight.run if checks.on else None,
+            # A desk that is wired to the show means the show.
+            "osc": partial(hear_osc, settings.server, dispatcher, metrics)
+            if settings.server.osc_port and rehearsal is None
+            else None,
+            "signs_of_life": partial(_signs_of_life, memory, clock),
+            "loop_lag": partial(_measure_lag, metrics, outside),
+        }
+        for name, run in wanted.items():
+            if run is not None:
+                jobs.start(name, run)
         yield playback
 
 
-def _tell_remarks(show: Show, plan: Plan, conditions: Conditions) -> None:
+def _look_at_itself(metrics: Metrics, conditions: Conditions) -> None:
+    """Let the process tell how it does: what is wrong, and what becomes of its log."""
+    metrics.registry.register(ConditionCollector(conditions))
+    metrics.registry.register(OutputCollector())
+    metrics.registry.register(LogCollector())
+    conditions.add(output_conditions)
+
+
+def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
     """Tell what is odd in the settings and the sheet, and does no harm."""
     told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
     conditions.add(lambda: told)
@@ -337,8 +376,8 @@ def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None)
     )
 
 
-async def _planned(show: Show, library: Library) -> Plan:
-    """The show's actions, under the ids that their finished sets have."""
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
             await library.refresh()
@@ -346,21 +385,37 @@ async def _planned(show: Show, library: Library) -> Plan:
         # The show goes on without: readiness keeps looking, and says so.
         reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
         _log.error("manifest_unreadable", reason=reason)
-    finished = {
-        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-    }
-    return show.plan(finished)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
 
 
 @asynccontextmanager
-async def _open_engines(
-    show: Show, plan: Plan, harvest: Store | None, clock: Clock
+async def _engines(
+    show: Show,
+    plan: PlanInForce,
+    supply: Supply,
+    clock: Clock,
+    *,
+    given: Sequence[LiveEngine] | None,
+    rehearsal: Terms | None,
 ) -> AsyncIterator[LiveEngines]:
-    """The show's live engines; what they draw is kept in `harvest`, if there is one."""
+    """What may draw live: what was given, else the show's; what those draw is kept if it says so.
+
+    In a rehearsal that spends none they are known by name alone.
+    """
+    if given is not None:
+        yield LiveEngines(tuple(given))
+        return
+    if rehearsal is not None and not rehearsal.spend_engines:
+        yield named_only(show, NOT_SPENT)
+        return
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
-        if harvest is not None:
-            harvester = await stack.enter_async_context(Harvester(harvest, plan.actions))
+        if show.settings.playback.harvest and rehearsal is None:
+            harvester = await stack.enter_async_context(
+                Harvester(supply.store, lambda: plan.actions)
+            )
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened
@@ -443,23 +498,3 @@ async def _measure_lag(metrics: Metrics, clock: Clock) -> None:
         due = clock.now() + _LAG_PERIOD
         await clock.sleep_until(due)
         metrics.loop_lag.set(clock.now() - due)
-
-
-@asynccontextmanager
-async def _running(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `jobs` beside the body; one that ends by itself is logged and does not end the rest."""
-    tasks = [asyncio.create_task(job, name=getattr(job, "__qualname__", "job")) for job in jobs]
-    for task in tasks:
-        task.add_done_callback(_tell_if_failed)
-    try:
-        yield
-    finally:
-        for task in reversed(tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
-
-
-def _tell_if_failed(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("job_failed", job=task.get_name(), exc_info=error)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.plan import Action, Plan
+from generator.cues import PromptCue, TranscriptCue
+from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
@@ -32,6 +33,7 @@ from server.providers.base import Beside
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
 from server.supply.lookahead import Lookahead
@@ -90,7 +92,7 @@ class Ensemble:
     """Those who play. Each owns its own state; see their modules."""
 
     show: Show
-    plan: Plan
+    plan: PlanInForce
     playhead: Playhead
     stage: Stage
     static: StaticProvider
@@ -101,7 +103,7 @@ class Ensemble:
     playback: Playback
 
 
-def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> Ensemble:
+def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstances) -> Ensemble:
     """Build everybody who plays `show`.
 
     Args:
@@ -141,6 +143,10 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         around.metrics,
         still=show.still is not None,
         engines=[engine.name for engine in around.engines],
+        may_draw=lambda action: (
+            settings.playback.fallback
+            or (show.sheet.cues[action.cue_index].mode or settings.playback.mode) != "static"
+        ),
     )
     modes = ModeManager(
         settings=settings.playback,
@@ -153,6 +159,7 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         zone=show.timezone,
         absent=around.absent,
     )
+    readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
         modes=modes,
@@ -242,11 +249,29 @@ def _stage(show: Show, around: Circumstances) -> Stage:
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
     """What a screen needs to know of the show, or that it is none."""
+    written = glyphs.characters(_texts(show))
     if around.activation == "show":
-        return wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration)
+        return wire.ShowInfo(
+            title=show.title,
+            timezone=show.timezone_name,
+            duration=show.duration,
+            characters=written,
+        )
     return wire.RehearsedShow(
         title=f"Rehearsal: {show.title}",  # on screens, too, that know of no rehearsals
         timezone=show.timezone_name,
         duration=show.duration,
+        characters=written,
         rehearsal=wire.Rehearsal(speed=around.tempo.speed),
     )
+
+
+def _texts(show: Show) -> Iterator[str]:
+    """Everything that is written on the walls."""
+    yield show.title
+    for cue in show.sheet.cues:
+        match cue:
+            case PromptCue():
+                yield cue.prompt
+            case TranscriptCue():
+                yield cue.transcript

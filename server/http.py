@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache.documents import real
+from cache.encoding import json_text
 from cache.formats import MAX_STEPS
 from cache.images import BadImage, check_image, media_type_for
 from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
@@ -26,6 +27,7 @@ from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
+from server.control.arguments import ARGUMENTS, RELEASED, Button, button
 from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
@@ -34,6 +36,7 @@ from server.older.socket import OlderSocket
 from server.performance.playback import Playback
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.preflight import Preflight
+from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
@@ -125,6 +128,7 @@ def build_routes(
     preflight: Preflight,
     rehearsals: RehearsalDesk,
     conditions: Conditions,
+    presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
     pages = Pages(show)
@@ -132,6 +136,7 @@ def build_routes(
     pictures = Pictures(stage, store)
     api = Api(view, dispatcher, asrun, access)
     reports = Reports(rehearsals, access)
+    screen_probe = ScreenProbe(presence, access)
     return [
         Route("/", pages.kiosk),
         Route("/control", pages.control),
@@ -145,6 +150,7 @@ def build_routes(
         Route("/api/state", api.state),
         Route("/api/cues", api.cues),
         Route("/api/asrun", api.as_run),
+        Route("/api/screen", screen_probe.ask),
         Route("/api/control/{command}", api.control, methods=["POST"]),
         Route("/rehearsal/report.html", reports.page),
         Route("/rehearsal/report.json", reports.data),
@@ -241,6 +247,36 @@ class Probes:
         )
 
 
+class ScreenProbe:
+    """What a watcher beside a kiosk asks: whether its screen is there, and shows anything."""
+
+    def __init__(self, presence: ScreenPresence, access: Access) -> None:
+        self._presence = presence
+        self._access = access
+
+    async def ask(self, request: Request) -> Response:
+        """`GET /api/screen?name=left`: 200 where it is well, 503 and why where it is not.
+
+        Whoever may be a screen may ask: where screens need a token, with that as the bearer's.
+        """
+        token = request.headers.get("authorization", "").partition(" ")[2]
+        try:
+            self._access.check_origin(request)
+            try:
+                self._access.check_screen(token)
+            except AccessDenied:
+                self._access.role_of(request)
+        except AccessDenied as error:
+            return _error(error.code, str(error))
+        name = request.query_params.get("name", "")
+        if not name:
+            return _error("bad_args", "which screen? expected ?name=")
+        status = self._presence.one(name)
+        body = {"screen": name, "well": not status.trouble, "reason": status.message}
+        headers = {"cache-control": "no-store"}
+        return JsonResponse(body, status_code=503 if status.trouble else 200, headers=headers)
+
+
 class Pictures:
     """Frames on stage, and images of sets."""
 
@@ -314,12 +350,16 @@ class Api:
         """
         try:
             role = self._access.role_of(request)
-            args, envelope = _opened(await _json_object(request))
+            command = request.path_params["command"]
+            pressed, body = _button_in(request, command), await _json_body(request)
+            if not isinstance(body, dict):
+                pressed, body = button(body), {}
+            if pressed == "released":
+                return JsonResponse({"ok": True, "result": RELEASED})
+            args, envelope = _opened(body)
             client = request.client.host if request.client else "?"
             caller = Caller(role, f"http {client} ({role})")
-            result = await self._dispatcher.dispatch(
-                request.path_params["command"], args, caller, envelope
-            )
+            result = await self._dispatcher.dispatch(command, args, caller, envelope)
         except (AccessDenied, CommandError) as error:
             return _error(error.code, str(error))
         return JsonResponse({"ok": True, "result": result})
@@ -437,7 +477,25 @@ def _error(code: str, message: str) -> Response:
     return JsonResponse(body, status_code=_STATUS.get(code, 409))
 
 
-async def _json_object(request: Request) -> Mapping[str, Any]:
+def _button_in(request: Request, command: str) -> Button | None:
+    """What the query says of a button, as in `POST …/panic?1`.
+
+    Raises:
+        CommandError: `bad_args`, where it holds an argument: without it, another cue would go.
+    """
+    for name, _ in request.query_params.multi_items():
+        if name in ARGUMENTS.get(command, ()):
+            example = json_text({name: "…"}, place="http")
+            raise CommandError("bad_args", f"{name}: expected in the body, as JSON: {example}")
+    return button(request.url.query)
+
+
+async def _json_body(request: Request) -> dict[str, Any] | float:
+    """The arguments, or the number that a button sent.
+
+    Raises:
+        CommandError: `bad_args`: it is neither, or too long.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -451,7 +509,7 @@ async def _json_object(request: Request) -> Mapping[str, Any]:
         raise CommandError(
             "bad_args", f"expected the arguments as a JSON object: {error}"
         ) from None
-    if not isinstance(args, dict):
+    if not isinstance(args, (dict, int, float)):  # a truth value is a number, too
         raise CommandError("bad_args", "expected the arguments as a JSON object")
     return args
 

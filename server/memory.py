@@ -73,6 +73,8 @@ class Remembered(BaseModel):
         forces: the modes that technicians force.
         panic: set while the wall is to stay black, whatever the schedule says; not part of
             `state.json`, but for those that an older release wrote.
+        screens: those expected to come back, and since when each is gone, in Unix time; None
+            for one that is there.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -83,6 +85,7 @@ class Remembered(BaseModel):
     bags: dict[str, Bag] = Field(default_factory=dict)
     forces: Forces = ()
     panic: Panic | None = None
+    screens: dict[str, UnixTime | None] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,7 @@ def _read(path: Path) -> tuple[Remembered, list[str]]:
 
 def _leave_out(raw: dict[str, Any], place: tuple[int | str, ...]) -> None:
     name, *within = place
-    holder = raw.get(str(name)) if name in {"bags", "forces"} else None
+    holder = raw.get(str(name)) if name in {"bags", "forces", "screens"} else None
     if within and isinstance(holder, dict | list):
         holder.pop(within[0])  # type: ignore[arg-type]  # a list's places are numbers
     else:

@@ -73,6 +73,18 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.job_failures = Counter(
+            "understudy_job_failures",
+            "Times a long-lived job of the server ended that should not, by job.",
+            ["job"],
+            registry=self.registry,
+        )
+        self.job_restarts = Counter(
+            "understudy_job_restarts",
+            "Times a long-lived job of the server was started again, by job.",
+            ["job"],
+            registry=self.registry,
+        )
         self.loop_lag = Gauge(
             "understudy_loop_lag_seconds",
             "How late the event loop woke when it was last measured.",

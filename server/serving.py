@@ -16,6 +16,7 @@ from server.app import create_app
 from server.config.show import Show
 from server.config.stores import store_of
 from server.logs import configure_logs
+from server.process import STATUS, HostProcess
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
@@ -23,13 +24,24 @@ MAX_MESSAGE = 1024 * 1024
 _GRACE = 5
 """Seconds that connections have to end when the server is told to stop."""
 
+_NO_GRACE = 0
+"""The same, where it stops because the show cannot go on: it has a second for everything."""
 
-class RefusedToServe(Exception):
-    """It will not or cannot listen there; `status` is the program's exit status."""
+
+class NotServed(Exception):
+    """It does not serve, or no longer; `status` is the program's exit status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class RefusedToServe(NotServed):
+    """It will not or cannot listen there."""
+
+
+class ShowStopped(NotServed):
+    """It served until the show could not go on."""
 
 
 class AddressTaken(RefusedToServe):
@@ -41,14 +53,18 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
 
     Raises:
         RefusedToServe: the address is not to be listened on, or not to be had.
+        ShowStopped: the show could not go on.
     """
-    serve(show, create_app(show), show.title, log_level=log_level)
+    process = HostProcess(ours=True)
+    app = create_app(show, process=process)
+    serve(show, app, show.title, process, log_level=log_level)
 
 
 def serve(
     show: Show,
     app: Starlette,
     title: str,
+    process: HostProcess,
     *,
     log_level: str = "info",
     over: Callable[[], bool] = lambda: False,
@@ -59,11 +75,13 @@ def serve(
         show: whose address, and whose rules about who may.
         app: what is served.
         title: what it is called where it says its address.
+        process: what it runs in, as the application knows it.
         log_level: what is logged.
         over: asked ten times a second; once it says so, serving ends by itself.
 
     Raises:
         RefusedToServe: the address is not to be listened on, or not to be had.
+        ShowStopped: the show could not go on.
     """
     settings = show.settings
     host, port = settings.server.host, settings.server.port
@@ -90,8 +108,10 @@ def serve(
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name
     with listener:
         address = f"http://{shown}:{listener.getsockname()[1]}/"
-        server = AnnouncingServer(config, f"{title}: {address}", over)
+        server = AnnouncingServer(config, f"{title}: {address}", process, over)
         server.run(sockets=[listener])
+    if process.failure is not None:
+        raise ShowStopped(f"the server has ended: {process.failure}", STATUS)
     if not server.started:
         raise RefusedToServe("the server could not start; the log above says why", 1)
 
@@ -102,18 +122,27 @@ class AnnouncingServer(uvicorn.Server):
     Args:
         config: what is served, and how.
         announcement: what it says.
+        process: what it runs in; where that is to end, the server stops, and nobody is waited for.
         over: asked again and again; once it says so, the server stops by itself.
     """
 
     def __init__(
-        self, config: uvicorn.Config, announcement: str, over: Callable[[], bool] = lambda: False
+        self,
+        config: uvicorn.Config,
+        announcement: str,
+        process: HostProcess | None = None,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(config)
         self._announcement = announcement
+        self._process = process or HostProcess()
         self._over = over
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop; asked by uvicorn ten times a second."""
+        if self._process.failure is not None:
+            self.config.timeout_graceful_shutdown = _NO_GRACE
+            return True
         return await super().on_tick(counter) or self._over()
 
     @contextmanager

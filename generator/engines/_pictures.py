@@ -8,6 +8,7 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cache.images import on_black
 from generator.engine import RecipeRefused, StepImage
 from generator.recipe import Recipe
 
@@ -15,6 +16,10 @@ FINAL_QUALITY: Final = 92
 """Of the final JPEG; as the diffusers engine's."""
 
 _PREVIEW_QUALITY: Final = 80
+
+_MOST_TIMES: Final = 16
+_SMALL: Final = 512 * 512
+"""Pixels. A preview may be 16 times as large as what was asked for, or as this."""
 
 FLOOR: Final = 0.001
 """Seconds: no duration is shorter, since a duration of nothing is none."""
@@ -46,13 +51,15 @@ def base_itself(recipe: Recipe) -> StepImage:
 
 
 def fitted_preview(data: bytes, size: tuple[int, int]) -> bytes | None:
-    """A preview as JPEG in the recipe's size; None if it cannot be read."""
+    """A preview as JPEG in the recipe's size; None if it cannot be read, or is far too large."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > _MOST_TIMES * max(size[0] * size[1], _SMALL):
+                return None  # a few kilobytes may say that they are a gigabyte
             if image.size == size and image.format == "JPEG":
                 image.load()
                 return data
-            fitted = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            fitted = on_black(image).resize(size, Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
     return encoded(fitted, "JPEG", _PREVIEW_QUALITY)

@@ -36,6 +36,7 @@ import httpx
 from pydantic import SecretStr
 
 from cache.images import sniff
+from cache.outgoing import reason_of, redacted
 from generator.engine import (
     DrawingFailed,
     EngineDenied,
@@ -44,9 +45,10 @@ from generator.engine import (
     RecipeRefused,
     StepImage,
     Timing,
+    check_count,
 )
 from generator.engines._comfyui.answers import SHOWN, final_output, json_of, refusal
-from generator.engines._comfyui.listening import Heard, listening
+from generator.engines._comfyui.listening import Heard, HeardQueue, listening
 from generator.engines._comfyui.messages import Event, Preview, Progress, parse
 from generator.engines._comfyui.workflow import Workflow
 from generator.engines._pictures import (
@@ -56,6 +58,7 @@ from generator.engines._pictures import (
     encoded,
     fitted_preview,
 )
+from generator.outgoing import Client, ask
 from generator.recipe import Recipe
 
 SILENCE: Final = 30.0
@@ -64,7 +67,6 @@ SILENCE: Final = 30.0
 GIVE_UP: Final = 600.0
 """Seconds without progress of a prompt that is being executed, after which it is given up."""
 
-_CONNECT_WITHIN: Final = 5.0
 _ANSWER_WITHIN: Final = 30.0
 _CANCEL_WITHIN: Final = 3.0
 _POLL: Final = 1.0
@@ -118,7 +120,7 @@ class ComfyUIEngine:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: Client,
         url: str,
         workflow: Mapping[str, Any],
         *,
@@ -143,7 +145,7 @@ class ComfyUIEngine:
     @property
     def name(self) -> str:
         """ComfyUI and its version; before the first drawing, where it is."""
-        return f"comfyui {self._version}" if self._version else f"comfyui at {self._url}"
+        return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self._url)}"
 
     @property
     def timing(self) -> Timing:
@@ -182,7 +184,7 @@ class ComfyUIEngine:
                 yield image
 
     async def _drawn(
-        self, recipe: Recipe, execution: _Execution, heard: asyncio.Queue[Heard]
+        self, recipe: Recipe, execution: _Execution, heard: HeardQueue
     ) -> AsyncGenerator[StepImage, None]:
         size = (recipe.width, recipe.height)
         progress = Progress(time.perf_counter())
@@ -193,6 +195,7 @@ class ComfyUIEngine:
                 if fitted is None:  # what cannot be read is no reason to lose the picture
                     continue
                 number += 1
+                check_count(recipe, number)
                 placed = progress.place(preview, at)
                 yield StepImage(
                     step=number,
@@ -215,7 +218,7 @@ class ComfyUIEngine:
         )
 
     async def _followed(
-        self, execution: _Execution, heard: asyncio.Queue[Heard], progress: Progress
+        self, execution: _Execution, heard: HeardQueue, progress: Progress
     ) -> AsyncGenerator[tuple[Preview, float], None]:
         """A run's previews and when each came, until the run has ended."""
         clock = asyncio.get_running_loop().time
@@ -405,12 +408,20 @@ class ComfyUIEngine:
             raise RecipeRefused(f"ComfyUI refuses the prompt: {refusal(response, self._workflow)}")
 
     async def _stop(self, posting: asyncio.Task[None], execution: _Execution) -> None:
-        """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by."""
+        """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by.
+
+        An old ComfyUI interrupts whatever runs, whoever asked for it: so only what is ours.
+        """
         with anyio.move_on_after(_CANCEL_WITHIN):
             await asyncio.wait({posting})
             with suppress(EngineError):
                 await self._ask("POST", "/queue", json={"delete": [execution.prompt_id]})
-                await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
+                if await self._is_running(execution.prompt_id):
+                    await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
+
+    async def _is_running(self, prompt_id: str) -> bool:
+        queue = json_of(await self._ask("GET", "/queue"))
+        return any(item[1:2] == [prompt_id] for item in queue.get("queue_running") or ())
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)
@@ -418,17 +429,18 @@ class ComfyUIEngine:
 
     async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401  # httpx's
         try:
-            response = await self._client.request(
+            response = await ask(
+                self._client,
                 method,
                 f"{self._url}{path}",
+                within=_ANSWER_WITHIN,
                 headers=self._headers,
-                timeout=httpx.Timeout(_ANSWER_WITHIN, connect=_CONNECT_WITHIN),
                 **content,
             )
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise EngineUnavailable(f"ComfyUI at {self._url}: {reason}") from error
+            where, reason = redacted(self._url), reason_of(error, self._url)
+            raise EngineUnavailable(f"ComfyUI at {where}: {reason}") from error
         if response.is_server_error or response.status_code in _NOT_FOR_US:
             kind = EngineDenied if response.status_code in _DENIED else EngineUnavailable
-            raise kind(f"ComfyUI at {self._url} answered {response.status_code}")
+            raise kind(f"ComfyUI at {redacted(self._url)} answered {response.status_code}")
         return response

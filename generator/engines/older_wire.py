@@ -1,9 +1,16 @@
 """The older wire, spoken outwards: the piece's first GPU program, and others like it, as an engine.
 
-A web socket that greets with ``ready``. To draw, it is told ``P0:<prompt>``, ``P2:0.40``,
-``P2B:0.60`` (strength), ``P3``, ``P3B:<prompt>`` or ``P4:<prompt>``. For each step it answers
-``p:s=<step from 0>:t=<timestep>`` and, but for P0, a preview in a binary message; then the
-final image, binary; then ``done``. Closing the socket cancels.
+To draw, it is told ``P0:<prompt>``, ``P2:0.40``, ``P2B:0.60`` (strength), ``P3``,
+``P3B:<prompt>`` or ``P4:<prompt>``. For each step it answers ``p:s=<step from 0>:t=<timestep>``
+and, but for P0, a preview in a binary message; then the final image, binary; then ``done``.
+Closing the socket cancels.
+
+The piece had several such programs, and they differ (their sources are public, and the tests
+play what they send): one says ``ready``, but only after a command; others greet with ``pong``
+or ``websocket connected!``, and say what they are about in between. Timesteps are printed as
+torch prints a number, in full precision. ``done`` may never come, or come before the final
+image, and ``Error during generation: …`` takes its place. So a command is sent at once, and any
+text that is no step, end or error is passed over.
 
 The wire has no word for model, size, steps or seed, nor for the prompt of P2 and P2B: those
 are the other program's own, and a picture drawn twice is two pictures.
@@ -19,25 +26,33 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from cache.images import BadImage, check_image
-from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, StepImage, Timing
+from cache.outgoing import reason_of, redacted
+from generator.engine import (
+    DrawingFailed,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+    Timing,
+    check_count,
+)
 from generator.engines._pictures import FLOOR, base_itself
+from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
 from generator.recipe import PipelineKind, Recipe
 
-CONNECT_WITHIN: Final = 5.0
-READY_WITHIN: Final = 5.0
 SILENCE: Final = 30.0
 """Seconds without a step, an image or ``done`` after which it is given up."""
 
-MAX_MESSAGE: Final = 64 * 2**20
-"""Bytes of one message; the library's 1 MiB is less than a PNG of the whole picture."""
+END_WITHIN: Final = 2.0
+"""Seconds for ``done`` after the final image, or for that after ``done``: one may be missing."""
 
-_CLOSE_WITHIN: Final = 1.0
 _SHOWN: Final = 120
-_STEP: Final = re.compile(r"p:s=(\d{1,5}):t=(-?\d{1,9}(?:\.\d{1,9})?)", re.ASCII)
+_STEP: Final = re.compile(r"p:s=(\d{1,5})(?::t=(.{0,64}))?", re.ASCII)
+_NUMBER: Final = re.compile(r"-?\d{1,9}(?:\.\d{0,30})?(?:e[+-]?\d{1,2})?", re.ASCII)
+_FAILED: Final = re.compile(r"(server )?error\b", re.IGNORECASE)
 _BLIND: Final = "P0"
 """The program that shows no previews."""
 
@@ -85,8 +100,8 @@ class OlderWireEngine:
         url: of its socket, such as ``ws://gpu.example:8000/ws``.
         says: the command for a recipe.
         connect_within: seconds for the connection.
-        ready_within: seconds from there to its greeting.
         silence: seconds without anything that is part of a drawing after which it is given up.
+        end_within: seconds for what is still to come once ``done`` or the final image has.
         max_size: bytes that a message may have.
     """
 
@@ -96,21 +111,21 @@ class OlderWireEngine:
         *,
         says: Callable[[Recipe], Command] = command_of,
         connect_within: float = CONNECT_WITHIN,
-        ready_within: float = READY_WITHIN,
         silence: float = SILENCE,
+        end_within: float = END_WITHIN,
         max_size: int = MAX_MESSAGE,
     ) -> None:
         self._url = url
         self._says = says
         self._connect_within = connect_within
-        self._ready_within = ready_within
         self._silence = silence
+        self._end_within = end_within
         self._max_size = max_size
 
     @property
     def name(self) -> str:
         """Where it is: it does not say what it is."""
-        return f"older wire at {self._url}"
+        return f"older wire at {redacted(self._url)}"
 
     @property
     def timing(self) -> Timing:
@@ -122,9 +137,9 @@ class OlderWireEngine:
         """Draw `recipe` there; leaving hangs up.
 
         Raises:
-            EngineUnavailable: it cannot be reached, does not greet, or fell silent.
+            EngineUnavailable: it cannot be reached, or fell silent.
             RecipeRefused: it does not know the command.
-            DrawingFailed: it hung up in the middle, or sent no picture.
+            DrawingFailed: it said so, hung up in the middle, or sent no picture.
         """
         async with aclosing(self._images(recipe)) as images:
             yield images
@@ -136,32 +151,21 @@ class OlderWireEngine:
         said = self._says(recipe)
         drawing = _Drawing(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
         try:
-            async with connect(
-                self._url,
-                max_size=self._max_size,
-                compression=None,
-                open_timeout=self._connect_within,
-                close_timeout=_CLOSE_WITHIN,
+            async with open_socket(
+                self._url, max_size=self._max_size, open_within=self._connect_within
             ) as socket:
-                await self._greeted(socket)
+                # At once: who waits for a greeting waits in vain, since most greet only then.
                 await socket.send(said)
                 drawing.begin(time.perf_counter())
                 async with aclosing(self._followed(socket, drawing)) as images:
                     async for image in images:
+                        check_count(recipe, image.step)
                         yield image
         except (OSError, WebSocketException, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error, self._url)
             if drawing.begun and not isinstance(error, TimeoutError):
                 raise DrawingFailed(f"it hung up in the middle of a drawing: {reason}") from error
-            raise EngineUnavailable(f"{self._url}: {reason}") from error
-
-    async def _greeted(self, socket: ClientConnection) -> None:
-        try:
-            async with asyncio.timeout(self._ready_within):
-                while await socket.recv() != "ready":
-                    pass
-        except TimeoutError:
-            raise TimeoutError(f"no greeting within {self._ready_within:g} s") from None
+            raise EngineUnavailable(f"{redacted(self._url)}: {reason}") from error
 
     async def _followed(
         self, socket: ClientConnection, drawing: _Drawing
@@ -173,11 +177,18 @@ class OlderWireEngine:
             try:
                 async with asyncio.timeout_at(due):
                     message = await socket.recv()
-            except TimeoutError:
-                raise TimeoutError(f"it fell silent for {self._silence:g} s") from None
-            heard = drawing.hear(message, time.perf_counter())
+            except (TimeoutError, ConnectionClosed) as error:
+                if not drawing.nearly_over:
+                    if isinstance(error, ConnectionClosed):
+                        raise
+                    raise TimeoutError(f"it fell silent for {self._silence:g} s") from None
+                heard = drawing.give_up()
+            else:
+                heard = drawing.hear(message, time.perf_counter())
             if heard.counts:  # chatter is no sign of life
-                due = clock() + self._silence
+                # What may well be the end is waited for no longer than a step has taken.
+                patience = max(self._end_within, 2 * drawing.longest_gap)
+                due = clock() + (patience if drawing.nearly_over else self._silence)
             if heard.image is not None:
                 yield heard.image
 
@@ -210,13 +221,23 @@ class _Drawing:
     def __init__(self, expected: int, *, blind: bool) -> None:
         self.ended = False
         self.begun = False
+        self.longest_gap = 0.0
+        """Seconds, the longest between two steps or images so far."""
         self._expected = 0 if blind else expected
         self._blind = blind
         self._timestep: float | None = None
+        self._follows_step = False
         self._number = 0
         self._lap = 0.0
+        self._heard_at: float | None = None
         self._held: tuple[bytes, str, float] | None = None
         self._finished = False
+        self._done = False
+
+    @property
+    def nearly_over(self) -> bool:
+        """Whether the final image, or ``done``, has come: little or nothing is missing."""
+        return self._finished or self._done or self._held is not None
 
     def begin(self, now: float) -> None:
         """The command was sent."""
@@ -228,40 +249,67 @@ class _Drawing:
 
         Raises:
             RecipeRefused: it does not know the command.
-            DrawingFailed: it ended without a final image, or that cannot be read.
+            DrawingFailed: it says so, or its final image cannot be read.
         """
+        if self._finished:
+            # What some send after it: previews that were late, a second picture.
+            self.ended = message == "done"
+            return _Heard(counts=False)
         if isinstance(message, bytes):
+            self._note_gap(now)
             return self._hear_image(message, now)
-        if message == "done":
-            self.ended = True
+        text = message.strip()
+        if text == "done":
+            self._done = True
             if self._held is not None:
-                return _Heard(counts=True, image=self._final(*self._held))
-            if not self._finished:
-                raise DrawingFailed("it was done without a final image")
-            return _Heard(counts=True)
-        if message.startswith("unknown command"):
-            raise RecipeRefused(f"it answered {message[:_SHOWN]!r}")
-        found = _STEP.fullmatch(message)
+                return self.give_up()
+            return _Heard(counts=True)  # the final image may come yet
+        if text.lower().startswith("unknown command"):
+            raise RecipeRefused(f"it answered {text[:_SHOWN]!r}")
+        if _FAILED.match(text):
+            raise DrawingFailed(f"it says {text[:_SHOWN]!r}")
+        found = _STEP.fullmatch(text)
         if found is None:
             return _Heard(counts=False)  # a greeting, a pong, a later version's
+        self._note_gap(now)
         image = self._release()
-        self._timestep = float(found[2])
+        self._timestep, self._follows_step = _number(found[2]), True
         return _Heard(counts=True, image=image)
 
+    def _note_gap(self, now: float) -> None:
+        # Not the first: a model may have had to be loaded.
+        if self._heard_at is not None:
+            self.longest_gap = max(self.longest_gap, now - self._heard_at)
+        self._heard_at = now
+
+    def give_up(self) -> _Heard:
+        """Nothing more is expected: what is held was the final image.
+
+        Raises:
+            DrawingFailed: there is none.
+        """
+        self.ended = True
+        if self._held is not None:
+            return _Heard(counts=True, image=self._final(*self._held))
+        if not self._finished:
+            raise DrawingFailed("it was done without a final image")
+        return _Heard(counts=True)
+
     def _hear_image(self, data: bytes, now: float) -> _Heard:
-        final = not self._blind and self._timestep is None
+        final = self._done or (not self._blind and not self._follows_step)
         try:
             media_type = check_image(data)
         except BadImage as error:
             if final:
                 raise DrawingFailed(f"its final image cannot be read: {error}") from error
-            self._timestep = None  # a preview that cannot be read is no loss
+            self._follows_step = False  # a preview that cannot be read is no loss
             return _Heard(counts=True)
-        if self._blind:
+        if self._blind and not final:
             image = self._release()
             self._held = (data, media_type, now)
             return _Heard(counts=True, image=image)
         image = (self._final if final else self._preview)(data, media_type, now)
+        self.ended = self._done
         return _Heard(counts=True, image=image)
 
     def _release(self) -> StepImage | None:
@@ -270,17 +318,13 @@ class _Drawing:
         return None if held is None else self._preview(*held)
 
     def _preview(self, data: bytes, media_type: str, now: float) -> StepImage:
-        if self._finished:
-            raise DrawingFailed("it went on after the final image")
-        timestep, self._timestep = self._timestep, None
+        timestep, self._timestep, self._follows_step = self._timestep, None, False
         self._number += 1
         steps = max(self._expected, self._number) + 1
         duration = self._since(now)
         return StepImage(self._number, steps, False, timestep, duration, data, media_type)
 
     def _final(self, data: bytes, media_type: str, now: float) -> StepImage:
-        if self._finished:
-            raise DrawingFailed("it sent two final images")
         self._finished = True
         number = self._number + 1
         return StepImage(number, number, True, None, self._since(now), data, media_type)
@@ -288,3 +332,9 @@ class _Drawing:
     def _since(self, now: float) -> float:
         lap, self._lap = self._lap, now
         return max(now - lap, FLOOR)
+
+
+def _number(text: str | None) -> float | None:
+    """A timestep as torch or Python prints it, `964.2857055664062`; None where it is none."""
+    found = _NUMBER.search(text or "")
+    return float(found[0]) if found else None

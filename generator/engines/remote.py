@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from cache.documents import FormatError, real
 from cache.formats import MAX_DURATION, MAX_STEPS, SetMeta, parse_meta
+from cache.outgoing import reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, one_line
 from generator.engine import (
     DrawingFailed,
@@ -28,21 +29,26 @@ from generator.engine import (
     RecipeRefused,
     StepImage,
     Timing,
+    check_count,
 )
+from generator.outgoing import Client, ask, bounded_lines, read_whole, stream
 from generator.recipe import Recipe
 from generator.worker_protocol import NotKeptThere, SetRequest
 
-CONNECT_WITHIN = 5.0
 SILENCE = 15.0
 """Seconds without a word, not even a heartbeat, after which the worker is given up."""
 
 SET_WITHIN = 1800.0
 """Seconds within which a whole set has to be drawn and kept, the wait in the queue included."""
 
-_NOT_KEPT = frozenset({"no_store", "other_store"})
+_NOT_KEPT = frozenset({"no_store", "other_store", "number_taken"})
 _NO_SUCH_PLACE = frozenset({404, 405})
 _MAX_NAME = 200
-_MAX_EVENT = 64 * 2**20
+_MAX_META = 2**20
+_LEAST_EVENT = 8 * 2**20
+_BYTES_A_PIXEL = 8
+"""Of an encoded picture, at most, written as base64: four channels of a byte, and a third more."""
+
 _ERRORS: dict[str, type[EngineError]] = {
     "refused": RecipeRefused,
     "invalid": RecipeRefused,
@@ -62,8 +68,14 @@ class ServerEvent:
     data: dict[str, Any]
 
 
-async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[ServerEvent, None]:
+async def read_events(
+    lines: AsyncIterator[str], limit: int = _LEAST_EVENT
+) -> AsyncGenerator[ServerEvent, None]:
     """Server-sent events from the lines of a response; comments are passed over.
+
+    Args:
+        lines: each of them bounded.
+        limit: characters of an event's data.
 
     Raises:
         DrawingFailed: what came is no such event.
@@ -74,7 +86,7 @@ async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[ServerEvent, 
             name = line[6:].strip()
         elif line.startswith("data:"):
             data += line[5:].strip()
-            if len(data) > _MAX_EVENT:
+            if len(data) > limit:
                 raise DrawingFailed("the worker sent an event that is too large")
         elif not line and data:
             try:
@@ -112,7 +124,7 @@ class RemoteEngine:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: Client,
         url: str,
         *,
         token: SecretStr | None = None,
@@ -121,8 +133,8 @@ class RemoteEngine:
         self._client = client
         self._url = url.rstrip("/")
         self._token = token
-        self._timeout = httpx.Timeout(silence, connect=CONNECT_WITHIN)
-        self._name = f"worker at {self._url}"
+        self._silence = silence
+        self._name = f"worker at {redacted(self._url)}"
         self._timing: Timing = "measured"
 
     @property
@@ -168,38 +180,45 @@ class RemoteEngine:
             EngineError: as `render`.
         """
         try:
-            response = await self._client.post(
+            response = await ask(
+                self._client,
+                "POST",
                 f"{self._url}/action-sets",
+                within=SET_WITHIN,
+                limit=_MAX_META,
                 content=asked.model_dump_json(),
                 headers={"content-type": "application/json", **self.headers},
-                timeout=httpx.Timeout(SET_WITHIN, connect=CONNECT_WITHIN),
             )
         except httpx.HTTPError as error:
             raise _unreachable(self._url, error) from error
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content)
         try:
-            meta = parse_meta(response.content, f"the answer of {self._url}")
+            meta = parse_meta(response.content, f"the answer of {redacted(self._url)}")
         except FormatError as error:
             raise DrawingFailed(f"the worker answered with no meta: {error}") from error
         self._name = meta.engine or self._name
         return meta
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
-        request = self._client.stream(
+        limit = max(_LEAST_EVENT, recipe.width * recipe.height * _BYTES_A_PIXEL)
+        begun = stream(
+            self._client,
             "POST",
             f"{self._url}/generate",
+            within=self._silence,
             content=recipe.model_dump_json(),
             headers={"content-type": "application/json", **self.headers},
-            timeout=self._timeout,
         )
         try:
-            async with request as response:
+            async with begun as response:
                 if response.status_code != httpx.codes.OK:
-                    raise _refusal(response.status_code, await response.aread())
+                    raise _refusal(response.status_code, await read_whole(response, self._silence))
+                lines = bounded_lines(response, limit=limit, within=self._silence)
                 async with (
-                    aclosing(read_events(response.aiter_lines())) as events,
-                    aclosing(self._read(events)) as images,
+                    aclosing(lines),
+                    aclosing(read_events(lines, limit)) as events,
+                    aclosing(self._read(events, recipe)) as images,
                 ):
                     async for image in images:
                         yield image
@@ -207,7 +226,7 @@ class RemoteEngine:
             raise _unreachable(self._url, error) from error
 
     async def _read(
-        self, events: AsyncGenerator[ServerEvent, None]
+        self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe
     ) -> AsyncGenerator[StepImage, None]:
         steps = number = 0
         async for event in events:
@@ -216,6 +235,7 @@ class RemoteEngine:
                     steps = _whole(event.data, "steps")
                 case "step" | "final":
                     number += 1
+                    check_count(recipe, number)
                     yield _image(event, number, max(steps, number))
                 case "done":
                     self._name = one_line(str(event.data.get("engine") or self._name), _MAX_NAME)
@@ -267,5 +287,6 @@ def _refusal(status: int, body: bytes) -> EngineError:
 
 
 def _unreachable(url: str, error: httpx.HTTPError) -> EngineError:
-    reason = "it fell silent" if isinstance(error, httpx.ReadTimeout) else str(error)
-    return EngineUnavailable(f"worker at {url}: {reason or type(error).__name__}")
+    silent = isinstance(error, httpx.ReadTimeout)
+    reason = "it fell silent" if silent else reason_of(error, url)
+    return EngineUnavailable(f"worker at {redacted(url)}: {reason}")

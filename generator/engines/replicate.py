@@ -32,6 +32,7 @@ import httpx
 from pydantic import SecretStr
 
 from cache.images import sniff
+from cache.outgoing import reason_of
 from cache.untrusted import Unfit, decode_answer
 from generator.engine import (
     DrawingFailed,
@@ -43,6 +44,7 @@ from generator.engine import (
     Timing,
 )
 from generator.engines._pictures import FLOOR, base_itself, base_of, encoded
+from generator.outgoing import Client, ask
 from generator.recipe import Recipe
 
 API: Final = "https://api.replicate.com"
@@ -73,12 +75,10 @@ name before it answers, so this is also how long leaving may take."""
 
 _BASE_QUALITY: Final = 90
 _MARGIN: Final = 10.0
-_CONNECT_WITHIN: Final = 5.0
 _CANCEL_WITHIN: Final = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _BUSY_ATTEMPTS: Final = 4
 _SHOWN: Final = 400
-_MAX_IMAGE: Final = 64 * 2**20
 _ENDED: Final = frozenset({"succeeded", "failed", "canceled", "aborted"})
 _LEAST_CANCEL_AFTER: Final = 5
 _DENIED: Final = frozenset({401, 402, 403})  # 402: nobody has paid
@@ -130,7 +130,7 @@ class ReplicateEngine:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: Client,
         model: str,
         *,
         token: SecretStr,
@@ -308,27 +308,23 @@ class ReplicateEngine:
                 return base64.b64decode(first.partition(",")[2], validate=True)
             except binascii.Error:
                 raise DrawingFailed("Replicate's output is a data URL that is not base64") from None
-        data = bytearray()
         try:
-            async with self._client.stream(
+            response = await ask(
+                self._client,
                 "GET",
                 first,
+                within=self._within,
                 headers=self._headers_for(first),
-                timeout=self._timeout,
                 follow_redirects=True,
-            ) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise DrawingFailed(
-                        f"Replicate's output cannot be fetched: answered {response.status_code}"
-                    )
-                async for chunk in response.aiter_bytes():
-                    data += chunk
-                    if len(data) > _MAX_IMAGE:
-                        raise DrawingFailed("Replicate's output is too large")
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error, first)
             raise DrawingFailed(f"Replicate's output cannot be fetched: {reason}") from error
-        return bytes(data)
+        if response.status_code != httpx.codes.OK:
+            raise DrawingFailed(
+                f"Replicate's output cannot be fetched: answered {response.status_code}"
+            )
+        return response.content
 
     async def _cancel(self, posting: asyncio.Task[None], prediction: _Prediction) -> None:
         with anyio.move_on_after(self._wait + _CANCEL_WITHIN):
@@ -341,8 +337,8 @@ class ReplicateEngine:
     # ------------------------------------------------------------ questions and answers
 
     @property
-    def _timeout(self) -> httpx.Timeout:
-        return httpx.Timeout(self._wait + _MARGIN, connect=_CONNECT_WITHIN)
+    def _within(self) -> float:
+        return self._wait + _MARGIN
 
     def _url_of(self, prediction: _Prediction, name: str) -> str:
         """Where to ask after a prediction, or to cancel it; never anywhere but at the API."""
@@ -366,15 +362,16 @@ class ReplicateEngine:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         try:
-            response = await self._client.request(
+            response = await ask(
+                self._client,
                 method,
                 url,
+                within=self._within,
                 json=json,
                 headers={**self._headers_for(url), **(headers or {})},
-                timeout=self._timeout,
             )
         except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error, url)
             raise EngineUnavailable(f"Replicate: {reason}") from error
         return response
 

@@ -153,8 +153,15 @@ class MemoryLog:
         return _newest(newest_told_first, limit, since)
 
 
+class WriterEnded(Exception):
+    """The thread that writes the log has ended, and the log is still open."""
+
+
 class AsRunLog:
-    """The as-run log in a SQLite database. Made with `open`."""
+    """The as-run log in a SQLite database. Made with `open`.
+
+    That its writer goes on is a job, `keep_writing`, which its owner runs and minds.
+    """
 
     def __init__(self, path: Path, *, clock: Clock, keep_days: float, capacity: int) -> None:
         self._path = path
@@ -171,13 +178,14 @@ class AsRunLog:
         self._closing = False
         self._trouble: str | None = None
         self._refused = ""
+        self._ended_with: str | None = None
         # From here on the writer's own.
         self._file: RunFile | None = None
         self._was_open = False
         self._prune_at = clock.now()
         self._retry_at = clock.now()
         self._aside_at: float | None = None
-        self._writer = threading.Thread(target=self._write_on, name="as-run log", daemon=True)
+        self._writer = self._new_writer()
         # Readers wait for one another here, and never for a thread that loads a picture.
         self._reader = ThreadPoolExecutor(1, "as-run reader")
 
@@ -208,6 +216,22 @@ class AsRunLog:
             yield log
         finally:
             await log.close()
+
+    def _new_writer(self) -> threading.Thread:
+        return threading.Thread(target=self._write_on, name="as-run log", daemon=True)
+
+    async def keep_writing(self) -> None:
+        """Watch over the writer until cancelled; one that has ended is followed by another.
+
+        Raises:
+            WriterEnded: it has, though the log is open. To be called again in a while.
+        """
+        if not self._writer.is_alive():
+            self._writer = self._new_writer()
+            self._writer.start()
+        while self._writer.is_alive():  # noqa: ASYNC110 - a thread tells no loop that it has ended
+            await asyncio.sleep(COMMIT_EVERY)
+        raise WriterEnded(self._ended_with or "it ended without a word")
 
     # ------------------------------------------------------------ what playback tells
 
@@ -257,27 +281,21 @@ class AsRunLog:
         """Records (runs, or frames of a run beyond all measure) that are lost."""
         return self._dropped
 
+    def conditions(self) -> Iterable[Condition]:
+        """That nothing can be written, where it is so, and that runs were lost."""
+        if self._trouble is not None:
+            waits = f"the newest runs wait in memory, {self._capacity} at most"
+            text = f"the as-run log {self._path} cannot be written: {self._trouble}; {waits}"
+            yield Condition("asrun_not_written", "degraded", text)
+        if self._dropped:
+            text = f"{self._dropped} records are missing in the as-run log since the server started"
+            text += f"; the last because: {self._refused}" if self._refused else ""
+            yield Condition("asrun_incomplete", "note", text)
+
     @property
     def trouble(self) -> str | None:
         """Why nothing can be written at the moment; None where all is well."""
         return self._trouble
-
-    def conditions(self) -> Iterable[Condition]:
-        """What a technician should know: that nothing can be written, what is lost."""
-        if self._trouble is not None:
-            yield Condition(
-                "asrun_not_saved",
-                "degraded",
-                f"the as-run log cannot be written: {self._trouble}; the newest {self._capacity} "
-                "runs wait in memory: free the disk, or see who holds the file",
-            )
-        if self._dropped:
-            why = f", the last because: {self._refused}" if self._refused else ""
-            yield Condition(
-                "asrun_rows_lost",
-                "note",
-                f"{self._dropped} records of the as-run log are lost{why}",
-            )
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first: of the database, and what is not written yet.
@@ -336,6 +354,15 @@ class AsRunLog:
     # ------------------------------------------------------------ the writer's thread
 
     def _write_on(self) -> None:
+        try:
+            self._write_until_closed()
+        except Exception as error:  # noqa: BLE001 - told by whoever minds it, who begins another
+            self._ended_with = f"{type(error).__name__}: {error}"
+            _log.exception("asrun_writer_failed", path=str(self._path))
+        finally:
+            self._close_file()  # SQLite wants it closed by the thread that opened it
+
+    def _write_until_closed(self) -> None:
         closing = False
         self._save_what_is_due(everything=False)
         while not closing:
@@ -350,7 +377,6 @@ class AsRunLog:
             with self._changed:
                 self._answered = ticket
                 self._changed.notify_all()
-        self._close_file()
         with self._changed:
             lost = sum(notes.unsaved or notes.untold for notes in self._runs.values())
             self._dropped += lost

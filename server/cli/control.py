@@ -18,11 +18,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection, connect  # noqa: TID251 - given a proxy
 
+from cache.outgoing import proxy_for
 from cache.untrusted import Unfit, decode_answer, decode_message
 from generator.cues import format_time
+from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
+from server.control.arguments import usage
 
 _PATH = "/ws/control"
 _WRONG_USE = frozenset({"unknown_command", "bad_args"})
@@ -45,7 +48,7 @@ def control(
 ) -> None:
     """Ask a running server for something; the token comes from UNDERSTUDY_OPERATOR_TOKEN."""
     address = _address(url)
-    args = _arguments(arguments or [])
+    args = _arguments(command, arguments or [])
     message = {
         "type": "command",
         "id": uuid.uuid4().hex,
@@ -84,12 +87,13 @@ def _address(url: str) -> str:
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
-def _arguments(given: list[str]) -> dict[str, Any]:
+def _arguments(command: str, given: list[str]) -> dict[str, Any]:
     args: dict[str, Any] = {}
     for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            fail(f"expected key=value, not {argument!r}", 2)
+            takes = usage(command)
+            fail(f"expected key=value, not {argument!r}{f': {takes}' if takes else ''}", 2)
         args[key] = value if key in _ARE_TEXT else _value(value)
     return args
 
@@ -120,7 +124,12 @@ def _token() -> str | None:
 def _socket(address: str, timeout: float) -> Iterator[ClientConnection]:
     try:
         with connect(
-            address, open_timeout=timeout, close_timeout=1, max_size=None, compression=None
+            address,
+            open_timeout=timeout,
+            close_timeout=1,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            proxy=proxy_for(address),  # none for this machine and those near it
         ) as line:
             yield line
     except InvalidURI as error:

@@ -21,7 +21,8 @@ from server.cli.generate import generate
 from server.cli.pull import pull_store
 from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
-from server.serving import RefusedToServe, serve_show
+from server.output import occupy_standard_descriptors, output_in_background, unwritten_output
+from server.serving import NotServed, serve_show
 
 app = typer.Typer(
     name="understudy",
@@ -34,8 +35,15 @@ app = typer.Typer(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program."""
+    occupy_standard_descriptors()
     _check_packages()
-    app(args=list(args) if args is not None else None, prog_name="understudy")
+    try:
+        app(args=list(args) if args is not None else None, prog_name="understudy")
+    except (OSError, SystemExit) as ended:
+        # Much of what was said is written only now; on a full disk, it is not.
+        if (reason := unwritten_output(ended)) is not None:
+            fail(f"output cannot be written: {reason}", 1)
+        raise
 
 
 def _check_packages() -> None:
@@ -62,16 +70,17 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Play a show: screens at /, probes at /healthz and /readyz."""
-    loaded = load(
-        show,
-        store=store,
-        server={"host": host, "port": port},
-        playback={"mode": mode},
-    )
-    try:
-        serve_show(loaded, log_level=log_level)
-    except RefusedToServe as error:
-        fail(str(error), error.status)
+    with output_in_background():
+        loaded = load(
+            show,
+            store=store,
+            server={"host": host, "port": port},
+            playback={"mode": mode},
+        )
+        try:
+            serve_show(loaded, log_level=log_level)
+        except NotServed as error:
+            fail(str(error), error.status)
 
 
 @app.command()

@@ -31,13 +31,14 @@ from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
+from server.output import output_in_background
 from server.rehearsal.other_findings import unloadable_findings
 from server.rehearsal.page import render_page
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
 from server.rehearsal.report import Asked, ProbedEngine, Report, ranked
 from server.rehearsal.watched import FASTEST, SLOWEST, watch
 from server.rehearsal.written import page_of, write_page
-from server.serving import RefusedToServe
+from server.serving import NotServed
 
 _MOST_SCREENINGS = 1000
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
@@ -223,19 +224,20 @@ def _watch(
 ) -> NoReturn:
     """Play it on the show's own screens, and end the program."""
     _check(show, asked)
-    try:
-        status = watch(
-            show,
-            speed=speed,
-            seed=seed,
-            from_=asked.from_,
-            to=asked.to,
-            screenings=asked.screenings,
-            host=host,
-            port=port,
-        )
-    except RefusedToServe as error:
-        fail(str(error), error.status)
+    with output_in_background():
+        try:
+            status = watch(
+                show,
+                speed=speed,
+                seed=seed,
+                from_=asked.from_,
+                to=asked.to,
+                screenings=asked.screenings,
+                host=host,
+                port=port,
+            )
+        except NotServed as error:
+            fail(str(error), error.status)
     raise SystemExit(status)
 
 

@@ -34,6 +34,7 @@ from server.engines.child import TOKEN_VARIABLE, Assignment
 from server.engines.lifeline import end_with_parent, give_way
 from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
+from server.output import output_in_background
 from server.serving import AnnouncingServer, RefusedToServe, listen
 
 _PROBE_SIZE = 256
@@ -57,10 +58,16 @@ def worker(
     log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
-    if supervised:
-        _be_supervised(host, port)
-        return
-    loaded = load(show, store=store)
+    with output_in_background():
+        if supervised:
+            _be_supervised(host, port)
+        else:
+            configure_logs(log_level)
+            _be_on_its_own(load(show, store=store), engine, host, port)
+
+
+def _be_on_its_own(loaded: Show, engine: str, host: str, port: int) -> None:
+    """Serve an engine of a show, to whoever may."""
     token = loaded.settings.tokens.worker
     if not is_loopback(host) and token is None:
         fail(f"refusing to listen on {host} without a token: set UNDERSTUDY_WORKER_TOKEN", 2)
@@ -70,7 +77,6 @@ def worker(
         fail(str(error), 2)
     if not section.local:
         fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
-    configure_logs(log_level)
     _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
 
 

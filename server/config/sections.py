@@ -14,9 +14,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    field_validator,
     model_validator,
 )
 
+from cache.outgoing import has_password
 from generator.cues import Failover, Identifier, Mode
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,6 +35,7 @@ RecipeInput = Literal[
     "base_image",
     "scheduler",
 ]
+ScreenName = Annotated[str, Field(min_length=1, max_length=64)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -155,6 +158,12 @@ class DisplaySection(_Section):
     captions: bool = True
     progress: bool = True
     badge: bool = False
+
+
+class StageSection(_Section):
+    """`[stage]`: the screens that are expected, by name; empty for those that are remembered."""
+
+    screens: Annotated[tuple[ScreenName, ...], Field(max_length=64)] = ()
 
 
 class StoreSection(_Section):
@@ -288,7 +297,7 @@ class EngineSection(_Section):
         "sketch", "testcard", "diffusers", "worker", "comfyui", "replicate", "older-wire"
     ] = "sketch"
     pace: Annotated[float, Field(gt=0, le=60)] = 0.45
-    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$")] | None = None
+    url: Annotated[str | None, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = None
     device: str | None = None
     previews: Literal["auto", "vae", "taesd", "latent-rgb"] = "auto"
     allow_download: bool = False
@@ -317,6 +326,19 @@ class EngineSection(_Section):
         if self.url is not None and not self.url.startswith(scheme):
             raise ValueError(f"{self._called}: the url of a {self.kind} begins with {scheme}://")
         return self
+
+    @field_validator("url")
+    @classmethod
+    def _keeps_no_secret(cls, url: str | None) -> str | None:
+        """What stands in `show.toml` is passed around, and engines are named by their address."""
+        if url is not None and has_password(url):
+            raise ValueError(
+                "expected an address without user or password, not one with; a token for it goes "
+                "into the environment: UNDERSTUDY_WORKER_TOKEN, UNDERSTUDY_COMFYUI_TOKEN"
+            )
+        if url is not None and url.startswith("http") and {"?", "#"} & set(url):
+            raise ValueError("expected an address without ? and #, not one with")
+        return url
 
     @model_validator(mode="after")
     def _says_what(self) -> Self:

@@ -42,6 +42,7 @@ from server.config.sections import (
     ScheduleSection,
     ServerSection,
     ShowSection,
+    StageSection,
     StoreSection,
     Tokens,
 )
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     schedule: ScheduleSection = ScheduleSection()
     playback: PlaybackSection = PlaybackSection()
     display: DisplaySection = DisplaySection()
+    stage: StageSection = StageSection()
     store: StoreSection = StoreSection()
     cache: CacheSection = CacheSection()
     generate: GenerateSection = GenerateSection()
@@ -339,7 +341,10 @@ def _problem(
     else:
         text = detail["msg"].removeprefix("Value error, ")
         message = text[:1].lower() + text[1:]
-        if "not " not in message and location[0] != "tokens":
+        # An address may bring a secret along, and a table of several lines has one in it.
+        secret = location[0] == "tokens" or isinstance(detail["input"], Mapping)
+        secret = secret or location[-1] in {"url", "endpoint_url"}
+        if "not " not in message and not secret:
             message += f", not {detail['input']!r:.60}"
     return Problem(source, f"{place}: {message}")
 

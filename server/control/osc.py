@@ -2,8 +2,9 @@
 
 ``/understudy/mode/force static`` is the command `mode.force` with its first argument; what
 follows a command in the address is an argument too (``/understudy/mode/force/static``), for
-buttons that can send nothing but that they were pressed. The reply goes to where the message
-came from: ``/understudy/reply <command> <"ok" or a code> <JSON or a message>``.
+buttons that can send nothing but that they were pressed. What such a button sends is known
+from `server/control/arguments.py`. The reply goes to where the message came from:
+``/understudy/reply <command> <"ok" or a code> <JSON or a message>``.
 
 OSC knows neither tokens nor sessions, so who may is decided by the address a message comes
 from: this machine alone, or those that the settings list. Nothing is answered to anybody else.
@@ -14,8 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, cast
@@ -27,6 +27,14 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 from cache.encoding import json_text
 from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
+from server.control.arguments import (
+    ARGUMENTS,
+    FIRST_IS_A_NUMBER,
+    RELEASED,
+    Button,
+    as_number,
+    button,
+)
 from server.control.dispatcher import Caller, CommandError, Dispatcher
 from server.metrics import Metrics
 
@@ -35,23 +43,6 @@ _log = structlog.get_logger(__name__)
 ROOT = "/understudy/"
 REPLY = "/understudy/reply"
 
-POSITIONS = {
-    "go": ("cue",),
-    "standby": ("cue",),
-    "seek": ("time",),
-    "identify": ("screen",),
-    "reload": ("screen",),
-    "prefetch": ("cue",),
-    "mode.force": ("mode", "until", "reason", "cue"),
-    "mode.release": ("cue",),
-    "engine.reset": ("engine",),
-    "rehearse": ("screenings", "bandwidth", "fail"),
-    "asrun": ("limit",),
-    "log": ("limit",),
-}
-"""The names of a command's arguments, in the order in which OSC has them."""
-
-_TAKES_A_NUMBER = frozenset({"seek", "asrun", "log"})
 _MOST_AT_ONCE = 64
 _MOST_MESSAGES = 32
 _LONGEST_REPLY = 1400
@@ -60,6 +51,9 @@ _LONGEST_REPLY = 1400
 _BUNDLE = b"#bundle\0"
 _SIZE = struct.Struct(">i")
 _DEEPEST = 4
+_KNOWN = b"ihfdsrmbtTFN[]"
+_AS_KNOWN = bytes.maketrans(b"IS", b"Ns")
+"""An impulse is nothing but the message itself; a symbol is a string."""
 
 
 class BadDatagram(Exception):
@@ -68,10 +62,17 @@ class BadDatagram(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A command as OSC asked for it."""
+    """A command as OSC asked for it.
+
+    Attributes:
+        command: its name.
+        args: its arguments.
+        released: a button for it was let go: nothing is to be done.
+    """
 
     command: str
     args: dict[str, Any]
+    released: bool = False
 
 
 def messages_of(datagram: bytes, depth: int = 0) -> Iterator[tuple[str, list[Any]]]:
@@ -82,7 +83,7 @@ def messages_of(datagram: bytes, depth: int = 0) -> Iterator[tuple[str, list[Any
     """
     if not datagram.startswith(_BUNDLE):
         try:
-            message = OscMessage(datagram)
+            message = OscMessage(_readable(datagram))
             yield message.address, list(message.params)
         except (
             ParseError,
@@ -109,8 +110,26 @@ def messages_of(datagram: bytes, depth: int = 0) -> Iterator[tuple[str, list[Any
         at += size
 
 
-def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> Asked | None:
-    """The command that a message means (pure); None for a button that was let go.
+def _readable(datagram: bytes) -> bytes:
+    """The same message in types that our decoder knows; each has as many bytes as before.
+
+    Raises:
+        BadDatagram: it has others, after which nothing could be read rightly.
+        ValueError: it is no OSC.
+    """
+    at = (datagram.index(b"\0") // 4 + 1) * 4
+    if datagram[at : at + 1] != b",":
+        return datagram
+    end = datagram.index(b"\0", at)
+    types = datagram[at + 1 : end].translate(_AS_KNOWN)
+    strange = types.translate(None, _KNOWN)
+    if strange:
+        raise BadDatagram(f"a value of type {strange[:1].decode('latin-1')!r}")
+    return datagram[: at + 1] + types + datagram[end:]
+
+
+def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> Asked:
+    """The command that a message means (pure).
 
     Raises:
         CommandError: `unknown_command` or `bad_args`.
@@ -123,22 +142,48 @@ def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> 
     else:
         known = ", ".join(ROOT + name.replace(".", "/") for name in sorted(commands))
         raise CommandError("unknown_command", f"unknown address {address!r:.60}: try {known}")
+    names = ARGUMENTS.get(command, ())
     given: list[Any] = [*parts[length:], *params]
-    if command not in _TAKES_A_NUMBER and given and _is_button(given[-1]):
-        if not given[-1]:
-            return None
+    pressed = _button_in(command, parts[length:], params)
+    if pressed is not None:
         given.pop()
-    names = POSITIONS.get(command, ())
+    while given and (given[-1] is None or given[-1] == ""):
+        given.pop()  # nothing, however it is said: Nil, an impulse, an empty text
     if len(given) > len(names):
         takes = " ".join(names) or "no arguments"
         raise CommandError("bad_args", f"{command} takes {takes}, not {len(given)} arguments")
     args = {name: _plain(value) for name, value in zip(names, given, strict=False)}
-    return Asked(command, {name: value for name, value in args.items() if value is not None})
+    return Asked(
+        command,
+        {name: value for name, value in args.items() if value is not None},
+        released=pressed == "released",
+    )
 
 
-def _is_button(value: object) -> bool:
-    """Whether an argument only says that a button was pressed (1.0) or let go (0.0)."""
-    return isinstance(value, bool) or (isinstance(value, float) and value in {0.0, 1.0})
+def _button_in(command: str, in_address: Sequence[str], params: Sequence[Any]) -> Button | None:
+    """What the last value says of a button; None where it is an argument, or there is none.
+
+    Raises:
+        CommandError: `bad_args`, for a number of which it cannot be told which of both it is.
+    """
+    names, alone = ARGUMENTS.get(command, ()), len(params) == 1 and not in_address
+    if not params or (alone and command in FIRST_IS_A_NUMBER):
+        return None
+    last, number = params[-1], as_number(params[-1])
+    if not names:
+        # A panic must not be refused for what a button sends beside it, be it written out.
+        return button(last) if alone else None
+    if number is None or isinstance(last, str):
+        return None  # text names something
+    place = len(in_address) + len(params) - 1
+    if number not in {0.0, 1.0} and place < len(names) and names[place] == "cue":
+        where = f"{ROOT}{command.replace('.', '/')}/{last}" if not place else "text"
+        raise CommandError(
+            "bad_args",
+            f"a number is a button: 1 pressed, 0 let go, not {last!r:.40}; a cue is named by "
+            f"text or in the address, such as {where}",
+        )
+    return button(last) if number in {0.0, 1.0} else None
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check what they take
@@ -147,6 +192,10 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check
     if isinstance(value, (str, bool, int, float)):
         return mended(value)
     raise CommandError("bad_args", f"expected text or a number, not {type(value).__name__}")
+
+
+class OscNotHeard(Exception):
+    """Nothing can be heard at the moment; the message names the place and the reason."""
 
 
 def reply_to(command: str, code: str, text: str) -> bytes:
@@ -175,11 +224,18 @@ class OscEndpoint(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._at_work: set[asyncio.Task[None]] = set()
         self._told: set[str] = set()
+        self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Listening."""
         # No loop's datagram transports say by their class that they are any.
         self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its socket is gone: nothing is heard any more."""
+        if exc is not None:
+            _log.warning("osc_socket_lost", reason=str(exc))
+        self.lost.set()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """One datagram."""
@@ -227,9 +283,10 @@ class OscEndpoint(asyncio.DatagramProtocol):
         name = address.removeprefix(ROOT).replace("/", ".")
         try:
             asked = understand(address, params, self._dispatcher.commands)
-            if asked is None:
-                return
             name = asked.command
+            if asked.released:
+                self._reply(sender, name, "ok", json_text(RELEASED, place="osc"))
+                return
             caller = Caller("operator", f"osc {sender[0]} (operator)")
             result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
         except CommandError as error:
@@ -256,28 +313,23 @@ class OscEndpoint(asyncio.DatagramProtocol):
             _log.warning("osc_refused", code=code, sender=host, reason=reason)
 
 
-@asynccontextmanager
-async def osc_over_udp(
-    settings: ServerSection, dispatcher: Dispatcher, metrics: Metrics
-) -> AsyncIterator[OscEndpoint | None]:
-    """Listen for OSC while the body lasts, where a port is set.
+async def hear_osc(settings: ServerSection, dispatcher: Dispatcher, metrics: Metrics) -> None:
+    """Listen for OSC until cancelled, at the port that is set.
 
-    A port that is not to be had is told, and costs nothing else: the show goes on.
+    Raises:
+        OscNotHeard: the port is not to be had, or was lost: to be tried again in a while.
     """
-    if not settings.osc_port:
-        yield None
-        return
     endpoint = OscEndpoint(dispatcher, settings.osc_senders, metrics)
+    where = f"{settings.osc_host} port {settings.osc_port}"
     try:
         await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: endpoint, local_addr=(settings.osc_host.strip("[]"), settings.osc_port)
         )
     except OSError as error:
-        where = f"{settings.osc_host} port {settings.osc_port}"
-        _log.error("osc_not_heard", where=where, reason=error.strerror or str(error))
-        yield None
-        return
+        raise OscNotHeard(f"{where}: {error.strerror or error}") from error
+    _log.info("osc_heard", where=where)
     try:
-        yield endpoint
+        await endpoint.lost.wait()
+        raise OscNotHeard(f"{where}: its socket was lost")
     finally:
         await endpoint.aclose()

@@ -18,13 +18,13 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from pathlib import Path
 from typing import Final, Protocol
 
-import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from cache.untrusted import clean_text, decode_answer
 from generator.engine import Engine
 from generator.engines.remote import RemoteEngine
+from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
 from server.clock import Clock, timeout_at
 from server.config.sections import EngineSection
@@ -239,8 +239,7 @@ async def worker_child(
         async with voice.heard(process.stderr):
             address = await _address(process, Assignment(engine=section, probe=probe), voice)
             async with (
-                # Whatever proxy the machine has, loopback is not behind it.
-                httpx.AsyncClient(trust_env=False) as client,
+                outgoing_client() as client,
                 voice.heard(process.stdout),
             ):
                 engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)

@@ -9,14 +9,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from cache.untrusted import decode_answer
 from generator.engine import Engine
 from generator.engines.comfyui import ComfyUIEngine
 from generator.engines.older_wire import OlderWireEngine
 from generator.engines.remote import RemoteEngine
 from generator.engines.replicate import API, DEFAULT_INPUT, ReplicateEngine
+from generator.outgoing import Client, outgoing_client
 from server.config.sections import EngineSection, Tokens
 
 ELSEWHERE = frozenset({"worker", "comfyui", "older-wire", "replicate"})
@@ -31,7 +30,7 @@ class BadEngine(Exception):
     """An engine that is set up in a way that cannot work."""
 
 
-def client_for_engines() -> httpx.AsyncClient:
+def client_for_engines() -> Client:
     """A client whose connections notice a machine that has vanished; to be entered."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     options += [
@@ -39,11 +38,11 @@ def client_for_engines() -> httpx.AsyncClient:
         for name, value in _GONE_AFTER.items()
         if hasattr(socket, name)
     ]
-    return httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(socket_options=options))
+    return outgoing_client(options)
 
 
 def engine_elsewhere(
-    section: EngineSection, client: httpx.AsyncClient, *, folder: Path, tokens: Tokens
+    section: EngineSection, client: Client, *, folder: Path, tokens: Tokens
 ) -> Engine:
     """An engine that draws on another machine.
 

@@ -11,12 +11,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from functools import partial
 
-import httpx
 import structlog
 
 from generator.engine import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.older_wire import OlderWireEngine, command, command_of
-from generator.plan import Action, Plan
+from generator.outgoing import Client
+from generator.plan import Action, Planned
 from generator.recipe import Recipe
 from server.clock import Clock
 from server.config.sections import EngineSection
@@ -65,7 +65,7 @@ class LiveEngines:
 
 
 @asynccontextmanager
-async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[LiveEngines]:
+async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator[LiveEngines]:
     """The engines of `show` that play live, open while the context lasts.
 
     Args:
@@ -147,7 +147,7 @@ def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock)
 
 
 def distant_engine(
-    section: EngineSection, client: httpx.AsyncClient, show: Show, actions: Iterable[Action]
+    section: EngineSection, client: Client, show: Show, actions: Iterable[Action]
 ) -> Engine:
     """An engine on another machine.
 

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from cache.outgoing import redacted
 from generator.engine import Engine
 from generator.engines import sketch
 from generator.engines.pooled import PooledEngine, process_pool
@@ -32,15 +35,22 @@ def find_engine(settings: Settings, name: str | None) -> EngineSection:
         return settings.engines[0] if settings.engines else EngineSection(name="sketch")
     if name in by_name:
         return by_name[name]
-    if name.startswith(("http://", "https://")):
-        return EngineSection(name="worker", kind="worker", url=name)
-    if name.startswith(("ws://", "wss://")):
-        return EngineSection(name="older-wire", kind="older-wire", url=name)
+    kind_of_address = {"http": "worker", "https": "worker", "ws": "older-wire", "wss": "older-wire"}
+    scheme, colon, _ = name.partition("://")
+    if colon and scheme in kind_of_address:
+        described = {"name": kind_of_address[scheme], "kind": kind_of_address[scheme], "url": name}
+        try:
+            return EngineSection.model_validate(described)
+        except ValidationError as error:
+            reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+            reason = reason.removeprefix("Value error, ")
+            raise UnknownEngine(f"the engine at {redacted(name)}: {reason}") from None
+    shown = redacted(name) if colon else name
     for kind in ("sketch", "testcard", "diffusers"):
         if name == kind:
             return EngineSection.model_validate({"name": name, "kind": kind})
     known = ", ".join([*by_name, "sketch", "testcard", "diffusers", "or the address of a worker"])
-    raise UnknownEngine(f"no engine {name!r}: expected one of {known}")
+    raise UnknownEngine(f"no engine {shown!r}: expected one of {known}")
 
 
 def engines_of(section: EngineSection, parallel: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from generator.plan import Plan
+from generator.plan import Planned
 from generator.recipe import PipelineKind, Recipe
 from server.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
@@ -39,7 +39,7 @@ _SIZE = 256
 _STEPS = 4
 
 
-def probe_of(plan: Plan) -> Recipe | None:
+def probe_of(plan: Planned) -> Recipe | None:
     """Something small that the show's engines must be able to draw; None where it draws nothing."""
     recipes = [action.recipe for action in plan.actions]
     plain = [recipe for recipe in recipes if recipe.kind is PipelineKind.TEXT_TO_IMAGE]
@@ -79,8 +79,13 @@ class EngineWatch:
         self._clock = clock
         self._wanting: dict[str, float] = {}
 
+    @property
+    def needed(self) -> bool:
+        """Whether there is any engine to watch, and anything to have it draw."""
+        return self._recipe is not None and bool(self._live)
+
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled; returns at once where there is nothing to."""
         if self._recipe is None or not self._live:
             return
         while True:

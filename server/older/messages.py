@@ -7,6 +7,7 @@ each step a line of text and (but for P0) a JPEG, then the final image and ``don
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,13 +75,15 @@ def parse(text: str, programs: Mapping[str, Program]) -> Ask | Ping | Unknown:
 
 
 def step_line(step: int, steps: int) -> str:
-    """The text before a preview: its number from 0 and a timestep, which descends.
+    """The text before a preview: its number from 0 and a timestep, which descends to 0.
 
     Args:
         step: from 1, as everywhere else.
         steps: how many images the run has, its final one among them.
     """
-    timestep = round((_TIMESTEPS - 1) * (1 - (step - 1) / max(1, steps)))
+    timestep = (_TIMESTEPS - 1) * (1 - (step - 1) / max(1, steps))
+    # The piece's own servers print what a scheduler has: a float32, in full precision.
+    (timestep,) = struct.unpack("f", struct.pack("f", timestep))
     return f"p:s={step - 1}:t={timestep}"
 
 

@@ -18,7 +18,8 @@ import structlog
 from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from generator.plan import Action, Plan
+from cache.images import on_black
+from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe
 from server.access import Access, AccessDenied
@@ -46,7 +47,7 @@ _RATE, _BURST = 20.0, 60.0
 class Repertoire:
     """Finds the action that a request of the older wire means."""
 
-    plan: Plan
+    plan: Planned
     programs: Mapping[str, Program]
     base_images: Mapping[str, bytes]
     playhead: Playhead
@@ -253,7 +254,7 @@ def as_jpeg(image: bytes) -> bytes:
     """A picture of another kind as the JPEG that this wire knows."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(image)) as opened:
-        opened.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
+        on_black(opened).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()
 
 

@@ -22,7 +22,7 @@ from generator.cues import (
     TranscriptCue,
     format_time,
 )
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from server.chance import Chance
 from server.clock import Clock
 from server.config.show import Show
@@ -78,7 +78,7 @@ class Playback:
         self,
         *,
         show: Show,
-        plan: Plan,
+        plan: Planned,
         playhead: Playhead,
         clock: Clock,
         stage: Stage,
@@ -109,7 +109,7 @@ class Playback:
             stage.darken(0.0)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Planned:
         """The show's actions."""
         return self._plan
 

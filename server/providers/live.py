@@ -10,7 +10,7 @@ from random import Random
 
 import structlog
 
-from cache.images import BadImage, decode_check
+from cache.images import MAX_PIXELS, BadImage, decode_check
 from generator.engine import Engine, EngineError, RecipeRefused, StepImage
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
@@ -35,6 +35,10 @@ LEAD = 0.5
 
 BAD_IN_A_ROW = 3
 """Unusable previews one after the other that give an engine away: one may be a hiccup."""
+
+_MOST_TIMES = 64
+"""A picture may have so many times the pixels that were asked for: workflows enlarge, and tests
+ask for little. More is not decoded: a few kilobytes may say that they are a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class LiveProvider:
                 if finished:
                     return
                 try:
-                    await self._look_at(image)
+                    await self._look_at(image, recipe)
                 except ProviderError as error:
                     bad += 1
                     if image.final or bad >= BAD_IN_A_ROW:
@@ -184,11 +188,14 @@ class LiveProvider:
         except EngineError as error:
             raise ProviderError(str(error) or type(error).__name__) from error
 
-    async def _look_at(self, image: StepImage) -> None:
+    async def _look_at(self, image: StepImage, recipe: Recipe) -> None:
         what = "its final image" if image.final else f"its preview {image.step}"
         coarse = not image.final
         try:
-            seen = await self._beside(lambda: decode_check(image.image, coarse=coarse))
+            most = min(MAX_PIXELS, _MOST_TIMES * recipe.width * recipe.height)
+            seen = await self._beside(
+                lambda: decode_check(image.image, coarse=coarse, most_pixels=most)
+            )
         except BadImage as error:
             raise ProviderError(f"{what} is unusable: {error}") from error
         if seen.is_flat:

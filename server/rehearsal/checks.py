@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,10 +40,6 @@ class Checks:
             "preflight": self.preflight.state if self.on else None,
             "rehearsal": self.desk.state if self.on else None,
         }
-
-    def jobs(self) -> list[Coroutine[Any, Any, None]]:
-        """What goes on while the show does."""
-        return [self.preflight.run()] if self.on else []
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Have `changed` called when they have something new to tell."""

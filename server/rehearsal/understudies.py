@@ -15,12 +15,13 @@ from typing import Final, Literal
 
 import httpx
 from pydantic import SecretStr
-from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from cache.outgoing import reason_of, redacted
 from generator.engine import EngineUnavailable, StepImage, Timing
 from generator.engines.replicate import API
 from generator.estimate import steps_of
+from generator.outgoing import Client, ask, open_socket, outgoing_client
 from generator.recipe import Recipe
 from server.clock import Clock
 from server.config.sections import EngineSection, Tokens
@@ -31,6 +32,9 @@ from server.rehearsal.standin import picture
 
 PROBE_WITHIN: Final = 20.0
 """Seconds in which an engine must have answered."""
+
+_MAX_WORD: Final = 2**20
+"""Bytes of what an engine says of itself."""
 
 TYPICAL_STEP: Final = 0.65
 """Seconds a step is believed to take where nothing better is known."""
@@ -52,7 +56,7 @@ async def probe_engines(
     told = {engine.name: engine for engine in known}
     sections = [section for section in show.settings.engines if section.plays_live]
     sections.sort(key=lambda section: section.local)  # in the order in which they are asked
-    async with httpx.AsyncClient(timeout=PROBE_WITHIN) as client:
+    async with outgoing_client() as client:
         probes = (
             _probe(section, client, show.settings.tokens, fail, told.get(section.name))
             for section in sections
@@ -62,7 +66,7 @@ async def probe_engines(
 
 async def _probe(
     section: EngineSection,
-    client: httpx.AsyncClient,
+    client: Client,
     tokens: Tokens,
     fail: Collection[str],
     known: ProbedEngine | None,
@@ -80,7 +84,8 @@ async def _probe(
         except TimeoutError:
             detail = f"no answer in {PROBE_WITHIN:g} s"
         except (httpx.HTTPError, httpx.InvalidURL, OSError, WebSocketException) as error:
-            detail = f"{section.url or API}: {str(error) or type(error).__name__}"
+            asked = section.url or API
+            detail = f"{redacted(asked)}: {reason_of(error, asked)}"
         except _NotReady as error:
             detail = str(error)
     return ProbedEngine(
@@ -92,7 +97,7 @@ class _NotReady(Exception):
     """It would not draw, and says why."""
 
 
-async def _ask(section: EngineSection, client: httpx.AsyncClient, tokens: Tokens) -> str:
+async def _ask(section: EngineSection, client: Client, tokens: Tokens) -> str:
     """What an engine says.
 
     Raises:
@@ -109,10 +114,11 @@ async def _ask(section: EngineSection, client: httpx.AsyncClient, tokens: Tokens
                 raise _NotReady("REPLICATE_API_TOKEN is not set")
             return await _get(client, f"{section.url or API}/account", tokens.replicate)
         case "older-wire":
-            async with connect(section.url or "") as socket:
+            async with open_socket(section.url or "") as socket:
                 said = await socket.recv()
             if said != "ready":
-                raise _NotReady(f"{section.url} greets with {str(said)[:40]!r}, expected 'ready'")
+                where, greeting = redacted(section.url or ""), str(said)[:40]
+                raise _NotReady(f"{where} greets with {greeting!r}, expected 'ready'")
             return "it answers"
         case "diffusers" if not _installed("diffusers", "torch"):
             raise _NotReady("diffusers or torch is not installed on this machine")
@@ -120,11 +126,11 @@ async def _ask(section: EngineSection, client: httpx.AsyncClient, tokens: Tokens
             return "it draws on this machine, in a process of its own"
 
 
-async def _get(client: httpx.AsyncClient, url: str, token: SecretStr | None) -> str:
+async def _get(client: Client, url: str, token: SecretStr | None) -> str:
     headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-    answer = await client.get(url, headers=headers)
+    answer = await ask(client, "GET", url, within=PROBE_WITHIN, limit=_MAX_WORD, headers=headers)
     if answer.status_code != httpx.codes.OK:
-        raise _NotReady(f"{url} answers {answer.status_code} {answer.reason_phrase}")
+        raise _NotReady(f"{redacted(url)} answers {answer.status_code} {answer.reason_phrase}")
     return "it answers"
 
 

@@ -23,6 +23,7 @@ from server.config.sections import ServerSection
 from server.config.show import Show
 from server.memory import STATE, Remembered, remembered
 from server.performance.playback import Playback
+from server.process import HostProcess
 from server.rehearsal.excerpts import in_a_row
 from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.terms import Terms
@@ -74,12 +75,15 @@ def watch(
 
     Raises:
         RefusedToServe: it cannot be watched so, or not there.
+        ShowStopped: it could not go on.
     """
     _check(show, speed, from_, to)
     show = _elsewhere(show, host, port)
+    process = HostProcess(ours=True)
     rehearsal = WatchedRehearsal(
         show,
         SystemClock(),
+        process=process,
         speed=speed,
         seed=seed,
         from_=from_,
@@ -89,7 +93,7 @@ def watch(
     )
     title = f"Rehearsal of {show.title}, {speed:g} times as fast"
     try:
-        serve(show, rehearsal.app, title, log_level=log_level, over=rehearsal.over)
+        serve(show, rehearsal.app, title, process, log_level=log_level, over=rehearsal.over)
     except AddressTaken as error:
         raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
     return 0
@@ -107,6 +111,7 @@ class WatchedRehearsal:
         to: position at which each ends; None for its end.
         screenings: how many, one after another.
         spend_engines: whether engines that play live are started, and asked.
+        process: what it runs in; None for one that it only visits.
     """
 
     def __init__(
@@ -120,7 +125,9 @@ class WatchedRehearsal:
         to: float | None = None,
         screenings: int = 1,
         spend_engines: bool = False,
+        process: HostProcess | None = None,
     ) -> None:
+        self._process = process
         self._show = show
         self._clock = ScaledClock(outside, speed)
         self._part = (from_, to)
@@ -133,7 +140,9 @@ class WatchedRehearsal:
 
     @asynccontextmanager
     async def _opened(self, app: Starlette) -> AsyncIterator[None]:
-        async with build(self._show, self._clock, app, rehearsal=self._terms) as playback:
+        async with build(
+            self._show, self._clock, app, rehearsal=self._terms, process=self._process
+        ) as playback:
             self._playback = playback
             yield
 
@@ -194,7 +203,7 @@ def _the_show(show: Show) -> str:
     host = everywhere.get(server.host, server.host)
     address = f"http://[{host}]" if ":" in host else f"http://{host}"
     try:
-        answer = httpx.get(
+        answer = httpx.get(  # noqa: TID251 - ourselves
             f"{address}:{server.port}/healthz", timeout=_ASKED_WITHIN, trust_env=False
         )
         ours = "healthy" in answer.json()

@@ -170,3 +170,10 @@ def test_names_promise_types() -> None:
     assert media_type_for("png") is None
     with pytest.raises(ValueError, match="image/gif"):
         extension_for("image/gif")
+
+
+def test_what_is_wholly_transparent_is_flat_whatever_colours_it_hides() -> None:
+    colours = Image.linear_gradient("L").convert("RGBA")
+    assert not decode_check(encoded(colours, "PNG")).is_flat
+    colours.putalpha(0)
+    assert decode_check(encoded(colours, "PNG")).is_flat

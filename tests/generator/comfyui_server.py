@@ -103,7 +103,7 @@ class Behaviour:
         load_seconds: how long reading a checkpoint takes.
         metadata: it knows previews with metadata (event 4).
         progress_state: it sends these; an old one did not.
-        own_ids: it gives prompt ids of its own, as an old one did.
+        own_ids: it gives prompt ids of its own and interrupts whatever runs, as an old one did.
         preview_pixels: longest edge of a preview.
         preview_noise: extra bytes behind each preview, to make it large.
         bad_preview: this preview is no picture.
@@ -291,7 +291,9 @@ class ComfyUI:
     async def _post_interrupt(self, request: Request) -> Response:
         prompt_id = json.loads(await request.body()).get("prompt_id")
         self.interrupts.append(prompt_id)
-        if prompt_id is None or (self.running and self.running[0] == prompt_id):
+        # An old one does not read the body: `nodes.interrupt_processing()`, whoever's it is.
+        anybody = self.behaviour.own_ids or prompt_id is None
+        if anybody or (self.running and self.running[0] == prompt_id):
             self._interrupt = True
         return Response()
 

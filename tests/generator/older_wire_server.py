@@ -1,8 +1,11 @@
-"""A program that speaks the older wire, as the piece's first GPU program did, over real sockets.
+"""A program that speaks the older wire, as the piece's own GPU programs do, over real sockets.
 
-Facts: ``ready`` on connect; per step ``p:s=<from 0>:t=<descending>`` and, but for P0, a binary
-preview; the final image; ``done``; ``unknown command: …``; ``ping`` is answered ``pong``. One
-drawing at a time per client, a new one cancels the one before, closing the socket, too.
+What it does is read off their sources (heypoom/archival-intelligences: `api/server.py`,
+`api/utils/ws.py`, `api/utils/pipeline_manager.py`, `serverless/live/*.py`,
+`exhibition_with_realtime_noise.py`), not off our description of them, which was wrong once.
+This one is `api/server.py` at its last commit: nothing on connect; ``ready`` after a command; per
+step ``p:s=<from 0>:t=<a tensor's number, in full precision>`` and, but for P0, a binary preview;
+the final image; ``done``; ``unknown command: …``. `DIALECTS` has what the others send.
 """
 
 from __future__ import annotations
@@ -19,9 +22,76 @@ from websockets.exceptions import ConnectionClosed
 from generator.engine import StepImage
 from generator.engines.sketch import SketchEngine
 from generator.recipe import Recipe
+from tests.cache.samples import picture
 from tests.generator.engine_contract import base_image, from_base, recipe
 
 KNOWN = ("P0:", "P2:", "P2B:", "P3", "P3B:", "P4:")
+
+
+PREVIEW, OTHER, FINAL = (picture("jpg", seed) for seed in range(3))
+FINAL_PNG = picture("png", 3)
+
+_STEPS: list[str | bytes | None] = [
+    "p:s=0:t=999.0",
+    PREVIEW,
+    "p:s=1:t=964.2857055664062",
+    OTHER,
+]
+_RECEIVED = "Received prompt: 'P2:0.40'. Starting generation (Run ID: 1732540000)..."
+
+DIALECTS: dict[str, tuple[str | None, str, list[str | bytes | None], list[bytes]]] = {
+    "api/server.py": (None, "P4:x", ["ready", *_STEPS, FINAL, "done"], [PREVIEW, OTHER, FINAL]),
+    "api/server.py, P0": (
+        None,
+        "P0:x",
+        ["ready", "p:s=0:t=999.0", "p:s=1:t=964.2857055664062", FINAL, "done"],
+        [FINAL],
+    ),
+    # `return_image` yields no None, so that nobody says done
+    "api/server.py as it was, P0": (None, "P0:x", ["ready", FINAL], [FINAL]),
+    # `while not task.done()` may leave the None in the queue
+    "api/server.py as it was": (None, "P4:x", ["ready", *_STEPS, FINAL], [PREVIEW, OTHER, FINAL]),
+    "live_text_to_image.py": (
+        "pong",
+        "P4:x",
+        [*_STEPS, FINAL_PNG, "done"],
+        [PREVIEW, OTHER, FINAL_PNG],
+    ),
+    "live_text_to_image.py, P0": ("pong", "P0:x", [FINAL_PNG, "done"], [FINAL_PNG]),
+    "live_image_to_image.py": (
+        "websocket connected!",
+        "P2:0.40",
+        [_RECEIVED, *_STEPS, "preview generation finished.", FINAL_PNG, "done"],
+        [PREVIEW, OTHER, FINAL_PNG],
+    ),
+    # its listener runs only once the blocking call.get() has returned
+    "live_image_to_image.py, previews last": (
+        "websocket connected!",
+        "P2:0.40",
+        [_RECEIVED, FINAL_PNG, *_STEPS, "done", "preview generation finished."],
+        [FINAL_PNG],
+    ),
+    "exhibition_with_realtime_noise.py": (
+        "websocket connected!",
+        "P4:x",
+        [_RECEIVED, "preview count: 1", "preview generation finished.", "done", FINAL],
+        [FINAL],
+    ),
+    "websocket_adapter.py": (
+        None,
+        "P4:x",
+        ["p:s=0:t=999", PREVIEW, "p:s=1:t=964", OTHER, FINAL_PNG, "done"],
+        [PREVIEW, OTHER, FINAL_PNG],
+    ),
+    # a batch of two: the first is the picture
+    "live_text_to_image.py, two pictures": (
+        "pong",
+        "P4:x",
+        [*_STEPS, FINAL_PNG, OTHER, "done"],
+        [PREVIEW, OTHER, FINAL_PNG],
+    ),
+}
+"""What each of the piece's programs sends: on connect, asked what, thereupon; and the images."""
 
 
 @dataclass
@@ -31,7 +101,7 @@ class OlderProgram:
     Attributes:
         steps: how many it draws of a text; of a picture, as many as the strength leaves.
         script: sent instead of a drawing, message by message; None among them hangs up.
-        greets: whether it says ``ready``.
+        greeting: what it says on connect, if anything; ``ready`` comes after a command.
         pause: seconds before each step, or message of the script.
         asked: every command that came.
         drawing: how many drawings are being made.
@@ -40,7 +110,7 @@ class OlderProgram:
 
     steps: int = 4
     script: list[str | bytes | None] | None = None
-    greets: bool = True
+    greeting: str | None = None
     pause: float = 0.0
     asked: list[str] = field(default_factory=list)
     drawing: int = 0
@@ -52,8 +122,8 @@ class OlderProgram:
         work: asyncio.Task[None] | None = None
         try:
             with suppress(ConnectionClosed):
-                if self.greets:
-                    await socket.send("ready")
+                if self.greeting is not None:
+                    await socket.send(self.greeting)
                 async for message in socket:
                     text = str(message)
                     if text == "ping":
@@ -75,6 +145,7 @@ class OlderProgram:
                 elif ":" in text and not text.startswith(KNOWN):
                     await socket.send(f"unknown command: {text}")
                 else:
+                    await socket.send("ready")
                     await self._draw(socket, text)
                 whole = True
         finally:
@@ -100,7 +171,7 @@ class OlderProgram:
 
     async def _send(self, socket: ServerConnection, program: str, image: StepImage) -> None:
         if not image.final:
-            await socket.send(f"p:s={image.step - 1}:t={image.timestep:.0f}")
+            await socket.send(f"p:s={image.step - 1}:t={image.timestep}")
         if image.final or program != "P0":
             await socket.send(image.image)
 

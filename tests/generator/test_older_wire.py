@@ -9,11 +9,15 @@ import pytest
 from generator.engine import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
 from generator.engines.older_wire import OlderWireEngine, command, command_of
 from generator.recipe import Recipe
-from tests.cache.samples import picture
 from tests.generator.engine_contract import DistantEngineContract, drawn, from_base, recipe
-from tests.generator.older_wire_server import OlderProgram, older_program
-
-PREVIEW, OTHER, FINAL = (picture("jpg", seed) for seed in range(3))
+from tests.generator.older_wire_server import (
+    DIALECTS,
+    FINAL,
+    OTHER,
+    PREVIEW,
+    OlderProgram,
+    older_program,
+)
 
 
 class TestOlderWireEngine(DistantEngineContract):
@@ -83,10 +87,42 @@ async def test_a_p0_that_shows_previews_after_all_has_them_at_their_steps() -> N
     ]
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_each_of_the_pieces_own_programs_can_draw(dialect: str) -> None:
+    greeting, asked, script, expected = DIALECTS[dialect]
+    program = OlderProgram(script=script, greeting=greeting)
+    async with older_program(program) as url, asyncio.timeout(10):
+        engine = OlderWireEngine(url, says=lambda _: asked, end_within=0.2)
+        images = await drawn(engine, recipe())
+    assert program.asked == [asked]
+    assert [image.image for image in images] == expected
+    assert [image.final for image in images] == [False] * (len(expected) - 1) + [True]
+    timesteps = [image.timestep for image in images[:-1]]
+    assert timesteps == sorted((t for t in timesteps if t is not None), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("printed", "timestep"),
+    [
+        ("964.2857055664062", 964.2857055664062),
+        ("981", 981),
+        ("9.5367431640625e-07", 9.5367431640625e-07),
+        ("tensor(964.2857, device='cuda:0')", 964.2857),
+        ("nan", None),
+        ("", None),
+    ],
+)
+async def test_a_timestep_is_read_as_torch_prints_it(printed: str, timestep: float | None) -> None:
+    script: list[str | bytes | None] = [f"p:s=0:t={printed}", PREVIEW, FINAL, "done"]
+    async with older_program(OlderProgram(script=script)) as url:
+        images = await drawn(OlderWireEngine(url, says=lambda _: "P4:x"), recipe())
+    assert [image.timestep for image in images] == [timestep, None]
+
+
 async def played(script: list[str | bytes | None], says: str = "P4:x", **how: float) -> list[bytes]:
     """What comes of a script, as images' bytes."""
     async with older_program(OlderProgram(script=script)) as url:
-        engine = OlderWireEngine(url, says=lambda _: says, **how)  # type: ignore[arg-type]
+        engine = OlderWireEngine(url, says=lambda _: says, **{"end_within": 0.2, **how})  # type: ignore[arg-type]
         images = await drawn(engine, recipe())
     assert [image.step for image in images] == list(range(1, len(images) + 1))
     assert [image.final for image in images] == [False] * (len(images) - 1) + [True]
@@ -106,6 +142,9 @@ async def played(script: list[str | bytes | None], says: str = "P4:x", **how: fl
         # more steps than the recipe said
         ("P4:x", [*["p:s=0:t=1", PREVIEW] * 9, FINAL, "done"], [PREVIEW] * 9 + [FINAL]),
         ("P4:x", [FINAL, "done"], [FINAL]),
+        # hanging up says as much as `done`
+        ("P4:x", ["p:s=0:t=9", PREVIEW, FINAL, None], [PREVIEW, FINAL]),
+        ("P0:x", ["p:s=0:t=9", FINAL, None], [FINAL]),
     ],
 )
 async def test_it_makes_the_best_of_what_comes(
@@ -122,8 +161,10 @@ async def test_it_makes_the_best_of_what_comes(
         (["p:s=0:t=9", PREVIEW, "done"], DrawingFailed, "without a final image"),
         (["p:s=0:t=9", PREVIEW, None], DrawingFailed, "hung up"),
         ([b"no picture", "done"], DrawingFailed, "cannot be read"),
-        ([FINAL, FINAL, "done"], DrawingFailed, "two final images"),
-        ([FINAL, "p:s=0:t=9", PREVIEW, "done"], DrawingFailed, "went on"),
+        (["Unknown command: P4:x"], RecipeRefused, "Unknown command"),
+        (["Error during generation: CUDA out of memory"], DrawingFailed, "CUDA out of memory"),
+        (["Server error: 'pipe'"], DrawingFailed, "Server error"),
+        (["error:Command failed: no"], DrawingFailed, "Command failed"),
     ],
 )
 async def test_what_is_no_drawing_is_an_error(
@@ -152,15 +193,15 @@ async def test_a_picture_may_be_large_but_not_without_bound() -> None:
         await played(["p:s=0:t=9", large, FINAL, "done"], max_size=2**20)
 
 
-async def test_where_nobody_is_or_greets_it_is_unavailable() -> None:
+async def test_where_nobody_is_or_draws_it_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(EngineUnavailable):
         await drawn(OlderWireEngine(f"ws://127.0.0.1:{port}/ws"), recipe())
-    async with older_program(OlderProgram(greets=False)) as url:
-        with pytest.raises(EngineUnavailable, match="no greeting"):
-            await drawn(OlderWireEngine(url, ready_within=0.1), recipe())
+    async with older_program(OlderProgram(script=["ready"])) as url:
+        with pytest.raises(EngineUnavailable, match="fell silent"):
+            await drawn(OlderWireEngine(url, silence=0.1), recipe())
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"ws://127.0.0.1:{deaf.getsockname()[1]}/ws"
         with pytest.raises(EngineUnavailable):

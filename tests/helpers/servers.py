@@ -95,6 +95,14 @@ async def serving_app(app: Starlette) -> AsyncIterator[Address]:
             await asyncio.wait_for(task, _PATIENCE)
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on, for a server that cannot tell its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def plain_environment(**extra: str) -> dict[str, str]:
     """This process's environment without what would set something of ours."""
     ours = {name: value for name, value in os.environ.items() if not _OURS.match(name)}

@@ -598,7 +598,7 @@ async def test_what_cannot_be_written_is_told(path: Path, clock: VirtualClock) -
         log.begin(replace(record(1), squeeze=math.nan))
         await flush(log)
         [told] = log.conditions()
-        assert (told.code, told.level) == ("asrun_rows_lost", "note")
+        assert (told.code, told.level) == ("asrun_incomplete", "note")
         assert "NOT NULL" in told.message
 
 

@@ -7,12 +7,12 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
-from server.logs import configure_logs
+from server.logs import LogBudget, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +56,86 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_stop(
     log.error("the terminal is gone", reason="closed")
     log.error("and so is the traceback", exc_info=ValueError("x"))
     logging.getLogger("library").error("of a library")
+
+
+class Minutes:
+    """A budget on a clock of its own."""
+
+    def __init__(self, lines_a_minute: int = 3) -> None:
+        self.now = 0.0
+        self.told: list[tuple[str, int]] = []
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.budget = LogBudget(
+            lines_a_minute,
+            monotonic=lambda: self.now,
+            later=lambda seconds, call: self.due.append((self.now + seconds, call)),
+            tell=lambda event, count: self.told.append((event, count)),
+        )
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        due = [call for at, call in self.due if at <= self.now]
+        self.due = [(at, call) for at, call in self.due if at > self.now]
+        for call in due:
+            call()
+
+    def admitted(self, event: str, times: int, **fields: str) -> int:
+        return sum(self.budget.admits(event, fields) for _ in range(times))
+
+
+def test_of_one_event_so_many_lines_a_minute_and_the_rest_is_told_in_one() -> None:
+    minutes = Minutes()
+    assert minutes.admitted("screen_closed", 1000) == 3
+    assert minutes.admitted("panic", 1) == 1, "another event has a budget of its own"
+    assert minutes.told == []
+    minutes.pass_(60)
+    assert minutes.told == [("screen_closed", 997)]
+    assert minutes.admitted("screen_closed", 5) == 3
+    assert minutes.budget.left_out == {"screen_closed": 999}
+    minutes.pass_(60)
+    assert minutes.told[1:] == [("screen_closed", 2)]
+    minutes.pass_(600)
+    assert len(minutes.told) == 2
+    assert minutes.due == [], "where nothing is left out nothing wakes up"
+
+
+def test_a_loud_screen_leaves_the_others_their_say() -> None:
+    minutes = Minutes(60)
+    assert minutes.admitted("screen_says", 500, screen="loud") == 20
+    assert minutes.admitted("screen_says", 5, screen="wall") == 5
+    names = sum(minutes.admitted("screen_says", 1, screen=f"screen {n}") for n in range(5000))
+    assert names == 35, "names cost nothing: together they have sixty"
+    assert len(minutes.budget._minutes) <= 1000
+
+
+def test_what_comes_from_outside_moves_no_cursor_and_is_not_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logs()
+    structlog.get_logger("c").warning(
+        "screen_says", message="\x1b[2J\x1b]0;x\x07\u202e\n" + "y" * 9000
+    )
+    logging.getLogger("library").error("bad \x1b[2J request\n")
+
+    def breaks(secret: str) -> None:
+        del secret
+        raise KeyError("y")
+
+    try:
+        breaks("do-not-" + "print")
+    except KeyError:
+        structlog.get_logger("c").exception("broken")
+    said = stream.getvalue()
+    assert "do-not-print" not in said  # a variable's value
+    assert "KeyError" in said
+    for line in said.replace("\x1b[0m", "").splitlines():
+        assert len(line) < 4300
+        assert "\x1b[2J" not in line
+        assert "\x1b]" not in line
+        assert "\u202e" not in line

@@ -88,7 +88,7 @@ def test_steps_count_from_0_and_timesteps_descend(steps: int) -> None:
     told = [step_line(step, steps) for step in range(1, steps + 1)]
     pairs = [row.removeprefix("p:s=").split(":t=") for row in told]
     assert [int(s) for s, _ in pairs] == list(range(steps))
-    timesteps = [int(t) for _, t in pairs]
+    timesteps = [float(t) for _, t in pairs]
     assert timesteps == sorted(timesteps, reverse=True)
     assert timesteps[0] == 999
 
@@ -187,7 +187,7 @@ async def test_a_picture_with_its_previews(address: Address, tiny: TinyShow) -> 
     async with browser(address) as socket:
         await socket.send("P4:data researcher")
         heard = await until_done(socket)
-        assert heard[0:6:2] == ["p:s=0:t=999", "p:s=1:t=749", "p:s=2:t=500"]
+        assert heard[0:6:2] == ["p:s=0:t=999.0", "p:s=1:t=749.25", "p:s=2:t=499.5"]
         images = [*heard[1:6:2], heard[6]]
         sets = [[tiny.image("researcher", n, k) for k in (1, 2, 3, 4)] for n in (0, 1)]
         assert images in sets
@@ -201,7 +201,7 @@ async def test_p0_is_told_its_steps_without_previews(address: Address, tiny: Tin
     async with browser(address) as socket:
         await socket.send("This is a lecture")
         *steps, final, done = await until_done(socket)
-        assert steps == ["p:s=0:t=999", "p:s=1:t=749", "p:s=2:t=500"]
+        assert steps == ["p:s=0:t=999.0", "p:s=1:t=749.25", "p:s=2:t=499.5"]
         assert final in {tiny.final("lecture", number) for number in (0, 1)}
         assert done == "done"
 
@@ -222,7 +222,7 @@ async def test_a_new_one_cancels_the_one_before(tmp_path: Path) -> None:
         assert first.startswith("p:s=")
         await socket.send("P4:data researcher")
         heard = await until_done(socket)
-        new = ["p:s=0:t=999", "p:s=1:t=749", "p:s=2:t=500", "done"]
+        new = ["p:s=0:t=999.0", "p:s=1:t=749.25", "p:s=2:t=499.5", "done"]
         begun = next(place for place, part in enumerate(heard) if part in new)
         assert {part for part in heard[begun:] if isinstance(part, str)} <= set(new)
         assert heard[-2] in {tiny.final("researcher", number) for number in (0, 1)}

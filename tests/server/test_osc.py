@@ -57,17 +57,49 @@ async def opened(tmp_path: Path) -> AsyncIterator[House]:
     [
         ("/understudy/go", [], Asked("go", {})),
         ("/understudy/go", ["b"], Asked("go", {"cue": "b"})),
-        ("/understudy/go", [2], Asked("go", {"cue": 2})),
+        ("/understudy/go", ["2"], Asked("go", {"cue": "2"})),
+        ("/understudy/go/2", [], Asked("go", {"cue": "2"})),
+        ("/understudy/go/2", [1], Asked("go", {"cue": "2"})),
+        ("/understudy/go", [1], Asked("go", {})),
+        ("/understudy/go", [0], Asked("go", {}, released=True)),
+        ("/understudy/go", [None], Asked("go", {})),
+        ("/understudy/pause", [1], Asked("pause", {})),
+        ("/understudy/pause", [127], Asked("pause", {})),
+        ("/understudy/pause", [0.7], Asked("pause", {})),
+        ("/understudy/pause", [True], Asked("pause", {})),
+        ("/understudy/pause", [None], Asked("pause", {})),
+        ("/understudy/pause", [""], Asked("pause", {})),
+        ("/understudy/pause", ["1"], Asked("pause", {})),
+        ("/understudy/pause", [0], Asked("pause", {}, released=True)),
+        ("/understudy/pause", [-0.0], Asked("pause", {}, released=True)),
+        ("/understudy/pause", ["0"], Asked("pause", {}, released=True)),
+        ("/understudy/mode/release", [1], Asked("mode.release", {})),
+        ("/understudy/mode/release", [0], Asked("mode.release", {}, released=True)),
+        ("/understudy/standby", [1], Asked("standby", {})),
+        ("/understudy/standby/b", [0], Asked("standby", {"cue": "b"}, released=True)),
+        ("/understudy/seek/00:00:05", [1.0], Asked("seek", {"time": "00:00:05"})),
+        ("/understudy/seek/00:00:05", [0], Asked("seek", {"time": "00:00:05"}, released=True)),
+        ("/understudy/asrun", [1], Asked("asrun", {"limit": 1})),
+        (
+            "/understudy/mode/force/static",
+            [600],
+            Asked("mode.force", {"mode": "static", "until": 600}),
+        ),
+        ("/understudy/mode/force", ["static", 1], Asked("mode.force", {"mode": "static"})),
         ("/understudy/go/b", [], Asked("go", {"cue": "b"})),
         ("/understudy/go", [1.0], Asked("go", {})),
         ("/understudy/go", [True], Asked("go", {})),
         ("/understudy/go/b", [1.0], Asked("go", {"cue": "b"})),
-        ("/understudy/go", [0.0], None),
-        ("/understudy/go/b", [0.0], None),
-        ("/understudy/pause", [False], None),
+        ("/understudy/go", [0.0], Asked("go", {}, released=True)),
+        ("/understudy/go/b", [0.0], Asked("go", {"cue": "b"}, released=True)),
+        ("/understudy/pause", [False], Asked("pause", {}, released=True)),
         ("/understudy/mode/force", ["static"], Asked("mode.force", {"mode": "static"})),
         ("/understudy/mode/force/live", [1.0], Asked("mode.force", {"mode": "live"})),
-        ("/understudy/mode/force/live", [0.0], None),
+        (
+            "/understudy/mode/force/live",
+            [0.0],
+            Asked("mode.force", {"mode": "live"}, released=True),
+        ),
         (
             "/understudy/mode/force",
             ["static", 600, "GPU noisy"],
@@ -85,7 +117,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[House]:
         ("/understudy/asrun", [5], Asked("asrun", {"limit": 5})),
     ],
 )
-def test_what_a_message_means(address: str, params: list[Any], expected: Asked | None) -> None:
+def test_what_a_message_means(address: str, params: list[Any], expected: Asked) -> None:
     assert understand(address, params, COMMANDS) == expected
 
 
@@ -102,6 +134,11 @@ def test_what_a_message_means(address: str, params: list[Any], expected: Asked |
         ("/understudy/pause/now", [], "bad_args"),
         ("/understudy/go", ["a", "b"], "bad_args"),
         ("/understudy/go", [b"blob"], "bad_args"),
+        ("/understudy/go", [2], "bad_args"),
+        ("/understudy/go", [0.5], "bad_args"),
+        ("/understudy/standby", [12], "bad_args"),
+        ("/understudy/pause", [1, 1], "bad_args"),
+        ("/understudy/pause", [b"blob"], "bad_args"),
         ("/understudy/seek", [1.0, 2.0], "bad_args"),
     ],
 )
@@ -166,7 +203,9 @@ async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
         assert json.loads(result)["status"] == "active"
         assert (await desk.ask("/understudy/go"))[:2] == ["go", "too_soon"]
         assert (await desk.ask("/understudy/panic", 1.0))[:2] == ["panic", "ok"]
-        desk.send(encoded("/understudy/panic", 0.0))  # let go: no reply, and nothing happens
+        released = ["panic", "ok", '{"button":"released"}']
+        assert await desk.ask("/understudy/panic", 0.0) == released
+        assert opened.playback.panicked is not None
         command, code, message = await desk.ask("/understudy/go", "nobody")
         assert (command, code) == ("go", "panicked")
         assert "restore" in message

@@ -9,17 +9,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
+from cache.outgoing import reason_of
 from generator.engine import EngineUnavailable
 from generator.engines._comfyui.messages import HELLO
+from generator.outgoing import open_socket
 
-MAX_MESSAGE: Final = 64 * 2**20
-"""Bytes. A preview may be a PNG of the whole picture; the library's 1 MiB closes on it."""
+MOST_WAITING: Final = 64 * 2**20
+"""Bytes of messages that wait to be looked at; what comes beyond is dropped."""
 
-_OPEN_WITHIN: Final = 5.0
-_CLOSE_WITHIN: Final = 1.0
+_OVERHEAD: Final = 200
+"""Bytes that a message takes beside its own."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
@@ -31,14 +34,43 @@ class Heard:
     message: str | bytes | None
 
 
+class HeardQueue:
+    """What was heard and not looked at yet, in order, bounded in bytes."""
+
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self._queue: asyncio.Queue[Heard] = asyncio.Queue()
+        self._most = most
+        self._bytes = 0
+        self._dropping = False
+
+    def put(self, heard: Heard) -> None:
+        """Add one, or drop it where too much waits; the first that is dropped counts as a loss."""
+        size = _OVERHEAD + len(heard.message or "")
+        if self._bytes + size <= self._most:
+            self._dropping = False
+        elif self._dropping:
+            return
+        else:
+            self._dropping, heard, size = True, Heard(heard.at, None), _OVERHEAD
+        self._bytes += size
+        self._queue.put_nowait(heard)
+
+    async def get(self) -> Heard:
+        """The next one, as soon as there is one."""
+        heard = await self._queue.get()
+        self._bytes -= _OVERHEAD + len(heard.message or "")
+        return heard
+
+
 @asynccontextmanager
 async def listening(
     url: str, headers: Mapping[str, str], silence: float
-) -> AsyncIterator[asyncio.Queue[Heard]]:
+) -> AsyncIterator[HeardQueue]:
     """Listen until the context is left; what is heard is in the queue.
 
-    The queue has no bound: ComfyUI sends to all of its clients from one loop, so one that does
-    not read would hold up the others. A run's previews are all that it can hold.
+    It is always read: ComfyUI sends to all of its clients from one loop, so one that does not
+    read would hold up the others. What is heard faster than it is looked at waits, up to a
+    bound; beyond it messages are dropped, as if the socket had been lost.
 
     Args:
         url: with the client id.
@@ -51,9 +83,9 @@ async def listening(
     try:
         socket = await _opened(url, headers)
     except (OSError, WebSocketException, TimeoutError) as error:
-        reason = str(error) or type(error).__name__
+        reason = reason_of(error, url)
         raise EngineUnavailable(f"ComfyUI's socket cannot be opened: {reason}") from error
-    heard: asyncio.Queue[Heard] = asyncio.Queue()
+    heard = HeardQueue()
     reader = asyncio.create_task(_read(socket, url, headers, silence, heard), name="comfyui socket")
     try:
         yield heard
@@ -67,7 +99,7 @@ async def _read(
     url: str,
     headers: Mapping[str, str],
     silence: float,
-    heard: asyncio.Queue[Heard],
+    heard: HeardQueue,
 ) -> None:
     while True:
         try:
@@ -75,9 +107,9 @@ async def _read(
                 while True:
                     async with asyncio.timeout(silence):
                         message = await socket.recv()
-                    heard.put_nowait(Heard(time.perf_counter(), message))
+                    heard.put(Heard(time.perf_counter(), message))
         except (OSError, WebSocketException, TimeoutError):
-            heard.put_nowait(Heard(time.perf_counter(), None))
+            heard.put(Heard(time.perf_counter(), None))
         socket = await _opened_again(url, headers)
 
 
@@ -92,14 +124,7 @@ async def _opened_again(url: str, headers: Mapping[str, str]) -> ClientConnectio
 
 
 async def _opened(url: str, headers: Mapping[str, str]) -> ClientConnection:
-    socket = await connect(
-        url,
-        additional_headers=dict(headers),
-        max_size=MAX_MESSAGE,
-        compression=None,
-        open_timeout=_OPEN_WITHIN,
-        close_timeout=_CLOSE_WITHIN,
-    )
+    socket = await open_socket(url, headers=headers)
     try:
         await socket.send(HELLO)
     except BaseException:

@@ -19,16 +19,21 @@ export function make(tag, { data, aria, on, ...properties } = {}, ...children) {
   for (const [name, value] of Object.entries(data ?? {})) made.dataset[name] = value;
   for (const [name, value] of Object.entries(aria ?? {})) made.setAttribute(`aria-${name}`, value);
   for (const [name, listener] of Object.entries(on ?? {})) made.addEventListener(name, listener);
+  if (children.some((child) => typeof child === "string")) made.dir ||= "auto";
   made.append(...children.filter((child) => child !== null));
   return made;
 }
 
 /**
+ * Put words where they are read. Whose words they are, and from which side those are written, is not known
+ * here: so everything that is said finds its own direction.
  * @param {HTMLElement} node
  * @param {string} value
  */
 export function say(node, value) {
-  if (node.textContent !== value) node.textContent = value;
+  if (node.textContent === value) return;
+  node.dir ||= "auto";
+  node.textContent = value;
 }
 
 /**

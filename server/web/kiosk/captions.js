@@ -86,6 +86,7 @@ export class Captions {
     const words = spoken(caption);
     this.#caption = caption;
     const line = document.createElement("p");
+    line.dir = "auto"; // as its own script is written: a full stop stands at its end
     const spans = words.map(({ text }) => {
       const span = document.createElement("span");
       span.textContent = text;

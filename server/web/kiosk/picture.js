@@ -162,6 +162,9 @@ export class Picture {
       canvas.height = height;
     }
     context.imageSmoothingQuality = "high";
+    // A picture that is transparent in places stands on black, never on the picture before it.
+    context.fillStyle = "#000";
+    context.fillRect(0, 0, width, height);
     context.drawImage(bitmap, 0, 0, width, height);
   }
 

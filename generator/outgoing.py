@@ -1,0 +1,245 @@
+"""Asking programs on other machines: bounded in bytes and time, whatever they answer.
+
+Engines are other people's programs, and what stands in front of them may be anything. So no
+answer is unpacked, every line and every body has a length beyond which it is not read on, and
+nothing that drips is waited for without end. Which proxy is used, `cache.outgoing` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+from websockets.asyncio.client import connect  # noqa: TID251 - the one place
+
+from cache.outgoing import proxy_for
+
+CONNECT_WITHIN: Final = 5.0
+"""Seconds for a connection."""
+
+MAX_ANSWER: Final = 32 * 2**20
+"""Bytes of an answer that is read whole."""
+
+MAX_MESSAGE: Final = 32 * 2**20
+"""Bytes of a socket's message: a preview may be a PNG of the whole picture."""
+
+SLOWEST: Final = 32 * 1024
+"""Bytes a second that a line must carry while something is on its way."""
+
+_FRAMES_WAITING: Final = 4
+"""Parts of messages that a socket takes before somebody reads: each may be of the full size."""
+
+Client = httpx.AsyncClient  # noqa: TID251 - the one place
+"""What asks over HTTP; see `outgoing_client`."""
+
+SocketOptions = Sequence[tuple[int, int, int]]
+
+
+class AnswerRefused(httpx.RemoteProtocolError):
+    """An answer that is larger than anything of use, or compressed though nobody asked for it."""
+
+
+class ProxyTransport(httpx.AsyncBaseTransport):
+    """Sends each request directly, or through the proxy that `cache.outgoing` says."""
+
+    def __init__(self, socket_options: SocketOptions | None = None) -> None:
+        self._options = socket_options
+        self._direct = httpx.AsyncHTTPTransport(socket_options=socket_options)
+        self._through: dict[str, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """See `httpx.AsyncBaseTransport`."""
+        return await self._transport(str(request.url)).handle_async_request(request)
+
+    def _transport(self, url: str) -> httpx.AsyncHTTPTransport:
+        proxy = proxy_for(url)
+        if proxy is None:
+            return self._direct
+        if proxy not in self._through:
+            self._through[proxy] = httpx.AsyncHTTPTransport(
+                proxy=httpx.Proxy(proxy), socket_options=self._options
+            )
+        return self._through[proxy]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in (self._direct, *self._through.values()):
+            await transport.aclose()
+
+
+def outgoing_client(socket_options: SocketOptions | None = None) -> Client:
+    """The client for everything that is asked over HTTP; to be entered."""
+    # Its own view of the environment's proxies is not ours, and does not know what is near.
+    return Client(transport=ProxyTransport(socket_options), trust_env=False)
+
+
+@asynccontextmanager
+async def stream(
+    client: Client,
+    method: str,
+    url: str,
+    *,
+    within: float,
+    follow_redirects: bool = False,
+    **request: Any,  # noqa: ANN401 - httpx's
+) -> AsyncIterator[httpx.Response]:
+    """Send a request; entered once the head of the answer is there, left by closing it.
+
+    What is compressed is refused: a few hundred bytes of gzip become a gigabyte, and the library
+    unpacks before it asks. The head is bounded by the library: 100 kB, in however many lines.
+
+    Args:
+        client: see `outgoing_client`.
+        method: of HTTP.
+        url: whom.
+        within: seconds to the head, and as many more as what is sent takes at `SLOWEST`; then
+            seconds of silence between two parts of the body.
+        follow_redirects: whether to go where it points.
+        **request: what `httpx.AsyncClient.build_request` takes.
+
+    Raises:
+        AnswerRefused: it is compressed.
+        httpx.HTTPError: it cannot be had.
+    """
+    timeout = httpx.Timeout(within, connect=CONNECT_WITHIN)
+    built = client.build_request(method, url, timeout=timeout, **request)
+    built.headers["accept-encoding"] = "identity"
+    size = int(built.headers.get("content-length", "0"))
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN + within + size / SLOWEST):
+            response = await client.send(built, stream=True, follow_redirects=follow_redirects)
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no answer in {within:g} s") from None
+    try:
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding not in {"", "identity"}:
+            raise AnswerRefused("it answered in compressed form, which was not asked for")
+        yield response
+    finally:
+        await response.aclose()
+
+
+async def read_whole(response: httpx.Response, within: float, limit: int = MAX_ANSWER) -> bytes:
+    """The body of an answer.
+
+    Args:
+        response: see `stream`.
+        within: seconds, and as many more as its bytes take at `SLOWEST`.
+        limit: bytes beyond which it is not read on.
+
+    Raises:
+        AnswerRefused: it is too large.
+        httpx.HTTPError: it breaks off, or drips.
+    """
+    data = bytearray()
+    try:
+        async with asyncio.timeout(within) as deadline:
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > limit:
+                    raise AnswerRefused(f"it answered with more than {limit} bytes")
+                when = deadline.when()
+                if when is not None:
+                    deadline.reschedule(when + len(chunk) / SLOWEST)
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no whole answer in {within:g} s") from None
+    return bytes(data)
+
+
+async def ask(
+    client: Client,
+    method: str,
+    url: str,
+    *,
+    within: float,
+    limit: int = MAX_ANSWER,
+    **request: Any,  # noqa: ANN401 - httpx's
+) -> httpx.Response:
+    """Send one request and read its whole answer: `stream`, then `read_whole`.
+
+    Raises:
+        AnswerRefused: it is too large, or compressed.
+        httpx.HTTPError: it cannot be had.
+    """
+    async with stream(client, method, url, within=within, **request) as response:
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            content=await read_whole(response, within, limit),
+            request=response.request,
+            extensions={"reason_phrase": response.reason_phrase.encode()},
+        )
+
+
+async def bounded_lines(
+    response: httpx.Response, *, limit: int, within: float
+) -> AsyncGenerator[str, None]:
+    """The lines of an answer as they come, without their ends.
+
+    Args:
+        response: whose body is being streamed.
+        limit: bytes that a line may have.
+        within: seconds from a line's first byte to its end, and as many more as its bytes take
+            at `SLOWEST`.
+
+    Raises:
+        AnswerRefused: a line is too long.
+        httpx.ReadTimeout: it drips.
+        httpx.HTTPError: it breaks off.
+    """
+    now = asyncio.get_running_loop().time
+    rest, began = bytearray(), now()
+    async for chunk in response.aiter_bytes():
+        if not rest:
+            began = now()
+        *whole, behind = chunk.split(b"\n")
+        for part in whole:
+            rest += part
+            if len(rest) > limit:
+                break
+            yield rest.removesuffix(b"\r").decode(errors="replace")
+            rest.clear()
+            began = now()
+        else:
+            rest += behind
+        if len(rest) > limit:
+            raise AnswerRefused(f"it sent a line of more than {limit} bytes")
+        if rest and now() - began > within + len(rest) / SLOWEST:
+            raise httpx.ReadTimeout("it sends a line too slowly")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def open_socket(
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    max_size: int = MAX_MESSAGE,
+    open_within: float = CONNECT_WITHIN,
+    close_within: float = 1.0,
+) -> connect:
+    """A web socket to somebody else's program, to be awaited or entered.
+
+    Args:
+        url: ``ws`` or ``wss``.
+        headers: for the handshake.
+        max_size: bytes that a message may have.
+        open_within: seconds for connection and handshake.
+        close_within: seconds for a goodbye.
+
+    Raises:
+        OSError, WebSocketException, TimeoutError: on entering, it cannot be opened.
+    """
+    return connect(
+        url,
+        additional_headers=dict(headers or {}),
+        max_size=max_size,
+        max_queue=_FRAMES_WAITING,
+        compression=None,
+        open_timeout=open_within,
+        close_timeout=close_within,
+        proxy=proxy_for(url),
+    )

@@ -1,0 +1,52 @@
+"""The process that a server runs in: how it ends when the show cannot go on.
+
+A show that cannot move is worth less than a process that ends: whoever started it starts it
+again, and the picture stays on the kiosks. So the end is bounded: the loop is asked to come to
+an orderly one, and where it has not within a moment, the process ends without it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+ENDS_WITHIN: Final = 0.9
+"""Seconds from a failure to the end of the process, however its shutdown fares."""
+
+STATUS: Final = 1
+"""The exit status of a process that ended because the show could not go on."""
+
+
+class HostProcess:
+    """What a server may do with the process that it runs in.
+
+    Args:
+        ours: whether the process is the server's own and ends with it. One that a server only
+            visits (a test, another program) takes note, and goes on.
+    """
+
+    def __init__(self, *, ours: bool = False) -> None:
+        self._ours = ours
+        self._failure: str | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the process is to end; None while the show can go on."""
+        return self._failure
+
+    def fail(self, reason: str) -> None:
+        """The show cannot go on: have the process end. Returns at once; the first reason counts."""
+        if self._failure is not None:
+            return
+        self._failure = reason
+        if not self._ours:
+            return
+        # A thread: what is wrong may be the very loop that should bring us to an end.
+        timer = threading.Timer(ENDS_WITHIN, os._exit, (STATUS,))
+        timer.daemon = True
+        timer.start()

@@ -1,0 +1,187 @@
+"""What is written from the right, and pictures with holes, as visitors and technicians see them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from server.rehearsal.page import render_page
+from tests.helpers import walls
+from tests.helpers.reports import PROMPTS, full_report
+from tests.helpers.servers import server_process
+from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show, prompt
+from tests.helpers.walls import wall
+
+pytestmark = pytest.mark.browser
+
+TITLE = "הדלת הפתוחה."
+SAID = "זאת הרצאה בשני חלקים."
+WORDS = [
+    {"word": f" {word}", "start": 0.1 + place / 10, "end": 0.2 + place / 10}
+    for place, word in enumerate(SAID.split())
+]
+TYPED = "ציור של ים."
+CUES = [
+    cue(0, "start"),
+    cue(0, "set-fade-status", fade=False),
+    line(0.1, SAID, id="said", words=WORDS, when=[0.1, 60.0]),
+    prompt(0.4, TYPED, id="typed", delay={"base": 20, "variance": 0}),
+    cue(600, "end"),
+]
+
+# Every run of text that begins from the right, and which way the element around it is written.
+ASTRAY = r"""
+() => {
+  const astray = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (parent.closest("script, style, title, desc, svg")) continue;
+    const first = /\p{Script=Hebrew}|\p{Script=Latin}/u.exec(node.data);
+    if (!first || !/\p{Script=Hebrew}/u.test(first[0])) continue;
+    if (getComputedStyle(parent).direction !== "rtl") astray.push(parent.outerHTML.slice(0, 120));
+  }
+  return astray;
+}
+"""
+
+# Where the last sign of a text stands, and its first: {first, last} in pixels from the left.
+ENDS = r"""
+(selector) => {
+  const texts = [];
+  const root = document.querySelector(selector);
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    for (let i = 0; i < node.length; i += 1) if (node.data[i].trim()) texts.push([node, i]);
+  }
+  const left = ([node, at]) => {
+    const range = document.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    return range.getBoundingClientRect().left;
+  };
+  const [node, at] = texts.at(-1);
+  return { first: left(texts.at(0)), last: left(texts.at(-1)), sign: node.data[at] };
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with walls.browser() as chromium:
+        yield chromium
+
+
+def assert_ends_at_the_left(page: Page, selector: str) -> None:
+    ends = page.evaluate(ENDS, selector)
+    assert ends["sign"] == "."
+    assert ends["last"] < ends["first"], f"{selector}: the full stop is at the wrong end: {ends}"
+
+
+def test_a_full_stop_stands_at_the_end_whichever_that_is(tmp_path: Path, browser: Browser) -> None:
+    tiny = make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=2, step=0.1), toml=MANUAL)
+    toml = tiny.folder / "show.toml"
+    toml.write_text(toml.read_text().replace('title = "Tiny"', f'title = "{TITLE}"'))
+    with (
+        server_process(tiny.folder) as server,
+        wall(browser, server.address, "screen=שמאל") as kiosk,
+    ):
+        page = kiosk.page
+        page.get_by_role("heading", name=TITLE).wait_for()
+        assert_ends_at_the_left(page, "#lobby .title")
+        server.control("go")
+        kiosk.until(lambda s: s.caption == SAID, why="the caption")
+        expect(page.locator("#typing .typed")).to_have_text(TYPED, timeout=10_000)
+        assert_ends_at_the_left(page, "#captions p")
+        assert_ends_at_the_left(page, "#typing")
+        # It begins at the right of the wall, and the caret stands after the last letter.
+        typing = page.evaluate(
+            """() => {
+              const box = (s) => document.querySelector(s).getBoundingClientRect();
+              return { typed: box("#typing .typed").right, caret: box("#typing .caret").left,
+                       start: box("#typing .typed").left, wall: innerWidth };
+            }"""
+        )
+        assert typing["typed"] > 0.8 * typing["wall"]
+        assert abs(typing["caret"] - typing["start"]) < 3
+        server.control("identify", screen="שמאל")
+        expect(page.locator("#identify p")).to_have_text("שמאל", timeout=10_000)
+        assert page.evaluate(ASTRAY) == []
+
+        desk = browser.new_page()
+        try:
+            desk.goto(f"{server.address.http}/control")
+            desk.wait_for_selector("#cue-list [data-draws] .cue")
+            desk.wait_for_selector("#screens .name")
+            assert SAID in desk.inner_text("#cue-list")
+            assert desk.evaluate(ASTRAY) == []
+        finally:
+            desk.close()
+
+
+def test_in_a_report_too(browser: Browser) -> None:
+    html = render_page(full_report(1, title=TITLE, prompts=[TYPED] * len(PROMPTS)), {})
+    page = browser.new_page()
+    try:
+        page.set_content(html)
+        assert TYPED in page.inner_text("body")
+        assert page.evaluate(ASTRAY) == []
+    finally:
+        page.close()
+
+
+def test_the_technicians_page_says_everything_in_its_own_direction() -> None:
+    """The rule that keeps it so: on that page `dom.js` alone puts words where they are read."""
+    folder = Path(__file__).resolve().parents[2] / "server/web/control"
+    wild = [
+        f"{path.name}: {found[0]}"
+        for path in sorted(folder.glob("*.js"))
+        if path.name != "dom.js"
+        for found in re.finditer(r"\.(textContent|innerText|innerHTML)\s*=(?!=)", path.read_text())
+    ]
+    assert wild == []
+
+
+def test_a_picture_with_holes_stands_on_black(tmp_path: Path, browser: Browser) -> None:
+    tiny = make_show(tmp_path / "show", CUES, toml=MANUAL)
+    with server_process(tiny.folder) as server, wall(browser, server.address) as kiosk:
+        seen = kiosk.page.evaluate(
+            """async () => {
+              const { Picture } = await import("/static/kiosk/picture.js");
+              const root = document.createElement("div");
+              document.body.append(root);
+              const picture = new Picture(root);
+              const bitmap = (colour, width) => {
+                const canvas = new OffscreenCanvas(64, 36);
+                const context = canvas.getContext("2d");
+                context.fillStyle = colour;
+                context.fillRect(0, 0, width, 36);
+                return createImageBitmap(canvas);
+              };
+              const middle = () => [...[...root.querySelectorAll("canvas")].at(-1)
+                .getContext("2d").getImageData(32, 18, 1, 1).data];
+              const red = await bitmap("#f00", 64);
+              const hole = await bitmap("#0f0", 8);
+              const veil = await bitmap("#ffffff80", 64);
+              picture.swap(red, null);
+              const seen = { before: middle() };
+              picture.swap(hole, null);
+              seen.preview = middle();
+              picture.swap(red, null);
+              picture.swap(veil, null);
+              seen.veil = middle();
+              picture.crossfade = 0.05;
+              picture.fade(hole, null);
+              await new Promise((go) => setTimeout(go, 300));
+              seen.final = middle();
+              return seen;
+            }"""
+        )
+    assert seen["before"] == [255, 0, 0, 255]
+    assert seen["preview"] == [0, 0, 0, 255]
+    assert seen["veil"][1:3] == [seen["veil"][0]] * 2, "the picture before shines through"
+    assert seen["final"] == [0, 0, 0, 255]
