@@ -34,20 +34,27 @@ _NO_LINKS: Final = (OSError, NotImplementedError)
 
 
 def write_durably(
-    path: Path, data: bytes, *, mode: int = PRIVATE, previous: Path | None = None
+    path: Path,
+    data: bytes,
+    *,
+    mode: int = PRIVATE,
+    previous: Path | None = None,
+    make_folder: bool = True,
 ) -> None:
     """Replace a file, so that after a power cut it has its old content or the new one.
 
     Args:
-        path: where; its folder is made where it is missing, for this user alone.
+        path: where.
         data: the content.
         mode: the file's permissions; the umask applies.
         previous: where the content of before is kept, on a file system that knows links.
+        make_folder: whether its folder is made where it is missing, for this user alone.
 
     Raises:
         OSError: it could not be written; then nothing has changed.
     """
-    make_private_folder(path.parent)
+    if make_folder:
+        make_private_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(6)}{_BESIDE_END}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -96,6 +103,18 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Make what lies in a folder last through a power cut, before it is given its name.
+
+    Raises:
+        OSError: it may not.
+    """
+    for each in folder.iterdir():
+        if each.is_file():
+            sync_folder(each)
+    sync_folder(folder)
 
 
 def make_private_folder(folder: Path) -> None:

@@ -230,7 +230,7 @@ class Dispatcher:
         envelope = envelope or Envelope()
         # The adapters' borders have cleaned them; here pass those of every adapter, of OSC and of
         # whoever comes next as well, so that the command log and the state can always be told.
-        args = _fit(args)
+        args = mended({name: value for name, value in args.items() if value is not None})
         if envelope.id is None or command in self._read_only:
             return await self._carry_out(command, args, caller, envelope)
         key = caller.name, envelope.id
@@ -260,7 +260,7 @@ class Dispatcher:
         problem: CommandError | None = None
         result: dict[str, Any] = {}
         try:
-            result = await self._handler(command, caller, envelope)(args, caller)
+            result = await self._handler(command, args, caller, envelope)(args, caller)
         except PlayheadError as error:
             problem = CommandError(error.code, str(error))
         except CommandError as error:
@@ -280,7 +280,7 @@ class Dispatcher:
             raise problem
         return result
 
-    def _handler(self, command: str, caller: Caller, envelope: Envelope) -> Handler:
+    def _handler(self, command: str, args: Args, caller: Caller, envelope: Envelope) -> Handler:
         handler = self._handlers.get(command)
         if handler is None:
             known = ", ".join(sorted(self._handlers))
@@ -289,21 +289,10 @@ class Dispatcher:
             raise CommandError("forbidden", f"{command} needs the operator's token")
         if envelope.too_old(self._clock.now()):
             raise CommandError("expired", f"{command} came after its ttl of {envelope.ttl:g} s")
+        if None in args.values():
+            # Never taken for one that is not there: a `go` to such a cue is not a `go`.
+            raise CommandError("bad_args", "expected numbers that are finite and within 64 bits")
         return handler
-
-
-def _fit(args: Args) -> Args:
-    """Arguments without those that are null, and with nothing in them that cannot be told.
-
-    Raises:
-        CommandError: `bad_args`: a number that is none or beyond 64 bits. It is never taken for
-            one that is not there: a `go` to such a cue is not a `go`.
-    """
-    given = {name: value for name, value in args.items() if value is not None}
-    fit: dict[str, Any] = mended(given)
-    if any(value is None for value in fit.values()):
-        raise CommandError("bad_args", "expected numbers that are finite and within 64 bits")
-    return fit
 
 
 def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
