@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import structlog
 from cachetools import TTLCache
 
-from cache.untrusted import mended
+from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
 from server.timeline.playhead import PlayheadError
@@ -230,6 +230,7 @@ class Dispatcher:
         envelope = envelope or Envelope()
         # The adapters' borders have cleaned them; here pass those of every adapter, of OSC and of
         # whoever comes next as well, so that the command log and the state can always be told.
+        command = clean_text(command)
         args = mended({name: value for name, value in args.items() if value is not None})
         if envelope.id is None or command in self._read_only:
             return await self._carry_out(command, args, caller, envelope)
