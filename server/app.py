@@ -29,6 +29,7 @@ from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.show import Show
+from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
 from server.control.osc import hear_osc
@@ -46,7 +47,7 @@ from server.jobs import JobName, Jobs
 from server.logs import LogCollector
 from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
-from server.modes.forces import Forces
+from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
 from server.output import OutputCollector, output_conditions
@@ -62,12 +63,17 @@ from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
-from server.timeline.schedule import Schedule, build_schedule
+from server.timeline.playhead import Playhead
+from server.timeline.schedule import EndlessLoop, Schedule, build_schedule
+from server.timeofday import TimeOfDay, asleep
 
 _log = structlog.get_logger(__name__)
 
 _SIGN_OF_LIFE = 60.0
 """Seconds between two notes that the show was alive: an SD card is worn by each."""
+
+_LOOKED_FOR_SET = 2.0
+"""Seconds after which it is noted at the latest that the clock was set."""
 
 _FRESH_START_AFTER = 120.0
 """Seconds of absence (or one screening, if longer) after which a loop begins anew."""
@@ -138,7 +144,7 @@ async def build(
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics, conditions = Metrics(), Conditions()
-    _look_at_itself(metrics, conditions)
+    _look_at_itself(app, metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -157,6 +163,7 @@ async def build(
         opened = await stack.enter_async_context(
             _engines(show, plan, supply, outside, given=engines, rehearsal=rehearsal)
         )
+        time_of_day, of_the_show = _times_of_day(show, memory, clock, outside)
         ensemble = assemble(
             show,
             plan,
@@ -170,7 +177,8 @@ async def build(
                 metrics=metrics,
                 engines=opened.ranked,
                 absent=opened.absent,
-                book=_force_book(memory),
+                book=_force_book(memory, of_the_show, clock),
+                time_of_day=of_the_show,
                 panic=memory.content.panic,
                 look_in=clock.stretch(LOOK_IN),
                 activation=activation,
@@ -192,7 +200,6 @@ async def build(
                 clock.now(), clock.stretch(seconds)
             ),
         )
-        conditions.add(presence.conditions)
         metrics.registry.register(PresenceCollector(presence))
         watch = EngineWatch(
             modes=modes,
@@ -225,6 +232,7 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            time_of_day=time_of_day,
             presence=presence,
             **checks.told(),
         )
@@ -273,7 +281,6 @@ async def build(
                 show=show,
                 store=supply.store,
                 stage=stage,
-                playback=playback,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
@@ -291,7 +298,14 @@ async def build(
         )
         _tell_remarks(show, plan, conditions)
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        conditions.add(jobs.conditions)
+        for source in (
+            presence.conditions,
+            playback.conditions,
+            jobs.conditions,
+            supply.conditions,
+            time_of_day.conditions,
+        ):
+            conditions.add(source)
         wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
             "playback": playback.run,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
@@ -305,7 +319,8 @@ async def build(
             "osc": partial(hear_osc, settings.server, dispatcher, metrics)
             if settings.server.osc_port and rehearsal is None
             else None,
-            "signs_of_life": partial(_signs_of_life, memory, clock),
+            "signs_of_life": partial(_signs_of_life, memory, clock, ensemble.playhead),
+            "time_of_day": time_of_day.run,
             "loop_lag": partial(_measure_lag, metrics, outside),
         }
         for name, run in wanted.items():
@@ -314,12 +329,16 @@ async def build(
         yield playback
 
 
-def _look_at_itself(metrics: Metrics, conditions: Conditions) -> None:
-    """Let the process tell how it does: what is wrong, and what becomes of its log."""
+def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
+    """Let the process tell how it does: what is wrong, its log, and who is connected."""
     metrics.registry.register(ConditionCollector(conditions))
     metrics.registry.register(OutputCollector())
     metrics.registry.register(LogCollector())
     conditions.add(output_conditions)
+    connections = getattr(app.state, "connections", None)
+    if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
+        metrics.registry.register(ConnectionCollector(connections))
+        conditions.add(connections.conditions)
 
 
 def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
@@ -460,14 +479,25 @@ def _seed(memory: Memory, show: Show) -> int:
     return memory.content.seed
 
 
-def _force_book(memory: Memory) -> ForceBook:
-    """The forces, as they are remembered."""
+def _times_of_day(
+    show: Show, memory: Memory, clock: Clock, outside: Clock
+) -> tuple[TimeOfDay, TimeOfDay]:
+    """That of technicians, who are outside, and the show's own: in a show they are the same."""
+    theirs = TimeOfDay(outside, show.timezone, slept=asleep, last_seen=memory.content.alive_at)
+    return theirs, theirs if clock is outside else TimeOfDay(clock, show.timezone)
+
+
+def _force_book(memory: Memory, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
+    """The forces, as they are remembered; what is remembered of them keeps up with the clock."""
+    book = ForceBook(read_back(memory.content.forces, time_of_day.offset, clock.now()))
 
     def remember(forces: Forces) -> None:
-        memory.content.forces = forces
+        memory.content.forces = written_down(forces, time_of_day.offset)
         memory.touch()
 
-    return ForceBook(memory.content.forces, remember)
+    book.changed = remember
+    time_of_day.on_step(lambda _by: remember(book.forces))
+    return book
 
 
 def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:
@@ -482,15 +512,26 @@ def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:
     return content.loop_anchor
 
 
-async def _signs_of_life(memory: Memory, clock: Clock) -> None:
+async def _signs_of_life(memory: Memory, clock: Clock, playhead: Playhead) -> None:
+    """Note again and again that the show plays, and since when its loop has; also as it ends."""
+
+    def note() -> None:
+        content, schedule = memory.content, playhead.schedule
+        content.alive_at = clock.wall()
+        if isinstance(schedule, EndlessLoop):
+            content.loop_anchor = schedule.anchor  # a clock that was set has moved it along
+        memory.touch()
+
+    noted, schedule = clock.now(), playhead.schedule
     try:
         while True:
-            await clock.sleep_until(clock.now() + _SIGN_OF_LIFE)
-            memory.content.alive_at = clock.wall()
-            memory.touch()
+            await clock.sleep_until(clock.now() + _LOOKED_FOR_SET)
+            if playhead.schedule is schedule and clock.now() - noted < _SIGN_OF_LIFE:
+                continue
+            noted, schedule = clock.now(), playhead.schedule
+            note()
     finally:
-        memory.content.alive_at = clock.wall()
-        memory.touch()
+        note()
 
 
 async def _measure_lag(metrics: Metrics, clock: Clock) -> None:

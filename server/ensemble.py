@@ -20,6 +20,7 @@ from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.chance import Chance
 from server.clock import Clock
+from server.config.lobby import direction_of
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
@@ -27,6 +28,7 @@ from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
+from server.performance.progress import Progress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
@@ -42,6 +44,7 @@ from server.supply.sources import Supply
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
+from server.timeofday import TimeOfDay
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Circumstances:
         activation: a performance for visitors, or a dry run.
         tempo: how fast the clock runs beside that of the screens.
         no_live: in words, why nothing may be drawn live at all; empty if it may.
+        time_of_day: in which hours are told in words; None for those of the machine.
     """
 
     clock: Clock
@@ -85,6 +89,7 @@ class Circumstances:
     activation: Activation = "show"
     tempo: Tempo = REAL_TIME
     no_live: str = ""
+    time_of_day: TimeOfDay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +161,10 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         sets=readiness.sets_in_time,
         budget=budget,
         book=around.book,
-        zone=show.timezone,
+        time_of_day=around.time_of_day,
         absent=around.absent,
     )
+    progress = Progress(clock, around.metrics, show.timezone)
     readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
@@ -166,6 +172,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         settings=settings.playback,
         crossfade=settings.display.crossfade,
         reports=Reports(stage, around.asrun, around.metrics, around.activation),
+        progress=progress,
         new_token=around.new_token,
     )
     playback = Playback(
@@ -174,8 +181,9 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         playhead=playhead,
         clock=clock,
         stage=stage,
-        performer=Performer(stage=stage, clock=clock, runs=runs),
+        performer=Performer(stage=stage, clock=clock, runs=runs, progress=progress),
         modes=modes,
+        progress=progress,
         metrics=around.metrics,
         chance=around.chance,
         moved=supply.nudge,
@@ -240,6 +248,10 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             progress=display.progress,
             badge=display.badge,
             still="/still" if show.still is not None else "",
+            language=display.language,
+            direction=direction_of(display.language),
+            hours=display.hours,
+            texts=display.lobby_texts,
         ),
         painted,
         around.tempo,

@@ -38,6 +38,7 @@ JobName = Literal[
     "signs_of_life",
     "state_feed",
     "systemd",
+    "time_of_day",
 ]
 
 
@@ -69,6 +70,7 @@ CARE: Final[Mapping[JobName, Care]] = {
     "signs_of_life": Care("after a restart a loop begins anew"),
     "state_feed": Care("technicians' pages stand still", needed=True),
     "systemd": Care("systemd is not told that the show moves, and will restart it"),
+    "time_of_day": Care("nobody notices that the clock was set"),
 }
 """Every job of a server, and what becomes of it. Only what stands here can be started."""
 

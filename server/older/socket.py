@@ -25,6 +25,7 @@ from generator.recipe import Recipe
 from server.access import Access, AccessDenied
 from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
+from server.connections import identified
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
 from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
@@ -175,6 +176,7 @@ class OlderSocket:
                     case wire.Unknown():
                         await self._say(websocket, asked.answer)
                     case wire.Ask():
+                        identified(websocket)
                         await _ended(drawing)
                         drawing = asyncio.create_task(
                             self._draw(websocket, asked), name=f"older wire {asked.program}"

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.access import Access, AccessDenied
 from server.clock import Clock
+from server.connections import identified
 from server.metrics import Metrics
 from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
 from server.stage import messages as wire
@@ -109,6 +110,7 @@ class ScreenSocket:
 
     async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
         """Play to one screen until it goes; the code to close with."""
+        identified(websocket)
         with self._stage.join(hello.screen, hello.frames) as screen:
             _log.info("screen_joined", screen=screen.name, asked=screen.asked)
             self._presence.look()
