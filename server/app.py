@@ -61,6 +61,8 @@ from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
+from server.stage.seats import Seats
+from server.stage.stage import Stage
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.schedule import Schedule, build_schedule
@@ -276,7 +278,14 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics, presence),
+                screens=ScreenSocket(
+                    stage,
+                    outside,
+                    access,
+                    metrics,
+                    presence=presence,
+                    seats=_seats(show, stage, presence, outside, conditions),
+                ),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
@@ -326,6 +335,15 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
         metrics.registry.register(ConnectionCollector(connections))
         conditions.add(connections.conditions)
+
+
+def _seats(
+    show: Show, stage: Stage, presence: ScreenPresence, clock: Clock, conditions: Conditions
+) -> Seats:
+    """As many as the show has for screens."""
+    seats = Seats(show.settings.server.max_screens, stage, presence, clock)
+    conditions.add(seats.conditions)
+    return seats
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:
