@@ -43,7 +43,7 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.jobs import JobName, Jobs
+from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
 from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
@@ -61,11 +61,15 @@ from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
+from server.stage.seats import Seats
+from server.stage.stage import Stage
 from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop, Schedule, build_schedule
 from server.timeofday import TimeOfDay, asleep
+from server.unhandled import UnhandledErrors
 
 _log = structlog.get_logger(__name__)
 
@@ -154,7 +158,7 @@ async def build(
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
         memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
-        asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal, conditions))
+        asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
@@ -189,18 +193,7 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        presence = ScreenPresence(
-            stage,
-            outside,
-            show.timezone,
-            named=settings.stage.screens,
-            known=memory.content.screens,
-            changed=memory.touch,
-            near=lambda seconds: playback.playhead.begins_within(
-                clock.now(), clock.stretch(seconds)
-            ),
-        )
-        metrics.registry.register(PresenceCollector(presence))
+        presence = _presence(show, ensemble, memory, outside, metrics)
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -237,29 +230,21 @@ async def build(
             **checks.told(),
         )
         access = Access(settings.tokens, settings.server.host, settings.server.origins)
-
-        async def remember(panic: Panic | None) -> str | None:
-            why_not = await memory.keep_panic(panic, KEPT_WITHIN)
-            if why_not is not None:
-                _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
-            return why_not
-
-        commands = ShowCommands(
-            playback=playback,
-            stage=stage,
-            view=view,
-            asrun=asrun,
-            clock=clock,
-            min_go=settings.playback.min_go,
-            log=log,
-            remember=remember,
-        )
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
         dispatcher = Dispatcher(
             [
-                commands,
+                ShowCommands(
+                    playback=playback,
+                    stage=stage,
+                    view=view,
+                    asrun=asrun,
+                    clock=clock,
+                    min_go=settings.playback.min_go,
+                    log=log,
+                    remember=_remembering(memory),
+                ),
                 ModeCommands(
                     modes=modes,
                     playback=playback,
@@ -275,8 +260,9 @@ async def build(
             log,
             changed=feed.nudge,
         )
-        older = _older(show, ensemble, supply, clock, access)
-        app.router.routes.extend(
+        unhandled = UnhandledErrors(outside, metrics, show.timezone)
+        stack.enter_context(unhandled.of_the_loop())
+        routes = unhandled.of_routes(
             build_routes(
                 show=show,
                 store=supply.store,
@@ -286,9 +272,16 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics, presence),
+                screens=ScreenSocket(
+                    stage,
+                    outside,
+                    access,
+                    metrics,
+                    presence=presence,
+                    seats=_seats(show, stage, presence, outside, conditions),
+                ),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
-                older=older,
+                older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
@@ -296,17 +289,19 @@ async def build(
                 presence=presence,
             )
         )
-        _tell_remarks(show, plan, conditions)
+        app.router.routes.extend(routes)
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        for source in (
-            presence.conditions,
+        conditions.add(
             playback.conditions,
             jobs.conditions,
+            presence.conditions,
             supply.conditions,
             time_of_day.conditions,
-        ):
-            conditions.add(source)
-        wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
+            asrun.conditions,
+            unhandled.conditions,
+        )
+        _tell_remarks(show, plan, conditions)
+        wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
             "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,
@@ -322,10 +317,17 @@ async def build(
             "signs_of_life": partial(_signs_of_life, memory, clock, ensemble.playhead),
             "time_of_day": time_of_day.run,
             "loop_lag": partial(_measure_lag, metrics, outside),
+            "systemd": partial(
+                keep_telling,
+                process.notifier,
+                outside,
+                playback.stands_still,
+                lambda: "{level}: {reason}".format_map(view.health()),
+            )
+            if process.notifier.listening
+            else None,
         }
-        for name, run in wanted.items():
-            if run is not None:
-                jobs.start(name, run)
+        jobs.start_all(wanted)
         yield playback
 
 
@@ -341,8 +343,17 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
         conditions.add(connections.conditions)
 
 
+def _seats(
+    show: Show, stage: Stage, presence: ScreenPresence, clock: Clock, conditions: Conditions
+) -> Seats:
+    """As many as the show has for screens."""
+    seats = Seats(show.settings.server.max_screens, stage, presence, clock)
+    conditions.add(seats.conditions)
+    return seats
+
+
 def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
-    """Tell what is odd in the settings and the sheet, and does no harm."""
+    """Tell of what nobody reads in the settings, the sheet, and the like."""
     told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
     conditions.add(lambda: told)
     for condition in told:
@@ -371,16 +382,13 @@ async def _memory(
 
 
 @asynccontextmanager
-async def _asrun(
-    show: Show, clock: Clock, rehearsal: Terms | None, conditions: Conditions
-) -> AsyncIterator[AsRun]:
+async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIterator[AsRun]:
     """Where it is written down what was played; a rehearsal is nowhere."""
     if rehearsal is not None:
         yield MemoryLog()
         return
     keep_days, path = show.settings.cache.asrun_days, show.state_folder / "asrun.sqlite"
     async with AsRunLog.open(path, clock=clock, keep_days=keep_days) as log:
-        conditions.add(log.conditions)
         yield log
 
 
@@ -477,6 +485,36 @@ def _seed(memory: Memory, show: Show) -> int:
     memory.content.seed = new_seed() if seed is None else seed
     memory.touch()
     return memory.content.seed
+
+
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+    """How a panic, or the end of one, is remembered across a restart; why it is not, or None."""
+
+    async def remember(panic: Panic | None) -> str | None:
+        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        if why_not is not None:
+            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+        return why_not
+
+    return remember
+
+
+def _presence(
+    show: Show, ensemble: Ensemble, memory: Memory, outside: Clock, metrics: Metrics
+) -> ScreenPresence:
+    """Who minds the screens that are expected, and counts them."""
+    clock, playhead = ensemble.stage.clock, ensemble.playhead
+    presence = ScreenPresence(
+        ensemble.stage,
+        outside,
+        show.timezone,
+        named=show.settings.stage.screens,
+        known=memory.content.screens,
+        changed=memory.touch,
+        near=lambda seconds: playhead.begins_within(clock.now(), clock.stretch(seconds)),
+    )
+    metrics.registry.register(PresenceCollector(presence))
+    return presence
 
 
 def _times_of_day(

@@ -106,6 +106,10 @@ class AsRun(Protocol):
         """A run is over; of several ends the first counts."""
         ...
 
+    def conditions(self) -> Iterable[Condition]:
+        """What is wrong with it at this moment."""
+        ...
+
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs that were told of, newest first, those still going on among them.
 
@@ -154,6 +158,10 @@ class MemoryLog:
         """Remember how a run ended."""
         if (notes := self._runs.get(run)) is not None:
             notes.finish(outcome, at)
+
+    def conditions(self) -> Iterable[Condition]:
+        """Nothing can be wrong with it."""
+        return ()
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, cast
@@ -208,6 +208,16 @@ def reply_to(command: str, code: str, text: str) -> bytes:
     return datagram
 
 
+def _told(result: Mapping[str, Any]) -> str:
+    """A result in one packet; of one that is longer, whether it is kept: ask over HTTP for more."""
+    text = json_text(result, place="osc")
+    if len(text.encode()) <= _LONGEST_REPLY:
+        return text
+    return json_text(
+        {key: result[key] for key in ("kept", "not_kept") if key in result}, place="osc"
+    )
+
+
 class OscEndpoint(asyncio.DatagramProtocol):
     """Takes datagrams, carries out what they ask for, and replies.
 
@@ -289,15 +299,12 @@ class OscEndpoint(asyncio.DatagramProtocol):
                 return
             caller = Caller("operator", f"osc {sender[0]} (operator)")
             result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
+            self._reply(sender, name, "ok", _told(result))
         except CommandError as error:
             self._reply(sender, name, error.code, str(error))
-        else:
-            text = json_text(result, place="osc")
-            if len(text.encode()) > _LONGEST_REPLY:
-                # Ask over HTTP for so much; but whether it is kept must not get lost.
-                kept = {key: result[key] for key in ("kept", "not_kept") if key in result}
-                text = json_text(kept, place="osc")
-            self._reply(sender, name, "ok", text)
+        except Exception:  # noqa: BLE001 - every caller hears the outcome
+            _log.exception("command_failed", command=name, sender=str(sender[0]))
+            self._reply(sender, name, "internal", f"{name} failed; the server's log says why")
 
     def _reply(self, sender: tuple[Any, ...], command: str, code: str, text: str) -> None:
         if self._transport is None or self._transport.is_closing():
