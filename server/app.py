@@ -28,6 +28,7 @@ from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import ConditionCollector, Conditions
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -56,8 +57,10 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
@@ -97,12 +100,13 @@ def create_app(
         process: what it runs in; None for one that it only visits.
     """
     return application(
-        lambda app: build(show, clock or SystemClock(), app, engines, process=process)
+        lambda app: build(show, clock or SystemClock(), app, engines, process=process),
+        show.settings.server,
     )
 
 
 def application(
-    opened: Callable[[Starlette], AbstractAsyncContextManager[object]],
+    opened: Callable[[Starlette], AbstractAsyncContextManager[object]], server: ServerSection
 ) -> Starlette:
     """The application in which a server is open, as `build` opens it, while its lifespan lasts."""
 
@@ -111,7 +115,17 @@ def application(
         async with opened(app):
             yield
 
-    return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
+    proxies = ReverseProxies(server.trusted_proxies, server.public_url)
+    app = Starlette(
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(BehindProxies, proxies),
+            Middleware(LimitedRequests),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # it would name this server as it knows itself
+    return app
 
 
 @asynccontextmanager
@@ -216,7 +230,7 @@ async def build(
             conditions=conditions,
             **checks.told(),
         )
-        access = Access(settings.tokens, settings.server.host, settings.server.origins)
+        access = Access.of(settings.tokens, settings.server)
 
         async def remember(panic: Panic | None) -> None:
             memory.content.panic = panic
@@ -253,7 +267,7 @@ async def build(
         app.router.routes.extend(
             build_routes(
                 show=show,
-                store=supply.store,
+                supply=supply,
                 stage=stage,
                 playback=playback,
                 readiness=readiness,

@@ -232,12 +232,19 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             captions=display.captions,
             progress=display.progress,
             badge=display.badge,
-            still="/still" if show.still is not None else "",
+            still=_still_url(show),
         ),
         painted,
         around.tempo,
     )
     return stage
+
+
+def _still_url(show: Show) -> str:
+    """Where screens find the still image; a key in it, where screens have a token, opens it."""
+    if show.still is None:
+        return ""
+    return f"/still?key={show.still_key}" if show.settings.tokens.screen is not None else "/still"
 
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:

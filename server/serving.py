@@ -89,7 +89,7 @@ def serve(
         store_of(show)  # its address is looked at before anything is begun
     except BadStoreAddress as error:
         raise RefusedToServe(f"[store] url: {error}", 1) from error
-    refusal = Access(settings.tokens, host).refuses_to_listen()
+    refusal = Access.of(settings.tokens, settings.server).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)
@@ -103,6 +103,7 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # it believes everybody on this machine; we have rules of our own
     )
     name = f"[{host}]" if ":" in host else host
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,11 @@ class Show:
     def timezone_name(self) -> str:
         """A name that a browser knows; empty for the browser's own."""
         return self.timezone.key if self.timezone.key not in {None, "local"} else ""
+
+    @property
+    def still_key(self) -> str:
+        """What opens the still image's address where screens have a token: nobody can guess it."""
+        return "" if self.still is None else hashlib.sha256(self.still.data).hexdigest()[:32]
 
     @property
     def state_folder(self) -> Path:

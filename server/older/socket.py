@@ -27,7 +27,7 @@ from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.sockets import TRY_AGAIN_LATER, Abuse, Patience, close, refuse
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
@@ -135,8 +135,8 @@ class OlderSocket:
         try:
             self._access.check_origin(websocket)
             self._access.check_screen(websocket.query_params.get("token"))
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         if self._clients >= MOST_CLIENTS:

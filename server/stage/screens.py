@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.metrics import Metrics
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close, refuse
 from server.stage import messages as wire
 from server.stage.pace import told
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
@@ -50,8 +50,8 @@ class ScreenSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         patience = Patience(self._clock)

@@ -81,6 +81,7 @@ async def serving_app(app: Starlette) -> AsyncIterator[Address]:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     with listener:
