@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 FINGERPRINT_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+FINGERPRINT: Final = re.compile(FINGERPRINT_PATTERN, re.ASCII)
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 
 _SHOWN_LENGTH: Final = 60

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from cache.documents import FormatError, WrongVersion, whole
 from cache.formats import MAX_STEPS, SetMeta, image_set, parse_meta
 from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_config, parse_manifest
-from cache.store import Conflict, NotFound, Store, Version
+from cache.store import Conflict, NotFound, Store, StoreDenied, Version
 
 _ATTEMPTS: Final = 40
 _LONGEST_PAUSE: Final = 1.0
@@ -109,11 +109,74 @@ async def reindex(
     def catch_up(present: Manifest) -> Manifest:
         result = rebuilt
         for action_id, entry in present.actions.items():
-            for set_id in set(entry.set_ids).difference(known.set_ids(action_id)):
-                result = result.with_set(action_id, entry, set_id)
+            before = known.actions.get(action_id, ManifestAction())
+            new = {
+                key: tuple(number for number in numbers if number not in before.listed)
+                for key, numbers in entry.groups.items()
+            }
+            if any(new.values()) or set(entry.rejected) - set(before.rejected):
+                fresh = entry.regrouped(new)
+                there = result.actions.get(action_id)
+                merged = fresh if there is None else there.merged(fresh)
+                result = result.with_entry(action_id, merged)
         return result
 
     return await _swap(_Attempts(store, attempts, now, sleep), catch_up, forgiving=True)
+
+
+async def register(store: Store, action_id: str, entry: ManifestAction, set_id: int) -> Manifest:
+    """List a set that is whole, beside those of other recipes.
+
+    Where its recipe is not the one that the action had so far, the sets there are keep their
+    numbers and are listed under theirs, as their metas tell it.
+
+    Args:
+        store: where the manifest lies.
+        action_id: whose set it is.
+        entry: what is known of the action, and of which recipe the set is.
+        set_id: the set.
+
+    Raises:
+        Conflict, FormatError, StoreError: as `update_manifest`.
+    """
+    told: dict[int, SetMeta] = {}
+    known: ManifestAction | None = None
+    with suppress(NotFound):
+        known = (await load_manifest(store)).actions.get(action_id)
+    if known is not None and entry.fingerprint not in {None, known.fingerprint}:
+        told = await _metas_of(store, action_id, known.set_ids)
+
+    def listed(manifest: Manifest) -> Manifest:
+        present = manifest.actions.get(action_id)
+        if present is None or not told:
+            return manifest.with_set(action_id, entry, set_id)
+        groups: dict[str | None, list[int]] = {}
+        for key, numbers in present.groups.items():
+            for number in numbers:
+                of = told[number].fingerprint if number in told else key
+                groups.setdefault(of, []).append(number)
+        # Those of no known recipe fit the new one as well as the old.
+        loose = {None: groups.pop(None, [])}
+        present = present.regrouped(groups)
+        manifest = manifest.with_entry(action_id, present)
+        own = entry.merged(ManifestAction(set_ids=tuple(loose[None])))
+        return manifest.with_set(action_id, own, set_id)
+
+    return await update_manifest(store, listed)
+
+
+async def _metas_of(store: Store, action_id: str, set_ids: Iterable[int]) -> dict[int, SetMeta]:
+    """The metas of some sets, as far as they can be read."""
+    gate = asyncio.Semaphore(_PARALLEL)
+
+    async def read(set_id: int) -> tuple[int, SetMeta] | None:
+        key = meta_key(action_id, set_id)
+        async with gate:
+            with suppress(NotFound, StoreDenied, FormatError):
+                return set_id, parse_meta(await store.get(key), key)
+        return None
+
+    return dict(filter(None, await asyncio.gather(*map(read, set_ids))))
 
 
 async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
@@ -125,8 +188,9 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
 
     Args:
         store: where to look.
-        known: the manifest so far. Its order, its unknown fields and the descriptions of
-            actions are kept; its sets are not believed.
+        known: the manifest so far. Its order, its unknown fields, the descriptions of actions
+            and what is rejected are kept; its sets are not believed, but for those whose meta
+            cannot be read here: who looks may have no right to.
 
     Raises:
         StoreError: the store could not be read.
@@ -137,10 +201,18 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
     async for batch in _batches(_listed_sets(store)):
         results = await asyncio.gather(*(_examine(store, *listed) for listed in batch))
         for (action_id, set_id, _), result in zip(batch, results, strict=True):
-            if isinstance(result, str):
-                remarks.append(result)
+            entry = known.actions.get(action_id, ManifestAction())
+            if isinstance(result, SetMeta):
+                if set_id not in entry.rejected:
+                    found.setdefault(action_id, _Found()).add(set_id, result)
+            elif result.unreadable and set_id in entry.listed:
+                remarks.append(f"listed as it was: {result.reason}")
+                found.setdefault(action_id, _Found()).keep(set_id, entry.fingerprint_of(set_id))
             else:
-                found.setdefault(action_id, _Found()).add(set_id, result)
+                remarks.append(f"left out: {result.reason}")
+    for action_id, entry in known.actions.items():
+        if entry.rejected:
+            found.setdefault(action_id, _Found())
     order = {action_id: place for place, action_id in enumerate(known.actions)}
     action_ids = sorted(found, key=lambda each: (order.get(each, len(order)), _natural(each)))
     entries = [
@@ -165,13 +237,16 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
 
 @dataclass(slots=True)
 class _Found:
-    """What was found of one action: its sets, and the meta of the newest."""
+    """What was found of one action: its sets by their fingerprints, and the newest's meta."""
 
-    set_ids: list[int] = field(default_factory=list)
+    groups: dict[str | None, list[int]] = field(default_factory=dict)
     newest: SetMeta | None = None
 
+    def keep(self, set_id: int, fingerprint: str | None) -> None:
+        self.groups.setdefault(fingerprint, []).append(set_id)
+
     def add(self, set_id: int, meta: SetMeta) -> None:
-        self.set_ids.append(set_id)
+        self.keep(set_id, meta.fingerprint)
         if self.newest is None or _age(meta) > _age(self.newest):
             self.newest = meta
 
@@ -267,29 +342,38 @@ async def _batches(listed: AsyncIterator[_ListedSet]) -> AsyncIterator[Sequence[
         yield batch
 
 
+class _NoSet(NamedTuple):
+    """Why a set does not count, in words, and whether it may be one for somebody else."""
+
+    reason: str
+    unreadable: bool = False
+
+
 async def _examine(
     store: Store, action_id: str, set_id: int, names: tuple[str, ...]
-) -> SetMeta | str:
-    """A set's meta, or a sentence why the set does not count."""
+) -> SetMeta | _NoSet:
+    """A set's meta, or why the set does not count."""
     key = meta_key(action_id, set_id)
     try:
         meta = parse_meta(await store.get(key), key)
         image_set(action_id, set_id, meta, names)
     except (NotFound, FormatError) as error:
-        return f"left out: {error}"
+        return _NoSet(str(error))
+    except StoreDenied as error:
+        return _NoSet(str(error), unreadable=True)
     return meta
 
 
 async def _describe(
     store: Store, action_id: str, found: _Found, known: ManifestAction | None
 ) -> ManifestAction:
-    entry = ManifestAction(set_ids=tuple(found.set_ids))
+    entry = ManifestAction()
     key = config_key(action_id)
-    with suppress(NotFound, FormatError):  # it is only a help: the sets count
+    with suppress(NotFound, StoreDenied, FormatError):  # it is only a help: the sets count
         entry = entry.merged(parse_config(await store.get(key), key))
     if known is not None:
-        entry = entry.merged(known.model_copy(update={"set_ids": ()}))
-    return entry.merged(_told_by(action_id, found.newest))
+        entry = entry.merged(known.regrouped({}))
+    return entry.merged(_told_by(action_id, found.newest)).regrouped(found.groups)
 
 
 def _told_by(action_id: str, meta: SetMeta | None) -> ManifestAction:

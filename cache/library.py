@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -16,14 +16,15 @@ from cache.images import BadImage, Flaw, check_image
 from cache.index import load_manifest
 from cache.keys import Key, meta_key, set_place, set_prefix
 from cache.manifest import Manifest
-from cache.store import NotFound, Store, StoreError, StoreUnavailable
+from cache.store import NotFound, Store, StoreDenied, StoreError, StoreUnavailable
 
 _LARGE: Final = 1024 * 1024
 """Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
 
 
-SetFlaw = Flaw | Literal["no meta", "bad meta", "missing"]
-"""In which way a set is broken: its meta, an image that is missing, or one that is flawed."""
+SetFlaw = Flaw | Literal["no meta", "bad meta", "missing", "unreadable"]
+"""In which way a set is broken: its meta, an image that is missing or cannot be read, or one
+that is flawed."""
 
 
 class BrokenSet(Exception):
@@ -74,6 +75,20 @@ class Library:
         self._manifest = Manifest()
         self._found_once = False
         self._sets: LRUCache[tuple[str, int], ImageSet] = LRUCache(sets_remembered)
+        self._wanted: Mapping[str, str] = {}
+
+    @property
+    def found(self) -> bool:
+        """Whether the store had a manifest when it was last read."""
+        return self._found_once
+
+    def want(self, wanted: Mapping[str, str]) -> None:
+        """Say of which recipe the sets of each action are wanted; by default of its entry's.
+
+        Args:
+            wanted: fingerprint by action id.
+        """
+        self._wanted = wanted
 
     @property
     def manifest(self) -> Manifest:
@@ -81,8 +96,8 @@ class Library:
         return self._manifest
 
     def set_ids(self, action_id: str) -> tuple[int, ...]:
-        """The sets that the manifest lists for an action, ascending."""
-        return self._manifest.set_ids(action_id)
+        """The sets of an action that may be of the recipe that is wanted of it, ascending."""
+        return self._manifest.set_ids(action_id, self._wanted.get(action_id))
 
     async def refresh(self) -> Manifest:
         """Read the manifest again. A store without one is empty.
@@ -121,7 +136,7 @@ class Library:
             return remembered
         key = meta_key(action_id, set_id)
         try:
-            meta = await self._meta(action_id, key)
+            meta = await self._meta(action_id, set_id, key)
             names = None if meta.names_every_file else await self._names(action_id, set_id)
             opened = image_set(action_id, set_id, meta, names)
         except NotFound as error:
@@ -129,6 +144,8 @@ class Library:
         except FormatError as error:
             flaw: SetFlaw = "missing" if isinstance(error, WrongFiles) else "bad meta"
             raise BrokenSet(action_id, set_id, str(error), flaw) from error
+        except StoreDenied as error:
+            raise BrokenSet(action_id, set_id, _unreadable(error), "unreadable") from error
         self._sets[action_id, set_id] = opened
         return opened
 
@@ -146,20 +163,25 @@ class Library:
                 _check(step, data)
             else:
                 await asyncio.to_thread(_check, step, data)
-        except (NotFound, BadImage) as error:
+        except (NotFound, StoreDenied, BadImage) as error:
             place = set_place(step.key)
             if place is None:
                 raise
             self._sets.pop((place.action_id, place.set_id), None)
-            reason = f"{step.name} is missing" if isinstance(error, NotFound) else str(error)
-            in_which_way: SetFlaw = "missing" if isinstance(error, NotFound) else error.flaw
+            in_which_way: SetFlaw
+            if isinstance(error, BadImage):
+                reason, in_which_way = str(error), error.flaw
+            elif isinstance(error, NotFound):
+                reason, in_which_way = f"{step.name} is missing", "missing"
+            else:
+                reason, in_which_way = _unreadable(error), "unreadable"
             raise BrokenSet(place.action_id, place.set_id, reason, in_which_way) from error
         return data
 
-    async def _meta(self, action_id: str, key: Key) -> SetMeta:
+    async def _meta(self, action_id: str, set_id: int, key: Key) -> SetMeta:
         meta = parse_meta(await self._store.get(key), key)
         entry = self._manifest.actions.get(action_id)
-        agrees = entry is None or entry.fingerprint in {None, meta.fingerprint}
+        agrees = entry is None or entry.fingerprint_of(set_id) in {None, meta.fingerprint}
         if agrees or self._reread is None or key in self._read_again:
             return meta
         self._read_again.add(key)
@@ -170,6 +192,11 @@ class Library:
     async def _names(self, action_id: str, set_id: int) -> list[str]:
         prefix = set_prefix(action_id, set_id)
         return [entry.key.removeprefix(prefix) async for entry in self._store.list(prefix)]
+
+
+def _unreadable(error: StoreDenied) -> str:
+    """What is said of a file that is there and cannot be read, however often it is tried."""
+    return f"{error.key.rpartition('/')[2]} cannot be read: {error.reason}"
 
 
 def _check(step: Step, data: bytes) -> None:

@@ -25,6 +25,7 @@ from cache.keys import Key, meta_key, set_place
 from cache.library import BrokenSet, Library
 from cache.local import LocalCache
 from cache.store import NotFound, StoreCorrupt, StoreError
+from cache.tasks import being_cancelled
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +71,10 @@ _PRUDENCE: Final = 0.9
 
 _ANOTHER_RATE: Final = 1.3
 """A rate so many times another than the plan's asks for another plan."""
+
+_ASKING: Final = "choosing what to fetch"
+_PLANNING: Final = "planning what to fetch"
+"""What else than a file a mistake can be about."""
 
 _FIRST_REST: Final = 1.0
 _LONGEST_REST: Final = 30.0
@@ -199,6 +204,9 @@ class Prefetcher:
         parallel: files on their way at once.
         bits_per_second: what the line may be used for at most; 0 for all it carries.
         uniform: draws the jitter of rests.
+
+    Attributes:
+        stumbles: mistakes of ours so far, each of which cost a file a pause.
     """
 
     def __init__(
@@ -229,6 +237,9 @@ class Prefetcher:
         self._nudged = asyncio.Event()
         self._meter = _RateMeter()
         self._free_at = 0.0
+        self.stumbles = 0
+        self._in_a_row: dict[str, int] = {}
+        self._stumbled: str | None = None
         self._failures = 0
         self._rest_until = 0.0
         self._reason: str | None = None
@@ -301,6 +312,11 @@ class Prefetcher:
         )
 
     @property
+    def stumbled(self) -> str | None:
+        """The last mistake of ours, while what it was about has not come since."""
+        return self._stumbled if self._in_a_row else None
+
+    @property
     def busy(self) -> bool:
         """Whether anything is on its way, or may be in a moment."""
         return self._planning or bool(self._under_way)
@@ -326,9 +342,13 @@ class Prefetcher:
             while True:
                 try:
                     await self.plan()
-                except Exception as error:  # noqa: BLE001 - months unattended: the next plan may do
-                    _log.exception("prefetch_plan_failed")
+                except StoreError as error:
                     self._rest(error)
+                except Exception as error:  # noqa: BLE001 - months unattended: the next plan may do
+                    self._note_mistake(_PLANNING, error)
+                    self._rest(error)
+                else:
+                    self._in_a_row.pop(_PLANNING, None)
                 self._planning = self._nudged.is_set()
                 await self._until_nudged(self._clock.now() + PLAN_AGAIN)
 
@@ -369,6 +389,8 @@ class Prefetcher:
             self._cache.pin(keys)
             self._pinned = keys
         missing = {key: wanted for each in kept for key, wanted in each.missing.items()}
+        lasting = {_ASKING, _PLANNING, *missing}
+        self._in_a_row = {what: n for what, n in self._in_a_row.items() if what in lasting}
         rate = self._planned_rate = self.rate
         # What is on its way keeps the line busy for a while; the rest begins after it.
         on_its_way = sum(wanted.size for wanted in self._under_way.values())
@@ -442,14 +464,44 @@ class Prefetcher:
         return kept
 
     async def _fetch_on(self) -> None:
+        """Fetch file after file. A mistake costs its file a pause, and nobody else anything."""
         while True:
-            wanted = await self._next()
-            self._under_way[wanted.key] = wanted
+            wanted: Wanted | None = None
             try:
+                wanted = await self._next()
+                self._under_way[wanted.key] = wanted
                 await self._fetch(wanted)
+            except asyncio.CancelledError as error:
+                if being_cancelled():
+                    raise
+                await self._stumble(wanted, error)
+            except Exception as error:  # noqa: BLE001 - see above
+                await self._stumble(wanted, error)
             finally:
-                del self._under_way[wanted.key]
+                if wanted is not None:
+                    self._under_way.pop(wanted.key, None)
                 self._landed.set()
+
+    async def _stumble(self, wanted: Wanted | None, error: BaseException) -> None:
+        """Have what was wanted asked for again after a pause."""
+        pause = self._note_mistake(_ASKING if wanted is None else wanted.key, error)
+        if wanted is None:
+            # It did not even come to asking: this fetcher rests, and the others go on.
+            await self._clock.sleep_until(self._clock.now() + pause)
+        else:
+            self._bad[wanted.key] = self._clock.now() + pause
+            self._rest(error)  # it may be so with every file
+
+    def _note_mistake(self, what: str, error: BaseException) -> float:
+        """Tell of a mistake of ours; seconds to wait before what went wrong is tried again."""
+        self.stumbles += 1
+        self._in_a_row[what] = failures = self._in_a_row.get(what, 0) + 1
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._stumbled = f"{what}: {reason}"
+        pause = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(failures - 1, 32))
+        if failures == 1:
+            _log.error("prefetch_failed", what=what, pause=pause, exc_info=error)
+        return pause
 
     async def _next(self) -> Wanted:
         """The next file, once it may be asked for."""
@@ -489,15 +541,13 @@ class Prefetcher:
         except StoreError as error:
             self._rest(error)
             self._queue.appendleft(wanted)
-        except Exception as error:  # noqa: BLE001 - one file must not end the fetching of all
-            _log.exception("prefetch_failed", key=wanted.key)
-            self._bad[wanted.key] = self._clock.now() + _BAD_FOR
-            self._rest(error)
         else:
             if self._failures:
                 self._failures, self._reason = 0, None
                 self.nudge()  # the rates, and what is late, may have changed
             self._arrived(wanted)
+            self._in_a_row.pop(wanted.key, None)
+            self._in_a_row.pop(_ASKING, None)
         finally:
             self._meter.end(self._clock.now(), carried)
         if not 1 / _ANOTHER_RATE < self.rate / self._planned_rate < _ANOTHER_RATE:
@@ -518,7 +568,7 @@ class Prefetcher:
         if wanted.rank == META:
             self.nudge()  # now its images are known
 
-    def _rest(self, error: Exception) -> None:
+    def _rest(self, error: BaseException) -> None:
         self._failures += 1
         longest = min(_LONGEST_REST, _FIRST_REST * 2 ** (self._failures - 1))
         self._rest_until = self._clock.now() + self._uniform(longest / 2, longest)

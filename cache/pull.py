@@ -87,12 +87,15 @@ async def pull(
     source: Store,
     target: Store,
     *,
-    only: Collection[str] | None = None,
+    only: Mapping[str, str] | None = None,
     parallel: int = PARALLEL,
     progress: Progress = lambda _: None,
     now: Callable[[], datetime] = _now,
 ) -> PullReport:
     """Bring the sets that the source's manifest lists, as far as the target lacks them.
+
+    Without `only` that is all of them, of whatever recipe: a venue may play an older sheet. The
+    target becomes as the source is: a number that the source has a set of gets that set.
 
     It may be stopped at any moment; the same call goes on. What is in the target and not in the
     source's manifest is left alone, but not listed in the target's.
@@ -100,7 +103,8 @@ async def pull(
     Args:
         source: from where.
         target: to where.
-        only: action ids; None for all.
+        only: fingerprint by action id: of these actions, the sets that may be of that recipe;
+            None for all.
         parallel: how many files are under way at once.
         progress: told how far it is.
         now: the time for a manifest that has none.
@@ -117,7 +121,11 @@ async def pull(
     known = await _known(target)
     work = _Pull(source, target, asyncio.Semaphore(parallel), PullReport(), progress)
     chosen = [each for each in manifest.actions if only is None or each in only]
-    wanted = list(_breadth_first({each: manifest.set_ids(each) for each in chosen}))
+    asked = {
+        each: manifest.listed(each) if only is None else manifest.set_ids(each, only[each])
+        for each in chosen
+    }
+    wanted = list(_breadth_first(asked))
     work.report.sets_wanted = len(wanted)
     work.report.left_alone = await _not_listed(target, manifest)
     progress(work.report)
@@ -126,14 +134,14 @@ async def pull(
     async def bring(action_id: str, set_id: int) -> None:
         if await work.bring_set(action_id, set_id) or (
             # What an earlier pull brought is whole still, unless another set was to take its place.
-            set_id in known.set_ids(action_id)
+            set_id in known.listed(action_id)
             and await _content(target, meta_key(action_id, set_id)) is not None
         ):
             whole.add((action_id, set_id))
 
     await _all((bring(*each) for each in wanted), parallel)
     await _all((work.bring_config(action_id) for action_id in chosen), parallel)
-    await _write_manifest(target, known, _as_pulled(manifest, known, chosen, whole), now)
+    await _write_manifest(target, known, _as_pulled(manifest, known, asked, whole), now)
     return work.report
 
 
@@ -256,7 +264,7 @@ async def _not_listed(target: Store, manifest: Manifest) -> int:
     async for entry in target.list(ACTIONS_PREFIX):
         place = set_place(entry.key)
         if place is not None and place.name == META_NAME:
-            count += place.set_id not in manifest.set_ids(place.action_id)
+            count += place.set_id not in manifest.listed(place.action_id)
     return count
 
 
@@ -295,21 +303,24 @@ def _breadth_first(sets: Mapping[str, Iterable[int]]) -> Iterator[tuple[str, int
 
 
 def _as_pulled(
-    manifest: Manifest, known: Manifest, chosen: Collection[str], whole: Collection[tuple[str, int]]
+    manifest: Manifest,
+    known: Manifest,
+    asked: Mapping[str, Collection[int]],
+    whole: Collection[tuple[str, int]],
 ) -> Manifest:
     """The source's manifest with what the target holds of it.
 
-    Of actions that were not chosen now, it holds what an earlier pull brought.
+    Of sets that were not asked for now, it holds what an earlier pull brought.
     """
     actions = {}
     for action_id, entry in manifest.actions.items():
-        if action_id in chosen:
-            held = {set_id for set_id in entry.set_ids if (action_id, set_id) in whole}
-        elif action_id in known.actions:
-            held = set(known.set_ids(action_id)).intersection(entry.set_ids)
-        else:
+        if action_id not in asked and action_id not in known.actions:
             continue
-        actions[action_id] = entry.model_copy(update={"set_ids": tuple(sorted(held))})
+        held = {set_id for set_id in entry.listed if (action_id, set_id) in whole}
+        held |= set(known.listed(action_id)).difference(asked.get(action_id, ()))
+        actions[action_id] = entry.regrouped(
+            {key: held.intersection(numbers) for key, numbers in entry.groups.items()}
+        )
     return manifest.model_copy(update={"actions": actions})
 
 

@@ -4,7 +4,8 @@ StoreError
   NotFound            nothing has that key
   Conflict            `replace` found another version than expected
   StoreUnavailable    it does not answer now; trying again later may help
-  StoreDenied         it refuses: rights, a read-only medium, a link out of the folder
+  StoreDenied         it refuses, and will again: rights, a read-only medium, a link out of the
+                      folder; or the medium cannot read this key. Other keys may be none the worse
   StoreFull           no room left
   StoreCorrupt        it answered with something other than what was written
 
@@ -35,11 +36,13 @@ class StoreError(Exception):
 
     Attributes:
         key: what was asked for: a key, or the prefix of a listing.
+        reason: why not, in words.
     """
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key}: {message}" if key else message)
         self.key = key
+        self.reason = message
 
 
 class NotFound(StoreError):
@@ -61,7 +64,10 @@ class StoreUnavailable(StoreError):
 
 
 class StoreDenied(StoreError):
-    """The store refuses, and will refuse again: rights, a read-only medium, a link outside."""
+    """The store refuses, and will refuse again: rights, a read-only medium, a link outside.
+
+    Raised for a key that is read, it is that key's trouble: others may well be readable.
+    """
 
 
 class StoreFull(StoreError):

@@ -13,12 +13,13 @@ from typing import Final
 
 from cache.documents import FormatError
 from cache.formats import dump_meta, parse_meta
-from cache.index import load_manifest, update_manifest
-from cache.keys import action_prefix, config_key, image_key, meta_key, set_place
+from cache.index import register
+from cache.keys import config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
 from cache.manifest import dump_config
 from cache.store import Conflict, NotFound, Store
-from generator.quarantine import APPROVAL, Harvested, approved_as, claim_key, remove, store_of
+from generator.numbers import claim_key, next_free
+from generator.quarantine import APPROVAL, Harvested, approved_as, remove, store_of
 
 _TAKEN_FROM: Final = "harvested"
 """In the meta: which run it was. Who approves it again finds by it that it is done."""
@@ -48,9 +49,7 @@ async def approve(store: Store, run: Harvested) -> int:
         images = await _images(own, run)
         set_id = await _number(store, run)
         await _become_set(store, run, set_id, images)
-    await update_manifest(
-        store, lambda manifest: manifest.with_set(run.action_id, run.entry, set_id)
-    )
+    await register(store, run.action_id, run.entry, set_id)
     await remove(store, run, set_id)
     return set_id
 
@@ -98,7 +97,7 @@ async def _number(store: Store, run: Harvested) -> int:
     for _ in range(_ATTEMPTS):
         number, version = await approved_as(own)
         if number is None or number <= passed_over:
-            number = await _next_free(store, run.action_id, passed_over)
+            number = await next_free(store, run.action_id, passed_over)
             document = json.dumps({"set_id": number}).encode()
             try:
                 await own.replace(APPROVAL, document, expected=version)
@@ -154,17 +153,3 @@ async def _holder(store: Store, action_id: str, number: int) -> str | None:
     except FormatError:
         return ""
     return str(meta.unknown.get(_TAKEN_FROM, ""))
-
-
-async def _next_free(store: Store, action_id: str, above: int) -> int:
-    """The number after the highest that is used, or was: a batch may be drawing into it."""
-    try:
-        used = (await load_manifest(store)).set_ids(action_id)
-    except NotFound:
-        used = ()
-    highest = max([above, *used])
-    async for entry in store.list(action_prefix(action_id)):
-        place = set_place(entry.key)
-        if place is not None:
-            highest = max(highest, place.set_id)
-    return highest + 1

@@ -26,6 +26,7 @@ from generator.engine import (
     EngineUnavailable,
 )
 from generator.makers import Maker, maker_for
+from generator.numbers import Numbers
 from generator.stock import Job
 
 MISSES = 6
@@ -137,10 +138,11 @@ async def run_batch(
     """
     pace = _Pace(per_minute, now, sleep)
     batch = _Batch(Board(jobs, len(engines)), pace, watch, sleep)
+    numbers = Numbers(store, ((job.action.action_id, job.set_id) for job in jobs))
     async with asyncio.TaskGroup() as group:
         for number, engine in enumerate(engines):
             say = partial(batch.say, number)
-            maker = maker_for(engine, store, anew=anew, say=say)
+            maker = maker_for(engine, store, anew=anew, numbers=numbers, say=say)
             group.create_task(batch.work(number, maker), name=f"batch {engine.name}")
     for failure in batch.board.left(batch.last_words):
         batch.give_up(failure)

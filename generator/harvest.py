@@ -59,8 +59,8 @@ class Harvester:
 
     Args:
         store: where; entered and left by its owner.
-        actions: what is kept: runs of their recipes. Where two actions share a recipe, it is
-            the first one's.
+        actions: what is kept: runs of their recipes, asked for anew for each run, as ids may
+            change. Where two actions share a recipe, it is the first one's.
         now: the time of day, for metas.
         run_bytes: bytes that the images of one run may have.
         keep_within: seconds that keeping one may take.
@@ -70,7 +70,7 @@ class Harvester:
     def __init__(
         self,
         store: Store,
-        actions: Iterable[Action],
+        actions: Callable[[], Iterable[Action]],
         *,
         now: Callable[[], datetime] = _now,
         run_bytes: int = RUN_BYTES,
@@ -78,7 +78,7 @@ class Harvester:
         most: int = MOST_PER_ACTION,
     ) -> None:
         self._store = store
-        self._actions = {action.fingerprint: action for action in reversed(tuple(actions))}
+        self._actions = actions
         self._now = now
         self.run_bytes = run_bytes
         self._keep_within = keep_within
@@ -107,7 +107,8 @@ class Harvester:
 
     def offer(self, recipe: Recipe, images: Sequence[StepImage], engine: Engine) -> None:
         """Keep a whole run, if there is room for it; returns at once."""
-        action = self._actions.get(recipe.fingerprint)
+        wanted = recipe.fingerprint
+        action = next((each for each in self._actions() if each.fingerprint == wanted), None)
         if action is None:
             return  # a probe, or a recipe of somebody else's
         try:

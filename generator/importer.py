@@ -29,7 +29,7 @@ from typing import Final
 from cache.documents import FormatError, read_object, real, shown
 from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta, parse_meta
 from cache.images import BadImage, check_image, decode_check
-from cache.index import update_manifest
+from cache.index import register
 from cache.keys import config_key, image_key, meta_key
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Conflict, NotFound, Store
@@ -439,6 +439,4 @@ async def _register(store: Store, action: Action, set_id: int) -> None:
         await store.get(config_key(action.action_id))
     except NotFound:
         await store.put(config_key(action.action_id), dump_config(entry))
-    await update_manifest(
-        store, lambda manifest: manifest.with_set(action.action_id, entry, set_id)
-    )
+    await register(store, action.action_id, entry, set_id)

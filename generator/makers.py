@@ -16,6 +16,7 @@ from cache.formats import parse_meta
 from cache.keys import meta_key
 from cache.store import NotFound, SharedStore, Store
 from generator.engine import BatchEngine, Engine
+from generator.numbers import Numbers, release
 from generator.plan import Action
 from generator.recorder import Recorder, describe, found_set, recipe_of_set
 from generator.worker_protocol import KeepingEngine, NotKeptThere, SetRequest
@@ -23,7 +24,10 @@ from generator.worker_protocol import KeepingEngine, NotKeptThere, SetRequest
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A set that is whole now, and whether it was drawn for that or was there already."""
+    """A set that is whole now, and whether it was drawn for that or was there already.
+
+    `set_id` is what was asked for; where another recipe's set has that number, it got the next.
+    """
 
     set_id: int
     drawn: bool
@@ -52,7 +56,12 @@ class Maker(Protocol):
 
 
 def maker_for(
-    engine: Engine, store: Store, *, anew: bool, say: Callable[[str], None] = lambda _text: None
+    engine: Engine,
+    store: Store,
+    *,
+    anew: bool,
+    numbers: Numbers | None = None,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Maker:
     """The best way by which an engine's sets come into a store.
 
@@ -60,9 +69,10 @@ def maker_for(
         engine: what draws.
         store: where sets go.
         anew: draw also what is there already.
+        numbers: those of the batch; None where it is for one engine alone.
         say: is told where the pictures go, once that is known.
     """
-    here = Here(engine, store, anew=anew)
+    here = Here(engine, store, anew=anew, numbers=numbers or Numbers(store))
     if isinstance(engine, KeepingEngine):
         if isinstance(store, SharedStore):
             return There(engine, store, here, say)
@@ -77,6 +87,7 @@ class Here:
     engine: Engine
     store: Store
     anew: bool
+    numbers: Numbers
 
     @property
     def name(self) -> str:
@@ -90,21 +101,23 @@ class Here:
 
     async def make(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[Made, None]:
         """See `Maker.make`. Another batch may have drawn one meanwhile: that is looked at first."""
-        wanted: list[int] = []
+        # What was asked for, by the number that it gets: another sheet's batch may have been first.
+        wanted: dict[int, int] = {}
         for set_id in set_ids:
             if not self.anew and await self._is_there(action, set_id):
                 yield Made(set_id, drawn=False)
             else:
-                wanted.append(set_id)
+                number = await self.numbers.grant(action.action_id, set_id, action.fingerprint)
+                wanted[number] = set_id
         recorder = Recorder(self.engine, self.store)
         if len(wanted) > 1 and isinstance(self.engine, BatchEngine):
-            async with aclosing(recorder.record_batch(self.engine, action, wanted)) as metas:
-                for set_id in wanted:
+            async with aclosing(recorder.record_batch(self.engine, action, [*wanted])) as metas:
+                for set_id in wanted.values():
                     await anext(metas)
                     yield Made(set_id, drawn=True)
             return
-        for set_id in wanted:
-            await recorder.record(action, set_id)
+        for number, set_id in wanted.items():
+            await recorder.record(action, number)
             yield Made(set_id, drawn=True)
 
     async def _is_there(self, action: Action, set_id: int) -> bool:
@@ -156,21 +169,24 @@ class There:
                     yield each
 
     async def _drawn_there(self, action: Action, set_id: int) -> bool:
+        numbers = self._here.numbers
+        number = await numbers.grant(action.action_id, set_id, action.fingerprint)
         asked = SetRequest(
             recipe=action.recipe,
             action_id=action.action_id,
-            set_id=set_id,
+            set_id=number,
             description=describe(action),
             store=self._store.address,
         )
         if self._here.anew:  # the worker would find the one that is there
-            await self._store.delete(meta_key(action.action_id, set_id))
+            await self._store.delete(meta_key(action.action_id, number))
         try:
             meta = await self._engine.draw_set(asked)
         except NotKeptThere as error:
             self._turn(False, f"its pictures come through here: {error}")
             return False
-        if not await self._is_ours(action, set_id, meta.seed):
+        await release(self._store, action.action_id, number, action.fingerprint)
+        if not await self._is_ours(action, number, meta.seed):
             self._turn(
                 False,
                 "it kept a set in another store of the same address; its pictures"

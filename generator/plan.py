@@ -8,9 +8,9 @@ keeps its place's id, and is drawn again under it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from generator.cues import CueProblem, CueSheet, PromptCue, SliderCue, TranscriptCue, format_time
 from generator.programs import Program
@@ -55,12 +55,35 @@ class Action:
         return self.recipe.fingerprint
 
 
+Finished = Mapping[str, Collection[str]]
+"""Of which recipes a store holds, or held, sets: fingerprints by action id."""
+
+
+class Planned(Protocol):
+    """All actions of a sheet, in the order of their cues."""
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """What is drawn."""
+        ...
+
+    @property
+    def remarks(self) -> tuple[CueProblem, ...]:
+        """What is odd in the sheet, and does no harm."""
+        ...
+
+    def of_cue(self, index: int) -> Action | None:
+        """The action that cue `index` triggers, None if it draws nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All actions of a sheet, in the order of their cues."""
+    """All actions of a sheet, in the order of their cues, as of one moment."""
 
     actions: tuple[Action, ...]
     remarks: tuple[CueProblem, ...] = ()
+    _drafts: tuple[_Draft, ...] = field(default=(), repr=False, compare=False)
     _by_cue: dict[int, Action] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +93,55 @@ class Plan:
     def of_cue(self, index: int) -> Action | None:
         """The action that cue `index` triggers, None if it draws nothing."""
         return self._by_cue.get(index)
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """The fingerprint that each action's sets must have."""
+        return {action.action_id: action.fingerprint for action in self.actions}
+
+    def given(self, finished: Finished) -> Plan:
+        """The same actions, under the ids that they have where `finished` is what is drawn."""
+        return _plan(self._drafts, self.remarks, finished)
+
+
+class PlanInForce:
+    """The plan that is played by: it follows the store.
+
+    What is drawn never changes while the show plays; under which ids its sets are kept does,
+    where the store comes later than the show, or somebody draws for a newer sheet.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        """See `Planned.actions`."""
+        return self._plan.actions
+
+    @property
+    def remarks(self) -> tuple[CueProblem, ...]:
+        """See `Planned.remarks`."""
+        return self._plan.remarks
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """See `Plan.wanted`."""
+        return self._plan.wanted
+
+    def of_cue(self, index: int) -> Action | None:
+        """See `Planned.of_cue`."""
+        return self._plan.of_cue(index)
+
+    def follow(self, finished: Finished) -> dict[str, str]:
+        """Take over the ids that what is drawn gives the actions.
+
+        Returns:
+            The new id by the old one, of those whose id has changed.
+        """
+        before, self._plan = self._plan, self._plan.given(finished)
+        pairs = zip(before.actions, self._plan.actions, strict=True)
+        return {old.action_id: new.action_id for old, new in pairs if old != new}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +164,7 @@ def plan_actions(
     sheet: CueSheet,
     programs: Mapping[str, Program],
     base_images: Mapping[str, bytes],
-    finished: Mapping[str, str | None] | None = None,
+    finished: Finished | None = None,
 ) -> Plan:
     """Plan every generating cue of `sheet`.
 
@@ -100,10 +172,14 @@ def plan_actions(
         sheet: a sheet whose programs are all in `programs`.
         programs: by name.
         base_images: encoded base image by program name, one for each image-to-image program.
-        finished: fingerprint by action id of what a store holds already; None for unknown.
+        finished: of which recipes a store holds sets already; each action's own comes first.
     """
     drafts, remarks = _draft(sheet, programs, base_images)
-    ids = _assign_ids(drafts, finished or {})
+    return _plan(tuple(drafts), tuple(remarks), finished or {})
+
+
+def _plan(drafts: tuple[_Draft, ...], remarks: tuple[CueProblem, ...], finished: Finished) -> Plan:
+    ids = _assign_ids(drafts, finished)
     actions = tuple(
         Action(
             action_id=action_id,
@@ -119,7 +195,7 @@ def plan_actions(
         )
         for draft, action_id in zip(drafts, ids, strict=True)
     )
-    return Plan(actions, tuple(remarks))
+    return Plan(actions, remarks, drafts)
 
 
 def _draft(
@@ -200,28 +276,33 @@ def _standing(slider: Mapping[str, float], name: str, programs: Mapping[str, Pro
     return round(100 * slider.get(name, programs[name].strength), 6)
 
 
-def _assign_ids(drafts: list[_Draft], finished: Mapping[str, str | None]) -> list[str]:
+def _assign_ids(drafts: Sequence[_Draft], finished: Finished) -> list[str]:
     """An id for each draft: its own, a finished one of the same recipe, its place's, a new one."""
     ids: list[str | None] = [draft.explicit_id for draft in drafts]
     taken = {action_id for action_id in ids if action_id is not None}
 
     # Finished actions of the same recipe are handed out in the sheet's order; a cue whose
-    # place's id is among them takes that one, so that an unchanged sheet keeps every id.
-    candidates: dict[str, list[str]] = defaultdict(list)
-    for action_id, fingerprint in finished.items():
-        if fingerprint is not None and action_id not in taken:
-            candidates[fingerprint].append(action_id)
+    # place's id is among them takes that one, so that an unchanged sheet keeps every id, also
+    # where sets of a newer sheet have come to lie beside its own. Those who hold the recipe now
+    # go before those who held it once.
+    now: dict[str, list[str]] = defaultdict(list)
+    once: dict[str, list[str]] = defaultdict(list)
+    for action_id, fingerprints in finished.items():
+        for place, fingerprint in enumerate(fingerprints):
+            (once if place else now)[fingerprint].append(action_id)
     open_drafts = [index for index, action_id in enumerate(ids) if action_id is None]
     for index in open_drafts:
         draft = drafts[index]
-        if draft.natural_id in candidates[draft.fingerprint]:
-            candidates[draft.fingerprint].remove(draft.natural_id)
-            ids[index] = draft.natural_id
+        natural = draft.natural_id
+        if natural not in taken and draft.fingerprint in finished.get(natural, ()):
+            ids[index] = natural
+            taken.add(natural)
     for index in open_drafts:
-        same = candidates[drafts[index].fingerprint]
-        if ids[index] is None and same:
-            ids[index] = same.pop(0)
-    taken.update(action_id for action_id in ids if action_id is not None)
+        if ids[index] is None:
+            fingerprint = drafts[index].fingerprint
+            same = (each for each in (*now[fingerprint], *once[fingerprint]) if each not in taken)
+            ids[index] = next(same, None)
+            taken.update(each for each in (ids[index],) if each is not None)
 
     for index in open_drafts:
         if ids[index] is not None:
@@ -231,8 +312,8 @@ def _assign_ids(drafts: list[_Draft], finished: Mapping[str, str | None]) -> lis
         if action_id in taken:
             # A new number, beyond those of the sheet and of what is drawn, so that it
             # neither takes a later cue's place nor claims sets that were another's.
-            natural = {other.natural_id for other in drafts}
-            action_id = _first_free(draft.type, taken | natural | finished.keys())
+            places = {other.natural_id for other in drafts}
+            action_id = _first_free(draft.type, taken | places | finished.keys())
         ids[index] = action_id
         taken.add(action_id)
     return [action_id for action_id in ids if action_id is not None]

@@ -33,6 +33,7 @@ from cache.manifest import ManifestAction, parse_config
 from cache.store import NotFound, Store, Version
 from cache.within import StoreWithin
 from generator.engine import Engine, StepImage, Timing
+from generator.numbers import STAMP, claim_key, claimed_for
 from generator.plan import Action
 from generator.recipe import Recipe
 from generator.recorder import Recorder, describe
@@ -43,9 +44,10 @@ UNFINISHED_FOR: Final = timedelta(days=1)
 APPROVAL: Final = Key("approval.json")
 """In a run's own store, once somebody approved of it: the number that it is to have as a set."""
 
-_STAMP: Final = "%Y%m%dT%H%M%SZ"
 _CLAIM: Final = re.compile(rf"{QUARANTINE_PREFIX}({ACTION_ID_PATTERN})/numbers/[0-9]+", re.ASCII)
 _PARALLEL: Final = 16
+_OF_A_BATCH: Final = "sha256:"
+"""A number that is kept for what a batch draws is kept for a fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Quarantine:
 
 def new_token(now: datetime) -> str:
     """A token for a run that is kept now."""
-    return f"{now.astimezone(UTC).strftime(_STAMP)}-{secrets.token_hex(3)}"
+    return f"{now.astimezone(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
 
 
 def store_of(store: Store, action_id: str, token: str) -> StoreWithin:
@@ -116,7 +118,8 @@ async def keep(
     """
     token = new_token(now)
     again = _Again(engine.name, engine.timing, images)
-    recorder = Recorder(again, store_of(store, action.action_id, token), lambda: now)
+    own = store_of(store, action.action_id, token)
+    recorder = Recorder(again, own, lambda: now, alone=True)
     await recorder.record_recipe(action.action_id, 0, recipe, describe(action))
     return token
 
@@ -245,6 +248,7 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
     """
     files: dict[tuple[str, str], list[Key]] = defaultdict(list)
     whole: set[tuple[str, str]] = set()
+    left: list[Key] = []
     async for entry in store.list(QUARANTINE_PREFIX):
         place = quarantine_place(entry.key)
         claim = _CLAIM.fullmatch(entry.key)
@@ -254,9 +258,13 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
                 whole.add((place.action_id, place.token))
         elif claim is not None:
             with suppress(NotFound):
-                token = (await store.get(entry.key)).decode(errors="replace")
-                files[claim[1], token].append(entry.key)
-    left = [
+                content = await store.get(entry.key)
+                token = claimed_for(content)
+                if not token.startswith(_OF_A_BATCH):
+                    files[claim[1], token].append(entry.key)
+                elif now - _kept_at(content.decode(errors="replace").rpartition(" ")[2]) >= older:
+                    left.append(entry.key)
+    left += [
         key
         for run, keys in files.items()
         if run not in whole and now - _kept_at(run[1]) >= older
@@ -269,7 +277,7 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
 
 def _kept_at(token: str) -> datetime:
     try:
-        return datetime.strptime(token.partition("-")[0], _STAMP).replace(tzinfo=UTC)
+        return datetime.strptime(token.partition("-")[0], STAMP).replace(tzinfo=UTC)
     except ValueError:  # nobody's
         return datetime.min.replace(tzinfo=UTC)
 
@@ -285,8 +293,3 @@ async def approved_as(own: Store) -> tuple[int | None, Version | None]:
     except (ValueError, KeyError, TypeError):
         number = None
     return (number if isinstance(number, int) and 0 <= number < MAX_SET_ID else None), version
-
-
-def claim_key(action_id: str, number: int) -> Key:
-    """Where it is written down for which run a set's number is kept."""
-    return Key(f"{QUARANTINE_PREFIX}{action_id}/numbers/{number}")

@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict
 
 from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
 from cache.images import check_image, decode_check, extension_for
-from cache.index import update_manifest
+from cache.index import register
 from cache.keys import Key, config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
 from generator.engine import BatchEngine, DrawingFailed, Engine, StepImage, Timing
+from generator.numbers import NumberTaken, claim, release
 from generator.plan import Action
 from generator.provenance import model_config
 from generator.recipe import Recipe, seed_for
@@ -100,17 +101,20 @@ class Recorder:
         engine: what draws.
         store: where sets go.
         now: the time of day, for the meta.
+        alone: nobody else draws into that store, so that no number need be claimed.
     """
 
     engine: Engine
     store: Store
     now: Callable[[], datetime] = _now
+    alone: bool = False
 
     async def record(self, action: Action, set_id: int) -> SetMeta:
         """Draw set `set_id` of `action`, keep it, and register it in the manifest.
 
         Raises:
             EngineError: the engine could not draw it, or drew something unusable.
+            NumberTaken: a set of that number is there, of another recipe; it is left alone.
             StoreError: it could not be kept.
             FormatError: the store's manifest cannot be understood.
         """
@@ -159,6 +163,8 @@ class Recorder:
     ) -> SetMeta:
         """Keep what is drawn as it comes, then the meta, and register it."""
         action_id, set_id, recipe = place.action_id, place.set_id, place.recipe
+        if not self.alone and not await claim(self.store, action_id, set_id, recipe.fingerprint):
+            raise NumberTaken(action_id, set_id)
         await self.store.delete(meta_key(action_id, set_id))
         durations: dict[str, float | None] = {}
         files: dict[str, FileFacts] = {}
@@ -195,7 +201,9 @@ class Recorder:
         )
         await self.store.put(config_key(action_id), dump_config(place.entry))
         await self.store.put(meta_key(action_id, set_id), dump_meta(meta))
-        await _register(self.store, place)
+        await register(self.store, action_id, place.entry, set_id)
+        if not self.alone:
+            await release(self.store, action_id, set_id, recipe.fingerprint)
         return meta
 
 
@@ -221,14 +229,8 @@ async def found_set(
         return None
     if found.meta.fingerprint != recipe.fingerprint:
         return None
-    await _register(store, _Place(action_id, set_id, recipe, description))
+    await register(store, action_id, entry_of(description, recipe), set_id)
     return found.meta
-
-
-async def _register(store: Store, place: _Place) -> None:
-    await update_manifest(
-        store, lambda known: known.with_set(place.action_id, place.entry, place.set_id)
-    )
 
 
 @asynccontextmanager

@@ -55,8 +55,10 @@ async def verify_sets(
 ) -> AsyncGenerator[Finding, None]:
     """Read and decode every image of every set of `actions`. Left by `aclosing`.
 
+    Sets that are listed under other recipes are not looked at: they are nobody's here.
+
     Args:
-        library: whose manifest has been read.
+        library: whose manifest has been read; it is told which recipes are wanted.
         actions: what the sets should be of.
         checked: called for each set that has been looked through.
         at_once: sets looked through at once, one image of each at a time.
@@ -64,6 +66,8 @@ async def verify_sets(
     Raises:
         StoreError: the store could not be read.
     """
+    actions = list(actions)
+    library.want({action.action_id: action.fingerprint for action in actions})
     places = [
         (action, set_id) for action in actions for set_id in library.set_ids(action.action_id)
     ]

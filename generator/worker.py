@@ -40,6 +40,7 @@ from generator.engine import (
     RecipeRefused,
     StepImage,
 )
+from generator.numbers import NumberTaken
 from generator.recipe import Recipe
 from generator.recorder import Recorder, found_set, recipe_of_set
 from generator.worker_protocol import SetRequest
@@ -200,6 +201,8 @@ class Worker:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
             return _problem(502 if retryable else 422, code, str(error), retryable=retryable)
+        except NumberTaken as error:
+            return _problem(409, "number_taken", str(error), retryable=False)
         except (StoreError, FormatError) as error:
             passing = isinstance(error, StoreUnavailable | Conflict)
             return _problem(507, "store", str(error), retryable=passing)

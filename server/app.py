@@ -21,7 +21,7 @@ from cache.library import Library
 from cache.prefetch import Need
 from cache.store import StoreError
 from generator.harvest import Harvester
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
@@ -30,6 +30,7 @@ from server.clock import Clock, SystemClock
 from server.conditions import ConditionCollector, Conditions
 from server.config.sections import ServerSection
 from server.config.show import Show
+from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
 from server.control.osc import hear_osc
@@ -61,6 +62,7 @@ from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
 from server.reverse_proxy import BehindProxies, ReverseProxies
+from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.tempo import REAL_TIME, Tempo
@@ -154,7 +156,7 @@ async def build(
     outside = clock if rehearsal is None else rehearsal.clock.outside
     tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
     metrics, conditions = Metrics(), Conditions()
-    _look_at_itself(metrics, conditions)
+    _look_at_itself(app, metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
@@ -197,6 +199,19 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
+        presence = ScreenPresence(
+            stage,
+            outside,
+            show.timezone,
+            named=settings.stage.screens,
+            known=memory.content.screens,
+            changed=memory.touch,
+            near=lambda seconds: playback.playhead.begins_within(
+                clock.now(), clock.stretch(seconds)
+            ),
+        )
+        conditions.add(presence.conditions)
+        metrics.registry.register(PresenceCollector(presence))
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -228,6 +243,7 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            presence=presence,
             **checks.told(),
         )
         access = Access.of(settings.tokens, settings.server)
@@ -269,25 +285,26 @@ async def build(
                 show=show,
                 supply=supply,
                 stage=stage,
-                playback=playback,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics),
+                screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=older,
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
                 conditions=conditions,
+                presence=presence,
             )
         )
         for remark in (*show.sheet.remarks, *plan.remarks):
             _log.warning("cue_sheet", remark=str(remark))
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        conditions.add(jobs.conditions)
+        for source in (playback.conditions, jobs.conditions, supply.conditions):
+            conditions.add(source)
         if isinstance(asrun, AsRunLog):
             conditions.add(asrun.conditions)
         wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
@@ -313,12 +330,16 @@ async def build(
         yield playback
 
 
-def _look_at_itself(metrics: Metrics, conditions: Conditions) -> None:
-    """Let the process tell how it does: what is wrong, and what becomes of its log."""
+def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
+    """Let the process tell how it does: what is wrong, its log, and who is connected."""
     metrics.registry.register(ConditionCollector(conditions))
     metrics.registry.register(OutputCollector())
     metrics.registry.register(LogCollector())
     conditions.add(output_conditions)
+    connections = getattr(app.state, "connections", None)
+    if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
+        metrics.registry.register(ConnectionCollector(connections))
+        conditions.add(connections.conditions)
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:
@@ -355,8 +376,8 @@ def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None)
     )
 
 
-async def _planned(show: Show, library: Library) -> Plan:
-    """The show's actions, under the ids that their finished sets have."""
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
             await library.refresh()
@@ -364,16 +385,15 @@ async def _planned(show: Show, library: Library) -> Plan:
         # The show goes on without: readiness keeps looking, and says so.
         reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
         _log.error("manifest_unreadable", reason=reason)
-    finished = {
-        action_id: entry.fingerprint for action_id, entry in library.manifest.actions.items()
-    }
-    return show.plan(finished)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
 
 
 @asynccontextmanager
 async def _engines(
     show: Show,
-    plan: Plan,
+    plan: PlanInForce,
     supply: Supply,
     clock: Clock,
     *,
@@ -393,7 +413,9 @@ async def _engines(
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
         if show.settings.playback.harvest and rehearsal is None:
-            harvester = await stack.enter_async_context(Harvester(supply.store, plan.actions))
+            harvester = await stack.enter_async_context(
+                Harvester(supply.store, lambda: plan.actions)
+            )
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
         yield opened

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.plan import Action, Plan
+from generator.cues import PromptCue, TranscriptCue
+from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
@@ -26,12 +27,14 @@ from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
+from server.performance.progress import Progress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
 from server.supply.lookahead import Lookahead
@@ -90,7 +93,7 @@ class Ensemble:
     """Those who play. Each owns its own state; see their modules."""
 
     show: Show
-    plan: Plan
+    plan: PlanInForce
     playhead: Playhead
     stage: Stage
     static: StaticProvider
@@ -101,7 +104,7 @@ class Ensemble:
     playback: Playback
 
 
-def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> Ensemble:
+def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstances) -> Ensemble:
     """Build everybody who plays `show`.
 
     Args:
@@ -141,6 +144,10 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         around.metrics,
         still=show.still is not None,
         engines=[engine.name for engine in around.engines],
+        may_draw=lambda action: (
+            settings.playback.fallback
+            or (show.sheet.cues[action.cue_index].mode or settings.playback.mode) != "static"
+        ),
     )
     modes = ModeManager(
         settings=settings.playback,
@@ -153,12 +160,15 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         zone=show.timezone,
         absent=around.absent,
     )
+    progress = Progress(clock, around.metrics, show.timezone)
+    readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,
         modes=modes,
         settings=settings.playback,
         crossfade=settings.display.crossfade,
         reports=Reports(stage, around.asrun, around.metrics, around.activation),
+        progress=progress,
         new_token=around.new_token,
     )
     playback = Playback(
@@ -167,8 +177,9 @@ def assemble(show: Show, plan: Plan, supply: Supply, around: Circumstances) -> E
         playhead=playhead,
         clock=clock,
         stage=stage,
-        performer=Performer(stage=stage, clock=clock, runs=runs),
+        performer=Performer(stage=stage, clock=clock, runs=runs, progress=progress),
         modes=modes,
+        progress=progress,
         metrics=around.metrics,
         chance=around.chance,
         moved=supply.nudge,
@@ -249,11 +260,29 @@ def _still_url(show: Show) -> str:
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
     """What a screen needs to know of the show, or that it is none."""
+    written = glyphs.characters(_texts(show))
     if around.activation == "show":
-        return wire.ShowInfo(title=show.title, timezone=show.timezone_name, duration=show.duration)
+        return wire.ShowInfo(
+            title=show.title,
+            timezone=show.timezone_name,
+            duration=show.duration,
+            characters=written,
+        )
     return wire.RehearsedShow(
         title=f"Rehearsal: {show.title}",  # on screens, too, that know of no rehearsals
         timezone=show.timezone_name,
         duration=show.duration,
+        characters=written,
         rehearsal=wire.Rehearsal(speed=around.tempo.speed),
     )
+
+
+def _texts(show: Show) -> Iterator[str]:
+    """Everything that is written on the walls."""
+    yield show.title
+    for cue in show.sheet.cues:
+        match cue:
+            case PromptCue():
+                yield cue.prompt
+            case TranscriptCue():
+                yield cue.transcript

@@ -29,9 +29,9 @@ from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.metrics import Metrics
 from server.older.socket import OlderSocket
-from server.performance.playback import Playback
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.preflight import Preflight
+from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
@@ -115,7 +115,6 @@ def build_routes(
     show: Show,
     supply: Supply,
     stage: Stage,
-    playback: Playback,
     readiness: Readiness,
     view: StateView,
     dispatcher: Dispatcher,
@@ -128,13 +127,15 @@ def build_routes(
     preflight: Preflight,
     rehearsals: RehearsalDesk,
     conditions: Conditions,
+    presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
     pages = Pages(show, access)
-    probes = Probes(playback, readiness, preflight, conditions, metrics)
+    probes = Probes(readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, supply, access)
     api = Api(view, dispatcher, asrun, access)
     reports = Reports(rehearsals, access)
+    screen_probe = ScreenProbe(presence, access)
     return [
         Route("/", pages.kiosk),
         Route("/control", pages.control),
@@ -149,6 +150,7 @@ def build_routes(
         Route("/api/state", api.state),
         Route("/api/cues", api.cues),
         Route("/api/asrun", api.as_run),
+        Route("/api/screen", screen_probe.ask),
         Route("/api/control/{command}", api.control, methods=["POST"]),
         Route("/rehearsal/report.html", reports.page),
         Route("/rehearsal/report.json", reports.data),
@@ -205,25 +207,19 @@ class Probes:
 
     def __init__(
         self,
-        playback: Playback,
         readiness: Readiness,
         preflight: Preflight,
         conditions: Conditions,
         metrics: Metrics,
     ) -> None:
-        self._playback = playback
         self._readiness = readiness
         self._preflight = preflight
         self._conditions = conditions
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
-        """`GET /healthz`: the loop ticks (it answers) and the show moves."""
+        """`GET /healthz`: the loop ticks (it answers), the show moves, and nothing else fails."""
         del request
-        behind = self._playback.stuck_for()
-        if behind > 0:
-            body = {"healthy": False, "reason": f"the show has not moved for {behind:.1f} s"}
-            return JSONResponse(body, status_code=503)
         failing = [each for each in self._conditions.current() if each.level == "failing"]
         if failing:
             body = {"healthy": False, "reason": failing[0].message}
@@ -258,6 +254,36 @@ class Probes:
         return Response(
             self._metrics.expose(), headers={"content-type": self._metrics.content_type}
         )
+
+
+class ScreenProbe:
+    """What a watcher beside a kiosk asks: whether its screen is there, and shows anything."""
+
+    def __init__(self, presence: ScreenPresence, access: Access) -> None:
+        self._presence = presence
+        self._access = access
+
+    async def ask(self, request: Request) -> Response:
+        """`GET /api/screen?name=left`: 200 where it is well, 503 and why where it is not.
+
+        Whoever may be a screen may ask: where screens need a token, with that as the bearer's.
+        """
+        token = request.headers.get("authorization", "").partition(" ")[2]
+        try:
+            self._access.check_origin(request)
+            try:
+                self._access.check_screen(token)
+            except AccessDenied:
+                self._access.role_of(request)
+        except AccessDenied as error:
+            return _error(error.code, str(error))
+        name = request.query_params.get("name", "")
+        if not name:
+            return _error("bad_args", "which screen? expected ?name=")
+        status = self._presence.one(name)
+        body = {"screen": name, "well": not status.trouble, "reason": status.message}
+        headers = {"cache-control": "no-store"}
+        return JSONResponse(body, status_code=503 if status.trouble else 200, headers=headers)
 
 
 class Pictures:

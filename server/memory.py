@@ -49,6 +49,8 @@ class Remembered(BaseModel):
         bags: the shuffle bag of each action.
         forces: the modes that technicians force.
         panic: set while the wall is to stay black, whatever the schedule says.
+        screens: those expected to come back, and since when each is gone, in Unix time; None
+            for one that is there.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -59,6 +61,7 @@ class Remembered(BaseModel):
     bags: dict[str, Bag] = Field(default_factory=dict)
     forces: Forces = ()
     panic: Panic | None = None
+    screens: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Memory:

@@ -35,6 +35,17 @@ class Metrics:
             ["provider", "outcome"],
             registry=self.registry,
         )
+        self.cue_failures = Counter(
+            "understudy_cue_failures",
+            "Cues that could not be carried out for a mistake of ours, by kind.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.run_failures = Counter(
+            "understudy_run_failures",
+            "Runs in which a mistake of ours was made, though another rung may have taken over.",
+            registry=self.registry,
+        )
         self.setbacks = Counter(
             "understudy_setbacks",
             "Times a rung of the ladder failed and the next one took over, by rung.",

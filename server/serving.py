@@ -13,10 +13,14 @@ from starlette.applications import Starlette
 from cache.urls import BadStoreAddress
 from server.access import Access
 from server.app import create_app
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.config.stores import store_of
+from server.connections import ConnectionLimits, Connections
+from server.descriptors import raise_descriptor_limit, room_for_connections
 from server.logs import configure_logs
 from server.process import STATUS, HostProcess
+from server.protocols import bounded_by
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
@@ -94,17 +98,9 @@ def serve(
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)
     listener = listen(host, port)
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,  # it would block the loop 6.6 ms for each picture
-        timeout_graceful_shutdown=_GRACE,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # it believes everybody on this machine; we have rules of our own
-    )
+    connections = connections_of(settings.server)
+    app.state.connections = connections  # which says how it does where the server says it
+    config = uvicorn_config(app, connections)
     name = f"[{host}]" if ":" in host else host
     shown = "localhost" if host in {"127.0.0.1", "::1"} else name
     with listener:
@@ -115,6 +111,35 @@ def serve(
         raise ShowStopped(f"the server has ended: {process.failure}", STATUS)
     if not server.started:
         raise RefusedToServe("the server could not start; the log above says why", 1)
+
+
+def connections_of(section: ServerSection) -> Connections:
+    """The connections that a server may have, after this process was let open what it may."""
+    limit = raise_descriptor_limit()
+    most = room_for_connections(section.max_connections, limit)
+    return Connections(ConnectionLimits(most, min(most, section.max_connections_per_address)))
+
+
+def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:
+    """How uvicorn serves an application of ours.
+
+    Args:
+        app: what is served.
+        connections: which there are and may be.
+    """
+    http, websocket = bounded_by(connections)
+    return uvicorn.Config(
+        app,
+        http=http,
+        ws=websocket,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # it would block the loop 6.6 ms for each picture
+        timeout_graceful_shutdown=_GRACE,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # it believes everybody on this machine; we have rules of our own
+    )
 
 
 class AnnouncingServer(uvicorn.Server):

@@ -1,6 +1,8 @@
-"""Figures for people: durations, sizes, rates (pure)."""
+"""Figures for people: durations, sizes, rates, moments (pure)."""
 
 from __future__ import annotations
+
+from datetime import datetime, tzinfo
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _SIZES = ("bytes", "kB", "MB", "GB", "TB")
@@ -41,3 +43,18 @@ def rate(per_second: float) -> str:
 def count(number: int, noun: str) -> str:
     """``1 set``, ``2 sets``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def moment(at: float, now: float, zone: tzinfo) -> str:
+    """``14:03``; with the day where that is not today: ``Mon 30 Nov 14:03``.
+
+    Args:
+        at: Unix time.
+        now: Unix time at which it is read.
+        zone: of the show.
+    """
+    try:
+        then, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)
+    except (ValueError, OverflowError, OSError):
+        return "a moment that no calendar has"  # a clock that is far out
+    return then.strftime("%H:%M" if then.date() == today.date() else "%a %-d %b %H:%M")

@@ -42,7 +42,7 @@ SILENCE = 15.0
 SET_WITHIN = 1800.0
 """Seconds within which a whole set has to be drawn and kept, the wait in the queue included."""
 
-_NOT_KEPT = frozenset({"no_store", "other_store"})
+_NOT_KEPT = frozenset({"no_store", "other_store", "number_taken"})
 _NO_SUCH_PLACE = frozenset({404, 405})
 _MAX_META = 2**20
 _LEAST_EVENT = 8 * 2**20

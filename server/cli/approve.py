@@ -147,8 +147,7 @@ def _chosen(found: Quarantine, names: Sequence[str]) -> list[Harvested]:
 async def _wanted(show: Show, store: Store) -> Mapping[str, str]:
     """The fingerprint that each action's sets must have."""
     manifest = await Library(store).refresh()
-    known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-    return {action.action_id: action.fingerprint for action in show.plan(known).actions}
+    return show.plan(manifest.fingerprints).wanted
 
 
 def _runs(number: int) -> str:

@@ -28,6 +28,11 @@ class Row:
     missing: tuple[int, ...]
     cost: Cost
 
+    @property
+    def stale(self) -> bool:
+        """Whether it has sets that will not do any more, and too few that will."""
+        return bool(self.missing and self.holding.stale)
+
 
 class Draft:
     """A plan with what it would take.
@@ -83,6 +88,11 @@ class Draft:
         return sum(len(row.missing) for row in self._open if row.cost.size is None)
 
     @property
+    def kept(self) -> int:
+        """Sets of other recipes, which stay where they are."""
+        return sum(len(row.holding.stale) for row in self.rows)
+
+    @property
     def _open(self) -> list[Row]:
         return [row for row in self.rows if row.missing]
 
@@ -94,7 +104,7 @@ class Draft:
             "sets_present": sum(len(holding.present) for holding in holdings),
             "sets_wanted": self.wanted * len(self.rows),
             "sets_missing": self.missing,
-            "stale_actions": sum(1 for holding in holdings if holding.stale),
+            "stale_actions": sum(1 for row in self.rows if row.stale),
             "broken_sets": sum(len(holding.broken) for holding in holdings),
             "seconds": None if self.seconds is None else round(self.seconds, 1),
             "bytes": self.bytes,
@@ -114,11 +124,11 @@ class Draft:
             "fingerprint": action.fingerprint,
             "sets_present": len(holding.present),
             "sets_wanted": self.wanted,
-            "stale": bool(holding.stale),
+            "stale": row.stale,
             "missing_sets": list(row.missing),
             "stale_sets": list(holding.stale),
             "broken_sets": [set_id for set_id, _ in holding.broken],
-            "why": holding.remarks(),
+            "why": holding.remarks() if row.missing else [],
             "seconds": None if seconds is None else round(seconds * number, 3),
             "bytes": None if per_set is None else per_set * number,
         }
@@ -130,7 +140,7 @@ class Draft:
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
         for row in self.rows:
             holding, action = row.holding, row.holding.action
-            stale = " stale" if holding.stale else ""
+            stale = " stale" if row.stale else ""
             broken = " broken" if holding.broken else ""
             seconds = row.cost.seconds
             unknown = "?" if row.missing else ""
@@ -145,7 +155,7 @@ class Draft:
 
     def remarks(self) -> list[str]:
         """Why sets that are there will not do, a line each."""
-        holdings = [row.holding for row in self.rows]
+        holdings = [row.holding for row in self._open]
         return [f"{h.action.action_id}: {text}" for h in holdings for text in h.remarks()]
 
     def summary(self) -> list[str]:
@@ -154,7 +164,7 @@ class Draft:
         actions, sets = count(len(self.rows), "action"), count(there, "set")
         lines = [f"{actions}, {sets} there, {self.missing} to draw"]
         if not self.missing:
-            return lines
+            return [*lines, *self._kept()]
         known = []
         if self.seconds is not None:
             beside = f", {self.beside} beside each other" if self.beside > 1 else ""
@@ -173,7 +183,14 @@ class Draft:
                 f"how large {count(self.unsized, 'set')} will be is not known: "
                 "none like them was drawn here with this engine"
             )
-        return lines
+        return [*lines, *self._kept()]
+
+    def _kept(self) -> list[str]:
+        if not self.kept:
+            return []
+        sets = count(self.kept, "set")
+        text = "understudy generate prune removes what no sheet wants"
+        return [f"kept as drawn for other sheets: {sets}; {text}"]
 
 
 def _time(seconds: float) -> str:

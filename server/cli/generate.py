@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
@@ -18,12 +19,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cache.documents import FormatError
 from cache.index import reindex
+from cache.keys import MANIFEST
 from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import StoreError
 from generator.batch import Event, Outcome, run_batch
 from generator.estimate import Experience
 from generator.importer import ImportReport, NothingToImport, import_sets
+from generator.plan import Plan
+from generator.prune import Unwanted, remove_sets, unwanted_sets
 from generator.stock import Holding, Job, jobs_for, take_stock
 from generator.verify import Finding, verify_sets
 from server.cli.approve import approve
@@ -45,7 +49,7 @@ from server.config.show import Show
 from server.engines.elsewhere import BadEngine
 from server.engines.named import UnknownEngine, engines_of, find_engine, recording_engines
 from server.logs import configure_logs
-from server.words import count
+from server.words import count, size
 
 T = TypeVar("T")
 
@@ -122,7 +126,7 @@ def batch(
     chosen = _chosen(run_to_end(_stock(loaded)), only or [])
     kept = 0 if force else sum(len(holding.present) for holding in chosen)
     if force:
-        chosen = [Holding(holding.action, ()) for holding in chosen]
+        chosen = [holding.afresh() for holding in chosen]
     jobs = jobs_for(chosen, loaded.settings.generate.sets_per_action)
     outcome = run_to_end(drawing.draw(jobs))
     _tell(outcome, kept, as_json=as_json)
@@ -143,29 +147,140 @@ def verify(
     loaded = load(show, store=store)
     sections = _sections(loaded, engine or [])
     chosen = _chosen(run_to_end(_stock(loaded)), only or [])
-    findings = run_to_end(_verify(loaded, chosen))
-    rows = [
+    findings, where = run_to_end(_verify(loaded, chosen))
+    flawed = {finding.action_id for finding in findings}
+    absent = [h for h in chosen if not h.present and h.action.action_id not in flawed]
+    wrong = len(findings) + len(absent)
+    rows: list[dict[str, Any]] = [
         {"action_id": f.action_id, "set_id": f.set_id, "code": f.code, "message": f.message}
         for f in findings
+    ]
+    rows += [
+        {"action_id": h.action.action_id, "set_id": None, "code": "absent", "message": _absent(h)}
+        for h in absent
     ]
     if not as_json:
         for finding in findings:
             typer.echo(str(finding))
-        typer.echo(count(len(findings), "finding") if findings else "every set is whole")
-    if not (repair and findings):
+        for line in _absences(absent, chosen, where):
+            typer.echo(line)
+        whole = "every set is whole" if chosen else "this show draws nothing: it needs no sets"
+        typer.echo(count(wrong, "finding") if wrong else whole)
+    if not (repair and wrong):
         if as_json:
             typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
-        raise SystemExit(1 if findings else 0)
-    actions = {holding.action.action_id: holding.action for holding in chosen}
-    places = dict.fromkeys((finding.action_id, finding.set_id) for finding in findings)
-    jobs = [Job(actions[action_id], set_id) for action_id, set_id in places]
-    outcome = run_to_end(Drawing(loaded, sections, force=True, rate=None).draw(jobs))
+        raise SystemExit(1 if wrong else 0)
+    outcome = run_to_end(
+        Drawing(loaded, sections, force=True, rate=None).draw(
+            _repairs(chosen, findings, absent, loaded.settings.generate.sets_per_action)
+        )
+    )
+    if any(finding.code == "stale" for finding in findings):
+        run_to_end(_reindex(loaded))  # each is listed under its own recipe from now on
     if as_json:
         told = {"findings": rows, **_as_json(outcome, 0)}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         _tell(outcome, 0, as_json=False)
     raise SystemExit(1 if outcome.failed else 0)
+
+
+def _absent(holding: Holding) -> str:
+    others = count(len(holding.stale), "set")
+    kept = f" ({others} of other recipes are kept)" if holding.stale else ""
+    return f"there is no set of it{kept}: understudy generate batch draws them"
+
+
+def _absences(absent: Sequence[Holding], chosen: Sequence[Holding], where: str) -> list[str]:
+    """Which actions have no set at all; where none has, that is said once."""
+    if absent and len(absent) == len(chosen):
+        return [f"there is no set of any of the {count(len(chosen), 'action')} in {where}"]
+    return [f"{held.action.action_id}: {_absent(held)}" for held in absent]
+
+
+def _repairs(
+    chosen: Sequence[Holding], findings: Sequence[Finding], absent: Sequence[Holding], wanted: int
+) -> list[Job]:
+    """What is broken is drawn again in its place; for what is stale, or not there, new sets."""
+    held = {holding.action.action_id: holding for holding in chosen}
+    places = dict.fromkeys((f.action_id, f.set_id) for f in findings if f.code != "stale")
+    jobs = [Job(held[action_id].action, set_id) for action_id, set_id in places]
+    lacking = {f.action_id: held[f.action_id] for f in findings if f.code == "stale"}
+    lacking |= {holding.action.action_id: holding for holding in absent}
+    return jobs + [job for job in jobs_for([*lacking.values()], wanted) if job not in jobs]
+
+
+@generate.command()
+def prune(
+    *,
+    show: Annotated[
+        list[Path] | None,
+        typer.Option("--show", help="A sheet that is to be played again; several may be named."),
+    ] = None,
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them, without a question.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove the sets that none of the named sheets wants. Without --yes it only says which."""
+    named: Sequence[Path | None] = show or [None]
+    shows = [load(path, store=store) for path in named]
+    addresses = {named_store(each).url for each in shows}
+    if len(addresses) > 1:
+        fail(f"--show: these have different stores ({', '.join(sorted(addresses))}): name one", 2)
+    found = run_to_end(_unwanted(shows))
+    if not as_json:
+        for line in _unwanted_told(found):
+            typer.echo(line)
+    amount = f"{count(len(found), 'set')}, {size(sum(each.size for each in found))}"
+    asks = not (yes or as_json or not found) and sys.stdin.isatty()
+    removes = bool(found) and (yes or (asks and typer.confirm(f"Remove {amount}?")))
+    if removes:
+        run_to_end(_remove(shows, found))
+    if as_json:
+        rows = [
+            {"action_id": f.action_id, "set_id": f.set_id, "why": f.why, "bytes": f.size}
+            for f in found
+        ]
+        told = {"unwanted": rows, "removed": len(found) if removes else 0}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    elif not found:
+        typer.echo("every set is wanted")
+    elif removes:
+        typer.echo(f"removed: {amount}")
+    else:
+        typer.echo(f"nothing was removed; with --yes: {amount}")
+
+
+def _unwanted_told(found: Sequence[Unwanted]) -> list[str]:
+    groups: dict[tuple[str, str], list[Unwanted]] = {}
+    for each in found:
+        groups.setdefault((each.action_id, each.why), []).append(each)
+    words = {"other recipe": "of recipes that no named sheet has", "rejected": "rejected"}
+    return [
+        f"{action_id}: set {', '.join(str(each.set_id) for each in sets)}, {words[why]}, "
+        f"{size(sum(each.size for each in sets))}"
+        for (action_id, why), sets in groups.items()
+    ]
+
+
+async def _unwanted(shows: Sequence[Show]) -> list[Unwanted]:
+    try:
+        async with named_store(shows[0]) as opened:
+            return await unwanted_sets(opened, lambda known: _plans(shows, known))
+    except (StoreError, FormatError) as error:
+        fail(str(error), 1)
+
+
+async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:
+    try:
+        async with named_store(shows[0]) as opened:
+            await remove_sets(opened, found, lambda known: _plans(shows, known))
+    except (StoreError, FormatError) as error:
+        fail(f"{error}\nthe same command goes on from here", 1)
+
+
+def _plans(shows: Sequence[Show], known: Manifest) -> list[Plan]:
+    return [show.plan(known.fingerprints) for show in shows]
 
 
 @generate.command(name="reindex")
@@ -306,7 +421,8 @@ def _chosen(holdings: Sequence[Holding], only: Sequence[str]) -> list[Holding]:
     return [holding for holding in holdings if not only or holding.action.action_id in only]
 
 
-async def _verify(show: Show, holdings: Sequence[Holding]) -> list[Finding]:
+async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[Finding], str]:
+    """What is wrong with sets, and where they were looked for."""
     columns = (
         TextColumn("looking through"),
         BarColumn(),
@@ -319,12 +435,14 @@ async def _verify(show: Show, holdings: Sequence[Holding]) -> list[Finding]:
         async with named_store(show) as opened:
             library = Library(opened)
             await library.refresh()
+            library.want({action.action_id: action.fingerprint for action in actions})
+            where = opened.url + ("" if library.found else f", which has no {MANIFEST}")
             total = sum(len(library.set_ids(action.action_id)) for action in actions)
             with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
                 task = bar.add_task("", total=total)
                 looking = verify_sets(library, actions, lambda: bar.advance(task))
                 async with aclosing(looking) as findings:
-                    return [finding async for finding in findings]
+                    return [finding async for finding in findings], where
     except (StoreError, FormatError) as error:
         fail(str(error), 1)
 
@@ -351,7 +469,6 @@ async def _stock(show: Show) -> list[Holding]:
         async with named_store(show) as opened:
             library = Library(opened)
             manifest = await library.refresh()
-            known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-            return await take_stock(library, show.plan(known).actions)
+            return await take_stock(library, show.plan(manifest.fingerprints).actions)
     except (StoreError, FormatError) as error:
         fail(str(error), 1)

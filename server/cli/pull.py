@@ -139,12 +139,12 @@ async def _see_manifest(source: Store) -> None:
         )
 
 
-async def _needed_actions(show: Show, source: Store) -> tuple[set[str], list[str]]:
-    """The actions of the show, and those of them that the store has no set of."""
+async def _needed_actions(show: Show, source: Store) -> tuple[dict[str, str], list[str]]:
+    """Of which recipe each action's sets must be, and the actions that the store has none of."""
     manifest = await load_manifest(source)
-    known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-    actions = [action.action_id for action in show.plan(known).actions]
-    return set(actions), [each for each in actions if not manifest.set_ids(each)]
+    wanted = show.plan(manifest.fingerprints).wanted
+    without = [each for each, recipe in wanted.items() if not manifest.set_ids(each, recipe)]
+    return wanted, without
 
 
 def _as_json(report: PullReport, target: FolderStore, without: list[str]) -> dict[str, object]:

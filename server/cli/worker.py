@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from cache.store import Store
@@ -27,14 +26,20 @@ from server.cli.common import (
     load,
     named_store,
 )
-from server.config.sections import EngineSection
+from server.config.sections import EngineSection, ServerSection
 from server.config.show import Show
 from server.engines.child import TOKEN_VARIABLE, Assignment
 from server.engines.lifeline import end_with_parent, give_way
 from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
 from server.output import output_in_background
-from server.serving import AnnouncingServer, RefusedToServe, listen
+from server.serving import (
+    AnnouncingServer,
+    RefusedToServe,
+    connections_of,
+    listen,
+    uvicorn_config,
+)
 
 _PROBE_SIZE = 256
 _PROBE_STEPS = 2
@@ -117,9 +122,7 @@ def _serve(
         server.should_exit = True
 
     serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
-    config = uvicorn.Config(
-        serving.app(), access_log=False, log_config=None, timeout_graceful_shutdown=5
-    )
+    config = uvicorn_config(serving.app(), connections_of(ServerSection()))
     try:
         with listen(host, port) as listener:
             where = f"http://{host}:{listener.getsockname()[1]}"

@@ -36,6 +36,7 @@ RecipeInput = Literal[
     "base_image",
     "scheduler",
 ]
+ScreenName = Annotated[str, Field(min_length=1, max_length=64)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -160,6 +161,12 @@ class DisplaySection(_Section):
     badge: bool = False
 
 
+class StageSection(_Section):
+    """`[stage]`: the screens that are expected, by name; empty for those that are remembered."""
+
+    screens: Annotated[tuple[ScreenName, ...], Field(max_length=64)] = ()
+
+
 class StoreSection(_Section):
     """`[store]`: where the sets are. A relative `file:` is relative to the show."""
 
@@ -240,11 +247,17 @@ class ServerSection(_Section):
 
     `osc_port` 0 listens for no OSC. OSC knows no tokens: beyond loopback, `osc_senders` names
     the addresses and networks that may operate.
+
+    `max_connections` of browsers and others are open at a time, `max_connections_per_address` of
+    them from one address, unless that is loopback; and `max_screens` of them are screens.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     origins: tuple[str, ...] = ()
+    max_connections: Annotated[int, Field(ge=32, le=60_000)] = 1000
+    max_connections_per_address: Annotated[int, Field(ge=16, le=60_000)] = 256
+    max_screens: Annotated[int, Field(ge=1, le=10_000)] = 64
     osc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     osc_host: str = "127.0.0.1"
     osc_senders: tuple[Annotated[str, AfterValidator(_network)], ...] = ()

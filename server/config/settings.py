@@ -39,6 +39,7 @@ from server.config.sections import (
     ScheduleSection,
     ServerSection,
     ShowSection,
+    StageSection,
     StoreSection,
     Tokens,
 )
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     schedule: ScheduleSection = ScheduleSection()
     playback: PlaybackSection = PlaybackSection()
     display: DisplaySection = DisplaySection()
+    stage: StageSection = StageSection()
     store: StoreSection = StoreSection()
     cache: CacheSection = CacheSection()
     generate: GenerateSection = GenerateSection()

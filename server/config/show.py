@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from cache.images import BadImage, check_image
 from generator.base_image import default_base_image
 from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
-from generator.plan import DEFAULT_PROGRAM, Plan, plan_actions
+from generator.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.sections import ShowSection
 from server.config.settings import Problem, Settings, SettingsError, load_settings
@@ -96,8 +96,8 @@ class Show:
         """Where this machine keeps what it must remember between two starts."""
         return (self.folder / Path(self.settings.cache.dir).expanduser()).resolve()
 
-    def plan(self, finished: Mapping[str, str | None]) -> Plan:
-        """The show's actions, given what is drawn already (fingerprint by action id)."""
+    def plan(self, finished: Finished) -> Plan:
+        """The show's actions, given of which recipes there are sets (`Manifest.fingerprints`)."""
         return plan_actions(self.sheet, self.programs, self.base_images, finished)
 
 

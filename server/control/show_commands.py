@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from generator.cues import format_time, parse_time
-from generator.plan import Plan
+from generator.plan import Planned
 from server.asrun.log import AsRun
 from server.clock import Clock
 from server.config.show import Show
@@ -14,6 +14,7 @@ from server.control.dispatcher import Args, Caller, CommandError, CommandLog, Ha
 from server.control.state import StateView
 from server.memory import Panic
 from server.performance.playback import Playback
+from server.stage.presence import NotForgotten
 from server.stage.stage import Stage
 
 _MOST_ROWS = 500
@@ -87,6 +88,7 @@ class ShowCommands:
             "screens": self._screens,
             "identify": self._identify,
             "reload": self._reload,
+            "screens.forget": self._forget_screen,
             "asrun": self._rows,
             "log": self._commands,
         }
@@ -200,6 +202,17 @@ class ShowCommands:
     async def _reload(self, args: Args, _caller: Caller) -> dict[str, Any]:
         return self._address(args, self._stage.reload)
 
+    async def _forget_screen(self, args: Args, _caller: Caller) -> dict[str, Any]:
+        expect(args, "screen")
+        name = args.get("screen")
+        if not isinstance(name, str) or self._view.presence is None:
+            raise CommandError("bad_args", "which screen? expected its name")
+        try:
+            self._view.presence.forget(name)
+        except NotForgotten as error:
+            raise CommandError(error.code, str(error)) from None
+        return {"forgotten": name}
+
     def _address(self, args: Args, ask: Callable[[str], int]) -> dict[str, Any]:
         expect(args, "screen")
         name = args.get("screen")
@@ -247,7 +260,7 @@ class ShowCommands:
         }
 
 
-def find_cue(show: Show, plan: Plan, reference: object) -> int:
+def find_cue(show: Show, plan: Planned, reference: object) -> int:
     """The index of a cue, by its action's id, its own id or its number.
 
     Raises:

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.access import Access, AccessDenied
 from server.clock import Clock
+from server.connections import identified
 from server.control import messages as wire
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.control.state_feed import Mailbox, StateFeed
@@ -143,6 +144,7 @@ class ControlSocket:
             self._clock.now(),
             self._dispatcher.open_to(caller.role),
         )
+        identified(websocket)
         _log.info("technician_joined", name=caller.name)
         with self._feed.join(welcome) as mailbox:
             self._metrics.technicians.set(self._feed.listeners)

@@ -27,7 +27,8 @@ from server.engines.live import LiveEngines
 from server.modes.forces import Force
 from server.modes.manager import ModeManager
 from server.performance.playback import Playback
-from server.stage.stage import Stage
+from server.stage.presence import ScreenPresence, ScreenStatus
+from server.stage.stage import Screen, Stage
 from server.supply.readiness import Readiness
 from server.tempo import REAL_TIME, Tempo
 
@@ -56,6 +57,7 @@ class StateView:
     preflight: Told | None = None
     rehearsal: Told | None = None
     conditions: Conditions = field(default_factory=Conditions)
+    presence: ScreenPresence | None = None
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values.
@@ -136,23 +138,43 @@ class StateView:
         }
 
     def screens(self, now: float) -> list[dict[str, Any]]:
-        """Every screen, and how long ago it last painted a frame."""
+        """Every screen, how it is, and how long ago it last painted a frame.
+
+        Those that are connected come first, in the order they came, then those that are missing.
+        """
+        if self.presence is None:
+            statuses = [ScreenStatus(each.name, False, each) for each in self.stage.screens]
+        else:
+            statuses = self.presence.all()
         return [
             {
-                "screen": screen.name,
-                "frames": screen.frames,
-                "joined_at": self.tempo.to_real(screen.joined_at),
-                "painted": None
-                if screen.painted is None
-                else {"run": screen.painted[0], "step": screen.painted[1]},
-                "painted_at": self._real(screen.painted_at),
-                "painted_age": None
-                if screen.painted_at is None
-                else round(self.tempo.real_seconds(max(0.0, now - screen.painted_at)), 3),
-                "skipped": screen.mailbox.skipped,
+                "screen": each.name,
+                "connected": each.screen is not None,
+                "expected": each.expected,
+                "trouble": each.message or None,
+                **self._painting(each.screen, now),
             }
-            for screen in self.stage.screens
+            for each in statuses
         ]
+
+    def _painting(self, screen: Screen | None, now: float) -> dict[str, Any]:
+        """What a screen has reported; nothing, of one that is not there."""
+        told = dict.fromkeys(("frames", "joined_at", "painted", "painted_at", "painted_age"))
+        if screen is None:
+            return {**told, "skipped": 0, "cannot_draw": None}
+        if screen.painted is not None and screen.painted_at is not None:
+            age = self.tempo.real_seconds(max(0.0, now - screen.painted_at))
+            run, step = screen.painted
+            painted = {"run": run, "step": step}
+            at = self.tempo.to_real(screen.painted_at)
+            told |= {"painted": painted, "painted_at": at, "painted_age": round(age, 3)}
+        return {
+            **told,
+            "frames": screen.frames,
+            "joined_at": self.tempo.to_real(screen.joined_at),
+            "skipped": screen.mailbox.skipped,
+            "cannot_draw": screen.lacks or None,
+        }
 
     def health(self) -> dict[str, Any]:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
@@ -164,8 +186,6 @@ class StateView:
         return {"level": level, "reason": reason, "conditions": conditions}
 
     def _verdict(self, current: Sequence[Condition]) -> tuple[str, str]:
-        if self.playback.stuck_for() > 0:
-            return "failing", "the show does not move"
         failing = [each.message for each in current if each.level == "failing"]
         if failing:
             return "failing", failing[0]

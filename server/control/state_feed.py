@@ -2,8 +2,11 @@
 
 What only tells the time does not make a change: `server_time`, the position, when a screen
 last painted. A state carries them as they are at that moment, and whoever shows them lets his
-own clock run on from there. Nobody is waited for: each listener has a mailbox in which a newer
-state takes the place of an older one that was not fetched, while replies are kept.
+own clock run on from there. Where nothing changes it is told again every few seconds, so that
+silence means that nobody tells it any more.
+
+Nobody is waited for: each listener has a mailbox in which a newer state takes the place of an
+older one that was not fetched, while replies are kept.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ NOT_OFTENER_THAN = 0.02
 """Seconds between two states, however much is asked for."""
 
 REFRESH = 5.0
-"""Seconds after which what screens report is told though nothing else has changed."""
+"""Seconds after which the state is told though nothing has changed: whoever hears none for twice
+as long knows that what he sees is old."""
 
 _TELLS_THE_TIME = frozenset({"server_time", "position", "position_text"})
 _OF_A_SCREEN = frozenset({"painted", "painted_at", "painted_age", "skipped"})
+"""What screens report changes all the time, and is told with the next state."""
 
 
 def lasting(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,11 +48,6 @@ def lasting(state: Mapping[str, Any]) -> dict[str, Any]:
         for screen in state.get("screens", ())
     ]
     return kept
-
-
-def reported(state: Mapping[str, Any]) -> list[Any]:
-    """What the screens of a state report, which is told more seldom (pure)."""
-    return [[screen.get("painted"), screen.get("skipped")] for screen in state.get("screens", ())]
 
 
 class Mailbox:
@@ -103,7 +103,7 @@ class StateFeed:
         self._seq = 0
         self._listeners: list[Mailbox] = []
         self._nudged = asyncio.Event()
-        self._told: tuple[dict[str, Any], list[Any]] | None = None
+        self._told: dict[str, Any] | None = None
         self._told_at = clock.now()
 
     @property
@@ -129,25 +129,24 @@ class StateFeed:
             self._listeners.remove(mailbox)
 
     async def run(self) -> None:
-        """Look at the state again and again, until cancelled."""
+        """Look at the state again and again, until cancelled.
+
+        Raises:
+            Exception: the state cannot be told. That is for whoever minds this to tell and to try
+                again: to go on as if nothing were would leave those who listen with an old one.
+        """
         while True:
             await self._sleep_until(self._clock.now() + LOOK_EVERY)
             if not self._listeners:
                 continue
-            try:
-                self._look()
-            except Exception:  # noqa: BLE001 - a state that cannot be told must not end the telling
-                _log.exception("state_not_told")
+            self._look()
             await self._clock.sleep_until(self._clock.now() + NOT_OFTENER_THAN)
 
     def _look(self) -> Mapping[str, Any]:
-        """Read the state, and tell it if it has changed."""
+        """Read the state, and tell it if it has changed, or was not told for a while."""
         state, now = self._state(), self._clock.now()
-        seen = lasting(state), reported(state)
-        changed = self._told is None or seen[0] != self._told[0]
-        if not changed and now - self._told_at >= REFRESH:
-            changed = self._told is not None and seen[1] != self._told[1]
-        if changed:
+        seen = lasting(state)
+        if seen != self._told or now - self._told_at >= REFRESH:
             self._seq += 1
             self._told, self._told_at = seen, now
             text = wire.state(self.epoch, self._seq, state) if self._listeners else ""

@@ -16,7 +16,7 @@ import structlog
 from generator.engine import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.older_wire import OlderWireEngine, command, command_of
 from generator.outgoing import Client
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from generator.recipe import Recipe
 from server.clock import Clock
 from server.config.sections import EngineSection
@@ -65,7 +65,7 @@ class LiveEngines:
 
 
 @asynccontextmanager
-async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[LiveEngines]:
+async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator[LiveEngines]:
     """The engines of `show` that play live, open while the context lasts.
 
     Args:

@@ -284,6 +284,17 @@ class ModeManager:
         """End the force upon an action, or the one upon all; whether there was one."""
         return self._write(without(self._book.forces, cue))
 
+    def renamed(self, ids: Mapping[str, str]) -> None:
+        """Actions have other ids now, as their sets have: what was forced upon them stays so."""
+        self._write(
+            tuple(
+                force.model_copy(update={"cue": ids.get(force.cue, force.cue)})
+                if force.cue is not None
+                else force
+                for force in self._book.forces
+            )
+        )
+
     def cue_begins(self, action_id: str) -> None:
         """A generating cue begins, for the first time in its screening."""
         self._write(at_cue(self._book.forces, action_id))

@@ -1,7 +1,9 @@
 """The proof of the ladder: whether every generating cue ends in something that cannot fail (pure).
 
-That is a set that can be played, or the show's own still image, which stands wherever
-nothing good was ever shown. Engines prove nothing: any of them may fail.
+That is a set that can be played; or an engine with the show's own still image beneath it, which
+stands wherever nothing good was ever shown. Engines alone prove nothing: any of them may fail.
+The still alone is no picture of the piece: a cue that has nothing else is not ready, as a
+rehearsal of it says, too.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def unproven(
     sets: Callable[[str], int],
     still: bool,
     engines: Sequence[str] = (),
+    may_draw: Callable[[Action], bool] = lambda _action: True,
 ) -> tuple[Unproven, ...]:
     """The cues whose ladder ends in nothing sure, in the order of the show.
 
@@ -43,18 +46,24 @@ def unproven(
         sets: how many sets of an action, by its id, can be played.
         still: whether the show has a still image.
         engines: the engines that may be in a ladder, by name.
+        may_draw: whether they may be in that of an action.
     """
-    if still:
-        return ()
     named = ", ".join(engines)
-    instead = (
-        f"only engines, which may fail ({named})" if engines else "and will hold the picture before"
-    )
-    return tuple(
-        Unproven(action.action_id, action.cue_index, instead)
-        for action in actions
-        if sets(action.action_id) == 0
-    )
+    found: list[Unproven] = []
+    for action in actions:
+        if sets(action.action_id):
+            continue
+        drawn = bool(engines) and may_draw(action)
+        if drawn and still:
+            continue
+        if drawn:
+            instead = f"only engines, which may fail ({named})"
+        elif still:
+            instead = "and no engine: nothing but the still image, or the picture before, is seen"
+        else:
+            instead = "and will hold the picture before"
+        found.append(Unproven(action.action_id, action.cue_index, instead))
+    return tuple(found)
 
 
 def in_words(found: Sequence[Unproven]) -> str | None:

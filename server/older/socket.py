@@ -19,12 +19,13 @@ from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from cache.images import on_black
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe
 from server.access import Access, AccessDenied
 from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
+from server.connections import identified
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
 from server.sockets import TRY_AGAIN_LATER, Abuse, Patience, close, refuse
@@ -47,7 +48,7 @@ _RATE, _BURST = 20.0, 60.0
 class Repertoire:
     """Finds the action that a request of the older wire means."""
 
-    plan: Plan
+    plan: Planned
     programs: Mapping[str, Program]
     base_images: Mapping[str, bytes]
     playhead: Playhead
@@ -175,6 +176,7 @@ class OlderSocket:
                     case wire.Unknown():
                         await self._say(websocket, asked.answer)
                     case wire.Ask():
+                        identified(websocket)
                         await _ended(drawing)
                         drawing = asyncio.create_task(
                             self._draw(websocket, asked), name=f"older wire {asked.program}"

@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from server.clock import Clock
+from server.performance.progress import Hung, Progress
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage import messages as wire
@@ -24,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 REGENERATION_PAUSE = 30.0
 """Seconds between two cycles of a regenerating cue."""
+
+_LATE = 1.0
+"""Seconds by which a sign of life may be late: a busy machine, a long garbage collection."""
 
 _LONGER_AFTER = 6
 _TIGHTEST_SQUEEZE = 0.5
@@ -42,9 +46,13 @@ class Performer:
         stage: where it is seen.
         clock: the time.
         runs: performs each run.
+        progress: is told of what could not be performed.
     """
 
-    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs) -> None:
+    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs, progress: Progress) -> None:
+        self._progress = progress
+        self._begins, self._name = clock.now(), ""
+        self._late_since: float | None = None
         self._stage = stage
         self._clock = clock
         self._runs = runs
@@ -68,9 +76,34 @@ class Performer:
         """Steady time of the next regeneration, where one is waited for."""
         return self._pause_until
 
+    def look(self) -> None:
+        """See whether what is being performed still gives signs of life; to be called often.
+
+        Whatever is waited for is waited for with a limit, so it does whatever engines and disks
+        do, unless the performing itself hangs. That is timed from look to look: a machine that
+        stood still hangs nobody.
+        """
+        now = self._clock.now()
+        if self._task is None or self._task.done():
+            self._late_since = None
+            return
+        until = self._pause_until if self._pause_until is not None else self._runs.waits_until
+        if now - (self._begins if until is None else until) < self._clock.stretch(_LATE):
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+
+    def late_for(self, now: float) -> float:
+        """Seconds for which it has given no sign of life though it should; 0 when all is well."""
+        return 0.0 if self._late_since is None else now - self._late_since
+
     def perform(self, assignment: Assignment) -> None:
         """Begin an assignment; whatever was on is cut off at once."""
         self.stop()
+        self._begins, self._name = (
+            max(self._clock.now(), assignment.start),
+            assignment.action.action_id,
+        )
         self._cycles_on = assignment.action.regenerate
         self._task = asyncio.create_task(
             self._guarded(assignment), name=f"run {assignment.action.action_id}"
@@ -78,6 +111,11 @@ class Performer:
 
     def stop(self) -> None:
         """Cut off what is being performed; the picture stays."""
+        late = self.late_for(self._clock.now())
+        if late > self._clock.stretch(_LATE):
+            hung = Hung(f"no sign of life for {late:.1f} s")
+            self._progress.run_over(self._name, reached=False, mistake=hung)
+        self._late_since = None
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -102,9 +140,10 @@ class Performer:
     async def _guarded(self, assignment: Assignment) -> None:
         try:
             await self._cycles(assignment)
-        except Exception:  # noqa: BLE001 - one broken run must not end the show
+        except Exception as error:  # noqa: BLE001 - one broken run must not end the show
             # Our own mistake; the wall keeps its picture, and the next cue gets its chance.
             _log.exception("run_failed", action_id=assignment.action.action_id)
+            self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
             self._stage.tell(wire.Hold())
 
     async def _cycles(self, assignment: Assignment) -> None:
@@ -123,7 +162,7 @@ class Performer:
                 return
             self._pause_until = start
             await self._clock.sleep_until(start)
-            self._pause_until = None
+            self._begins, self._pause_until = self._clock.now(), None
 
     def _too_tight(self, assignment: Assignment, start: float, length: float) -> bool:
         if assignment.next_cue is None:

@@ -8,11 +8,13 @@ screens are told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 import structlog
 
 from generator.cues import (
+    Cue,
     CueSheet,
     EndCue,
     FadeCue,
@@ -22,14 +24,16 @@ from generator.cues import (
     TranscriptCue,
     format_time,
 )
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from server.chance import Chance
 from server.clock import Clock
+from server.conditions import Condition
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ModeManager
 from server.performance.performer import Assignment, Performer
+from server.performance.progress import Progress
 from server.stage import messages as wire
 from server.stage.stage import Stage
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started
@@ -39,6 +43,9 @@ _log = structlog.get_logger(__name__)
 
 LOOK_IN = 0.5
 """Seconds after which the playhead is asked at the latest, to notice a clock that was set."""
+
+_MAY_LAG = 5.0
+"""Seconds that performing may be late with anything before it is believed to hang."""
 
 _NO_PAUSE = 1.0
 """Seconds: a shorter pause between two screenings is none."""
@@ -67,6 +74,7 @@ class Playback:
         stage: where it is seen.
         performer: draws its pictures there.
         modes: is told which cues and screenings begin and end.
+        progress: is told how cues fare.
         metrics: where it is counted.
         chance: for the rhythm of typing.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
@@ -78,12 +86,13 @@ class Playback:
         self,
         *,
         show: Show,
-        plan: Plan,
+        plan: Planned,
         playhead: Playhead,
         clock: Clock,
         stage: Stage,
         performer: Performer,
         modes: ModeManager,
+        progress: Progress,
         metrics: Metrics,
         chance: Chance,
         moved: Callable[[], None] = lambda: None,
@@ -100,6 +109,7 @@ class Playback:
         self._stage = stage
         self._performer = performer
         self._modes = modes
+        self._progress = progress
         self._metrics = metrics
         self._chance = chance
         self._nudged = asyncio.Event()
@@ -109,7 +119,7 @@ class Playback:
             stage.darken(0.0)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Planned:
         """The show's actions."""
         return self._plan
 
@@ -135,6 +145,7 @@ class Playback:
                 now = self._clock.now()
                 self._looked_at = now
                 self._apply(self._playhead.tick(now, self._clock.wall()))
+                self._performer.look()
                 await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
             await self._performer.aclose()
@@ -142,7 +153,27 @@ class Playback:
     def stuck_for(self) -> float:
         """Seconds by which the show is behind what it should have done; 0 when all is well."""
         now = self._clock.now()
-        return max(0.0, now - self._looked_at - 2 * self._look_in)
+        not_looked = now - self._looked_at - 2 * self._look_in
+        hangs = self._performer.late_for(now) - self._clock.stretch(_MAY_LAG)
+        return max(0.0, not_looked, hangs)
+
+    def stands_still(self) -> str | None:
+        """Why the show does not move, or moves in name only, in words; None where it moves.
+
+        It moves where its cues fire, and what they begin reaches the stage.
+        """
+        behind = self.stuck_for()
+        if behind > 0:
+            since = datetime.fromtimestamp(self._clock.wall() - behind, self._show.timezone)
+            return f"the show has not moved since {since:%H:%M:%S}"
+        return self._progress.in_vain
+
+    def conditions(self) -> Iterable[Condition]:
+        """That the show stands still, and what of it has failed and has not gone well since."""
+        reason = self.stands_still()
+        if reason is not None:
+            yield Condition("show_stands_still", "failing", reason, blocks_ready=True)
+        yield from self._progress.conditions()
 
     # ------------------------------------------------------------ somebody decides
 
@@ -263,10 +294,18 @@ class Playback:
 
     def _apply(self, events: Sequence[Event]) -> None:
         for event in events:
+            if self._panic is not None and isinstance(event, Fired | Jumped):
+                continue  # nothing of it would be seen, and no engine is asked for it
+            kind: str = type(event).__name__.lower()
+            if isinstance(event, Fired):
+                kind = self._sheet.cues[event.index].action
             try:
                 self._apply_one(event)
-            except Exception:  # noqa: BLE001 - one cue that fails must not cost the others
+            except Exception as error:  # noqa: BLE001 - one cue that fails must not cost the others
                 _log.exception("cue_failed", happening=repr(event))
+                self._progress.cue_failed(kind, self._in_words(event), error)
+            else:
+                self._progress.cue_done(kind)
         if events:
             self._moved()
 
@@ -280,8 +319,6 @@ class Playback:
                 self._stage.open_screening(event.at)
                 if black:
                     self._fade(False, self._clock.now())
-            case Fired() | Jumped() if self._panic is not None:
-                pass  # nothing of it would be seen, and no engine is asked for it
             case Fired():
                 self._fire(event.index, event.at)
             case Jumped():
@@ -301,12 +338,31 @@ class Playback:
                     # First the lobby, behind the curtain: the picture must not be seen again.
                     self._fade(False, now + stretch(_LOBBY_TAKES))
 
+    def _in_words(self, event: Event) -> str:
+        match event:
+            case Fired():
+                cue = self._sheet.cues[event.index]
+                return f"the cue {cue.action} of {format_time(cue.at)}"
+            case Jumped():
+                return f"setting the stage for {format_time(int(event.position))}"
+            case Started():
+                return "the beginning of a screening"
+            case Ended():
+                return "the end of a screening"
+
     def _fire(self, index: int, at: float) -> None:
         cue = self._sheet.cues[index]
         late = max(0.0, self._clock.now() - at)
         self._metrics.cues.labels(action=cue.action).inc()
         self._metrics.cue_lateness.observe(late)
         _log.debug("cue", index=index, action=cue.action, late=round(late, 4))
+        try:
+            self._tell_screens(index, cue, at)
+        finally:  # words that cannot be told must not cost the picture
+            if cue.generates:
+                self._begin(index, at)
+
+    def _tell_screens(self, index: int, cue: Cue, at: float) -> None:
         match cue:
             case NavigateCue():
                 self._performer.no_more_cycles()
@@ -324,15 +380,18 @@ class Playback:
                 self._performer.no_more_cycles()
             case _:
                 pass  # start, next and reconnect are marks: nothing of them is seen
-        if cue.generates:
-            self._begin(index, at)
 
     def _begin(self, index: int, start: float, why: str = "", *, alone: bool = True) -> None:
         """A generating cue begins."""
         action = self._plan.of_cue(index)
-        if action is not None:
+        if action is None:
+            return
+        try:
             self._modes.cue_begins(action.action_id)
             self._perform(index, start, why, alone=alone)
+        except Exception as error:  # noqa: BLE001 - a picture that fails must not cost the others
+            _log.exception("run_failed", action_id=action.action_id)
+            self._progress.run_over(action.action_id, reached=False, mistake=error)
 
     def _perform(self, index: int, start: float, why: str, *, alone: bool = True) -> None:
         action = self._plan.of_cue(index)

@@ -21,6 +21,7 @@ from server.config.sections import PlaybackSection
 from server.modes.ladder import Rung
 from server.modes.manager import ModeManager
 from server.performance.feed import Feed, Leftovers
+from server.performance.progress import Progress
 from server.performance.run import Assignment, OnStage, Reports, Run
 from server.providers.base import Frame, ProviderError, Take
 from server.providers.timing import final_by
@@ -87,6 +88,7 @@ class Runs:
         settings: timeouts and failover.
         crossfade: seconds that a final image wants before the next run begins.
         reports: where runs are seen, written down and counted.
+        progress: is told how each run fared.
         new_token: makes run tokens, which never repeat.
     """
 
@@ -98,6 +100,7 @@ class Runs:
         settings: PlaybackSection,
         crossfade: float,
         reports: Reports,
+        progress: Progress,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
     ) -> None:
         self._clock = clock
@@ -107,6 +110,9 @@ class Runs:
         self._frame_gap = clock.stretch(settings.frame_gap_timeout)
         self._crossfade = crossfade
         self._reports = reports
+        self._progress = progress
+        self._mistake: Exception | None = None
+        self._waits_until: float | None = None
         self._new_token = new_token
         self._leftovers = Leftovers()
         self._run: Run | None = None
@@ -117,6 +123,11 @@ class Runs:
         """What is being performed, or was last."""
         return (self._run.on_stage if self._run is not None else None) or self._was_on
 
+    @property
+    def waits_until(self) -> float | None:
+        """Steady time until which it may take before anything more happens; None between runs."""
+        return self._waits_until
+
     async def aclose(self) -> None:
         """Wait until what the runs began has ended."""
         await self._leftovers.aclose()
@@ -126,12 +137,22 @@ class Runs:
         self._was_on = self.on_stage
         run = self._run = self._prepare(assignment, cycle)
         ending: Ending = "cut"
+        passed_over = False
+        self._mistake = None
         try:
             ending = await self._climb(run, long_past)
         except _Past as past:
+            passed_over = True
             return past.ended
         finally:
+            self._waits_until = None
             run.over(ending, self._clock.now())
+            self._progress.run_over(
+                run.action.action_id,
+                reached=run.begun,
+                mistake=self._mistake,
+                cut=ending == "cut" and not passed_over,
+            )
         return run.last_due if ending == "completed" else self._clock.now()
 
     def _prepare(self, assignment: Assignment, cycle: int) -> Run:
@@ -186,6 +207,7 @@ class Runs:
         if not isinstance(error, (ProviderError, TimeoutError)):
             # A mistake of ours, or of an engine's.
             _log.exception("run_failed", action_id=run.action.action_id)
+            self._mistake = error
         self._modes.failed(rung, run.action, error)
 
     async def _play(self, run: Run, rung: Rung, below: Iterable[Rung], long_past: LongPast) -> None:
@@ -212,7 +234,7 @@ class Runs:
                     frame = await feed.frame()
                 seen = run.show(take, frame) or seen
             self._modes.gave(rung)
-            await self._clock.sleep_until(run.last_due)
+            await self._sleep_until(run.last_due)
 
     @asynccontextmanager
     async def _feed(self, feed: Feed) -> AsyncIterator[Feed]:
@@ -225,6 +247,7 @@ class Runs:
     @asynccontextmanager
     async def _within(self, when: float, otherwise: Exception) -> AsyncIterator[None]:
         """Raise `otherwise` in place of the body once it is `when`."""
+        self._waits_until = when
         try:
             async with timeout_at(self._clock, when):
                 yield
@@ -234,7 +257,11 @@ class Runs:
     async def _until_there_is_room(self, run: Run) -> None:
         """Wait while the stage has more frames ahead of their time than it should keep."""
         while (full_until := run.full_until(self._clock.now())) is not None:
-            await self._clock.sleep_until(full_until)
+            await self._sleep_until(full_until)
+
+    async def _sleep_until(self, when: float) -> None:
+        self._waits_until = when
+        await self._clock.sleep_until(when)
 
     # ------------------------------------------------------------ how long it is waited for
 

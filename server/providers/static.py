@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -45,7 +45,13 @@ READ_WITHIN = 0.5
 """Seconds in which what is at hand must have been read: a disk may fall silent, too."""
 
 _PROVEN = 8192
-"""Final images that are remembered to be pictures."""
+"""Final images that are remembered to be pictures, or none."""
+
+_READ_AGAIN = 600.0
+"""Seconds after which a final image that is proven is read once more."""
+
+_READ_AGAIN_AT_ONCE = 8
+"""How many of them at a look: a thousand sets of a show take some hours, and cost nothing."""
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
@@ -64,18 +70,20 @@ class Fault:
     Attributes:
         reason: in words, with the file's name.
         flaw: which kind of fault it is.
+        of_image: it is an image's, so that a sound meta proves nothing.
     """
 
     reason: str
     flaw: SetFlaw | Literal["stale", "flat"]
+    of_image: bool = False
 
 
 class StaticProvider:
     """Plays the sets of a library, each action's out of a shuffle bag.
 
     A set that turns out to be broken, or that was drawn from another recipe, is passed
-    over, reported once, and not tried again until `forget_faults`. A set that is at hand goes
-    before one that is not, and a preview that is not at hand in time is left out.
+    over, reported once, and not tried again until a look at it has found it sound. A set that
+    is at hand goes before one that is not, and a preview that is not at hand in time is left out.
 
     Args:
         library: the sets.
@@ -115,6 +123,7 @@ class StaticProvider:
         self._playing: Need | None = None
         self._silent = False
         self._faults: dict[tuple[str, int], Fault] = {}
+        self._read_at: dict[tuple[str, int], float] = {}
         self._told: dict[tuple[str, int], str] = {}
 
     @property
@@ -144,30 +153,56 @@ class StaticProvider:
             if (action_id, number) not in self._faults
         )
 
-    def forget_faults(self) -> None:
-        """Try every set again: the store may have been mended."""
-        self._faults.clear()
+    async def survey(self, actions: Sequence[Action]) -> None:
+        """Look at the meta of every set of `actions` that is at hand, so that `usable` is true.
 
-    async def survey(self, actions: Iterable[Action]) -> None:
-        """Look at the meta of every set of `actions` that is at hand, so that `usable` is true."""
-        for action in actions:
-            for number in self.usable(action.action_id):
-                if self._shelf.holds(meta_key(action.action_id, number)):
-                    await self._open_set(action, number)
-
-    async def prove(self, actions: Iterable[Action]) -> None:
-        """Look at the final image of every set of `actions` that is at hand, each once.
-
-        What is proven beforehand is begun the sooner.
+        What was faulty is looked at as well: the store may have been mended.
         """
+        places = {(a.action_id, n): a for a in actions for n in self._library.set_ids(a.action_id)}
+        for gone in self._faults.keys() - places.keys():
+            del self._faults[gone]
+        for (action_id, number), action in places.items():
+            if self._shelf.holds(meta_key(action_id, number)):
+                await self._open_set(action, number)
+            else:
+                self._faults.pop((action_id, number), None)
+
+    async def prove(self, actions: Sequence[Action]) -> None:
+        """Look at the final image of every set of `actions` that is at hand.
+
+        What is proven beforehand is begun the sooner. Each is decoded once; what was faulty is
+        tried again, and of the others a few each time, those that were read longest ago: a
+        file may have become unreadable since.
+        """
+        proven: list[tuple[float, Action, int]] = []
+        now = self._clock.now()
         for action in actions:
-            for number in self.usable(action.action_id):
-                if await self._at_hand(action, number):
-                    found = await self._open_set(action, number)
-                    if found is not None and not self._is_proven(found):
-                        final = await self._image(found, len(found.steps) - 1)
-                        if final is not None:
-                            await self._is_a_picture(found, final)
+            for number in self._library.set_ids(action.action_id):
+                place = (action.action_id, number)
+                if not await self._at_hand(action, number):
+                    continue
+                found = await self._open_set(action, number)
+                if found is None:
+                    continue
+                if place not in self._faults and self._is_proven(found):
+                    proven.append((self._read_at.setdefault(place, now), action, number))
+                else:
+                    await self._prove(found)
+        stretch = self._clock.stretch(_READ_AGAIN)
+        due = sorted((each for each in proven if each[0] < now - stretch), key=lambda each: each[0])
+        for _, action, number in due[:_READ_AGAIN_AT_ONCE]:
+            found = await self._open_set(action, number)
+            if found is not None:
+                await self._prove(found)
+
+    async def _prove(self, found: ImageSet) -> None:
+        """Read a set's final image, and take back what was said of it where it is sound."""
+        place = (found.action_id, found.set_id)
+        self._read_at[place] = self._clock.now()
+        final = await self._image(found, len(found.steps) - 1)
+        if final is not None and await self._is_a_picture(found, final):
+            self._faults.pop(place, None)
+            self._told.pop(place, None)
 
     @asynccontextmanager
     async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
@@ -273,7 +308,11 @@ class StaticProvider:
         else:
             fingerprint = found.meta.fingerprint
             if fingerprint is None or fingerprint == action.fingerprint:
-                self._told.pop((action.action_id, number), None)
+                place = (action.action_id, number)
+                fault = self._faults.get(place)
+                if fault is None or not fault.of_image:
+                    self._faults.pop(place, None)
+                    self._told.pop(place, None)
                 return found
             self._report(
                 action.action_id, number, Fault("stale: drawn from another recipe", "stale")
@@ -284,31 +323,39 @@ class StaticProvider:
         try:
             return await self._library.image(found.steps[index])
         except BrokenSet as error:
-            self._report(found.action_id, found.set_id, Fault(error.reason, error.flaw))
+            fault = Fault(error.reason, error.flaw, of_image=True)
+            self._report(found.action_id, found.set_id, fault)
         except StoreError as error:
             _log.warning("store_failed", action_id=found.action_id, reason=str(error))
         return None
 
     def _is_proven(self, found: ImageSet) -> bool:
         final = found.steps[-1]
-        return (final.key, final.sha256, final.size) in self._proven
+        return self._proven.get((final.key, final.sha256, final.size)) is True
 
     async def _is_a_picture(self, found: ImageSet, image: bytes) -> bool:
         """Whether a set's final image can be decoded, and is not all one colour."""
-        if self._is_proven(found):
-            return True
         final = found.steps[-1]
+        known = self._proven.get((final.key, final.sha256, final.size))
+        if known is not None:
+            return known
         try:
             seen = await self._beside(lambda: decode_check(image, final.name, coarse=True))
         except BadImage as error:
-            self._report(found.action_id, found.set_id, Fault(str(error), error.flaw))
-            return False
+            return self._unfit(found, Fault(str(error), error.flaw, of_image=True))
         if seen.is_flat:
-            flat = Fault(f"{final.name} is all one colour", "flat")
-            self._report(found.action_id, found.set_id, flat)
-            return False
+            flat = Fault(f"{final.name} is all one colour", "flat", of_image=True)
+            return self._unfit(found, flat)
         self._proven[final.key, final.sha256, final.size] = True
         return True
+
+    def _unfit(self, found: ImageSet, fault: Fault) -> Literal[False]:
+        """Hold against a set that its final image is none; the same is not decoded again."""
+        self._report(found.action_id, found.set_id, fault)
+        final = found.steps[-1]
+        if final.sha256 is not None:
+            self._proven[final.key, final.sha256, final.size] = False
+        return False
 
     async def _frames(
         self, found: ImageSet, planned: Sequence[tuple[int, float]], final: bytes

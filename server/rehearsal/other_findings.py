@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from generator.cues import CueProblem
-from generator.plan import Plan
+from generator.plan import Planned
 from server.config.show import ShowError
 from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.report import Finding, about
 
 
-def unproven_findings(plan: Plan, found: Iterable[Unproven]) -> list[Finding]:
+def unproven_findings(plan: Planned, found: Iterable[Unproven]) -> list[Finding]:
     """Cues that nothing sure stands beneath."""
     actions = {action.action_id: action for action in plan.actions}
     return [

@@ -26,7 +26,7 @@ from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import NotFound, StoreError, StoreUnavailable
 from generator.estimate import Experience, steps_of
-from generator.plan import Plan
+from generator.plan import Plan, PlanInForce
 from generator.recipe import Recipe
 from server.asrun.file import Row
 from server.asrun.log import MemoryLog
@@ -179,11 +179,14 @@ async def play(
         except (StoreError, ValueError) as error:
             problem = str(error)
         manifest = supply.library.manifest
-        plan = scene.show.plan({name: each.fingerprint for name, each in manifest.actions.items()})
+        plan = scene.show.plan(manifest.fingerprints)
+        supply.library.want(plan.wanted)
         played = Played(plan, manifest, store_problem=problem, inspector=inspector)
         log = _NotingLog(played, supply, clock)
         pace = _Pace(scene.paces)
-        ensemble = assemble(scene.show, plan, supply, _circumstances(scene, clock, log, pace))
+        ensemble = assemble(
+            scene.show, PlanInForce(plan), supply, _circumstances(scene, clock, log, pace)
+        )
         await ensemble.readiness.look()
         pace.experience = Experience(await _metas(ensemble, supply))
         if scene.line is not None:

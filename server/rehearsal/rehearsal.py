@@ -149,8 +149,7 @@ async def _ids_of_sets(show: Show) -> set[str]:
     with suppress(StoreError, FormatError, TimeoutError):
         async with asyncio.timeout(_MANIFEST_WITHIN), store_of(show) as store:
             manifest = await Library(store).refresh()
-            finished = {name: each.fingerprint for name, each in manifest.actions.items()}
-            return _ids(show.plan(finished))
+            return _ids(show.plan(manifest.fingerprints))
     return set()
 
 
@@ -187,7 +186,8 @@ async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, .
     with suppress(StoreError, FormatError):  # the catalogue says so
         await library.refresh()
     manifest = library.manifest
-    plan = show.plan({name: each.fingerprint for name, each in manifest.actions.items()})
+    plan = show.plan(manifest.fingerprints)
+    library.want(plan.wanted)
     found: list[Verified] = []
     with suppress(StoreError):
         async with aclosing(verify_sets(library, plan.actions)) as looking:

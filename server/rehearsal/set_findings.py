@@ -12,7 +12,7 @@ from cache.formats import SetMeta, WrongFiles, image_set
 from cache.keys import META_NAME, meta_key, set_place
 from cache.library import SetFlaw
 from cache.manifest import Manifest
-from generator.plan import Action, Plan
+from generator.plan import Action, Plan, Planned
 from generator.provenance import changes
 from generator.verify import Finding as Verified
 from server.config.show import Show
@@ -145,7 +145,7 @@ def _of_set(
 
 def set_findings(
     flawed: Iterable[Flawed],
-    plan: Plan,
+    plan: Planned,
     usable: Callable[[str], int],
     behind: Callable[[Action], str | None] = lambda _action: None,
 ) -> list[Finding]:
@@ -201,7 +201,7 @@ def _repair(only: str) -> str:
 
 
 def standing_behind(show: Show, engines: Iterable[ProbedEngine]) -> Callable[[Action], str | None]:
-    """What is seen of an action without sets: an engine's picture, or the still image."""
+    """What is seen of an action without sets: an engine's picture. The still image is none."""
     settings = show.settings.playback
     alive = [engine.name for engine in engines if engine.state != "dead"]
 
@@ -209,7 +209,7 @@ def standing_behind(show: Show, engines: Iterable[ProbedEngine]) -> Callable[[Ac
         mode = show.sheet.cues[action.cue_index].mode or settings.mode
         if alive and (settings.fallback or mode != "static"):
             return f"engine {alive[0]} draws it"
-        return None if show.still is None else "the still image stands in"
+        return None
 
     return behind
 

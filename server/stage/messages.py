@@ -90,7 +90,15 @@ class Log(WireMessage):
     message: str = Field(max_length=_MAX_LOG)
 
 
-FromScreen = Hello | SyncRequest | Presented | Log
+class Glyphs(WireMessage):
+    """Characters of the show that a screen cannot draw: some of them, and how many there are."""
+
+    type: Literal["glyphs"] = "glyphs"
+    missing: str = Field(default="", max_length=_MAX_NAME)
+    count: int = Field(default=0, ge=0, le=100_000)
+
+
+FromScreen = Hello | SyncRequest | Presented | Log | Glyphs
 _FROM_SCREEN: TypeAdapter[FromScreen] = TypeAdapter(
     Annotated[FromScreen, Field(discriminator="type")]
 )
@@ -116,7 +124,7 @@ def decode(text: str) -> FromScreen:
             raise MessageError("malformed", "expected a JSON object with a type") from None
         if kind.startswith("union_tag"):
             raise MessageError(
-                "unknown_type", "expected type hello, sync, presented or log"
+                "unknown_type", "expected type hello, sync, presented, log or glyphs"
             ) from None
         raise MessageError("invalid", f"{place}: {first['msg']}") from None
 
@@ -125,11 +133,16 @@ def decode(text: str) -> FromScreen:
 
 
 class ShowInfo(WireMessage):
-    """What a screen needs to know of the show before it starts."""
+    """What a screen needs to know of the show before it starts.
+
+    `characters` has each character that it shows which a font may lack, once: a screen measures
+    them, and tells in `glyphs` which it cannot draw.
+    """
 
     title: str
     timezone: str
     duration: Seconds
+    characters: str = ""
 
 
 class Rehearsal(WireMessage):
@@ -282,9 +295,10 @@ class Hold(WireMessage):
 
 
 class Identify(WireMessage):
-    """Show for some seconds which screen this is."""
+    """Show for some seconds which screen this is: the name by which it is known now."""
 
     type: Literal["identify"] = "identify"
+    screen: str = ""
 
 
 class Reload(WireMessage):
@@ -364,6 +378,12 @@ ToScreen = (
 def frame_url(run: str, step: int) -> str:
     """Where a frame can be fetched; it tells nothing of where it came from."""
     return f"/frames/{run}/{step}"
+
+
+def numbered_name(name: str, number: int) -> str:
+    """``left-2``: what a further screen is called that wants the same name."""
+    suffix = f"-{number}"
+    return name[: _MAX_NAME - len(suffix)] + suffix
 
 
 def encode_frame(header: Frame, image: bytes) -> bytes:

@@ -15,10 +15,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.access import Access, AccessDenied
 from server.clock import Clock
+from server.connections import identified
 from server.metrics import Metrics
 from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close, refuse
 from server.stage import messages as wire
 from server.stage.pace import told
+from server.stage.presence import ScreenPresence
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +32,10 @@ READS_WITHIN = 30.0
 """Seconds in which a screen must have read what it was sent, or it is let go."""
 
 
+class _Dismissed(Exception):
+    """Another screen came by the same name, while this one had fallen silent."""
+
+
 class ScreenSocket:
     """The endpoint: a websocket comes in, a screen joins the stage.
 
@@ -38,10 +44,19 @@ class ScreenSocket:
         clock: what it synchronises with, which runs as its own does.
         access: who may.
         metrics: where it is counted.
+        presence: who is told that it came, and that it went.
     """
 
-    def __init__(self, stage: Stage, clock: Clock, access: Access, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        clock: Clock,
+        access: Access,
+        metrics: Metrics,
+        presence: ScreenPresence,
+    ) -> None:
         self._stage = stage
+        self._presence = presence
         self._clock = clock
         self._access = access
         self._metrics = metrics
@@ -89,12 +104,15 @@ class ScreenSocket:
 
     async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
         """Play to one screen until it goes; the code to close with."""
+        identified(websocket)
         with self._stage.join(hello.screen, hello.frames) as screen:
-            _log.info("screen_joined", screen=hello.screen)
+            _log.info("screen_joined", screen=screen.name, asked=screen.asked)
+            self._presence.look()
             self._metrics.screens.set(len(self._stage.screens))
             tasks = {
                 asyncio.create_task(self._send(websocket, screen), name="screen send"),
                 asyncio.create_task(self._listen(websocket, screen, patience), name="screen hear"),
+                asyncio.create_task(self._dismissed(screen), name="screen dismissed"),
             }
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -102,13 +120,17 @@ class ScreenSocket:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+        self._presence.left(screen)
         self._metrics.screens.set(len(self._stage.screens))
         self._metrics.frames_skipped.inc(screen.mailbox.skipped)
-        _log.info("screen_left", screen=hello.screen, skipped=screen.mailbox.skipped)
+        _log.info("screen_left", screen=screen.name, skipped=screen.mailbox.skipped)
         for task in done:
             error = task.exception()
             if isinstance(error, ScreenTooSlow):
-                _log.warning("screen_too_slow", screen=hello.screen)
+                _log.warning("screen_too_slow", screen=screen.name)
+                return TRY_AGAIN_LATER
+            if isinstance(error, _Dismissed):
+                _log.warning("screen_replaced", screen=screen.name)
                 return TRY_AGAIN_LATER
             if error is not None:
                 raise error
@@ -128,6 +150,12 @@ class ScreenSocket:
                 raise ScreenTooSlow from None
             screen.frames_sent += 1
             self._metrics.frames_sent.inc()
+            due = self._stage.tempo.to_real(item.header.present_at)
+            screen.liveness.sent(item.header.run, item.header.step, due, self._clock.now())
+
+    async def _dismissed(self, screen: Screen) -> None:
+        await screen.dismissed.wait()
+        raise _Dismissed
 
     async def _send_frame(self, websocket: WebSocket, frame: StageFrame, *, by_url: bool) -> None:
         if by_url:
@@ -139,8 +167,10 @@ class ScreenSocket:
         while True:
             message = await self._receive(websocket, patience)
             received_at = self._clock.now()
+            screen.liveness.heard(received_at)
             match message:
                 case wire.SyncRequest():
+                    screen.liveness.synced(received_at)
                     # Past the mailbox: a picture on its way must not pass for latency.
                     reply = wire.SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
                     await websocket.send_text(reply.encode())
@@ -153,6 +183,8 @@ class ScreenSocket:
                         screen=screen.name,
                         message=message.message,
                     )
+                case wire.Glyphs():
+                    screen.lacks, screen.lacks_count = message.missing, message.count
                 case wire.Hello():
                     await self._refuse(
                         websocket, patience, "hello_again", "hello is said once a connection"

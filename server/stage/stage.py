@@ -9,6 +9,7 @@ by one run, however many screens there are.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Literal
 
 from server.clock import Clock
 from server.stage import messages as wire
+from server.stage.liveness import Liveness
 from server.stage.pace import heard, told
 from server.tempo import REAL_TIME, Tempo
 
@@ -204,15 +206,35 @@ class Mailbox:
 
 @dataclass(eq=False)
 class Screen:
-    """One connected kiosk, and what it last told of itself."""
+    """One connected kiosk, and what it last told of itself.
+
+    Attributes:
+        name: unique among those connected.
+        asked: the name by which it wanted to be known.
+        frames: how it takes its frames.
+        mailbox: what it has still to be told.
+        joined_at: steady time.
+        liveness: what it owes, in real time.
+        painted: the frame that it last said has reached its display.
+        painted_at: steady time at which that was.
+        frames_sent: how many it was sent.
+        lacks: some of the characters of the show that it cannot draw.
+        lacks_count: how many there are.
+        dismissed: set once another has taken its place.
+    """
 
     name: str
+    asked: str
     frames: FrameStyle
     mailbox: Mailbox
     joined_at: float
+    liveness: Liveness
     painted: tuple[str, int] | None = None
     painted_at: float | None = None
     frames_sent: int = 0
+    lacks: str = ""
+    lacks_count: int = 0
+    dismissed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -289,9 +311,16 @@ class Stage:
 
     @contextmanager
     def join(self, name: str, frames: FrameStyle) -> Iterator[Screen]:
-        """A screen comes in: its mailbox begins with a welcome that makes it look right."""
+        """A screen comes in: its mailbox begins with a welcome that makes it look right.
+
+        No two have one name. A newcomer takes over that of a screen which has lost its beat: a
+        kiosk that comes back while its old socket is half open. Beside one that is alive it gets
+        a name with a number, until the other goes.
+        """
+        asked, name = name, self._free_name(name)
         now = self.clock.now()
-        screen = Screen(name, frames, Mailbox(self.clock), joined_at=now)
+        alive = Liveness(self.tempo.to_real(now))
+        screen = Screen(name, asked, frames, Mailbox(self.clock), joined_at=now, liveness=alive)
         welcome = wire.Welcome(
             screen=name,
             server_time=now,
@@ -306,7 +335,9 @@ class Stage:
         try:
             yield screen
         finally:
-            self._screens.remove(screen)
+            if not screen.dismissed.is_set():
+                self._screens.remove(screen)
+                self._pass_on(screen.name)
 
     def snapshot(self) -> wire.Snapshot:
         """What the stage looks like at this moment."""
@@ -422,12 +453,14 @@ class Stage:
             self._picture = performance.frame(newest)
         if performance.outcome is None:
             performance.end("cut")
+            now = self.tempo.to_real(self.clock.now())
             for screen in self._screens:
                 screen.mailbox.void()
+                screen.liveness.void(now)
 
     def identify(self, name: str) -> int:
         """Ask a screen to say who it is; how many of that name there are."""
-        return self._post_to(name, wire.Identify())
+        return self._post_to(name, wire.Identify(screen=name))
 
     def reload(self, name: str) -> int:
         """Ask a screen to load its page anew; how many of that name there are."""
@@ -437,8 +470,28 @@ class Stage:
         """A screen says that a frame has reached its display, and when by its own clock."""
         message = heard(message, self.tempo)
         screen.painted, screen.painted_at = (message.run, message.step), message.at
+        screen.liveness.presented(message.run, message.step)
         if self.painted is not None:
             self.painted(screen, message)
+
+    def _free_name(self, asked: str) -> str:
+        """A name that nobody has; `asked` itself where its holder has fallen silent."""
+        names = {screen.name: screen for screen in self._screens}
+        holder = names.get(asked)
+        if holder is None:
+            return asked
+        if holder.liveness.is_stale(self.tempo.to_real(self.clock.now())):
+            self._screens.remove(holder)
+            holder.dismissed.set()
+            return asked
+        numbered = (wire.numbered_name(asked, number) for number in itertools.count(2))
+        return next(name for name in numbered if name not in names)
+
+    def _pass_on(self, name: str) -> None:
+        """A name is free: the screen that asked for it first has it."""
+        heir = next((each for each in self._screens if each.asked == name != each.name), None)
+        if heir is not None:
+            heir.name = name
 
     def _post_to(self, name: str, message: wire.Identify | wire.Reload) -> int:
         addressed = [screen for screen in self._screens if screen.name == name]

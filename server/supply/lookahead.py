@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cache.prefetch import Need
 from generator.cues import NavigateCue
-from generator.plan import Action, Plan
+from generator.plan import Action, Planned
 from server.clock import Clock
 from server.config.show import Show
 from server.performance.performer import pause_after
@@ -52,7 +52,7 @@ class Coming:
     cycle: int = 0
 
 
-def coming_runs(show: Show, plan: Plan, playhead: Playhead, now: float) -> list[Coming]:
+def coming_runs(show: Show, plan: Planned, playhead: Playhead, now: float) -> list[Coming]:
     """The runs to come, the earliest first.
 
     Args:
@@ -83,7 +83,7 @@ def coming_runs(show: Show, plan: Plan, playhead: Playhead, now: float) -> list[
 
 
 def _regenerating(
-    show: Show, plan: Plan, origin: float, cursor: int, now: float
+    show: Show, plan: Planned, origin: float, cursor: int, now: float
 ) -> Iterator[Coming]:
     """The further cycles of a cue that has fired, and is drawn again and again."""
     past = [action for action in plan.actions if action.cue_index < cursor]
@@ -100,7 +100,7 @@ def _regenerating(
         yield from _cycles(action, first.start, stop, stop)
 
 
-def _stops(show: Show, plan: Plan) -> list[int]:
+def _stops(show: Show, plan: Planned) -> list[int]:
     """The cues that end a regeneration: those that draw, and those that navigate."""
     navigations = {i for i, cue in enumerate(show.sheet.cues) if isinstance(cue, NavigateCue)}
     return sorted({action.cue_index for action in plan.actions} | navigations)
@@ -110,7 +110,7 @@ def _at_any_moment(action: Action, now: float) -> Coming:
     return Coming(action, now + AT_ANY_MOMENT, now + AT_ANY_MOMENT + TYPICAL_RUN)
 
 
-def _screening(show: Show, plan: Plan, origin: float, cursor: int) -> Iterator[Coming]:
+def _screening(show: Show, plan: Planned, origin: float, cursor: int) -> Iterator[Coming]:
     """The runs of one screening, from cue `cursor` on; `origin` is the time of its position 0."""
     cues, crossfade = show.sheet.cues, show.settings.display.crossfade
     stops = _stops(show, plan)
@@ -147,7 +147,7 @@ class Lookahead:
     def __init__(
         self,
         show: Show,
-        plan: Plan,
+        plan: Planned,
         playhead: Playhead,
         static: StaticProvider,
         clock: Clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import structlog
@@ -10,7 +10,7 @@ import structlog
 from cache.documents import FormatError
 from cache.prefetch import Coverage
 from cache.store import StoreError
-from generator.plan import Action, Plan
+from generator.plan import Action, PlanInForce
 from server.clock import Clock
 from server.metrics import Metrics
 from server.modes.ladder import Sets
@@ -33,18 +33,22 @@ class Readiness:
     """Looks through the sets of every action, again and again.
 
     Args:
-        plan: the show's actions.
+        plan: the show's actions; it follows the store, as it is looked at.
         supply: the sets there are, and how much of them is on this machine.
         static: who plays them, and knows which are faulty.
         clock: the time.
         metrics: where it is counted.
         still: whether the show has a still image, on which every cue can end.
         engines: the engines that may draw for a cue, by name.
+        may_draw: whether they may for an action.
+
+    Attributes:
+        renamed: told the new ids of actions by their old ones, where the store has changed them.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PlanInForce,
         supply: Supply,
         static: StaticProvider,
         clock: Clock,
@@ -52,6 +56,7 @@ class Readiness:
         *,
         still: bool = False,
         engines: Sequence[str] = (),
+        may_draw: Callable[[Action], bool] = lambda _action: True,
     ) -> None:
         self._plan = plan
         self._supply = supply
@@ -60,6 +65,9 @@ class Readiness:
         self._metrics = metrics
         self._still = still
         self._engines = tuple(engines)
+        self._may_draw = may_draw
+        self.renamed: Callable[[Mapping[str, str]], None] = lambda _ids: None
+        self._followed: Mapping[str, tuple[str, ...]] | None = None
         self._looked = False
         self._store_problem: str | None = None
         self._unproven: tuple[Unproven, ...] = ()
@@ -114,9 +122,11 @@ class Readiness:
             problems.append("the sets have not been looked through yet")
         if self._store_problem:
             problems.append(self._store_problem)
-        lacking = in_words(self.unproven())
+        found = self.unproven()
+        lacking = in_words(found)
         if lacking and self._looked:
-            problems.append(lacking)
+            why = self._first_fault(found)
+            problems.append(f"{lacking} ({why})" if why else lacking)
         return problems + self._not_here()
 
     def notes(self) -> list[str]:
@@ -165,7 +175,26 @@ class Readiness:
     def unproven(self) -> tuple[Unproven, ...]:
         """The cues whose ladder ends in nothing that cannot fail."""
         return unproven(
-            self._plan.actions, sets=self.sets, still=self._still, engines=self._engines
+            self._plan.actions,
+            sets=self.sets,
+            still=self._still,
+            engines=self._engines,
+            may_draw=self._may_draw,
+        )
+
+    def _first_fault(self, found: Sequence[Unproven]) -> str | None:
+        """Why the sets that there are will not do, of the first cue that lacks one."""
+        if not self._supply.library.found:
+            return "there is no manifest in the store"
+        lacking = {each.action_id for each in found}
+        faults = sorted(self._static.faults.items(), key=lambda item: item[0])
+        return next(
+            (
+                f"{action_id} set {number}: {fault.reason}"
+                for (action_id, number), fault in faults
+                if action_id in lacking
+            ),
+            None,
         )
 
     def sets_in_time(self, action: Action) -> Sets:
@@ -180,7 +209,11 @@ class Readiness:
         """Look now, and every minute, until cancelled; more often while the store is away."""
         while True:
             await self.look()
-            away = self._store_problem is not None or self._supply.unreachable() is not None
+            away = (
+                self._store_problem is not None
+                or self._supply.unreachable() is not None
+                or not self._supply.library.found  # a disk that comes later, or was never drawn on
+            )
             soon, again = self._clock.stretch(LOOK_SOON), self._clock.stretch(LOOK_AGAIN)
             until = self._clock.now() + (soon if away else again)
             while self._clock.now() < until:
@@ -188,6 +221,19 @@ class Readiness:
                 await self._clock.sleep_until(min(until, self._clock.now() + soon))
                 if self._supply.fetched != came:
                     await self._static.prove(self._plan.actions)  # what has come meanwhile
+
+    def _follow(self) -> None:
+        """Have the plan take over the ids of what the store holds now."""
+        library = self._supply.library
+        finished = library.manifest.fingerprints
+        if finished == self._followed:
+            return
+        self._followed = finished
+        renamed = self._plan.follow(finished)
+        library.want(self._plan.wanted)
+        if renamed:
+            _log.info("plan_follows_store", actions=len(renamed), first=[*renamed.items()][:_NAMED])
+            self.renamed(renamed)
 
     async def look(self) -> None:
         """Read the manifest anew and look through every set of the show."""
@@ -199,7 +245,7 @@ class Readiness:
             self._store_problem = f"the store cannot be read: {error}"
         else:
             self._store_problem = None
-            self._static.forget_faults()
+        self._follow()
         await self._static.survey(self._plan.actions)
         self._looked = True
         counts = [self.sets(action.action_id) for action in self._plan.actions]

@@ -24,6 +24,7 @@ from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf, Shelf
 from cache.store import NotFound, SharedStore, Store
 from server.clock import Clock
+from server.conditions import Condition
 from server.config.show import Show
 from server.config.stores import store_of
 
@@ -74,7 +75,7 @@ class Supply:
             return None
 
     async def run(self) -> None:
-        """Keep the copies warm until cancelled."""
+        """Keep the copies warm until cancelled; returns at once where none are made."""
         if self.prefetcher is not None:
             await self.prefetcher.run()
 
@@ -101,6 +102,12 @@ class Supply:
             return None
         origin = self.cache.stats.origin
         return origin.reason if origin.reachable is False else None
+
+    def conditions(self) -> Iterable[Condition]:
+        """That a mistake of ours keeps files from being fetched ahead, where it is so."""
+        if self.prefetcher is not None and (stumbled := self.prefetcher.stumbled) is not None:
+            text = f"a copy could not be fetched, and is asked for again: {stumbled}"
+            yield Condition("prefetch_failed", "degraded", text)
 
     def status(self) -> dict[str, Any] | None:
         """The copies and the line, as plain values; None where there is none."""
@@ -217,6 +224,11 @@ class SupplyCollector(Collector):
             ),
         ):
             yield GaugeMetricFamily(f"understudy_{name}", meaning, value=value)
+        yield CounterMetricFamily(
+            "understudy_prefetch_failures",
+            "Files that could not be fetched ahead for a mistake of ours.",
+            value=prefetcher.stumbles,
+        )
         yield CounterMetricFamily(
             "understudy_fetched_bytes", "Bytes that came over the line.", value=stats.fetched_bytes
         )

@@ -141,6 +141,17 @@ class Playhead:
         """Steady time at which the next screening starts, None for unknown."""
         return self._next_at
 
+    def begins_within(self, now: float, seconds: float) -> bool:
+        """Whether a screening is on, or may be within `seconds` of `now`.
+
+        One that waits for a hand may begin at any time from now on.
+        """
+        if self._active:
+            return True
+        if self._next_at is None:
+            return seconds > 0 and self._status == "waiting"
+        return self._next_at - now <= seconds
+
     @property
     def cursor(self) -> int:
         """Index of the next cue to fire."""

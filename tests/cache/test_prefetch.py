@@ -382,3 +382,84 @@ def test_the_final_image_is_wanted_before_its_run_begins() -> None:
     assert final.latest == pytest.approx(104)
     # Squeezed to half its length: the eighth of sixteen images is due in the middle of four s.
     assert wanted[Key("actions/a/sets/0/8.jpg")].latest == pytest.approx(102)
+
+
+# ---------------------------------------------------------------- mistakes of ours
+
+
+class Planted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mistake", [Planted("a mistake"), asyncio.CancelledError()])
+async def test_a_mistake_with_one_file_ends_nothing_and_is_told_until_the_file_has_come(
+    monkeypatch: pytest.MonkeyPatch, mistake: BaseException
+) -> None:
+    async with bench() as one:
+        poison, rightly, tries = image_key("a", 0, "3.jpg"), one.cache.fetch, list[float]()
+
+        async def fetch(key: Key) -> int:
+            if key == poison and len(tries) < 3:
+                tries.append(one.clock.now())
+                raise mistake
+            return await rightly(key)
+
+        monkeypatch.setattr(one.cache, "fetch", fetch)
+        one.need("a", 0, 120.0)
+        one.need("b", 0, 150.0)
+        await one.pass_time(4.0)
+        assert one.whole("b", 0)
+        assert one.here("a", 0) == [name for name in names() if name != "3.jpg"]
+        assert poison in (one.prefetcher.stumbled or "")
+        await one.pass_time(30.0)
+        assert one.whole("a", 0)
+        assert one.prefetcher.stumbled is None
+        assert one.prefetcher.stumbles == len(tries) == 3
+        first, second = (later - earlier for earlier, later in pairwise(tries))
+        assert 1.0 <= first < second, "the pauses grow"
+
+
+async def test_where_every_file_fails_it_is_asked_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bench() as one:
+        rightly, tries = one.cache.fetch, list[float]()
+
+        async def fetch(_key: Key) -> int:
+            tries.append(one.clock.now())
+            raise Planted("a mistake")
+
+        monkeypatch.setattr(one.cache, "fetch", fetch)
+        one.need("a", 0, 600.0)
+        await one.pass_time(120.0)
+        assert 4 <= len(tries) < 20
+        monkeypatch.setattr(one.cache, "fetch", rightly)
+        await one.pass_time(60.0)
+        assert one.whole("a", 0)
+        assert one.prefetcher.stumbled is None
+
+
+@pytest.mark.parametrize("method", ["_next", "plan"])
+async def test_a_mistake_before_anything_is_asked_for_is_told_and_passes(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async with bench() as one:
+        rightly, calls = getattr(one.prefetcher, method), 0
+
+        async def fails_at_first() -> object:
+            nonlocal calls
+            calls += 1
+            if calls <= 6:
+                raise Planted("a mistake")
+            return await rightly()
+
+        monkeypatch.setattr(one.prefetcher, method, fails_at_first)
+        one.prefetcher.nudge()
+        one.prefetcher._landed.set()
+        one.need("a", 0, 120.0)
+        one.need("b", 0, 150.0)
+        await one.pass_time(100.0)
+        assert one.whole("a", 0)
+        assert one.whole("b", 0)
+        assert calls > 6
+        assert one.prefetcher.stumbled is None

@@ -28,7 +28,15 @@ from cache.store import (
     StoreUnavailable,
 )
 from tests.cache.s3_servers import S3Server
-from tests.cache.samples import WHEN, add_set, images_of, original_meta, picture, small_store
+from tests.cache.samples import (
+    FINGERPRINT,
+    WHEN,
+    add_set,
+    images_of,
+    original_meta,
+    picture,
+    small_store,
+)
 from tests.cache.store_contract import listed
 
 REPOSITORY = Path(__file__).parents[2]
@@ -114,9 +122,9 @@ async def test_from_a_bucket(
 
 
 async def test_only_some_actions_and_later_others(source: MemoryStore, target: FolderStore) -> None:
-    await pull(source, target, only={"prompt_001", "unheard_of"})
+    await pull(source, target, only={"prompt_001": FINGERPRINT, "unheard_of": FINGERPRINT})
     assert await playable(target) == {"prompt_001": 2}
-    await pull(source, target, only={"prompt_003"})
+    await pull(source, target, only={"prompt_003": FINGERPRINT})
     assert await playable(target) == {"prompt_001": 2, "prompt_003": 2}
     await pull(source, target)
     assert await contents(target) == source.contents

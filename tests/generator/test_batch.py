@@ -131,12 +131,13 @@ async def test_an_empty_store_lacks_everything() -> None:
 async def test_present_stale_and_broken_sets_are_told_apart() -> None:
     store = MemoryStore()
     await drawn_batch(store, [action(1, "older")], 3)
-    await Recorder(Pencil(), store).record(action(1), 1)
-    del store.contents[meta_key("prompt_001", 2)]
+    for number in (3, 4):
+        await Recorder(Pencil(), store).record(action(1), number)
+    del store.contents[meta_key("prompt_001", 4)]
     (holding,) = await stock(store, [action(1)])
-    assert (holding.present, holding.stale) == ((1,), (0,))
-    assert [(set_id, "meta.json" in reason) for set_id, reason in holding.broken] == [(2, True)]
-    assert holding.missing(3) == (0, 2)
+    assert (holding.present, holding.stale) == ((3,), (0, 1, 2))
+    assert [(set_id, "meta.json" in reason) for set_id, reason in holding.broken] == [(4, True)]
+    assert holding.missing(3) == (4, 5), "what is broken is drawn again in its place"
 
 
 async def test_a_set_that_does_not_say_what_it_is_of_is_taken_at_its_word() -> None:
@@ -151,12 +152,12 @@ async def test_a_set_that_does_not_say_what_it_is_of_is_taken_at_its_word() -> N
 
 
 def test_first_one_set_for_each_cue_in_the_order_of_the_show() -> None:
-    # `at` and not the order given decides, and what is there already is left out.
+    # How many there are decides, then `at` and not the order given.
     late, early = action(1, at=90.0), action(2, at=10.0)
     holdings = [Holding(late, ()), Holding(early, (1,))]
     assert [(job.action.action_id, job.set_id) for job in jobs_for(holdings, 3)] == [
-        ("prompt_002", 0),
         ("prompt_001", 0),
+        ("prompt_002", 0),
         ("prompt_001", 1),
         ("prompt_002", 2),
         ("prompt_001", 2),
@@ -279,7 +280,7 @@ async def test_stopped_in_the_middle_it_goes_on_without_redrawing() -> None:
     assert all(holding.present == (0,) for holding in await stock(store, actions))
 
 
-async def test_stale_sets_are_redrawn_under_the_same_id() -> None:
+async def test_sets_of_another_recipe_stay_and_new_ones_get_new_numbers() -> None:
     store = MemoryStore()
     await drawn_batch(store, [action(1, "older"), action(2)], 2)
     engine = Pencil()
@@ -287,10 +288,11 @@ async def test_stale_sets_are_redrawn_under_the_same_id() -> None:
     outcome = await drawn_batch(store, edited, 2, engine)
     assert engine.drawn == ["newer", "newer"]
     assert [(job.action.action_id, job.set_id) for job in outcome.drawn] == [
-        ("prompt_001", 0),
-        ("prompt_001", 1),
+        ("prompt_001", 2),
+        ("prompt_001", 3),
     ]
-    assert [(h.present, h.stale) for h in await stock(store, edited)] == [((0, 1), ())] * 2
+    found = [(h.present, h.stale) for h in await stock(store, edited)]
+    assert found == [((2, 3), (0, 1)), ((0, 1), ())]
     entry = (await load_manifest(store)).actions["prompt_001"]
     assert entry.fingerprint == edited[0].fingerprint
 

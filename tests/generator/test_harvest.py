@@ -29,7 +29,7 @@ async def harvesting(
     before = asyncio.all_tasks()
     harvester = Harvester(
         store,
-        [action()] if actions is None else actions,
+        lambda: [action()] if actions is None else actions,
         now=lambda: WHEN,
         **options,  # type: ignore[arg-type]
     )
@@ -48,7 +48,7 @@ class TestTee(EngineContract):
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         # Kept are none of the contract's recipes: they are no action's.
-        async with Harvester(MemoryStore(), [action()]) as harvester:
+        async with Harvester(MemoryStore(), lambda: [action()]) as harvester:
             yield harvester.tee(SketchEngine(pace=0.005, wait=False))
 
 

@@ -25,7 +25,8 @@ def sheet_of(*cues: Cue) -> CueSheet:
 
 
 def planned(*cues: Cue, finished: dict[str, str | None] | None = None) -> Plan:
-    return plan_actions(sheet_of(*cues), PROGRAMS, BASE_IMAGES, finished)
+    known = {key: () if one is None else (one,) for key, one in (finished or {}).items()}
+    return plan_actions(sheet_of(*cues), PROGRAMS, BASE_IMAGES, known)
 
 
 def actions(*cues: Cue) -> tuple[Action, ...]:

@@ -114,8 +114,8 @@ async def whole(place: Place) -> Manifest:
     async with place.store() as store:
         library = Library(store)
         manifest = await library.refresh()
-        known = {name: entry.fingerprint for name, entry in manifest.actions.items()}
-        async with aclosing(verify_sets(library, show.plan(known).actions)) as findings:
+        plan = show.plan(manifest.fingerprints)
+        async with aclosing(verify_sets(library, plan.actions)) as findings:
             assert [str(finding) async for finding in findings] == []
         found = await rebuild(store)
     assert found.remarks == ()

@@ -16,10 +16,11 @@ from cache.local import LocalCache
 from cache.prefetch import Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
-from generator.plan import Action
+from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
 from server.chance import Chance
 from server.clock import VirtualClock, settle
+from server.conditions import Conditions
 from server.config.show import Show, load_show
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.mode_commands import ModeCommands
@@ -37,6 +38,7 @@ from server.performance.playback import Playback
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.stage.presence import ScreenPresence
 from server.stage.stage import Mailbox, Stage, StageFrame
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
@@ -278,7 +280,8 @@ async def house(
     contents = store_contents(actions, rhythm or Rhythm(), rhythms)
     opened_store = await _open_store(contents, clock, far)
     store, cache, library = opened_store
-    plan = show.plan({name: e.fingerprint for name, e in library.manifest.actions.items()})
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
     )
@@ -292,7 +295,7 @@ async def house(
     tokens = iter(f"run-{number}" for number in range(100_000))
     ensemble = assemble(
         show,
-        plan,
+        PlanInForce(plan),
         supply,
         Circumstances(
             clock=clock,
@@ -318,7 +321,20 @@ async def house(
         quiet_for=playback.quiet_for,
         clock=clock,
     )
-    view = StateView(show, clock, playback, stage, readiness, modes, commands=log)
+    conditions = Conditions()
+    conditions.add(playback.conditions)
+    presence = ScreenPresence(stage, clock, show.timezone)
+    view = StateView(
+        show,
+        clock,
+        playback,
+        stage,
+        readiness,
+        modes,
+        commands=log,
+        conditions=conditions,
+        presence=presence,
+    )
     commands = ShowCommands(
         playback=playback,
         stage=stage,

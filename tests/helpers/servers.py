@@ -24,10 +24,12 @@ from starlette.applications import Starlette
 
 from server.app import create_app
 from server.config.show import Show
+from server.connections import ConnectionLimits, Connections
 from server.providers.live import LiveEngine
-from server.serving import MAX_MESSAGE
+from server.serving import uvicorn_config
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMITS = ConnectionLimits()
 _PATIENCE = 20.0
 _OURS = re.compile(r"UNDERSTUDY_|R2_|AWS_|SETS_PER_|DEFAULT_INFER|PARALLEL_GEN|EXHIBITION_")
 
@@ -61,28 +63,21 @@ class Address:
 
 
 @asynccontextmanager
-async def serving(show: Show, engines: Sequence[LiveEngine] = ()) -> AsyncIterator[Address]:
+async def serving(
+    show: Show, engines: Sequence[LiveEngine] = (), limits: ConnectionLimits = LIMITS
+) -> AsyncIterator[Address]:
     """Serve `show` in this process as `serve_show` does, at a free port of loopback."""
-    async with serving_app(create_app(show, engines=engines)) as address:
+    async with serving_app(create_app(show, engines=engines), limits) as address:
         yield address
 
 
 @asynccontextmanager
-async def serving_app(app: Starlette) -> AsyncIterator[Address]:
+async def serving_app(app: Starlette, limits: ConnectionLimits = LIMITS) -> AsyncIterator[Address]:
     """Serve an application of ours in this process, at a free port of loopback."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=5,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-    )
+    app.state.connections = connections = Connections(limits)
+    config = uvicorn_config(app, connections)
     server = uvicorn.Server(config)
     with listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))

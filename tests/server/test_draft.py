@@ -61,7 +61,9 @@ def test_what_is_known_and_what_is_not_are_told_apart() -> None:
         "about 6 min of drawing and 1.5 GB, judged by what was drawn before",
         f"how long 4 sets will take is not known: {never} and measured",
         f"how large 4 sets will be is not known: {never}",
+        told.summary()[-1],
     ]
+    assert told.summary()[-1].startswith("kept as drawn for other sheets: 1 set; ")
     assert (
         "about 3 min of drawing, 2 beside each other" in draft(HALF, STALE, beside=2).summary()[1]
     )

@@ -407,8 +407,18 @@ async def test_a_clock_that_is_behind_and_a_zone_that_is_not_the_gallerys(tmp_pa
 
 async def test_a_flaw_is_no_error_where_something_else_is_sure_to_be_seen(tmp_path: Path) -> None:
     (tmp_path / "still.jpg").write_bytes(picture("still"))
-    for toml, level in ((MANUAL, "error"), (f'still = "still.jpg"\n{MANUAL}', "warning")):
-        async with house(tmp_path, CUES, toml=toml) as opened:
+    still, engine = (
+        f'still = "still.jpg"\n{MANUAL}',
+        LiveEngine("gpu", ScriptedEngine([]), local=True),
+    )
+    # The still alone is no picture of the piece; beneath an engine it is what cannot fail.
+    for toml, engines, level in (
+        (MANUAL, [], "error"),
+        (still, [], "error"),
+        (MANUAL, [engine], "error"),
+        (still, [engine], "warning"),
+    ):
+        async with house(tmp_path, CUES, toml=toml, engines=engines) as opened:
             for number in (0, 1):
                 await opened.store.delete(image_key("lamp", number, "final.jpg"))
             findings = [each for each in await found(opened) if each.code == "missing_step"]

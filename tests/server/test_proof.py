@@ -23,14 +23,21 @@ def test_what_ends_in_nothing_sure_is_named(tmp_path: Path) -> None:
     assert in_words(()) is None
 
 
-def test_engines_prove_nothing_and_a_still_image_everything(tmp_path: Path) -> None:
+def test_engines_prove_nothing_and_a_still_image_only_beneath_them(tmp_path: Path) -> None:
     actions = load_show(write_show(tmp_path, CUES), {}, {}).plan({}).actions
     found = unproven(actions, sets=lambda _: 0, still=False, engines=["gpu", "cloud"])
     assert in_words(found) == (
         "8 cues have no set to play, only engines, which may fail (gpu, cloud): "
         "nr0, nr1, nr2, nr3, nr4, …"
     )
-    assert unproven(actions, sets=lambda _: 0, still=True) == ()
+    assert unproven(actions, sets=lambda _: 0, still=True, engines=["gpu"]) == ()
+    nothing_else = unproven(actions, sets=lambda _: 0, still=True)
+    assert [each.action_id for each in nothing_else] == [each.action_id for each in actions]
+    assert "nothing but the still image" in nothing_else[0].reason
+    shut = unproven(
+        actions, sets=lambda _: 0, still=True, engines=["gpu"], may_draw=lambda _: False
+    )
+    assert shut == nothing_else
     assert unproven(actions, sets=lambda _: 1, still=False) == ()
 
 
@@ -46,6 +53,8 @@ async def test_it_is_in_the_state(tmp_path: Path) -> None:
     toml = 'still = "still.jpg"\n' + LOOP
     async with house(tmp_path / "still", CUES, rhythms=rhythms, toml=toml) as opened:
         await opened.readiness.look()
-        assert opened.readiness.problems() == []
+        (problem,) = opened.readiness.problems()
+        assert "nothing but the still image" in problem
         coverage = opened.view.state()["coverage"]
-        assert (coverage["unproven"], coverage["without_sets"]) == ([], ["nr3"])
+        assert coverage["without_sets"] == ["nr3"]
+        assert [each["action_id"] for each in coverage["unproven"]] == ["nr3"]

@@ -205,7 +205,7 @@ def test_an_action_is_made_to_fail_by_the_id_that_its_sets_have(tmp_path: Path) 
     # A cue is put before it: its sets keep their id, and the new one has another.
     write_show(tmp_path, [prompt(0, "a new one"), prompt(1, "a lamp"), cue(9, "end")], LOOP)
     show = tiny.load()
-    finished = {"prompt_001": tiny.actions()[1].fingerprint}
+    finished = {"prompt_001": [tiny.actions()[1].fingerprint]}
     ids = [action.action_id for action in show.plan(finished).actions]
     assert ids[1] == "prompt_001"
     assert fail_names(show, ["store", *ids, "nobody"]) == ["nobody"]

@@ -189,7 +189,9 @@ def test_one_set_for_several_screenings_of_a_day(show: TinyShow, rehearse: Rehea
     assert told.status == 0
 
 
-def test_a_still_image_stands_behind_the_last_set(show: TinyShow, rehearse: Rehearse) -> None:
+def test_a_still_image_is_nothing_of_the_piece_to_stand_behind_the_last_set(
+    show: TinyShow, rehearse: Rehearse
+) -> None:
     (show.folder / "still.jpg").write_bytes(show.final("last", 0))
     path = show.folder / "show.toml"
     path.write_text(path.read_text().replace("[show]\n", '[show]\nstill = "still.jpg"\n'))
@@ -197,8 +199,8 @@ def test_a_still_image_stands_behind_the_last_set(show: TinyShow, rehearse: Rehe
     for number in (0, 1):
         put_image(show, "forest", number, "final.jpg", black)
     found = rehearse().findings("black_final")
-    assert [(each["level"], each["set_id"]) for each in found] == [("warning", None)]
-    assert "no set of it can be played, the still image stands in" in found[0]["message"]
+    assert [(each["level"], each["set_id"]) for each in found] == [("error", None)]
+    assert found[0]["message"].endswith("no set of it can be played")
 
 
 def test_an_engine_stands_behind_the_last_set(show: TinyShow, rehearse: Rehearse) -> None:

@@ -102,7 +102,12 @@ async def test_welcome_tells_what_a_screen_must_know(address: Address) -> None:
         }
         assert (welcome["protocol"], welcome["screen"]) == (1, "north wall")
         assert before - 1 < welcome["server_time"] < before + 10
-        assert welcome["show"] == {"title": "Tiny", "timezone": "UTC", "duration": 120.0}
+        assert welcome["show"] == {
+            "title": "Tiny",
+            "timezone": "UTC",
+            "duration": 120.0,
+            "characters": "",
+        }
         assert set(welcome["display"]) == {
             "crossfade",
             "fade",

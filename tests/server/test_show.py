@@ -120,7 +120,7 @@ def test_what_is_finished_keeps_its_id(tmp_path: Path) -> None:
     show = loaded(make(tmp_path / "piece"))
     (action,) = show.plan({}).actions
     assert action.action_id == "prompt_001"
-    (again,) = show.plan({"prompt_009": action.fingerprint}).actions
+    (again,) = show.plan({"prompt_009": [action.fingerprint]}).actions
     assert again.action_id == "prompt_009"
 
 

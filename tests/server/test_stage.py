@@ -428,9 +428,10 @@ async def test_only_the_named_are_addressed(stage: Stage) -> None:
         stage.join("a", "url") as same,
         stage.join("b", "url") as other,
     ):
-        assert stage.identify("a") == 2
+        assert [screen.name for screen in stage.screens] == ["a", "a-2", "b"]
+        assert stage.identify("a") == 1
         assert stage.reload("c") == 0
-        for screen, kinds in ((one, 2), (same, 2), (other, 1)):
+        for screen, kinds in ((one, 2), (same, 1), (other, 1)):
             assert len(await waiting(screen.mailbox)) == kinds
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from server.clock import VirtualClock, settle
 from server.control import messages as control_messages
 from server.control import state_feed
 from server.control.state_feed import Mailbox, StateFeed, lasting
+from server.jobs import LONGEST_PAUSE, Jobs
+from server.metrics import Metrics
 from tests.helpers.house import house
 from tests.helpers.shows import Rhythm, cue, line, prompt
 
@@ -38,12 +39,10 @@ def desk() -> Desk:
 @pytest.fixture
 async def feed(desk: Desk) -> AsyncIterator[StateFeed]:
     feed = StateFeed(desk.read, desk.clock, epoch="e")
-    task = asyncio.create_task(feed.run())
-    await settle()
-    yield feed
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    async with Jobs(desk.clock, Metrics()) as jobs:
+        jobs.start("state_feed", feed.run)
+        await settle()
+        yield feed
 
 
 async def taken(mailbox: Mailbox) -> list[Any]:
@@ -71,9 +70,21 @@ async def test_begins_with_the_welcome_and_a_whole_state(feed: StateFeed) -> Non
 async def test_time_that_passes_is_no_change(desk: Desk, feed: StateFeed) -> None:
     with feed.join("welcome") as mailbox:
         await taken(mailbox)
-        await desk.clock.advance(30)
+        await desk.clock.advance(state_feed.REFRESH - 0.5)
         assert await taken(mailbox) == []
-        assert desk.reads > 100
+        assert desk.reads > 20
+
+
+async def test_a_state_that_stands_still_is_told_again_and_again(
+    desk: Desk, feed: StateFeed
+) -> None:
+    with feed.join("") as mailbox:
+        told = (await taken(mailbox))[-1]["seq"]
+        for _ in range(4):
+            await desk.clock.advance(state_feed.REFRESH + 0.2)
+            (state,) = await taken(mailbox)
+            assert state["seq"] == told + 1
+            told = state["seq"]
 
 
 async def test_a_change_is_told_once_with_the_next_number(desk: Desk, feed: StateFeed) -> None:
@@ -173,7 +184,7 @@ async def test_a_state_that_cannot_be_read_does_not_end_the_telling(
         whole, desk.state = desk.state, {"screens": 7}
         await desk.clock.advance(1)
         desk.state = {**whole, "mode": "live"}
-        await desk.clock.advance(1)
+        await desk.clock.advance(LONGEST_PAUSE)
         assert (await taken(mailbox))[0]["state"]["mode"] == "live"
 
 

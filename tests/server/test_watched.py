@@ -18,6 +18,7 @@ import pytest
 from cache.library import Library
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
+from generator.plan import PlanInForce
 from server.asrun.log import MemoryLog
 from server.chance import Chance
 from server.clock import ScaledClock, SystemClock, VirtualClock
@@ -261,7 +262,7 @@ async def in_haste(
     chance, log = Chance(1), MemoryLog()
     ensemble = assemble(
         show,
-        plan,
+        PlanInForce(plan),
         Supply(store, library, FullShelf()),
         Circumstances(
             clock=clock,

@@ -15,6 +15,11 @@ const TTL = 3;
 const PATIENCE = 6;
 /** Seconds without a word after which what is shown is no longer called true. */
 export const STALE = 4.5;
+/**
+ * Seconds without a state, though the line is open, after which what is shown is no longer called true, and a new line
+ * is taken. The server tells the state every few seconds even where nothing has changed.
+ */
+export const STATE_STALE = 10;
 
 /** @typedef {{code: string, message: string}} Problem */
 
@@ -30,6 +35,11 @@ export class Desk {
   refused = null;
   /** Local seconds at which it was last heard. */
   heardAt = -Infinity;
+  /** Local seconds at which the state was last told, */
+  statedAt = -Infinity;
+  /** and the time of day that it was here, in Unix seconds. @type {number | null} */
+  statedWall = null;
+  #openedAt = -Infinity;
   #epoch = "";
   #seq = 0;
   #count = 0;
@@ -56,6 +66,7 @@ export class Desk {
     this.#sync = new Sync(this.clock, (t0) => this.#link.send({ type: "sync", t0 }, { answered: true }));
     for (const event of ["online", "pageshow", "focus"]) addEventListener(event, () => this.#link.nudge());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#link.nudge());
+    setInterval(() => this.#distrust(), 1000);
   }
 
   connect() {
@@ -65,7 +76,18 @@ export class Desk {
 
   /** Whether what is shown is what the server says now. */
   get fresh() {
+    return this.heard && this.clock.local() - this.statedAt < STATE_STALE;
+  }
+
+  /** Whether the server is heard, be it that the state stands still. */
+  get heard() {
     return this.role !== null && this.clock.local() - this.heardAt < STALE;
+  }
+
+  /** A line over which no state comes is no line: whoever sends them on the other side is gone. */
+  #distrust() {
+    if (!this.heard || this.clock.local() - Math.max(this.statedAt, this.#openedAt) < STATE_STALE) return;
+    this.#link.renew();
   }
 
   /** @param {string} command */
@@ -121,6 +143,7 @@ export class Desk {
         return this.#sync.answered(message);
       case "welcome":
         this.role = message.role;
+        this.#openedAt = this.clock.local();
         this.commands = new Set(message.commands ?? []);
         this.clock.anchor(message.server_time);
         this.#sync.start();
@@ -134,6 +157,8 @@ export class Desk {
         if (message.epoch !== this.#epoch || message.seq < this.#seq) return;
         this.#seq = message.seq;
         this.state = message.state;
+        this.statedAt = this.clock.local();
+        this.statedWall = Date.now() / 1000;
         return this.#hooks.changed();
       case "reply": {
         const open = this.#open.get(String(message.id));

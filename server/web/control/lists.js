@@ -28,6 +28,7 @@ export class Lists {
   tick(desk) {
     const drawing = desk.state.now && !desk.state.now.outcome && desk.state.now.step > 0;
     for (const row of element("screens").children) {
+      if (row.dataset.trouble) continue;
       const at = Number(row.dataset.painted);
       const past = at ? desk.now() - at : null;
       say(row.querySelector(".age"), past === null ? "has painted nothing yet" : `painted ${words.age(past)} ago`);
@@ -37,22 +38,32 @@ export class Lists {
 
   /** @param {any[]} screens */
   #screens(screens) {
-    say(element("screens-title").querySelector(".count"), screens.length ? String(screens.length) : "none connected");
-    mark(element("screens").parentElement, "alarm", screens.length ? null : "");
+    const there = screens.filter((screen) => screen.connected !== false).length;
+    const all = there === screens.length ? String(there) : `${there} of ${screens.length}`;
+    say(element("screens-title").querySelector(".count"), there ? all : "none connected");
+    mark(element("screens").parentElement, "alarm", there && there === screens.length ? null : "");
     keep(
       element("screens"),
       screens,
-      (screen, index) => `${screen.screen} ${screens.slice(0, index).filter((other) => other.screen === screen.screen).length}`,
+      (screen) => `${screen.connected === false ? "missing" : "there"} ${screen.screen}`,
       (screen) =>
         make(
           "li",
           {},
           make("span", { className: "name" }, screen.screen),
           make("span", { className: "age" }),
-          this.#deed("Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
-          this.#deed("Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
+          ...(screen.connected === false
+            ? [this.#deed("Forget", "screens.forget", { screen: screen.screen }, `Expect ${screen.screen} no more`)]
+            : [
+                this.#deed("Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
+                this.#deed("Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
+              ]),
         ),
       (row, screen) => {
+        mark(row, "trouble", screen.trouble ? "yes" : null);
+        if (screen.trouble) {
+          say(row.querySelector(".age"), screen.trouble.replace(`${screen.screen}: `, ""));
+        }
         row.dataset.painted = String(screen.painted_at ?? "");
         row.title = screen.skipped ? `${screen.skipped} frames skipped` : "";
       },

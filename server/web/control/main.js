@@ -6,6 +6,7 @@
 
 import { here } from "../kiosk/address.js";
 import { times } from "../kiosk/rehearsal.js";
+import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
 import { Desk } from "./desk.js";
 import { element, mark, say } from "./dom.js";
@@ -82,6 +83,7 @@ const done = {
   restore: () => "The wall is back",
   identify: (_, args) => `${args.screen} shows its name`,
   reload: (_, args) => `${args.screen} loads anew`,
+  "screens.forget": (_, args) => `${args.screen} is not expected any more`,
   "mode.force": (_, args) => `Forced ${args.mode}${args.cue === undefined ? "" : ` for ${args.cue}`}`,
   "mode.release": () => "Released",
   "engine.reset": (_, args) => `${args.engine} is trusted again`,
@@ -185,22 +187,33 @@ function showTop(state) {
   );
   element("alarm-panic").hidden = !state.panic;
   if (state.panic) say(element("alarm-panic").querySelector("p"), `Panic: black until restored. ${words.who(state.panic.by)}, ${words.timeOfDay(state.panic.at)}.`);
-  mark(element("health"), "level", state.health.level);
-  say(element("health").querySelector(".words"), state.health.level === "ok" ? "ok" : state.health.reason);
-  element("health").title = state.health.reason;
+  conditions.show(state.health.conditions ?? []);
+}
+
+/** How it is, unless that is not known. */
+function showHealth() {
+  const { health } = desk.state;
+  const { fresh } = desk;
+  mark(element("health"), "level", fresh ? health.level : "unknown");
+  const since = desk.statedWall === null ? "" : ` since ${words.timeOfDay(desk.statedWall)}`;
+  say(element("health").querySelector(".words"), !fresh ? `unknown${since}` : health.level === "ok" ? "ok" : health.reason);
+  element("health").title = fresh ? health.reason : "";
 }
 
 function showLine() {
   const fresh = desk.fresh;
   mark(body, "line", fresh ? "live" : desk.state ? "stale" : "connecting");
   mark(body, "role", desk.role);
-  say(element("line"), fresh ? (desk.role === "viewer" ? "viewing only" : "") : "no line");
+  say(element("line"), fresh ? (desk.role === "viewer" ? "viewing only" : "") : desk.heard ? "no news" : "no line");
+  if (desk.state) showHealth();
   const alarm = element("alarm-line");
   const lost = !fresh && (desk.state !== null || desk.heardAt > -Infinity || performance.now() > 3000);
   alarm.hidden = !lost || desk.refused !== null;
   if (alarm.hidden) return;
-  say(alarm.querySelector("p"), "No line to the server; trying again. What you see may be wrong. The walls go on by themselves.");
-  const past = desk.clock.local() - desk.heardAt; // not read out: it never stands still
+  const old = desk.statedWall === null ? "" : ` What you see is old: since ${words.timeOfDay(desk.statedWall)} nothing has come.`;
+  const why = desk.heard ? "The server answers, but does not say how the show is; trying again." : "No line to the server; trying again.";
+  say(alarm.querySelector("p"), `${why}${old} The walls go on by themselves.`);
+  const past = desk.clock.local() - desk.statedAt; // not read out: it never stands still
   say(element("alarm-age"), Number.isFinite(past) ? `${words.age(past)} old` : "");
 }
 

@@ -10,6 +10,7 @@ import { here, socket } from "./address.js";
 import { Captions } from "./captions.js";
 import { Clock, Sync } from "./clock.js";
 import { Curtain } from "./curtain.js";
+import * as glyphs from "./glyphs.js";
 import { Display } from "./display.js";
 import { Identify } from "./identify.js";
 import { Lobby } from "./lobby.js";
@@ -87,7 +88,7 @@ const link = new Link(socket("/ws/screen"), {
   open() {
     presenter.reconnected();
     const token = query.get("token");
-    link.send({ type: "hello", protocol: PROTOCOL, screen: name, frames, ...(token ? { token } : {}) });
+    link.send({ type: "hello", protocol: PROTOCOL, screen: asked, frames, ...(token ? { token } : {}) });
     sync.start();
   },
   message(data) {
@@ -107,7 +108,9 @@ const report = new Report((message) => link.send(message));
 // ----------------------------------------------------------------- state
 
 const frames = query.get("frames") === "url" ? "url" : "binary";
-let name = ownName();
+/** The name that this screen wants, whatever the server calls it while another has that. */
+const asked = ownName();
+let name = asked;
 /** @type {string | null} */
 let route = null;
 /** When the screening that is on began, by the server's clock. @type {number | null} */
@@ -116,6 +119,8 @@ let began = null;
 let drowsy = -1;
 /** @type {object[]} */
 const outbox = [];
+/** The characters for which there is no font here, once they are measured. @type {Promise<string[]> | null} */
+let lacking = null;
 
 /** The name by which the server knows this screen: from the address, else one that this browser keeps. */
 function ownName() {
@@ -162,6 +167,7 @@ function obey(message) {
     case "screening":
       return screening(message);
     case "identify":
+      name = message.screen || name; // it may have become free meanwhile
       return identify.show(name);
     case "reload":
       return void reload();
@@ -198,6 +204,16 @@ function welcome({ screen, server_time, show, display: settings, snapshot }) {
   if (!captions.enabled) captions.clear();
   else if (snapshot.caption) captions.take(snapshot.caption);
   document.body.dataset.welcome = "";
+  measure(show.characters ?? "");
+}
+
+/** Tell which characters of the show cannot be drawn here. @param {string} characters */
+async function measure(characters) {
+  if (!characters) return;
+  const families = ["captions", "typing"].map((id) => getComputedStyle(element(id)).fontFamily);
+  lacking ??= glyphs.missing(characters, families);
+  const found = await lacking;
+  if (found.length > 0) link.send(glyphs.report(found));
 }
 
 /**

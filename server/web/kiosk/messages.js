@@ -8,7 +8,7 @@
 export const PROTOCOL = 1;
 
 /**
- * @typedef {{title: string, timezone: string, duration: number, rehearsal?: {speed: number}}} ShowInfo
+ * @typedef {{title: string, timezone: string, duration: number, characters?: string, rehearsal?: {speed: number}}} ShowInfo
  * @typedef {{crossfade: number, fade: number, captions: boolean, progress: boolean, badge: boolean, still: string}} DisplaySettings
  * @typedef {{type: "screening", status: "waiting" | "active" | "closed", next: number | null, started_at: number | null}} Screening
  * @typedef {{type: "scene", route: string}} Scene
@@ -23,7 +23,7 @@ export const PROTOCOL = 1;
  * @typedef {{screening: Screening, scene: Scene | null, fade: Fade | null, caption: Caption | null, typing: Typing | null, slider: Slider | null, run: Run | null, frame: FrameHeader | null, picture: FrameHeader | null}} Snapshot
  * @typedef {{type: "welcome", protocol: number, screen: string, server_time: number, show: ShowInfo, display: DisplaySettings, snapshot: Snapshot}} Welcome
  * @typedef {{type: "sync", t0: number, t1: number, t2: number}} SyncReply
- * @typedef {{type: "hold"} | {type: "identify"} | {type: "reload"}} Bare
+ * @typedef {{type: "hold"} | {type: "identify", screen?: string} | {type: "reload"}} Bare
  * @typedef {{type: "error", code: string, message: string}} ServerError
  * @typedef {Welcome | SyncReply | Screening | Scene | Fade | Caption | Typing | Slider | Run | FrameHeader | RunEnd | Bare | ServerError} Message
  */
@@ -91,7 +91,7 @@ const KNOWN = {
     protocol: number,
     screen: string,
     server_time: number,
-    show: object({ title: string, timezone: string, rehearsal: maybe(object({ speed: number })) }),
+    show: object({ title: string, timezone: string, characters: maybe(string), rehearsal: maybe(object({ speed: number })) }),
     display: object({ crossfade: number }),
     snapshot: object({
       screening,
@@ -116,7 +116,7 @@ const KNOWN = {
   frame,
   run_end: object({ run: string, outcome: string }),
   hold: object({}),
-  identify: object({}),
+  identify: object({ screen: maybe(string) }),
   reload: object({}),
   error: object({ code: string, message: string }),
 };
