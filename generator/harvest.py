@@ -20,6 +20,7 @@ import structlog
 
 from cache.documents import FormatError
 from cache.store import Store, StoreError
+from cache.tasks import being_cancelled
 from generator import quarantine
 from generator.engine import Engine, EngineError, StepImage, Timing
 from generator.plan import Action
@@ -130,6 +131,10 @@ class Harvester:
                 _dropped(run.action, f"the store took more than {self._keep_within:g} s")
             except (EngineError, StoreError, FormatError) as error:
                 _dropped(run.action, str(error))
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                _log.exception("harvest_failed", action=run.action.action_id)
             except Exception:  # noqa: BLE001 - the next run may be kept all the same
                 _log.exception("harvest_failed", action=run.action.action_id)
             finally:

@@ -44,11 +44,11 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.jobs import JobName, Jobs
+from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
 from server.memory import STATE, Memory, Panic
 from server.metrics import Metrics
-from server.modes.forces import Forces
+from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
 from server.older.socket import OlderSocket, Repertoire
 from server.output import OutputCollector, output_conditions
@@ -65,13 +65,20 @@ from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
-from server.timeline.schedule import Schedule, build_schedule
+from server.timeline.playhead import Playhead
+from server.timeline.schedule import EndlessLoop, Schedule, build_schedule
+from server.timeofday import TimeOfDay, asleep
+from server.unhandled import UnhandledErrors
 
 _log = structlog.get_logger(__name__)
 
 _SIGN_OF_LIFE = 60.0
 """Seconds between two notes that the show was alive: an SD card is worn by each."""
+
+_LOOKED_FOR_SET = 2.0
+"""Seconds after which it is noted at the latest that the clock was set."""
 
 _FRESH_START_AFTER = 120.0
 """Seconds of absence (or one screening, if longer) after which a loop begins anew."""
@@ -175,6 +182,7 @@ async def build(
         opened = await stack.enter_async_context(
             _engines(show, plan, supply, outside, given=engines, rehearsal=rehearsal)
         )
+        time_of_day, of_the_show = _times_of_day(show, memory, clock, outside)
         ensemble = assemble(
             show,
             plan,
@@ -188,7 +196,8 @@ async def build(
                 metrics=metrics,
                 engines=opened.ranked,
                 absent=opened.absent,
-                book=_force_book(memory),
+                book=_force_book(memory, of_the_show, clock),
+                time_of_day=of_the_show,
                 panic=memory.content.panic,
                 look_in=clock.stretch(LOOK_IN),
                 activation=activation,
@@ -199,19 +208,7 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        presence = ScreenPresence(
-            stage,
-            outside,
-            show.timezone,
-            named=settings.stage.screens,
-            known=memory.content.screens,
-            changed=memory.touch,
-            near=lambda seconds: playback.playhead.begins_within(
-                clock.now(), clock.stretch(seconds)
-            ),
-        )
-        conditions.add(presence.conditions)
-        metrics.registry.register(PresenceCollector(presence))
+        presence = _presence(show, ensemble, memory, outside, metrics)
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -243,32 +240,26 @@ async def build(
             activation=activation,
             tempo=tempo,
             conditions=conditions,
+            time_of_day=time_of_day,
             presence=presence,
             **checks.told(),
         )
         access = Access.of(settings.tokens, settings.server)
-
-        async def remember(panic: Panic | None) -> None:
-            memory.content.panic = panic
-            if not await memory.save_now(_PANIC_KEPT_WITHIN):
-                _log.error("panic_not_remembered", panic=panic is not None)
-
-        commands = ShowCommands(
-            playback=playback,
-            stage=stage,
-            view=view,
-            asrun=asrun,
-            clock=clock,
-            min_go=settings.playback.min_go,
-            log=log,
-            remember=remember,
-        )
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
         dispatcher = Dispatcher(
             [
-                commands,
+                ShowCommands(
+                    playback=playback,
+                    stage=stage,
+                    view=view,
+                    asrun=asrun,
+                    clock=clock,
+                    min_go=settings.playback.min_go,
+                    log=log,
+                    remember=_remembering(memory),
+                ),
                 ModeCommands(
                     modes=modes, playback=playback, view=view, clock=clock, engines=opened
                 ),
@@ -279,8 +270,9 @@ async def build(
             log,
             changed=feed.nudge,
         )
-        older = _older(show, ensemble, supply, clock, access)
-        app.router.routes.extend(
+        unhandled = UnhandledErrors(outside, metrics, show.timezone)
+        stack.enter_context(unhandled.of_the_loop())
+        routes = unhandled.of_routes(
             build_routes(
                 show=show,
                 supply=supply,
@@ -292,7 +284,7 @@ async def build(
                 access=access,
                 screens=ScreenSocket(stage, outside, access, metrics, presence),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
-                older=older,
+                older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
@@ -300,14 +292,19 @@ async def build(
                 presence=presence,
             )
         )
-        for remark in (*show.sheet.remarks, *plan.remarks):
-            _log.warning("cue_sheet", remark=str(remark))
+        app.router.routes.extend(routes)
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        for source in (playback.conditions, jobs.conditions, supply.conditions):
-            conditions.add(source)
-        if isinstance(asrun, AsRunLog):
-            conditions.add(asrun.conditions)
-        wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
+        conditions.add(
+            playback.conditions,
+            jobs.conditions,
+            presence.conditions,
+            supply.conditions,
+            time_of_day.conditions,
+            asrun.conditions,
+            unhandled.conditions,
+        )
+        _tell_remarks(show, plan)
+        wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
             "memory": memory.keep_saving,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
@@ -321,12 +318,20 @@ async def build(
             "osc": partial(hear_osc, settings.server, dispatcher, metrics)
             if settings.server.osc_port and rehearsal is None
             else None,
-            "signs_of_life": partial(_signs_of_life, memory, clock),
+            "signs_of_life": partial(_signs_of_life, memory, clock, ensemble.playhead),
+            "time_of_day": time_of_day.run,
             "loop_lag": partial(_measure_lag, metrics, outside),
+            "systemd": partial(
+                keep_telling,
+                process.notifier,
+                outside,
+                playback.stands_still,
+                lambda: "{level}: {reason}".format_map(view.health()),
+            )
+            if process.notifier.listening
+            else None,
         }
-        for name, run in wanted.items():
-            if run is not None:
-                jobs.start(name, run)
+        jobs.start_all(wanted)
         yield playback
 
 
@@ -340,6 +345,12 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
         metrics.registry.register(ConnectionCollector(connections))
         conditions.add(connections.conditions)
+
+
+def _tell_remarks(show: Show, plan: PlanInForce) -> None:
+    """Tell of what nobody reads in the sheet, and the like."""
+    for remark in (*show.sheet.remarks, *plan.remarks):
+        _log.warning("cue_sheet", remark=str(remark))
 
 
 def _outside(need: Need, tempo: Tempo) -> Need:
@@ -460,14 +471,54 @@ def _seed(memory: Memory, show: Show) -> int:
     return memory.content.seed
 
 
-def _force_book(memory: Memory) -> ForceBook:
-    """The forces, as they are remembered."""
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[None]]:
+    """How a panic, or the end of one, is remembered across a restart."""
+
+    async def remember(panic: Panic | None) -> None:
+        memory.content.panic = panic
+        if not await memory.save_now(_PANIC_KEPT_WITHIN):
+            _log.error("panic_not_remembered", panic=panic is not None)
+
+    return remember
+
+
+def _presence(
+    show: Show, ensemble: Ensemble, memory: Memory, outside: Clock, metrics: Metrics
+) -> ScreenPresence:
+    """Who minds the screens that are expected, and counts them."""
+    clock, playhead = ensemble.stage.clock, ensemble.playhead
+    presence = ScreenPresence(
+        ensemble.stage,
+        outside,
+        show.timezone,
+        named=show.settings.stage.screens,
+        known=memory.content.screens,
+        changed=memory.touch,
+        near=lambda seconds: playhead.begins_within(clock.now(), clock.stretch(seconds)),
+    )
+    metrics.registry.register(PresenceCollector(presence))
+    return presence
+
+
+def _times_of_day(
+    show: Show, memory: Memory, clock: Clock, outside: Clock
+) -> tuple[TimeOfDay, TimeOfDay]:
+    """That of technicians, who are outside, and the show's own: in a show they are the same."""
+    theirs = TimeOfDay(outside, show.timezone, slept=asleep, last_seen=memory.content.alive_at)
+    return theirs, theirs if clock is outside else TimeOfDay(clock, show.timezone)
+
+
+def _force_book(memory: Memory, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
+    """The forces, as they are remembered; what is remembered of them keeps up with the clock."""
+    book = ForceBook(read_back(memory.content.forces, time_of_day.offset, clock.now()))
 
     def remember(forces: Forces) -> None:
-        memory.content.forces = forces
+        memory.content.forces = written_down(forces, time_of_day.offset)
         memory.touch()
 
-    return ForceBook(memory.content.forces, remember)
+    book.changed = remember
+    time_of_day.on_step(lambda _by: remember(book.forces))
+    return book
 
 
 def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:
@@ -482,15 +533,26 @@ def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:
     return content.loop_anchor
 
 
-async def _signs_of_life(memory: Memory, clock: Clock) -> None:
+async def _signs_of_life(memory: Memory, clock: Clock, playhead: Playhead) -> None:
+    """Note again and again that the show plays, and since when its loop has; also as it ends."""
+
+    def note() -> None:
+        content, schedule = memory.content, playhead.schedule
+        content.alive_at = clock.wall()
+        if isinstance(schedule, EndlessLoop):
+            content.loop_anchor = schedule.anchor  # a clock that was set has moved it along
+        memory.touch()
+
+    noted, schedule = clock.now(), playhead.schedule
     try:
         while True:
-            await clock.sleep_until(clock.now() + _SIGN_OF_LIFE)
-            memory.content.alive_at = clock.wall()
-            memory.touch()
+            await clock.sleep_until(clock.now() + _LOOKED_FOR_SET)
+            if playhead.schedule is schedule and clock.now() - noted < _SIGN_OF_LIFE:
+                continue
+            noted, schedule = clock.now(), playhead.schedule
+            note()
     finally:
-        memory.content.alive_at = clock.wall()
-        memory.touch()
+        note()
 
 
 async def _measure_lag(metrics: Metrics, clock: Clock) -> None:

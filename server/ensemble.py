@@ -20,6 +20,7 @@ from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.chance import Chance
 from server.clock import Clock
+from server.config.lobby import direction_of
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
@@ -43,6 +44,7 @@ from server.supply.sources import Supply
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
+from server.timeofday import TimeOfDay
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Circumstances:
         activation: a performance for visitors, or a dry run.
         tempo: how fast the clock runs beside that of the screens.
         no_live: in words, why nothing may be drawn live at all; empty if it may.
+        time_of_day: in which hours are told in words; None for those of the machine.
     """
 
     clock: Clock
@@ -86,6 +89,7 @@ class Circumstances:
     activation: Activation = "show"
     tempo: Tempo = REAL_TIME
     no_live: str = ""
+    time_of_day: TimeOfDay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         sets=readiness.sets_in_time,
         budget=budget,
         book=around.book,
-        zone=show.timezone,
+        time_of_day=around.time_of_day,
         absent=around.absent,
     )
     progress = Progress(clock, around.metrics, show.timezone)
@@ -244,6 +248,10 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             progress=display.progress,
             badge=display.badge,
             still=_still_url(show),
+            language=display.language,
+            direction=direction_of(display.language),
+            hours=display.hours,
+            texts=display.lobby_texts,
         ),
         painted,
         around.tempo,

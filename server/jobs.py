@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import structlog
 
@@ -39,7 +39,11 @@ JobName = Literal[
     "signs_of_life",
     "state_feed",
     "systemd",
+    "time_of_day",
 ]
+
+Run = Callable[[], Awaitable[None]]
+"""Runs a job until it is cancelled; called for each of its starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ CARE: Final[Mapping[JobName, Care]] = {
     "signs_of_life": Care("after a restart a loop begins anew"),
     "state_feed": Care("technicians' pages stand still", needed=True),
     "systemd": Care("systemd is not told that the show moves, and will restart it"),
+    "time_of_day": Care("nobody notices that the clock was set"),
 }
 """Every job of a server, and what becomes of it. Only what stands here can be started."""
 
@@ -107,7 +112,7 @@ class EndedByItself(Exception):
 class _Job:
     """One job, and how it has fared."""
 
-    def __init__(self, name: JobName, run: Callable[[], Awaitable[None]], began: float) -> None:
+    def __init__(self, name: JobName, run: Run, began: float) -> None:
         self.name: Final = name
         self.care: Final = CARE[name]
         self.run = run
@@ -161,7 +166,13 @@ class Jobs:
             with suppress(asyncio.CancelledError, Exception):
                 await task
 
-    def start(self, name: JobName, run: Callable[[], Awaitable[None]]) -> None:
+    def start_all(self, wanted: Mapping[JobName, Run | None]) -> None:
+        """Start every job that is wanted here, in their order."""
+        for name, run in wanted.items():
+            if run is not None:
+                self.start(name, run)
+
+    def start(self, name: JobName, run: Run) -> None:
         """Run a job from now on, until the context ends. Those started first end last.
 
         Args:
@@ -217,7 +228,7 @@ class Jobs:
                 _log.warning("job_restarted", job=job.name, failures=failures)
 
 
-async def _outcome(run: Callable[[], Awaitable[Any]]) -> BaseException:
+async def _outcome(run: Run) -> BaseException:
     """Why a job is over that should not be."""
     try:
         await run()

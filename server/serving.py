@@ -59,7 +59,7 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
         RefusedToServe: the address is not to be listened on, or not to be had.
         ShowStopped: the show could not go on.
     """
-    process = HostProcess(ours=True)
+    process = HostProcess.of_this_server()
     app = create_app(show, process=process)
     serve(show, app, show.title, process, log_level=log_level)
 
@@ -182,7 +182,13 @@ class AnnouncingServer(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets)
         if not self.should_exit:
+            self._process.notifier.ready()
             print(self._announcement, flush=True)  # noqa: T201 - it is what was asked for
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that it ends, then end."""
+        self._process.notifier.stopping()
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -109,6 +110,27 @@ _UNWRITABLE = (
     sqlite3.ProgrammingError,
 )
 """What a single row can do to SQLite; everything else is the disk's or the file's trouble."""
+
+_DAY: Final = 86_400.0
+_FORTNIGHT: Final = 14 * _DAY
+_EARLIEST: Final = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+"""Nothing was played before: a run that says so was begun by a clock that was not set yet."""
+
+_DAYS_PLAYED: Final = (
+    "SELECT count(DISTINCT CAST(started_wall / 86400 AS INTEGER)) FROM runs"
+    " WHERE started_wall > ? AND started_wall <= ?"
+)
+_FIRST_SINCE: Final = (
+    "SELECT min(rowid) FROM runs WHERE started_wall > ? AND started_wall <= ? AND started_wall >= ?"
+)
+_OLDEST: Final = (
+    "SELECT min(started_wall) FROM runs WHERE started_wall > ? AND started_wall <= ? AND rowid < ?"
+)
+_LAST_BEFORE: Final = (
+    "SELECT max(rowid) FROM runs"
+    " WHERE started_wall > ? AND started_wall <= ? AND rowid < ? AND started_wall < ?"
+)
+_DELETE: Final = "DELETE FROM runs WHERE rowid <= ? AND started_wall < ?"
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -213,13 +235,41 @@ class RunFile:
         """Say of every run without an end that the server ended before it did."""
         self._db.execute("UPDATE runs SET outcome = 'interrupted' WHERE outcome IS NULL")
 
-    def prune(self, before: float) -> int:
-        """Delete the runs that started before a Unix time, and give their space back.
+    def days_played(self, wall: float) -> int:
+        """On how many of the last fourteen days before a Unix time something was played.
+
+        What the runs themselves say of the date: one start with a wrong clock says one day.
+        """
+        bounds = (wall - _FORTNIGHT, wall + _DAY)
+        (days,) = self._db.execute(_DAYS_PLAYED, bounds).fetchone()
+        return int(days)
+
+    def prune(self, before: float, wall: float, at_most: float) -> int:
+        """Delete runs that are old by their own time and by their place, and free their space.
+
+        Old is what started before `before` and was written before everything that did not: a run
+        of last night does not go because the clock was in 1970 then. What has a time that cannot
+        be is as old as the next run that was written after it.
+
+        Args:
+            before: Unix time; runs that started since are kept.
+            wall: Unix time now; what started a day after it has a time that cannot be.
+            at_most: seconds of the log, from its oldest run on, that go at once.
 
         Returns:
             How many.
         """
-        deleted = self._db.execute("DELETE FROM runs WHERE started_wall < ?", (before,)).rowcount
+        believed = (_EARLIEST, wall + _DAY)
+        (first_kept,) = self._db.execute(_FIRST_SINCE, (*believed, before)).fetchone()
+        end = sys.maxsize if first_kept is None else first_kept
+        (oldest,) = self._db.execute(_OLDEST, (*believed, end)).fetchone()
+        if oldest is None:
+            return 0
+        before = min(before, oldest + at_most)
+        (last,) = self._db.execute(_LAST_BEFORE, (*believed, end, before)).fetchone()
+        if last is None:
+            return 0
+        deleted = self._db.execute(_DELETE, (last, before)).rowcount
         if deleted:
             # Not `execute`: it stops at the first step of a statement without columns, and this
             # one frees a page a step.

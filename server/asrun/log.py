@@ -67,6 +67,14 @@ _RETRY = 5.0
 _CLOSE_WITHIN = 5.0
 _ASIDE_AT_MOST_EVERY = 3600.0
 _DAY = 86_400.0
+_BELIEVED_AFTER = 3600.0
+"""Seconds for which the time of day must not have been set before anything is deleted by it."""
+
+_SET_BY = 60.0
+_DAYS_THAT_AGREE = 3
+_AT_MOST_A_DAY = 10 * _DAY
+"""Seconds of the log, from its oldest run on, that are deleted in one day."""
+
 
 _log = structlog.get_logger(__name__)
 
@@ -96,6 +104,10 @@ class AsRun(Protocol):
 
     def end(self, run: str, outcome: Outcome, at: float) -> None:
         """A run is over; of several ends the first counts."""
+        ...
+
+    def conditions(self) -> Iterable[Condition]:
+        """What is wrong with it at this moment."""
         ...
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
@@ -147,6 +159,10 @@ class MemoryLog:
         if (notes := self._runs.get(run)) is not None:
             notes.finish(outcome, at)
 
+    def conditions(self) -> Iterable[Condition]:
+        """Nothing can be wrong with it."""
+        return ()
+
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first."""
         newest_told_first = [notes.copy().row() for notes in reversed(self._runs.values())]
@@ -182,6 +198,8 @@ class AsRunLog:
         self._file: RunFile | None = None
         self._was_open = False
         self._prune_at = clock.now()
+        self._offset = clock.wall() - clock.now()
+        self._believed_at = clock.now() + _BELIEVED_AFTER
         self._retry_at = clock.now()
         self._aside_at: float | None = None
         self._writer = self._new_writer()
@@ -206,7 +224,8 @@ class AsRunLog:
         Args:
             path: the database; it is made, with its folder, where it does not exist.
             clock: where the time comes from.
-            keep_days: runs that started longer ago are deleted, at opening and daily.
+            keep_days: runs that started longer ago are deleted, some days of them a day, once
+                the time of day can be believed.
             capacity: runs kept in memory while nothing can be written.
         """
         log = cls(path, clock=clock, keep_days=keep_days, capacity=capacity)
@@ -462,12 +481,31 @@ class AsRunLog:
             self._file.mark_interrupted()
             self._was_open = True
         refused = self._file.write(rows) if rows else {}
-        if now >= self._prune_at:
-            deleted = self._file.prune(self._clock.wall() - self._keep)
-            self._prune_at = now + _DAY
-            if deleted:
-                _log.info("old runs deleted from the as-run log", runs=deleted)
+        self._prune(self._file, now)
         return refused
+
+    def _prune(self, file: RunFile, now: float) -> None:
+        """Delete what is older than it is to be kept, once the time of day can be believed.
+
+        One reading of the clock is no reason to delete a year: a board without a battery starts in
+        any year. It must have stood still against the steady clock for an hour, and the runs
+        themselves must say that it is about this date: three days of them, of the last fortnight.
+        And should all that be wrong, it is ten days of the log a day, and told.
+        """
+        wall = self._clock.wall()
+        offset = wall - now
+        if abs(offset - self._offset) > _SET_BY:
+            self._offset, self._believed_at = offset, now + _BELIEVED_AFTER
+        if now < max(self._prune_at, self._believed_at):
+            return
+        self._prune_at = now + _DAY
+        days = file.days_played(wall)
+        if days < _DAYS_THAT_AGREE:
+            _log.info("asrun_not_pruned", reason="too few days of it near this date", days=days)
+            return
+        deleted = file.prune(wall - self._keep, wall, _AT_MOST_A_DAY)
+        if deleted:
+            _log.info("asrun_pruned", runs=deleted, older_than_days=self._keep / _DAY)
 
     def _close_file(self) -> None:
         file, self._file = self._file, None

@@ -7,11 +7,12 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
@@ -167,9 +168,9 @@ def _show(command: str, result: Mapping[str, Any]) -> None:
         case "cues":
             console.print(_cues(result["cues"]))
         case "asrun":
-            console.print(_runs(result["rows"]))
+            console.print(_runs(result["rows"], _zone_of(result)))
         case "log":
-            console.print(_log(result["commands"]))
+            console.print(_log(result["commands"], _zone_of(result)))
         case _ if "status" in result and "on_schedule" in result:
             console.print(_where(result))
         case _:
@@ -207,6 +208,9 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     if state["position"] is None and screening["next"] is not None:
         wait = max(0.0, screening["next"] - state["server_time"])
         where.append(f"  next screening in {format_time(int(wait))}")
+        if screening.get("next_local"):
+            at = datetime.fromisoformat(screening["next_local"])
+            where.append(f", {at:%a %d %b %H:%M} {_zone_name(_zone_of(state))}", style="dim")
     facts.add_row("position", where)
     facts.add_row("now", _now(now))
     standby = state["standby"]
@@ -278,14 +282,14 @@ def _cues(cues: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _runs(rows: list[Mapping[str, Any]]) -> Table:
-    table = _table("started", "cue", "mode", "from", "outcome", "why")
+def _runs(rows: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
+    table = _table(f"started {_zone_name(zone)}".strip(), "cue", "mode", "from", "outcome", "why")
     for row in rows:
         source = (
             row["provider"] if row["set_id"] is None else f"{row['provider']} set {row['set_id']}"
         )
         table.add_row(
-            _time_of_day(row["started_wall"]),
+            _time_of_day(row["started_wall"], zone),
             Text(row["action_id"]),
             row["mode"],
             Text(source),
@@ -295,12 +299,12 @@ def _runs(rows: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _log(commands: list[Mapping[str, Any]]) -> Table:
-    table = _table("at", "who", "what", "")
+def _log(commands: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
+    table = _table(f"at {_zone_name(zone)}".strip(), "who", "what", "")
     for entry in commands:
         args = " ".join(f"{key}={value}" for key, value in entry["args"].items())
         table.add_row(
-            _time_of_day(entry["at"]),
+            _time_of_day(entry["at"], zone),
             Text(entry["sender"]),
             Text(f"{entry['command']} {args}".strip()),
             Text(entry["code"] or "ok"),
@@ -315,5 +319,22 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _time_of_day(unix: float) -> str:
-    return f"{datetime.fromtimestamp(unix):%H:%M:%S}"  # noqa: DTZ006 - the technician's own
+def _zone_of(result: Mapping[str, Any]) -> tzinfo | None:
+    """The show's time zone, as the server tells it; None for this terminal's own."""
+    told = result.get("zone")
+    if told is None:
+        return None
+    with suppress(KeyError, ValueError, OSError, TypeError):
+        return ZoneInfo(told["name"])
+    return timezone(timedelta(seconds=told["utc_offset"]))
+
+
+def _zone_name(zone: tzinfo | None) -> str:
+    return "" if zone is None else f"({zone})"
+
+
+def _time_of_day(unix: float, zone: tzinfo | None) -> str:
+    try:
+        return f"{datetime.fromtimestamp(unix, zone):%H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        return "?"  # a clock that far off names no hour

@@ -87,7 +87,9 @@ def serve(
 def asrun(
     *,
     show: ShowOption = None,
-    since: Annotated[str | None, typer.Option(help="Only runs since this ISO time.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only runs since this ISO time, in the show's time zone.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 1000,
     csv: Annotated[bool, typer.Option("--csv", help="As a table for a spreadsheet.")] = False,
     as_json: JsonOption = False,
@@ -95,8 +97,12 @@ def asrun(
     """What was really played, newest first."""
     loaded = load(show)
     try:
-        after = datetime.fromisoformat(since).astimezone().timestamp() if since else None
-    except ValueError:
+        told = datetime.fromisoformat(since) if since else None
+        # Without a zone of its own it is meant as the schedule is: in the show's.
+        if told is not None and told.tzinfo is None:
+            told = told.replace(tzinfo=loaded.timezone)
+        after = None if told is None else told.timestamp()
+    except (ValueError, OverflowError):
         fail(f"--since: expected a time such as 2026-11-20T10:00, not {since!r}", 2)
     try:
         rows = read_rows(loaded.state_folder / "asrun.sqlite", limit=limit, since=after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from pydantic import (
 
 from cache.outgoing import has_password
 from generator.cues import Failover, Identifier, Mode
+from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -152,13 +154,33 @@ class PlaybackSection(_Section):
 
 
 class DisplaySection(_Section):
-    """`[display]`: how it looks. Times in seconds."""
+    """`[display]`: how it looks, and what the lobby says. Times in seconds.
+
+    `language` is the lobby's; `texts` say by name what is to be said otherwise.
+    """
 
     crossfade: Seconds = 3.0
     fade: Seconds = 5.0
     captions: bool = True
     progress: bool = True
     badge: bool = False
+    language: Annotated[str, AfterValidator(check_language)] = "en"
+    hours: Literal["24", "12"] = "24"
+    texts: Annotated[Mapping[str, str], AfterValidator(check_texts)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_say_all(self) -> Self:
+        if missing := [name for name in TEXTS if name not in self.lobby_texts]:
+            raise ValueError(
+                f"language: nothing is shipped in {self.language!r}, but in "
+                f"{', '.join(LANGUAGES)}; for another, texts has to say: {', '.join(missing)}"
+            )
+        return self
+
+    @property
+    def lobby_texts(self) -> dict[str, str]:
+        """What the lobby says, by name."""
+        return {**shipped_texts(self.language), **self.texts}
 
 
 class StageSection(_Section):

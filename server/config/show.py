@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from generator.base_image import default_base_image
 from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
 from generator.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
 from generator.programs import DEFAULT_PROGRAMS, Program
+from server.config.local_zone import NAMELESS, BadZone, local_zone
 from server.config.sections import ShowSection
 from server.config.settings import Problem, Settings, SettingsError, load_settings
 
@@ -83,8 +85,8 @@ class Show:
 
     @property
     def timezone_name(self) -> str:
-        """A name that a browser knows; empty for the browser's own."""
-        return self.timezone.key if self.timezone.key not in {None, "local"} else ""
+        """A name that a browser knows; empty where the zone has none."""
+        return self.timezone.key if self.timezone.key not in {None, NAMELESS} else ""
 
     @property
     def still_key(self) -> str:
@@ -140,6 +142,7 @@ def load_show(
         sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
     base_images = _base_images(folder, toml, settings, sheet, problems_found)
     still = _still(folder, toml, settings, problems_found)
+    timezone = _timezone(settings, os.environ if environ is None else environ, toml, problems_found)
     problems = [*map(str, problems_found), *sheet_problems]
     if problems or sheet is None:
         raise ShowError(problems, sheet_error)
@@ -151,7 +154,7 @@ def load_show(
         base_images=base_images,
         still=still,
         duration=duration,
-        timezone=_timezone(settings.show.timezone),
+        timezone=timezone,
     )
 
 
@@ -214,11 +217,14 @@ def _picture(folder: Path, name: str) -> Picture | str:
         return f"{path}: {error}"
 
 
-def _timezone(name: str) -> ZoneInfo:
+def _timezone(
+    settings: Settings, environ: Mapping[str, str], toml: Path, problems: list[Problem]
+) -> ZoneInfo:
+    name = settings.show.timezone
     if name != "local":
         return ZoneInfo(name)
     try:
-        with Path("/etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
+        return local_zone(environ)
+    except BadZone as error:
+        problems.append(Problem(str(toml), f"[show] timezone: {error}"))
         return ZoneInfo("UTC")

@@ -64,7 +64,7 @@ class ModeCommands:
         """`mode.force {mode, cue?, until?, reason?, now?}`."""
         expect(args, "mode", "cue", "until", "reason", "now")
         cue = self._cue(args.get("cue"))
-        until, deadline = self._until(args.get("until"))
+        until, lasts = self._until(args.get("until"))
         at_once = _yes(args.get("now"), "now")
         current = self._playback.current
         begun = current is not None and cue in {None, current.action_id}
@@ -75,7 +75,8 @@ class ModeCommands:
                 reason=_reason(args.get("reason")),
                 cue=cue,
                 until=until,
-                deadline=deadline,
+                deadline=None if lasts is None else self._clock.now() + lasts,
+                lasts=lasts if until == "time" else None,
                 took_effect=self._in_effect(until, at_once=at_once and begun),
             )
         )
@@ -123,14 +124,14 @@ class ModeCommands:
         return until == "end_of_screening" and self._playback.playhead.status == "active"
 
     def _until(self, given: object) -> tuple[Until, float | None]:
-        """Until when, and the Unix time at which that is over, where it is known."""
+        """Until when, and in how many seconds that is over, where it is known."""
         if given is None:
             return "released", None
         seconds = _number(given)
         if seconds is not None:
             if not 0 < seconds <= _LONGEST:
                 raise CommandError("bad_args", f"until: expected seconds, not {given!r:.40}")
-            return "time", self._clock.wall() + seconds
+            return "time", seconds
         word = str(given).strip().lower().replace(" ", "_").replace("-", "_")
         until = next((known for known in get_args(Until) if known == word), None)
         if until is None or until == "time":
@@ -144,11 +145,11 @@ class ModeCommands:
         return until, None
 
     def _screening_ends(self) -> float | None:
-        """Unix time at which the screening that is on should be over."""
+        """Seconds in which the screening that is on should be over."""
         position = self._playback.playhead.position(self._clock.now())
         if position is None:
             return None
-        return self._clock.wall() + max(0.0, self._view.show.duration - position)
+        return max(0.0, self._view.show.duration - position)
 
     def _cue(self, given: object) -> str | None:
         """The action of a cue: by its id, its cue's id, or its cue's number."""

@@ -287,10 +287,12 @@ class OscEndpoint(asyncio.DatagramProtocol):
                 return
             caller = Caller("operator", f"osc {sender[0]} (operator)")
             result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
+            self._reply(sender, name, "ok", json.dumps(result, separators=(",", ":")))
         except CommandError as error:
             self._reply(sender, name, error.code, str(error))
-        else:
-            self._reply(sender, name, "ok", json.dumps(result, separators=(",", ":")))
+        except Exception:  # noqa: BLE001 - every caller hears the outcome
+            _log.exception("command_failed", command=name, sender=str(sender[0]))
+            self._reply(sender, name, "internal", f"{name} failed; the server's log says why")
 
     def _reply(self, sender: tuple[Any, ...], command: str, code: str, text: str) -> None:
         if self._transport is None or self._transport.is_closing():

@@ -230,7 +230,7 @@ class ShowCommands:
         limit = args.get("limit", 100)
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= _MOST_ROWS:
             raise CommandError("bad_args", f"limit: expected 1 to {_MOST_ROWS}, not {limit!r:.40}")
-        return {"rows": await self._asrun.rows(limit=limit)}
+        return {"rows": await self._asrun.rows(limit=limit), "zone": self._view.zone()}
 
     async def _commands(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args, "limit")
@@ -239,7 +239,7 @@ class ShowCommands:
             raise CommandError(
                 "bad_args", f"limit: expected 1 to {_MOST_LOGGED}, not {limit!r:.40}"
             )
-        return {"commands": self._log.newest(limit)}
+        return {"commands": self._log.newest(limit), "zone": self._view.zone()}
 
     # ------------------------------------------------------------
 

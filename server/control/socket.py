@@ -224,10 +224,14 @@ class ControlSocket:
             result = await self._dispatcher.dispatch(
                 message.command, message.args, caller, envelope
             )
+            reply = wire.reply(message.id, result)
         except CommandError as error:
-            mailbox.reply(wire.refusal(message.id, error.code, str(error)))
-        else:
-            mailbox.reply(wire.reply(message.id, result))
+            reply = wire.refusal(message.id, error.code, str(error))
+        except Exception:  # noqa: BLE001 - every caller hears the outcome
+            _log.exception("command_failed", command=message.command, sender=caller.name)
+            text = f"{message.command:.40} failed; the server's log says why"
+            reply = wire.refusal(message.id, "internal", text)
+        mailbox.reply(reply)
 
     async def _receive(
         self, websocket: WebSocket, patience: Patience

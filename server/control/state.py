@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 from generator.cues import (
@@ -31,6 +30,7 @@ from server.stage.presence import ScreenPresence, ScreenStatus
 from server.stage.stage import Screen, Stage
 from server.supply.readiness import Readiness
 from server.tempo import REAL_TIME, Tempo
+from server.timeofday import TimeOfDay, local_text
 
 _UPCOMING = 8
 _COMMANDS = 12
@@ -58,17 +58,19 @@ class StateView:
     rehearsal: Told | None = None
     conditions: Conditions = field(default_factory=Conditions)
     presence: ScreenPresence | None = None
+    time_of_day: TimeOfDay = field(kw_only=True)
 
     def state(self) -> dict[str, Any]:
         """The whole state, as JSON values.
 
-        Times are steady seconds of those who read it; positions are seconds of the show, of
-        which `speed` pass in one.
+        Times are steady seconds of those who read it, to count by and not to print; positions
+        are seconds of the show, of which `speed` pass in one. What ends in `_local` is to print.
         """
         playhead, now = self.playback.playhead, self.clock.now()
         position = playhead.position(now)
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
+            "zone": self.zone(),
             "activation": self.activation,
             "speed": self.tempo.speed,
             "server_time": self.tempo.to_real(now),
@@ -76,6 +78,7 @@ class StateView:
                 "status": playhead.status,
                 "started_at": self._real(playhead.started_at),
                 "next": self._real(playhead.next_at),
+                "next_local": self._local(playhead.next_start),
                 "on_schedule": playhead.on_schedule,
                 "paused": playhead.paused,
             },
@@ -95,6 +98,16 @@ class StateView:
             "rehearsal": None if self.rehearsal is None else self.rehearsal(),
             "commands": self.commands.newest(_COMMANDS),
         }
+
+    def zone(self) -> dict[str, Any]:
+        """In which time zone hours are told; without a name, by how many seconds it is ahead."""
+        return {
+            "name": self.show.timezone_name or None,
+            "utc_offset": self.time_of_day.utc_offset(),
+        }
+
+    def _local(self, unix: float | None) -> str | None:
+        return None if unix is None else local_text(unix, self.show.timezone)
 
     def cue(self, index: int) -> dict[str, Any]:
         """One cue, with what it draws and how ready that is."""
@@ -239,7 +252,7 @@ class StateView:
         return None if moment is None else self.tempo.to_real(moment)
 
     def mode(self) -> dict[str, Any]:
-        """The mode, and who forced what until when. `until_at` is Unix time."""
+        """The mode, and who forced what until when. `until_at` is Unix time, as `at` is."""
         force = self.modes.force
         return {
             "configured": self.modes.configured,
@@ -259,14 +272,19 @@ class StateView:
             "by": force.by,
             "reason": force.words,
             "until": self._until(force),
-            "until_at": self._real(force.deadline) if force.until == "time" else None,
+            "until_at": self._ends(force),
         }
 
     def _until(self, force: Force) -> str:
         if force.until == "time" and force.deadline is not None:
-            zone, until = self.show.timezone, self.tempo.to_real(force.deadline)
-            return datetime.fromtimestamp(until, zone).strftime("%H:%M:%S")
+            return self.time_of_day.hour(self.tempo.to_real(force.deadline))
         return force.until.replace("_", " ")
+
+    def _ends(self, force: Force) -> float | None:
+        """Unix time at which a number of seconds is over, as the time of day is now."""
+        if force.until != "time" or force.deadline is None:
+            return None
+        return round(self.time_of_day.unix(self.tempo.to_real(force.deadline)), 3)
 
     def engines(self) -> list[dict[str, Any]]:
         """Every engine that may draw live, in order of preference. Times are steady seconds."""

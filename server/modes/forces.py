@@ -1,6 +1,7 @@
 """What technicians force upon the modes: who, why, for which cue, until when (pure).
 
-A force is compared by value and written as it is, so it survives a restart.
+A force is compared by value, and survives a restart. A number of seconds is counted by the steady
+clock, which nobody sets; only what is written down for the next start is in Unix time.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ class Force(BaseModel):
         cue: the action it is for, None for every one.
         until: ``released``, ``next_cue``: until the cue after the one it took effect on begins,
             ``end_of_screening``, or a ``time``.
-        deadline: Unix time at which it expires: always for ``time``; for ``end_of_screening``
-            when the screening should be over, in case the server is down then.
+        deadline: steady time at which it expires: always for ``time``; for ``end_of_screening``
+            when the screening should be over, in case the server is down then. Unix time in
+            what is written down.
+        lasts: seconds for which it was forced, for ``time``; None in what older servers wrote.
         took_effect: for ``next_cue`` whether a cue has begun under it, for
             ``end_of_screening`` whether a screening has.
     """
@@ -39,11 +42,12 @@ class Force(BaseModel):
     cue: str | None = None
     until: Until = "released"
     deadline: float | None = None
+    lasts: float | None = None
     took_effect: bool = False
 
-    def expired(self, wall: float) -> bool:
-        """Whether its time is over at `wall` (Unix time)."""
-        return self.until == "time" and self.deadline is not None and wall >= self.deadline
+    def expired(self, now: float) -> bool:
+        """Whether its time is over at `now` (steady)."""
+        return self.until == "time" and self.deadline is not None and now >= self.deadline
 
     def concerns(self, action_id: str) -> bool:
         """Whether it is for this action."""
@@ -59,14 +63,14 @@ class Force(BaseModel):
 Forces = tuple[Force, ...]
 
 
-def in_force(forces: Iterable[Force], action_id: str | None, wall: float) -> Force | None:
+def in_force(forces: Iterable[Force], action_id: str | None, now: float) -> Force | None:
     """The force that decides over an action: its own before the one for all.
 
     None for `action_id` asks for the one for all.
     """
-    now = [force for force in forces if not force.expired(wall)]
-    own = next((f for f in now if action_id is not None and f.cue == action_id), None)
-    return own or next((f for f in now if f.cue is None), None)
+    lasting = [force for force in forces if not force.expired(now)]
+    own = next((f for f in lasting if action_id is not None and f.cue == action_id), None)
+    return own or next((f for f in lasting if f.cue is None), None)
 
 
 def with_force(forces: Iterable[Force], force: Force) -> Forces:
@@ -79,14 +83,46 @@ def without(forces: Iterable[Force], cue: str | None) -> Forces:
     return tuple(force for force in forces if force.cue != cue)
 
 
-def unexpired(forces: Iterable[Force], wall: float) -> Forces:
+def unexpired(forces: Iterable[Force], now: float) -> Forces:
     """Those whose time is not over."""
-    return tuple(force for force in forces if not force.expired(wall))
+    return tuple(force for force in forces if not force.expired(now))
 
 
-def after_absence(forces: Iterable[Force], wall: float) -> Forces:
-    """Those that a server that comes back at `wall` still finds in force."""
-    return tuple(f for f in forces if f.deadline is None or wall < f.deadline)
+def after_absence(forces: Iterable[Force], now: float) -> Forces:
+    """Those that a server that comes back at `now` still finds in force."""
+    return tuple(f for f in forces if f.deadline is None or now < f.deadline)
+
+
+def written_down(forces: Iterable[Force], offset: float) -> Forces:
+    """As they are kept for the next start, which will have another steady clock.
+
+    Args:
+        forces: those in force.
+        offset: seconds from the steady clock to the time of day now.
+    """
+    return tuple(_moved(force, offset) for force in forces)
+
+
+def read_back(forces: Iterable[Force], offset: float, now: float) -> Forces:
+    """As they are in force again after a start; those that ran out meanwhile are among them.
+
+    What is left of a number of seconds follows from the time of day, the only clock that went on.
+    Where that was set back in between, no more is left than there was.
+    """
+    back: list[Force] = []
+    for force in forces:
+        moved = _moved(force, -offset)
+        if force.lasts is not None and moved.deadline is not None:
+            latest = now + force.lasts
+            moved = moved.model_copy(update={"deadline": min(moved.deadline, latest)})
+        back.append(moved)
+    return tuple(back)
+
+
+def _moved(force: Force, by: float) -> Force:
+    if force.deadline is None:
+        return force
+    return force.model_copy(update={"deadline": force.deadline + by})
 
 
 def at_cue(forces: Iterable[Force], action_id: str) -> Forces:
@@ -102,7 +138,7 @@ def at_cue(forces: Iterable[Force], action_id: str) -> Forces:
 
 
 def at_start(forces: Iterable[Force], ends: float) -> Forces:
-    """As a screening begins that should be over at `ends` (Unix time)."""
+    """As a screening begins that should be over at `ends` (steady)."""
     kept: list[Force] = []
     for force in forces:
         if force.until != "end_of_screening":

@@ -11,7 +11,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
 
 import structlog
 
@@ -36,6 +35,7 @@ from server.modes.forces import (
 from server.modes.ladder import Decision, EngineOutlook, Outlook, Rung, Sets, asked, decide
 from server.providers.base import ActionRefused, Capped, Provider, StoreSilent
 from server.providers.live import LiveEngine, LiveProvider
+from server.timeofday import TimeOfDay
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class ModeManager:
         sets: what is known of an action's sets.
         budget: what caps live runs; shared with the live providers.
         book: where forces are kept.
-        zone: in which times are told in words; None for the machine's.
+        time_of_day: in which hours are told in words; None for those of the machine.
         absent: in words, why an engine cannot draw at the moment, though nothing is wrong with
             it (it warms up); None if it can.
     """
@@ -103,7 +103,7 @@ class ModeManager:
         sets: Callable[[Action], Sets],
         budget: Budget | None = None,
         book: ForceBook | None = None,
-        zone: tzinfo | None = None,
+        time_of_day: TimeOfDay | None = None,
         absent: Callable[[str], str | None] = lambda _name: None,
     ) -> None:
         self._absent = absent
@@ -114,12 +114,12 @@ class ModeManager:
         self._sets = sets
         self._budget = budget or Budget()
         self._book = book or ForceBook()
-        self._zone = zone
+        self._time_of_day = time_of_day or TimeOfDay(clock)
         self._breakers = {name: Breaker() for name in self._live}
         self._refused: dict[str, set[str]] = defaultdict(set)
         self._store_in_doubt_until: float | None = None
         self._forced = asyncio.Event()
-        self._write(after_absence(self._book.forces, clock.wall()))
+        self._write(after_absence(self._book.forces, clock.now()))
 
     # ------------------------------------------------------------ what is decided
 
@@ -131,7 +131,7 @@ class ModeManager:
             cue: the mode that its cue asks for.
             joined: whether the cue began a while ago.
         """
-        force = in_force(self._book.forces, action.action_id, self._clock.wall())
+        force = in_force(self._book.forces, action.action_id, self._clock.now())
         outlook = Outlook(
             sets=self.sets(action),
             engines=[self._outlook(live, action) for live in self._live.values()],
@@ -176,8 +176,7 @@ class ModeManager:
 
     def _time_of(self, when: float) -> str:
         """The time of day of a steady moment."""
-        unix = when - self._clock.now() + self._clock.wall()
-        return datetime.fromtimestamp(unix, self._zone).strftime("%H:%M:%S")
+        return self._time_of_day.hour(when)
 
     # ------------------------------------------------------------ what came of it
 
@@ -258,12 +257,12 @@ class ModeManager:
     @property
     def forces(self) -> Forces:
         """The forces whose time is not over, in the order they were made."""
-        return unexpired(self._book.forces, self._clock.wall())
+        return unexpired(self._book.forces, self._clock.now())
 
     @property
     def force(self) -> Force | None:
         """The force upon all cues, if there is one."""
-        return in_force(self._book.forces, None, self._clock.wall())
+        return in_force(self._book.forces, None, self._clock.now())
 
     @property
     def effective(self) -> Mode:
@@ -301,8 +300,7 @@ class ModeManager:
 
     def screening_begins(self, ends: float) -> None:
         """A screening begins that should end at `ends`, in steady seconds."""
-        unix = ends - self._clock.now() + self._clock.wall()
-        self._write(at_start(self._book.forces, unix))
+        self._write(at_start(self._book.forces, ends))
 
     def screening_over(self) -> None:
         """A screening has ended."""
@@ -311,13 +309,13 @@ class ModeManager:
     async def keep_time(self) -> None:
         """Let forces go as their time is over, until cancelled."""
         while True:
-            self._write(unexpired(self._book.forces, self._clock.wall()))
+            self._write(unexpired(self._book.forces, self._clock.now()))
             timed = [f.deadline for f in self._book.forces if f.until == "time" and f.deadline]
             self._forced.clear()
             if not timed:
                 await self._forced.wait()
                 continue
-            due = self._clock.now() + min(timed) - self._clock.wall() + _A_MOMENT
+            due = min(timed) + _A_MOMENT
             timer = asyncio.ensure_future(self._clock.sleep_until(due))
             changed = asyncio.ensure_future(self._forced.wait())
             try:

@@ -12,8 +12,9 @@ from functools import partial
 
 import structlog
 
+from cache.tasks import being_cancelled
 from server.clock import Clock
-from server.performance.progress import Hung, Progress
+from server.performance.progress import Hung, Progress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage import messages as wire
@@ -140,11 +141,18 @@ class Performer:
     async def _guarded(self, assignment: Assignment) -> None:
         try:
             await self._cycles(assignment)
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            self._failed(assignment, Stray(repr(error)))
         except Exception as error:  # noqa: BLE001 - one broken run must not end the show
-            # Our own mistake; the wall keeps its picture, and the next cue gets its chance.
-            _log.exception("run_failed", action_id=assignment.action.action_id)
-            self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
-            self._stage.tell(wire.Hold())
+            self._failed(assignment, error)
+
+    def _failed(self, assignment: Assignment, error: Exception) -> None:
+        """Our own mistake: the wall keeps its picture, and the next cue gets its chance."""
+        _log.error("run_failed", action_id=assignment.action.action_id, exc_info=error)
+        self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
+        self._stage.tell(wire.Hold())
 
     async def _cycles(self, assignment: Assignment) -> None:
         start, cycle = assignment.start, 0

@@ -36,8 +36,9 @@ from server.performance.performer import Assignment, Performer
 from server.performance.progress import Progress
 from server.stage import messages as wire
 from server.stage.stage import Stage
-from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started
+from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import tableau_at
+from server.timeofday import local_text, read
 
 _log = structlog.get_logger(__name__)
 
@@ -144,7 +145,8 @@ class Playback:
             while True:
                 now = self._clock.now()
                 self._looked_at = now
-                self._apply(self._playhead.tick(now, self._clock.wall()))
+                self._apply(self._playhead.tick(*read(self._clock)))
+                self._announce()
                 self._performer.look()
                 await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
@@ -210,7 +212,7 @@ class Playback:
 
     def rejoin(self) -> None:
         """Go back to where the schedule is now."""
-        self._move(self._playhead.rejoin(self._clock.now(), self._clock.wall()))
+        self._move(self._playhead.rejoin(*read(self._clock)))
 
     @property
     def current(self) -> Action | None:
@@ -329,14 +331,43 @@ class Playback:
                 self._performer.stop()
                 self._modes.screening_over()
                 _log.info("screening_over", status=event.status)
-                now = self._clock.now()
-                stretch = self._clock.stretch  # a lobby takes its time on every screen
-                if event.next_at is not None and event.next_at - now < stretch(_NO_PAUSE):
+                if self._no_pause(event.next_at):
                     return  # the next round follows on its heels: the lobby would only flicker
-                self._stage.tell(wire.Screening(status=event.status, next=event.next_at))
+                self._stage.tell(self._lobby(event.status))
                 if self._stage.black:
                     # First the lobby, behind the curtain: the picture must not be seen again.
-                    self._fade(False, now + stretch(_LOBBY_TAKES))
+                    lobby_takes = self._clock.stretch(_LOBBY_TAKES)
+                    self._fade(False, self._clock.now() + lobby_takes)
+
+    def _no_pause(self, next_at: float | None) -> bool:
+        """Whether the next screening follows at once."""
+        pause = self._clock.stretch(_NO_PAUSE)  # a lobby takes its time on every screen
+        return next_at is not None and next_at - self._clock.now() < pause
+
+    def _lobby(self, status: Status) -> wire.Screening:
+        """What a screen is told while no screening is on: what to count to, and what to print."""
+        playhead = self._playhead
+        start = playhead.next_start
+        return wire.Screening(
+            status=status,
+            next=playhead.next_at,
+            next_local=None if start is None else local_text(start, self._show.timezone),
+        )
+
+    def _announce(self) -> None:
+        """Tell the lobby anew where it says something else than the schedule does by now.
+
+        Nothing need have happened for that: the server has only started, a clock was set, the
+        clocks have gone back.
+        """
+        playhead, told = self._playhead, self._stage.screening
+        if playhead.status == "active":
+            return
+        if told.status == "active" and self._no_pause(playhead.next_at):
+            return
+        lobby = self._lobby(playhead.status)
+        if lobby != told:
+            self._stage.tell(lobby)
 
     def _in_words(self, event: Event) -> str:
         match event:

@@ -79,7 +79,7 @@ def watch(
     """
     _check(show, speed, from_, to)
     show = _elsewhere(show, host, port)
-    process = HostProcess(ours=True)
+    process = HostProcess.of_this_server()
     rehearsal = WatchedRehearsal(
         show,
         SystemClock(),

@@ -167,6 +167,11 @@ class Display(WireMessage):
         progress: whether a quiet progress line is shown while a picture is drawn.
         badge: whether a step counter is shown beside it.
         still: address of the show's own still image, empty for none.
+        language: of the lobby's words, as BCP 47 has it: its days and hours are written so.
+        direction: in which that language is written.
+        hours: whether the day has 24 hours, or twice 12.
+        texts: what the lobby says, by name; ``{time}``, ``{day}`` and ``{left}`` stand for the
+            hour, the day and the time until then.
     """
 
     crossfade: Seconds
@@ -175,6 +180,10 @@ class Display(WireMessage):
     progress: bool
     badge: bool
     still: str = ""
+    language: str = "en"
+    direction: Literal["ltr", "rtl"] = "ltr"
+    hours: Literal["24", "12"] = "24"
+    texts: dict[str, str] = Field(default_factory=dict)
 
 
 class Word(WireMessage):
@@ -186,11 +195,17 @@ class Word(WireMessage):
 
 
 class Screening(WireMessage):
-    """Whether a screening is on; `next` is when the next one starts, None for never."""
+    """Whether a screening is on, and when the next one starts; None for never.
+
+    `next` is the moment to count down to. It is on the steady clock, which may be hours off the
+    time of day: what is printed is `next_local`, day and hour in the show's time zone, such as
+    ``2026-11-21T10:00:00+01:00``.
+    """
 
     type: Literal["screening"] = "screening"
     status: Literal["waiting", "active", "closed"]
     next: Moment | None = None
+    next_local: str | None = None
     started_at: Moment | None = None
 
 

@@ -104,10 +104,13 @@ class Supply:
         return origin.reason if origin.reachable is False else None
 
     def conditions(self) -> Iterable[Condition]:
-        """That a mistake of ours keeps files from being fetched ahead, where it is so."""
+        """What a mistake of ours keeps from being fetched ahead, or from being kept in order."""
         if self.prefetcher is not None and (stumbled := self.prefetcher.stumbled) is not None:
             text = f"a copy could not be fetched, and is asked for again: {stumbled}"
             yield Condition("prefetch_failed", "degraded", text)
+        if self.cache is not None and (untidy := self.cache.untidy) is not None:
+            text = f"the copies on this machine are not looked through: {untidy}"
+            yield Condition("copies_not_tidied", "degraded", text)
 
     def status(self) -> dict[str, Any] | None:
         """The copies and the line, as plain values; None where there is none."""

@@ -24,6 +24,7 @@ CLOCK_STEP = 1.0
 """Seconds by which the time of day must jump to be believed to have been set."""
 
 _REWIND = 3.0
+_HAIR = 0.001
 
 Status = Literal["waiting", "active", "closed"]
 
@@ -112,6 +113,7 @@ class Playhead:
         self._last_tick: float | None = None
         self._status: Status = "waiting"
         self._next_at: float | None = None
+        self._next_start: float | None = None
         self._standby: int | None = None
 
     # ------------------------------------------------------------ what it knows
@@ -138,7 +140,7 @@ class Playhead:
 
     @property
     def next_at(self) -> float | None:
-        """Steady time at which the next screening starts, None for unknown."""
+        """Steady time at which the next screening starts, to count to; None for unknown."""
         return self._next_at
 
     def begins_within(self, now: float, seconds: float) -> bool:
@@ -151,6 +153,16 @@ class Playhead:
         if self._next_at is None:
             return seconds > 0 and self._status == "waiting"
         return self._next_at - now <= seconds
+
+    @property
+    def next_start(self) -> float | None:
+        """The same as the schedule has it, in Unix time: the one to print."""
+        return self._next_start
+
+    @property
+    def schedule(self) -> Schedule:
+        """When screenings are, as the time of day is now."""
+        return self._schedule
 
     @property
     def cursor(self) -> int:
@@ -198,9 +210,12 @@ class Playhead:
     def tick(self, now: float, wall: float) -> list[Event]:
         """What happens by `now` (steady) and `wall` (time of day), both in seconds."""
         offset = wall - now
-        stepped = self._offset is not None and abs(offset - self._offset) > CLOCK_STEP
+        before = offset if self._offset is None else self._offset
+        stepped = abs(offset - before) > CLOCK_STEP
         if self._offset is None or stepped:
             self._offset = offset
+        if stepped:
+            stepped = not self._schedule_moves(offset - before)
         stalled = self._stalled(now)
         self._last_tick = now
 
@@ -227,6 +242,18 @@ class Playhead:
             events += self._begin(slot, now, wall)
             events += self._play(now, wall)
         return events + self._look_ahead(wall)
+
+    def _schedule_moves(self, by: float) -> bool:
+        """Whether the schedule is one that a clock set `by` seconds forward does not touch."""
+        schedule = self._schedule.after_step(by)
+        if schedule is self._schedule:
+            return False
+        self._schedule = schedule
+        if self._known_slot is not None:
+            # The slot that is known is the same one, under its new time, which floats may round.
+            slot = schedule.slot_at(self._known_slot + by + _HAIR)
+            self._known_slot = self._known_slot + by if slot is None else slot.start
+        return True
 
     def _stalled(self, now: float) -> bool:
         """Whether nobody looked for a while and cues were missed by too much to fire late."""
@@ -308,6 +335,7 @@ class Playhead:
     def _look_ahead(self, wall: float) -> list[Event]:
         """Keep `status` and `next_at` true; tell where a pause turned into closing time."""
         following = self._schedule.next_after(wall)
+        self._next_start = None if following is None else following.start
         self._next_at = None if following is None else following.start - (self._offset or 0.0)
         status: Status = "closed" if self._schedule.closed(wall) else "waiting"
         changed = status != self._status and not self._active

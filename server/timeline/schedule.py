@@ -9,7 +9,7 @@ one that exists twice is the first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -56,6 +56,14 @@ class Schedule(Protocol):
         """Whether, with no screening on, this is closing time and not a pause."""
         ...
 
+    def after_step(self, by: float) -> Schedule:
+        """The schedule once the time of day was set `by` seconds forward.
+
+        Itself, where it is meant in hours of the day; another where it is not, and nothing of
+        it is to be moved by that.
+        """
+        ...
+
 
 class ManualSchedule:
     """Nothing starts by itself."""
@@ -71,6 +79,11 @@ class ManualSchedule:
     def closed(self, unix: float) -> bool:  # noqa: ARG002
         """Never: it waits for a hand."""
         return False
+
+    def after_step(self, by: float) -> Schedule:
+        """Itself."""
+        del by
+        return self
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,10 @@ class EndlessLoop:
     def closed(self, unix: float) -> bool:  # noqa: ARG002 - the port's signature
         """Never: a loop knows no night."""
         return False
+
+    def after_step(self, by: float) -> Schedule:
+        """It goes on where it is: it counts from its own beginning, whatever hour that was."""
+        return replace(self, anchor=self.anchor + by)
 
     def _number(self, unix: float) -> int:
         number = int((unix - self.anchor) // (self.duration + self.gap))
@@ -154,6 +171,11 @@ class DailySchedule:
             if slots and slots[0].start <= unix < slots[-1].start:
                 return False  # a pause between two of the same day
         return True
+
+    def after_step(self, by: float) -> Schedule:
+        """Itself: its hours are those of the clock as it is now."""
+        del by
+        return self
 
     def _around(self, unix: float, back: int, ahead: int) -> Iterator[Slot]:
         today = datetime.fromtimestamp(unix, self.zone).date()

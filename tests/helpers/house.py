@@ -43,6 +43,7 @@ from server.stage.stage import Mailbox, Stage, StageFrame
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.schedule import build_schedule
+from server.timeofday import TimeOfDay
 from tests.helpers.shows import LOOP, Rhythm, store_contents, write_show
 
 
@@ -293,6 +294,7 @@ async def house(
 
     supply = _supply(clock, chance, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
+    time_of_day = TimeOfDay(clock, show.timezone)
     ensemble = assemble(
         show,
         PlanInForce(plan),
@@ -307,6 +309,7 @@ async def house(
             engines=engines,
             book=book,
             panic=panic,
+            time_of_day=time_of_day,
             live_seeds=lambda name: chance.stream("live", name),
             new_token=lambda: next(tokens),
             beside=at_once,
@@ -334,6 +337,7 @@ async def house(
         commands=log,
         conditions=conditions,
         presence=presence,
+        time_of_day=time_of_day,
     )
     commands = ShowCommands(
         playback=playback,
@@ -386,6 +390,7 @@ async def house(
         if play:
             stack.push_async_callback(_cancelled, asyncio.create_task(playback.run()))
         stack.push_async_callback(_cancelled, asyncio.create_task(modes.keep_time()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(time_of_day.run()))
         if watch_engines:
             stack.push_async_callback(_cancelled, asyncio.create_task(watch.run()))
         await opened.rest()

@@ -653,25 +653,113 @@ async def test_after_closing_nothing_waits(path: Path, clock: VirtualClock) -> N
 # ---------------------------------------------------------------- rotation
 
 
-async def test_old_runs_are_deleted_at_opening_and_daily(path: Path, clock: VirtualClock) -> None:
-    day = 86_400.0
-    async with AsRunLog.open(path, clock=clock, keep_days=10) as log:
-        for number in range(200):
-            log.begin(replace(record(number), why="x" * 2000))
-            log.end(f"r-{number}", "completed", START + 1)
-        log.begin(record(1000, at=START + 5 * day))
-        log.end("r-1000", "completed", START + 5 * day)
+DAY = 86_400.0
+
+
+def filled(path: Path, *days: float, runs: int = 1) -> None:
+    """A log with runs on some days from `START` on, in the order in which they were written."""
+    file = asrun_file.RunFile(path)
+    rows = []
+    for place, day in enumerate(days):
+        for number in range(runs):
+            told = replace(RECORD, run=f"{day}-{place}-{number}", started_at=START + day * DAY)
+            notes = asrun_record.RunNotes(told, offset=0.0)
+            notes.finish("completed", told.started_at + 1)
+            rows.append(notes.row())
+    assert not file.write(rows)
+    file.close()
+
+
+def days_left(path: Path) -> list[float]:
+    """The days of the runs that are there, in the order in which they were written."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT started_wall FROM runs ORDER BY rowid").fetchall()
+    return [round((wall - START) / DAY, 3) for (wall,) in found]
+
+
+@asynccontextmanager
+async def opened_on(path: Path, day: float, keep_days: float) -> AsyncIterator[AsRunLog]:
+    """The log is open on a day; nothing of it was deleted before the clock could be believed."""
+    before = days_left(path)
+    clock = VirtualClock(START + day * DAY)
+    async with AsRunLog.open(path, clock=clock, keep_days=keep_days) as log:
         await flush(log)
-        for _ in range(11):
-            assert len(await log.rows(limit=None)) == 201
-            clock.jump(day - 60)
+        assert days_left(path) == before, "one reading of the clock deletes nothing"
+        clock.jump(3601)
         await flush(log)
-        assert [row["run"] for row in await log.rows()] == ["r-1000"]
-    assert path.stat().st_size < 100_000  # of 200 runs of 2 kB
-    clock.jump(5 * day)
-    async with AsRunLog.open(path, clock=clock, keep_days=10) as log:
-        await flush(log)
-        assert await log.rows() == []
+        yield log
+
+
+async def test_what_ages_is_deleted_day_by_day(path: Path) -> None:
+    filled(path, *range(30))
+    async with opened_on(path, 29.5, keep_days=28) as log:
+        assert days_left(path) == list(range(2, 30))
+        for day in range(3, 6):
+            log._clock.jump(DAY)  # type: ignore[attr-defined]
+            await flush(log)
+            assert days_left(path) == list(range(day, 30))
+
+
+async def test_its_space_is_given_back(path: Path) -> None:
+    filled(path, *range(9), *range(400, 410), runs=200)
+    full = path.stat().st_size
+    async with opened_on(path, 410, keep_days=400):
+        pass
+    assert days_left(path)[0] == 400
+    assert path.stat().st_size < 0.7 * full
+
+
+@pytest.mark.parametrize("ahead", [365.0, 3650.0, 30.0])
+async def test_a_start_with_a_clock_far_ahead_deletes_nothing(path: Path, ahead: float) -> None:
+    filled(path, *range(40))
+    async with opened_on(path, 40 + ahead, keep_days=28) as log:
+        # Played for a day and a night under that clock, it is still two days against forty.
+        for number in range(20):
+            log.begin(record(number, at=log._clock.now()))
+            log.end(f"r-{number}", "completed", log._clock.now())
+            log._clock.jump(3600)  # type: ignore[attr-defined]
+            await flush(log)
+    assert days_left(path)[:40] == list(range(40))
+    # Back in its time it goes on as it should, and keeps those runs, whenever they were.
+    async with opened_on(path, 40.5, keep_days=28):
+        left = days_left(path)
+    assert (left[:30], len(left)) == (list(range(10, 40)), 30 + 20), "ten days of it a day"
+
+
+async def test_should_the_clock_be_wrong_for_days_it_is_a_few_days_of_the_log_a_day(
+    path: Path,
+) -> None:
+    filled(path, *range(100), *range(500, 504))
+    async with opened_on(path, 504, keep_days=28):
+        assert days_left(path) == [*range(10, 100), *range(500, 504)]
+
+
+async def test_a_run_is_not_old_because_the_clock_was_not_set_when_it_began(path: Path) -> None:
+    in_1970 = -START / DAY
+    filled(path, 0, 1, in_1970, *range(25, 30), in_1970, 30)
+    async with opened_on(path, 30.5, keep_days=28):
+        kept = [round(in_1970, 3), *range(25, 30), round(in_1970, 3), 30]
+        assert days_left(path) == kept
+    # It goes with the next run that was written after it.
+    filled(path, *range(50, 55))
+    async with opened_on(path, 54.5, keep_days=28):
+        assert days_left(path) == [*range(27, 30), round(in_1970, 3), 30, *range(50, 55)]
+
+
+async def test_a_clock_that_was_just_set_is_not_believed_for_an_hour(path: Path) -> None:
+    filled(path, *range(30))
+    clock = VirtualClock(START + 29.5 * DAY)
+    async with AsRunLog.open(path, clock=clock, keep_days=28) as log:
+        for _ in range(6):
+            clock.jump(3000)
+            clock.step_wall(61)  # a clock that nobody holds still
+            await flush(log)
+        assert days_left(path) == list(range(30))
+        clock.jump(3601)
+        with capture_logs() as logs:
+            await flush(log)
+        assert days_left(path) == list(range(2, 30))
+        assert [entry["runs"] for entry in logs if entry["event"] == "asrun_pruned"] == [2]
 
 
 # ---------------------------------------------------------------- reading and export

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from server.modes.forces import (
     Force,
     Forces,
@@ -10,9 +12,11 @@ from server.modes.forces import (
     at_end,
     at_start,
     in_force,
+    read_back,
     unexpired,
     with_force,
     without,
+    written_down,
 )
 
 NOW = 1_700_000_000.0
@@ -73,6 +77,35 @@ def test_until_the_end_of_the_screening_that_is_on_or_comes() -> None:
     assert unexpired(begun, NOW + 1000) == begun, "a paused screening may last longer"
     assert at_end(begun) == ()
     assert at_start(begun, NOW + 300) == (), "another screening: the one before has ended"
+
+
+@pytest.mark.parametrize(
+    ("away", "left"),
+    [
+        (0.0, 20.0),
+        (5.0, 15.0),
+        (-3600.0, 20.0),  # set back while nobody looked: no more is left than there was
+        (3600.0, None),
+        (-86_400.0 * 3650, 20.0),
+    ],
+)
+def test_what_is_left_of_some_seconds_after_a_restart(away: float, left: float | None) -> None:
+    offset = 7200.0
+    forced = force(until="time", deadline=NOW + 20, lasts=20)
+    (kept,) = written_down((forced,), offset)
+    assert kept.deadline == NOW + offset + 20, "Unix time: the next start has another steady clock"
+    # Another clock, anchored to the time of day as it is then.
+    now = NOW + offset + away
+    back = after_absence(read_back((kept,), 0.0, now), now)
+    assert [each.deadline for each in back] == ([] if left is None else [now + left])
+
+
+def test_what_an_older_server_wrote_down_is_read() -> None:
+    kept = Force.model_validate({"mode": "static", "by": "foh", "until": "time", "deadline": NOW})
+    assert read_back((kept, force()), 60.0, 0.0) == (
+        kept.model_copy(update={"deadline": NOW - 60}),
+        force(),
+    )
 
 
 def test_what_a_server_that_comes_back_still_finds() -> None:

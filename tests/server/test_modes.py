@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,21 @@ async def test_a_force_for_some_seconds_ends_exactly_then(tmp_path: Path) -> Non
         assert opened.modes.forces == ()
 
 
-async def test_a_clock_that_is_set_takes_the_end_of_a_force_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3601.0, -3601.0, 86_400.0 * 3650])
+async def test_a_number_of_seconds_is_that_many_whatever_the_clock_is_set_to(
+    tmp_path: Path, step: float
+) -> None:
     async with show(tmp_path) as opened:
-        await ask(opened, "mode.force", mode="static", until="3600")
-        assert opened.modes.effective == "static"
-        opened.clock.step_wall(3601)
+        await ask(opened, "mode.force", mode="static", until="20")
+        await opened.play_to(5)
+        opened.clock.step_wall(step)
+        await opened.play_to(19.5)
+        told = opened.view.state()["mode"]
+        assert told["effective"] == "static"
+        assert told["until_at"] == pytest.approx(opened.opened_at + step + 20, abs=0.01)
+        at = datetime.fromtimestamp(told["until_at"], UTC)
+        assert told["until"] == f"{at:%H:%M:%S}", "printed as the clock is now"
+        await opened.play_to(20.5)
         assert opened.view.state()["mode"]["effective"] == "live"
 
 

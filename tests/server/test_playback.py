@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from cache.keys import image_key
 from cache.store import StoreUnavailable
+from server.clock import VirtualClock
 from server.performance.performer import pause_after
 from server.performance.playback import LOOK_IN
 from server.stage import stage
@@ -96,6 +97,7 @@ async def test_every_kind_of_cue_is_told_at_its_time(tmp_path: Path) -> None:
             "type": "screening",
             "status": "active",
             "next": None,
+            "next_local": None,
             "started_at": start,
         }
         assert [t.message["route"] for t in opened.of("scene")] == ["/wings", "/studio", "/desk"]
@@ -128,6 +130,7 @@ async def test_every_kind_of_cue_is_told_at_its_time(tmp_path: Path) -> None:
         ended = [t for t in opened.of("screening") if t.message["status"] == "waiting"]
         assert brief(ended) == [(45.0, "screening")]
         assert ended[0].message["next"] == pytest.approx(start + 75)
+        assert ended[0].message["next_local"] == "2023-11-14T22:14:35+00:00"
         await opened.play_to(76)
         assert opened.of("screening")[-1].message["status"] == "active"
 
@@ -509,7 +512,9 @@ async def test_a_short_stall_fires_late_and_loses_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("step", [12.0, -12.0, 3600.0])
 async def test_a_clock_that_was_set_moves_the_show_with_it(tmp_path: Path, step: float) -> None:
-    async with house(tmp_path, DEMO, rhythm=RHYTHM) as opened:
+    clock = VirtualClock(1_700_006_400.0)  # at midnight, in UTC
+    toml = '[schedule]\nkind = "loop"\nopens = "00:00"\ncloses = "24:00"\n'
+    async with house(tmp_path, DEMO, rhythm=RHYTHM, toml=toml, clock=clock) as opened:
         await opened.play_to(14.5)
         opened.clock.step_wall(step)
         await opened.play_to(14.5 + 2 * LOOK_IN)

@@ -48,6 +48,10 @@ class Slots:
     def next_after(self, unix: float) -> Slot | None:
         return next((slot for slot in self.slots if slot.start > unix), None)
 
+    def after_step(self, by: float) -> Schedule:
+        del by
+        return self
+
     def closed(self, unix: float) -> bool:
         return unix >= self.closed_from
 
@@ -410,6 +414,42 @@ def test_many_small_slews_add_up_to_one_step() -> None:
         house.play_to(house.now - S + 0.25)
     assert kinds(house.events) == ["Jumped"] * 2
     assert house.position == pytest.approx(house.wall - S, abs=CLOCK_STEP)
+
+
+@pytest.mark.parametrize("step", [37.0, -37.0, 86_400.0 * 365, -86_400.0 * 3650, 100.0, 1.5])
+@pytest.mark.parametrize("gap", [0.0, 7.7])
+def test_a_loop_from_its_own_beginning_goes_on_whatever_the_clock_is_set_to(
+    step: float, gap: float
+) -> None:
+    looped = EndlessLoop(S - 0.3, DURATION, gap)
+    house, alike = House(looped), House(looped)
+    for each in (house, alike):
+        each.tick()
+        each.play_to(20)
+    house.offset += step
+    for at in (20.5, 50.0, 99.9, 105.0, 250.0):
+        house.play_to(at)
+        alike.play_to(at)
+        assert house.position == pytest.approx(alike.position, abs=1e-3)
+    assert kinds(house.events) == kinds(alike.events)
+    assert "Jumped" not in kinds(house.events)
+    schedule = house.head.schedule
+    assert isinstance(schedule, EndlessLoop)
+    assert schedule.anchor == pytest.approx(S - 0.3 + step), "so that a restart finds it there"
+
+
+def test_what_is_printed_is_the_schedules_own_time_and_not_a_difference_of_clocks() -> None:
+    house = House(slots(600.0))
+    house.offset = 3600.0 - 7e-6  # two clocks, read in turn
+    house.now = S - 3600.0
+    house.tick()
+    assert house.head.next_start == S + 600.0
+    assert house.head.next_at == pytest.approx(S + 600.0 - house.offset)
+    house.offset -= 120.0
+    house.now += 0.5
+    house.tick()
+    assert house.head.next_start == S + 600.0
+    assert house.head.next_at == pytest.approx(S + 600.0 - house.offset)
 
 
 def test_set_past_the_end_it_ends() -> None:
@@ -796,8 +836,8 @@ class Anything(RuleBasedStateMachine):
         assert wake >= self.house.now
         self.note(self.house.tick())
         # on schedule it stands where the schedule says
-        slot = self.house.schedule.slot_at(self.house.wall)
         head = self.house.head
+        slot = head.schedule.slot_at(self.house.wall)
         if head.on_schedule and slot is not None and head.started_at is not None:
             position = self.house.position
             assert position is not None

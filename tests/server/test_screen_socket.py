@@ -115,6 +115,10 @@ async def test_welcome_tells_what_a_screen_must_know(address: Address) -> None:
             "progress",
             "badge",
             "still",
+            "language",
+            "direction",
+            "hours",
+            "texts",
         }
         snapshot = dict(client.snapshot)
         assert snapshot.pop("screening")["status"] == "waiting"

@@ -133,13 +133,18 @@ def test_the_command_line_and_the_environment_are_heard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told_to_browsers"), [("Europe/Berlin", "Europe/Berlin"), ("local", "")]
+    ("name", "tz", "told_to_browsers"),
+    [
+        ("Europe/Berlin", "Asia/Tokyo", "Europe/Berlin"),
+        ("local", "Asia/Tokyo", "Asia/Tokyo"),
+        ("local", "CET-1", ""),
+    ],
 )
 def test_a_time_zone_is_told_to_browsers_by_a_name_they_know(
-    tmp_path: Path, name: str, told_to_browsers: str
+    tmp_path: Path, name: str, tz: str, told_to_browsers: str
 ) -> None:
-    show = loaded(make(tmp_path / "piece", f'[show]\ntimezone = "{name}"\n'))
-    assert show.timezone_name == told_to_browsers
+    folder = make(tmp_path / "piece", f'[show]\ntimezone = "{name}"\n')
+    assert load_show(folder, {}, {"TZ": tz}).timezone_name == told_to_browsers
 
 
 # ---------------------------------------------------------------- bad shows

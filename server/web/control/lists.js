@@ -24,6 +24,12 @@ export class Lists {
     this.#log(state.commands ?? []);
   }
 
+  /** Forget what hours were told in another time zone. */
+  clear() {
+    element("log").replaceChildren();
+    element("asrun").replaceChildren();
+  }
+
   /** @param {import("./desk.js").Desk} desk */
   tick(desk) {
     const drawing = desk.state.now && !desk.state.now.outcome && desk.state.now.step > 0;

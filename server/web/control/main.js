@@ -125,10 +125,19 @@ function tell(text, how) {
 
 let shownCoverage = "";
 let shownRun = "";
+/** @type {string | undefined} */
+let shownZone = "";
 
 function show() {
   const { state } = desk;
   if (state) {
+    if (JSON.stringify(state.zone) !== shownZone) {
+      shownZone = JSON.stringify(state.zone);
+      words.inZone(state.zone);
+      shownRun = ""; // hours that stand there already are told anew
+      lists.clear();
+      for (const place of document.querySelectorAll(".zone")) say(/** @type {HTMLElement} */ (place), words.zoneName());
+    }
     showTop(state);
     wall.show(desk);
     wall.next(desk);

@@ -70,7 +70,11 @@ export class Wall {
     const { screening, standby } = state;
     say(element("clock"), at !== null ? words.position(at) : "--:--:--");
     const next = standby && at !== null && !screening.paused ? words.countdown(standby.at - at) : "";
-    if (at === null && screening.next !== null) say(element("countdown"), `screening in ${words.countdown(screening.next - desk.now())}`);
+    if (at === null && screening.next !== null) {
+      const left = screening.next - desk.now();
+      const when = screening.next_local ? `${words.nextAt(screening.next_local, left)}, ` : "";
+      say(element("countdown"), `screening ${when}in ${words.countdown(left)}`);
+    }
     else say(element("countdown"), standby && standby.at - (at ?? 0) < -1 ? "by hand" : next && next !== "now" ? `in ${next}` : next);
   }
 

@@ -1,6 +1,8 @@
 // @ts-check
 /** Numbers and states in words, for people in the dark (pure). */
 
+import { daysAhead, written } from "../kiosk/hours.js";
+
 const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
 
 /** Seconds as 00:44:22. @param {number} seconds */
@@ -28,10 +30,49 @@ export function age(seconds) {
   return `${Math.round(past / 3600)} h`;
 }
 
-/** A time of day, from Unix time. @param {number} unix */
+/** In which hours are told: the show's, wherever this page is read. @type {{name: string | null, utc_offset: number} | null} */
+let zone = null;
+
+/** @param {any} given as the state tells it; an older server does not */
+export function inZone(given) {
+  zone = given ?? null;
+}
+
+/** The zone, for people. */
+export function zoneName() {
+  if (!zone) return "this device’s time";
+  if (zone.name) return zone.name.replaceAll("_", " ");
+  const minutes = Math.round(Math.abs(zone.utc_offset) / 60);
+  return `UTC${zone.utc_offset < 0 ? "−" : "+"}${two(Math.floor(minutes / 60))}:${two(minutes % 60)}`;
+}
+
+/** A time of day in the show's zone, from Unix time. @param {number} unix */
 export function timeOfDay(unix) {
-  const date = new Date(unix * 1000);
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  const milliseconds = Math.floor(unix) * 1000;
+  if (!Number.isFinite(milliseconds) || Math.abs(milliseconds) > 8e15) return "?";
+  const shifted = (/** @type {number} */ seconds) => new Date(milliseconds + seconds * 1000).toISOString().slice(11, 19);
+  if (!zone) return shifted(new Date(milliseconds).getTimezoneOffset() * -60);
+  try {
+    if (zone.name) {
+      return new Intl.DateTimeFormat("en-GB", { timeZone: zone.name, hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(milliseconds);
+    }
+  } catch {
+    // a zone that this browser does not know
+  }
+  return shifted(zone.utc_offset);
+}
+
+/**
+ * When the next screening is, by its own day and hour: 10:00, tomorrow 10:00, Sat 10:00, 21 Nov 10:00.
+ * @param {string} local as the server has it
+ * @param {number} left seconds until then
+ */
+export function nextAt(local, left) {
+  const days = daysAhead(local, left, zone?.name ?? "");
+  const time = local.slice(11, 16);
+  if (days <= 0) return time;
+  if (days === 1) return `tomorrow ${time}`;
+  return `${written(local, "en", days <= 6 ? { weekday: "short" } : { day: "numeric", month: "short" })} ${time}`;
 }
 
 /** Until when a force lasts. @param {any} until */

@@ -4,49 +4,60 @@
  * picture while a screening has none yet.
  */
 
+import { here } from "./address.js";
+import { daysAhead, written } from "./hours.js";
+
 /** @typedef {import("./messages.js").Screening} Screening */
+/** @typedef {{text: string, told: boolean}} Piece a piece of the line; told: an hour, a day, or what is left until then */
+/** @typedef {{language: string, hours: "24" | "12", texts: Record<string, string>, timezone: string}} Manner */
 
 const HOUR = 3600;
-const DAY = 86400;
+/** Days ahead up to which a weekday says which day is meant. */
+const WEEK = 6;
 
 /**
  * What the line under the title says (pure).
  * @param {Screening} screening
  * @param {number} now
- * @param {string} timezone
- * @returns {{lead: string, time: string}}
+ * @param {Manner} manner
+ * @returns {Piece[]}
  */
-export function when({ status, next }, now, timezone) {
-  if (status === "active") return { lead: "", time: "" };
-  if (next === null || next === undefined) return { lead: status === "closed" ? "Closed" : "", time: "" };
+export function when({ status, next, next_local }, now, manner) {
+  const say = (/** @type {string} */ name, /** @type {Record<string, string>} */ values = {}) => pieces(manner.texts[name] ?? "", values);
+  if (status === "active") return [];
+  if (next === null || next === undefined) return status === "closed" ? say("closed") : [];
   const left = next - now;
-  if (status === "closed") return clockTime("Closed. Opens", next, now, timezone);
-  if (left <= 0) return { lead: "In a moment", time: "" };
-  if (left >= HOUR) return clockTime("Begins", next, now, timezone);
-  const seconds = Math.ceil(left);
-  return { lead: "Begins in", time: `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}` };
+  if (status !== "closed") {
+    if (left <= 0) return say("in_a_moment");
+    const seconds = Math.ceil(left);
+    if (left < HOUR) return say("begins_in", { left: `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}` });
+  }
+  // An older server says no hour to print: its steady clock is the best there is.
+  const local = next_local ?? new Date(Math.round(next) * 1000).toISOString();
+  const verb = status === "closed" ? "opens" : "begins";
+  const of = (/** @type {Intl.DateTimeFormatOptions} */ options) => written(local, manner.language, options);
+  const time = manner.hours === "12" ? of({ hour: "numeric", minute: "2-digit", hour12: true }) : of({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  const days = daysAhead(local, left, manner.timezone);
+  if (days <= 0) return say(`${verb}_today`, { time });
+  if (days === 1) return say(`${verb}_tomorrow`, { time });
+  if (days <= WEEK) return say(`${verb}_weekday`, { time, day: of({ weekday: "long" }) });
+  return say(`${verb}_date`, { time, day: of({ day: "numeric", month: "long" }) });
 }
 
 /**
- * @param {string} lead
- * @param {number} at
- * @param {number} now
- * @param {string} timezone
+ * A text with what its placeholders stand for.
+ * @param {string} text
+ * @param {Record<string, string>} values
+ * @returns {Piece[]}
  */
-function clockTime(lead, at, now, timezone) {
-  const format = (/** @type {Intl.DateTimeFormatOptions} */ options, /** @type {number} */ time) => {
-    const date = new Date(time * 1000);
-    try {
-      return new Intl.DateTimeFormat("en-GB", { ...options, timeZone: timezone }).format(date);
-    } catch {
-      return new Intl.DateTimeFormat("en-GB", options).format(date); // a zone this browser does not know
-    }
-  };
-  const time = format({ hour: "2-digit", minute: "2-digit", hourCycle: "h23" }, at);
-  const day = (/** @type {number} */ t) => format({ dateStyle: "short" }, t);
-  if (day(at) === day(now)) return { lead: `${lead} at`, time };
-  if (at - now < 6 * DAY) return { lead, time: `${format({ weekday: "long" }, at)} at ${time}` };
-  return { lead, time: `${format({ day: "numeric", month: "long" }, at)} at ${time}` };
+function pieces(text, values) {
+  return text
+    .split(/(\{[a-z]+\})/)
+    .map((part) => {
+      const value = part.startsWith("{") ? values[part.slice(1, -1)] : undefined;
+      return { text: value ?? part, told: value !== undefined };
+    })
+    .filter((piece) => piece.text);
 }
 
 export class Lobby {
@@ -56,12 +67,13 @@ export class Lobby {
   #hooks;
   /** @type {Screening | null} */
   #screening = null;
-  #timezone = "UTC";
+  /** @type {Manner} */
+  #manner = { language: "en", hours: "24", texts: {}, timezone: "" };
   #still = "";
   #timer = 0;
   #settled = 0;
-  #lead;
-  #time;
+  #said = "";
+  #when;
 
   /**
    * @param {{root: HTMLElement, calm: HTMLElement}} elements
@@ -73,16 +85,19 @@ export class Lobby {
     this.#calm = calm;
     this.#schedule = schedule;
     this.#hooks = hooks;
-    this.#lead = /** @type {HTMLElement} */ (root.querySelector(".lead"));
-    this.#time = /** @type {HTMLElement} */ (root.querySelector(".time"));
+    this.#when = /** @type {HTMLElement} */ (root.querySelector(".when"));
   }
 
   /**
    * @param {{title: string, timezone: string}} show
-   * @param {string} still
+   * @param {import("./messages.js").DisplaySettings} settings
    */
-  dress({ title, timezone }, still) {
-    this.#timezone = timezone;
+  dress({ title, timezone }, { still = "", language = "en", direction = "ltr", hours = "24", texts = {} }) {
+    this.#manner = { language, hours, texts, timezone };
+    // The same signs are drawn otherwise in Chinese and in Japanese: the language chooses the font.
+    document.documentElement.lang = language;
+    this.#root.lang = language;
+    this.#root.dir = direction;
     for (const place of [this.#root, this.#calm]) {
       const element = /** @type {HTMLElement} */ (place.querySelector(".title"));
       element.textContent = title;
@@ -118,12 +133,12 @@ export class Lobby {
     }
     for (let wait = 1; this.#still === still; wait = Math.min(60, wait * 2)) {
       const image = new Image();
-      image.src = still;
+      image.src = here(still);
       try {
         await image.decode();
         if (this.#still !== still) return;
         for (const place of places) {
-          /** @type {HTMLImageElement} */ (place.querySelector(".still")).src = still;
+          /** @type {HTMLImageElement} */ (place.querySelector(".still")).src = image.src;
           place.setAttribute("data-still", "");
         }
         return;
@@ -144,15 +159,26 @@ export class Lobby {
     clearTimeout(this.#timer);
     if (!this.#screening) return;
     const now = this.#schedule.now();
-    const { lead, time } = when(this.#screening, now, this.#timezone);
     // While it is on its way out the line keeps what it said.
-    if (this.#screening.status !== "active") {
-      if (this.#lead.textContent !== lead) this.#lead.textContent = lead;
-      if (this.#time.textContent !== time) this.#time.textContent = time;
-    } else return;
+    if (this.#screening.status === "active") return;
+    const line = when(this.#screening, now, this.#manner);
+    const said = JSON.stringify(line);
+    if (said !== this.#said) {
+      this.#said = said;
+      this.#when.replaceChildren(...line.map(piece));
+    }
     const { next } = this.#screening;
     // Just after the whole second, counted from the start of the screening.
     const wait = next === null || next === undefined ? 30 : ((((next - now) % 1) + 1) % 1) + 0.005;
     this.#timer = setTimeout(() => this.#tell(), wait * 1000);
   }
+}
+
+/** @param {Piece} piece */
+function piece({ text, told }) {
+  if (!told) return text;
+  const value = document.createElement("bdi"); // its direction is its own
+  value.className = "time";
+  value.textContent = text;
+  return value;
 }

@@ -187,7 +187,7 @@ function welcome({ screen, server_time, show, display: settings, snapshot }) {
   captions.enabled = settings.captions !== false;
   picture.crossfade = settings.crossfade;
   progress.dress(settings);
-  lobby.dress(show, settings.still ? here(settings.still) : "");
+  lobby.dress(show, settings);
   for (const message of outbox.splice(0)) link.send(message);
 
   screening(snapshot.screening);
@@ -286,7 +286,8 @@ function scene(to, told) {
 async function reload() {
   const key = "understudy.reloaded";
   try {
-    if (Date.now() - Number(sessionStorage.getItem(key)) < RELOAD * 1000) return;
+    // A clock that was set back meanwhile must not keep it from ever loading anew.
+    if (Math.abs(Date.now() - Number(sessionStorage.getItem(key))) < RELOAD * 1000) return;
     sessionStorage.setItem(key, String(Date.now()));
   } catch {
     if (performance.now() < RELOAD * 1000) return;

@@ -9,8 +9,8 @@ export const PROTOCOL = 1;
 
 /**
  * @typedef {{title: string, timezone: string, duration: number, characters?: string, rehearsal?: {speed: number}}} ShowInfo
- * @typedef {{crossfade: number, fade: number, captions: boolean, progress: boolean, badge: boolean, still: string}} DisplaySettings
- * @typedef {{type: "screening", status: "waiting" | "active" | "closed", next: number | null, started_at: number | null}} Screening
+ * @typedef {{crossfade: number, fade: number, captions: boolean, progress: boolean, badge: boolean, still: string, language?: string, direction?: "ltr" | "rtl", hours?: "24" | "12", texts?: Record<string, string>}} DisplaySettings
+ * @typedef {{type: "screening", status: "waiting" | "active" | "closed", next: number | null, next_local?: string | null, started_at: number | null}} Screening
  * @typedef {{type: "scene", route: string}} Scene
  * @typedef {{type: "fade", black: boolean, seconds: number, at: number}} Fade
  * @typedef {{word: string, start: number, end: number}} Word
@@ -57,6 +57,7 @@ const word = object({ word: string, start: number, end: number });
 const screening = object({
   status: (v) => v === "waiting" || v === "active" || v === "closed",
   next: optionalNumber,
+  next_local: (v) => v == null || (string(v) && !Number.isNaN(Date.parse(v))),
   started_at: optionalNumber,
 });
 const scene = object({ route: string });
