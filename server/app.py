@@ -64,6 +64,8 @@ from server.rehearsal.terms import NOT_SPENT, Terms
 from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
+from server.stage.seats import Seats
+from server.stage.stage import Stage
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
@@ -282,7 +284,14 @@ async def build(
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics, presence),
+                screens=ScreenSocket(
+                    stage,
+                    outside,
+                    access,
+                    metrics,
+                    presence=presence,
+                    seats=_seats(show, stage, presence, outside, conditions),
+                ),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
@@ -345,6 +354,15 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
         metrics.registry.register(ConnectionCollector(connections))
         conditions.add(connections.conditions)
+
+
+def _seats(
+    show: Show, stage: Stage, presence: ScreenPresence, clock: Clock, conditions: Conditions
+) -> Seats:
+    """As many as the show has for screens."""
+    seats = Seats(show.settings.server.max_screens, stage, presence, clock)
+    conditions.add(seats.conditions)
+    return seats
 
 
 def _tell_remarks(show: Show, plan: PlanInForce) -> None:

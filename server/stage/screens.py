@@ -21,6 +21,7 @@ from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, c
 from server.stage import messages as wire
 from server.stage.pace import told
 from server.stage.presence import ScreenPresence
+from server.stage.seats import Seats
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class ScreenSocket:
         access: who may.
         metrics: where it is counted.
         presence: who is told that it came, and that it went.
+        seats: how many there may be.
     """
 
     def __init__(
@@ -53,10 +55,13 @@ class ScreenSocket:
         clock: Clock,
         access: Access,
         metrics: Metrics,
+        *,
         presence: ScreenPresence,
+        seats: Seats,
     ) -> None:
         self._stage = stage
         self._presence = presence
+        self._seats = seats
         self._clock = clock
         self._access = access
         self._metrics = metrics
@@ -104,6 +109,10 @@ class ScreenSocket:
 
     async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
         """Play to one screen until it goes; the code to close with."""
+        if not self._seats.admits(hello.screen):
+            text = f"{self._seats.most} screens are here already"
+            await websocket.send_text(wire.Error(code="too_many_screens", message=text).encode())
+            return TRY_AGAIN_LATER
         identified(websocket)
         with self._stage.join(hello.screen, hello.frames) as screen:
             _log.info("screen_joined", screen=screen.name, asked=screen.asked)
