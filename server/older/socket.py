@@ -29,7 +29,6 @@ from server.connections import identified
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
 from server.sockets import (
-    POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Abuse,
     Antechamber,
