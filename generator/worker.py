@@ -15,7 +15,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -309,6 +311,12 @@ class Worker:
         self, answer: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
+            refusal = _from_a_page(request, open_to_all=self._token is None)
+            if refusal is not None:
+                return _problem(403, "forbidden", refusal, retryable=False)
+            if request.method == "POST" and not _is_json(request):
+                text = "expected Content-Type: application/json"
+                return _problem(415, "not_json", text, retryable=False)
             if self._token is not None:
                 scheme, _, given = request.headers.get("authorization", "").partition(" ")
                 expected = self._token.get_secret_value()
@@ -325,6 +333,34 @@ class Worker:
                 return _problem(413, "too_large", text, retryable=False)
 
         return guarded
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "application/json"
+
+
+def _from_a_page(request: Request, *, open_to_all: bool) -> str | None:
+    """Why a request is a web page's, which has no business here; None if it is not.
+
+    Any page that is open in a browser on this machine, or whose name resolves to it, could have
+    pictures drawn and sets kept where no token is asked for.
+    """
+    if request.headers.get("origin") is not None:
+        return "web pages may not ask a worker"
+    if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return "web pages may not ask a worker"
+    if open_to_all and not _is_loopback(request.headers.get("host", "")):
+        return "without a token this worker answers to its loopback name only: 127.0.0.1"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -28,6 +28,7 @@ from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import Condition, ConditionCollector, Conditions
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
@@ -57,8 +58,10 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
@@ -105,12 +108,13 @@ def create_app(
         process: what it runs in; None for one that it only visits.
     """
     return application(
-        lambda app: build(show, clock or SystemClock(), app, engines, process=process)
+        lambda app: build(show, clock or SystemClock(), app, engines, process=process),
+        show.settings.server,
     )
 
 
 def application(
-    opened: Callable[[Starlette], AbstractAsyncContextManager[object]],
+    opened: Callable[[Starlette], AbstractAsyncContextManager[object]], server: ServerSection
 ) -> Starlette:
     """The application in which a server is open, as `build` opens it, while its lifespan lasts."""
 
@@ -119,7 +123,17 @@ def application(
         async with opened(app):
             yield
 
-    return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
+    proxies = ReverseProxies(server.trusted_proxies, server.public_url)
+    app = Starlette(
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(BehindProxies, proxies),
+            Middleware(LimitedRequests),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # it would name this server as it knows itself
+    return app
 
 
 @asynccontextmanager
@@ -229,7 +243,7 @@ async def build(
             presence=presence,
             **checks.told(),
         )
-        access = Access(settings.tokens, settings.server.host, settings.server.origins)
+        access = Access.of(settings.tokens, settings.server)
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
@@ -265,7 +279,7 @@ async def build(
         routes = unhandled.of_routes(
             build_routes(
                 show=show,
-                store=supply.store,
+                supply=supply,
                 stage=stage,
                 readiness=readiness,
                 view=view,

@@ -20,7 +20,7 @@ from cache.encoding import json_text
 from cache.formats import MAX_STEPS
 from cache.images import BadImage, check_image, media_type_for
 from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
-from cache.store import NotFound, Store, StoreError
+from cache.store import StoreError
 from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
 from server.access import Access, AccessDenied
@@ -39,6 +39,7 @@ from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
+from server.supply.sources import Supply
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY = 64 * 1024
@@ -75,11 +76,15 @@ _STATUS = {
     "no_report": 404,
     "too_soon": 429,
     "bad_args": 400,
+    "not_json": 415,
     "expired": 410,
     "id_reused": 422,
     "internal": 500,
 }
 
+_READ_AT_ONCE = 2
+_READ_WITHIN = 10.0
+_RETRY_AFTER = "30"
 _MOST_ROWS = 10_000
 _ROWS_AT_ONCE = 50
 
@@ -112,7 +117,7 @@ class SafeHeaders:
 def build_routes(
     *,
     show: Show,
-    store: Store,
+    supply: Supply,
     stage: Stage,
     readiness: Readiness,
     view: StateView,
@@ -129,15 +134,16 @@ def build_routes(
     presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
-    pages = Pages(show)
+    pages = Pages(show, access)
     probes = Probes(readiness, preflight, conditions, metrics)
-    pictures = Pictures(stage, store)
+    pictures = Pictures(stage, supply, access)
     api = Api(view, dispatcher, asrun, access)
     reports = Reports(rehearsals, access)
     screen_probe = ScreenProbe(presence, access)
     return [
         Route("/", pages.kiosk),
         Route("/control", pages.control),
+        Route("/control/", pages.control_below),
         Route("/still", pages.still),
         Mount("/static", StaticFiles(directory=WEB)),
         Route("/healthz", probes.health),
@@ -161,8 +167,9 @@ def build_routes(
 class Pages:
     """The kiosk page with the still image it falls back on, and the technician's page."""
 
-    def __init__(self, show: Show) -> None:
+    def __init__(self, show: Show, access: Access) -> None:
         self._show = show
+        self._access = access
         self._kiosk = (WEB / "kiosk.html").read_bytes()
         self._control = (WEB / "control.html").read_bytes()
 
@@ -177,12 +184,26 @@ class Pages:
         headers = {"cache-control": "no-cache"}
         return Response(self._control, media_type="text/html", headers=headers)
 
+    async def control_below(self, request: Request) -> Response:
+        """`GET /control/`: a slip; the page's own addresses would not be right there."""
+        del request
+        return Response(status_code=307, headers={"location": "../control"})
+
     async def still(self, request: Request) -> Response:
-        """`GET /still`: the show's own still image."""
+        """`GET /still`: the show's own still image.
+
+        Where screens have a token, they are told the image's address with a key in it.
+        """
         still = self._show.still
         if still is None:
             raise HTTPException(404)
-        return _picture(request, still.data, still.media_type, "no-cache")
+        locked = self._access.tokens.screen is not None
+        if locked and request.query_params.get("key") != self._show.still_key:
+            try:
+                self._access.may_see(request)
+            except AccessDenied as error:
+                return _error(error.code, str(error))
+        return _picture(request, still.data, still.media_type, "no-cache", _etag(still.data))
 
 
 class Probes:
@@ -270,11 +291,19 @@ class ScreenProbe:
 
 
 class Pictures:
-    """Frames on stage, and images of sets."""
+    """Frames on stage, and images of sets.
 
-    def __init__(self, stage: Stage, store: Store) -> None:
+    A frame's address is known to those alone who were told it: its run's token is drawn at
+    random. What lies in the store is shown to roles and screens, from what is on this machine:
+    nothing is fetched for them, whoever asks and however often, for the line is the show's.
+    """
+
+    def __init__(self, stage: Stage, supply: Supply, access: Access) -> None:
         self._stage = stage
-        self._store = store
+        self._supply = supply
+        self._access = access
+        # A few at a time: the disk and the threads are the show's.
+        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
     async def frame(self, request: Request) -> Response:
         """`GET /frames/{run}/{step}`: a frame of the run that is, or just was, on stage."""
@@ -289,21 +318,41 @@ class Pictures:
         )
 
     async def asset(self, request: Request) -> Response:
-        """`GET /assets/{action_id}/{set_id}/{file}`."""
+        """`GET /assets/{action_id}/{set_id}/{file}`, where it is on this machine.
+
+        503 with `Retry-After` for one that is in the store and not here yet.
+        """
+        try:
+            self._access.may_see(request)
+        except AccessDenied as error:
+            return _error(error.code, str(error))
         params = request.path_params
-        name: str = params["file"]
+        action_id, name = params["action_id"], params["file"]
         media_type = media_type_for(name)
         set_id = whole_number(params["set_id"], 0, MAX_SET_ID - 1)
-        if media_type is None or set_id is None or not is_action_id(params["action_id"]):
+        if media_type is None or set_id is None or not is_action_id(action_id):
             raise HTTPException(404)
         try:
-            data = await self._store.get(image_key(params["action_id"], set_id, name))
-            check_image(data, name)
-        except (NotFound, BadKey, BadImage):
+            key = image_key(action_id, set_id, name)
+            async with self._reading, asyncio.timeout(_READ_WITHIN):
+                data = await self._supply.at_hand(key)
+                if data is not None:
+                    check_image(data, name)
+                    etag = await asyncio.to_thread(_etag, data)
+                    return _picture(request, data, media_type, _FOREVER, etag)
+        except (BadKey, BadImage):
             raise HTTPException(404) from None
-        except StoreError:
-            raise HTTPException(503, "the store cannot be read") from None
-        return _picture(request, data, media_type, _FOREVER)
+        except (StoreError, TimeoutError):
+            return _not_here("the store cannot be read")
+        if self._supply.is_here or set_id not in self._supply.library.set_ids(action_id):
+            raise HTTPException(404)
+        return _not_here("it is in the store, and not on this machine yet")
+
+
+def _not_here(reason: str) -> Response:
+    return Response(
+        f"{reason}\n", 503, media_type="text/plain", headers={"retry-after": _RETRY_AFTER}
+    )
 
 
 class _Encode(Protocol):
@@ -506,8 +555,13 @@ async def _json_body(request: Request) -> dict[str, Any] | float:
     return args
 
 
-def _picture(request: Request, data: bytes, media_type: str, cache_control: str) -> Response:
-    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def _picture(
+    request: Request, data: bytes, media_type: str, cache_control: str, etag: str
+) -> Response:
     headers = {"etag": etag, "cache-control": cache_control}
     asked = {
         tag.strip().removeprefix("W/")

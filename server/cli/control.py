@@ -84,7 +84,7 @@ def _address(url: str) -> str:
         fail(f"--url: {error}", 2)
     if parts.scheme not in schemes or not host:
         fail(f"--url: expected an address such as ws://10.0.0.5:8000, not {url!r}", 2)
-    path = parts.path if parts.path.strip("/") else _PATH
+    path = parts.path.rstrip("/").removesuffix(_PATH) + _PATH  # below a reverse proxy's path, too
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 

@@ -17,7 +17,7 @@ from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.connections import identified
 from server.metrics import Metrics
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close, refuse
 from server.stage import messages as wire
 from server.stage.pace import told
 from server.stage.presence import ScreenPresence
@@ -76,8 +76,8 @@ class ScreenSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         patience = Patience(self._clock)
