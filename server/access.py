@@ -66,7 +66,10 @@ def _same(given: str | None, secret: SecretStr | None) -> bool:
         return True
     # A header is given to us as Latin-1, as browsers send it; programs send what is not ASCII in
     # UTF-8, and then these are its bytes.
-    return hmac.compare_digest(given.encode("latin-1", errors="replace"), expected)
+    try:
+        return hmac.compare_digest(given.encode("latin-1"), expected)
+    except UnicodeEncodeError:
+        return False
 
 
 def _address(url: str) -> tuple[str, str]:
