@@ -256,7 +256,7 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             captions=display.captions,
             progress=display.progress,
             badge=display.badge,
-            still="/still" if show.still is not None else "",
+            still=_still_url(show),
             language=display.language,
             direction=direction_of(display.language),
             hours=display.hours,
@@ -266,6 +266,13 @@ def _stage(show: Show, around: Circumstances) -> Stage:
         around.tempo,
     )
     return stage
+
+
+def _still_url(show: Show) -> str:
+    """Where screens find the still image; a key in it, where screens have a token, opens it."""
+    if show.still is None:
+        return ""
+    return f"/still?key={show.still_key}" if show.settings.tokens.screen is not None else "/still"
 
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
@@ -290,6 +297,7 @@ def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
 def _texts(show: Show) -> Iterator[str]:
     """Everything that is written on the walls."""
     yield show.title
+    yield from show.settings.display.lobby_texts.values()
     for cue in show.sheet.cues:
         match cue:
             case PromptCue():
