@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -125,6 +126,7 @@ def build_routes(
     presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
+    mimetypes.init()  # else it reads the system's list when the first page is asked for
     pages = Pages(show)
     probes = Probes(readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, store)
