@@ -247,7 +247,7 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             captions=display.captions,
             progress=display.progress,
             badge=display.badge,
-            still="/still" if show.still is not None else "",
+            still=_still_url(show),
             language=display.language,
             direction=direction_of(display.language),
             hours=display.hours,
@@ -257,6 +257,13 @@ def _stage(show: Show, around: Circumstances) -> Stage:
         around.tempo,
     )
     return stage
+
+
+def _still_url(show: Show) -> str:
+    """Where screens find the still image; a key in it, where screens have a token, opens it."""
+    if show.still is None:
+        return ""
+    return f"/still?key={show.still_key}" if show.settings.tokens.screen is not None else "/still"
 
 
 def _info(show: Show, around: Circumstances) -> wire.ShowInfo:

@@ -93,7 +93,7 @@ def serve(
         store_of(show)  # its address is looked at before anything is begun
     except BadStoreAddress as error:
         raise RefusedToServe(f"[store] url: {error}", 1) from error
-    refusal = Access(settings.tokens, host).refuses_to_listen()
+    refusal = Access.of(settings.tokens, settings.server).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)
@@ -138,6 +138,7 @@ def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # it believes everybody on this machine; we have rules of our own
     )
 
 

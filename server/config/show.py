@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class Show:
     def timezone_name(self) -> str:
         """A name that a browser knows; empty where the zone has none."""
         return self.timezone.key if self.timezone.key not in {None, NAMELESS} else ""
+
+    @property
+    def still_key(self) -> str:
+        """What opens the still image's address where screens have a token: nobody can guess it."""
+        return "" if self.still is None else hashlib.sha256(self.still.data).hexdigest()[:32]
 
     @property
     def state_folder(self) -> Path:

@@ -29,12 +29,12 @@ from server.connections import identified
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
 from server.sockets import (
-    POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Abuse,
     Antechamber,
     Patience,
     close,
+    refuse,
 )
 from server.timeline.playhead import Playhead
 
@@ -144,8 +144,8 @@ class OlderSocket:
         try:
             self._access.check_origin(websocket)
             self._access.check_screen(websocket.query_params.get("token"))
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         try:

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import structlog
 
+from cache.tasks import first_of
 from generator.cues import (
     Cue,
     CueSheet,
@@ -283,13 +284,9 @@ class Playback:
 
     async def _sleep_until(self, when: float) -> None:
         """Sleep until `when`, or until somebody moves the show."""
-        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
-        nudge = asyncio.ensure_future(self._nudged.wait())
         try:
-            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
+            await first_of(self._clock.sleep_until(when), self._nudged.wait())
         finally:
-            sleeper.cancel()
-            nudge.cancel()
             self._nudged.clear()
 
     # ------------------------------------------------------------ what happens
