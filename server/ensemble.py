@@ -288,6 +288,7 @@ def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
 def _texts(show: Show) -> Iterator[str]:
     """Everything that is written on the walls."""
     yield show.title
+    yield from show.settings.display.lobby_texts.values()
     for cue in show.sheet.cues:
         match cue:
             case PromptCue():
