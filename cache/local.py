@@ -346,6 +346,21 @@ class LocalCache:
         finally:
             self._demand -= 1
 
+    async def at_hand(self, key: Key) -> bytes | None:
+        """Our copy of a key, proven; None where there is none. The origin is not asked.
+
+        It counts as no use, and as no demand: nothing goes, comes or waits because of it.
+        """
+        parse_key(key)
+        content = self._memory.peek(key)
+        if content is not None and self._agrees(key, content):
+            return content.data
+        copies = self._copies
+        if copies is None or copies.surely_lacks(key):
+            return None
+        copy = await self._copy(key)
+        return None if copy is None else copy.data
+
     async def refresh(self, key: Key) -> bytes:
         """The content as the origin has it now, in place of our copy.
 

@@ -27,7 +27,8 @@ from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
-from server.conditions import ConditionCollector, Conditions
+from server.conditions import Condition, ConditionCollector, Conditions
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
@@ -45,7 +46,7 @@ from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
-from server.memory import STATE, Memory, Panic
+from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
@@ -57,10 +58,14 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
+from server.stage.seats import Seats
+from server.stage.stage import Stage
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
@@ -83,9 +88,6 @@ _FRESH_START_AFTER = 120.0
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
 
-_PANIC_KEPT_WITHIN = 2.0
-"""Seconds that whoever panicked waits for the disk to have it."""
-
 _LAG_PERIOD = 1.0
 
 
@@ -106,12 +108,13 @@ def create_app(
         process: what it runs in; None for one that it only visits.
     """
     return application(
-        lambda app: build(show, clock or SystemClock(), app, engines, process=process)
+        lambda app: build(show, clock or SystemClock(), app, engines, process=process),
+        show.settings.server,
     )
 
 
 def application(
-    opened: Callable[[Starlette], AbstractAsyncContextManager[object]],
+    opened: Callable[[Starlette], AbstractAsyncContextManager[object]], server: ServerSection
 ) -> Starlette:
     """The application in which a server is open, as `build` opens it, while its lifespan lasts."""
 
@@ -120,7 +123,17 @@ def application(
         async with opened(app):
             yield
 
-    return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
+    proxies = ReverseProxies(server.trusted_proxies, server.public_url)
+    app = Starlette(
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(BehindProxies, proxies),
+            Middleware(LimitedRequests),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # it would name this server as it knows itself
+    return app
 
 
 @asynccontextmanager
@@ -158,7 +171,7 @@ async def build(
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
-        memory = await stack.enter_async_context(_memory(show, rehearsal))
+        memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
@@ -230,7 +243,7 @@ async def build(
             presence=presence,
             **checks.told(),
         )
-        access = Access(settings.tokens, settings.server.host, settings.server.origins)
+        access = Access.of(settings.tokens, settings.server)
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
@@ -247,7 +260,12 @@ async def build(
                     remember=_remembering(memory),
                 ),
                 mode_commands := ModeCommands(
-                    modes=modes, playback=playback, view=view, clock=clock, engines=opened
+                    modes=modes,
+                    playback=playback,
+                    view=view,
+                    clock=clock,
+                    engines=opened,
+                    keep=partial(memory.keep, KEPT_WITHIN),
                 ),
                 SupplyCommands(supply, lookahead),
                 *([RehearsalCommands(show, checks.desk)] if checks.on else []),
@@ -261,14 +279,21 @@ async def build(
         routes = unhandled.of_routes(
             build_routes(
                 show=show,
-                store=supply.store,
+                supply=supply,
                 stage=stage,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics, presence),
+                screens=ScreenSocket(
+                    stage,
+                    outside,
+                    access,
+                    metrics,
+                    presence=presence,
+                    seats=_seats(show, stage, presence, outside, conditions),
+                ),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
                 older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
@@ -289,10 +314,9 @@ async def build(
             asrun.conditions,
             unhandled.conditions,
         )
-        _tell_remarks(show, plan)
+        _tell_remarks(show, plan, conditions)
         wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
-            "memory": memory.keep_saving,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
             "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,
             "state_feed": feed.run,
@@ -334,8 +358,21 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
         conditions.add(connections.conditions)
 
 
-def _tell_remarks(show: Show, plan: PlanInForce) -> None:
-    """Tell of what nobody reads in the sheet, and the like."""
+def _seats(
+    show: Show, stage: Stage, presence: ScreenPresence, clock: Clock, conditions: Conditions
+) -> Seats:
+    """As many as the show has for screens."""
+    seats = Seats(show.settings.server.max_screens, stage, presence, clock)
+    conditions.add(seats.conditions)
+    return seats
+
+
+def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
+    """Tell of what nobody reads in the settings, the sheet, and the like."""
+    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: told)
+    for condition in told:
+        _log.warning(condition.code, remark=condition.message)
     for remark in (*show.sheet.remarks, *plan.remarks):
         _log.warning("cue_sheet", remark=str(remark))
 
@@ -346,10 +383,17 @@ def _outside(need: Need, tempo: Tempo) -> Need:
     return replace(need, start=tempo.to_real(need.start), end=end)
 
 
-def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:
+@asynccontextmanager
+async def _memory(
+    show: Show, rehearsal: Terms | None, conditions: Conditions
+) -> AsyncIterator[Memory]:
     if rehearsal is not None:
-        return Memory.unwritten(rehearsal.remembered)
-    return Memory.open(show.state_folder / STATE)
+        async with Memory.unwritten(rehearsal.remembered) as memory:
+            yield memory
+        return
+    async with Memory.open(show.state_folder / STATE) as memory:
+        conditions.add(memory.conditions)
+        yield memory
 
 
 @asynccontextmanager
@@ -458,13 +502,14 @@ def _seed(memory: Memory, show: Show) -> int:
     return memory.content.seed
 
 
-def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[None]]:
-    """How a panic, or the end of one, is remembered across a restart."""
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+    """How a panic, or the end of one, is remembered across a restart; why it is not, or None."""
 
-    async def remember(panic: Panic | None) -> None:
-        memory.content.panic = panic
-        if not await memory.save_now(_PANIC_KEPT_WITHIN):
-            _log.error("panic_not_remembered", panic=panic is not None)
+    async def remember(panic: Panic | None) -> str | None:
+        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        if why_not is not None:
+            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+        return why_not
 
     return remember
 

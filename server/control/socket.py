@@ -27,6 +27,7 @@ from server.sockets import (
     Antechamber,
     Patience,
     close,
+    refuse,
 )
 from server.stage.messages import MessageError
 
@@ -85,8 +86,8 @@ class ControlSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         patience = Patience(self._clock, _RATE, _BURST)
@@ -118,7 +119,7 @@ class ControlSocket:
                 raise Abuse
             client = websocket.client.host if websocket.client else None
             try:
-                role = self._access.role(message.token, client)
+                role = self._access.role_on(websocket, message.token)
             except AccessDenied as error:
                 await self._refuse(websocket, patience, error.code, str(error))
                 raise Abuse from None

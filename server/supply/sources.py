@@ -17,11 +17,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cache.folder import FolderStore
+from cache.keys import Key
 from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf, Shelf
-from cache.store import SharedStore, Store
+from cache.store import NotFound, SharedStore, Store
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
@@ -52,6 +53,28 @@ class Supply:
     cache: LocalCache | None = None
     prefetcher: Prefetcher | None = None
     origin: Store | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the store itself is a folder that this machine reads as it is."""
+        return isinstance(self.store, FolderStore)
+
+    async def at_hand(self, key: Key) -> bytes | None:
+        """A file for somebody who is not the show: what is on this machine, None for all else.
+
+        Nothing is fetched for it, and the prefetcher does not give way to it.
+
+        Raises:
+            StoreError: a folder could not be read.
+        """
+        if self.cache is not None:
+            return await self.cache.at_hand(key)
+        if not self.is_here:
+            return None
+        try:
+            return await self.store.get(key)
+        except NotFound:
+            return None
 
     async def run(self) -> None:
         """Keep the copies warm until cancelled; returns at once where none are made."""
