@@ -26,6 +26,7 @@ from typing import Final, NoReturn, Self, TypeVar
 
 import anyio
 
+from cache.durable import sync_folder
 from cache.keys import Key, is_key, parse_key, parse_prefix
 from cache.store import (
     Conflict,
@@ -256,7 +257,7 @@ class FolderStore:
             raise
         finally:
             os.close(descriptor)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
 
     def _replace(self, key: Key, data: bytes, expected: Version | None) -> bool:
         """Compare and swap; False if the lock is held by another."""
@@ -290,7 +291,7 @@ class FolderStore:
             if place.is_dir():  # not a key, so it is not there
                 return
             raise
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
 
     @contextmanager
     def _lock(self, place: Path) -> Iterator[bool]:
@@ -320,7 +321,7 @@ class FolderStore:
             missing = missing.parent
         folder.mkdir(parents=True, exist_ok=True)
         for child in made:
-            _sync_folder(child.parent)
+            sync_folder(child.parent)
         self._seen = True
 
     def _check_spelling(self, key: str, *, writing: bool = False) -> None:
@@ -387,19 +388,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make new names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems sync folders by themselves and refuse to be asked.
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(unfinished: Path) -> None:

@@ -46,6 +46,7 @@ from cache.keys import (
 )
 from cache.recent import Content, Recent
 from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
+from cache.tasks import being_cancelled
 from cache.threads import read_in_thread, write_in_thread
 
 T = TypeVar("T")
@@ -191,6 +192,7 @@ class LocalCache:
         self._readers: anyio.CapacityLimiter | None = None
         self._writers: anyio.CapacityLimiter | None = None
         self._tidying: asyncio.Task[None] | None = None
+        self._untidy: str | None = None
 
     def __repr__(self) -> str:
         return f"LocalCache({self._origin!r})"
@@ -199,6 +201,11 @@ class LocalCache:
     def url(self) -> str:
         """The origin's address."""
         return self._origin.url
+
+    @property
+    def untidy(self) -> str | None:
+        """Why the copies on disk are not looked through and put in order; None where they are."""
+        return self._untidy
 
     @property
     def demand(self) -> int:
@@ -338,6 +345,21 @@ class LocalCache:
             return content.data
         finally:
             self._demand -= 1
+
+    async def at_hand(self, key: Key) -> bytes | None:
+        """Our copy of a key, proven; None where there is none. The origin is not asked.
+
+        It counts as no use, and as no demand: nothing goes, comes or waits because of it.
+        """
+        parse_key(key)
+        content = self._memory.peek(key)
+        if content is not None and self._agrees(key, content):
+            return content.data
+        copies = self._copies
+        if copies is None or copies.surely_lacks(key):
+            return None
+        copy = await self._copy(key)
+        return None if copy is None else copy.data
 
     async def refresh(self, key: Key) -> bytes:
         """The content as the origin has it now, in place of our copy.
@@ -562,19 +584,37 @@ class LocalCache:
         return await read_in_thread(work, self._readers)
 
     async def _tidy(self, copies: Copies) -> None:
-        """See what is there, then keep the order of use."""
-        try:
+        """See what is there, then keep the order of use. A mistake costs a round, and is told."""
+
+        async def begin() -> None:
             await self._in_thread(copies.open, writing=True)
+
+        async def go_on() -> None:
+            if not copies.complete:
+                await self._in_thread(copies.look)
+            await self._in_thread(self._flush, writing=True)
+
+        await self._attempt(begin)
+        while True:
+            await self._attempt(go_on)
+            await self._sleep(_TIDY_EVERY)
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        failure: BaseException | None = None
+        try:
+            await work()
         except OSError as error:
             self._disk.failed(error)
-        while True:
-            try:
-                if not copies.complete:
-                    await self._in_thread(copies.look)
-                await self._in_thread(self._flush, writing=True)
-            except OSError as error:
-                self._disk.failed(error)
-            await self._sleep(_TIDY_EVERY)
+            return
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            failure = error
+        except Exception as error:  # noqa: BLE001 - the next round may do
+            failure = error
+        if failure is not None and self._untidy is None:
+            _log.error("copies_not_tidied", exc_info=failure)
+        self._untidy = None if failure is None else f"{type(failure).__name__}: {failure}"
 
     def _flush(self) -> None:
         if self._copies is not None:

@@ -11,24 +11,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cache.documents import FormatError
+from cache.encoding import json_text
 from cache.formats import dump_meta
 from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
+from cache.untrusted import Unfit, fit_json
+from generator.answers import JsonResponse
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -72,7 +76,7 @@ def error_code(error: EngineError) -> tuple[str, bool]:
 
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return f"event: {name}\ndata: {json_text(data, place='worker')}\n\n".encode()
 
 
 def step_event(image: StepImage) -> bytes:
@@ -85,6 +89,19 @@ def step_event(image: StepImage) -> bytes:
     if image.final:
         return event("final", data)
     return event("step", {"step": image.step, "timestep": image.timestep, **data})
+
+
+def started_event(image: StepImage, queued: float) -> bytes:
+    """The `started` event of a drawing.
+
+    Args:
+        image: its first.
+        queued: seconds that it waited for its turn.
+    """
+    data: dict[str, Any] = {"steps": image.steps, "waited": round(queued + image.waited, 6)}
+    if image.latency is not None:
+        data["latency"] = image.latency
+    return event("started", data)
 
 
 class WorkerBusy(Exception):
@@ -228,7 +245,7 @@ class Worker:
             return _problem(503, code, str(error), retryable=retryable)
         if not finished or not finished[0].final:
             return _problem(503, "failed", "it ended without a final image", retryable=True)
-        return JSONResponse(
+        return JsonResponse(
             {
                 "healthy": True,
                 "engine": self._engine.name,
@@ -257,13 +274,16 @@ class Worker:
     async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
         """The drawing as events; the last is always `done` or `error`."""
         try:
-            async with self._queue.turn(), self._engine.render(recipe) as images:
-                started = False
-                async for image in images:
-                    if not started:
-                        yield event("started", {"steps": image.steps})
-                        started = True
-                    yield step_event(image)
+            asked = time.monotonic()
+            async with self._queue.turn():
+                queued = time.monotonic() - asked
+                async with self._engine.render(recipe) as images:
+                    started = False
+                    async for image in images:
+                        if not started:
+                            yield started_event(image, queued)
+                            started = True
+                        yield step_event(image)
             engine = self._engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
             yield event("done", done)
@@ -307,6 +327,12 @@ class Worker:
         self, answer: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
+            refusal = _from_a_page(request, open_to_all=self._token is None)
+            if refusal is not None:
+                return _problem(403, "forbidden", refusal, retryable=False)
+            if request.method == "POST" and not _is_json(request):
+                text = "expected Content-Type: application/json"
+                return _problem(415, "not_json", text, retryable=False)
             if self._token is not None:
                 scheme, _, given = request.headers.get("authorization", "").partition(" ")
                 expected = self._token.get_secret_value()
@@ -323,6 +349,34 @@ class Worker:
                 return _problem(413, "too_large", text, retryable=False)
 
         return guarded
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == "application/json"
+
+
+def _from_a_page(request: Request, *, open_to_all: bool) -> str | None:
+    """Why a request is a web page's, which has no business here; None if it is not.
+
+    Any page that is open in a browser on this machine, or whose name resolves to it, could have
+    pictures drawn and sets kept where no token is asked for.
+    """
+    if request.headers.get("origin") is not None:
+        return "web pages may not ask a worker"
+    if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return "web pages may not ask a worker"
+    if open_to_all and not _is_loopback(request.headers.get("host", "")):
+        return "without a token this worker answers to its loopback name only: 127.0.0.1"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -344,7 +398,9 @@ async def _body(request: Request) -> bytes:
 
 def _read(model: type[_Model], body: bytes) -> _Model | Response:
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(fit_json(body))
+    except Unfit as error:
+        return _problem(422, "invalid", f"body: {error}", retryable=False)
     except ValidationError as error:
         places = "; ".join(
             f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
@@ -406,4 +462,4 @@ async def _hung_up(receive: Receive) -> None:
 
 def _problem(status: int, code: str, message: str, *, retryable: bool) -> Response:
     error = {"code": code, "message": message, "retryable": retryable}
-    return JSONResponse({"error": error}, status_code=status)
+    return JsonResponse({"error": error}, status_code=status)

@@ -3,6 +3,8 @@
 A browser sends the `Origin` of the page that speaks; every socket and every command
 checks it. Without a token, control answers on loopback alone, and only where the page
 was loaded by a loopback name: a foreign name that resolves to this machine is no friend.
+Nor is what comes through a reverse proxy on this machine: all the world comes from loopback
+then. Who is refused is told which setting helps, and so is the log.
 """
 
 from __future__ import annotations
@@ -14,10 +16,23 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+import structlog
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
-from server.config.sections import Tokens
+from server.config.sections import ServerSection, Tokens
+from server.reverse_proxy import came_through_a_proxy
+
+_log = structlog.get_logger(__name__)
+
+_ANOTHER_NAME = (
+    "this server answers to its loopback name only. Where a reverse proxy shows it under another, "
+    'say so in show.toml: [server] public_url = "https://venue.example/", and trusted_proxies'
+)
+_BEHIND_A_PROXY = (
+    "this came through a reverse proxy, so that nobody can be known by sitting at the machine: "
+    "set UNDERSTUDY_OPERATOR_TOKEN, and bring it"
+)
 
 Role = Literal["viewer", "operator"]
 
@@ -46,8 +61,15 @@ def _same(given: str | None, secret: SecretStr | None) -> bool:
         return False
     ours = secret.get_secret_value()
     # JSON may bring half a surrogate pair, which plain UTF-8 has no bytes for.
-    one, other = (text.encode(errors="surrogatepass") for text in (given, ours))
-    return hmac.compare_digest(one, other)
+    expected = ours.encode(errors="surrogatepass")
+    if hmac.compare_digest(given.encode(errors="surrogatepass"), expected):
+        return True
+    # A header is given to us as Latin-1, as browsers send it; programs send what is not ASCII in
+    # UTF-8, and then these are its bytes.
+    try:
+        return hmac.compare_digest(given.encode("latin-1"), expected)
+    except UnicodeEncodeError:
+        return False
 
 
 def _address(url: str) -> tuple[str, str]:
@@ -67,11 +89,21 @@ class Access:
         tokens: who was given which.
         host: the address it listens on.
         origins: pages beside its own that may connect, such as ``https://foh.example``.
+        public_url: the address under which a reverse proxy shows it; empty for none.
+        proxied: whether there are proxies that it trusts.
     """
 
     tokens: Tokens
     host: str
     origins: Sequence[str] = ()
+    public_url: str = ""
+    proxied: bool = False
+
+    @classmethod
+    def of(cls, tokens: Tokens, server: ServerSection) -> Access:
+        """The rules that settings say."""
+        proxied = bool(server.trusted_proxies)
+        return cls(tokens, server.host, server.origins, server.public_url, proxied)
 
     @property
     def open_to_loopback(self) -> bool:
@@ -80,7 +112,15 @@ class Access:
 
     def refuses_to_listen(self) -> str | None:
         """Why it must not listen on `host`; None if it may."""
-        if is_loopback(self.host) or self.tokens.operator is not None:
+        if self.tokens.operator is not None:
+            return None
+        if self.public_url or self.proxied:
+            return (
+                "refusing to be shown by a reverse proxy ([server] public_url, trusted_proxies) "
+                "without an operator token: set UNDERSTUDY_OPERATOR_TOKEN (or "
+                "UNDERSTUDY_OPERATOR_TOKEN_FILE)"
+            )
+        if is_loopback(self.host):
             return None
         return (
             f"refusing to listen on {self.host} without an operator token: set "
@@ -93,15 +133,38 @@ class Access:
         Raises:
             AccessDenied: `forbidden`.
         """
-        host = connection.headers.get("host", "")
-        if is_loopback(self.host) and not is_loopback(_address(f"//{host}")[1]):
-            raise AccessDenied("forbidden", "this server answers to its loopback name only")
+        host = connection.headers.get("host", "").lower()
+        public, public_name = _address(self.public_url)
+        name = _address(f"//{host}")[1]
+        if is_loopback(self.host) and not is_loopback(name) and (not name or name != public_name):
+            raise self._refused(connection, _ANOTHER_NAME)
         origin = connection.headers.get("origin")
         if origin is None or origin in self.origins:
             return
         theirs, _ = _address(origin)
-        if not theirs or theirs != host.lower():
-            raise AccessDenied("forbidden", "a page from elsewhere may not connect")
+        if not theirs or theirs not in {host, public}:
+            text = (
+                f"a page from elsewhere ({origin:.100}) may not connect. Where it is ours, name "
+                "its address in show.toml: [server] public_url, or origins"
+            )
+            raise self._refused(connection, text)
+
+    def _refused(
+        self,
+        connection: HTTPConnection,
+        message: str,
+        code: Literal["unauthorized", "forbidden"] = "forbidden",
+    ) -> AccessDenied:
+        """That somebody is refused for a reason that settings may mend: the log says so, too."""
+        _log.warning(
+            "access_refused",
+            reason=message,
+            path=connection.scope.get("path"),
+            host=connection.headers.get("host"),
+            origin=connection.headers.get("origin"),
+            client=connection.client.host if connection.client else None,
+        )
+        return AccessDenied(code, message)
 
     def check_screen(self, token: str | None) -> None:
         """Let a screen in, where screens need a token.
@@ -112,8 +175,27 @@ class Access:
         if self.tokens.screen is not None and not _same(token, self.tokens.screen):
             raise AccessDenied("unauthorized", "this show wants its screens to bring a token")
 
-    def role(self, token: str | None, client_host: str | None) -> Role:
+    def may_see(self, connection: HTTPConnection) -> None:
+        """Let see what may hang on the wall: every role, and a screen by its token.
+
+        It is brought as a bearer's, or as ``?token=…``, as a screen's page has it.
+
+        Raises:
+            AccessDenied: `unauthorized`, or `forbidden` for a foreign page.
+        """
+        for token in (_bearer(connection), connection.query_params.get("token")):
+            if _same(token, self.tokens.screen):
+                return self.check_origin(connection)
+        self.role_of(connection)
+        return None
+
+    def role(self, token: str | None, client_host: str | None, *, direct: bool = True) -> Role:
         """Who somebody is who speaks from `client_host` and brings `token`.
+
+        Args:
+            token: what was brought.
+            client_host: the address of who asks.
+            direct: whether nothing says that there is a proxy between.
 
         Raises:
             AccessDenied: `unauthorized`.
@@ -122,7 +204,13 @@ class Access:
             return "operator"
         if _same(token, self.tokens.viewer):
             return "viewer"
-        if self.open_to_loopback and client_host is not None and is_loopback(client_host):
+        if (
+            direct
+            and self.open_to_loopback
+            and not (self.public_url or self.proxied)
+            and client_host is not None
+            and is_loopback(client_host)
+        ):
             return "operator"
         raise AccessDenied("unauthorized", "a token is needed: Authorization: Bearer …")
 
@@ -132,7 +220,25 @@ class Access:
         Raises:
             AccessDenied: `unauthorized`, or `forbidden` for a foreign page.
         """
+        return self.role_on(connection, _bearer(connection))
+
+    def role_on(self, connection: HTTPConnection, token: str | None) -> Role:
+        """Who is on a connection and brings `token`.
+
+        Raises:
+            AccessDenied: `unauthorized`, or `forbidden` for a foreign page.
+        """
         self.check_origin(connection)
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         client = connection.client.host if connection.client else None
-        return self.role(token if scheme.lower() == "bearer" else None, client)
+        proxied = came_through_a_proxy(connection)
+        try:
+            return self.role(token, client, direct=not proxied)
+        except AccessDenied:
+            if proxied and self.open_to_loopback:
+                raise self._refused(connection, _BEHIND_A_PROXY, "unauthorized") from None
+            raise
+
+
+def _bearer(connection: HTTPConnection) -> str | None:
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    return token if scheme.lower() == "bearer" else None

@@ -27,7 +27,8 @@ from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
-from server.conditions import ConditionCollector, Conditions
+from server.conditions import Condition, ConditionCollector, Conditions
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
 from server.control.dispatcher import CommandLog, Dispatcher
@@ -43,9 +44,9 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.jobs import JobName, Jobs
+from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
-from server.memory import STATE, Memory, Panic
+from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
@@ -57,15 +58,21 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
+from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
+from server.stage.seats import Seats
+from server.stage.stage import Stage
 from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop, Schedule, build_schedule
 from server.timeofday import TimeOfDay, asleep
+from server.unhandled import UnhandledErrors
 
 _log = structlog.get_logger(__name__)
 
@@ -80,9 +87,6 @@ _FRESH_START_AFTER = 120.0
 
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
-
-_PANIC_KEPT_WITHIN = 2.0
-"""Seconds that whoever panicked waits for the disk to have it."""
 
 _LAG_PERIOD = 1.0
 
@@ -104,12 +108,13 @@ def create_app(
         process: what it runs in; None for one that it only visits.
     """
     return application(
-        lambda app: build(show, clock or SystemClock(), app, engines, process=process)
+        lambda app: build(show, clock or SystemClock(), app, engines, process=process),
+        show.settings.server,
     )
 
 
 def application(
-    opened: Callable[[Starlette], AbstractAsyncContextManager[object]],
+    opened: Callable[[Starlette], AbstractAsyncContextManager[object]], server: ServerSection
 ) -> Starlette:
     """The application in which a server is open, as `build` opens it, while its lifespan lasts."""
 
@@ -118,7 +123,17 @@ def application(
         async with opened(app):
             yield
 
-    return Starlette(middleware=[Middleware(SafeHeaders)], lifespan=lifespan)
+    proxies = ReverseProxies(server.trusted_proxies, server.public_url)
+    app = Starlette(
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(BehindProxies, proxies),
+            Middleware(LimitedRequests),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # it would name this server as it knows itself
+    return app
 
 
 @asynccontextmanager
@@ -156,7 +171,7 @@ async def build(
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
-        memory = await stack.enter_async_context(_memory(show, rehearsal))
+        memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
@@ -192,18 +207,7 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        presence = ScreenPresence(
-            stage,
-            outside,
-            show.timezone,
-            named=settings.stage.screens,
-            known=memory.content.screens,
-            changed=memory.touch,
-            near=lambda seconds: playback.playhead.begins_within(
-                clock.now(), clock.stretch(seconds)
-            ),
-        )
-        metrics.registry.register(PresenceCollector(presence))
+        presence = _presence(show, ensemble, memory, outside, metrics)
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -239,31 +243,29 @@ async def build(
             presence=presence,
             **checks.told(),
         )
-        access = Access(settings.tokens, settings.server.host, settings.server.origins)
-
-        async def remember(panic: Panic | None) -> None:
-            memory.content.panic = panic
-            if not await memory.save_now(_PANIC_KEPT_WITHIN):
-                _log.error("panic_not_remembered", panic=panic is not None)
-
-        commands = ShowCommands(
-            playback=playback,
-            stage=stage,
-            view=view,
-            asrun=asrun,
-            clock=clock,
-            min_go=settings.playback.min_go,
-            log=log,
-            remember=remember,
-        )
+        access = Access.of(settings.tokens, settings.server)
         # Technicians and screens are outside, in real time, whatever time the show has.
         feed = StateFeed(view.state, outside)
         checks.tell(feed.nudge)
         dispatcher = Dispatcher(
             [
-                commands,
+                ShowCommands(
+                    playback=playback,
+                    stage=stage,
+                    view=view,
+                    asrun=asrun,
+                    clock=clock,
+                    min_go=settings.playback.min_go,
+                    log=log,
+                    remember=_remembering(memory),
+                ),
                 ModeCommands(
-                    modes=modes, playback=playback, view=view, clock=clock, engines=opened
+                    modes=modes,
+                    playback=playback,
+                    view=view,
+                    clock=clock,
+                    engines=opened,
+                    keep=partial(memory.keep, KEPT_WITHIN),
                 ),
                 SupplyCommands(supply, lookahead),
                 *([RehearsalCommands(show, checks.desk)] if checks.on else []),
@@ -272,20 +274,28 @@ async def build(
             log,
             changed=feed.nudge,
         )
-        older = _older(show, ensemble, supply, clock, access)
-        app.router.routes.extend(
+        unhandled = UnhandledErrors(outside, metrics, show.timezone)
+        stack.enter_context(unhandled.of_the_loop())
+        routes = unhandled.of_routes(
             build_routes(
                 show=show,
-                store=supply.store,
+                supply=supply,
                 stage=stage,
                 readiness=readiness,
                 view=view,
                 dispatcher=dispatcher,
                 asrun=asrun,
                 access=access,
-                screens=ScreenSocket(stage, outside, access, metrics, presence),
+                screens=ScreenSocket(
+                    stage,
+                    outside,
+                    access,
+                    metrics,
+                    presence=presence,
+                    seats=_seats(show, stage, presence, outside, conditions),
+                ),
                 control=ControlSocket(dispatcher, feed, outside, access, metrics),
-                older=older,
+                older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
                 preflight=checks.preflight,
                 rehearsals=checks.desk,
@@ -293,22 +303,20 @@ async def build(
                 presence=presence,
             )
         )
-        for remark in (*show.sheet.remarks, *plan.remarks):
-            _log.warning("cue_sheet", remark=str(remark))
+        app.router.routes.extend(routes)
         jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
-        for source in (
-            presence.conditions,
+        conditions.add(
             playback.conditions,
             jobs.conditions,
+            presence.conditions,
             supply.conditions,
             time_of_day.conditions,
-        ):
-            conditions.add(source)
-        if isinstance(asrun, AsRunLog):
-            conditions.add(asrun.conditions)
-        wanted: dict[JobName, Callable[[], Awaitable[None]] | None] = {
+            asrun.conditions,
+            unhandled.conditions,
+        )
+        _tell_remarks(show, plan, conditions)
+        wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
-            "memory": memory.keep_saving,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
             "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,
             "state_feed": feed.run,
@@ -323,10 +331,17 @@ async def build(
             "signs_of_life": partial(_signs_of_life, memory, clock, ensemble.playhead),
             "time_of_day": time_of_day.run,
             "loop_lag": partial(_measure_lag, metrics, outside),
+            "systemd": partial(
+                keep_telling,
+                process.notifier,
+                outside,
+                playback.stands_still,
+                lambda: "{level}: {reason}".format_map(view.health()),
+            )
+            if process.notifier.listening
+            else None,
         }
-        for name, run in wanted.items():
-            if run is not None:
-                jobs.start(name, run)
+        jobs.start_all(wanted)
         yield playback
 
 
@@ -342,16 +357,42 @@ def _look_at_itself(app: Starlette, metrics: Metrics, conditions: Conditions) ->
         conditions.add(connections.conditions)
 
 
+def _seats(
+    show: Show, stage: Stage, presence: ScreenPresence, clock: Clock, conditions: Conditions
+) -> Seats:
+    """As many as the show has for screens."""
+    seats = Seats(show.settings.server.max_screens, stage, presence, clock)
+    conditions.add(seats.conditions)
+    return seats
+
+
+def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
+    """Tell of what nobody reads in the settings, the sheet, and the like."""
+    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: told)
+    for condition in told:
+        _log.warning(condition.code, remark=condition.message)
+    for remark in (*show.sheet.remarks, *plan.remarks):
+        _log.warning("cue_sheet", remark=str(remark))
+
+
 def _outside(need: Need, tempo: Tempo) -> Need:
     """A run to come, and when in real time."""
     end = None if need.end is None else tempo.to_real(need.end)
     return replace(need, start=tempo.to_real(need.start), end=end)
 
 
-def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:
+@asynccontextmanager
+async def _memory(
+    show: Show, rehearsal: Terms | None, conditions: Conditions
+) -> AsyncIterator[Memory]:
     if rehearsal is not None:
-        return Memory.unwritten(rehearsal.remembered)
-    return Memory.open(show.state_folder / STATE)
+        async with Memory.unwritten(rehearsal.remembered) as memory:
+            yield memory
+        return
+    async with Memory.open(show.state_folder / STATE) as memory:
+        conditions.add(memory.conditions)
+        yield memory
 
 
 @asynccontextmanager
@@ -458,6 +499,36 @@ def _seed(memory: Memory, show: Show) -> int:
     memory.content.seed = new_seed() if seed is None else seed
     memory.touch()
     return memory.content.seed
+
+
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+    """How a panic, or the end of one, is remembered across a restart; why it is not, or None."""
+
+    async def remember(panic: Panic | None) -> str | None:
+        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        if why_not is not None:
+            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+        return why_not
+
+    return remember
+
+
+def _presence(
+    show: Show, ensemble: Ensemble, memory: Memory, outside: Clock, metrics: Metrics
+) -> ScreenPresence:
+    """Who minds the screens that are expected, and counts them."""
+    clock, playhead = ensemble.stage.clock, ensemble.playhead
+    presence = ScreenPresence(
+        ensemble.stage,
+        outside,
+        show.timezone,
+        named=show.settings.stage.screens,
+        known=memory.content.screens,
+        changed=memory.touch,
+        near=lambda seconds: playhead.begins_within(clock.now(), clock.stretch(seconds)),
+    )
+    metrics.registry.register(PresenceCollector(presence))
+    return presence
 
 
 def _times_of_day(

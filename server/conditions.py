@@ -50,9 +50,12 @@ class Conditions:
     def __init__(self) -> None:
         self._sources: list[ConditionSource] = []
 
-    def add(self, source: ConditionSource) -> None:
-        """Ask `source` as well from now on. It must be quick, and must not wait."""
-        self._sources.append(source)
+    def add(self, *sources: ConditionSource) -> None:
+        """Ask `sources` as well from now on. They must be quick, and must not wait.
+
+        Where several things are as bad, what was added first is told first.
+        """
+        self._sources += sources
 
     def current(self) -> tuple[Condition, ...]:
         """Everything that is so now, the worst first."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 import structlog
 
@@ -30,7 +30,6 @@ JobName = Literal[
     "engine_watch",
     "forces",
     "loop_lag",
-    "memory",
     "osc",
     "playback",
     "prefetch",
@@ -41,6 +40,9 @@ JobName = Literal[
     "systemd",
     "time_of_day",
 ]
+
+Run = Callable[[], Awaitable[None]]
+"""Runs a job until it is cancelled; called for each of its starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,6 @@ CARE: Final[Mapping[JobName, Care]] = {
     "engine_watch": Care("engines that failed are not tried again"),
     "forces": Care("a forced mode outlives its time"),
     "loop_lag": Care("the lag of the event loop is not measured"),
-    "memory": Care("a panic, a force or a turn of the sets is forgotten at a restart", needed=True),
     "osc": Care("no OSC is heard"),
     "prefetch": Care("no copies of the coming sets are made", needed=True),
     "preflight": Care("nobody looks through what is coming"),
@@ -109,7 +110,7 @@ class EndedByItself(Exception):
 class _Job:
     """One job, and how it has fared."""
 
-    def __init__(self, name: JobName, run: Callable[[], Awaitable[None]], began: float) -> None:
+    def __init__(self, name: JobName, run: Run, began: float) -> None:
         self.name: Final = name
         self.care: Final = CARE[name]
         self.run = run
@@ -163,7 +164,13 @@ class Jobs:
             with suppress(asyncio.CancelledError, Exception):
                 await task
 
-    def start(self, name: JobName, run: Callable[[], Awaitable[None]]) -> None:
+    def start_all(self, wanted: Mapping[JobName, Run | None]) -> None:
+        """Start every job that is wanted here, in their order."""
+        for name, run in wanted.items():
+            if run is not None:
+                self.start(name, run)
+
+    def start(self, name: JobName, run: Run) -> None:
         """Run a job from now on, until the context ends. Those started first end last.
 
         Args:
@@ -219,7 +226,7 @@ class Jobs:
                 _log.warning("job_restarted", job=job.name, failures=failures)
 
 
-async def _outcome(run: Callable[[], Awaitable[Any]]) -> BaseException:
+async def _outcome(run: Run) -> BaseException:
     """Why a job is over that should not be."""
     try:
         await run()

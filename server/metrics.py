@@ -96,6 +96,12 @@ class Metrics:
             ["job"],
             registry=self.registry,
         )
+        self.unhandled_errors = Counter(
+            "understudy_unhandled_errors",
+            "Errors that nobody caught, by where.",
+            ["where"],
+            registry=self.registry,
+        )
         self.loop_lag = Gauge(
             "understudy_loop_lag_seconds",
             "How late the event loop woke when it was last measured.",

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
+from typing import Final, Self
 
-import structlog
-
-_log = structlog.get_logger(__name__)
+from server.systemd import Notifier
 
 ENDS_WITHIN: Final = 0.9
 """Seconds from a failure to the end of the process, however its shutdown fares."""
@@ -28,11 +26,18 @@ class HostProcess:
     Args:
         ours: whether the process is the server's own and ends with it. One that a server only
             visits (a test, another program) takes note, and goes on.
+        notifier: whoever has started it, and wants to hear how it is.
     """
 
-    def __init__(self, *, ours: bool = False) -> None:
+    def __init__(self, *, ours: bool = False, notifier: Notifier | None = None) -> None:
+        self.notifier = notifier or Notifier()
         self._ours = ours
         self._failure: str | None = None
+
+    @classmethod
+    def of_this_server(cls) -> Self:
+        """This very process, as it was started to serve; systemd is told, where it wants to be."""
+        return cls(ours=True, notifier=Notifier.from_environment(os.environ))
 
     @property
     def failure(self) -> str | None:
@@ -44,6 +49,7 @@ class HostProcess:
         if self._failure is not None:
             return
         self._failure = reason
+        self.notifier.status(f"ending: {reason}")
         if not self._ours:
             return
         # A thread: what is wrong may be the very loop that should bring us to an end.

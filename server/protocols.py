@@ -6,18 +6,27 @@ What an honest client does is served as ever. Who keeps us waiting is ended by `
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import Any, ClassVar, Final
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
+from websockets.protocol import State
 
 from server.connections import BODY_WITHIN, HEAD_WITHIN, Connection, Connections
 
 _MOST_PIECES: Final = 1024
 """Frames that one websocket message may come in: empty ones add up in no other bound."""
+
+_SHARED: Final = 65_536
+"""Bytes of a binary message from which on they are not copied into a frame of their own."""
+
+_BINARY: Final = struct.Struct("!BBQ")
+"""The head of a server's binary frame of such a length (RFC 6455, 5.2): whole, and not masked."""
 
 _MOST_PONGS: Final = 64 * 1024
 """Bytes that somebody has yet to read, beyond which its pings are not answered."""
@@ -114,6 +123,19 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
         if self._connection is not None:
             self._connection.progressed(self.known.monotonic())
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message; a picture's bytes are the same for every screen, and never copied."""
+        data = message.get("bytes")
+        if message["type"] != "websocket.send" or not isinstance(data, bytes):
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if len(data) < _SHARED or self.conn.state is not State.OPEN or self.conn.extensions:
+            await super().send(message)
+            return
+        self.transport.write(_BINARY.pack(0x82, 127, len(data)))
+        self.transport.write(data)
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the answers are not read."""

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cache.urls import BadStoreAddress
-from server.access import Access
+from server.access import Access, is_loopback
 from server.app import create_app
 from server.config.sections import ServerSection
 from server.config.show import Show
@@ -21,6 +21,7 @@ from server.descriptors import raise_descriptor_limit, room_for_connections
 from server.logs import configure_logs
 from server.process import STATUS, HostProcess
 from server.protocols import bounded_by
+from server.reverse_proxy import ReverseProxies
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
@@ -59,7 +60,7 @@ def serve_show(show: Show, *, log_level: str = "info") -> None:
         RefusedToServe: the address is not to be listened on, or not to be had.
         ShowStopped: the show could not go on.
     """
-    process = HostProcess(ours=True)
+    process = HostProcess.of_this_server()
     app = create_app(show, process=process)
     serve(show, app, show.title, process, log_level=log_level)
 
@@ -93,7 +94,7 @@ def serve(
         store_of(show)  # its address is looked at before anything is begun
     except BadStoreAddress as error:
         raise RefusedToServe(f"[store] url: {error}", 1) from error
-    refusal = Access(settings.tokens, host).refuses_to_listen()
+    refusal = Access.of(settings.tokens, settings.server).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)
@@ -117,7 +118,14 @@ def connections_of(section: ServerSection) -> Connections:
     """The connections that a server may have, after this process was let open what it may."""
     limit = raise_descriptor_limit()
     most = room_for_connections(section.max_connections, limit)
-    return Connections(ConnectionLimits(most, min(most, section.max_connections_per_address)))
+    proxies = ReverseProxies(section.trusted_proxies)
+    return Connections(
+        ConnectionLimits(
+            most,
+            min(most, section.max_connections_per_address),
+            exempt=lambda host: is_loopback(host) or proxies.trusts(host),
+        )
+    )
 
 
 def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:
@@ -138,6 +146,7 @@ def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # it believes everybody on this machine; we have rules of our own
     )
 
 
@@ -181,7 +190,13 @@ class AnnouncingServer(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets)
         if not self.should_exit:
+            self._process.notifier.ready()
             print(self._announcement, flush=True)  # noqa: T201 - it is what was asked for
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that it ends, then end."""
+        self._process.notifier.stopping()
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:

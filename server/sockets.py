@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from server.access import AccessDenied
 from server.clock import Clock
 
 POLICY_VIOLATION = 1008
@@ -99,6 +101,15 @@ class Antechamber:
             yield
         finally:
             self._waiting.pop(patience, None)
+
+
+async def refuse(websocket: WebSocket, error: AccessDenied) -> None:
+    """Do not open a socket, and say why: HTTP 403, with which setting helps."""
+    body = {"ok": False, "error": {"code": error.code, "message": str(error)}}
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(JSONResponse(body, status_code=403))
+    else:
+        await websocket.close(POLICY_VIOLATION)  # before accepting: 403 as well
 
 
 async def close(websocket: WebSocket, code: int) -> None:

@@ -33,6 +33,7 @@ from pydantic import SecretStr
 
 from cache.images import sniff
 from cache.outgoing import reason_of
+from cache.untrusted import Unfit, decode_answer
 from generator.engine import (
     DrawingFailed,
     EngineDenied,
@@ -381,8 +382,8 @@ class ReplicateEngine:
             EngineUnavailable, EngineDenied, RecipeRefused: it is a refusal, by its status.
         """
         try:
-            data = response.json()
-        except ValueError:
+            data = decode_answer(response.content)
+        except Unfit:
             data = None
         if response.is_success and isinstance(data, dict) and "status" in data:
             prediction.data = data

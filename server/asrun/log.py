@@ -106,6 +106,10 @@ class AsRun(Protocol):
         """A run is over; of several ends the first counts."""
         ...
 
+    def conditions(self) -> Iterable[Condition]:
+        """What is wrong with it at this moment."""
+        ...
+
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs that were told of, newest first, those still going on among them.
 
@@ -155,6 +159,10 @@ class MemoryLog:
         if (notes := self._runs.get(run)) is not None:
             notes.finish(outcome, at)
 
+    def conditions(self) -> Iterable[Condition]:
+        """Nothing can be wrong with it."""
+        return ()
+
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first."""
         newest_told_first = [notes.copy().row() for notes in reversed(self._runs.values())]
@@ -185,6 +193,7 @@ class AsRunLog:
         self._answered = 0
         self._closing = False
         self._trouble: str | None = None
+        self._refused = ""
         self._ended_with: str | None = None
         # From here on the writer's own.
         self._file: RunFile | None = None
@@ -299,6 +308,7 @@ class AsRunLog:
             yield Condition("asrun_not_written", "degraded", text)
         if self._dropped:
             text = f"{self._dropped} records are missing in the as-run log since the server started"
+            text += f"; the last because: {self._refused}" if self._refused else ""
             yield Condition("asrun_incomplete", "note", text)
 
     @property
@@ -412,6 +422,7 @@ class AsRunLog:
             return False
         for run, reason in refused.items():
             _log.error("run cannot be written to the as-run log", run=run, error=str(reason))
+            self._refused = f"{reason!s:.200}"
         with self._changed:
             self._dropped += len(refused)
             for run in refused:

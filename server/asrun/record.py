@@ -12,6 +12,8 @@ LATE: Final = 10.0
 """Seconds after its end for which a run still takes what screens report."""
 
 _MAX_PRESENTED: Final = 100_000
+_MAX_SCREENS: Final = 256
+"""Names under which screens report one run: more are somebody's joke."""
 
 Activation = Literal["show", "rehearsal"]
 """A performance for visitors, or a dry run."""
@@ -148,6 +150,8 @@ class RunNotes:
         if steps is not None and step in steps:
             return True
         if self.presentations >= _MAX_PRESENTED:
+            return False
+        if steps is None and len(self.presented) >= _MAX_SCREENS:
             return False
         if steps is None:
             steps = self.presented[screen] = {}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic import (
 )
 
 from cache.outgoing import has_password
-from generator.cues import Failover, Identifier, Mode
+from generator.cues import Draw, Failover, Identifier, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -82,7 +83,7 @@ BitsPerSecond = Annotated[int, BeforeValidator(bits_per_second), Field(ge=0, le=
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ShowSection(_Section):
@@ -139,6 +140,7 @@ class PlaybackSection(_Section):
     """
 
     mode: Mode = "static"
+    draw: Draw = "enter"
     fit: Literal["squeeze", "recorded"] = "squeeze"
     first_frame_timeout: FirstFrameTimeout = FirstFrameTimeout()
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0
@@ -237,8 +239,34 @@ def _network(text: str) -> str:
     return text
 
 
+_OUR_PATHS = frozenset(
+    {"api", "assets", "control", "frames", "healthz", "media", "metrics", "readyz", "rehearsal"}
+    | {"static", "still", "studio", "ws"}
+)
+
+
+def _public_url(text: str) -> str:
+    if not text:
+        return text
+    expected = "expected an address such as https://venue.example/show/"
+    try:
+        parts = urlsplit(text)
+        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        raise ValueError(f"{expected}, not {text!r:.60}") from None
+    if has_password(text) or not whole or parts.query or parts.fragment:
+        raise ValueError(f"{expected}: without user, password, ? or #, not another")
+    first = parts.path.strip("/").partition("/")[0]
+    if first in _OUR_PATHS:
+        raise ValueError(f"{expected}: not /{first}, which is one of our own addresses")
+    return text
+
+
 class ServerSection(_Section):
     """`[server]`: where it listens, and which pages beside its own may connect.
+
+    `public_url` is the address under which a reverse proxy shows it, its path included;
+    `trusted_proxies` are the addresses and networks of those whose word on who asks is taken.
 
     `osc_port` 0 listens for no OSC. OSC knows no tokens: beyond loopback, `osc_senders` names
     the addresses and networks that may operate.
@@ -256,6 +284,8 @@ class ServerSection(_Section):
     osc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     osc_host: str = "127.0.0.1"
     osc_senders: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    public_url: Annotated[str, AfterValidator(_public_url)] = ""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
 
     @model_validator(mode="after")
     def _osc_knows_its_senders(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,17 @@ class Show:
         return self.timezone.key if self.timezone.key not in {None, NAMELESS} else ""
 
     @property
+    def still_key(self) -> str:
+        """What opens the still image's address where screens have a token: nobody can guess it."""
+        return "" if self.still is None else hashlib.sha256(self.still.data).hexdigest()[:32]
+
+    @property
     def state_folder(self) -> Path:
-        """Where this machine keeps what it must remember between two starts."""
-        return (self.folder / Path(self.settings.cache.dir).expanduser()).resolve()
+        """Where this machine keeps what it must remember between two starts.
+
+        The disk is not asked for it: it is wanted where nothing may wait for one.
+        """
+        return Path(os.path.abspath(self.folder / Path(self.settings.cache.dir).expanduser()))  # noqa: PTH100 - `resolve` reads links
 
     def plan(self, finished: Finished) -> Plan:
         """The show's actions, given of which recipes there are sets (`Manifest.fingerprints`)."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
 
+from cache.untrusted import one_line
 from generator.cues import Mode
 from server.clock import Clock
-from server.control.dispatcher import Args, Caller, CommandError, Handler, expect
+from server.control.dispatcher import (
+    Args,
+    Caller,
+    CommandError,
+    Handler,
+    expect,
+    kept_or_not,
+)
 from server.control.state import StateView
 from server.engines.live import LiveEngines
 from server.modes.forces import Force, Until
@@ -19,6 +27,16 @@ _LONGEST_REASON = 200
 _YES, _NO = {"true", "yes", "1", "on"}, {"false", "no", "0", "off"}
 
 
+Keep = Callable[[], Awaitable[str | None]]
+"""Has the forces put where they survive a restart; it never fails, and says why it could not, or
+None."""
+
+
+async def no_disk() -> str | None:
+    """Keep nothing: for a house without a disk."""
+    return None
+
+
 class ModeCommands:
     """The commands that force modes and look after engines.
 
@@ -28,6 +46,7 @@ class ModeCommands:
         view: the state.
         clock: the time.
         engines: the engines of this show: those on this machine are started anew on a reset.
+        keep: has the forces kept across a restart.
     """
 
     def __init__(
@@ -38,7 +57,9 @@ class ModeCommands:
         view: StateView,
         clock: Clock,
         engines: LiveEngines,
+        keep: Keep = no_disk,
     ) -> None:
+        self._keep = keep
         self._engines_open = engines
         self._modes = modes
         self._playback = playback
@@ -80,7 +101,8 @@ class ModeCommands:
                 took_effect=self._in_effect(until, at_once=at_once and begun),
             )
         )
-        return self._outcome(at_once=at_once and begun)
+        outcome = self._outcome(at_once=at_once and begun)
+        return {**outcome, **kept_or_not(await self._keep())}
 
     async def _release(self, args: Args, _caller: Caller) -> dict[str, Any]:
         """`mode.release {cue?, now?}`: where nothing is forced, there is nothing to do."""
@@ -90,7 +112,8 @@ class ModeCommands:
         current = self._playback.current
         begun = current is not None and cue in {None, current.action_id}
         released = self._modes.release(cue)
-        return {"released": released, **self._outcome(at_once=at_once and begun and released)}
+        outcome = self._outcome(at_once=at_once and begun and released)
+        return {"released": released, **outcome, **kept_or_not(await self._keep())}
 
     async def _engines(self, args: Args, _caller: Caller) -> dict[str, Any]:
         """`engines`: how each one does."""
@@ -178,7 +201,7 @@ def _reason(given: object) -> str:
         return ""
     if not isinstance(given, str) or len(given) > _LONGEST_REASON:
         raise CommandError("bad_args", f"reason: expected up to {_LONGEST_REASON} characters")
-    return " ".join(given.split())
+    return one_line(given, _LONGEST_REASON)
 
 
 def _yes(given: object, name: str) -> bool:

@@ -27,6 +27,7 @@ from server.sockets import (
     Antechamber,
     Patience,
     close,
+    refuse,
 )
 from server.stage.messages import MessageError
 
@@ -85,8 +86,8 @@ class ControlSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         patience = Patience(self._clock, _RATE, _BURST)
@@ -118,7 +119,7 @@ class ControlSocket:
                 raise Abuse
             client = websocket.client.host if websocket.client else None
             try:
-                role = self._access.role(message.token, client)
+                role = self._access.role_on(websocket, message.token)
             except AccessDenied as error:
                 await self._refuse(websocket, patience, error.code, str(error))
                 raise Abuse from None
@@ -223,10 +224,14 @@ class ControlSocket:
             result = await self._dispatcher.dispatch(
                 message.command, message.args, caller, envelope
             )
+            reply = wire.reply(message.id, result)
         except CommandError as error:
-            mailbox.reply(wire.refusal(message.id, error.code, str(error)))
-        else:
-            mailbox.reply(wire.reply(message.id, result))
+            reply = wire.refusal(message.id, error.code, str(error))
+        except Exception:  # noqa: BLE001 - every caller hears the outcome
+            _log.exception("command_failed", command=message.command, sender=caller.name)
+            text = f"{message.command:.40} failed; the server's log says why"
+            reply = wire.refusal(message.id, "internal", text)
+        mailbox.reply(reply)
 
     async def _receive(
         self, websocket: WebSocket, patience: Patience

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import structlog
 
+from cache.tasks import being_cancelled
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -51,6 +52,9 @@ show is over, or has not begun.
 """
 
 _WARM_UP_STEPS = 2
+_RESTS_AT_LEAST = 5.0
+"""Seconds before another child, where not even the pause could be found out."""
+
 _LAST_BREATH = 0.25
 """Seconds between a child's line breaking and the system telling that it has ended."""
 
@@ -229,15 +233,32 @@ class LocalEngine:
         """One child after another, for as long as the show lasts."""
         while True:
             try:
-                reason = await self._live()
-            except ChildFailed as error:
-                await self._recover(str(error))
+                await self._one_child()
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                await self._supervision_failed("something of ours was cancelled")
             except Exception as error:  # noqa: BLE001 - a fault of ours must not cost the show its GPU
-                _log.exception("engine_supervision_failed", engine=self._title)
-                await self._recover(f"{type(error).__name__}: {error}")
-            else:
-                _log.info("engine_replaced", engine=self._title, reason=reason)
-                self._become("starting", f"replaced: {reason}")
+                await self._supervision_failed(f"{type(error).__name__}: {error}")
+
+    async def _one_child(self) -> None:
+        try:
+            reason = await self._live()
+        except ChildFailed as error:
+            await self._recover(str(error))
+        else:
+            _log.info("engine_replaced", engine=self._title, reason=reason)
+            self._become("starting", f"replaced: {reason}")
+
+    async def _supervision_failed(self, reason: str) -> None:
+        """A mistake of ours: recover as from a child that failed, and where that fails, rest."""
+        _log.exception("engine_supervision_failed", engine=self._title)
+        try:
+            await self._recover(reason)
+        except Exception:  # noqa: BLE001 - see above; without a rest it would go round and round
+            _log.exception("engine_supervision_failed", engine=self._title)
+            self._become("restarting", reason)
+            await asyncio.sleep(_RESTS_AT_LEAST)
 
     async def _recover(self, reason: str) -> None:
         """Wait as long as the failures so far call for."""

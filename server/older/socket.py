@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,20 @@ from server.config.sections import PlaybackSection
 from server.connections import identified
 from server.older import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.sockets import (
+    TRY_AGAIN_LATER,
+    Abuse,
+    Antechamber,
+    Patience,
+    close,
+    refuse,
+)
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
 
 MOST_CLIENTS = 64
-"""Clients at once."""
+"""Clients at once that have asked for something, and as many that have not."""
 
 READS_WITHIN = 30.0
 """Seconds in which a client must have read what it was sent, or it is let go."""
@@ -128,6 +135,7 @@ class OlderSocket:
         self._clock = clock
         self._access = access
         self._clients = 0
+        self._silent = Antechamber(MOST_CLIENTS)
         # One at a time: the threads are there for the show's own pictures.
         self._transcoding = asyncio.Semaphore(1)
 
@@ -136,25 +144,40 @@ class OlderSocket:
         try:
             self._access.check_origin(websocket)
             self._access.check_screen(websocket.query_params.get("token"))
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
-        if self._clients >= MOST_CLIENTS:
-            await close(websocket, TRY_AGAIN_LATER)
-            return
-        self._clients += 1
         try:
-            await self._attend(websocket)
+            # Only asking costs us anything: who has asked for nothing yet may have to make room.
+            async with asyncio.timeout(None) as stays:
+                with ExitStack() as seat:
+                    seat.enter_context(self._silent.wait(stays))
+                    await self._attend(websocket, seat)
         except WebSocketDisconnect:
             return
         except (Abuse, TimeoutError):
-            _log.warning("older_client_closed", reason="too many messages, or it does not read")
+            reason = "too many messages, too many clients, or it does not read"
+            _log.warning("older_client_closed", reason=reason)
             await close(websocket, TRY_AGAIN_LATER)
+
+    @contextmanager
+    def _asks(self) -> Iterator[None]:
+        """Be one of those who have asked for something.
+
+        Raises:
+            Abuse: there are too many already.
+        """
+        if self._clients >= MOST_CLIENTS:
+            raise Abuse
+        self._clients += 1
+        try:
+            yield
         finally:
             self._clients -= 1
 
-    async def _attend(self, websocket: WebSocket) -> None:
+    async def _attend(self, websocket: WebSocket, seat: ExitStack) -> None:
+        has_asked = False
         patience = Patience(self._clock, _RATE, _BURST)
         drawing: asyncio.Task[None] | None = None
         await self._say(websocket, wire.READY)
@@ -176,7 +199,11 @@ class OlderSocket:
                     case wire.Unknown():
                         await self._say(websocket, asked.answer)
                     case wire.Ask():
-                        identified(websocket)
+                        if not has_asked:
+                            has_asked = True
+                            seat.close()
+                            seat.enter_context(self._asks())
+                            identified(websocket)
                         await _ended(drawing)
                         drawing = asyncio.create_task(
                             self._draw(websocket, asked), name=f"older wire {asked.program}"

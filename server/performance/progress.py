@@ -31,6 +31,10 @@ class Hung(Exception):
     """Performing has given no sign of life for longer than anything it waits for may take."""
 
 
+class Stray(Exception):
+    """What performing waited for was cancelled by somebody else, as one's own end is."""
+
+
 @dataclass(slots=True)
 class _Failure:
     """What went wrong last, and how often since it went well."""

@@ -44,7 +44,7 @@ class ShuffleBag:
         """Take the next set of an action out of its bag; None where there is none."""
         bag = self._refreshed(action_id, usable)
         if not bag.coming:
-            self.bags[action_id] = bag
+            self._keep(action_id, bag)
             return None
         chosen, *rest = bag.coming
         self.bags[action_id] = Bag(
@@ -60,8 +60,16 @@ class ShuffleBag:
     def coming(self, action_id: str, usable: Iterable[int], count: int) -> tuple[int, ...]:
         """The sets that the next `count` draws will take, as far as this round goes."""
         bag = self._refreshed(action_id, usable)
-        self.bags[action_id] = bag
+        self._keep(action_id, bag)
         return bag.coming[:count]
+
+    def _keep(self, action_id: str, bag: Bag) -> None:
+        """Remember a bag, unless nothing was ever in it.
+
+        The older wire asks for whatever its clients type, and most of it has no sets.
+        """
+        if bag != Bag() or action_id in self.bags:
+            self.bags[action_id] = bag
 
     def last(self, action_id: str) -> int | None:
         """The set that was played last."""

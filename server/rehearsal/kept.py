@@ -7,7 +7,6 @@ the next start.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from contextlib import suppress
@@ -15,8 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cache.durable import (
+    make_private,
+    make_private_folder,
+    sync_files,
+    sync_folder,
+    write_durably,
+)
+from cache.encoding import json_text
+from cache.untrusted import fit_json
 from server.rehearsal.report import Finding, Verdict
 
 REHEARSALS: Final = "rehearsals"
@@ -101,11 +109,12 @@ class KeptReports:
 
     def newest(self) -> Outcome | None:
         """The last that came to its end, if its folder can be read; sweeps up what a crash left."""
+        make_private(self.folder)
         for left in self._folders(under_way=True):
             shutil.rmtree(left, ignore_errors=True)
         for folder in reversed(self._folders()):
-            with suppress(OSError, ValidationError):
-                return Outcome.model_validate_json((folder / _ABOUT).read_bytes())
+            with suppress(OSError, ValueError):
+                return Outcome.model_validate_json(fit_json((folder / _ABOUT).read_bytes()))
         return None
 
     def begin(self, wall: float) -> Path:
@@ -119,7 +128,7 @@ class KeptReports:
         stamp, number = max([(_stamp(wall), 0), *(_order(each) for each in self._folders())])
         folder = self.folder / f"{_UNDER_WAY}{stamp}-{number + 1:02d}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        make_private_folder(folder)
         return folder
 
     def name_of(self, begun: Path) -> str:
@@ -141,11 +150,11 @@ class KeptReports:
         Raises:
             OSError: the disk is full, or read-only.
         """
-        with (begun / _ABOUT).open("wb") as file:
-            file.write(outcome.model_dump_json(indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        about = json_text(outcome.model_dump(mode="json"), place=_ABOUT, indent=1)
+        write_durably(begun / _ABOUT, about.encode())
+        sync_files(begun)
         begun.rename(self.folder / outcome.name)
+        sync_folder(self.folder)
         for old in self._folders()[: -self._most]:
             shutil.rmtree(old, ignore_errors=True)
 

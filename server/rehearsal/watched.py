@@ -79,7 +79,7 @@ def watch(
     """
     _check(show, speed, from_, to)
     show = _elsewhere(show, host, port)
-    process = HostProcess(ours=True)
+    process = HostProcess.of_this_server()
     rehearsal = WatchedRehearsal(
         show,
         SystemClock(),
@@ -136,7 +136,7 @@ class WatchedRehearsal:
         self._over_at: float | None = None
         chosen = seed_of(show, seed)
         self._terms = Terms(self._clock, self._schedule, chosen, _copy(show, chosen), spend_engines)
-        self.app = application(self._opened)
+        self.app = application(self._opened, show.settings.server)
 
     @asynccontextmanager
     async def _opened(self, app: Starlette) -> AsyncIterator[None]:

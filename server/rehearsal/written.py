@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from cache.documents import FormatError
+from cache.durable import SHARED, write_durably
 from cache.folder import FolderStore
 from cache.keys import Key
 from cache.library import Library
@@ -50,12 +50,8 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         OSError: it cannot be written there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    data = page.encode(errors="replace")  # half a character is no reason to have no report
+    write_durably(path, data, mode=SHARED, make_folder=False)
 
 
 @asynccontextmanager

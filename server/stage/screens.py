@@ -17,16 +17,23 @@ from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.connections import identified
 from server.metrics import Metrics
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close, refuse
 from server.stage import messages as wire
 from server.stage.pace import told
 from server.stage.presence import ScreenPresence
+from server.stage.seats import Seats
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
 
 HELLO_WITHIN = 10.0
 """Seconds in which a screen must say who it is."""
+
+LONGEST_AGO = 60.0
+"""Seconds after which a screen no more tells what it has painted: its clock is wrong."""
+
+SOON = 5.0
+"""Seconds that a screen's clock may be ahead of ours."""
 
 READS_WITHIN = 30.0
 """Seconds in which a screen must have read what it was sent, or it is let go."""
@@ -45,6 +52,7 @@ class ScreenSocket:
         access: who may.
         metrics: where it is counted.
         presence: who is told that it came, and that it went.
+        seats: how many there may be.
     """
 
     def __init__(
@@ -53,10 +61,13 @@ class ScreenSocket:
         clock: Clock,
         access: Access,
         metrics: Metrics,
+        *,
         presence: ScreenPresence,
+        seats: Seats,
     ) -> None:
         self._stage = stage
         self._presence = presence
+        self._seats = seats
         self._clock = clock
         self._access = access
         self._metrics = metrics
@@ -65,8 +76,8 @@ class ScreenSocket:
         """Serve one socket until it goes."""
         try:
             self._access.check_origin(websocket)
-        except AccessDenied:
-            await websocket.close(POLICY_VIOLATION)  # before accepting: HTTP 403
+        except AccessDenied as error:
+            await refuse(websocket, error)
             return
         await websocket.accept()
         patience = Patience(self._clock)
@@ -104,6 +115,10 @@ class ScreenSocket:
 
     async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
         """Play to one screen until it goes; the code to close with."""
+        if not self._seats.admits(hello.screen):
+            text = f"{self._seats.most} screens are here already"
+            await websocket.send_text(wire.Error(code="too_many_screens", message=text).encode())
+            return TRY_AGAIN_LATER
         identified(websocket)
         with self._stage.join(hello.screen, hello.frames) as screen:
             _log.info("screen_joined", screen=screen.name, asked=screen.asked)
@@ -174,6 +189,8 @@ class ScreenSocket:
                     # Past the mailbox: a picture on its way must not pass for latency.
                     reply = wire.SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
                     await websocket.send_text(reply.encode())
+                case wire.Presented() if not -LONGEST_AGO <= message.at - received_at <= SOON:
+                    await self._doubt(websocket, message.at - received_at)
                 case wire.Presented():
                     self._stage.presented(screen, message)
                 case wire.Log():
@@ -210,6 +227,12 @@ class ScreenSocket:
         except wire.MessageError as error:
             await self._refuse(websocket, patience, error.code, str(error))
             return None
+
+    async def _doubt(self, websocket: WebSocket, off: float) -> None:
+        """Answer a time that cannot be; no strike: the screen's clock is wrong, and soon right."""
+        self._metrics.screen_errors.labels(code="bad_time").inc()
+        text = f"at: expected a moment just past by the server's clock, not {off:+.4g} s from now"
+        await websocket.send_text(wire.Error(code="bad_time", message=text).encode())
 
     async def _refuse(
         self, websocket: WebSocket, patience: Patience, code: str, message: str

@@ -17,11 +17,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cache.folder import FolderStore
+from cache.keys import Key
 from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf, Shelf
-from cache.store import SharedStore, Store
+from cache.store import NotFound, SharedStore, Store
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
@@ -50,6 +51,28 @@ class Supply:
     shelf: Shelf
     cache: LocalCache | None = None
     prefetcher: Prefetcher | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the store itself is a folder that this machine reads as it is."""
+        return isinstance(self.store, FolderStore)
+
+    async def at_hand(self, key: Key) -> bytes | None:
+        """A file for somebody who is not the show: what is on this machine, None for all else.
+
+        Nothing is fetched for it, and the prefetcher does not give way to it.
+
+        Raises:
+            StoreError: a folder could not be read.
+        """
+        if self.cache is not None:
+            return await self.cache.at_hand(key)
+        if not self.is_here:
+            return None
+        try:
+            return await self.store.get(key)
+        except NotFound:
+            return None
 
     async def run(self) -> None:
         """Keep the copies warm until cancelled; returns at once where none are made."""
@@ -81,10 +104,13 @@ class Supply:
         return origin.reason if origin.reachable is False else None
 
     def conditions(self) -> Iterable[Condition]:
-        """That a mistake of ours keeps files from being fetched ahead, where it is so."""
+        """What a mistake of ours keeps from being fetched ahead, or from being kept in order."""
         if self.prefetcher is not None and (stumbled := self.prefetcher.stumbled) is not None:
             text = f"a copy could not be fetched, and is asked for again: {stumbled}"
             yield Condition("prefetch_failed", "degraded", text)
+        if self.cache is not None and (untidy := self.cache.untidy) is not None:
+            text = f"the copies on this machine are not looked through: {untidy}"
+            yield Condition("copies_not_tidied", "degraded", text)
 
     def status(self) -> dict[str, Any] | None:
         """The copies and the line, as plain values; None where there is none."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from server.rehearsal.page import render_page
+from server.stage.glyphs import MOST, advice, characters, in_words
 from tests.helpers import walls
 from tests.helpers.reports import PROMPTS, full_report
 from tests.helpers.servers import server_process
@@ -185,3 +188,49 @@ def test_a_picture_with_holes_stands_on_black(tmp_path: Path, browser: Browser) 
     assert seen["preview"] == [0, 0, 0, 255]
     assert seen["veil"][1:3] == [seen["veil"][0]] * 2, "the picture before shines through"
     assert seen["final"] == [0, 0, 0, 255]
+
+
+def test_what_a_wall_has_no_font_for_is_measured_and_told(tmp_path: Path, browser: Browser) -> None:
+    """With signs that no font has, wherever this runs: of a private use that nobody makes."""
+    nobodys = "\U000f1234\U00101234"
+    lobby = '[display]\ntexts = { closed = "سلام" }\n'
+    tiny = make_show(tmp_path / "show", CUES, toml=MANUAL + lobby)
+
+    def between(line: WebSocketRoute) -> None:
+        def pass_on(message: str | bytes) -> None:
+            if isinstance(message, str) and '"welcome"' in message:
+                welcome = json.loads(message)
+                assert set("הרצאהسلام") <= set(welcome["show"]["characters"])
+                welcome["show"]["characters"] = f"Žé“—{nobodys}"
+                message = json.dumps(welcome)
+            line.send(message)
+
+        line.connect_to_server().on_message(pass_on)
+
+    with server_process(tiny.folder) as server:
+        page = browser.new_page()
+        page.route_web_socket("**/ws/screen", between)
+        try:
+            page.goto(f"{server.address.http}/?screen=left")
+            until = time.monotonic() + 15
+            told: list[str] = []
+            while not told and time.monotonic() < until:
+                page.wait_for_timeout(50)
+                health = server.state()["health"]
+                codes = {each["code"]: each["message"] for each in health["conditions"]}
+                told = [text for code, text in codes.items() if code == "screen_lacks_characters"]
+            assert told, "nothing is told"
+            assert f"left cannot draw 2 characters of this show: {' '.join(nobodys)};" in told[0]
+        finally:
+            page.close()
+
+
+def test_which_characters_are_told_to_screens() -> None:
+    texts = ["Łódź, “quoted” — naïve", "世界 世", "👩\u200d🚀\ufe0f", "\u202eשל\u200b", "\ue000"]
+    assert list(characters(texts)) == sorted("—“”של世界👩🚀")
+    assert advice("กข한あ") == "fonts-noto-cjk (Japanese, Korean), fonts-noto-core (Thai)"
+    assert advice("🚀") == "fonts-noto-color-emoji (emoji and signs)"
+    assert in_words("ก", 1) == "1 character of this show: ก"
+    assert in_words("กขค", 3) == "3 characters of this show: ก ข ค"
+    assert in_words("ก" * 48, 90).endswith("ก …")
+    assert len(characters(["".join(map(chr, range(0x4E00, 0x9F00)))])) == MOST

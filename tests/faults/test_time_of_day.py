@@ -90,14 +90,14 @@ def test_the_opening_after_a_night_with_another_hour(wall: float, expected: str)
     schedule = DailySchedule(zone=berlin, duration=60.0, starts=("10:00",))
     head, ahead = Playhead([0.0], [], 60.0, schedule), 3600.0  # of the steady clock, for good
     head.tick(wall + ahead, wall)
-    assert head.status == "closed"
+    seen = [head.status]
     assert head.next_start is not None
     assert head.next_at is not None
     assert local_text(head.next_start, berlin) == expected
-    head.tick(head.next_at - 1, head.next_at - 1 - ahead)
-    assert head.status == "waiting"
-    head.tick(head.next_at, head.next_at - ahead)
-    assert head.status == "active"
+    for moment in (head.next_at - 1, head.next_at):
+        head.tick(moment, moment - ahead)
+        seen.append(head.status)
+    assert seen == ["closed", "waiting", "active"]
 
 
 # ---------------------------------------------------------------- what is to be read there
@@ -257,6 +257,7 @@ MAY = {
     "server/performance/playback.py": "when somebody panicked, since when the show stands",
     "server/performance/progress.py": "since when nothing goes well, to be read",
     "server/stage/presence.py": "since when a screen is gone, to be read",
+    "server/unhandled.py": "since when something goes wrong, to be read",
     "server/output.py": "since when lines are lost, to be read",
     "server/rehearsal/desk.py": "when a rehearsal ended, to be read",
     "server/rehearsal/kept.py": "the names of its reports, whose order survives a wrong clock",

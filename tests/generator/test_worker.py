@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -37,6 +37,14 @@ from generator.recipe import seed_for
 from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
 from tests.generator.engine_contract import DistantEngineContract, drawn, recipe
+
+JSON = {"content-type": "application/json"}
+
+
+def posting(
+    client: httpx.AsyncClient, url: str, body: str
+) -> AbstractAsyncContextManager[httpx.Response]:
+    return client.stream("POST", f"{url}/generate", content=body, headers=JSON)
 
 
 @asynccontextmanager
@@ -82,7 +90,9 @@ class TestWhatIsSent:
     async def test_events_come_in_the_order_of_the_protocol(self) -> None:
         async with working(sketching()) as url, httpx.AsyncClient() as client:
             body = recipe(steps=3).model_dump_json()
-            async with client.stream("POST", f"{url}/generate", content=body) as response:
+            async with client.stream(
+                "POST", f"{url}/generate", content=body, headers=JSON
+            ) as response:
                 assert response.headers["content-type"].startswith("text/event-stream")
                 events = [event async for event in read_events(response.aiter_lines())]
         names = [event.name for event in events]
@@ -99,7 +109,9 @@ class TestWhatIsSent:
         async with working(Worker(slow, probe=recipe(), heartbeat=0.1)) as url:
             async with httpx.AsyncClient() as client:
                 body = recipe().model_dump_json()
-                async with client.stream("POST", f"{url}/generate", content=body) as response:
+                async with client.stream(
+                    "POST", f"{url}/generate", content=body, headers=JSON
+                ) as response:
                     lines = [line async for line in response.aiter_lines()]
             assert sum(line.startswith(":") for line in lines) >= 3
             async with httpx.AsyncClient() as client:
@@ -127,7 +139,7 @@ class TestWhatIsSent:
         async with working(worker) as url, httpx.AsyncClient() as client:
             body = recipe().model_dump_json()
             with pytest.raises(httpx.ReadTimeout):
-                await client.post(f"{url}/generate", content=body, timeout=0.3)
+                await client.post(f"{url}/generate", content=body, headers=JSON, timeout=0.3)
             await asyncio.wait_for(left.wait(), 3)
 
     @pytest.mark.parametrize(
@@ -181,10 +193,36 @@ class TestRefusals:
             assert (await drawn(right, recipe(steps=1)))[-1].final
             assert "geheim" not in repr(right.__dict__)
 
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            ({"origin": "http://evil.example", **JSON}, 403),
+            ({"origin": "null", **JSON}, 403),
+            ({"sec-fetch-site": "cross-site", **JSON}, 403),
+            ({"host": "evil.example:9000", **JSON}, 403),
+            ({"host": "", **JSON}, 403),
+            ({"content-type": "text/plain"}, 415),
+            ({"content-type": "application/x-www-form-urlencoded"}, 415),
+            ({}, 415),
+            ({"content-type": "Application/JSON; charset=utf-8", "host": "localhost:1"}, 200),
+        ],
+    )
+    async def test_no_web_page_has_it_draw(self, headers: dict[str, str], status: int) -> None:
+        async with working(sketching()) as url, httpx.AsyncClient() as client:
+            for path in ("/generate", "/action-sets"):
+                body = recipe(steps=1).model_dump_json()
+                answer = await client.post(f"{url}{path}", content=body, headers=headers)
+                if status == 200:
+                    assert answer.status_code not in {403, 415}
+                else:
+                    assert answer.status_code == status
+            if status == 403:
+                assert (await client.get(f"{url}/health", headers=headers)).status_code == 403
+
     @pytest.mark.parametrize("body", ["", "[]", "{}", '{"model": 1}', "\xff"])
     async def test_what_is_no_recipe_is_refused_by_name(self, body: str) -> None:
         async with working(sketching()) as url, httpx.AsyncClient() as client:
-            answer = await client.post(f"{url}/generate", content=body)
+            answer = await client.post(f"{url}/generate", content=body, headers=JSON)
         assert answer.status_code == 422
         assert answer.json()["error"]["code"] == "invalid"
 

@@ -94,14 +94,15 @@ async def test_a_restarted_server_has_another_epoch(tiny: TinyShow) -> None:
 
 async def test_panic_outlives_the_server(tiny: TinyShow) -> None:
     async with serving(tiny.load()) as address, technician(address) as foh:
-        assert (await foh.ask("panic"))["ok"]
-        kept = json.loads((tiny.state / "state.json").read_text())
-        assert kept["panic"]["by"] == "foh (operator)"  # on disk before it was answered
+        assert (await foh.ask("panic"))["result"]["kept"] is True
+        kept = json.loads((tiny.state / "panic.json").read_text())
+        assert kept["by"] == "foh (operator)"  # on disk before it was answered
     async with serving(tiny.load()) as address, technician(address) as foh:
         assert foh.state["panic"]["by"] == "foh (operator)"
         async with screen(address) as kiosk:
             assert kiosk.snapshot["fade"]["black"] is True
-        assert (await foh.ask("restore"))["ok"]
+        assert (await foh.ask("restore"))["result"]["kept"] is True
+        assert not (tiny.state / "panic.json").exists()
     async with serving(tiny.load()) as address, technician(address) as foh:
         assert foh.state["panic"] is None
 

@@ -93,7 +93,7 @@ async def test_the_kiosk_page_and_all_it_needs_are_here(client: httpx.AsyncClien
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
     assert page.headers["cache-control"] == "no-cache"
-    wanted = re.findall(r'(?:href|src)="(/[^"]+)"', page.text)
+    wanted = [f"/{path}" for path in re.findall(r'(?:href|src)="(static/[^"]+)"', page.text)]
     assert len(wanted) >= 3
     seen: set[str] = set()
     while wanted:
@@ -445,8 +445,8 @@ async def test_commands_are_taken_and_answered(client: httpx.AsyncClient) -> Non
         ("go", b"\xff\xfe", 400, "bad_args"),
         ("go", b"[" * 20000, 400, "bad_args"),
         ("go", b" " * (MAX_BODY + 1), 400, "bad_args"),
-        ("seek", b'{"time": NaN}', 409, "out_of_range"),
-        ("seek", b'{"time": 1' + b"0" * 400 + b"}", 409, "out_of_range"),
+        ("seek", b'{"time": NaN}', 400, "bad_args"),
+        ("seek", b'{"time": 1' + b"0" * 400 + b"}", 400, "bad_args"),
         ("seek", b'{"time": -1}', 409, "out_of_range"),
         ("pause", b"", 409, "not_active"),
     ],
@@ -501,9 +501,10 @@ async def test_the_technicians_page_and_all_it_asks_for(shared: Address) -> None
         page = await client.get("/control")
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'self'" in page.headers["content-security-policy"]
-        for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text):
-            assert (await client.get(address)).status_code == 200, address
-        assert not re.findall(r'(?:src|href)="(?!/static/|data:)', page.text)
+        for address in re.findall(r'(?:src|href)="(static/[^"]+)"', page.text):
+            assert (await client.get(f"/{address}")).status_code == 200, address
+        # Relative, all of them: a reverse proxy may show the page below a path of its own.
+        assert not re.findall(r'(?:src|href)="(?!static/|data:)', page.text)
 
 
 ASKED = ["/api/state", "/api/cues", "/api/asrun"]

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +272,27 @@ async def test_who_may(
             assert error.value.response.status_code == 403
         monkeypatch.setattr(older_socket, "MOST_CLIENTS", 1)
         async with browser(address, right) as first:
+            await first.send("P4:a lamp")
+            assert await told(first) == "done"
             async with connect(address.older + right, proxy=None) as second:
+                await second.send("P4:a lamp")
                 await second.wait_closed()
                 assert second.close_code == 1013
-            await first.send("ping")
-            assert await told(first) == "pong"
+            assert first.close_code is None
     assert "ERROR" not in {record.levelname for record in caplog.records}
+
+
+async def test_a_crowd_that_asks_for_nothing_keeps_nobody_out(
+    tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(older_socket, "MOST_CLIENTS", 3)
+    async with serving(tiny.load()) as address, AsyncExitStack() as stack:
+        crowd = [await stack.enter_async_context(browser(address)) for _ in range(3)]
+        async with browser(address) as honest:
+            await crowd[0].wait_closed()
+            assert crowd[0].close_code == 1013
+            await honest.send("ping")
+            assert await told(honest) == "pong"
 
 
 async def test_too_much_of_it_is_closed(address: Address) -> None:

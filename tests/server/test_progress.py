@@ -36,6 +36,10 @@ async def raises_awaited(*_: Any, **__: Any) -> NoReturn:
     raise Planted("a mistake")
 
 
+async def cancelled(*_: Any, **__: Any) -> NoReturn:
+    raise asyncio.CancelledError
+
+
 async def hangs(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
 
@@ -52,7 +56,7 @@ FAILED = ("run_failed", "degraded")
 STANDS_STILL = ("show_stands_still", "failing")
 
 
-@pytest.mark.parametrize("where", ["performer", "runs", "stage"])
+@pytest.mark.parametrize("where", ["performer", "runs", "stage", "cancelled elsewhere"])
 async def test_a_picture_that_fails_is_told_and_after_two_the_show_moves_in_name_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -63,8 +67,10 @@ async def test_a_picture_that_fails_is_told_and_after_two_the_show_moves_in_name
                     monkeypatch.setattr(opened.performer, "perform", raises)
                 case "runs":
                     monkeypatch.setattr(opened.performer._runs, "perform", raises_awaited)
-                case _:
+                case "stage":
                     monkeypatch.setattr(opened.stage, "begin", raises)
+                case _:
+                    monkeypatch.setattr(opened.performer._runs, "perform", cancelled)
             await opened.play_to(1)
             assert told(opened) == []
             await opened.play_to(3)
@@ -72,7 +78,8 @@ async def test_a_picture_that_fails_is_told_and_after_two_the_show_moves_in_name
             assert opened.playback.stands_still() is None
             health = opened.view.health()
             assert health["level"] == "degraded"
-            assert "Planted: a mistake" in health["conditions"][0]["message"]
+            said = "Stray" if where == "cancelled elsewhere" else "Planted: a mistake"
+            assert said in health["conditions"][0]["message"]
             await opened.play_to(11)
             assert RUNS_IN_VAIN == 2
             assert told(opened) == [STANDS_STILL, FAILED]

@@ -4,6 +4,7 @@
  * Nothing here is believed before the server has said it.
  */
 
+import { socket } from "../kiosk/address.js";
 import { Clock, Sync } from "../kiosk/clock.js";
 import { Link } from "../kiosk/socket.js";
 
@@ -54,9 +55,7 @@ export class Desk {
    */
   constructor(hooks) {
     this.#hooks = hooks;
-    const address = new URL("/ws/control", location.href);
-    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    this.#link = new Link(address.href, {
+    this.#link = new Link(socket("/ws/control"), {
       open: () => {
         const { token, name } = hooks.hello();
         this.#link.send({ type: "hello", protocol: PROTOCOL, name, ...(token ? { token } : {}) }, { answered: true });

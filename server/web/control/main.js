@@ -4,6 +4,7 @@
  * says so. Where the line is lost it says that at once, and how old what it shows is.
  */
 
+import { here } from "../kiosk/address.js";
 import { times } from "../kiosk/rehearsal.js";
 import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
@@ -100,7 +101,9 @@ async function act(command, args = {}) {
   for (const button of buttons) mark(/** @type {HTMLElement} */ (button), "pending", "");
   try {
     const result = await desk.ask(command, args);
-    tell(done[command]?.(result, args) ?? `${command}: done`, "ok");
+    const did = done[command]?.(result, args) ?? `${command}: done`;
+    if (result?.kept === false) tell(`${did}, but NOT KEPT: a restart forgets it (${result.not_kept})`, "no");
+    else tell(did, "ok");
   } catch (problem) {
     const { code, message } = /** @type {import("./desk.js").Problem} */ (problem);
     tell(code === "too_soon" ? "Too soon after the last go: nothing was done" : `${command}: ${message}`, "no");
@@ -279,7 +282,7 @@ element("seek").addEventListener("submit", (/** @type {Event} */ event) => {
 });
 const panic = new Guard(element("panic"), element("panic-hint"), () => act("panic"));
 element("asrun-csv").addEventListener("click", async () => {
-  const answer = await fetch("/api/asrun?format=csv", { headers: token ? { authorization: `Bearer ${token}` } : {} });
+  const answer = await fetch(here("/api/asrun?format=csv"), { headers: token ? { authorization: `Bearer ${token}` } : {} });
   if (!answer.ok) return tell(`as run: the server answered ${answer.status}`, "no");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await answer.blob());

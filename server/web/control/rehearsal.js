@@ -1,6 +1,7 @@
 // @ts-check
 /** Rehearsing in the background. It is never the show: its own colour, its own words, and nothing on the walls. */
 
+import { here } from "../kiosk/address.js";
 import { element, make, mark, say } from "./dom.js";
 import * as findings from "./findings.js";
 import * as words from "./words.js";
@@ -63,7 +64,7 @@ export class Rehearsal {
     findings.tell(element("rehearsal-findings"), rehearsal.worst ?? [], TOLD);
     const link = element("rehearsal-report");
     link.hidden = !told?.report;
-    if (told?.report) link.href = told.report;
+    if (told?.report) link.href = here(told.report);
     const when = told?.finished_at ? words.timeOfDay(told.finished_at) : "";
     say(link, rehearsal.verdict ? "Open the report" : `Open the report of ${when} (${told?.verdict ?? ""})`);
     element("rehearse").hidden = element("rehearse-more").hidden = running;

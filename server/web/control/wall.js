@@ -1,6 +1,7 @@
 // @ts-check
 /** What is on the wall now, and what comes next. The picture is the server's newest frame that is due; no screen is asked. */
 
+import { here } from "../kiosk/address.js";
 import { element, mark, say } from "./dom.js";
 import * as words from "./words.js";
 
@@ -46,7 +47,7 @@ export class Wall {
     }
     this.#loading = true;
     const image = this.#back;
-    image.src = address;
+    image.src = here(address);
     image
       .decode()
       .then(() => {

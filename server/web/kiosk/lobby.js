@@ -4,6 +4,7 @@
  * picture while a screening has none yet.
  */
 
+import { here } from "./address.js";
 import { daysAhead, written } from "./hours.js";
 
 /** @typedef {import("./messages.js").Screening} Screening */
@@ -132,12 +133,12 @@ export class Lobby {
     }
     for (let wait = 1; this.#still === still; wait = Math.min(60, wait * 2)) {
       const image = new Image();
-      image.src = still;
+      image.src = here(still);
       try {
         await image.decode();
         if (this.#still !== still) return;
         for (const place of places) {
-          /** @type {HTMLImageElement} */ (place.querySelector(".still")).src = still;
+          /** @type {HTMLImageElement} */ (place.querySelector(".still")).src = image.src;
           place.setAttribute("data-still", "");
         }
         return;

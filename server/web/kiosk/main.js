@@ -6,6 +6,7 @@
  * Address: ?screen=NAME  ?frames=url  ?token=…  ?latency=MS (what the projector adds after the browser)
  */
 
+import { here, socket } from "./address.js";
 import { Captions } from "./captions.js";
 import { Clock, Sync } from "./clock.js";
 import { Curtain } from "./curtain.js";
@@ -83,9 +84,7 @@ const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, sched
   },
 });
 
-const address = new URL("/ws/screen", location.href);
-address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-const link = new Link(address.href, {
+const link = new Link(socket("/ws/screen"), {
   open() {
     presenter.reconnected();
     const token = query.get("token");
@@ -235,7 +234,7 @@ function newest(header) {
 async function hang({ url }) {
   if (!url || picture.any) return;
   try {
-    const answer = await fetch(url);
+    const answer = await fetch(here(url));
     if (!answer.ok) return;
     const source = await answer.blob();
     const bitmap = await createImageBitmap(source);

@@ -4,6 +4,7 @@
  * nearest to `present_at`, and says when each was really seen.
  */
 
+import { here } from "./address.js";
 import { FrameQueue } from "./frames.js";
 
 /**
@@ -147,7 +148,7 @@ export class Presenter {
     this.#fetching += 1;
     let again = false;
     try {
-      const answer = await fetch(String(frame.header.url), { signal: this.#abort.signal });
+      const answer = await fetch(here(String(frame.header.url)), { signal: this.#abort.signal });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       const picture = await answer.blob();
       if (frame.state !== "waiting") return;
