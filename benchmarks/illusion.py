@@ -43,6 +43,9 @@ SETS: Final = length(3, 1)
 TIMES_EACH: Final = 2
 """How often each picture is replayed in a round; as many runs as that are live."""
 
+ENGINE: Final = length("diffusers", "sketch")
+"""What draws; in short, what needs no torch."""
+
 STEPS: Final = length(20, 3)
 SIZE: Final = length(256, 64)
 LEAD: Final = 0.5
@@ -112,9 +115,9 @@ def _python(*arguments: str) -> None:
 def _write_show(folder: Path) -> Path:
     """A show of a few pictures, far apart, drawn by a pipeline of a million parameters."""
     model, show = folder / "model", folder / "show"
-    # In a process of its own: torch would take this one's cores.
-    saved = "from tests.generator.tiny_pipelines import save_sd; save_sd(__import__('pathlib')"
-    _python("-c", f"{saved}.Path({str(model)!r}))")
+    if ENGINE == "diffusers":  # in a process of its own: torch would take this one's cores
+        saved = "from tests.generator.tiny_pipelines import save_sd; from pathlib import Path"
+        _python("-c", f"{saved}; save_sd(Path({str(model)!r}))")
     show.mkdir()
     cues: list[dict[str, Any]] = [
         {
@@ -144,8 +147,9 @@ width = {SIZE}
 height = {SIZE}
 [[engines]]
 name = "studio"
-kind = "diffusers"
-device = "cpu"
+kind = "{ENGINE}"
+live = true
+{'device = "cpu"' if ENGINE == "diffusers" else "pace = 0.05"}
 """
     )
     return show
@@ -179,7 +183,7 @@ async def _until_the_engine_is_ready(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(120):
         while True:
             (engine,) = (await client.get("/api/state")).json()["engines"]
-            if engine["process"]["state"] == "ready":
+            if engine["process"] is None or engine["process"]["state"] == "ready":
                 break
             await asyncio.sleep(0.2)
     # It may have been tried out while it was starting, and be resting for that.
