@@ -25,7 +25,7 @@ from cache.keys import Key, meta_key, set_place
 from cache.library import BrokenSet, Library
 from cache.local import LocalCache
 from cache.store import NotFound, StoreCorrupt, StoreError
-from cache.tasks import being_cancelled
+from cache.tasks import being_cancelled, first_of
 
 _log = structlog.get_logger(__name__)
 
@@ -353,13 +353,7 @@ class Prefetcher:
                 await self._until_nudged(self._clock.now() + PLAN_AGAIN)
 
     async def _until_nudged(self, when: float) -> None:
-        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
-        nudge = asyncio.ensure_future(self._nudged.wait())
-        try:
-            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeper.cancel()
-            nudge.cancel()
+        await first_of(self._clock.sleep_until(when), self._nudged.wait())
         if self._nudged.is_set():
             # Whatever nudged us is busy bringing a picture to the wall; there may be more of it.
             await self._clock.sleep_until(self._clock.now() + _BREATH)

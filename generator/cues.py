@@ -30,6 +30,10 @@ Mode = Literal["static", "live", "hybrid"]
 Failover = Literal["continue", "restart", "hold"]
 """Where in a picture that broke off the next rung takes over: an artist's decision."""
 
+Draw = Literal["enter", "cue"]
+"""When a picture begins: once its last letter is typed or its slider has moved, as for somebody
+at the keys, or together with its cue."""
+
 _TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
 _MAX_ERRORS_SHOWN = 50
 
@@ -192,6 +196,7 @@ class PromptCue(_Cue):
     guidance: Percent | None = None
     delay: Delay = Delay()
     enter: Enter = Enter()
+    draw: Draw | None = None
 
     @property
     def generates(self) -> bool:
@@ -204,6 +209,7 @@ class SliderCue(_Cue):
 
     action: Literal["move-slider"]
     value: Percent
+    draw: Draw | None = None
 
     @property
     def generates(self) -> bool:

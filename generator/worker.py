@@ -91,6 +91,19 @@ def step_event(image: StepImage) -> bytes:
     return event("step", {"step": image.step, "timestep": image.timestep, **data})
 
 
+def started_event(image: StepImage, queued: float) -> bytes:
+    """The `started` event of a drawing.
+
+    Args:
+        image: its first.
+        queued: seconds that it waited for its turn.
+    """
+    data: dict[str, Any] = {"steps": image.steps, "waited": round(queued + image.waited, 6)}
+    if image.latency is not None:
+        data["latency"] = image.latency
+    return event("started", data)
+
+
 class WorkerBusy(Exception):
     """So many drawings wait already that another would not begin in useful time."""
 
@@ -261,13 +274,16 @@ class Worker:
     async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
         """The drawing as events; the last is always `done` or `error`."""
         try:
-            async with self._queue.turn(), self._engine.render(recipe) as images:
-                started = False
-                async for image in images:
-                    if not started:
-                        yield event("started", {"steps": image.steps})
-                        started = True
-                    yield step_event(image)
+            asked = time.monotonic()
+            async with self._queue.turn():
+                queued = time.monotonic() - asked
+                async with self._engine.render(recipe) as images:
+                    started = False
+                    async for image in images:
+                        if not started:
+                            yield started_event(image, queued)
+                            started = True
+                        yield step_event(image)
             engine = self._engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
             yield event("done", done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -134,6 +135,7 @@ def build_routes(
     presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
+    mimetypes.init()  # else it reads the system's list when the first page is asked for
     pages = Pages(show, access)
     probes = Probes(readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, supply, access)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import httpx
@@ -229,14 +230,20 @@ class RemoteEngine:
         self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe
     ) -> AsyncGenerator[StepImage, None]:
         steps = number = 0
+        latency, waited = None, 0.0
         async for event in events:
             match event.name:
                 case "started":
                     steps = _whole(event.data, "steps")
+                    latency = _seconds(event.data, "latency")
+                    waited = _seconds(event.data, "waited") or 0.0
                 case "step" | "final":
                     number += 1
                     check_count(recipe, number)
-                    yield _image(event, number, max(steps, number))
+                    image = _image(event, number, max(steps, number))
+                    if number == 1:
+                        image = replace(image, latency=latency, waited=waited)
+                    yield image
                 case "done":
                     self._name = one_line(str(event.data.get("engine") or self._name), _MAX_NAME)
                     if event.data.get("timing") in {"measured", "profiled", "simulated"}:
@@ -274,6 +281,13 @@ def _whole(data: dict[str, Any], field: str) -> int:
     value = data.get(field)
     usable = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEPS
     return value if usable and value is not None else 0
+
+
+def _seconds(data: dict[str, Any], field: str) -> float | None:
+    value = data.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
 
 
 def _refusal(status: int, body: bytes) -> EngineError:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from cache.outgoing import has_password
-from generator.cues import Failover, Identifier, Mode
+from generator.cues import Draw, Failover, Identifier, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -140,6 +140,7 @@ class PlaybackSection(_Section):
     """
 
     mode: Mode = "static"
+    draw: Draw = "enter"
     fit: Literal["squeeze", "recorded"] = "squeeze"
     first_frame_timeout: FirstFrameTimeout = FirstFrameTimeout()
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0

@@ -310,9 +310,12 @@ class _Voice:
     async def _listen(self, stream: asyncio.StreamReader | None) -> None:
         async with aclosing(_lines(stream)) as lines:
             async for line in lines:
-                level, text = _level_of(line.replace(self._token, "…"))
-                self.last_words = text
-                self._pass_on(level, text)
+                try:
+                    level, text = _level_of(line.replace(self._token, "…"))
+                    self.last_words = text
+                    self._pass_on(level, text)
+                except Exception:  # noqa: BLE001 - unread, its pipe would fill and stop the engine
+                    _log.exception("engine_not_understood", engine=self._name)
 
     def _pass_on(self, level: int, text: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cache.tasks import first_of
 from generator.cues import Mode
 from generator.plan import Action
 from server.clock import Clock
@@ -316,13 +317,7 @@ class ModeManager:
                 await self._forced.wait()
                 continue
             due = min(timed) + _A_MOMENT
-            timer = asyncio.ensure_future(self._clock.sleep_until(due))
-            changed = asyncio.ensure_future(self._forced.wait())
-            try:
-                await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                timer.cancel()
-                changed.cancel()
+            await first_of(self._clock.sleep_until(due), self._forced.wait())
 
     def _write(self, forces: Forces) -> bool:
         gone = [force for force in self._book.forces if force not in forces]

@@ -67,11 +67,14 @@ class Slot:
             another take began is taken over: only what comes after it is wanted, the first
             of it no sooner than its duration after `start`. A provider that cannot begin in
             the middle gives everything as it comes, and what is too early is passed over.
+        leads_in: whether `start` is when the picture was asked for, and the run begins as long
+            after it as runs do; else the wall has waited for another take already.
     """
 
     start: float
     end: float | None = None
     share: float = 0.0
+    leads_in: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,6 +221,7 @@ class Looks:
                     action,
                     durations,
                     number,
+                    begins=action.at + self._ensemble.beginnings.after(action.cue_index),
                     until=until,
                     crossfade=settings.display.crossfade,
                     fit=settings.playback.fit,

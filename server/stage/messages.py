@@ -263,9 +263,11 @@ class TypingDelay(WireMessage):
 
 
 class Typing(WireMessage):
-    """`text` is typed character by character; with `erase`, whatever stands is then erased.
+    """`text` is typed in place of what stands (`from`).
 
-    `seed` makes every screen type in the same rhythm.
+    That is erased down to the beginning that both have in common, and the rest typed; with
+    `erase`, all of it is then erased.
+    `seed` makes every screen type in the same rhythm; it takes `seconds` to the last key.
     """
 
     type: Literal["typing"] = "typing"
@@ -274,6 +276,8 @@ class Typing(WireMessage):
     delay: TypingDelay
     at: Moment
     seed: int
+    from_: str = Field(default="", alias="from")
+    seconds: Seconds | None = None
 
 
 class Slider(WireMessage):

@@ -193,13 +193,14 @@ def test_a_picture_with_holes_stands_on_black(tmp_path: Path, browser: Browser) 
 def test_what_a_wall_has_no_font_for_is_measured_and_told(tmp_path: Path, browser: Browser) -> None:
     """With signs that no font has, wherever this runs: of a private use that nobody makes."""
     nobodys = "\U000f1234\U00101234"
-    tiny = make_show(tmp_path / "show", CUES, toml=MANUAL)
+    lobby = '[display]\ntexts = { closed = "سلام" }\n'
+    tiny = make_show(tmp_path / "show", CUES, toml=MANUAL + lobby)
 
     def between(line: WebSocketRoute) -> None:
         def pass_on(message: str | bytes) -> None:
             if isinstance(message, str) and '"welcome"' in message:
                 welcome = json.loads(message)
-                assert set("הרצאה") <= set(welcome["show"]["characters"])
+                assert set("הרצאהسلام") <= set(welcome["show"]["characters"])
                 welcome["show"]["characters"] = f"Žé“—{nobodys}"
                 message = json.dumps(welcome)
             line.send(message)
