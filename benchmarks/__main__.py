@@ -15,6 +15,7 @@ from benchmarks import (
     cues,
     day,
     go,
+    illusion,
     line,
     manifest,
     recording,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "line": line.main,
     "day": day.main,
     "rehearsal": rehearsal.main,
+    "illusion": illusion.main,
     "soak": soak.main,
 }
 

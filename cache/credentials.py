@@ -73,11 +73,11 @@ def _value(environ: Mapping[str, str], name: str) -> str | None:
     """A variable, or the content of the file that it names. Spaces around it are a slip."""
     if text := environ.get(name, "").strip():
         return text
-    path = environ.get(f"{name}_FILE")
+    path = environ.get(f"{name}_FILE", "").strip()
     if not path:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8").strip() or None
+        return Path(path).read_text(encoding="utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
         raise BadCredentials(f"{name}_FILE: {path}: {reason}") from None

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cache.untrusted import Unfit, clean_text, decode_document
+
 FINGERPRINT_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
 FINGERPRINT: Final = re.compile(FINGERPRINT_PATTERN, re.ASCII)
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
@@ -66,10 +68,12 @@ class Fields:
         return self.rest.pop(name, None)
 
     def take_text(self, name: str) -> str | None:
-        """Take a text."""
+        """Take a text, cleaned: it is told, sent and written down by others."""
         value = self.rest.pop(name, None)
-        if value is None or isinstance(value, str):
-            return value
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return clean_text(value)
         self.remark(name, "a text", value)
         return None
 
@@ -180,10 +184,8 @@ def read_object(data: bytes, place: str) -> tuple[dict[str, Any], list[str]]:
     """
     text, remarks = _decode(data)
     try:
-        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-    except RecursionError as error:
-        raise FormatError(place, ["expected a JSON object, found one nested too deep"]) from error
-    except ValueError as error:
+        value = decode_document(text)
+    except Unfit as error:
         raise FormatError(place, [f"expected a JSON object: {error}"]) from error
     if not isinstance(value, dict):
         raise FormatError(place, [f"expected a JSON object, found {shown(value)}"])
@@ -252,8 +254,3 @@ def _decode(data: bytes) -> tuple[str, list[str]]:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
         return text, ["expected UTF-8, found other bytes: read as Windows-1252"]
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None

@@ -39,6 +39,9 @@ MAX_STEPS: Final = 10_000
 MAX_DURATION: Final = 3600.0
 """Seconds. A step that took longer was not measured: its duration is unusable."""
 
+MAX_LATENCY: Final = 5.0
+"""Seconds. Whoever took longer to begin was loading or waiting for another: that is no set's."""
+
 FINAL: Final = "final"
 TIMINGS: Final = frozenset({"measured", "profiled", "simulated"})
 
@@ -56,6 +59,7 @@ _FIELD_NAMES: Final = frozenset(
         "fingerprint",
         "engine",
         "timing",
+        "latency",
         "files",
     }
 )
@@ -106,6 +110,7 @@ class SetMeta(BaseModel):
         fingerprint: of the recipe, ``sha256:`` and 64 hexadecimal digits.
         engine: what drew it, with its version.
         timing: ``measured``, ``profiled`` or ``simulated``: how the durations came about.
+        latency: seconds from asking to the start of step 1; None if unknown.
         files: facts of the images, by file name.
         unknown: other fields of the document, kept as they are.
         remarks: what could not be understood in reading; not part of the document.
@@ -124,6 +129,7 @@ class SetMeta(BaseModel):
     fingerprint: str | None = Field(default=None, pattern=FINGERPRINT_PATTERN)
     engine: str | None = None
     timing: str | None = None
+    latency: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     files: dict[str, FileFacts] = Field(default_factory=dict)
     unknown: dict[str, Any] = Field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -232,6 +238,7 @@ def parse_meta(data: bytes, place: str) -> SetMeta:
         fingerprint=fields.take_fingerprint("fingerprint"),
         engine=fields.take_text("engine"),
         timing=fields.take_text("timing"),
+        latency=_usable_latency(fields.take("latency")),
         files=_take_files(fields),
         unknown=fields.rest,
     )
@@ -259,6 +266,7 @@ def dump_meta(meta: SetMeta, *, untimed: bool = False) -> bytes:
         "fingerprint": meta.fingerprint,
         "engine": meta.engine,
         "timing": meta.timing,
+        "latency": meta.latency,
     }
     names = sorted(meta.files, key=_rank_name)
     return write_object(
@@ -359,6 +367,12 @@ def _usable(value: object) -> float | None:
     return seconds if seconds is not None and 0 < seconds <= MAX_DURATION else None
 
 
+def _usable_latency(value: object) -> float | None:
+    """What passed before a run's first step, in seconds that a visitor could have waited."""
+    seconds = real(value)
+    return seconds if seconds is not None and 0 <= seconds <= MAX_LATENCY else None
+
+
 def _take_files(fields: Fields) -> dict[str, FileFacts]:
     files = {}
     for name, raw in fields.take_object("files").items():
@@ -410,6 +424,8 @@ def _why_not_written(meta: SetMeta, *, untimed: bool) -> Iterator[str]:
         yield f"generated_at: expected UTC, found {meta.generated_at.isoformat()}"
     if meta.timing is not None and meta.timing not in TIMINGS:
         yield f"timing: expected one of {', '.join(sorted(TIMINGS))}, found {shown(meta.timing)}"
+    if meta.latency is not None and meta.latency > MAX_LATENCY:
+        yield f"latency: expected at most {MAX_LATENCY:g} s, found {shown(meta.latency)}"
     if clash := meta.unknown.keys() & _FIELD_NAMES:
         yield f"unknown: {', '.join(sorted(clash))} has a field of its own"
     if not untimed:

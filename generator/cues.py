@@ -21,11 +21,18 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
+
+from cache.untrusted import Unfit, clean_text, decode_sheet
 
 Mode = Literal["static", "live", "hybrid"]
 Failover = Literal["continue", "restart", "hold"]
 """Where in a picture that broke off the next rung takes over: an artist's decision."""
+
+Draw = Literal["enter", "cue"]
+"""When a picture begins: once its last letter is typed or its slider has moved, as for somebody
+at the keys, or together with its cue."""
 
 _TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
 _MAX_ERRORS_SHOWN = 50
@@ -62,6 +69,19 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_there(cls, given: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+        """Take an optional field that is null for one that is not there."""
+        if not isinstance(given, dict) or None not in given.values():
+            return given
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in optional
+        }
 
 
 class Word(_Part):
@@ -176,6 +196,7 @@ class PromptCue(_Cue):
     guidance: Percent | None = None
     delay: Delay = Delay()
     enter: Enter = Enter()
+    draw: Draw | None = None
 
     @property
     def generates(self) -> bool:
@@ -188,6 +209,7 @@ class SliderCue(_Cue):
 
     action: Literal["move-slider"]
     value: Percent
+    draw: Draw | None = None
 
     @property
     def generates(self) -> bool:
@@ -285,18 +307,12 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
         CueSheetError: with every problem found, not only the first.
     """
     try:
-        raw = json.loads(data.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise CueSheetError(source, [CueProblem(None, None, f"no JSON: {place}")]) from None
+        raw, twice = decode_sheet(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         message = f"expected text in UTF-8; byte {error.start} is not"
         raise CueSheetError(source, [CueProblem(None, None, message)]) from None
-    except RecursionError:
-        message = "expected an array of cues, found it nested too deeply to read"
-        raise CueSheetError(source, [CueProblem(None, None, message)]) from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise CueSheetError(source, [CueProblem(None, None, f"no JSON: {error}")]) from None
+    except Unfit as error:
+        raise CueSheetError(source, [CueProblem(None, None, str(error))]) from None
     if isinstance(raw, Mapping):
         raw = raw.get("cues")
     if not isinstance(raw, list):
@@ -319,7 +335,12 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
         raise CueSheetError(
             source, sorted(problems, key=lambda p: -1 if p.index is None else p.index)
         )
-    return CueSheet(cues, source, tuple(_remarks(cues)))
+    doubled = (CueProblem(None, None, _twice(name)) for name in dict.fromkeys(twice))
+    return CueSheet(cues, source, (*doubled, *_remarks(cues)))
+
+
+def _twice(name: str) -> str:
+    return f"the field {clean_text(name)!r:.60} stands twice in one object: the last counts"
 
 
 def _time_of(raw: list[Any], index: int) -> str | None:

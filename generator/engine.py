@@ -31,6 +31,7 @@ class EngineError(Exception):
 
     EngineError
       EngineUnavailable   nothing answers there now; another try later may do
+        EngineStarting    it is on its way, and nothing is wrong with it
         EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
       RecipeRefused       this engine cannot draw this recipe; no try will
@@ -40,6 +41,10 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class EngineStarting(EngineUnavailable):
+    """The engine starts: its process, or its models. Nothing is wrong with it."""
 
 
 class EngineDenied(EngineUnavailable):
@@ -71,10 +76,14 @@ class StepImage:
             on the way may correct it.
         final: whether this is the finished picture; exactly the last image of a run is.
         timestep: the scheduler's timestep (descending), None for a final image.
-        duration: seconds of drawing since the previous image (or the start), with the cost of
-            making and encoding previews left out.
+        duration: seconds of drawing since the previous image (or the start). What is done
+            beside the drawing, such as making and encoding previews, is left out.
         image: encoded picture.
         media_type: what `image` is, ``image/jpeg`` for one.
+        latency: of the first image, seconds from asking to the start of step 1, as the engine
+            itself knows it; None where only whoever asks can tell.
+        waited: of the first image, seconds before that in which the engine was not ready: it
+            drew for somebody else, or loaded a model. Not part of `latency`.
     """
 
     step: int
@@ -84,6 +93,8 @@ class StepImage:
     duration: float
     image: bytes
     media_type: str = "image/jpeg"
+    latency: float | None = None
+    waited: float = 0.0
 
 
 def check_count(recipe: Recipe, number: int) -> None:
@@ -153,6 +164,19 @@ class BatchEngine(Engine, Protocol):
 
         Raises:
             EngineError: on entering or while iterating; what was handed out before is whole.
+        """
+        ...
+
+
+@runtime_checkable
+class WarmingEngine(Engine, Protocol):
+    """An engine whose first run of a kind takes longer than the others: none to be recorded."""
+
+    async def prepare(self, recipe: Recipe) -> None:
+        """See to it that a run of `recipe` takes as long now as any later one.
+
+        Raises:
+            EngineError: as `Engine.render`.
         """
         ...
 

@@ -8,10 +8,11 @@ whatever cannot be kept soon enough is dropped, and the log says so.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
@@ -25,6 +26,7 @@ from generator import quarantine
 from generator.engine import Engine, EngineError, StepImage, Timing
 from generator.plan import Action
 from generator.recipe import Recipe
+from generator.recorder import latency_of
 
 _log = structlog.get_logger(__name__)
 
@@ -211,10 +213,14 @@ class _Passed:
 
     async def on(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
         """The same images, remembered in passing."""
+        asked = time.monotonic()
         async for image in images:
             self._left -= len(image.image)
             if self._left >= 0:
-                self.images.append(image)
+                kept = image
+                if image.step == 1:  # from its images alone nobody could tell any more
+                    kept = replace(image, latency=latency_of(image, time.monotonic() - asked))
+                self.images.append(kept)
                 self.whole = image.final
             else:
                 self.images.clear()

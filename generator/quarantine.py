@@ -7,7 +7,6 @@ own: it is recorded there as any set is, and can be verified or played from ther
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 from collections import defaultdict
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cache.documents import FormatError
+from cache.documents import FormatError, whole
 from cache.formats import SetMeta, parse_meta
 from cache.keys import (
     ACTION_ID_PATTERN,
@@ -31,6 +30,7 @@ from cache.keys import (
 )
 from cache.manifest import ManifestAction, parse_config
 from cache.store import NotFound, Store, Version
+from cache.untrusted import Unfit, decode_answer
 from cache.within import StoreWithin
 from generator.engine import Engine, StepImage, Timing
 from generator.numbers import STAMP, claim_key, claimed_for
@@ -289,7 +289,7 @@ async def approved_as(own: Store) -> tuple[int | None, Version | None]:
     except NotFound:
         return None, None
     try:
-        number = json.loads(data)["set_id"]
-    except (ValueError, KeyError, TypeError):
+        number = whole(decode_answer(data)["set_id"])
+    except (Unfit, KeyError, TypeError):
         number = None
-    return (number if isinstance(number, int) and 0 <= number < MAX_SET_ID else None), version
+    return (number if number is not None and 0 <= number < MAX_SET_ID else None), version

@@ -7,6 +7,7 @@ set is drawn again. Whatever interrupts a recording leaves no set, or a whole on
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
+from cache.formats import FINAL, MAX_DURATION, MAX_LATENCY, FileFacts, SetMeta, dump_meta
 from cache.images import check_image, decode_check, extension_for
 from cache.index import register
 from cache.keys import Key, config_key, image_key, meta_key
@@ -22,7 +23,14 @@ from cache.library import BrokenSet, Library
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
-from generator.engine import BatchEngine, DrawingFailed, Engine, StepImage, Timing
+from generator.engine import (
+    BatchEngine,
+    DrawingFailed,
+    Engine,
+    StepImage,
+    Timing,
+    WarmingEngine,
+)
 from generator.numbers import NumberTaken, claim, release
 from generator.plan import Action
 from generator.provenance import model_config
@@ -129,6 +137,8 @@ class Recorder:
         Raises:
             EngineError, StoreError, FormatError: as `record` does.
         """
+        if isinstance(self.engine, WarmingEngine):
+            await self.engine.prepare(recipe)
         place = _Place(action_id, set_id, recipe, description)
         return await self._keep(place, self.engine.render(recipe), lambda: self.engine.timing)
 
@@ -167,14 +177,17 @@ class Recorder:
             raise NumberTaken(action_id, set_id)
         await self.store.delete(meta_key(action_id, set_id))
         durations: dict[str, float | None] = {}
+        latency: float | None = None
         files: dict[str, FileFacts] = {}
-        finished = False
+        finished, asked = False, time.monotonic()
         async with (
             _uploads(self.store) as upload,
             drawing as images,
             aclosing(_checked(images)) as checked,
         ):
             async for image in checked:
+                if image.step == 1:
+                    latency = latency_of(image, time.monotonic() - asked)
                 # The last numbered image of a run without previews is its final one.
                 alone = image.final and image.step == 1
                 stem = FINAL if image.final and not alone else str(image.step)
@@ -197,6 +210,7 @@ class Recorder:
             fingerprint=recipe.fingerprint,
             engine=self.engine.name,
             timing=timing(),
+            latency=latency,
             files=files,
         )
         await self.store.put(config_key(action_id), dump_config(place.entry))
@@ -205,6 +219,23 @@ class Recorder:
         if not self.alone:
             await release(self.store, action_id, set_id, recipe.fingerprint)
         return meta
+
+
+def latency_of(image: StepImage, elapsed: float) -> float | None:
+    """What preceded the first step of a run.
+
+    Args:
+        image: its first.
+        elapsed: seconds after which that came.
+
+    Returns:
+        Seconds, as the engine knows it, else as it was seen from here. None where neither is
+        known, as of pictures drawn before, or where the engine was not ready.
+    """
+    seconds = image.latency
+    if seconds is None:
+        seconds = elapsed - image.waited - image.duration
+    return round(seconds, 6) if 0 <= seconds <= MAX_LATENCY else None
 
 
 def recipe_of_set(recipe: Recipe, set_id: int) -> Recipe:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -24,13 +23,16 @@ import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cache.documents import FormatError
+from cache.encoding import json_text
 from cache.formats import dump_meta
 from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
+from cache.untrusted import Unfit, fit_json
+from generator.answers import JsonResponse
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -74,7 +76,7 @@ def error_code(error: EngineError) -> tuple[str, bool]:
 
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+    return f"event: {name}\ndata: {json_text(data, place='worker')}\n\n".encode()
 
 
 def step_event(image: StepImage) -> bytes:
@@ -87,6 +89,19 @@ def step_event(image: StepImage) -> bytes:
     if image.final:
         return event("final", data)
     return event("step", {"step": image.step, "timestep": image.timestep, **data})
+
+
+def started_event(image: StepImage, queued: float) -> bytes:
+    """The `started` event of a drawing.
+
+    Args:
+        image: its first.
+        queued: seconds that it waited for its turn.
+    """
+    data: dict[str, Any] = {"steps": image.steps, "waited": round(queued + image.waited, 6)}
+    if image.latency is not None:
+        data["latency"] = image.latency
+    return event("started", data)
 
 
 class WorkerBusy(Exception):
@@ -230,7 +245,7 @@ class Worker:
             return _problem(503, code, str(error), retryable=retryable)
         if not finished or not finished[0].final:
             return _problem(503, "failed", "it ended without a final image", retryable=True)
-        return JSONResponse(
+        return JsonResponse(
             {
                 "healthy": True,
                 "engine": self._engine.name,
@@ -259,13 +274,16 @@ class Worker:
     async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
         """The drawing as events; the last is always `done` or `error`."""
         try:
-            async with self._queue.turn(), self._engine.render(recipe) as images:
-                started = False
-                async for image in images:
-                    if not started:
-                        yield event("started", {"steps": image.steps})
-                        started = True
-                    yield step_event(image)
+            asked = time.monotonic()
+            async with self._queue.turn():
+                queued = time.monotonic() - asked
+                async with self._engine.render(recipe) as images:
+                    started = False
+                    async for image in images:
+                        if not started:
+                            yield started_event(image, queued)
+                            started = True
+                        yield step_event(image)
             engine = self._engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
             yield event("done", done)
@@ -380,7 +398,9 @@ async def _body(request: Request) -> bytes:
 
 def _read(model: type[_Model], body: bytes) -> _Model | Response:
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(fit_json(body))
+    except Unfit as error:
+        return _problem(422, "invalid", f"body: {error}", retryable=False)
     except ValidationError as error:
         places = "; ".join(
             f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
@@ -442,4 +462,4 @@ async def _hung_up(receive: Receive) -> None:
 
 def _problem(status: int, code: str, message: str, *, retryable: bool) -> Response:
     error = {"code": code, "message": message, "retryable": retryable}
-    return JSONResponse({"error": error}, status_code=status)
+    return JsonResponse({"error": error}, status_code=status)

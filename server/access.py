@@ -61,8 +61,15 @@ def _same(given: str | None, secret: SecretStr | None) -> bool:
         return False
     ours = secret.get_secret_value()
     # JSON may bring half a surrogate pair, which plain UTF-8 has no bytes for.
-    one, other = (text.encode(errors="surrogatepass") for text in (given, ours))
-    return hmac.compare_digest(one, other)
+    expected = ours.encode(errors="surrogatepass")
+    if hmac.compare_digest(given.encode(errors="surrogatepass"), expected):
+        return True
+    # A header is given to us as Latin-1, as browsers send it; programs send what is not ASCII in
+    # UTF-8, and then these are its bytes.
+    try:
+        return hmac.compare_digest(given.encode("latin-1"), expected)
+    except UnicodeEncodeError:
+        return False
 
 
 def _address(url: str) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
 from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
-from server.conditions import ConditionCollector, Conditions
+from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.sections import ServerSection
 from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
@@ -46,7 +46,7 @@ from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobName, Jobs, Run
 from server.logs import LogCollector
-from server.memory import STATE, Memory, Panic
+from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
@@ -87,9 +87,6 @@ _FRESH_START_AFTER = 120.0
 
 _MANIFEST_WITHIN = 5.0
 """Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
-
-_PANIC_KEPT_WITHIN = 2.0
-"""Seconds that whoever panicked waits for the disk to have it."""
 
 _LAG_PERIOD = 1.0
 
@@ -174,7 +171,7 @@ async def build(
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
-        memory = await stack.enter_async_context(_memory(show, rehearsal))
+        memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
         chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
@@ -262,8 +259,13 @@ async def build(
                     log=log,
                     remember=_remembering(memory),
                 ),
-                ModeCommands(
-                    modes=modes, playback=playback, view=view, clock=clock, engines=opened
+                mode_commands := ModeCommands(
+                    modes=modes,
+                    playback=playback,
+                    view=view,
+                    clock=clock,
+                    engines=opened,
+                    keep=partial(memory.keep, KEPT_WITHIN),
                 ),
                 SupplyCommands(supply, lookahead),
                 *([RehearsalCommands(show, checks.desk)] if checks.on else []),
@@ -312,15 +314,15 @@ async def build(
             asrun.conditions,
             unhandled.conditions,
         )
-        _tell_remarks(show, plan)
+        _tell_remarks(show, plan, conditions)
         wanted: dict[JobName, Run | None] = {
             "playback": playback.run,
-            "memory": memory.keep_saving,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
             "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,
             "state_feed": feed.run,
             "readiness": readiness.keep_looking,
             "forces": modes.keep_time,
+            "late_live": mode_commands.run,
             "engine_watch": watch.run if watch.needed else None,
             "preflight": checks.preflight.run if checks.on else None,
             # A desk that is wired to the show means the show.
@@ -365,8 +367,12 @@ def _seats(
     return seats
 
 
-def _tell_remarks(show: Show, plan: PlanInForce) -> None:
-    """Tell of what nobody reads in the sheet, and the like."""
+def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None:
+    """Tell of what nobody reads in the settings, the sheet, and the like."""
+    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: told)
+    for condition in told:
+        _log.warning(condition.code, remark=condition.message)
     for remark in (*show.sheet.remarks, *plan.remarks):
         _log.warning("cue_sheet", remark=str(remark))
 
@@ -377,10 +383,17 @@ def _outside(need: Need, tempo: Tempo) -> Need:
     return replace(need, start=tempo.to_real(need.start), end=end)
 
 
-def _memory(show: Show, rehearsal: Terms | None) -> AbstractAsyncContextManager[Memory]:
+@asynccontextmanager
+async def _memory(
+    show: Show, rehearsal: Terms | None, conditions: Conditions
+) -> AsyncIterator[Memory]:
     if rehearsal is not None:
-        return Memory.unwritten(rehearsal.remembered)
-    return Memory.open(show.state_folder / STATE)
+        async with Memory.unwritten(rehearsal.remembered) as memory:
+            yield memory
+        return
+    async with Memory.open(show.state_folder / STATE) as memory:
+        conditions.add(memory.conditions)
+        yield memory
 
 
 @asynccontextmanager
@@ -489,13 +502,14 @@ def _seed(memory: Memory, show: Show) -> int:
     return memory.content.seed
 
 
-def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[None]]:
-    """How a panic, or the end of one, is remembered across a restart."""
+def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+    """How a panic, or the end of one, is remembered across a restart; why it is not, or None."""
 
-    async def remember(panic: Panic | None) -> None:
-        memory.content.panic = panic
-        if not await memory.save_now(_PANIC_KEPT_WITHIN):
-            _log.error("panic_not_remembered", panic=panic is not None)
+    async def remember(panic: Panic | None) -> str | None:
+        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        if why_not is not None:
+            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+        return why_not
 
     return remember
 

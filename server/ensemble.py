@@ -32,6 +32,7 @@ from server.performance.progress import Progress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
+from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
@@ -42,6 +43,7 @@ from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.tempo import REAL_TIME, Tempo
+from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
 from server.timeofday import TimeOfDay
@@ -98,6 +100,7 @@ class Ensemble:
 
     show: Show
     plan: PlanInForce
+    beginnings: Beginnings
     playhead: Playhead
     stage: Stage
     static: StaticProvider
@@ -118,6 +121,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         around: everything else.
     """
     settings, clock = show.settings, around.clock
+    beginnings = Beginnings(show.sheet, around.chance, settings.playback.draw, show.duration)
     playhead = Playhead(
         [cue.at for cue in show.sheet.cues],
         [action.cue_index for action in plan.actions],
@@ -126,12 +130,15 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         clock.stretch(BURST),
     )
     stage = _stage(show, around)
+    latencies = Latencies()
     static = StaticProvider(
         supply.library,
         around.bag,
         clock,
         around.chance,
         settings.playback.fit,
+        lead=settings.playback.lead,
+        latencies=latencies,
         longest_gap=settings.playback.frame_gap_timeout,
         shelf=supply.shelf,
         beside=around.beside,
@@ -139,7 +146,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
     budget = Budget(
         settings.playback.live_runs_per_hour, settings.playback.live_at_once, around.no_live
     )
-    live = _live(show, supply.library, budget, around)
+    live = _live(show, supply.library, budget, latencies, around)
     readiness = Readiness(
         plan,
         supply,
@@ -185,7 +192,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         modes=modes,
         progress=progress,
         metrics=around.metrics,
-        chance=around.chance,
+        beginnings=beginnings,
         moved=supply.nudge,
         panic=around.panic,
         look_in=around.look_in,
@@ -193,11 +200,12 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
     return Ensemble(
         show=show,
         plan=plan,
+        beginnings=beginnings,
         playhead=playhead,
         stage=stage,
         static=static,
         live=live,
-        lookahead=Lookahead(show, plan, playhead, static, clock),
+        lookahead=Lookahead(show, plan, beginnings, playhead, static=static, clock=clock),
         readiness=readiness,
         modes=modes,
         playback=playback,
@@ -205,7 +213,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
 
 
 def _live(
-    show: Show, library: Library, budget: Budget, around: Circumstances
+    show: Show, library: Library, budget: Budget, latencies: Latencies, around: Circumstances
 ) -> tuple[LiveProvider, ...]:
     """Who plays the engines, in their order."""
 
@@ -221,6 +229,7 @@ def _live(
             rng=around.live_seeds(engine.name),
             taken=seeds_of_sets,
             budget=budget,
+            latencies=latencies,
             beside=around.beside,
         )
         for engine in around.engines
@@ -288,6 +297,7 @@ def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
 def _texts(show: Show) -> Iterator[str]:
     """Everything that is written on the walls."""
     yield show.title
+    yield from show.settings.display.lobby_texts.values()
     for cue in show.sheet.cues:
         match cue:
             case PromptCue():

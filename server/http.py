@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache.documents import real
+from cache.encoding import json_text
+from cache.formats import MAX_STEPS
 from cache.images import BadImage, check_image, media_type_for
-from cache.keys import BadKey, image_key, is_action_id
+from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
 from cache.store import StoreError
+from cache.untrusted import Unfit, decode_message, whole_number
+from generator.answers import JsonResponse
 from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
 from server.control.arguments import ARGUMENTS, RELEASED, Button, button
-from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
+from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.metrics import Metrics
@@ -130,6 +135,7 @@ def build_routes(
     presence: ScreenPresence,
 ) -> list[BaseRoute]:
     """Everything that can be asked for over HTTP."""
+    mimetypes.init()  # else it reads the system's list when the first page is asked for
     pages = Pages(show, access)
     probes = Probes(readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, supply, access)
@@ -145,8 +151,8 @@ def build_routes(
         Route("/healthz", probes.health),
         Route("/readyz", probes.ready),
         Route("/metrics", probes.exposition),
-        Route("/frames/{run}/{step:int}", pictures.frame),
-        Route("/assets/{action_id}/{set_id:int}/{file}", pictures.asset),
+        Route("/frames/{run}/{step}", pictures.frame),
+        Route("/assets/{action_id}/{set_id}/{file}", pictures.asset),
         Route("/api/state", api.state),
         Route("/api/cues", api.cues),
         Route("/api/asrun", api.as_run),
@@ -223,8 +229,8 @@ class Probes:
         failing = [each for each in self._conditions.current() if each.level == "failing"]
         if failing:
             body = {"healthy": False, "reason": failing[0].message}
-            return JSONResponse(body, status_code=503)
-        return JSONResponse({"healthy": True})
+            return JsonResponse(body, status_code=503)
+        return JsonResponse({"healthy": True})
 
     async def ready(self, request: Request) -> Response:
         """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
@@ -246,7 +252,7 @@ class Probes:
             ],
             **self._readiness.coverage(),
         }
-        return JSONResponse(body, status_code=503 if problems else 200)
+        return JsonResponse(body, status_code=503 if problems else 200)
 
     async def exposition(self, request: Request) -> Response:
         """`GET /metrics`."""
@@ -283,7 +289,7 @@ class ScreenProbe:
         status = self._presence.one(name)
         body = {"screen": name, "well": not status.trouble, "reason": status.message}
         headers = {"cache-control": "no-store"}
-        return JSONResponse(body, status_code=503 if status.trouble else 200, headers=headers)
+        return JsonResponse(body, status_code=503 if status.trouble else 200, headers=headers)
 
 
 class Pictures:
@@ -303,7 +309,8 @@ class Pictures:
 
     async def frame(self, request: Request) -> Response:
         """`GET /frames/{run}/{step}`: a frame of the run that is, or just was, on stage."""
-        frame = self._stage.frame(request.path_params["run"], request.path_params["step"])
+        step = whole_number(request.path_params["step"], 1, MAX_STEPS)
+        frame = None if step is None else self._stage.frame(request.path_params["run"], step)
         if frame is None:
             raise HTTPException(404)
         return Response(
@@ -322,9 +329,10 @@ class Pictures:
         except AccessDenied as error:
             return _error(error.code, str(error))
         params = request.path_params
-        action_id, set_id, name = params["action_id"], params["set_id"], params["file"]
+        action_id, name = params["action_id"], params["file"]
         media_type = media_type_for(name)
-        if media_type is None or not is_action_id(action_id):
+        set_id = whole_number(params["set_id"], 0, MAX_SET_ID - 1)
+        if media_type is None or set_id is None or not is_action_id(action_id):
             raise HTTPException(404)
         try:
             key = image_key(action_id, set_id, name)
@@ -390,14 +398,14 @@ class Api:
             if not isinstance(body, dict):
                 pressed, body = button(body), {}
             if pressed == "released":
-                return JSONResponse({"ok": True, "result": RELEASED})
+                return JsonResponse({"ok": True, "result": RELEASED})
             args, envelope = _opened(body)
             client = request.client.host if request.client else "?"
             caller = Caller(role, f"http {client} ({role})")
             result = await self._dispatcher.dispatch(command, args, caller, envelope)
         except (AccessDenied, CommandError) as error:
             return _error(error.code, str(error))
-        return JSONResponse({"ok": True, "result": result})
+        return JsonResponse({"ok": True, "result": result})
 
     async def _for_readers(
         self, request: Request, answer: Callable[[Request], Awaitable[Response]]
@@ -410,22 +418,21 @@ class Api:
 
     async def _state(self, request: Request) -> Response:
         del request
-        return JSONResponse(self._view.state())
+        return JsonResponse(self._view.state())
 
     async def _cues(self, request: Request) -> Response:
         del request
         count = len(self._view.show.sheet.cues)
-        return JSONResponse({"cues": [self._view.cue(index) for index in range(count)]})
+        return JsonResponse({"cues": [self._view.cue(index) for index in range(count)]})
 
     async def _as_run(self, request: Request) -> Response:
         query = request.query_params
-        try:
-            limit = int(query.get("limit", "1000"))
-            since = float(query["since"]) if "since" in query else None
-        except ValueError:
-            raise CommandError("bad_args", "limit and since: expected numbers") from None
-        if limit > _MOST_ROWS:
-            raise CommandError("bad_args", f"limit: expected {_MOST_ROWS} at most, not {limit}")
+        limit = whole_number(query.get("limit", "1000"), 0, _MOST_ROWS)
+        if limit is None:
+            raise CommandError("bad_args", f"limit: expected a number, {_MOST_ROWS} at most")
+        since = real(query["since"]) if "since" in query else None
+        if since is None and "since" in query:
+            raise CommandError("bad_args", "since: expected seconds of Unix time")
         kind = query.get("format", "json")
         if kind not in {"json", "csv"}:
             raise CommandError("bad_args", f"format: expected json or csv, not {kind!r:.20}")
@@ -500,6 +507,8 @@ def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
     )
     if isinstance(command_id, bool) or not isinstance(command_id, (str, int, type(None))):
         raise CommandError("bad_args", "id: expected a text or a number")
+    if isinstance(command_id, str) and len(command_id) > MAX_ID:
+        raise CommandError("bad_args", f"id: expected {MAX_ID} characters at most")
     for name, value in (("ttl", ttl), ("sent_at", sent_at)):
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
             raise CommandError("bad_args", f"{name}: expected a number of seconds")
@@ -508,7 +517,7 @@ def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
 
 def _error(code: str, message: str) -> Response:
     body = {"ok": False, "error": {"code": code, "message": message}}
-    return JSONResponse(body, status_code=_STATUS.get(code, 409))
+    return JsonResponse(body, status_code=_STATUS.get(code, 409))
 
 
 def _button_in(request: Request, command: str) -> Button | None:
@@ -519,7 +528,7 @@ def _button_in(request: Request, command: str) -> Button | None:
     """
     for name, _ in request.query_params.multi_items():
         if name in ARGUMENTS.get(command, ()):
-            example = json.dumps({name: "…"}, ensure_ascii=False)
+            example = json_text({name: "…"}, place="http")
             raise CommandError("bad_args", f"{name}: expected in the body, as JSON: {example}")
     return button(request.url.query)
 
@@ -538,9 +547,11 @@ async def _json_body(request: Request) -> dict[str, Any] | float:
     if not body:
         return {}
     try:
-        args = json.loads(body)
-    except (ValueError, RecursionError):
-        args = None
+        args = decode_message(body)
+    except Unfit as error:
+        raise CommandError(
+            "bad_args", f"expected the arguments as a JSON object: {error}"
+        ) from None
     if not isinstance(args, (dict, int, float)):  # a truth value is a number, too
         raise CommandError("bad_args", "expected the arguments as a JSON object")
     return args

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import importlib.metadata
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -99,9 +100,10 @@ class DiffusersEngine:
             EnginePoisoned: the GPU is lost to this process, which should end.
             EngineUnavailable: diffusers is not installed.
         """
+        asked = time.perf_counter()
 
         def draw(put: Callable[[StepImage], None], cancelled: Callable[[], bool]) -> None:
-            self._draw_one(recipe, put, cancelled)
+            self._draw_one(recipe, put, cancelled, asked)
 
         async with self._drawing(draw) as images:
             yield images
@@ -125,6 +127,22 @@ class DiffusersEngine:
 
         async with self._drawing(draw) as sets:
             yield sets
+
+    async def prepare(self, recipe: Recipe) -> None:
+        """Warm up, where a first run is slower than the others: see `WarmingEngine`.
+
+        Raises:
+            EngineError: as `render`.
+        """
+
+        def draw(_: Callable[[None], None], cancelled: Callable[[], bool]) -> None:
+            studio = self._opened()
+            if not studio.is_warm(recipe):
+                studio.warm_up(recipe, cancelled)
+
+        async with self._drawing(draw) as nothing:
+            async for _ in nothing:
+                pass
 
     async def warm_up(self, recipe: Recipe) -> None:
         """Load a recipe's model and draw it briefly, so that its first run is like the others.
@@ -196,6 +214,7 @@ class DiffusersEngine:
         recipe: Recipe,
         put: Callable[[StepImage], None],
         cancelled: Callable[[], bool],
+        asked: float,
     ) -> None:
         studio = self._opened()
         warm = studio.is_warm(recipe)
@@ -205,7 +224,7 @@ class DiffusersEngine:
             durations.append(image.duration)
             put(image)
 
-        studio.draw(recipe, [recipe.seed], emit, cancelled)
+        studio.draw(recipe, [recipe.seed], emit, cancelled, asked=asked)
         if warm:  # else its first steps took longer than others' will
             self._profiles.setdefault(recipe.fingerprint, Profile(tuple(durations)))
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import httpx
 from pydantic import SecretStr
 
-from cache.documents import FormatError
-from cache.formats import SetMeta, parse_meta
+from cache.documents import FormatError, real
+from cache.formats import MAX_DURATION, MAX_STEPS, SetMeta, parse_meta
 from cache.outgoing import reason_of, redacted
+from cache.untrusted import Unfit, decode_answer, one_line
 from generator.engine import (
     DrawingFailed,
     EngineDenied,
@@ -44,6 +44,7 @@ SET_WITHIN = 1800.0
 
 _NOT_KEPT = frozenset({"no_store", "other_store", "number_taken"})
 _NO_SUCH_PLACE = frozenset({404, 405})
+_MAX_NAME = 200
 _MAX_META = 2**20
 _LEAST_EVENT = 8 * 2**20
 _BYTES_A_PIXEL = 8
@@ -90,8 +91,8 @@ async def read_events(
                 raise DrawingFailed("the worker sent an event that is too large")
         elif not line and data:
             try:
-                parsed = json.loads(data)
-            except ValueError:
+                parsed = decode_answer(data)
+            except Unfit:
                 parsed = None
             if not isinstance(parsed, dict):
                 raise DrawingFailed("the worker sent an event that is no JSON object")
@@ -103,7 +104,7 @@ async def read_events(
 
 def error_of(data: dict[str, Any]) -> EngineError:
     """The engine's error that a worker's `error` tells of."""
-    code, message = data.get("code"), str(data.get("message", "it did not say why"))
+    code, message = data.get("code"), f"{data.get('message') or 'it did not say why'!s:.600}"
     if code in _NOT_KEPT:
         return NotKeptThere(message)
     kind = _ERRORS.get(str(code))
@@ -229,16 +230,22 @@ class RemoteEngine:
         self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe
     ) -> AsyncGenerator[StepImage, None]:
         steps = number = 0
+        latency, waited = None, 0.0
         async for event in events:
             match event.name:
                 case "started":
                     steps = _whole(event.data, "steps")
+                    latency = _seconds(event.data, "latency")
+                    waited = _seconds(event.data, "waited") or 0.0
                 case "step" | "final":
                     number += 1
                     check_count(recipe, number)
-                    yield _image(event, number, max(steps, number))
+                    image = _image(event, number, max(steps, number))
+                    if number == 1:
+                        image = replace(image, latency=latency, waited=waited)
+                    yield image
                 case "done":
-                    self._name = str(event.data.get("engine", self._name))
+                    self._name = one_line(str(event.data.get("engine") or self._name), _MAX_NAME)
                     if event.data.get("timing") in {"measured", "profiled", "simulated"}:
                         self._timing = cast("Timing", event.data["timing"])
                     return
@@ -256,14 +263,15 @@ def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
         image = base64.b64decode(data["image"], validate=True)
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise DrawingFailed("the worker sent an image that is not base64") from None
-    if not isinstance(duration, (int, float)) or not math.isfinite(duration):
+    seconds = real(duration)
+    if seconds is None or isinstance(duration, str) or not 0 <= seconds <= MAX_DURATION:
         raise DrawingFailed(f"the worker sent a duration that is none: {duration!r:.40}")
     return StepImage(
         step=number,
         steps=steps,
         final=event.name == "final",
-        timestep=float(timestep) if isinstance(timestep, (int, float)) else None,
-        duration=float(duration),
+        timestep=real(timestep),
+        duration=seconds,
         image=image,
         media_type=str(data.get("media_type", "image/jpeg")),
     )
@@ -271,16 +279,24 @@ def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
 
 def _whole(data: dict[str, Any], field: str) -> int:
     value = data.get(field)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEPS
+    return value if usable and value is not None else 0
+
+
+def _seconds(data: dict[str, Any], field: str) -> float | None:
+    value = data.get(field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
 
 
 def _refusal(status: int, body: bytes) -> EngineError:
     if status in _NO_SUCH_PLACE:
         return NotKeptThere(f"the worker knows no such request: it answered {status}")
     try:
-        error = json.loads(body)["error"]
-        return error_of(error) if isinstance(error, dict) else DrawingFailed(str(error))
-    except (ValueError, KeyError, TypeError):
+        error = decode_answer(body)["error"]
+        return error_of(error) if isinstance(error, dict) else DrawingFailed(f"{error!s:.600}")
+    except (Unfit, KeyError, TypeError):
         return EngineUnavailable(f"the worker answered {status}")
 
 

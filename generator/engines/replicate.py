@@ -33,6 +33,7 @@ from pydantic import SecretStr
 
 from cache.images import sniff
 from cache.outgoing import reason_of
+from cache.untrusted import Unfit, decode_answer
 from generator.engine import (
     DrawingFailed,
     EngineDenied,
@@ -381,8 +382,8 @@ class ReplicateEngine:
             EngineUnavailable, EngineDenied, RecipeRefused: it is a refusal, by its status.
         """
         try:
-            data = response.json()
-        except ValueError:
+            data = decode_answer(response.content)
+        except Unfit:
             data = None
         if response.is_success and isinstance(data, dict) and "status" in data:
             prediction.data = data
@@ -418,9 +419,13 @@ def _retry_after(response: httpx.Response) -> float | None:
         date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    # A span by their clock alone: ours may be years off.
+    try:
+        now = email.utils.parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        now = datetime.now(UTC)
+    date, now = (each if each.tzinfo else each.replace(tzinfo=UTC) for each in (date, now))
+    return max(0.0, (date - now).total_seconds())
 
 
 def _predict_time(prediction: _Prediction) -> float | None:

@@ -32,6 +32,8 @@ DEFAULT_PACE = 0.45
 """Nominal seconds a step."""
 
 _FINAL_SECONDS = 0.35
+_LATENCY = 0.06
+"""Nominal seconds from asking to the first step."""
 _WARM_UP = 1.6
 """The first step against the others."""
 _SPREAD = 0.03
@@ -69,6 +71,11 @@ def nominal_durations(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[float]
     return [round(float(value), 4) for value in (*seconds, final)]
 
 
+def nominal_latency(recipe: Recipe) -> float:
+    """Seconds from asking to the first step, as `draw` reports them."""
+    return round(_LATENCY * float(np.exp(stream(recipe, "latency").normal(0.0, 0.1))), 4)
+
+
 def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
     """Draw a recipe in the calling thread, one image at each step, as fast as it goes.
 
@@ -84,10 +91,11 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
     """
     durations = nominal_durations(recipe, pace)
     schedule = denoising_timesteps(recipe)
-    count = len(schedule)
+    count, latency = len(schedule), nominal_latency(recipe)
     base = base_of(recipe) if recipe.kind is PipelineKind.IMAGE_TO_IMAGE else None
     if count == 0 and base is not None:
-        yield StepImage(1, 1, True, None, durations[-1], _jpeg(base, _FINAL_QUALITY))
+        alone = _jpeg(base, _FINAL_QUALITY)
+        yield StepImage(1, 1, True, None, durations[-1], alone, latency=latency)
         return
     final = paint(recipe, base)
     denoiser = OracleDenoiser(final, stream(recipe, "noise"), recipe.steps, base)
@@ -100,6 +108,7 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
             timestep=float(timestep),
             duration=durations[index],
             image=_jpeg(preview, _PREVIEW_QUALITY),
+            latency=latency if index == 0 else None,
         )
     finished = _jpeg(final, _FINAL_QUALITY)
     yield StepImage(count + 1, count + 1, True, None, durations[-1], finished)
@@ -165,7 +174,7 @@ async def played(drawing: Iterator[StepImage], *, wait: bool) -> AsyncGenerator[
     due = time.monotonic()
     while (image := await _advanced(drawing)) is not None:
         if wait:
-            due += image.duration
+            due += (image.latency or 0.0) + image.duration
             await asyncio.sleep(due - time.monotonic())
         yield image
 

@@ -17,7 +17,13 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from generator.engine import StepImage, Timing
-from generator.engines.sketch import DEFAULT_PACE, denoising_timesteps, nominal_durations, played
+from generator.engines.sketch import (
+    DEFAULT_PACE,
+    denoising_timesteps,
+    nominal_durations,
+    nominal_latency,
+    played,
+)
 from generator.recipe import Recipe
 
 NAME = "testcard 1"
@@ -286,7 +292,15 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
         frame = card.frame(index + 1, steps, elapsed, final=final)
         frame.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
         timestep = None if final else float(schedule[index])
-        yield StepImage(index + 1, steps, final, timestep, duration, buffer.getvalue())
+        yield StepImage(
+            index + 1,
+            steps,
+            final,
+            timestep,
+            duration,
+            buffer.getvalue(),
+            latency=nominal_latency(recipe) if index == 0 else None,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import math
+import os
 import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from cache.durable import PRIVATE, make_private, make_private_folder
+from cache.encoding import json_text
+from cache.untrusted import Unfit, clean_text, decode_document
 
 Row = dict[str, Any]
 """A run as it is read: column -> value, the JSON columns taken apart."""
@@ -41,7 +45,7 @@ CREATE TABLE runs (
   engine TEXT,                    -- what drew it, where it was drawn live
   set_id INTEGER,                 -- which set was played, where one was
   set_hash TEXT,
-  seed INTEGER,
+  seed INTEGER,                   -- one of 2^63 or more: its digits, as a blob
   started_at REAL NOT NULL,       -- steady clock, seconds; as all times here but started_wall
   started_wall REAL NOT NULL,     -- the same moment as Unix time, by the machine's time of day
   position REAL NOT NULL,         -- seconds from the start of the screening
@@ -111,6 +115,10 @@ _UNWRITABLE = (
 )
 """What a single row can do to SQLite; everything else is the disk's or the file's trouble."""
 
+_LEAST, _MOST = -(2**63), 2**63 - 1
+"""What SQLite has for whole numbers."""
+
+_MOST_DIGITS: Final = 400
 _DAY: Final = 86_400.0
 _FORTNIGHT: Final = 14 * _DAY
 _EARLIEST: Final = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
@@ -157,7 +165,8 @@ class RunFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
+        _make_private_file(path)
         self._db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
         try:
             # In this order: once WAL has written the first page, auto_vacuum is settled.
@@ -286,6 +295,14 @@ class RunFile:
             self._db.execute("ROLLBACK")
 
 
+def _make_private_file(path: Path) -> None:
+    """The file, and what SQLite lays beside it with the same permissions, for this user alone."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    for suffix in ("", "-wal", "-shm"):
+        make_private(path.with_name(path.name + suffix))
+
+
 def _unfit(error: BaseException) -> BaseException:
     """An error about the table is the file's fault; any other one stays what it is."""
     if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_ERROR:
@@ -366,19 +383,32 @@ def _fetch(address: str, query: str, values: Mapping[str, object]) -> list[tuple
 
 def _to_column(name: str, value: object) -> Any:  # noqa: ANN401 - whatever SQLite takes
     if name in _JSON:
-        value = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return json_text(value, place="as-run log")
     if isinstance(value, str):
         # Half a surrogate pair, legal in JSON, has no UTF-8: lose the character, not the run.
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        # A text would be taken for a number, and rounded; a blob stays as it is.
+        return str(value).encode()
     return value
 
 
 def _from_column(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever SQLite gives
-    return json.loads(value) if name in _JSON else value
+    if isinstance(value, bytes) and name not in _JSON:
+        text = value.decode(errors="replace")
+        return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else text
+    if name not in _JSON:
+        return value
+    try:
+        return decode_document(value)
+    except (Unfit, TypeError, AttributeError):
+        # A file that others changed, or a bit that flipped: one column, and not all rows.
+        return [] if name == "failovers" else {}
 
 
 # ---------------------------------------------------------------- export
 
+_BEGINS_A_FORMULA: Final = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
 _CSV_AS_IT_IS: Final = (
     "cue_index",
     "action_id",
@@ -411,7 +441,7 @@ def json_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
 
     Encoded run by run, so that whoever does it in a thread keeps no other waiting.
     """
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    lines = ",\n".join(json_text(row, place="as-run export") for row in rows)
     return f"{'[' if first else ''}{lines}{']' if last else (',' if rows else '')}\n"
 
 
@@ -431,8 +461,21 @@ def csv_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
     writer = csv.DictWriter(text, _csv_line(dict.fromkeys(COLUMNS)), lineterminator="\r\n")
     if first:
         writer.writeheader()
-    writer.writerows(_csv_line(row) for row in rows)
+    writer.writerows({name: _cell(value) for name, value in _csv_line(row).items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A value that a spreadsheet takes for what it is, and not for a formula.
+
+    A prompt or a reason may begin as a formula does, and be somebody else's who means harm: an
+    apostrophe before it, which a spreadsheet does not show, makes it text.
+    """
+    if not isinstance(value, str):
+        return value
+    text = clean_text(value)
+    formula = text.lstrip()[:1] in _BEGINS_A_FORMULA or text.startswith(("\t", "\r"))
+    return f"'{text}" if formula else text
 
 
 def _csv_line(row: Row) -> dict[str, object]:

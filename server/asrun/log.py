@@ -193,6 +193,7 @@ class AsRunLog:
         self._answered = 0
         self._closing = False
         self._trouble: str | None = None
+        self._refused = ""
         self._ended_with: str | None = None
         # From here on the writer's own.
         self._file: RunFile | None = None
@@ -307,6 +308,7 @@ class AsRunLog:
             yield Condition("asrun_not_written", "degraded", text)
         if self._dropped:
             text = f"{self._dropped} records are missing in the as-run log since the server started"
+            text += f"; the last because: {self._refused}" if self._refused else ""
             yield Condition("asrun_incomplete", "note", text)
 
     @property
@@ -420,6 +422,7 @@ class AsRunLog:
             return False
         for run, reason in refused.items():
             _log.error("run cannot be written to the as-run log", run=run, error=str(reason))
+            self._refused = f"{reason!s:.200}"
         with self._changed:
             self._dropped += len(refused)
             for run in refused:

@@ -59,7 +59,10 @@ def load_or_raise(
         section: {key: value for key, value in values.items() if value is not None}
         for section, values in {"store": {"url": store}, **sections}.items()
     }
-    return load_show(path, overrides)
+    show = load_show(path, overrides)
+    for remark in show.settings.remarks:
+        errors.print(remark, style="yellow", markup=False)
+    return show
 
 
 def is_wrong_use(error: ShowError) -> bool:

@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import ClientConnection, connect  # noqa: TID251 - given a proxy
 
 from cache.outgoing import proxy_for
+from cache.untrusted import Unfit, decode_answer, decode_message
 from generator.cues import format_time
 from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
@@ -101,19 +102,19 @@ def _arguments(command: str, given: list[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:  # noqa: ANN401 - a JSON value; the server knows what it wants
     """A number or a truth value where it looks like one, else the text itself."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = decode_message(text)
+    except Unfit:  # such as NaN, which is no number: the server says what it wants instead
         return text
     return value if isinstance(value, (bool, int, float)) else text
 
 
 def _token() -> str | None:
     for role in ("OPERATOR", "VIEWER"):
-        if token := os.environ.get(f"UNDERSTUDY_{role}_TOKEN"):
+        if token := os.environ.get(f"UNDERSTUDY_{role}_TOKEN", "").strip():
             return token
-        if path := os.environ.get(f"UNDERSTUDY_{role}_TOKEN_FILE"):
+        if path := os.environ.get(f"UNDERSTUDY_{role}_TOKEN_FILE", "").strip():
             try:
-                return Path(path).read_text(encoding="utf-8").strip()
+                return Path(path).read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "no text in UTF-8"
                 fail(f"UNDERSTUDY_{role}_TOKEN_FILE: {path}: {reason}", 2)
@@ -146,7 +147,7 @@ def _socket(address: str, timeout: float) -> Iterator[ClientConnection]:
 def _answer(line: ClientConnection, kind: str, timeout: float) -> dict[str, Any]:
     """The next message of a kind; the server's refusal ends the program."""
     while True:
-        message: dict[str, Any] = json.loads(line.recv(timeout))
+        message: dict[str, Any] = decode_answer(line.recv(timeout))
         if message["type"] == kind:
             return message
         if message["type"] == "error" and message["code"] == "unauthorized":
@@ -186,6 +187,8 @@ def _where(result: Mapping[str, Any]) -> Text:
         words.append("paused")
     if result.get("panic"):
         words.append("PANIC: the wall is black")
+    if result.get("kept") is False:
+        words.append(f"NOT KEPT, a restart forgets it: {result.get('not_kept')}")
     return Text(" · ".join(words))
 
 

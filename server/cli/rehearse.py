@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cache.untrusted import Unfit, fit_json
 from cache.urls import BadStoreAddress
 from generator.cues import parse_time
 from server.cli.common import (
@@ -182,7 +183,9 @@ def _position(option: str, text: str | None) -> float | None:
 
 def _known(engines: str | None) -> tuple[ProbedEngine, ...]:
     try:
-        return () if engines is None else _ENGINES.validate_json(engines)
+        return () if engines is None else _ENGINES.validate_json(fit_json(engines))
+    except Unfit as error:
+        fail(f"--engines: {error}", 2)
     except ValidationError as error:
         fail(f"--engines: {error.errors(include_url=False)[0]['msg']}", 2)
 

@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from cache.outgoing import redacted
 from cache.store import Store
+from cache.untrusted import Unfit, fit_json
 from generator.engine import Engine, EngineError
 from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
@@ -94,7 +95,9 @@ def _be_supervised(host: str, port: int) -> None:
     if not token:
         fail(f"a supervised worker wants {TOKEN_VARIABLE}", 2)
     try:
-        told = Assignment.model_validate_json(line)
+        told = Assignment.model_validate_json(fit_json(line))
+    except Unfit as error:
+        fail(f"standard input: expected an assignment: {error}", 2)
     except ValidationError as error:
         fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
     if not told.engine.local:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from cache.outgoing import has_password
-from generator.cues import Failover, Identifier, Mode
+from generator.cues import Draw, Failover, Identifier, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -83,7 +83,7 @@ BitsPerSecond = Annotated[int, BeforeValidator(bits_per_second), Field(ge=0, le=
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ShowSection(_Section):
@@ -140,6 +140,7 @@ class PlaybackSection(_Section):
     """
 
     mode: Mode = "static"
+    draw: Draw = "enter"
     fit: Literal["squeeze", "recorded"] = "squeeze"
     first_frame_timeout: FirstFrameTimeout = FirstFrameTimeout()
     frame_gap_timeout: Annotated[float, Field(gt=0)] = 5.0
@@ -190,10 +191,14 @@ class StageSection(_Section):
 
 
 class StoreSection(_Section):
-    """`[store]`: where the sets are. A relative `file:` is relative to the show."""
+    """`[store]`: where the sets are. A relative `file:` is relative to the show.
+
+    Links in a folder may lead below those of `follow`, such as another disk, and nowhere else.
+    """
 
     url: str = "file:."
     endpoint_url: str | None = None
+    follow: tuple[str, ...] = ()
 
 
 class CacheSection(_Section):

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from pydantic import (
     BaseModel,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
 )
@@ -28,8 +29,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from cache.untrusted import clean_text
 from generator.cues import Identifier
 from generator.programs import DEFAULT_PROGRAMS, Program
+from server.config.environment import is_service_link, nearest, tidy, why_no_token
 from server.config.sections import (
     CacheSection,
     DisplaySection,
@@ -51,6 +54,10 @@ TOKEN_VARIABLES = {
     "replicate": "REPLICATE_API_TOKEN",  # as Replicate's own programs call it
 }
 """Variables that hold a token; with ``_FILE`` behind its name, the path of a file that does."""
+
+
+_SENT = frozenset({"worker", "comfyui", "replicate"})
+"""Tokens that we bring to others."""
 
 
 class Settings(BaseSettings):
@@ -76,6 +83,13 @@ class Settings(BaseSettings):
     programs: Mapping[Identifier, Program] = Field(default_factory=dict)
     engines: tuple[EngineSection, ...] = ()
     tokens: Tokens = Tokens()
+
+    _remarks: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was set to no effect, and is probably a slip; the show plays all the same."""
+        return self._remarks
 
     @classmethod
     def settings_customise_sources(
@@ -135,10 +149,11 @@ def load_settings(
     Raises:
         SettingsError: with everything that is wrong, in one go.
     """
-    env = os.environ if environ is None else environ
+    env = tidy(os.environ if environ is None else environ, _OLDER_NAMES)
     problems: list[Problem] = []
+    remarks: list[str] = []
     from_file = _read_toml(toml, problems)
-    from_env = _read_environment(env, problems)
+    from_env = _read_environment(env, problems, remarks)
     from_cli = {name: dict(section) for name, section in (overrides or {}).items()}
     in_env = from_env.get("store", {})
     if "url" in from_cli.get("store", {}) and in_env.get("endpoint_url") == _r2_endpoint(env):
@@ -158,6 +173,7 @@ def load_settings(
         raise SettingsError(problems) from None
     if problems:
         raise SettingsError(problems)
+    settings._remarks = tuple(remarks)  # noqa: SLF001 - its own module's
     return settings
 
 
@@ -165,7 +181,7 @@ def _read_toml(path: Path | None, problems: list[Problem]) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     try:
-        read = tomllib.loads(path.read_bytes().decode("utf-8"))
+        read = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
     except UnicodeDecodeError as error:
@@ -194,7 +210,9 @@ def _r2_endpoint(env: Mapping[str, str]) -> str:
     return f"https://{env.get('R2_ACCOUNT_ID', '')}.r2.cloudflarestorage.com"
 
 
-def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
+def _read_environment(
+    env: Mapping[str, str], problems: list[Problem], remarks: list[str]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     named = env.get("UNDERSTUDY_STORE_URL")
     if all(env.get(name) for name in _R2) and not named:
@@ -211,25 +229,48 @@ def _read_environment(env: Mapping[str, str], problems: list[Problem]) -> dict[s
         name: value
         for name, value in env.items()
         if name.startswith("UNDERSTUDY_") and not _is_token(name)
+        if not is_service_link(name, value)
     }
+    known = _variables()
+    sections = set(Settings.model_fields)
     for name, value in ours.items():
+        if not _is_known(name, known):
+            if "TOKEN" in name:
+                expected = ", ".join(f"UNDERSTUDY_{one.upper()}_…" for one in sorted(sections))
+                message = f"unknown {name}: expected {expected}{nearest(name, known)}"
+                problems.append(Problem("environment", message))
+            else:
+                near = nearest(name, known)
+                remarks.append(f"environment: unknown {clean_text(name):.80} has no effect{near}")
+            continue
         source = EnvSettingsSource(Settings, env_ignore_empty=True)
         source.env_vars = {name.lower(): value} if value else {}
         try:
             found = _merge(found, source())
         except ValueError:  # of the value itself nothing is said: it may be a secret
             problems.append(Problem("environment", f"{name}: expected JSON"))
-    sections = set(Settings.model_fields)
-    for name in ours:
-        section = name.removeprefix("UNDERSTUDY_").lower().split("_", 1)[0]
-        if section not in sections:
-            expected = ", ".join(f"UNDERSTUDY_{known.upper()}_…" for known in sorted(sections))
-            problems.append(Problem("environment", f"unknown {name}: expected {expected}"))
-
     tokens = _read_tokens(env, problems)
     if tokens:
         found["tokens"] = tokens
     return found
+
+
+def _variables() -> frozenset[str]:
+    """Every variable of ours that sets something, but for those that name a program."""
+    tokens = (name + end for name in TOKEN_VARIABLES.values() for end in ("", "_FILE"))
+    keys = (
+        f"{section}_{key}"
+        for section, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    )
+    return frozenset(
+        {*tokens, *(f"UNDERSTUDY_{name.upper()}" for name in (*keys, *Settings.model_fields))}
+    )
+
+
+def _is_known(name: str, known: frozenset[str]) -> bool:
+    return name.upper() in known or name.upper().startswith("UNDERSTUDY_PROGRAMS_")
 
 
 def _is_token(name: str) -> bool:
@@ -242,14 +283,16 @@ def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, s
         token, path = env.get(name), env.get(f"{name}_FILE")
         if path and not token:
             try:
-                token = Path(path).read_text(encoding="utf-8").strip()
+                token = Path(path).read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
                 problems.append(Problem("environment", f"{name}_FILE: {path}: {reason}"))
             else:
                 if not token:
                     problems.append(Problem("environment", f"{name}_FILE: {path}: is empty"))
-        if token:
+        if token and (why_not := why_no_token(token, sent=role in _SENT)) is not None:
+            problems.append(Problem("environment", f"{name}: {why_not}"))
+        elif token:
             tokens[role] = token
     return tokens
 

@@ -95,8 +95,11 @@ class Show:
 
     @property
     def state_folder(self) -> Path:
-        """Where this machine keeps what it must remember between two starts."""
-        return (self.folder / Path(self.settings.cache.dir).expanduser()).resolve()
+        """Where this machine keeps what it must remember between two starts.
+
+        The disk is not asked for it: it is wanted where nothing may wait for one.
+        """
+        return Path(os.path.abspath(self.folder / Path(self.settings.cache.dir).expanduser()))  # noqa: PTH100 - `resolve` reads links
 
     def plan(self, finished: Finished) -> Plan:
         """The show's actions, given of which recipes there are sets (`Manifest.fingerprints`)."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import structlog
 from cachetools import TTLCache
 
+from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
 from server.timeline.playhead import PlayheadError
@@ -29,6 +30,9 @@ _log = structlog.get_logger(__name__)
 
 REMEMBERED = 600.0
 """Seconds for which the reply to an id is kept, for those who did not hear it."""
+
+MAX_ID = 128
+"""Characters of a command's id: thousands of them are remembered."""
 
 _MOST_REMEMBERED = 4096
 _LOGGED = 200
@@ -225,14 +229,17 @@ class Dispatcher:
             CommandError: it was not carried out, and why.
         """
         envelope = envelope or Envelope()
+        # The adapters' borders have cleaned them; here pass those of every adapter, of OSC and of
+        # whoever comes next as well, so that the command log and the state can always be told.
+        command = clean_text(command)
+        args = mended({name: value for name, value in args.items() if value is not None})
         may = caller.role == "operator" and command in self._handlers
         # What is refused anyway is not remembered: nobody may fill the memory with it.
         if envelope.id is None or command in self._read_only or not may:
             return await self._carry_out(command, args, caller, envelope)
         key = caller.name, envelope.id
         # Its hash: thousands of them are remembered, and each may be as long as a message.
-        text = json.dumps(args, sort_keys=True, default=str)
-        given = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        given = hashlib.sha256(json.dumps(args, sort_keys=True).encode()).hexdigest()
         before = self._once.get(key)
         if before is not None:
             if (before.command, before.args) != (command, given):
@@ -258,7 +265,7 @@ class Dispatcher:
         problem: CommandError | None = None
         result: dict[str, Any] = {}
         try:
-            result = await self._handler(command, caller, envelope)(args, caller)
+            result = await self._handler(command, args, caller, envelope)(args, caller)
         except PlayheadError as error:
             problem = CommandError(error.code, str(error))
         except CommandError as error:
@@ -278,7 +285,7 @@ class Dispatcher:
             raise problem
         return result
 
-    def _handler(self, command: str, caller: Caller, envelope: Envelope) -> Handler:
+    def _handler(self, command: str, args: Args, caller: Caller, envelope: Envelope) -> Handler:
         handler = self._handlers.get(command)
         if handler is None:
             known = ", ".join(sorted(self._handlers))
@@ -287,6 +294,9 @@ class Dispatcher:
             raise CommandError("forbidden", f"{command} needs the operator's token")
         if envelope.too_old(self._clock.now()):
             raise CommandError("expired", f"{command} came after its ttl of {envelope.ttl:g} s")
+        if None in args.values():
+            # Never taken for one that is not there: a `go` to such a cue is not a `go`.
+            raise CommandError("bad_args", "expected numbers that are finite and within 64 bits")
         return handler
 
 
@@ -308,6 +318,11 @@ def _short(value: object) -> Any:  # noqa: ANN401 - a JSON value
     if isinstance(value, (int, float)) and abs(value) < _MOST_EXACT:  # false for NaN
         return value
     return f"{value!s:.200}"
+
+
+def kept_or_not(why_not: str | None) -> dict[str, Any]:
+    """Whether what a command did survives a restart, for its result: `kept`, and why not."""
+    return {"kept": True} if why_not is None else {"kept": False, "not_kept": why_not}
 
 
 def expect(args: Args, *known: str) -> None:

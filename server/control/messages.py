@@ -6,12 +6,13 @@ but for `at` of a logged command, which is Unix time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from cache.encoding import json_text
+from cache.untrusted import NotJson, Unfit, fit_json, one_line
 from server.access import Role
 from server.stage.messages import MessageError
 
@@ -32,7 +33,9 @@ class Hello(_Message):
     type: Literal["hello"] = "hello"
     protocol: int
     token: str | None = Field(default=None, max_length=512, repr=False)
-    name: str = Field(default="", max_length=_MAX_NAME)
+    name: Annotated[
+        str, Field(max_length=_MAX_NAME), AfterValidator(lambda name: one_line(name, _MAX_NAME))
+    ] = ""
 
 
 class Command(_Message):
@@ -77,7 +80,11 @@ def decode(text: str) -> FromTechnician:
     if size > MAX_TEXT_BYTES:
         raise MessageError("too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {size}")
     try:
-        return _FROM_TECHNICIAN.validate_json(text)
+        return _FROM_TECHNICIAN.validate_json(fit_json(text))
+    except NotJson as error:
+        raise MessageError("malformed", f"expected a JSON object with a type: {error}") from None
+    except Unfit as error:
+        raise MessageError("invalid", str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         kind, place = first["type"], ".".join(str(part) for part in first["loc"])
@@ -130,5 +137,4 @@ def error(code: str, message: str) -> str:
 
 
 def _encode(message: Mapping[str, Any]) -> str:
-    # In ASCII: half a surrogate pair, which JSON may bring, has no bytes in UTF-8.
-    return json.dumps(message, separators=(",", ":"), allow_nan=False)
+    return json_text(message, place="control")

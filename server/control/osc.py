@@ -13,10 +13,9 @@ from: this machine alone, or those that the settings list. Nothing is answered t
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, cast
@@ -25,6 +24,8 @@ import structlog
 from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
+from cache.encoding import json_text
+from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
 from server.control.arguments import (
     ARGUMENTS,
@@ -189,7 +190,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value; commands check
     if value == "" or value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, (str, bool, int, float)):
-        return value
+        return mended(value)
     raise CommandError("bad_args", f"expected text or a number, not {type(value).__name__}")
 
 
@@ -201,9 +202,20 @@ def reply_to(command: str, code: str, text: str) -> bytes:
     """The datagram that says what became of a command (pure)."""
     builder = OscMessageBuilder(address=REPLY)
     for argument in (command, code, text):
-        builder.add_arg(argument.encode(errors="replace").decode(), builder.ARG_TYPE_STRING)
+        # Its strings end at a zero byte.
+        builder.add_arg(clean_text(argument), builder.ARG_TYPE_STRING)
     datagram: bytes = builder.build().dgram
     return datagram
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    """A result in one packet; of one that is longer, whether it is kept: ask over HTTP for more."""
+    text = json_text(result, place="osc")
+    if len(text.encode()) <= _LONGEST_REPLY:
+        return text
+    return json_text(
+        {key: result[key] for key in ("kept", "not_kept") if key in result}, place="osc"
+    )
 
 
 class OscEndpoint(asyncio.DatagramProtocol):
@@ -283,11 +295,11 @@ class OscEndpoint(asyncio.DatagramProtocol):
             asked = understand(address, params, self._dispatcher.commands)
             name = asked.command
             if asked.released:
-                self._reply(sender, name, "ok", json.dumps(RELEASED, separators=(",", ":")))
+                self._reply(sender, name, "ok", json_text(RELEASED, place="osc"))
                 return
             caller = Caller("operator", f"osc {sender[0]} (operator)")
             result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
-            self._reply(sender, name, "ok", json.dumps(result, separators=(",", ":")))
+            self._reply(sender, name, "ok", _told(result))
         except CommandError as error:
             self._reply(sender, name, error.code, str(error))
         except Exception:  # noqa: BLE001 - every caller hears the outcome
@@ -297,8 +309,7 @@ class OscEndpoint(asyncio.DatagramProtocol):
     def _reply(self, sender: tuple[Any, ...], command: str, code: str, text: str) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if len(text) > _LONGEST_REPLY:
-            text = "{}" if code == "ok" else text[:_LONGEST_REPLY]  # ask over HTTP for so much
+        text = text.encode()[:_LONGEST_REPLY].decode(errors="ignore")
         self._transport.sendto(reply_to(f"{command:.60}", code, text), sender)
 
     def _refuse(self, code: str, host: str, reason: str) -> None:

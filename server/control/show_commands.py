@@ -10,7 +10,15 @@ from generator.plan import Planned
 from server.asrun.log import AsRun
 from server.clock import Clock
 from server.config.show import Show
-from server.control.dispatcher import Args, Caller, CommandError, CommandLog, Handler, expect
+from server.control.dispatcher import (
+    Args,
+    Caller,
+    CommandError,
+    CommandLog,
+    Handler,
+    expect,
+    kept_or_not,
+)
 from server.control.state import StateView
 from server.memory import Panic
 from server.performance.playback import Playback
@@ -22,13 +30,15 @@ _MOST_ROWS = 500
 
 _MOST_LOGGED = 200
 
-Remember = Callable[[Panic | None], Awaitable[None]]
-"""Keeps a panic, or that there is none, across a restart; it never fails."""
+Remember = Callable[[Panic | None], Awaitable[str | None]]
+"""Keeps a panic, or that there is none, across a restart; it never fails, and says why it could
+not, or None."""
 
 
-async def forget(panic: Panic | None) -> None:
+async def forget(panic: Panic | None) -> str | None:
     """Remember nothing: for a house without a disk."""
     del panic
+    return None
 
 
 class ShowCommands:
@@ -168,15 +178,15 @@ class ShowCommands:
 
     async def _panic(self, args: Args, caller: Caller) -> dict[str, Any]:
         expect(args)
-        await self._remember(self._playback.panic(caller.name))
-        return self._where()
+        why_not = await self._remember(self._playback.panic(caller.name))
+        return {**self._where(), **kept_or_not(why_not)}
 
     async def _restore(self, args: Args, _caller: Caller) -> dict[str, Any]:
         expect(args)
         if not self._playback.restore():
             raise CommandError("not_panicked", "there is no panic to undo")
-        await self._remember(None)
-        return self._where()
+        why_not = await self._remember(None)
+        return {**self._where(), **kept_or_not(why_not)}
 
     def _refuse_in_the_dark(self) -> None:
         """Refuse what would draw a picture that nobody sees; where the show is may be moved."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 
+from cache.tasks import first_of
 from server.clock import Clock
 from server.control import messages as wire
 
@@ -155,11 +156,7 @@ class StateFeed:
         return state
 
     async def _sleep_until(self, when: float) -> None:
-        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
-        nudge = asyncio.ensure_future(self._nudged.wait())
         try:
-            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
+            await first_of(self._clock.sleep_until(when), self._nudged.wait())
         finally:
-            sleeper.cancel()
-            nudge.cancel()
             self._nudged.clear()

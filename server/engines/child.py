@@ -7,7 +7,6 @@ ends with us, however we end. What it says goes to our log.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from typing import Final, Protocol
 import structlog
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from cache.untrusted import clean_text, decode_answer
 from generator.engine import Engine
 from generator.engines.remote import RemoteEngine
 from generator.outgoing import outgoing_client
@@ -310,9 +310,12 @@ class _Voice:
     async def _listen(self, stream: asyncio.StreamReader | None) -> None:
         async with aclosing(_lines(stream)) as lines:
             async for line in lines:
-                level, text = _level_of(line.replace(self._token, "…"))
-                self.last_words = text
-                self._pass_on(level, text)
+                try:
+                    level, text = _level_of(line.replace(self._token, "…"))
+                    self.last_words = text
+                    self._pass_on(level, text)
+                except Exception:  # noqa: BLE001 - unread, its pipe would fill and stop the engine
+                    _log.exception("engine_not_understood", engine=self._name)
 
     def _pass_on(self, level: int, text: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -325,13 +328,14 @@ class _Voice:
             _log.warning("engine_says_too_much", engine=self._name)
 
 
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 
 def _level_of(line: str) -> tuple[int, str]:
     """How bad it is, and what is left to say; a line of JSON is one of our own log."""
     try:
-        entry = json.loads(line)
+        entry = decode_answer(line)
         level = _LEVELS[entry.pop("level")]
         entry.pop("timestamp", None)
         event = entry.pop("event")
@@ -347,10 +351,15 @@ async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str, Non
         *whole, rest = (rest + chunk).split(b"\n")
         rest = rest[:_LINE]
         for line in whole:
-            if text := line[:_LINE].decode(errors="replace").strip():
+            if text := _said(line[:_LINE]):
                 yield text
-    if text := rest.decode(errors="replace").strip():
+    if text := _said(rest):
         yield text
+
+
+def _said(line: bytes) -> str:
+    """What a line says; an engine's colours and other controls are no part of it."""
+    return clean_text(_COLOURS.sub("", line.decode(errors="replace"))).strip()
 
 
 async def _how_it_ended(process: asyncio.subprocess.Process, voice: _Voice) -> str:

@@ -5,11 +5,11 @@ Each is brought its own token alone.
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 from typing import Any
 
+from cache.untrusted import decode_answer
 from generator.engine import Engine
 from generator.engines.comfyui import ComfyUIEngine
 from generator.engines.older_wire import OlderWireEngine
@@ -94,11 +94,9 @@ def _workflow(path: Path) -> dict[str, Any]:
         ValueError: there is none, with what was expected.
     """
     try:
-        workflow = json.loads(path.read_text(encoding="utf-8"))
+        workflow = decode_answer(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"no JSON: {error}") from error
     if not isinstance(workflow, dict):
         raise ValueError("expected a workflow in API format, a JSON object of nodes")  # noqa: TRY004 - of a file, not of a caller
     return workflow

@@ -7,13 +7,20 @@ clock, which nobody sets; only what is written down for the next start is in Uni
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from cache.untrusted import UNIX_TIME_LIMIT
 from generator.cues import Mode
 
 Until = Literal["released", "next_cue", "end_of_screening", "time"]
+
+
+Moment = Annotated[
+    float, Field(ge=-2 * UNIX_TIME_LIMIT, le=2 * UNIX_TIME_LIMIT, allow_inf_nan=False)
+]
+"""Seconds that any clock can come to, and a written one should be within."""
 
 
 class Force(BaseModel):
@@ -41,8 +48,8 @@ class Force(BaseModel):
     reason: str = ""
     cue: str | None = None
     until: Until = "released"
-    deadline: float | None = None
-    lasts: float | None = None
+    deadline: Moment | None = None
+    lasts: Moment | None = None
     took_effect: bool = False
 
     def expired(self, now: float) -> bool:

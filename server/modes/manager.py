@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cache.tasks import first_of
 from generator.cues import Mode
 from generator.plan import Action
 from server.clock import Clock
@@ -33,7 +34,14 @@ from server.modes.forces import (
     without,
 )
 from server.modes.ladder import Decision, EngineOutlook, Outlook, Rung, Sets, asked, decide
-from server.providers.base import ActionRefused, Capped, Provider, StoreSilent
+from server.providers.base import (
+    ActionRefused,
+    Capped,
+    NotThere,
+    Provider,
+    Starting,
+    StoreSilent,
+)
 from server.providers.live import LiveEngine, LiveProvider
 from server.timeofday import TimeOfDay
 
@@ -155,7 +163,7 @@ class ModeManager:
 
     def _outlook(self, provider: LiveProvider, action: Action) -> EngineOutlook:
         live = provider.live
-        unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
+        unfit = self._absent(live.name) or self._in_words(live.name, self.health(live.name))
         if action.fingerprint in self._refused[live.name]:
             unfit = f"engine {live.name} cannot draw this"
         return EngineOutlook(live.name, live.local, unfit)
@@ -166,6 +174,8 @@ class ModeManager:
         match health.state:
             case "resting" if health.until is not None:
                 return f"engine {name} rests until {self._time_of(health.until)} after {times}"
+            case "starting":
+                return f"engine {name} has not answered yet: {health.reason}"
             case "due":
                 return f"engine {name} is to be tried out first, after {times}"
             case "grace" if health.until is not None:
@@ -195,6 +205,8 @@ class ModeManager:
                 self._store_in_doubt_until = now + STORE_IN_DOUBT
         elif isinstance(error, ActionRefused):
             self._refused[rung.engine].add(action.fingerprint)
+        elif isinstance(error, NotThere):
+            self._not_there(rung.engine, error)
         elif not isinstance(error, Capped):
             self._rest(rung.engine, str(error) or type(error).__name__)
 
@@ -236,6 +248,31 @@ class ModeManager:
         """A probe of an engine went well."""
         self._breakers[name].proved(self._clock.now())
         _log.info("engine_proved", engine=name, state=self.health(name).state)
+
+    @property
+    def on_their_way(self) -> tuple[str, ...]:
+        """In words, the engines that cannot draw yet, and have not failed."""
+        names = [name for name in self._live if self.health(name).failures == 0]
+        told = (self._absent(name) or self._in_words(name, self.health(name)) for name in names)
+        return tuple(filter(None, told))
+
+    def absent(self, name: str) -> str | None:
+        """In words, why an engine cannot draw at the moment, though it has not failed."""
+        return self._absent(name)
+
+    def not_there(self, name: str, error: NotThere) -> None:
+        """A probe of an engine found nobody."""
+        self._not_there(name, error)
+
+    def _not_there(self, name: str, error: NotThere) -> None:
+        if isinstance(error, Starting):
+            return  # it says itself when it is there
+        before = self.health(name).state
+        self._breakers[name].not_there(self._clock.now(), str(error))
+        health = self.health(name)
+        if health.state != before:
+            event = "engine_rests" if health.state == "resting" else "engine_not_there"
+            _log.warning(event, engine=name, reason=health.reason, failures=health.failures)
 
     def disproved(self, name: str, reason: str) -> None:
         """A probe of an engine failed."""
@@ -316,13 +353,7 @@ class ModeManager:
                 await self._forced.wait()
                 continue
             due = min(timed) + _A_MOMENT
-            timer = asyncio.ensure_future(self._clock.sleep_until(due))
-            changed = asyncio.ensure_future(self._forced.wait())
-            try:
-                await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                timer.cancel()
-                changed.cancel()
+            await first_of(self._clock.sleep_until(due), self._forced.wait())
 
     def _write(self, forces: Forces) -> bool:
         gone = [force for force in self._book.forces if force not in forces]

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cache.untrusted import clean_text
 from generator.programs import Program
 
 READY = "ready"
@@ -55,7 +56,7 @@ class Unknown:
 
 def parse(text: str, programs: Mapping[str, Program]) -> Ask | Ping | Unknown:
     """What one message asks for, given the show's programs."""
-    text = text.strip()
+    text = clean_text(text.strip())
     if text == "ping":
         return Ping()
     if not text or len(text) > MAX_CHARACTERS:

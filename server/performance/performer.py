@@ -7,13 +7,14 @@ and what each picture is played by in `server/performance/runs.py`.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from cache.tasks import being_cancelled
-from server.clock import Clock
+from server.clock import Clock, timeout_at
 from server.performance.progress import Hung, Progress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
@@ -59,6 +60,7 @@ class Performer:
         self._runs = runs
         self._task: asyncio.Task[None] | None = None
         self._cycles_on = False
+        self._begins_at: float | None = None
         self._pause_until: float | None = None
 
     @property
@@ -70,7 +72,8 @@ class Performer:
         """Whether nothing is being drawn, nor will be drawn again, for so long."""
         if self._task is None or self._task.done():
             return True
-        return self._pause_until is not None and self._pause_until - self._clock.now() > seconds
+        waits_until = self._pause_until if self._begins_at is None else self._begins_at
+        return waits_until is not None and waits_until - self._clock.now() > seconds
 
     @property
     def pause_until(self) -> float | None:
@@ -88,7 +91,8 @@ class Performer:
         if self._task is None or self._task.done():
             self._late_since = None
             return
-        until = self._pause_until if self._pause_until is not None else self._runs.waits_until
+        waits = (self._begins_at, self._pause_until, self._runs.waits_until)
+        until = next((each for each in waits if each is not None), None)
         if now - (self._begins if until is None else until) < self._clock.stretch(_LATE):
             self._late_since = None
         elif self._late_since is None:
@@ -99,7 +103,7 @@ class Performer:
         return 0.0 if self._late_since is None else now - self._late_since
 
     def perform(self, assignment: Assignment) -> None:
-        """Begin an assignment; whatever was on is cut off at once."""
+        """Begin an assignment, when it is time; whatever was on is cut off at once."""
         self.stop()
         self._begins, self._name = (
             max(self._clock.now(), assignment.start),
@@ -120,7 +124,7 @@ class Performer:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._cycles_on, self._pause_until = False, None
+        self._cycles_on, self._pause_until, self._begins_at = False, None, None
         self._stage.cut()
 
     def no_more_cycles(self) -> None:
@@ -140,6 +144,7 @@ class Performer:
 
     async def _guarded(self, assignment: Assignment) -> None:
         try:
+            await self._until_it_begins(assignment)
             await self._cycles(assignment)
         except asyncio.CancelledError as error:
             if being_cancelled():
@@ -153,6 +158,25 @@ class Performer:
         _log.error("run_failed", action_id=assignment.action.action_id, exc_info=error)
         self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
         self._stage.tell(wire.Hold())
+
+    async def _until_it_begins(self, assignment: Assignment) -> None:
+        """Wait for the beginning; what was set before it is on the wall meanwhile."""
+        start, before = assignment.start, assignment.before
+        if start <= self._clock.now():
+            return
+        self._begins_at = start
+        if before is not None:
+            with suppress(TimeoutError):
+                async with timeout_at(self._clock, start):
+                    await self._before(before)
+        await self._clock.sleep_until(start)
+        self._begins_at = None
+
+    async def _before(self, assignment: Assignment) -> None:
+        try:
+            await self._runs.perform(assignment, 1, lambda _ended: False)
+        except Exception:  # noqa: BLE001 - the picture that is to come is none the worse for it
+            _log.exception("run_failed", action_id=assignment.action.action_id)
 
     async def _cycles(self, assignment: Assignment) -> None:
         start, cycle = assignment.start, 0

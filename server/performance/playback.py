@@ -13,6 +13,7 @@ from datetime import datetime
 
 import structlog
 
+from cache.tasks import first_of
 from generator.cues import (
     Cue,
     CueSheet,
@@ -25,7 +26,6 @@ from generator.cues import (
     format_time,
 )
 from generator.plan import Action, Planned
-from server.chance import Chance
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
@@ -36,8 +36,9 @@ from server.performance.performer import Assignment, Performer
 from server.performance.progress import Progress
 from server.stage import messages as wire
 from server.stage.stage import Stage
+from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
-from server.timeline.tableau import tableau_at
+from server.timeline.tableau import Tableau, tableau_at
 from server.timeofday import local_text, read
 
 _log = structlog.get_logger(__name__)
@@ -61,7 +62,6 @@ _CURTAIN_WAITS = 0.3
 """Seconds in which a picture is loaded and hung behind the curtain."""
 
 _CAPTION_LINGERS = 1.5
-_SLIDER_TAKES = 1.5
 
 
 class Playback:
@@ -77,7 +77,7 @@ class Playback:
         modes: is told which cues and screenings begin and end.
         progress: is told how cues fare.
         metrics: where it is counted.
-        chance: for the rhythm of typing.
+        beginnings: when each cue's picture begins, and how its text is typed.
         moved: called when a cue fired or the show was moved, so that others look ahead anew.
         panic: the wall was made black before a restart, and is to stay so.
         look_in: seconds after which the playhead is asked at the latest.
@@ -95,7 +95,7 @@ class Playback:
         modes: ModeManager,
         progress: Progress,
         metrics: Metrics,
-        chance: Chance,
+        beginnings: Beginnings,
         moved: Callable[[], None] = lambda: None,
         panic: Panic | None = None,
         look_in: float = LOOK_IN,
@@ -112,7 +112,7 @@ class Playback:
         self._modes = modes
         self._progress = progress
         self._metrics = metrics
-        self._chance = chance
+        self._beginnings = beginnings
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
@@ -227,7 +227,8 @@ class Playback:
         action = self.current
         if action is None or self._panic is not None:
             return False
-        self._perform(action.cue_index, self._clock.now(), why)
+        now = self._clock.now()
+        self._performer.perform(self._assignment(action, now, now, why))
         return True
 
     def quiet_for(self, seconds: float) -> bool:
@@ -237,7 +238,9 @@ class Playback:
         playhead, now = self._playhead, self._clock.now()
         if playhead.status == "active":
             upcoming = playhead.next_generating()
-            due = None if upcoming is None or playhead.paused else playhead.due_at(upcoming)
+            due = None
+            if upcoming is not None and not playhead.paused:
+                due = playhead.due_at(upcoming) + self._beginnings.after(upcoming)
         else:
             due = playhead.next_at
         return due is None or due - now > seconds
@@ -283,13 +286,9 @@ class Playback:
 
     async def _sleep_until(self, when: float) -> None:
         """Sleep until `when`, or until somebody moves the show."""
-        sleeper = asyncio.ensure_future(self._clock.sleep_until(when))
-        nudge = asyncio.ensure_future(self._nudged.wait())
         try:
-            await asyncio.wait((sleeper, nudge), return_when=asyncio.FIRST_COMPLETED)
+            await first_of(self._clock.sleep_until(when), self._nudged.wait())
         finally:
-            sleeper.cancel()
-            nudge.cancel()
             self._nudged.clear()
 
     # ------------------------------------------------------------ what happens
@@ -412,22 +411,26 @@ class Playback:
             case _:
                 pass  # start, next and reconnect are marks: nothing of them is seen
 
-    def _begin(self, index: int, start: float, why: str = "", *, alone: bool = True) -> None:
-        """A generating cue begins."""
+    def _begin(
+        self, index: int, at: float, why: str = "", before: Assignment | None = None
+    ) -> None:
+        """A generating cue fires, or has fired, `at`; its picture begins when it is asked for."""
         action = self._plan.of_cue(index)
         if action is None:
             return
         try:
             self._modes.cue_begins(action.action_id)
-            self._perform(index, start, why, alone=alone)
+            start = at + self._beginnings.after(index)
+            self._performer.perform(self._assignment(action, start, at, why, before))
         except Exception as error:  # noqa: BLE001 - a picture that fails must not cost the others
             _log.exception("run_failed", action_id=action.action_id)
             self._progress.run_over(action.action_id, reached=False, mistake=error)
 
-    def _perform(self, index: int, start: float, why: str, *, alone: bool = True) -> None:
-        action = self._plan.of_cue(index)
-        if action is None:
-            return
+    def _assignment(
+        self, action: Action, start: float, at: float, why: str, before: Assignment | None = None
+    ) -> Assignment:
+        """What is to be performed from `start` on, its cue having fired `at`."""
+        index = action.cue_index
         following = self._playhead.next_generating(after=index)
         origin = self._playhead.started_at
         next_cue = None
@@ -436,20 +439,17 @@ class Playback:
             next_cue = origin + ends
         cue = self._sheet.cues[index]
         as_written = cue.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        self._performer.perform(
-            Assignment(
-                action=action,
-                cue={**as_written, "time": format_time(cue.at)},
-                start=start,
-                position=cue.at,
-                next_cue=next_cue if next_cue is not None and next_cue > start else None,
-                mode=cue.mode,
-                failover=cue.failover,
-                why=why,
-            )
+        return Assignment(
+            action=action,
+            cue={**as_written, "time": format_time(cue.at)},
+            start=start,
+            position=cue.at + start - at,
+            next_cue=next_cue if next_cue is not None and next_cue > start else None,
+            mode=cue.mode,
+            failover=cue.failover,
+            why=why,
+            before=before,
         )
-        if not alone:
-            self._performer.no_more_cycles()
 
     def _set_stage(self, jump: Jumped) -> None:
         """Show what a screen would show had the screening been played up to here."""
@@ -476,8 +476,24 @@ class Playback:
         if tableau.generating is None:
             self._performer.stop()
         else:
-            at = origin + cues[tableau.generating].at
-            self._begin(tableau.generating, at, "the show was set here", alone=tableau.alone)
+            self._join(tableau, origin)
+
+    def _join(self, tableau: Tableau, origin: float) -> None:
+        """Perform what is on in a tableau, in its middle; still being typed, what was before."""
+        index, why = tableau.generating, "the show was set here"
+        if index is None:
+            return
+        at = origin + self._sheet.cues[index].at
+        before = None
+        if tableau.before is not None and at + self._beginnings.after(index) > self._clock.now():
+            action = self._plan.of_cue(tableau.before)
+            if action is not None:
+                fired = origin + self._sheet.cues[tableau.before].at
+                start = fired + self._beginnings.after(tableau.before)
+                before = self._assignment(action, start, fired, why)
+        self._begin(index, at, why, before)
+        if not tableau.alone:
+            self._performer.no_more_cycles()
 
     # ------------------------------------------------------------ what screens are told
 
@@ -498,17 +514,18 @@ class Playback:
         self._stage.tell(wire.Caption(text=cue.transcript, words=words, at=at, until=until))
 
     def _type(self, index: int, at: float) -> None:
-        cue = self._sheet.cues[index]
-        if not isinstance(cue, PromptCue):
+        keys = self._beginnings.typing(index)
+        if keys is None:
             return
-        delay = wire.TypingDelay(base=cue.delay.base / 1000, variance=cue.delay.variance / 1000)
         self._stage.tell(
             wire.Typing(
-                text=cue.prompt,
-                erase=not cue.generates,
-                delay=delay,
+                text=keys.text,
+                erase=keys.erase,
+                delay=wire.TypingDelay(base=keys.base, variance=keys.variance),
                 at=at,
-                seed=self._chance.stream("typing", index, int(at)).randrange(2**31),
+                seed=keys.seed,
+                from_=keys.standing,
+                seconds=keys.seconds,
             )
         )
 
@@ -517,4 +534,4 @@ class Playback:
         if action is None or action.slider is None:
             return
         before, after = action.slider
-        self._stage.tell(wire.Slider(from_=before, to=after, seconds=_SLIDER_TAKES, at=at))
+        self._stage.tell(wire.Slider(from_=before, to=after, seconds=SLIDER_TAKES, at=at))

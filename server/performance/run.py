@@ -36,12 +36,14 @@ class Assignment:
     Attributes:
         action: what is drawn.
         cue: the cue's content, for the log.
-        start: steady time at which it begins, in the past to join it in the middle.
-        position: seconds from the start of the screening.
+        start: steady time at which it begins: in the past to join it in the middle, to come
+            while its text is still being typed.
+        position: that, in seconds from the start of the screening.
         next_cue: steady time of the next generating cue, or the end; None for open.
         mode: the mode that the cue asks for, None for whichever is on.
         failover: where a take-over goes on, as the cue asks; None as the show has it.
         why: in words, where it is not simply its cue.
+        before: what is on the wall until it begins, where the stage was set in between.
     """
 
     action: Action
@@ -52,6 +54,7 @@ class Assignment:
     mode: Mode | None = None
     failover: Failover | None = None
     why: str = ""
+    before: Assignment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,8 @@ class Run:
     @property
     def slot(self) -> Slot:
         """Where the next take has its place."""
-        return Slot(self._last_due, self.end, self.share)
+        fresh = not self.begun and not self._setbacks
+        return Slot(self._last_due, self.end, self.share, leads_in=fresh)
 
     @property
     def broken_off_for_good(self) -> bool:

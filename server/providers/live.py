@@ -11,9 +11,19 @@ from random import Random
 import structlog
 
 from cache.images import MAX_PIXELS, BadImage, decode_check
-from generator.engine import Engine, EngineError, RecipeRefused, StepImage
+from generator.engine import (
+    Engine,
+    EngineDenied,
+    EngineError,
+    EnginePoisoned,
+    EngineStarting,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+)
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
+from generator.recorder import latency_of
 from server.clock import Clock
 from server.modes.budget import Budget
 from server.providers.base import (
@@ -21,17 +31,27 @@ from server.providers.base import (
     Beside,
     Capped,
     Frame,
+    NotThere,
     ProviderError,
     ProviderName,
     Slot,
     Source,
+    Starting,
     Take,
 )
+from server.providers.latency import Latencies
+from server.providers.timing import LiveDates
 
 _log = structlog.get_logger(__name__)
 
 LEAD = 0.5
 """Seconds by which a live frame is sent ahead of its moment, the same for every screen."""
+
+TO_THE_WALL = 0.1
+"""Seconds that a frame given now needs to be on the wall."""
+
+_ASKED_LATE = 0.5
+"""Seconds after the beginning of its slot from which on a run is one that is joined late."""
 
 BAD_IN_A_ROW = 3
 """Unusable previews one after the other that give an engine away: one may be a hiccup."""
@@ -62,10 +82,11 @@ class LiveProvider:
     Args:
         live: which.
         clock: what frames are due by.
-        lead: seconds from a picture's arrival to its moment on the wall.
+        lead: seconds from when a picture should be here to its moment on the wall.
         rng: where seeds come from.
         taken: the seeds of an action's sets, so that none of them is drawn a second time.
         budget: what caps live runs.
+        latencies: is told how long the engine took to begin.
         beside: how pictures are looked at without keeping the event loop.
     """
 
@@ -78,6 +99,7 @@ class LiveProvider:
         rng: Random | None = None,
         taken: Callable[[Action], Collection[int]] = lambda _action: (),
         budget: Budget | None = None,
+        latencies: Latencies | None = None,
         beside: Beside = asyncio.to_thread,
     ) -> None:
         self._live = live
@@ -86,6 +108,7 @@ class LiveProvider:
         self._rng = rng or Random()
         self._taken = taken
         self._budget = budget or Budget()
+        self._latencies = latencies or Latencies()
         self._beside = beside
 
     @property
@@ -109,14 +132,17 @@ class LiveProvider:
             ProviderError: while iterating: the engine failed, or what it drew is unusable.
             ActionRefused: while iterating: the engine can never draw this.
         """
-        del slot
-        refusal = self._budget.refusal(self._clock.now())
+        now = self._clock.now()
+        on_time = slot.leads_in and now - slot.start < self._clock.stretch(_ASKED_LATE)
+        asked = slot.start if on_time else now
+        refusal = self._budget.refusal(now)
         if refusal is not None:
             raise Capped(refusal)
         seed = self._fresh_seed(action)
         source = Source(provider="live", engine=self._in_full, seed=seed)
-        with self._budget.run(self._clock.now()):
-            async with aclosing(self._frames(action.recipe.with_seed(seed))) as frames:
+        with self._budget.run(now):
+            recipe = action.recipe.with_seed(seed)
+            async with aclosing(self._frames(recipe, asked)) as frames:
                 yield Take(source, action.recipe.steps, (), frames)
 
     @property
@@ -140,38 +166,65 @@ class LiveProvider:
             pass
         return seed
 
-    async def _frames(self, recipe: Recipe) -> AsyncGenerator[Frame, None]:
-        """The engine's pictures, each due a little after it has come."""
-        due = 0.0
-        async with aclosing(self._usable(recipe)) as images:
-            async for image in images:
-                due = max(due, self._clock.now() + self._lead)
+    async def _frames(self, recipe: Recipe, asked: float) -> AsyncGenerator[Frame, None]:
+        """The engine's pictures, each due when a replay of the run would show it."""
+        margin = self._clock.stretch(TO_THE_WALL)
+        stretch = self._clock.stretch  # an engine has real time
+        dates = LiveDates(self._lead, margin)
+        first, latency = True, None
+        async with aclosing(self._usable(recipe)) as usable:
+            async for image, arrived in usable:
+                begun = None
+                if first:
+                    first, latency = False, latency_of(image, arrived - asked)
+                    if image.latency is not None:
+                        begun = asked + stretch(image.waited + image.latency)
+                now, duration = self._clock.now(), stretch(image.duration)
+                due = dates.due(duration, begun=begun, arrived=arrived, now=now)
+                if image.final and latency is not None:
+                    self._latencies.learn_run(self._live.engine.name, latency)
                 yield Frame(
                     image.step, image.steps, image.final, due, image.image, image.media_type
                 )
 
-    async def _usable(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
-        """What the engine draws, up to its final image, without previews fit for no wall.
+    async def _usable(self, recipe: Recipe) -> AsyncGenerator[tuple[StepImage, float], None]:
+        """What the engine draws and when it came, without previews fit for no wall.
+
+        A duration is told from the usable image before.
 
         Raises:
             ProviderError: it failed, ended too soon, or what it draws is unusable.
         """
         bad, last, finished = 0, 0, False
+        first: StepImage | None = None
+        passed_over = 0.0
         async with aclosing(self._drawn(recipe)) as images:
             async for image in images:
                 if finished:
                     return
+                arrived = self._clock.now()
+                first = first or image
                 try:
                     await self._look_at(image, recipe)
                 except ProviderError as error:
                     bad += 1
+                    passed_over += image.duration
                     if image.final or bad >= BAD_IN_A_ROW:
                         raise
                     _log.warning("preview_unusable", engine=self._live.name, reason=str(error))
                     continue
                 bad, last = 0, max(image.step, last + 1)
                 # A preview is never the last: an engine that makes more than it said is believed.
-                yield replace(image, step=last, steps=max(image.steps, last + (not image.final)))
+                placed = replace(
+                    image,
+                    step=last,
+                    steps=max(image.steps, last + (not image.final)),
+                    duration=image.duration + passed_over,
+                    latency=first.latency,
+                    waited=first.waited,
+                )
+                passed_over = 0.0
+                yield placed, arrived
                 # It is heard to the end: what it is, with its version, it may say last.
                 finished = image.final
         if not finished:
@@ -185,6 +238,12 @@ class LiveProvider:
                     yield image
         except RecipeRefused as error:
             raise ActionRefused(f"it cannot draw this: {error}") from error
+        except EngineStarting as error:
+            raise Starting(str(error)) from error
+        except (EngineDenied, EnginePoisoned) as error:
+            raise ProviderError(str(error)) from error
+        except EngineUnavailable as error:
+            raise NotThere(str(error) or type(error).__name__) from error
         except EngineError as error:
             raise ProviderError(str(error) or type(error).__name__) from error
 

@@ -33,6 +33,7 @@ from server.providers.base import (
     StoreSilent,
     Take,
 )
+from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
 
@@ -91,6 +92,8 @@ class StaticProvider:
         clock: what frames are due by.
         chance: makes up durations that were not recorded.
         fit: whether a run that is too long for its slot is played faster.
+        lead: seconds that every run begins later than its engine did, as a live one must.
+        latencies: how long engines take to begin.
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
         shelf: what is at hand; by default everything.
@@ -105,6 +108,8 @@ class StaticProvider:
         chance: Chance,
         fit: Fit,
         *,
+        lead: float = 0.0,
+        latencies: Latencies | None = None,
         longest_gap: float = _LONGEST_GAP,
         shelf: Shelf | None = None,
         beside: Beside = asyncio.to_thread,
@@ -114,6 +119,8 @@ class StaticProvider:
         self._clock = clock
         self._chance = chance
         self._fit: Fit = fit
+        self._lead = lead
+        self._latencies = latencies or Latencies()
         self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
         self._beside = beside
@@ -219,11 +226,12 @@ class StaticProvider:
         )
         durations = complete([step.duration for step in found.steps], made_up)
         first = _first_after(slot.share, len(durations))
+        ahead = self._ahead(found) if slot.leads_in and not slot.share else 0.0
         if slot.share:
             # In the rhythm of what came before, or, where that is long ago, at once.
             earliest = self._clock.now() + self._to_the_wall - durations[first]
             slot = replace(slot, start=max(slot.start, earliest))
-        due, squeeze = due_times(durations[first:], slot, self._fit)
+        due, squeeze = due_times(durations[first:], slot, self._fit, ahead)
         source = Source(
             provider="static",
             engine=found.meta.engine,
@@ -234,7 +242,8 @@ class StaticProvider:
         )
         planned = tuple((number, at) for number, at in enumerate(due, start=first + 1))
         keys = [meta_key(found.action_id, found.set_id), *(step.key for step in found.steps)]
-        playing = self._playing = Need(found.action_id, found.set_id, slot.start, due[-1])
+        begins = due[0] - squeeze * durations[first]
+        playing = self._playing = Need(found.action_id, found.set_id, begins, due[-1])
         try:
             with self._shelf.holding(keys):
                 async with aclosing(self._frames(found, planned, final)) as frames:
@@ -242,6 +251,13 @@ class StaticProvider:
         finally:
             if self._playing is playing:  # else another run has begun already
                 self._playing = None
+
+    def _ahead(self, found: ImageSet) -> float:
+        """Seconds from the asking to the start of the first step, as of a live run."""
+        named = self._bag.round(found.action_id)
+        chance = self._chance.stream("latency", found.action_id, found.set_id, named)
+        meta = found.meta
+        return self._lead + self._latencies.of_set(meta.engine, meta.latency, chance)
 
     async def _choose(self, action: Action, slot: Slot) -> tuple[ImageSet, bytes]:
         """A set whose meta and final image are sound; the rest can do no more harm than a gap."""
@@ -313,6 +329,9 @@ class StaticProvider:
                 if fault is None or not fault.of_image:
                     self._faults.pop(place, None)
                     self._told.pop(place, None)
+                meta = found.meta
+                if meta.latency is not None:
+                    self._latencies.learn_set(action.action_id, number, meta.engine, meta.latency)
                 return found
             self._report(
                 action.action_id, number, Fault("stale: drawn from another recipe", "stale")

@@ -265,18 +265,19 @@ class RehearsalDesk:
                 digest = await self._on_disk(lambda: self._kept.digest(folder))
             except (ValueError, FileNotFoundError) as error:
                 raise BackstageError(_how(ended)) from error
-            outcome = self._outcome(attempt, folder, digest)
+            html = await self._on_disk((folder / HTML).exists)
+            outcome = self._outcome(attempt, folder, digest, html=html)
             await self._on_disk(lambda: self._kept.keep(folder, outcome))
         finally:
-            # What was kept has another name by now. Not in a thread: we may be cancelled.
-            self._kept.drop(folder)
+            # What was kept has another name by now. Cancelled once more, it is waited for as well.
+            await self._on_disk(lambda: self._kept.drop(folder))
         return outcome
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         """Beside the event loop; cancelled, it is waited for: nothing is left half done."""
         return await write_in_thread(work, self._disk)
 
-    def _outcome(self, attempt: _Attempt, folder: Path, digest: Digest) -> Outcome:
+    def _outcome(self, attempt: _Attempt, folder: Path, digest: Digest, *, html: bool) -> Outcome:
         def count(level: Level) -> int:
             return sum(finding.level == level for finding in digest.findings)
 
@@ -291,7 +292,7 @@ class RehearsalDesk:
             warnings=count("warning"),
             notes=count("note"),
             findings=digest.findings[:_KEPT_FINDINGS],
-            html=(folder / HTML).exists(),
+            html=html,
         )
 
     def _tell(self, status: Status, reason: str) -> None:

@@ -61,6 +61,7 @@ def overrun(
     durations: Sequence[float | None],
     set_id: int,
     *,
+    begins: float,
     until: float,
     crossfade: float,
     fit: Fit,
@@ -71,12 +72,13 @@ def overrun(
         action: what is drawn.
         durations: seconds of each step, as recorded.
         set_id: whose.
+        begins: position at which it is asked for.
         until: position of the next cue that draws, or the end of the show.
         crossfade: seconds in which the final image comes up.
         fit: whether runs that are too long are played faster.
     """
     total = sum(_UNKNOWN_DURATION if each is None else each for each in durations)
-    slot = until - action.at
+    slot = until - begins
     fewer = "draw it with fewer steps (`steps` in the cue), or move the cue after it"
     text = f"set {set_id} takes {total:.1f} s and has {slot:.1f} s until the next cue that draws"
     if fit == "recorded":

@@ -7,15 +7,24 @@ the next start.
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cache.durable import (
+    make_private,
+    make_private_folder,
+    sync_files,
+    sync_folder,
+    write_durably,
+)
+from cache.encoding import json_text
+from cache.untrusted import fit_json
 from server.rehearsal.report import Finding, Verdict
 
 REHEARSALS: Final = "rehearsals"
@@ -29,6 +38,20 @@ HTML: Final = "report.html"
 
 _ABOUT: Final = "about.json"
 _UNDER_WAY: Final = "."
+_NAME: Final = re.compile(r"(\d{8}T\d{6})-(\d+)")
+
+
+def _order(folder: Path) -> tuple[str, int]:
+    """By when it was begun, and its number; what is no report of ours is older than all."""
+    found = _NAME.fullmatch(folder.name)
+    return ("", 0) if found is None else (found[1], int(found[2]))
+
+
+def _stamp(wall: float) -> str:
+    try:
+        return datetime.fromtimestamp(wall, UTC).strftime("%Y%m%dT%H%M%S")
+    except (ValueError, OverflowError, OSError):
+        return ""  # a clock that far off names no date
 
 
 class Digest(BaseModel):
@@ -86,11 +109,12 @@ class KeptReports:
 
     def newest(self) -> Outcome | None:
         """The last that came to its end, if its folder can be read; sweeps up what a crash left."""
+        make_private(self.folder)
         for left in self._folders(under_way=True):
             shutil.rmtree(left, ignore_errors=True)
         for folder in reversed(self._folders()):
-            with suppress(OSError, ValidationError):
-                return Outcome.model_validate_json((folder / _ABOUT).read_bytes())
+            with suppress(OSError, ValueError):
+                return Outcome.model_validate_json(fit_json((folder / _ABOUT).read_bytes()))
         return None
 
     def begin(self, wall: float) -> Path:
@@ -99,14 +123,12 @@ class KeptReports:
         Raises:
             OSError: it cannot be made.
         """
-        name = datetime.fromtimestamp(wall, UTC).strftime("%Y%m%dT%H%M%S")
-        taken = {folder.name for folder in self._folders()}
-        number = 1
-        while (unique := f"{name}-{number:02d}") in taken:
-            number += 1
-        folder = self.folder / f"{_UNDER_WAY}{unique}"
+        # Their names are their order: after a start with a clock that was ahead, the one that
+        # comes next must not be taken for the oldest and swept away.
+        stamp, number = max([(_stamp(wall), 0), *(_order(each) for each in self._folders())])
+        folder = self.folder / f"{_UNDER_WAY}{stamp}-{number + 1:02d}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        make_private_folder(folder)
         return folder
 
     def name_of(self, begun: Path) -> str:
@@ -128,11 +150,11 @@ class KeptReports:
         Raises:
             OSError: the disk is full, or read-only.
         """
-        with (begun / _ABOUT).open("wb") as file:
-            file.write(outcome.model_dump_json(indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        about = json_text(outcome.model_dump(mode="json"), place=_ABOUT, indent=1)
+        write_durably(begun / _ABOUT, about.encode())
+        sync_files(begun)
         begun.rename(self.folder / outcome.name)
+        sync_folder(self.folder)
         for old in self._folders()[: -self._most]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -152,5 +174,6 @@ class KeptReports:
         """Those that are whole, or those that are not, the oldest first."""
         with suppress(OSError):
             found = [each for each in self.folder.iterdir() if each.is_dir()]
-            return sorted(each for each in found if each.name.startswith(_UNDER_WAY) == under_way)
+            wanted = (each for each in found if each.name.startswith(_UNDER_WAY) == under_way)
+            return sorted(wanted, key=_order)
         return []

@@ -5,12 +5,12 @@ Documents are the store's own; pictures are stand-ins that weigh what the pictur
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
+from cache.documents import FormatError, read_object, write_object
 from cache.images import media_type_for
 from cache.keys import META_NAME, Key, set_place
 from cache.store import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
@@ -158,13 +158,13 @@ def _refuse(key: Key) -> NoReturn:
 def without_hashes(meta: bytes) -> bytes:
     """A meta that stand-ins agree with: it tells what its files weigh, not what is in them."""
     try:
-        document: Any = json.loads(meta)
-    except ValueError:
+        document, _ = read_object(meta, META_NAME)
+    except FormatError:
         return meta
-    files = document.get("files") if isinstance(document, dict) else None
+    files = document.get("files")
     if not isinstance(files, dict):
         return meta
     for facts in files.values():
         if isinstance(facts, dict):
             facts.pop("sha256", None)
-    return json.dumps(document).encode()
+    return write_object(document, META_NAME)

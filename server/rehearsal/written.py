@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from cache.documents import FormatError
+from cache.durable import SHARED, write_durably
 from cache.folder import FolderStore
 from cache.keys import Key
 from cache.library import Library
@@ -39,7 +39,8 @@ async def page_of(
     """
     async with _at_hand(show) as (library, at_hand):
         with suppress(StoreError, FormatError):  # the report says so: then there are no pictures
-            await library.refresh()
+            manifest = await library.refresh()
+            library.want(show.plan(manifest.fingerprints).wanted)
         contacts = await contact_sheets(library, report, at_hand=at_hand, progress=progress)
     return await asyncio.to_thread(render_page, report, contacts)
 
@@ -50,12 +51,8 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         OSError: it cannot be written there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    data = page.encode(errors="replace")  # half a character is no reason to have no report
+    write_durably(path, data, mode=SHARED, make_folder=False)
 
 
 @asynccontextmanager

@@ -11,11 +11,13 @@ they pass at another speed here than inside (`server/stage/pace.py`).
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from cache.encoding import json_text
+from cache.untrusted import NotJson, Unfit, decode_document, fit_json, one_line
 
 PROTOCOL = 1
 MAX_TEXT_BYTES = 16 * 1024
@@ -35,6 +37,17 @@ _MAX_NAME = 64
 _MAX_LOG = 2000
 
 
+def _screen_name(text: str) -> str:
+    name = one_line(text, _MAX_NAME)
+    if not name:
+        raise ValueError("expected a name that can be read")
+    return name
+
+
+ScreenName = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(_screen_name)]
+"""What a screen calls itself, in one line: it is shown to people, logged, and asked for."""
+
+
 class MessageError(Exception):
     """A message from a screen that cannot be taken; `code` is a stable word for it."""
 
@@ -50,7 +63,10 @@ class WireMessage(BaseModel):
 
     def encode(self) -> str:
         """The text that goes over the wire."""
-        return self.model_dump_json(by_alias=True)
+        try:
+            return self.model_dump_json(by_alias=True)
+        except ValueError:  # half a character: a message that is mended is better than none
+            return json_text(self.model_dump(by_alias=True), place="screens")
 
 
 # ---------------------------------------------------------------- screen -> server
@@ -61,7 +77,7 @@ class Hello(WireMessage):
 
     type: Literal["hello"] = "hello"
     protocol: int
-    screen: str = Field(min_length=1, max_length=_MAX_NAME)
+    screen: ScreenName
     frames: Literal["binary", "url"] = "binary"
     token: str | None = Field(default=None, max_length=512, repr=False)
 
@@ -114,7 +130,11 @@ def decode(text: str) -> FromScreen:
     if size > MAX_TEXT_BYTES:
         raise MessageError("too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {size}")
     try:
-        return _FROM_SCREEN.validate_json(text)
+        return _FROM_SCREEN.validate_json(fit_json(text))
+    except NotJson as error:
+        raise MessageError("malformed", f"expected a JSON object with a type: {error}") from None
+    except Unfit as error:
+        raise MessageError("invalid", str(error)) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         kind, place = first["type"], ".".join(str(part) for part in first["loc"])
@@ -243,9 +263,11 @@ class TypingDelay(WireMessage):
 
 
 class Typing(WireMessage):
-    """`text` is typed character by character; with `erase`, whatever stands is then erased.
+    """`text` is typed in place of what stands (`from`).
 
-    `seed` makes every screen type in the same rhythm.
+    That is erased down to the beginning that both have in common, and the rest typed; with
+    `erase`, all of it is then erased.
+    `seed` makes every screen type in the same rhythm; it takes `seconds` to the last key.
     """
 
     type: Literal["typing"] = "typing"
@@ -254,6 +276,8 @@ class Typing(WireMessage):
     delay: TypingDelay
     at: Moment
     seed: int
+    from_: str = Field(default="", alias="from")
+    seconds: Seconds | None = None
 
 
 class Slider(WireMessage):
@@ -418,8 +442,8 @@ def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
         end = _HEADER_LENGTH.size + length
         if end > len(message):
             raise MessageError("malformed", "the frame's header is cut short")
-        header = json.loads(message[_HEADER_LENGTH.size : end])
-    except (struct.error, ValueError, RecursionError) as error:
+        header = decode_document(message[_HEADER_LENGTH.size : end].decode())
+    except (struct.error, ValueError) as error:
         raise MessageError("malformed", f"not a frame: {error}") from error
     if not isinstance(header, dict):
         raise MessageError("malformed", "the frame's header is no JSON object")

@@ -29,6 +29,12 @@ _log = structlog.get_logger(__name__)
 HELLO_WITHIN = 10.0
 """Seconds in which a screen must say who it is."""
 
+LONGEST_AGO = 60.0
+"""Seconds after which a screen no more tells what it has painted: its clock is wrong."""
+
+SOON = 5.0
+"""Seconds that a screen's clock may be ahead of ours."""
+
 READS_WITHIN = 30.0
 """Seconds in which a screen must have read what it was sent, or it is let go."""
 
@@ -159,8 +165,7 @@ class ScreenSocket:
                 raise ScreenTooSlow from None
             screen.frames_sent += 1
             self._metrics.frames_sent.inc()
-            due = self._stage.tempo.to_real(item.header.present_at)
-            screen.liveness.sent(item.header.run, item.header.step, due, self._clock.now())
+            self._stage.sent(screen, item)
 
     async def _dismissed(self, screen: Screen) -> None:
         await screen.dismissed.wait()
@@ -183,6 +188,8 @@ class ScreenSocket:
                     # Past the mailbox: a picture on its way must not pass for latency.
                     reply = wire.SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
                     await websocket.send_text(reply.encode())
+                case wire.Presented() if not -LONGEST_AGO <= message.at - received_at <= SOON:
+                    await self._doubt(websocket, message.at - received_at)
                 case wire.Presented():
                     self._stage.presented(screen, message)
                 case wire.Log():
@@ -219,6 +226,12 @@ class ScreenSocket:
         except wire.MessageError as error:
             await self._refuse(websocket, patience, error.code, str(error))
             return None
+
+    async def _doubt(self, websocket: WebSocket, off: float) -> None:
+        """Answer a time that cannot be; no strike: the screen's clock is wrong, and soon right."""
+        self._metrics.screen_errors.labels(code="bad_time").inc()
+        text = f"at: expected a moment just past by the server's clock, not {off:+.4g} s from now"
+        await websocket.send_text(wire.Error(code="bad_time", message=text).encode())
 
     async def _refuse(
         self, websocket: WebSocket, patience: Patience, code: str, message: str

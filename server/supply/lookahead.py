@@ -19,6 +19,7 @@ from server.config.show import Show
 from server.performance.performer import pause_after
 from server.providers.static import StaticProvider
 from server.providers.timing import final_by
+from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import Playhead
 
 TYPICAL_RUN = 12.0
@@ -52,12 +53,15 @@ class Coming:
     cycle: int = 0
 
 
-def coming_runs(show: Show, plan: Planned, playhead: Playhead, now: float) -> list[Coming]:
+def coming_runs(
+    show: Show, plan: Planned, beginnings: Beginnings, playhead: Playhead, now: float
+) -> list[Coming]:
     """The runs to come, the earliest first.
 
     Args:
         show: what is played.
         plan: its actions.
+        beginnings: when their pictures begin.
         playhead: where it is.
         now: steady seconds.
     """
@@ -66,11 +70,12 @@ def coming_runs(show: Show, plan: Planned, playhead: Playhead, now: float) -> li
     following = playhead.next_at
     if position is not None:
         origin = now - position
+        runs += _being_typed(show, plan, beginnings, origin=origin, cursor=playhead.cursor, now=now)
         runs += _regenerating(show, plan, origin, playhead.cursor, now)
-        runs += _screening(show, plan, origin, playhead.cursor)
+        runs += _screening(show, plan, beginnings, origin, playhead.cursor)
         if following is None:  # by hand: from the beginning again, once this is over
             following = max(now, origin + show.duration)
-    runs += _screening(show, plan, now if following is None else following, 0)
+    runs += _screening(show, plan, beginnings, now if following is None else following, 0)
     by_hand = not playhead.on_schedule or (position is None and playhead.next_at is None)
     standby = plan.of_cue(playhead.standby) if playhead.standby is not None else None
     if by_hand and standby is not None:
@@ -80,6 +85,15 @@ def coming_runs(show: Show, plan: Planned, playhead: Playhead, now: float) -> li
             runs.remove(first)
         runs.append(_at_any_moment(standby, now))
     return sorted(runs, key=lambda run: run.start)
+
+
+def _being_typed(
+    show: Show, plan: Planned, beginnings: Beginnings, *, origin: float, cursor: int, now: float
+) -> Iterator[Coming]:
+    """The run of a cue that has fired and whose picture has not begun yet."""
+    past = [action for action in plan.actions if action.cue_index < cursor]
+    if past and origin + past[-1].at + beginnings.after(past[-1].cue_index) > now:
+        yield next(_screening(show, plan, beginnings, origin, past[-1].cue_index))
 
 
 def _regenerating(
@@ -110,14 +124,17 @@ def _at_any_moment(action: Action, now: float) -> Coming:
     return Coming(action, now + AT_ANY_MOMENT, now + AT_ANY_MOMENT + TYPICAL_RUN)
 
 
-def _screening(show: Show, plan: Planned, origin: float, cursor: int) -> Iterator[Coming]:
+def _screening(
+    show: Show, plan: Planned, beginnings: Beginnings, origin: float, cursor: int
+) -> Iterator[Coming]:
     """The runs of one screening, from cue `cursor` on; `origin` is the time of its position 0."""
     cues, crossfade = show.sheet.cues, show.settings.display.crossfade
     stops = _stops(show, plan)
     coming = [action for action in plan.actions if action.cue_index >= cursor]
     following = [*(action.at for action in coming[1:]), show.duration]
     for action, ends in zip(coming, following, strict=False):
-        start, until = origin + action.at, origin + ends
+        start = origin + action.at + beginnings.after(action.cue_index)
+        until = origin + ends
         yield Coming(action, start, final_by(start, until, crossfade))
         if action.regenerate:
             after = bisect_right(stops, action.cue_index)
@@ -139,6 +156,7 @@ class Lookahead:
     Args:
         show: what is played.
         plan: its actions.
+        beginnings: when their pictures begin.
         playhead: where it is.
         static: who plays sets, and out of which bag.
         clock: the time.
@@ -148,13 +166,16 @@ class Lookahead:
         self,
         show: Show,
         plan: Planned,
+        beginnings: Beginnings,
         playhead: Playhead,
+        *,
         static: StaticProvider,
         clock: Clock,
     ) -> None:
         self.show = show
         self.plan = plan
         self._asked_for: dict[str, float] = {}
+        self._beginnings = beginnings
         self._playhead = playhead
         self._static = static
         self._clock = clock
@@ -172,7 +193,7 @@ class Lookahead:
             for action in self.plan.actions
             if self._asked_for.get(action.action_id, now) > now
         ]
-        runs += coming_runs(self.show, self.plan, self._playhead, now)
+        runs += coming_runs(self.show, self.plan, self._beginnings, self._playhead, now)
         wanted: dict[str, int] = defaultdict(int)
         for run in runs:
             wanted[run.action.action_id] += 1

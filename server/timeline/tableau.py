@@ -30,7 +30,8 @@ class Tableau:
         caption: the line being spoken.
         prompt: what stands typed in this scene.
         slider: the cue that moved the slider last in this scene.
-        generating: the cue whose picture is on the wall.
+        generating: the cue whose picture is on the wall, or is to be as soon as it has begun.
+        before: the cue whose picture is on the wall until then.
         alone: whether nothing after `generating` has ended its regeneration.
     """
 
@@ -40,19 +41,20 @@ class Tableau:
     prompt: int | None = None
     slider: int | None = None
     generating: int | None = None
+    before: int | None = None
     alone: bool = True
 
 
 def tableau_at(sheet: CueSheet, index: int, position: float) -> Tableau:
     """The stage at `position` seconds, cues before `index` having been."""
-    navigate = fade = caption = prompt = slider = generating = None
+    navigate = fade = caption = prompt = slider = generating = before = None
     alone = True
     for number, cue in enumerate(sheet.cues[:index]):
         if cue.generates:
-            generating, alone = number, True
+            before, generating, alone = generating, number, True
         match cue:
             case StartCue():
-                navigate = fade = caption = prompt = slider = generating = None
+                navigate = fade = caption = prompt = slider = generating = before = None
             case NavigateCue():
                 navigate, prompt, slider, alone = number, None, None, False
             case EndCue():
@@ -68,4 +70,4 @@ def tableau_at(sheet: CueSheet, index: int, position: float) -> Tableau:
                 slider = number
             case _:
                 pass
-    return Tableau(navigate, fade, caption, prompt, slider, generating, alone)
+    return Tableau(navigate, fade, caption, prompt, slider, generating, before, alone)

@@ -253,6 +253,7 @@ async def house(
     watch_engines: bool = False,
     book: ForceBook | None = None,
     far: Far | None = None,
+    contents: Mapping[str, bytes] | None = None,
     panic: Panic | None = None,
     remember: Remember = forget,
 ) -> AsyncIterator[House]:
@@ -271,6 +272,7 @@ async def house(
         watch_engines: whether they are tried out while nobody looks.
         book: the forces that are remembered.
         far: where the store is far away; None reads it as it is.
+        contents: of the store, by key; by default sets of a rhythm.
         panic: the wall was made black before.
         remember: is told of panics.
     """
@@ -278,7 +280,8 @@ async def house(
     show = load_show(folder, {}, {})
     clock = clock or VirtualClock()
     actions = show.plan({}).actions
-    contents = store_contents(actions, rhythm or Rhythm(), rhythms)
+    if contents is None:
+        contents = store_contents(actions, rhythm or Rhythm(), rhythms)
     opened_store = await _open_store(contents, clock, far)
     store, cache, library = opened_store
     plan = show.plan(library.manifest.fingerprints)

@@ -121,10 +121,20 @@ class ServerProcess:
         port: int = 0,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        fault: str | None = None,
     ) -> Self:
-        """Start `python -m server serve`, and wait until it says where it listens."""
+        """Start `python -m server serve`, and wait until it says where it listens.
+
+        Args:
+            folder: the show's.
+            port: where it is to listen; 0 for anywhere.
+            arguments: more of them.
+            environment: more of it.
+            fault: a mistake of ours to be built in; see `tests/helpers/broken_server.py`.
+        """
         log = folder / "server.log"
-        command = [sys.executable, "-m", "server", "serve", "--show", str(folder)]
+        program = ["server"] if fault is None else ["tests.helpers.broken_server", fault]
+        command = [sys.executable, "-m", *program, "serve", "--show", str(folder)]
         with log.open("ab") as stderr:
             process = subprocess.Popen(
                 [*command, "--port", str(port), *arguments],

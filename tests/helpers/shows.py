@@ -49,6 +49,7 @@ class Rhythm:
         size: bytes of each image; 0 for as small as they come.
         sets: how many sets; 0 for none.
         durations: whether the meta tells them at all.
+        latency: seconds from asking to the start of the first step.
     """
 
     previews: int = 4
@@ -57,6 +58,7 @@ class Rhythm:
     size: int = 0
     sets: int = 2
     durations: bool = True
+    latency: float = 0.0
 
     @property
     def frames(self) -> int:
@@ -148,11 +150,13 @@ def set_files(action: Action, set_id: int, rhythm: Rhythm) -> dict[str, bytes]:
         fingerprint=action.fingerprint,
         engine="tests 1",
         timing="simulated",
+        latency=rhythm.latency,
         files={name: FileFacts.of(data) for name, data in images.items()},
     )
     data = dump_meta(meta)
     if not rhythm.durations:
         bare = {"cue_id": action.action_id, "set_id": set_id, "total_steps": rhythm.previews}
+        bare["latency"] = rhythm.latency
         data = json.dumps(bare).encode()
     files: dict[str, bytes] = {
         image_key(action.action_id, set_id, name): image for name, image in images.items()
@@ -188,14 +192,30 @@ def store_contents(
     return contents
 
 
+def _with_playback(toml: str, **defaults: str) -> str:
+    """A show.toml in which `[playback]` says all of `defaults`, unless it says otherwise.
+
+    Where there is no such section it comes first, so that a test may add to the last.
+    """
+    before, heading, after = toml.partition("[playback]\n")
+    said = after.partition("[")[0]
+    keys = "".join(f"{name} = {value}\n" for name, value in defaults.items() if name not in said)
+    return f"{before}{heading}{keys}{after}" if heading else f"[playback]\n{keys}{toml}"
+
+
 def write_show(
     folder: Path, cues: Sequence[Mapping[str, Any]] | str, toml: str = "", *, title: str = "Tiny"
 ) -> Path:
-    """A show without sets: its sheet and its show.toml."""
+    """A show without sets: its sheet and its show.toml.
+
+    Its pictures begin with their cues, without a lead, where it does not say otherwise, so that
+    a test reads its times off its sheet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sheet = cues if isinstance(cues, str) else json.dumps(list(cues))
     (folder / "cues.json").write_text(sheet)
-    (folder / "show.toml").write_text(f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}')
+    toml = f'[show]\ntitle = "{title}"\ntimezone = "UTC"\n{toml}'
+    (folder / "show.toml").write_text(_with_playback(toml, draw='"cue"', lead="0"))
     return folder
 
 

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import math
 import re
 import signal
 import sqlite3
@@ -35,6 +36,7 @@ from server.asrun.log import (
     to_csv,
     to_json,
 )
+from server.asrun.record import RunNotes
 from server.clock import VirtualClock
 
 START = 1_764_000_000.0
@@ -560,7 +562,7 @@ async def test_a_screen_cannot_fill_the_memory(
     assert len(row["presented"]["lobby"]) == 10
 
 
-@pytest.mark.parametrize("change", [{"seed": 2**80}, {"cue": {"x": object()}}, {"position": None}])
+@pytest.mark.parametrize("change", [{"position": None}, {"squeeze": math.nan}, {"mode": object()}])
 async def test_a_run_that_cannot_be_written_takes_no_other_with_it(
     path: Path, clock: VirtualClock, change: dict[str, Any]
 ) -> None:
@@ -574,6 +576,40 @@ async def test_a_run_that_cannot_be_written_takes_no_other_with_it(
             assert {row["run"] for row in read_rows(path)} == {"r-1", "r-3"}
             assert (log.dropped, log.trouble) == (1, None)
     assert [entry["run"] for entry in logs] == ["r-2"]
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 2**63, 2**64 - 1, 2**80])
+async def test_a_seed_that_is_larger_than_the_column_is_kept_exactly(
+    path: Path, clock: VirtualClock, seed: int
+) -> None:
+    async with AsRunLog.open(path, clock=clock) as log:
+        log.begin(replace(record(1), seed=seed, cue={"foreign": seed, "none": math.nan}))
+        await flush(log)
+        assert (log.dropped, list(log.conditions())) == (0, [])
+    [row] = read_rows(path)
+    assert row["seed"] == seed
+    assert row["cue"]["none"] is None
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT CAST(seed AS TEXT) FROM runs").fetchone() == (str(seed),)
+
+
+async def test_what_cannot_be_written_is_told(path: Path, clock: VirtualClock) -> None:
+    async with AsRunLog.open(path, clock=clock) as log:
+        log.begin(replace(record(1), squeeze=math.nan))
+        await flush(log)
+        [told] = log.conditions()
+        assert (told.code, told.level) == ("asrun_incomplete", "note")
+        assert "NOT NULL" in told.message
+
+
+@pytest.mark.parametrize(
+    "prompt", ["=1+1", "+49 30", "-2", "@SUM(A1)", "\t=1", " =cmd|' /C calc'!A0", "\uff1d1"]
+)
+def test_a_cell_is_no_formula(prompt: str) -> None:
+    row = RunNotes(replace(RECORD, prompt=prompt, why="plain", position=-1.5), offset=0.0).row()
+    [line] = csv.DictReader(io.StringIO(to_csv([row])))
+    assert line["prompt"] == f"'{prompt}"
+    assert (line["why"], line["position"]) == ("plain", "-1.5"), "numbers stay numbers"
 
 
 async def test_text_that_is_no_unicode_loses_a_character_only(

@@ -178,7 +178,7 @@ async def test_leaving_cancels_all_and_waits_the_first_of_them_last() -> None:
     async with minded() as here:
         here.jobs.start("playback", job("playback"))
         here.jobs.start("readiness", job("readiness"))
-        here.jobs.start("memory", Fails(1, raising))
+        here.jobs.start("prefetch", Fails(1, raising))
         await settle()
         assert here.told()  # one of them waits to be started again
     assert ended == ["readiness", "playback"]

@@ -29,7 +29,9 @@ RHYTHM = Rhythm(previews=3, step=0.5, sets=3)
 
 
 def runs(at: House) -> list[Coming]:
-    return coming_runs(at.show, at.playback.plan, at.playback.playhead, at.clock.now())
+    return coming_runs(
+        at.show, at.playback.plan, at.ensemble.beginnings, at.playback.playhead, at.clock.now()
+    )
 
 
 def named(at: House, coming: list[Coming]) -> list[tuple[str, float]]:
@@ -119,7 +121,14 @@ async def test_no_more_cycles_are_foreseen_than_there_is_use_for(tmp_path: Path)
 
 async def test_the_sets_needed_are_those_that_are_played(tmp_path: Path) -> None:
     async with house(tmp_path, CUES, rhythm=RHYTHM, toml=f"{LOOP}gap = 5\n") as at:
-        lookahead = Lookahead(at.show, at.playback.plan, at.playback.playhead, at.static, at.clock)
+        lookahead = Lookahead(
+            at.show,
+            at.playback.plan,
+            at.ensemble.beginnings,
+            at.playback.playhead,
+            static=at.static,
+            clock=at.clock,
+        )
         await at.play_to(1)
         foreseen = [(need.action_id, need.set_id) for need in lookahead.needs()]
         assert len(foreseen) == 6
@@ -130,7 +139,14 @@ async def test_the_sets_needed_are_those_that_are_played(tmp_path: Path) -> None
 
 async def test_a_set_that_is_being_played_is_still_needed(tmp_path: Path) -> None:
     async with house(tmp_path, CUES, rhythm=RHYTHM, play=False) as at:
-        lookahead = Lookahead(at.show, at.playback.plan, at.playback.playhead, at.static, at.clock)
+        lookahead = Lookahead(
+            at.show,
+            at.playback.plan,
+            at.ensemble.beginnings,
+            at.playback.playhead,
+            static=at.static,
+            clock=at.clock,
+        )
         begun = at.clock.now()
         async with at.static.open(at.actions[1], Slot(begun)) as take:
             need = lookahead.needs()[0]

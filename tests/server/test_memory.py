@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from cache import durable
 from server import memory as memory_module
 from server.memory import Memory
 from server.providers.shuffle import Bag
@@ -24,18 +23,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "_DELAY", 0.02)
 
 
-@asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Memory]:
-    """What is remembered, and the job that saves it."""
-    async with Memory.open(path) as memory:
-        saving = asyncio.create_task(memory.keep_saving())
-        try:
-            yield memory
-        finally:
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
-
-
 async def saved(path: Path, old: bytes = b"") -> bytes:
     for _ in range(500):
         if path.exists() and (data := path.read_bytes()) != old:
@@ -45,20 +32,23 @@ async def saved(path: Path, old: bytes = b"") -> bytes:
 
 
 async def test_what_was_touched_is_there_after_a_restart(path: Path) -> None:
-    async with opened(path) as memory:
+    async with Memory.open(path) as memory:
         assert memory.content.loop_anchor is None
         assert not path.exists()
         memory.content.loop_anchor = 12.5
         memory.content.bags["lamp"] = Bag(coming=(2, 0), played=(1,))
         memory.touch()
-    async with opened(path) as memory:
+    async with Memory.open(path) as memory:
         assert memory.content.loop_anchor == 12.5
         assert memory.content.bags == {"lamp": Bag(coming=(2, 0), played=(1,))}
-        assert [entry.name for entry in path.parent.iterdir()] == ["state.json"]
+        assert {entry.name for entry in path.parent.iterdir()} <= {
+            "state.json",
+            "state.json.previous",
+        }
 
 
 async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
-    async with opened(path) as memory:
+    async with Memory.open(path) as memory:
         memory.content.alive_at = 1.0
         memory.touch()
         first = await saved(path)
@@ -70,8 +60,8 @@ async def test_it_is_saved_soon_and_not_only_at_the_end(path: Path) -> None:
 
 async def test_many_touches_are_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
-    monkeypatch.setattr(memory_module, "_write", lambda _path, data: writes.append(data))
-    async with opened(path) as memory:
+    monkeypatch.setattr(durable, "write_durably", lambda _path, data, **_: writes.append(data))
+    async with Memory.open(path) as memory:
         for number in range(100):
             memory.content.alive_at = float(number)
             memory.touch()
@@ -88,7 +78,7 @@ async def test_what_cannot_be_read_is_set_aside(path: Path, damage: bytes) -> No
     path.parent.mkdir()
     path.write_bytes(damage)
     with capture_logs() as logs:
-        async with opened(path) as memory:
+        async with Memory.open(path) as memory:
             assert memory.content.bags == {}
             memory.touch()
     assert [entry["event"] for entry in logs] == ["memory_unreadable"]
@@ -99,7 +89,7 @@ async def test_what_cannot_be_read_is_set_aside(path: Path, damage: bytes) -> No
 async def test_fields_of_a_newer_release_do_no_harm(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"loop_anchor": 3.0, "weather": "rain"}')
-    async with opened(path) as memory:
+    async with Memory.open(path) as memory:
         assert memory.content.loop_anchor == 3.0
 
 
@@ -108,22 +98,25 @@ async def test_a_place_that_cannot_be_written_is_told_once_and_tried_again(
 ) -> None:
     path.parent.write_bytes(b"a file where the folder should be")
     with capture_logs() as logs:
-        async with opened(path) as memory:
+        async with Memory.open(path) as memory:
             for number in range(3):
                 memory.content.alive_at = float(number)
                 memory.touch()
                 await asyncio.sleep(0.08)
             told = [entry for entry in logs if entry["event"] == "memory_not_saved"]
             assert len(told) == 1
+            assert [each.code for each in memory.conditions()] == ["state_not_saved"]
             path.parent.rename(tmp_path / "away")
             memory.touch()
             assert json.loads(await saved(path))["alive_at"] == 2.0
+            assert await memory.keep(5) is None
+            assert list(memory.conditions()) == []
 
 
 async def test_a_write_that_is_interrupted_leaves_the_old_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(path) as memory:
+    async with Memory.open(path) as memory:
         memory.content.alive_at = 1.0
         memory.touch()
 
@@ -132,7 +125,7 @@ async def test_a_write_that_is_interrupted_leaves_the_old_one(
 
     monkeypatch.setattr("os.fsync", full)
     with capture_logs():
-        async with opened(path) as memory:
+        async with Memory.open(path) as memory:
             memory.content.alive_at = 2.0
             memory.touch()
     monkeypatch.undo()

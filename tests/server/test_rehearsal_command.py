@@ -120,7 +120,11 @@ def change_cues(show: TinyShow, change: Callable[[list[Cue]], None]) -> None:
 
 def add_settings(show: TinyShow, toml: str) -> None:
     path = show.folder / "show.toml"
-    path.write_text(path.read_text() + toml)
+    text, heading = path.read_text(), "[playback]\n"
+    if toml.startswith(heading):  # a section may stand there once
+        keys, bracket, rest = toml.removeprefix(heading).partition("[")
+        text, toml = text.replace(heading, heading + keys), bracket + rest
+    path.write_text(text + toml)
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

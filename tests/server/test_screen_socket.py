@@ -336,7 +336,15 @@ BAD = {
     "a number": ("7", "malformed"),
     "null": ("null", "malformed"),
     "too deep": ("[" * 4000 + "]" * 4000, "malformed"),
-    "half a surrogate": ('{"type": "log", "message": "\\ud800"}', "malformed"),
+    "a field twice": ('{"type": "log", "message": "a", "message": "b"}', "invalid"),
+    "a time that cannot be": (
+        json.dumps({"type": "presented", "run": "r", "step": 1, "at": -1e308}),
+        "bad_time",
+    ),
+    "a name that cannot be read": (
+        json.dumps({"type": "hello", "protocol": 1, "screen": "\u0000 \u001b"}),
+        "hello_again",
+    ),
     "not a number in JSON": ('{"type": "sync", "t0": 1e}', "malformed"),
     "no type": ("{}", "unknown_type"),
     "another type": ('{"type": "shutdown"}', "unknown_type"),

@@ -301,7 +301,7 @@ def test_everything_that_is_wrong_is_told_with_its_source_and_place(tmp_path: Pa
         {
             "UNDERSTUDY_GENERATE_PARALLEL": "-1",
             "UNDERSTUDY_SCHEDULE_SCREENINGS": "09:00",
-            "UNDERSTUDY_SCENERY_COLOUR": "red",
+            "UNDERSTUDY_SCENERY_TOKEN": "red",
             "EXHIBITION_MODE": "sometimes",
         },
         {"server": {"port": 99999}},
@@ -314,7 +314,7 @@ def test_everything_that_is_wrong_is_told_with_its_source_and_place(tmp_path: Pa
         ("show.toml: [plaback]: ", "expected one of cache, display"),
         ("environment: [generate] parallel: ", "not '-1'"),
         ("environment: UNDERSTUDY_SCHEDULE_SCREENINGS: ", "expected JSON"),
-        ("environment: unknown UNDERSTUDY_SCENERY_COLOUR: ", "UNDERSTUDY_SHOW_"),
+        ("environment: unknown UNDERSTUDY_SCENERY_TOKEN: ", "UNDERSTUDY_SHOW_"),
         ("environment: [playback] mode: ", "not 'sometimes'"),
         ("command line: [server] port: ", "not 99999"),
     ]

@@ -66,7 +66,7 @@ def test_the_last_of_each_kind_has_a_say() -> None:
         line(999.0),
     )
     assert found == Tableau(
-        navigate=2, fade=4, caption=7, prompt=6, slider=6, generating=6, alone=True
+        navigate=2, fade=4, caption=7, prompt=6, slider=6, generating=6, before=5
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import httpx
 
+from cache.untrusted import Unfit, decode_answer
 from generator.engines._comfyui.workflow import Workflow
 
 SHOWN: Final = 600
@@ -32,8 +33,8 @@ def final_output(entry: dict[str, Any], node: str | None) -> dict[str, Any] | No
 def json_of(response: httpx.Response) -> dict[str, Any]:
     """An answer's object; empty where it is none."""
     try:
-        value = response.json()
-    except ValueError:
+        value = decode_answer(response.content)
+    except Unfit:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cache.untrusted import Unfit, decode_answer
 from generator.engines._pictures import FLOOR
 
 HELLO: Final = json.dumps(
@@ -168,7 +169,7 @@ def _word(data: bytes) -> int:
 
 def _object(text: str | bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = decode_answer(text)
+    except Unfit:
         return {}
     return value if isinstance(value, dict) else {}

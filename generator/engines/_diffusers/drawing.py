@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -44,6 +45,8 @@ Emit = Callable[[int, StepImage], None]
 _PREVIEWS_WAITING = 8
 """Steps whose previews may be unfinished; beyond that the drawing waits."""
 _WARM_UP_STEPS = 2
+_TO_BE_WAITED_FOR = 0.05
+"""Seconds: a drawing that begins sooner has waited for nothing but its own beginning."""
 
 ALWAYS_WARM = frozenset({"cpu"})
 """Devices on which a first run takes no longer than others, once its model is loaded."""
@@ -64,7 +67,13 @@ class Studio:
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="diffusers-previews")
 
     def draw(
-        self, recipe: Recipe, seeds: Sequence[int], emit: Emit, cancelled: Callable[[], bool]
+        self,
+        recipe: Recipe,
+        seeds: Sequence[int],
+        emit: Emit,
+        cancelled: Callable[[], bool],
+        *,
+        asked: float | None = None,
     ) -> None:
         """Draw a picture for each seed, all at once.
 
@@ -73,6 +82,7 @@ class Studio:
             seeds: one for each picture.
             emit: is given every image, the final one of each picture last.
             cancelled: asked at each step whether to leave off.
+            asked: when it was asked for, by `time.perf_counter`; by default now.
 
         Raises:
             Cancelled: it left off.
@@ -82,11 +92,13 @@ class Studio:
         try:
             _leave_off_if(cancelled)
             started = time.perf_counter()
+            asked = started if asked is None else asked
             base = base_of(recipe) if recipe.base_image is not None else None
             if base is not None and int(recipe.steps * (recipe.strength or 0.0)) < 1:
                 _emit_base(base, len(seeds), emit, time.perf_counter() - started)
                 return
             model = self._fetched(recipe)
+            waited = time.perf_counter() - asked
             _leave_off_if(cancelled)
             run = _Run(
                 model,
@@ -95,6 +107,8 @@ class Studio:
                 previewer=self._previewer,
                 emit=emit,
                 cancelled=cancelled,
+                asked=asked,
+                waited=waited if waited > _TO_BE_WAITED_FOR else 0.0,
             )
             run.go(seeds, base)
             model.warm.add((recipe.kind, recipe.width, recipe.height))
@@ -147,9 +161,10 @@ class Studio:
 class _Run:
     """One call of a pipeline, watched step by step.
 
-    Durations: the first step's begins before the prompt is encoded, so that together they
-    are the time of the call and the decoding. Left out is what a callback does between
-    steps, and the wait for the last previews.
+    Durations: the first step's begins before the prompt is encoded, each other's where the
+    one before ended, the final image's ends when it is encoded. So together they are all of
+    the time from the call to the final image, and a replay takes as long. What previews cost
+    is in it only as far as the drawing really waited for them.
     """
 
     def __init__(
@@ -161,7 +176,12 @@ class _Run:
         previewer: ThreadPoolExecutor,
         emit: Emit,
         cancelled: Callable[[], bool],
+        asked: float,
+        waited: float,
     ) -> None:
+        self._asked = asked
+        self._waited = waited
+        self._latency: float | None = None
         self._model = model
         self._recipe = recipe
         self._clock = clock
@@ -181,6 +201,7 @@ class _Run:
         """Draw; everything is emitted, or it is raised, and nothing runs on."""
         try:
             arguments = call_arguments(self._pipeline, self._recipe, seeds, base)
+            self._latency = max(0.0, time.perf_counter() - self._asked - self._waited)
             self._begun = self._clock.mark()
             latents = self._pipeline(callback_on_step_end=self._on_step_end, **arguments)[0]
             while self._jobs:
@@ -215,8 +236,7 @@ class _Run:
         # One step ahead of the device keeps it busy; more would put off a cancellation.
         if self._ended_before is not None:
             self._clock.catch_up(self._ended_before)
-        self._ended_before = ended
-        self._begun = self._clock.mark()
+        self._ended_before = self._begun = ended
         return {}
 
     def _preview(
@@ -235,7 +255,8 @@ class _Run:
         duration = self._clock.seconds(begun, ended)
         for index, image in enumerate(images):
             encoded = jpeg(image, PREVIEW_QUALITY)
-            self._emit(index, StepImage(step, steps, False, moment, duration, encoded))
+            preview = StepImage(step, steps, False, moment, duration, encoded)
+            self._emit(index, self._dated(preview) if step == 1 else preview)
 
     def _finish(self, latents: Tensor) -> None:
         """Decode the finished latents one by one, and emit what comes of them.
@@ -246,14 +267,20 @@ class _Run:
         recipe, step = self._recipe, self.steps_drawn + 1
         for index in range(len(latents)):
             _leave_off_if(self._cancelled)
-            begun = self._clock.mark()
             with torch.no_grad():
                 pixels = decoded(self._pipeline, latents[index : index + 1])[0]
-            duration = self._clock.seconds(begun, self._clock.mark())
             image = to_image(pixels, (recipe.width, recipe.height))
             check_not_flat(pixels)
             encoded = jpeg(image, FINAL_QUALITY)
-            self._emit(index, StepImage(step, step, True, None, duration, encoded))
+            ended = self._clock.mark()
+            duration = self._clock.seconds(self._begun, ended)
+            self._begun = ended
+            final = StepImage(step, step, True, None, duration, encoded)
+            self._emit(index, self._dated(final) if step == 1 else final)
+
+    def _dated(self, first: StepImage) -> StepImage:
+        """A first image, with what preceded it."""
+        return replace(first, latency=self._latency, waited=self._waited)
 
 
 def _emit_base(base: Image.Image, count: int, emit: Emit, duration: float) -> None:

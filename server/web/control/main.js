@@ -101,7 +101,9 @@ async function act(command, args = {}) {
   for (const button of buttons) mark(/** @type {HTMLElement} */ (button), "pending", "");
   try {
     const result = await desk.ask(command, args);
-    tell(done[command]?.(result, args) ?? `${command}: done`, "ok");
+    const did = done[command]?.(result, args) ?? `${command}: done`;
+    if (result?.kept === false) tell(`${did}, but NOT KEPT: a restart forgets it (${result.not_kept})`, "no");
+    else tell(did, "ok");
   } catch (problem) {
     const { code, message } = /** @type {import("./desk.js").Problem} */ (problem);
     tell(code === "too_soon" ? "Too soon after the last go: nothing was done" : `${command}: ${message}`, "no");

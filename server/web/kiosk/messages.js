@@ -15,7 +15,7 @@ export const PROTOCOL = 1;
  * @typedef {{type: "fade", black: boolean, seconds: number, at: number}} Fade
  * @typedef {{word: string, start: number, end: number}} Word
  * @typedef {{type: "caption", text: string, words: Word[], at: number, until: number}} Caption
- * @typedef {{type: "typing", text: string, erase: boolean, delay: {base: number, variance: number}, at: number, seed: number}} Typing
+ * @typedef {{type: "typing", text: string, erase: boolean, delay: {base: number, variance: number}, at: number, seed: number, from?: string, seconds?: number | null}} Typing
  * @typedef {{type: "slider", from: number, to: number, seconds: number, at: number}} Slider
  * @typedef {{type: "run", run: string, cue: string, prompt: string, steps: number}} Run
  * @typedef {{type: "frame", run: string, cue: string, step: number, steps: number, final: boolean, present_at: number, media_type: string, url?: string}} FrameHeader
@@ -74,6 +74,8 @@ const typing = object({
   delay: object({ base: number, variance: number }),
   at: number,
   seed: number,
+  from: (v) => v == null || string(v),
+  seconds: optionalNumber,
 });
 const slider = object({ from: number, to: number, seconds: number, at: number });
 const run = object({ run: string, steps: number });

@@ -30,35 +30,55 @@ export function random(seed) {
 }
 
 /**
- * The strokes of a message (pure): after `at` seconds, `count` letters of `text` stand.
+ * The strokes of a message (pure): `at` seconds after its beginning, the first `count` code points of `whole` stand. What
+ * stands is erased down to the beginning that both texts have in common, then the rest is typed. A stroke is a code point,
+ * as for the server, which must know how long all of it takes (server/timeline/keystrokes.py does the same).
  * @param {Typing} message
- * @param {string} standing what stood before
- * @returns {{letters: string[], strokes: {at: number, count: number}[]}}
+ * @returns {{at: number, whole: string[], count: number}[]}
  */
-export function strokes(message, standing) {
+export function strokes(message) {
   const { base, variance } = message.delay;
   const dice = random(message.seed);
-  // Two dice rather than one: hands are mostly near their mean, and within base ± variance all the same.
-  const wait = () => Math.max(FASTEST, base + variance * (dice() + dice() - 1));
-  const letters = split(message.text || (message.erase ? standing : ""));
-  /** @type {{at: number, count: number}[]} */
+  const standing = Array.from(message.from ?? "");
+  const text = Array.from(message.text);
+  /** @type {{at: number, whole: string[], count: number}[]} */
   const made = [];
   let at = 0;
-  if (message.text) {
-    for (let count = 1; count <= letters.length; count += 1) made.push({ at: (at += wait()), count });
+  /** @param {string[]} whole @param {number} count */
+  const press = (whole, count) => {
+    // Two dice rather than one: hands are mostly near their mean.
+    at += Math.max(FASTEST, base + variance * (dice() + dice() - 1));
+    made.push({ at, whole, count });
+  };
+  let common = 0;
+  while (common < standing.length && standing[common] === text[common]) common += 1;
+  for (let count = standing.length - 1; count >= common; count -= 1) press(standing, count);
+  for (let count = common + 1; count <= text.length; count += 1) press(text, count);
+  if (message.erase && text.length > 0) {
+    at += REST;
+    for (let count = text.length - 1; count >= 0; count -= 1) press(text, count);
   }
-  if (message.erase) {
-    if (message.text) at += REST;
-    for (let count = letters.length - 1; count >= 0; count -= 1) made.push({ at: (at += wait()), count });
-  }
-  return { letters, strokes: made };
+  // In a hurry, or where the server's time runs at another speed, what counts is how long all of it takes.
+  const scale = message.seconds == null || at === 0 ? 1 : message.seconds / at;
+  for (const stroke of made) stroke.at *= scale;
+  return made;
 }
 
 const segmenter = "Segmenter" in Intl ? new Intl.Segmenter(undefined, { granularity: "grapheme" }) : null;
 
-/** Letters as a reader counts them. @param {string} text */
-function split(text) {
-  return segmenter ? Array.from(segmenter.segment(text), (s) => s.segment) : Array.from(text);
+/**
+ * What a reader sees of a text of which `count` code points are typed: its letters that are whole, and the rest of it.
+ * @param {string[]} whole
+ * @param {number} count
+ * @returns {[string, string]}
+ */
+export function visible(whole, count) {
+  const text = whole.join("");
+  const typed = whole.slice(0, count).join("").length;
+  // Only where a letter might be cut in two: each of these is looked for at every stroke.
+  if (!segmenter || typed === 0 || typed === text.length) return [text.slice(0, typed), text.slice(typed)];
+  const end = segmenter.segment(text).containing(typed)?.index ?? typed;
+  return [text.slice(0, end), text.slice(end)];
 }
 
 export class TypedLine {
@@ -70,8 +90,7 @@ export class TypedLine {
   #rest = document.createElement("span");
   /** @type {Typing | null} */
   #message = null;
-  /** @type {string[]} */
-  #letters = [];
+  /** How many code points stand. */
   #count = 0;
 
   /**
@@ -111,36 +130,33 @@ export class TypedLine {
 
   /** @param {Typing} message */
   #begin(message) {
-    const standing = this.#root.hasAttribute("data-on") ? this.#letters.slice(0, this.#count).join("") : "";
-    const { letters, strokes: plan } = strokes(message, standing);
+    const standing = Array.from(message.from ?? "");
+    const plan = strokes(message);
     this.#root.ariaLabel = message.text;
-    if (letters.length === 0) {
+    if (plan.length === 0 && standing.length === 0) {
       this.clear();
       return;
     }
     this.#root.setAttribute("data-on", "");
     this.#root.dataset.caret = "solid";
-    this.#set(letters, message.text ? 0 : letters.length);
+    // From an empty line the room of the whole text is taken at once, so that its lines break once and for all.
+    this.#set(standing.length > 0 ? standing : Array.from(message.text), standing.length);
 
     let next = 0;
     const step = () => {
       // All strokes that are past at once: on joining in the middle, or after the page could not run for a while.
       const since = this.#schedule.now() - message.at + 0.002;
       while (next < plan.length && plan[next].at <= since) next += 1;
-      if (next > 0) this.#set(letters, plan[next - 1].count);
+      if (next > 0) this.#set(plan[next - 1].whole, plan[next - 1].count);
       if (next < plan.length) this.#alarm.set(message.at + plan[next].at, step);
-      else this.#end(message, plan);
+      else this.#end(message.at + (plan.at(-1)?.at ?? 0));
     };
     step();
   }
 
-  /**
-   * @param {Typing} message
-   * @param {{at: number, count: number}[]} plan
-   */
-  #end(message, plan) {
+  /** @param {number} done when the last key was pressed */
+  #end(done) {
     this.#root.dataset.caret = "blinking";
-    const done = message.at + (plan.at(-1)?.at ?? 0);
     this.#alarm.set(done + CARET, () => {
       if (this.#count === 0) this.#root.removeAttribute("data-on");
       else this.#root.dataset.caret = "none";
@@ -148,13 +164,11 @@ export class TypedLine {
   }
 
   /**
-   * @param {string[]} letters
-   * @param {number} count how many of them stand; the others keep their room, so that lines break once and for all
+   * @param {string[]} whole
+   * @param {number} count how much of it stands; the rest keeps its room
    */
-  #set(letters, count) {
-    this.#letters = letters;
+  #set(whole, count) {
     this.#count = count;
-    this.#typed.textContent = letters.slice(0, count).join("");
-    this.#rest.textContent = letters.slice(count).join("");
+    [this.#typed.textContent, this.#rest.textContent] = visible(whole, count);
   }
 }
