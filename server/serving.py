@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cache.urls import BadStoreAddress
-from server.access import Access
+from server.access import Access, is_loopback
 from server.app import create_app
 from server.config.sections import ServerSection
 from server.config.show import Show
@@ -21,6 +21,7 @@ from server.descriptors import raise_descriptor_limit, room_for_connections
 from server.logs import configure_logs
 from server.process import STATUS, HostProcess
 from server.protocols import bounded_by
+from server.reverse_proxy import ReverseProxies
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
@@ -117,7 +118,14 @@ def connections_of(section: ServerSection) -> Connections:
     """The connections that a server may have, after this process was let open what it may."""
     limit = raise_descriptor_limit()
     most = room_for_connections(section.max_connections, limit)
-    return Connections(ConnectionLimits(most, min(most, section.max_connections_per_address)))
+    proxies = ReverseProxies(section.trusted_proxies)
+    return Connections(
+        ConnectionLimits(
+            most,
+            min(most, section.max_connections_per_address),
+            exempt=lambda host: is_loopback(host) or proxies.trusts(host),
+        )
+    )
 
 
 def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:

@@ -18,8 +18,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.connections import ConnectionLimits, Connections
+from server.config.sections import ServerSection
+from server.connections import (
+    BODY_RATE,
+    BODY_WITHIN,
+    Connection,
+    ConnectionLimits,
+    Connections,
+)
 from server.descriptors import FOR_THE_SHOW, raise_descriptor_limit, room_for_connections
+from server.serving import connections_of
 from tests.helpers.screens import screen, web
 from tests.helpers.servers import Address, plain_environment, serving, serving_app
 from tests.helpers.shows import TinyShow, cue, make_show, prompt
@@ -213,3 +221,68 @@ def test_the_soft_limit_is_raised_to_the_hard_one_and_the_show_has_its_share() -
     assert room_for_connections(1000, None) == 1000
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert raise_descriptor_limit(most=16) == soft, "never lowered"
+
+
+class Idle(asyncio.Transport):
+    """A connection on which nothing happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsent, self.aborted, self.closing = 0, False, False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+
+async def test_an_address_has_its_share_and_whoever_speaks_for_many_has_all() -> None:
+    section = ServerSection(
+        max_connections=64, max_connections_per_address=16, trusted_proxies=("10.0.0.7",)
+    )
+    connections = connections_of(section)
+    for host, most in (("10.0.0.8", 16), ("10.0.0.7", 24), ("127.0.0.1", 24)):
+        opened = [Idle() for _ in range(24)]
+        for transport in opened:
+            connections.opened(transport, host)
+        assert sum(not each.aborted for each in opened) == most, host
+        assert not opened[-1].aborted, "the newest is heard first"
+    assert len(connections) == 64
+    # The crowd is where most are: whoever comes from elsewhere costs those nothing that are few.
+    honest = Idle()
+    assert connections.opened(honest, "10.0.0.9") is not None
+    assert connections.opened(Idle(), "10.0.0.8") is not None
+    assert not honest.aborted
+    assert connections.ended["refused"] == 0
+
+
+async def test_time_runs_by_what_a_connection_is_about() -> None:
+    now = [0.0]
+    connections = Connections(monotonic=lambda: now[0])
+
+    def opened() -> tuple[Idle, Connection]:
+        transport = Idle()
+        connection = connections.opened(transport, "127.0.0.1")
+        assert connection is not None
+        return transport, connection
+
+    silent, _ = opened()
+    sending, body = opened()
+    body.becomes("body", 0.0, BODY_WITHIN)
+    deaf, answer = opened()
+    answer.becomes("answer", 0.0)
+    leaving, _ = opened()
+    leaving.closing = True
+    known, screen = opened()
+    screen.identified()
+    for second in range(200):
+        now[0] = float(second)
+        body.received += BODY_RATE if second < 20 else 0
+        deaf.unsent = 1000 if second >= 50 else 0
+        connections.look()
+        told = (silent.aborted, sending.aborted, deaf.aborted, leaving.aborted, known.aborted)
+        assert told == (second >= 10, second >= 30, second >= 79, second >= 10, False), second
