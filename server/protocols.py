@@ -129,6 +129,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         data = message.get("bytes")
         if message["type"] != "websocket.send" or not isinstance(data, bytes):
             await super().send(message)
+            if message["type"] == "websocket.http.response.body":
+                # It is refused, and was told why; else the library logs an error of the program's.
+                self.handshake_complete = True
             return
         await self.writable.wait()
         if len(data) < _SHARED or self.conn.state is not State.OPEN or self.conn.extensions:
