@@ -58,6 +58,9 @@ _UNFINISHED_BYTES: Final = 256 * 2**20
 
 _LOCK_PATIENCE: Final = 2.0
 _LOCK_LOOK: Final = 0.01
+_BEYOND_REASON_NS: Final = 50 * 366 * 86_400 * 10**9
+"""Beyond this, what a file says of its last use was never a clock's."""
+
 _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
@@ -152,6 +155,7 @@ class Copies:
         self._limit = limit
         self._keep_free = keep_free
         self._wall = wall
+        self._wall_ns = self._noted_ns = int(wall() * 1e9)
         self._me = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.pinned: frozenset[str] = frozenset()
         self.held: Counter[str] = Counter()
@@ -352,7 +356,23 @@ class Copies:
         return f"{self._origin}/{name}"
 
     def _now_ns(self) -> int:
-        return int(self._wall() * 1e9)
+        """Now, as uses are noted: the time of day, but never before what was noted already.
+
+        They are an order and no dates. After a start with the clock a year ahead, the copies of
+        that evening would else be the last used for a year, and all that is used since be evicted.
+        """
+        wall = int(self._wall() * 1e9)
+        passed, self._wall_ns = max(1, wall - self._wall_ns), wall
+        self._noted_ns = max(self._noted_ns + passed, wall)
+        return self._noted_ns
+
+    def _was_noted(self, used_ns: int) -> int:
+        """When a file says that it was used; what we note from now on is after that."""
+        if used_ns > self._noted_ns:
+            if used_ns > self._wall_ns + _BEYOND_REASON_NS:
+                return self._noted_ns
+            self._noted_ns = used_ns
+        return used_ns
 
     def _protected(self, path: str) -> bool:
         origin, _, name = path.partition("/")
@@ -586,10 +606,10 @@ class Copies:
             for path, info in files_in(self._text):
                 known = self._entries.get(path)
                 if known is not None and known.size == info.st_size:
-                    known.used_ns = max(known.used_ns, info.st_mtime_ns)
+                    known.used_ns = max(known.used_ns, self._was_noted(info.st_mtime_ns))
                     found[path] = known
                 else:
-                    found[path] = _Entry(info.st_size, info.st_mtime_ns)
+                    found[path] = _Entry(info.st_size, self._was_noted(info.st_mtime_ns))
             unfinished = sum(size for _, size, _ in self._unfinished())
         except BaseException:
             self._journal = None

@@ -213,7 +213,7 @@ class KeptFile:
             self._data = data
             if self._asked_at is None:
                 self._asked_at = self._timer()
-            if self._thread is None and not self._closing:
+            if (self._thread is None or not self._thread.is_alive()) and not self._closing:
                 self._thread = threading.Thread(
                     target=self._write_on, name=f"keeps {self.path.name}", daemon=True
                 )
@@ -311,7 +311,8 @@ class KeptFile:
             heard = [entry for entry in self._waiting if entry[0] <= number]
             self._waiting = [entry for entry in self._waiting if entry[0] > number]
         if news:
-            self._told(trouble)
+            with suppress(Exception):  # who cannot be told must not end the writing
+                self._told(trouble)
         for _, loop, done in heard:
             with suppress(RuntimeError):  # its loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_wake, done)

@@ -7,8 +7,11 @@ an orderly one, and where it has not within a moment, the process ends without i
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 import threading
+from contextlib import suppress
 from typing import Final, Self
 
 from server.systemd import Notifier
@@ -36,7 +39,12 @@ class HostProcess:
 
     @classmethod
     def of_this_server(cls) -> Self:
-        """This very process, as it was started to serve; systemd is told, where it wants to be."""
+        """This very process, as it was started to serve; systemd is told, where it wants to be.
+
+        Ended by its watchdog (SIGABRT), it says on standard error where every thread of it was.
+        """
+        with suppress(Exception):  # there may be no standard error
+            faulthandler.enable(sys.__stderr__ or sys.stderr)
         return cls(ours=True, notifier=Notifier.from_environment(os.environ))
 
     @property

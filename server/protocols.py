@@ -129,6 +129,9 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Send a message; a picture's bytes are the same for every screen, and never copied."""
         if message["type"] != "websocket.send":
             await super().send(message)
+            if message["type"] == "websocket.http.response.body":
+                # It is refused, and was told why; else the library logs an error of the program's.
+                self.handshake_complete = True
             return
         await self.writable.wait()
         # Ended by us, it is not lost yet; uvloop does not forgive what is written to it.

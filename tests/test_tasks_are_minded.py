@@ -46,6 +46,10 @@ MINDED = {
         "supervision catches all and becomes the engine's state; the others are awaited",
     ),
     ("server/asrun/log.py", "Thread"): (1, "the job `asrun` sees it end and begins another"),
+    ("cache/durable.py", "Thread"): (
+        1,
+        "catches all, and `trouble` tells what is not on the disk; one that ended is begun again",
+    ),
     ("server/output.py", "Thread"): (1, "what it cannot write is counted and told"),
     ("server/performance/performer.py", "create_task"): (
         1,

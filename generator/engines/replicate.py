@@ -419,9 +419,13 @@ def _retry_after(response: httpx.Response) -> float | None:
         date = email.utils.parsedate_to_datetime(text)
     except ValueError:
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+    # A span by their clock alone: ours may be years off.
+    try:
+        now = email.utils.parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        now = datetime.now(UTC)
+    date, now = (each if each.tzinfo else each.replace(tzinfo=UTC) for each in (date, now))
+    return max(0.0, (date - now).total_seconds())
 
 
 def _predict_time(prediction: _Prediction) -> float | None:

@@ -33,6 +33,7 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "restore": (),
     "identify": ("screen",),
     "reload": ("screen",),
+    "screens.forget": ("screen",),
     "prefetch": ("cue",),
     "mode.force": ("mode", "until", "reason", "cue", "now"),
     "mode.release": ("cue", "now"),

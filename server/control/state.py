@@ -100,10 +100,14 @@ class StateView:
         }
 
     def zone(self) -> dict[str, Any]:
-        """In which time zone hours are told; without a name, by how many seconds it is ahead."""
+        """In which time zone hours are told: its name, if it has one, and seconds ahead of UTC.
+
+        `clock_offset` is what has to be added to a server time to print it.
+        """
         return {
             "name": self.show.timezone_name or None,
             "utc_offset": self.time_of_day.utc_offset(),
+            "clock_offset": round(self.time_of_day.offset, 3),
         }
 
     def _local(self, unix: float | None) -> str | None:

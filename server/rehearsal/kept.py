@@ -7,6 +7,7 @@ the next start.
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -37,6 +38,20 @@ HTML: Final = "report.html"
 
 _ABOUT: Final = "about.json"
 _UNDER_WAY: Final = "."
+_NAME: Final = re.compile(r"(\d{8}T\d{6})-(\d+)")
+
+
+def _order(folder: Path) -> tuple[str, int]:
+    """By when it was begun, and its number; what is no report of ours is older than all."""
+    found = _NAME.fullmatch(folder.name)
+    return ("", 0) if found is None else (found[1], int(found[2]))
+
+
+def _stamp(wall: float) -> str:
+    try:
+        return datetime.fromtimestamp(wall, UTC).strftime("%Y%m%dT%H%M%S")
+    except (ValueError, OverflowError, OSError):
+        return ""  # a clock that far off names no date
 
 
 class Digest(BaseModel):
@@ -108,12 +123,10 @@ class KeptReports:
         Raises:
             OSError: it cannot be made.
         """
-        name = datetime.fromtimestamp(wall, UTC).strftime("%Y%m%dT%H%M%S")
-        taken = {folder.name for folder in self._folders()}
-        number = 1
-        while (unique := f"{name}-{number:02d}") in taken:
-            number += 1
-        folder = self.folder / f"{_UNDER_WAY}{unique}"
+        # Their names are their order: after a start with a clock that was ahead, the one that
+        # comes next must not be taken for the oldest and swept away.
+        stamp, number = max([(_stamp(wall), 0), *(_order(each) for each in self._folders())])
+        folder = self.folder / f"{_UNDER_WAY}{stamp}-{number + 1:02d}"
         shutil.rmtree(folder, ignore_errors=True)
         make_private_folder(folder)
         return folder
@@ -161,5 +174,6 @@ class KeptReports:
         """Those that are whole, or those that are not, the oldest first."""
         with suppress(OSError):
             found = [each for each in self.folder.iterdir() if each.is_dir()]
-            return sorted(each for each in found if each.name.startswith(_UNDER_WAY) == under_way)
+            wanted = (each for each in found if each.name.startswith(_UNDER_WAY) == under_way)
+            return sorted(wanted, key=_order)
         return []

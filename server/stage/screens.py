@@ -165,8 +165,7 @@ class ScreenSocket:
                 raise ScreenTooSlow from None
             screen.frames_sent += 1
             self._metrics.frames_sent.inc()
-            due = self._stage.tempo.to_real(item.header.present_at)
-            screen.liveness.sent(item.header.run, item.header.step, due, self._clock.now())
+            self._stage.sent(screen, item)
 
     async def _dismissed(self, screen: Screen) -> None:
         await screen.dismissed.wait()

@@ -407,7 +407,7 @@ class Stage:
             case wire.Slider():
                 scenery.slider = message
             case wire.Hold():
-                pass
+                self._owe_nothing_more()
         self._tell_all(message)
 
     def darken(self, seconds: float) -> None:
@@ -453,10 +453,9 @@ class Stage:
             self._picture = performance.frame(newest)
         if performance.outcome is None:
             performance.end("cut")
-            now = self.tempo.to_real(self.clock.now())
             for screen in self._screens:
                 screen.mailbox.void()
-                screen.liveness.void(now)
+            self._owe_nothing_more()
 
     def identify(self, name: str) -> int:
         """Ask a screen to say who it is; how many of that name there are."""
@@ -465,6 +464,20 @@ class Stage:
     def reload(self, name: str) -> int:
         """Ask a screen to load its page anew; how many of that name there are."""
         return self._post_to(name, wire.Reload())
+
+    def sent(self, screen: Screen, frame: StageFrame) -> None:
+        """A screen was sent a frame; it owes it, unless its run was cut on the way."""
+        current, header = self._current, frame.header
+        if current is not None and current.run.run == header.run and current.outcome != "cut":
+            due = self.tempo.to_real(header.present_at)
+            now = self.tempo.to_real(self.clock.now())
+            screen.liveness.sent(header.run, header.step, due, now)
+
+    def _owe_nothing_more(self) -> None:
+        """What is not due yet will not be seen."""
+        now = self.tempo.to_real(self.clock.now())
+        for screen in self._screens:
+            screen.liveness.void(now)
 
     def presented(self, screen: Screen, message: wire.Presented) -> None:
         """A screen says that a frame has reached its display, and when by its own clock."""

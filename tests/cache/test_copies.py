@@ -167,6 +167,41 @@ def test_the_bound_holds_and_what_is_needed_stays(
         assert unfinished(root) == []
 
 
+@pytest.mark.parametrize("ahead", [365 * 86_400.0, 3600.0, -365 * 86_400.0])
+def test_a_start_with_a_wrong_clock_does_not_turn_the_order_round(root: Path, ahead: float) -> None:
+    def started(seconds: float) -> Copies:
+        wall = Time()
+        wall.now += seconds
+        return copies_in(root, limit=4 * (1000 + PROOF_BYTES), wall=wall)
+
+    write(started(0), "a", bytes(1000))
+    wrong = started(ahead)
+    write(wrong, "b", bytes(1000))
+    read(wrong, "b")
+    wrong.flush(keep_young=0)
+    right = started(60)
+    for name in ("c", "d"):
+        write(right, name, bytes(1000))
+    right.used("a")
+    right.flush(keep_young=0)
+    again = started(120)
+    write(again, "e", bytes(1000))
+    assert place(root, "b").exists() is False, "used before all others, whatever its clock said"
+    assert all(place(root, name).exists() for name in "acde")
+
+
+def test_a_clock_that_is_set_back_does_not_turn_the_order_round(root: Path) -> None:
+    wall = Time()
+    copies = copies_in(root, limit=3 * (1000 + PROOF_BYTES), wall=wall)
+    for name in "abc":
+        write(copies, name, bytes(1000))
+        wall.now -= 7200.0
+    copies.used("a")
+    write(copies, "d", bytes(1000))
+    assert not place(root, "b").exists()
+    assert all(place(root, name).exists() for name in "acd")
+
+
 def test_the_order_outlives_the_process(root: Path) -> None:
     clock = Time()
     copies = copies_in(root, wall=clock)

@@ -905,3 +905,28 @@ async def test_a_long_show_grows_nothing(folder: Path) -> None:
         assert cache.stats.unkept == 0
         assert not cache._held
         assert not cache._changes
+
+
+@pytest.mark.parametrize("mistake", [ValueError("a mistake"), asyncio.CancelledError()])
+async def test_a_mistake_in_tidying_costs_a_round_and_is_told(
+    origin: MemoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch, mistake: BaseException
+) -> None:
+    rightly, calls = LocalCache._flush, 0
+
+    def flush(cache: LocalCache) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise mistake
+        rightly(cache)
+
+    async def soon(_seconds: float) -> None:
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(LocalCache, "_flush", flush)
+    with capture_logs() as logs:
+        async with cache_of(origin, folder, sleep=soon) as cache:
+            await settled(lambda: cache.untidy is not None)
+            await settled(lambda: cache.untidy is None)
+            assert calls >= 3
+    assert [each["event"] for each in logs].count("copies_not_tidied") == 1

@@ -183,14 +183,16 @@ def test_in_the_metrics() -> None:
 # ---------------------------------------------------------------- there, and shows nothing
 
 
-def play(room: Room, joined: Screen, run: str, due: float) -> None:
+def play(room: Room, joined: Screen, run: str, due: float) -> StageFrame:
     """A run of one frame, sent at once."""
     performance = room.stage.begin(wire.Run(run=run, cue="c", prompt="p", steps=1))
     header = wire.Frame(
         run=run, cue="c", step=1, steps=1, final=True, present_at=due, media_type="image/png"
     )
-    performance.add(StageFrame.of(header, b"picture"), room.clock.now())
-    joined.liveness.sent(run, 1, due, room.clock.now())
+    frame = StageFrame.of(header, b"picture")
+    performance.add(frame, room.clock.now())
+    room.stage.sent(joined, frame)
+    return frame
 
 
 def test_a_screen_that_paints_nothing_is_told() -> None:
@@ -212,8 +214,13 @@ def test_what_was_cut_before_its_time_is_not_owed() -> None:
     room = Room(named=("left",))
     with room.screen("left") as joined:
         beating(joined, room.clock, 20)
-        play(room, joined, "one", room.clock.now() + 30)
+        frame = play(room, joined, "one", room.clock.now() + 30)
         room.stage.cut()  # a panic, a new cue, the end of the screening
+        room.stage.sent(joined, frame)  # it was on its way
+        beating(joined, room.clock, 300)
+        assert room.told() == {}
+        play(room, joined, "two", room.clock.now() + 30)
+        room.stage.tell(wire.Hold())
         beating(joined, room.clock, 300)
         assert room.told() == {}
 

@@ -6,10 +6,12 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
 from server.rehearsal.page import render_page
 from server.stage.glyphs import MOST, advice, characters, in_words
@@ -21,6 +23,7 @@ from tests.helpers.walls import wall
 
 pytestmark = pytest.mark.browser
 
+WEB = Path(__file__).resolve().parents[2] / "server/web"
 TITLE = "הדלת הפתוחה."
 SAID = "זאת הרצאה בשני חלקים."
 WORDS = [
@@ -139,22 +142,57 @@ def test_in_a_report_too(browser: Browser) -> None:
 
 def test_the_technicians_page_says_everything_in_its_own_direction() -> None:
     """The rule that keeps it so: on that page `dom.js` alone puts words where they are read."""
-    folder = Path(__file__).resolve().parents[2] / "server/web/control"
     wild = [
         f"{path.name}: {found[0]}"
-        for path in sorted(folder.glob("*.js"))
+        for path in sorted((WEB / "control").glob("*.js"))
         if path.name != "dom.js"
         for found in re.finditer(r"\.(textContent|innerText|innerHTML)\s*=(?!=)", path.read_text())
     ]
     assert wild == []
 
 
-def test_a_picture_with_holes_stands_on_black(tmp_path: Path, browser: Browser) -> None:
-    tiny = make_show(tmp_path / "show", CUES, toml=MANUAL)
-    with server_process(tiny.folder) as server, wall(browser, server.address) as kiosk:
-        seen = kiosk.page.evaluate(
+@contextmanager
+def modules(browser: Browser) -> Iterator[Page]:
+    """A page that can import the pages' own modules, from http://wall.test/, without a server."""
+    page = browser.new_page()
+
+    def serve(route: Route) -> None:
+        path = WEB / urlsplit(route.request.url).path.lstrip("/")
+        route.fulfill(path=path) if path.is_file() else route.fulfill(body="<body>")
+
+    page.route("http://wall.test/**", serve)
+    try:
+        page.goto("http://wall.test/")
+        yield page
+    finally:
+        page.close()
+
+
+def test_no_letter_is_cut_in_two(browser: Browser) -> None:
+    with modules(browser) as page:
+        wrong = page.evaluate(
             """async () => {
-              const { Picture } = await import("/static/kiosk/picture.js");
+              const { visible } = await import("http://wall.test/kiosk/typing.js");
+              const letters = ["👩‍🚀", " ", "שָׁ", "ל", "ก็", "é", "🇩🇪", "👍🏽"];
+              const whole = Array.from(letters.join(""));
+              const shown = new Set(letters.map((_, n) => letters.slice(0, n).join("")));
+              shown.add(letters.join(""));
+              const cut = [];
+              for (let count = 0; count <= whole.length; count += 1) {
+                const [typed, rest] = visible(whole, count);
+                if (!shown.has(typed) || typed + rest !== whole.join("")) cut.push(typed);
+              }
+              return cut;
+            }"""
+        )
+    assert wrong == []
+
+
+def test_a_picture_with_holes_stands_on_black(browser: Browser) -> None:
+    with modules(browser) as page:
+        seen = page.evaluate(
+            """async () => {
+              const { Picture } = await import("http://wall.test/kiosk/picture.js");
               const root = document.createElement("div");
               document.body.append(root);
               const picture = new Picture(root);

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import structlog
@@ -185,3 +186,26 @@ async def test_no_more_wait_than_anybody_will_look_at() -> None:
         await drawn(engine, action().recipe)
         await harvester.settled()
         assert await waiting(store) == 2
+
+
+@pytest.mark.parametrize("mistake", [ValueError("a mistake"), asyncio.CancelledError()])
+async def test_a_mistake_with_one_run_does_not_end_the_keeping(
+    monkeypatch: pytest.MonkeyPatch, mistake: BaseException
+) -> None:
+    store, rightly, calls = MemoryStore(), quarantine.keep, 0
+
+    async def keep(*args: Any, **kwargs: Any) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise mistake
+        return await rightly(*args, **kwargs)
+
+    monkeypatch.setattr(quarantine, "keep", keep)
+    async with harvesting(store) as harvester:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                await drawn(harvester.tee(ScriptedEngine(IMAGES)), action().recipe)
+                await harvester.settled()
+        assert await waiting(store) == 1
+    assert "harvest_failed" in {each["event"] for each in logs}

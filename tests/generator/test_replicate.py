@@ -25,7 +25,7 @@ from generator.engine import (
     RecipeRefused,
 )
 from generator.engines import replicate
-from generator.engines.replicate import DEFAULT_INPUT, ReplicateEngine
+from generator.engines.replicate import DEFAULT_INPUT, ReplicateEngine, _retry_after
 from generator.recipe import Lora
 from tests.generator.engine_contract import EngineContract, drawn, from_base, recipe
 from tests.generator.replicate_server import TOKEN, Replicate
@@ -236,6 +236,16 @@ class TestRefusals:
             assert len(await drawn(engine, recipe())) == 1
         assert 0.8 < time.monotonic() - begun < 3.5
         assert len(server.posted) == 2
+
+    @pytest.mark.parametrize("years", [-1, 0, 1, 10])
+    def test_a_date_to_wait_for_is_a_span_by_the_senders_clock(self, years: int) -> None:
+        now = datetime.now(UTC) + timedelta(days=365 * years)
+        date, until = (
+            email.utils.format_datetime(each, usegmt=True)
+            for each in (now, now + timedelta(seconds=7))
+        )
+        response = httpx.Response(429, headers={"retry-after": until, "date": date})
+        assert _retry_after(response) == 7.0
 
     async def test_busy_for_too_long_is_unavailable_at_once(self) -> None:
         server = Replicate(refuse=[429], headers={"retry-after": "3600"})

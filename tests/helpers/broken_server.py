@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.helpers.broken_server FAULT serve …
+    python -m tests.helpers.broken_server FAULT[+FAULT…] serve …
 
 The mistake is laid over the code before the program starts, so that what is tried out is
 otherwise the whole program: its command line, its loop, its shutdown.
@@ -114,6 +114,7 @@ FAULTS: dict[str, tuple[type, str, Callable[[Method], Method]]] = {
     "captions-raise": (Playback, "_caption", _raises),
     "asrun-writer-raises-once": (AsRunLog, "_take", _raises_once(4)),
     "screens-raise": (Stage, "presented", _raises),
+    "shutdown-hangs": (AsRunLog, "close", _hangs),
 }
 """By name: whose method, and what takes its place."""
 
@@ -125,6 +126,6 @@ def plant(name: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "none":
-        plant(sys.argv[1])
+    for fault in sys.argv[1].split("+"):
+        plant(fault)
     main(sys.argv[2:])

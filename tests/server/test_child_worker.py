@@ -186,6 +186,18 @@ async def test_of_what_it_says_no_more_is_passed_on_than_anybody_reads() -> None
     assert voice.last_words == "chatter"
 
 
+@pytest.mark.parametrize("line", ["[" * 1999, '{"level": {}, "event": 1}', '{"a":' * 400])
+async def test_whatever_it_says_it_is_heard_on(line: str) -> None:
+    stream = asyncio.StreamReader()
+    stream.feed_data(f"{line}\nafterwards\n".encode())
+    stream.feed_eof()
+    voice = _Voice("pencil", "s3cr3t")
+    with structlog.testing.capture_logs():
+        async with voice.heard(stream):
+            await voice.heard_out()
+    assert voice.last_words == "afterwards"
+
+
 async def test_it_ends_when_its_standard_input_closes() -> None:
     """What ends it where Linux does not: elsewhere, and where its parent was too quick to die."""
     child = await asyncio.create_subprocess_exec(

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.clock import SystemClock
 from server.config.show import load_show
+from server.control import messages as control_messages
 from server.control import socket as control_socket
 from tests.helpers.screens import screen, web
 from tests.helpers.servers import Address, serving
@@ -356,6 +357,19 @@ async def test_a_technician_that_leaves_takes_its_commands_along(address: Addres
         for number in range(20):
             await foh.send({"type": "command", "id": str(number), "command": "asrun"})
     await assert_still_served(address)
+
+
+async def test_an_answer_that_cannot_be_encoded_is_one_all_the_same(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(*_: Any) -> str:
+        raise TypeError("a set is not JSON serializable")
+
+    async with technician(address) as foh:
+        monkeypatch.setattr(control_messages, "reply", strange)
+        assert (await foh.ask("state"))["error"]["code"] == "internal"
+        monkeypatch.undo()
+        assert (await foh.ask("state"))["ok"] is True
 
 
 async def test_more_than_it_may_have_open_is_busy(

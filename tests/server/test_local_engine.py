@@ -422,3 +422,24 @@ async def test_a_show_that_draws_nothing_asks_for_nothing(clock: VirtualClock) -
         await passed(clock, 400)
         assert state(engine) == "ready"
         assert switch.asked == []
+
+
+@pytest.mark.parametrize("mistake", [ValueError("a mistake"), asyncio.CancelledError()])
+async def test_a_mistake_of_the_supervision_costs_no_more_than_a_pause(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, mistake: BaseException
+) -> None:
+    calls = 0
+
+    async def fails(_: LocalEngine) -> str:
+        nonlocal calls
+        calls += 1
+        raise mistake
+
+    monkeypatch.setattr(LocalEngine, "_live", fails)
+    async with supervised(Nursery(), clock) as engine:
+        assert state(engine) == "restarting"
+        await passed(clock, 10)
+        assert calls > 1
+        monkeypatch.undo()
+        await passed(clock, 1000)
+        assert state(engine) == "ready"

@@ -5,7 +5,8 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,21 @@ from hypothesis import strategies as st
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message import OscMessage
 
+from server.clock import SystemClock
+from server.config.sections import ServerSection
 from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
 from server.control.dispatcher import CommandError
-from server.control.osc import Asked, BadDatagram, OscEndpoint, messages_of, understand
+from server.control.osc import (
+    Asked,
+    BadDatagram,
+    OscEndpoint,
+    OscNotHeard,
+    hear_osc,
+    messages_of,
+    understand,
+)
+from server.jobs import Jobs
 from tests.helpers.house import House, house
 from tests.helpers.osc import encoded, surface
 from tests.helpers.screens import web
@@ -271,6 +283,54 @@ async def test_a_server_hears_osc_where_a_port_is_set(tmp_path: Path) -> None:
         assert (await desk.ask("/understudy/go", "b"))[:2] == ["go", "ok"]
         async with web(address) as client:
             assert (await client.get("/api/state")).json()["screening"]["status"] == "active"
+
+
+async def test_a_socket_that_is_lost_or_taken_is_opened_again(opened: House) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        settings = ServerSection(osc_port=port)
+        with pytest.raises(OscNotHeard, match=f"127.0.0.1 port {port}: "):
+            await hear_osc(settings, opened.dispatcher, opened.metrics)
+    endpoints: list[OscEndpoint] = []
+
+    def endpoint(*args: Any) -> OscEndpoint:
+        endpoints.append(OscEndpoint(*args))
+        return endpoints[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.control.osc.OscEndpoint", endpoint)
+        async with Jobs(SystemClock(), opened.metrics) as jobs:
+            jobs.start("osc", partial(hear_osc, settings, opened.dispatcher, opened.metrics))
+            await heard(port)
+            transport = endpoints[-1]._transport
+            assert transport is not None
+            transport.abort()
+            await asyncio.sleep(0.05)
+            assert [each.code for each in jobs.conditions()] == ["job_failed"]
+            await heard(port)
+            assert len(endpoints) == 2
+
+
+async def heard(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(TimeoutError, OSError):
+                async with asyncio.timeout(0.5), surface(port) as desk:
+                    assert (await desk.ask("/understudy/pause"))[0] == "pause"
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_mistake_with_a_command_is_answered_all_the_same(
+    opened: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def strange(*_: Any) -> dict[str, Any]:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(opened.dispatcher, "dispatch", strange)
+    async with listening(opened) as port, surface(port) as desk:
+        assert (await desk.ask("/understudy/pause"))[:2] == ["pause", "internal"]
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,24 @@ async def test_the_last_few_are_kept_also_over_a_restart(house: Desk) -> None:
     assert sorted(each.name for each in house.kept.folder.iterdir()) == folders
 
 
+async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_ones(
+    house: Desk,
+) -> None:
+    year = 365 * 86_400.0
+    house.clock.step_wall(year)
+    for number in range(KEPT + 2):
+        if number == KEPT:
+            house.clock.step_wall(-year)
+        await house.ask("rehearse", seed=number)
+        await house.begun()
+        house.backstage.end(1, report(finding("error")))
+        await house.over()
+        assert await house.desk.read(JSON) is not None, "the newest is there to be opened"
+    async with RehearsalDesk(ScriptedBackstage(), house.kept, house.clock).open() as again:
+        assert again.state()["asked"] == {"seed": KEPT + 1}
+    assert len(list(house.kept.folder.iterdir())) == KEPT
+
+
 async def test_the_end_of_the_server_is_the_end_of_it(tmp_path: Path) -> None:
     backstage = ScriptedBackstage()
     kept = KeptReports(tmp_path / "rehearsals")

@@ -5,8 +5,8 @@ import { element, keep, make, mark, say } from "./dom.js";
 
 /** @typedef {{code: string, level: "failing" | "degraded" | "note", message: string}} Condition */
 
-/** What a level means to whoever reads it. */
-const MEANS = { failing: "now", degraded: "soon", note: "note" };
+/** The levels, in a technician's words. */
+const MEANS = { failing: "failing", degraded: "trouble", note: "note" };
 
 /** Where there is room, the list is open until somebody closes it. */
 const roomy = matchMedia("(min-width: 700px)");

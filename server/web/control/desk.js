@@ -158,7 +158,7 @@ export class Desk {
         this.#seq = message.seq;
         this.state = message.state;
         this.statedAt = this.clock.local();
-        this.statedWall = Date.now() / 1000;
+        this.statedWall = message.state.zone ? message.state.server_time + message.state.zone.clock_offset : Date.now() / 1000;
         return this.#hooks.changed();
       case "reply": {
         const open = this.#open.get(String(message.id));
