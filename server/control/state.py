@@ -169,6 +169,7 @@ class StateView:
                 "connected": each.screen is not None,
                 "expected": each.expected,
                 "trouble": each.message or None,
+                "gone_since": each.gone_since,
                 **self._painting(each.screen, now),
             }
             for each in statuses
