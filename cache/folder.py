@@ -17,7 +17,7 @@ import random
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 
 import anyio
+import structlog
 
 from cache.durable import sync_folder
 from cache.keys import Key, is_key, parse_key, parse_prefix
@@ -52,6 +53,14 @@ _UNFINISHED_END: Final = ".tmp"
 _ORPHAN_AGE: Final = 60.0
 """Seconds. A younger unfinished file may belong to a writer that has not locked it yet."""
 
+_HELD: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+"""What a lock that another holds is told by; the last by some network file systems."""
+
+_NO_LOCKS: Final = frozenset(
+    {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+)
+"""What file systems without locks answer: NFS without its daemon, SMB, FUSE."""
+
 _LOCK_PATIENCE: Final = 10.0
 _LISTED_AT_ONCE: Final = 512
 
@@ -72,27 +81,45 @@ _DENIED: Final = frozenset(
 )
 
 
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG})
+"""What a medium answers that cannot read one file, and will not next time either."""
+
+_log = structlog.get_logger(__name__)
+
+
 class FolderStore:
     """A store in a folder.
 
     The folder is made with the first write. If it was there once and is gone (a disk that
     was pulled out), requests raise `StoreUnavailable`, and nothing is written in its place.
 
-    Links within the folder are followed; one that leads out of it is refused. Where the file
+    Links within the folder are followed, and those that lead below one of the folders that were
+    named for it; any other that leads out is refused. On a file system without locks two who
+    write the same key at once are not safe: `without_locks` says so. Where the file
     system takes ``A`` and ``a`` for the same name, as on macOS, a key is found under its
     exact spelling only, and may not be written beside another spelling.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, threads: int = 8) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        threads: int = 8,
+        follow: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
         """Choose the folder; nothing is touched yet.
 
         Args:
             root: the folder; relative ones are taken from the current directory, now.
             threads: how many requests may wait for the medium at once; with 0 whoever asks
                 waits for it, and nobody else goes on meanwhile.
+            follow: folders, such as other disks, below which links in the store may lead.
         """
         self._root = Path(root).absolute()
+        self._follow = tuple(Path(each).absolute() for each in follow)
         self._seen = False
+        self._disk: tuple[int, int] | None = None
+        self._without_locks: str | None = None
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None
         self._folds_case: bool | None = None
@@ -101,6 +128,16 @@ class FolderStore:
     def root(self) -> Path:
         """The folder, absolute."""
         return self._root
+
+    @property
+    def follow(self) -> tuple[Path, ...]:
+        """The folders outside, absolute, below which links may lead."""
+        return self._follow
+
+    @property
+    def without_locks(self) -> str | None:
+        """In words, why two who write at once are not safe here; None as far as they are."""
+        return self._without_locks
 
     @property
     def url(self) -> str:
@@ -199,18 +236,26 @@ class FolderStore:
         if not stat.S_ISDIR(found.st_mode):
             raise StoreDenied(key, f"{self._root} is a file, expected a folder")
         self._seen = True
+        disk = (found.st_dev, found.st_ino)
+        if disk != self._disk:  # another disk was mounted there, which may be of another kind
+            self._disk, self._folds_case = disk, None
 
     def _place(self, key: str) -> Path:
         """The real path of a key, links followed.
 
         Raises:
             StoreUnavailable: the folder was there, and is gone.
-            StoreDenied: a link leads out of the folder.
+            StoreDenied: a link leads out of the folder, and below none that may be followed.
         """
         self._look(key)
         place = Path(os.path.realpath(self._root / key))
-        if not place.is_relative_to(os.path.realpath(self._root)):
-            raise StoreDenied(key, f"a link leads out of {self._root}, to {place}")
+        roots = (self._root, *self._follow)
+        if not any(place.is_relative_to(os.path.realpath(root)) for root in roots):
+            raise StoreDenied(
+                key,
+                f"a link leads out of {self._root}, to {place}; [store] follow names the folders "
+                "below which links may lead",
+            )
         return place
 
     def _linked(self, key: str) -> Path:
@@ -298,19 +343,31 @@ class FolderStore:
         """Hold the lock of one file against other processes and threads; say if it was free."""
         folder = Path(os.path.realpath(self._root)) / OWN_FOLDER
         folder.mkdir(exist_ok=True)
-        name = hashlib.sha256(os.fsencode(place.relative_to(folder.parent))).hexdigest()[:32]
+        name = hashlib.sha256(os.path.relpath(place, folder.parent).encode()).hexdigest()[:32]
         descriptor = os.open(
             folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
         )
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            yield self._is_locked(descriptor)
         finally:
             os.close(descriptor)  # and with it the lock
+
+    def _is_locked(self, descriptor: int) -> bool:
+        """Lock an open file; False if it is another's. Where there are no locks, all may write."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            if error.errno not in _NO_LOCKS:
+                raise
+            if self._without_locks is None:
+                self._without_locks = (
+                    f"the file system of {self._root} has no locks ({error.strerror}): let only "
+                    "one program at a time write to it"
+                )
+                _log.warning("store_without_locks", reason=self._without_locks)
+        return True
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder and those above it, lasting."""
@@ -419,8 +476,10 @@ def _translate(error: OSError, key: str, *, writing: bool) -> NoReturn:
         raise NotFound(key) from error
     if error.errno in _FULL:
         kind = StoreFull
-    elif error.errno in _DENIED:
+    elif error.errno in _DENIED or (not writing and error.errno in _UNREADABLE):
         kind = StoreDenied
     else:
         kind = StoreUnavailable
-    raise kind(key, error.strerror or str(error)) from error
+    # A listing is asked for by a prefix, and one folder below it is the trouble.
+    where = f": {error.filename}" if isinstance(error.filename, str) and not is_key(key) else ""
+    raise kind(key, f"{error.strerror or error}{where}") from error

@@ -24,7 +24,7 @@ from cache.formats import ImageSet
 from cache.keys import Key, meta_key, set_place
 from cache.library import BrokenSet, Library
 from cache.local import LocalCache
-from cache.store import NotFound, StoreCorrupt, StoreError
+from cache.store import NotFound, StoreCorrupt, StoreDenied, StoreError
 from cache.tasks import being_cancelled, first_of
 
 _log = structlog.get_logger(__name__)
@@ -78,6 +78,9 @@ _PLANNING: Final = "planning what to fetch"
 
 _FIRST_REST: Final = 1.0
 _LONGEST_REST: Final = 30.0
+_DENIED_IN_A_ROW: Final = 4
+"""Files in a row that may not be read, after which it is the store that lets nobody in."""
+
 _BAD_FOR: Final = 60.0
 """Seconds for which a file that the store does not have, or has broken, is not asked for."""
 
@@ -240,6 +243,7 @@ class Prefetcher:
         self.stumbles = 0
         self._in_a_row: dict[str, int] = {}
         self._stumbled: str | None = None
+        self._denied = 0
         self._failures = 0
         self._rest_until = 0.0
         self._reason: str | None = None
@@ -532,10 +536,18 @@ class Prefetcher:
             carried = await self._cache.fetch(wanted.key)
         except (NotFound, StoreCorrupt):
             self._bad[wanted.key] = self._clock.now() + _BAD_FOR
+        except StoreDenied as error:
+            # One file that may not be read must not keep all others waiting; but where none may,
+            # asking on and on helps nobody.
+            self._bad[wanted.key] = self._clock.now() + _BAD_FOR
+            self._denied += 1
+            if self._denied >= _DENIED_IN_A_ROW:
+                self._rest(error)
         except StoreError as error:
             self._rest(error)
             self._queue.appendleft(wanted)
         else:
+            self._denied = 0
             if self._failures:
                 self._failures, self._reason = 0, None
                 self.nudge()  # the rates, and what is late, may have changed

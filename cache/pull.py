@@ -31,7 +31,7 @@ from cache.keys import (
     set_prefix,
 )
 from cache.manifest import Manifest, dump_manifest
-from cache.store import NotFound, Store
+from cache.store import NotFound, Store, StoreDenied
 
 PARALLEL: Final = 8
 
@@ -145,6 +145,10 @@ async def pull(
     return work.report
 
 
+class _SourceDenied(StoreDenied):
+    """The source's refusal of one key, as against any of the target's."""
+
+
 @dataclass(frozen=True)
 class _Pull:
     """One pull: from where to where, at what pace, and how far it is."""
@@ -168,6 +172,9 @@ class _Pull:
             )
         except NotFound as error:
             return self._broken(action_id, set_id, f"{error.key.rpartition('/')[2]} is missing")
+        except _SourceDenied as error:
+            name = error.key.rpartition("/")[2]
+            return self._broken(action_id, set_id, f"{name} cannot be read: {error.reason}")
         except (BadImage, FormatError) as error:
             return self._broken(action_id, set_id, str(error))
         if changed:
@@ -179,7 +186,7 @@ class _Pull:
     async def bring_config(self, action_id: str) -> None:
         """Bring what is said of an action, if anything is."""
         key = config_key(action_id)
-        with suppress(NotFound):
+        with suppress(NotFound, _SourceDenied):
             data = await self._get(key)
             if await _content(self.target, key) != data:
                 await self.target.put(key, data)
@@ -191,7 +198,10 @@ class _Pull:
 
     async def _get(self, key: Key) -> bytes:
         async with self.gate:
-            return await self.source.get(key)
+            try:
+                return await self.source.get(key)
+            except StoreDenied as error:
+                raise _SourceDenied(error.key, error.reason) from error
 
     async def _opened(
         self, action_id: str, set_id: int, document: bytes

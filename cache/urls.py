@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -42,6 +43,7 @@ def open_store(
     endpoint_url: str | None = None,
     region: str | None = None,
     credentials: S3Credentials | None = None,
+    follow: Iterable[str] = (),
 ) -> Store:
     """Find the store for an address; it is reached only when entered.
 
@@ -54,6 +56,7 @@ def open_store(
         region: for buckets; by default ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, or the
             one that the endpoint is known to want.
         credentials: for buckets; by default see `cache.credentials.credentials_from`.
+        follow: for folders, those below which links may lead out of them.
 
     Raises:
         BadStoreAddress: it is empty, or of a kind that is not supported; or the endpoint or
@@ -78,7 +81,9 @@ def open_store(
     if not path or "\0" in path:
         raise BadStoreAddress(f"expected {_SUPPORTED}, found {'nothing' if not path else 'a NUL'}")
     folder = Path(path).expanduser() if path.startswith("~") else Path(path)
-    return FolderStore((base or Path()) / folder)
+    base = base or Path()
+    others = [base / Path(each).expanduser() for each in follow]
+    return FolderStore(base / folder, follow=others)
 
 
 def _open_bucket(

@@ -31,6 +31,7 @@ class EngineError(Exception):
 
     EngineError
       EngineUnavailable   nothing answers there now; another try later may do
+        EngineStarting    it is on its way, and nothing is wrong with it
         EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
       RecipeRefused       this engine cannot draw this recipe; no try will
@@ -40,6 +41,10 @@ class EngineError(Exception):
 
 class EngineUnavailable(EngineError):
     """The engine cannot be reached or is not ready; trying later may help."""
+
+
+class EngineStarting(EngineUnavailable):
+    """The engine starts: its process, or its models. Nothing is wrong with it."""
 
 
 class EngineDenied(EngineUnavailable):

@@ -259,7 +259,7 @@ async def build(
                     log=log,
                     remember=_remembering(memory),
                 ),
-                ModeCommands(
+                mode_commands := ModeCommands(
                     modes=modes,
                     playback=playback,
                     view=view,
@@ -322,6 +322,7 @@ async def build(
             "state_feed": feed.run,
             "readiness": readiness.keep_looking,
             "forces": modes.keep_time,
+            "late_live": mode_commands.run,
             "engine_watch": watch.run if watch.needed else None,
             "preflight": checks.preflight.run if checks.on else None,
             # A desk that is wired to the show means the show.

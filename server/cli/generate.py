@@ -244,7 +244,7 @@ def prune(
         told = {"unwanted": rows, "removed": len(found) if removes else 0}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     elif not found:
-        typer.echo("every set is wanted")
+        typer.echo(f"every set in {addresses.pop()} is wanted")
     elif removes:
         typer.echo(f"removed: {amount}")
     else:
@@ -268,7 +268,7 @@ async def _unwanted(shows: Sequence[Show]) -> list[Unwanted]:
         async with named_store(shows[0]) as opened:
             return await unwanted_sets(opened, lambda known: _plans(shows, known))
     except (StoreError, FormatError) as error:
-        fail(str(error), 1)
+        fail(f"{named_store(shows[0]).url}: {error}", 1)
 
 
 async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:
@@ -290,7 +290,8 @@ def reindex_store(*, show: ShowOption = None, store: StoreOption = None) -> None
     manifest = run_to_end(_reindex(loaded))
     for told in manifest.remarks:
         errors.print(told, markup=False)
-    typer.echo(f"{manifest.total_actions} actions, {manifest.total_sets} sets")
+    found = f"{count(manifest.total_actions, 'action')}, {count(manifest.total_sets, 'set')}"
+    typer.echo(f"{found} in {named_store(loaded).url}")
 
 
 @generate.command(name="import")
@@ -444,7 +445,7 @@ async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[Finding
                 async with aclosing(looking) as findings:
                     return [finding async for finding in findings], where
     except (StoreError, FormatError) as error:
-        fail(str(error), 1)
+        fail(f"{named_store(show).url}: {error}", 1)
 
 
 async def _reindex(show: Show) -> Manifest:
@@ -452,7 +453,7 @@ async def _reindex(show: Show) -> Manifest:
         async with named_store(show) as opened:
             return await reindex(opened)
     except (StoreError, FormatError) as error:
-        fail(str(error), 1)
+        fail(f"{named_store(show).url}: {error}", 1)
 
 
 async def _import(show: Show, source: Path) -> ImportReport:
@@ -461,7 +462,7 @@ async def _import(show: Show, source: Path) -> ImportReport:
         async with named_store(show) as opened:
             return await import_sets(source, opened, actions)
     except (StoreError, FormatError) as error:
-        fail(str(error), 1)
+        fail(f"{named_store(show).url}: {error}", 1)
 
 
 async def _stock(show: Show) -> list[Holding]:
@@ -471,4 +472,4 @@ async def _stock(show: Show) -> list[Holding]:
             manifest = await library.refresh()
             return await take_stock(library, show.plan(manifest.fingerprints).actions)
     except (StoreError, FormatError) as error:
-        fail(str(error), 1)
+        fail(f"{named_store(show).url}: {error}", 1)

@@ -191,10 +191,14 @@ class StageSection(_Section):
 
 
 class StoreSection(_Section):
-    """`[store]`: where the sets are. A relative `file:` is relative to the show."""
+    """`[store]`: where the sets are. A relative `file:` is relative to the show.
+
+    Links in a folder may lead below those of `follow`, such as another disk, and nowhere else.
+    """
 
     url: str = "file:."
     endpoint_url: str | None = None
+    follow: tuple[str, ...] = ()
 
 
 class CacheSection(_Section):

@@ -14,4 +14,9 @@ def store_of(show: Show) -> Store:
         BadStoreAddress: `[store]` names none.
     """
     settings = show.settings.store
-    return open_store(settings.url, base=show.folder, endpoint_url=settings.endpoint_url)
+    return open_store(
+        settings.url,
+        base=show.folder,
+        endpoint_url=settings.endpoint_url,
+        follow=settings.follow,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, get_args
 
@@ -19,9 +20,11 @@ from server.control.dispatcher import (
 from server.control.state import StateView
 from server.engines.live import LiveEngines
 from server.modes.forces import Force, Until
+from server.modes.ladder import Decision
 from server.modes.manager import ModeManager
 from server.performance.playback import Playback
 
+_LOOK_IN = 0.5
 _LONGEST = 366 * 86_400.0
 _LONGEST_REASON = 200
 _YES, _NO = {"true", "yes", "1", "on"}, {"false", "no", "0", "off"}
@@ -65,6 +68,47 @@ class ModeCommands:
         self._playback = playback
         self._view = view
         self._clock = clock
+        self._wish: tuple[str, float | None] | None = None
+        self._wished = asyncio.Event()
+
+    async def run(self) -> None:
+        """Play live what was to be played so at once, when its engine is there; until cancelled."""
+        while True:
+            await self._wished.wait()
+            await self._clock.sleep_until(self._clock.now() + self._clock.stretch(_LOOK_IN))
+            if self._wish is None or self._wish != self._moment():
+                self._no_wish()  # the cue is over, and the next asked for itself
+            elif self._asks_live() and self._live_now():
+                self._no_wish()
+                self._playback.regenerate("played live, as the engine is there now")
+
+    def _moment(self) -> tuple[str, float | None] | None:
+        """Which cue is on, of which screening."""
+        current = self._playback.current
+        if current is None:
+            return None
+        return current.action_id, self._playback.playhead.started_at
+
+    def _no_wish(self) -> None:
+        self._wish = None
+        self._wished.clear()
+
+    def _decision(self) -> Decision | None:
+        """How the cue that is on, or else the one that comes next, would be played now."""
+        index = self._playback.playhead.standby
+        upcoming = None if index is None else self._playback.plan.of_cue(index)
+        action = self._playback.current or upcoming
+        if action is None:
+            return None
+        return self._modes.decide(action, self._view.show.sheet.cues[action.cue_index].mode)
+
+    def _asks_live(self) -> bool:
+        decision = self._decision()
+        return decision is not None and decision.forced_by is not None and decision.mode == "live"
+
+    def _live_now(self) -> bool:
+        decision = self._decision()
+        return decision is not None and any(rung.engine is not None for rung in decision.rungs)
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -136,9 +180,24 @@ class ModeCommands:
         return {"engines": self._view.engines()}
 
     def _outcome(self, *, at_once: bool) -> dict[str, Any]:
-        """The mode as it is now; the current cue is played again if it is to be at once."""
-        played = at_once and self._playback.regenerate("played again, the mode was switched")
-        return {"mode": self._view.mode(), "played_again": played}
+        """The mode as it is now, and what comes of it.
+
+        The current cue is played again if it is to be at once; where it is to be live and its
+        engine is still on its way, as soon as that is there.
+        """
+        decision = self._decision()
+        self._no_wish()
+        if at_once and self._asks_live() and not self._live_now() and self._modes.on_their_way:
+            self._wish = self._moment()
+            self._wished.set()
+        played = (
+            at_once
+            and self._wish is None
+            and self._playback.regenerate("played again, the mode was switched")
+        )
+        why = None if decision is None else decision.why
+        waits = list(self._modes.on_their_way) if self._wish is not None else []
+        return {"mode": self._view.mode(), "played_again": played, "why": why, "waits_for": waits}
 
     def _in_effect(self, until: Until, *, at_once: bool) -> bool:
         """Whether what a force lasts until has begun to be waited for."""

@@ -50,7 +50,10 @@ class LiveEngines:
         status = child.status()
         if status.state in {"ready", "drawing"}:
             return None
-        return f"engine {name} is {status.state}" + (f": {status.reason}" if status.reason else "")
+        told = f"engine {name} is {status.state}" + (f": {status.reason}" if status.reason else "")
+        if status.ready_in is None:
+            return told
+        return f"{told}, ready in about {max(1, round(status.ready_in))} s"
 
     def process(self, name: str) -> LocalStatus | None:
         """How the process of an engine on this machine does; None for one elsewhere."""

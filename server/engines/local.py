@@ -21,6 +21,7 @@ from generator.engine import (
     DrawingFailed,
     Engine,
     EngineError,
+    EngineStarting,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
@@ -51,6 +52,7 @@ started again. ``rested``: it failed too often and is left alone for long. ``sto
 show is over, or has not begun.
 """
 
+_ON_ITS_WAY = frozenset({"starting", "warming"})
 _WARM_UP_STEPS = 2
 _RESTS_AT_LEAST = 5.0
 """Seconds before another child, where not even the pause could be found out."""
@@ -73,6 +75,7 @@ class LocalStatus:
         since: steady time since when it has been there.
         runs: drawings that this process has begun.
         memory: bytes that its process has; None while there is none, or nobody can tell.
+        ready_in: seconds until it should be ready, where it is on its way and has been before.
     """
 
     state: State
@@ -82,6 +85,7 @@ class LocalStatus:
     since: float
     runs: int
     memory: int | None
+    ready_in: float | None = None
 
 
 def warm_up_recipes(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
@@ -134,6 +138,8 @@ class LocalEngine:
         self._timing: Timing = "measured"
         self._state: State = "stopped"
         self._reason, self._since = "", clock.now()
+        self._begun: float | None = None
+        self._took: float | None = None
         self._restarts = 0
         self._failures: list[float] = []
         self._process: Child | None = None  # from its start
@@ -162,6 +168,7 @@ class LocalEngine:
         """Draw `recipe` in the child.
 
         Raises:
+            EngineStarting: it is on its way.
             EngineUnavailable: it is not ready, with the reason; or its process was lost.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off.
@@ -169,7 +176,8 @@ class LocalEngine:
         child, life = self._child, self._life
         if child is None or life is None:
             reason = f": {self._reason}" if self._reason else ""
-            raise EngineUnavailable(f"{self._title} is {self._state}{reason}")
+            kind = EngineStarting if self._state in _ON_ITS_WAY else EngineUnavailable
+            raise kind(f"{self._title} is {self._state}{reason}")
         if life.lost is not None:
             raise EngineUnavailable(f"{self._title} is lost: {life.lost}")
         if self._proving is not None:
@@ -198,7 +206,14 @@ class LocalEngine:
             since=self._since,
             runs=life.runs if life else 0,
             memory=child.memory() if child else None,
+            ready_in=self._ready_in(),
         )
+
+    def _ready_in(self) -> float | None:
+        """Judged by how long it took before."""
+        if self._state not in _ON_ITS_WAY or self._took is None or self._begun is None:
+            return None
+        return max(0.0, self._begun + self._took - self._clock.now())
 
     def reset(self) -> None:
         """Forget that it failed; where it waits to be started again, that is now."""
@@ -289,7 +304,7 @@ class LocalEngine:
         Raises:
             ChildFailed: it could not be started, died, or had to be killed.
         """
-        begun = self._clock.now()
+        begun = self._begun = self._clock.now()
         async with AsyncExitStack() as stack:
             try:
                 async with timeout_at(self._clock, begun + self._policy.start_within):
@@ -305,7 +320,8 @@ class LocalEngine:
             self._engine_name, self._timing = child.engine.name, child.engine.timing
             memory = child.memory()
             life = Life(self._clock.now(), had=memory, now_has=memory)
-            took = round(self._clock.now() - begun, 1)
+            self._took = self._clock.now() - begun
+            took = round(self._took, 1)
             _log.info("engine_ready", engine=self._title, pid=child.pid, seconds=took)
             self._child, self._life = child, life
             self._become("ready")

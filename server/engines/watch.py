@@ -15,7 +15,7 @@ from generator.plan import Planned
 from generator.recipe import PipelineKind, Recipe
 from server.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
-from server.providers.base import ActionRefused, ProviderError
+from server.providers.base import ActionRefused, NotThere, ProviderError
 from server.providers.live import LiveProvider
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +97,11 @@ class EngineWatch:
             await self._clock.sleep_until(self._clock.now() + rest)
 
     def _wants_a_probe(self, name: str) -> bool:
-        wants = self._modes.health(name).state in {"due", "untried"}
+        health = self._modes.health(name)
+        ask = health.until is None or health.until <= self._clock.now()
+        wants = health.state in {"due", "untried"} or (health.state == "starting" and ask)
+        if self._modes.absent(name) is not None:
+            wants = False  # it proves itself when it has started, and says so
         if not wants:
             self._wanting.pop(name, None)
         return wants
@@ -117,6 +121,8 @@ class EngineWatch:
             self._modes.disproved(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
         except ActionRefused:
             self._modes.proved(name)  # it is there, and knows what it cannot do
+        except NotThere as error:
+            self._modes.not_there(name, error)
         except ProviderError as error:
             self._modes.disproved(name, f"when tried out: {error}")
         except Exception as error:  # noqa: BLE001 - one engine's mistake must not end the watch

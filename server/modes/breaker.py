@@ -1,5 +1,7 @@
 """The circuit breaker of one engine: when it is rested, tried again and trusted (pure).
 
+    starting ──probe──▶ trusted    where nothing has answered yet since the show began
+
     trusted ──failure──▶ resting ──time──▶ due ──probe──▶ grace ──time──▶ trusted
                             ▲                  fails │
                             └────────────────────────┘  for twice as long each time
@@ -21,7 +23,10 @@ LONGEST_REST = 120.0
 GRACE = 15.0
 """Seconds from a probe that went well until the engine is trusted with a picture again."""
 
-State = Literal["untried", "trusted", "resting", "due", "grace"]
+ASK_AGAIN = 5.0
+"""Seconds until an engine that has not answered yet is asked again."""
+
+State = Literal["untried", "starting", "trusted", "resting", "due", "grace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,11 @@ class Health:
     """How an engine does, for the state and for reasons in words.
 
     Attributes:
-        state: ``untried`` since the start, ``trusted``, ``resting``, ``due`` for a probe, or in
-            its time of ``grace`` after one.
+        state: ``untried`` since the start, ``starting`` as long as nothing has answered,
+            ``trusted``, ``resting``, ``due`` for a probe, or in its time of ``grace`` after one.
         failures: in a row.
-        until: steady time until which it rests, or its grace lasts; None otherwise.
+        until: steady time until which it rests, its grace lasts, or it is not asked again;
+            None otherwise.
         reason: why it failed last, empty if it has not.
     """
 
@@ -70,6 +76,7 @@ class Breaker:
     def reset(self) -> None:
         """Forget everything: somebody has looked after it."""
         self._tried = False
+        self._ask_again: float | None = None
         self._failures = 0
         self._reason = ""
         self._rests_until: float | None = None
@@ -82,6 +89,8 @@ class Breaker:
         if self._rests_until is not None:
             state = "resting" if now < self._rests_until else "due"
             until = self._rests_until if state == "resting" else None
+        elif self._ask_again is not None:
+            state, until = "starting", self._ask_again
         elif self._grace_until is not None and now < self._grace_until:
             state, until = "grace", self._grace_until
         else:
@@ -90,12 +99,19 @@ class Breaker:
 
     def failed(self, now: float, reason: str) -> None:
         """It gave no picture, or broke off: it rests, longer each time in a row."""
-        self._tried = True
+        self._tried, self._ask_again = True, None
         self._failures += 1
         self._reason = reason
         self._grace_until = None
         doubled = self._rest * 2.0 ** min(self._failures - 1, 32)
         self._rests_until = now + min(doubled, self._longest)
+
+    def not_there(self, now: float, reason: str) -> None:
+        """Nothing answers: a failure where it did before, else it may not have started yet."""
+        if self._tried:
+            self.failed(now, reason)
+            return
+        self._reason, self._ask_again = reason, now + ASK_AGAIN
 
     def gave(self) -> None:
         """It drew a whole picture for the stage; nothing is held against it any more."""
@@ -109,6 +125,8 @@ class Breaker:
         An engine that had failed is trusted after its grace, and its failures are not
         forgotten before it has given a picture to the stage.
         """
-        self._tried = True
-        if self._rests_until is not None:
+        self._tried, self._ask_again = True, None
+        if self._rests_until is None:
+            self._reason = "" if not self._failures else self._reason
+        else:
             self._rests_until, self._grace_until = None, now + self._grace

@@ -34,7 +34,14 @@ from server.modes.forces import (
     without,
 )
 from server.modes.ladder import Decision, EngineOutlook, Outlook, Rung, Sets, asked, decide
-from server.providers.base import ActionRefused, Capped, Provider, StoreSilent
+from server.providers.base import (
+    ActionRefused,
+    Capped,
+    NotThere,
+    Provider,
+    Starting,
+    StoreSilent,
+)
 from server.providers.live import LiveEngine, LiveProvider
 from server.timeofday import TimeOfDay
 
@@ -156,7 +163,7 @@ class ModeManager:
 
     def _outlook(self, provider: LiveProvider, action: Action) -> EngineOutlook:
         live = provider.live
-        unfit = self._in_words(live.name, self.health(live.name)) or self._absent(live.name)
+        unfit = self._absent(live.name) or self._in_words(live.name, self.health(live.name))
         if action.fingerprint in self._refused[live.name]:
             unfit = f"engine {live.name} cannot draw this"
         return EngineOutlook(live.name, live.local, unfit)
@@ -167,6 +174,8 @@ class ModeManager:
         match health.state:
             case "resting" if health.until is not None:
                 return f"engine {name} rests until {self._time_of(health.until)} after {times}"
+            case "starting":
+                return f"engine {name} has not answered yet: {health.reason}"
             case "due":
                 return f"engine {name} is to be tried out first, after {times}"
             case "grace" if health.until is not None:
@@ -196,6 +205,8 @@ class ModeManager:
                 self._store_in_doubt_until = now + STORE_IN_DOUBT
         elif isinstance(error, ActionRefused):
             self._refused[rung.engine].add(action.fingerprint)
+        elif isinstance(error, NotThere):
+            self._not_there(rung.engine, error)
         elif not isinstance(error, Capped):
             self._rest(rung.engine, str(error) or type(error).__name__)
 
@@ -237,6 +248,31 @@ class ModeManager:
         """A probe of an engine went well."""
         self._breakers[name].proved(self._clock.now())
         _log.info("engine_proved", engine=name, state=self.health(name).state)
+
+    @property
+    def on_their_way(self) -> tuple[str, ...]:
+        """In words, the engines that cannot draw yet, and have not failed."""
+        names = [name for name in self._live if self.health(name).failures == 0]
+        told = (self._absent(name) or self._in_words(name, self.health(name)) for name in names)
+        return tuple(filter(None, told))
+
+    def absent(self, name: str) -> str | None:
+        """In words, why an engine cannot draw at the moment, though it has not failed."""
+        return self._absent(name)
+
+    def not_there(self, name: str, error: NotThere) -> None:
+        """A probe of an engine found nobody."""
+        self._not_there(name, error)
+
+    def _not_there(self, name: str, error: NotThere) -> None:
+        if isinstance(error, Starting):
+            return  # it says itself when it is there
+        before = self.health(name).state
+        self._breakers[name].not_there(self._clock.now(), str(error))
+        health = self.health(name)
+        if health.state != before:
+            event = "engine_rests" if health.state == "resting" else "engine_not_there"
+            _log.warning(event, engine=name, reason=health.reason, failures=health.failures)
 
     def disproved(self, name: str, reason: str) -> None:
         """A probe of an engine failed."""

@@ -20,6 +20,8 @@ class ProviderError(Exception):
       ActionRefused   nor will it ever give this action's
       StoreSilent     because the store does not answer, or not in time
       Capped          because no more live runs are allowed now; nothing is wrong with it
+      NotThere        because nothing answers there, which may never have been started
+        Starting      because it is on its way; nothing is wrong with it
     """
 
 
@@ -33,6 +35,14 @@ class StoreSilent(ProviderError):
 
 class Capped(ProviderError):
     """As many live runs as are allowed go on, or were begun in this hour."""
+
+
+class NotThere(ProviderError):
+    """Nothing answers where an engine should be."""
+
+
+class Starting(NotThere):
+    """An engine is on its way, and draws as soon as it is there."""
 
 
 @dataclass(frozen=True, slots=True)

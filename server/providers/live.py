@@ -11,7 +11,16 @@ from random import Random
 import structlog
 
 from cache.images import MAX_PIXELS, BadImage, decode_check
-from generator.engine import Engine, EngineError, RecipeRefused, StepImage
+from generator.engine import (
+    Engine,
+    EngineDenied,
+    EngineError,
+    EnginePoisoned,
+    EngineStarting,
+    EngineUnavailable,
+    RecipeRefused,
+    StepImage,
+)
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
 from generator.recorder import latency_of
@@ -22,10 +31,12 @@ from server.providers.base import (
     Beside,
     Capped,
     Frame,
+    NotThere,
     ProviderError,
     ProviderName,
     Slot,
     Source,
+    Starting,
     Take,
 )
 from server.providers.latency import Latencies
@@ -227,6 +238,12 @@ class LiveProvider:
                     yield image
         except RecipeRefused as error:
             raise ActionRefused(f"it cannot draw this: {error}") from error
+        except EngineStarting as error:
+            raise Starting(str(error)) from error
+        except (EngineDenied, EnginePoisoned) as error:
+            raise ProviderError(str(error)) from error
+        except EngineUnavailable as error:
+            raise NotThere(str(error) or type(error).__name__) from error
         except EngineError as error:
             raise ProviderError(str(error) or type(error).__name__) from error
 

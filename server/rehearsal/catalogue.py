@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -18,7 +18,7 @@ from cache.keys import MANIFEST, Key, meta_key, parse_key, set_place
 from cache.local import LocalCache
 from cache.manifest import Manifest, parse_manifest
 from cache.parallel import in_order
-from cache.store import NotFound, Store, StoreError
+from cache.store import NotFound, Store, StoreDenied, StoreError
 
 _AT_ONCE: Final = 16
 _LOOKED_WITHIN: Final = 30.0
@@ -34,12 +34,14 @@ class Catalogue:
         sizes: bytes of every file of the sets.
         here: those that this machine has a copy of.
         silent: in words, why the store could not be asked; None if it was.
+        unreadable: metas that are there and cannot be read, and why.
     """
 
     documents: Mapping[Key, bytes]
     sizes: Mapping[Key, int]
     here: frozenset[Key] = frozenset()
     silent: str | None = None
+    unreadable: Mapping[Key, str] = field(default_factory=dict)
 
     @cached_property
     def metas(self) -> Mapping[Key, SetMeta | FormatError]:
@@ -68,28 +70,22 @@ async def looked_through(cache: LocalCache) -> None:
 
 
 async def read_catalogue(
-    store: Store, cache: LocalCache | None, read: Callable[[], None] = lambda: None
+    store: Store,
+    cache: LocalCache | None,
+    wanted: Callable[[Manifest], Mapping[str, str]] = lambda _manifest: {},
+    read: Callable[[], None] = lambda: None,
 ) -> Catalogue:
     """Read what lies in a store.
 
     Args:
         store: asked what there is; entered.
         cache: the copies of it on this machine, entered; None to read documents from the store.
+        wanted: of which recipe each action's sets are wanted, by its id.
         read: called for each meta that was read.
     """
     if cache is not None:
         await looked_through(cache)
-    documents: dict[Key, bytes] = {}
-    silent: str | None = None
-    try:
-        documents[MANIFEST] = await store.get(MANIFEST)
-    except NotFound:
-        pass
-    except StoreError as error:
-        silent = str(error)
-        if cache is not None:
-            with suppress(StoreError):
-                documents[MANIFEST] = await cache.get(MANIFEST)
+    documents, silent = await _manifest_of(store, cache)
     manifest = _read_manifest(documents.get(MANIFEST))
     sizes: dict[Key, int] = {}
     try:
@@ -98,19 +94,26 @@ async def read_catalogue(
     except StoreError as error:
         sizes, silent = {}, str(error)
 
+    unreadable: dict[Key, str] = {}
+
     async def meta(key: Key) -> tuple[Key, bytes | None]:
         # Past the cache, where it has none: a rehearsal leaves this machine as it was.
         near = cache if cache is not None and cache.holds(key) else store
-        with suppress(StoreError):
+        try:
             return key, await near.get(key)
+        except StoreDenied as error:
+            unreadable[key] = error.reason
+        except StoreError:
+            pass
         return key, None
 
-    wanted = sorted(
+    recipes = wanted(manifest)
+    metas = sorted(
         meta_key(action_id, number)
         for action_id in manifest.actions
-        for number in manifest.set_ids(action_id)
+        for number in manifest.set_ids(action_id, recipes.get(action_id))
     )
-    async with aclosing(in_order(meta, wanted, at_once=_AT_ONCE)) as reading:
+    async with aclosing(in_order(meta, metas, at_once=_AT_ONCE)) as reading:
         async for key, data in reading:
             read()
             if data is not None:
@@ -118,7 +121,22 @@ async def read_catalogue(
     if silent is not None:
         sizes = _named_in(documents)
     here = frozenset(key for key in sizes if cache is not None and cache.holds(key))
-    return Catalogue(documents, sizes, here, silent)
+    return Catalogue(documents, sizes, here, silent, unreadable)
+
+
+async def _manifest_of(
+    store: Store, cache: LocalCache | None
+) -> tuple[dict[Key, bytes], str | None]:
+    """The manifest, by its key, if there is one; and in words why the store could not be asked."""
+    try:
+        return {MANIFEST: await store.get(MANIFEST)}, None
+    except NotFound:
+        return {}, None
+    except StoreError as error:
+        if cache is not None:
+            with suppress(StoreError):
+                return {MANIFEST: await cache.get(MANIFEST)}, str(error)
+        return {}, str(error)
 
 
 def _read_manifest(data: bytes | None) -> Manifest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from cache.folder import FolderStore
 from cache.formats import SetMeta
 from cache.keys import Key, meta_key, set_place
-from cache.library import Library
+from cache.library import BrokenSet, Library
 from cache.local import LocalCache
 from cache.manifest import Manifest
 from cache.prefetch import Coverage, Need, Prefetcher
@@ -84,6 +84,7 @@ class Scene:
         forces: the modes that technicians force.
         engines: every engine that plays live, as it answered.
         sets: the folder that they are in, or what is known of a store behind a line.
+        follow: the folders below which links in that folder may lead.
         ahead: seconds before the first screening from which the line is used.
         fail: what is to fail: ``store``, or an action's id.
         paces: seconds a step of engines that only play at drawing, by name.
@@ -94,6 +95,7 @@ class Scene:
     chance: Chance
     bags: Mapping[str, Bag]
     sets: Path | Behind
+    follow: tuple[Path, ...] = ()
     forces: Forces = ()
     engines: Sequence[ProbedEngine] = ()
     ahead: float = 1.0
@@ -230,12 +232,14 @@ class _Pace:
 
 async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
     """Those of every set that can be played, as far as they are at hand."""
-    return [
-        (await supply.library.open_set(action.action_id, number)).meta
-        for action in ensemble.plan.actions
-        for number in ensemble.static.usable(action.action_id)
-        if supply.shelf.holds(meta_key(action.action_id, number))
-    ]
+    found: list[SetMeta] = []
+    for action in ensemble.plan.actions:
+        for number in ensemble.static.usable(action.action_id):
+            if supply.shelf.holds(meta_key(action.action_id, number)):
+                with suppress(BrokenSet, StoreError):  # those who play say so
+                    opened = await supply.library.open_set(action.action_id, number)
+                    found.append(opened.meta)
+    return found
 
 
 def _circumstances(scene: Scene, clock: VirtualClock, log: MemoryLog, pace: _Pace) -> Circumstances:
@@ -337,8 +341,14 @@ class _NotingLog(MemoryLog):
 class _FolderThatMayFail(FolderStore):
     """The show's own folder, read at once; parts of it may be made to fail."""
 
-    def __init__(self, root: Path, lost: Callable[[Key], bool], inspector: Inspector) -> None:
-        super().__init__(root, threads=0)
+    def __init__(
+        self,
+        root: Path,
+        lost: Callable[[Key], bool],
+        inspector: Inspector,
+        follow: Iterable[Path],
+    ) -> None:
+        super().__init__(root, threads=0, follow=follow)
         self.silent = False
         self._lost = lost
         self._inspector = inspector
@@ -360,7 +370,8 @@ async def _supply(
 ) -> AsyncIterator[Supply]:
     settings = scene.show.settings.cache
     if isinstance(scene.sets, Path):
-        async with _FolderThatMayFail(scene.sets, scene.lost, inspector) as store:
+        may_fail = _FolderThatMayFail(scene.sets, scene.lost, inspector, scene.follow)
+        async with may_fail as store:
             yield Supply(store, Library(store, sets_remembered=_SETS_REMEMBERED), FullShelf())
         return
     catalogue = scene.sets.catalogue

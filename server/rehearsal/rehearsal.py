@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -14,6 +14,7 @@ from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.formats import SetMeta
 from cache.library import Library
+from cache.manifest import Manifest
 from cache.store import Store, StoreError
 from generator.plan import Plan
 from generator.verify import Finding as Verified
@@ -170,12 +171,16 @@ async def look_around(show: Show, asked: Asked, known: Sequence[ProbedEngine] = 
 
 async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tuple[Verified, ...]]:
     """What lies in the store, and what is wrong with its images where that is asked for."""
+
+    def wanted(manifest: Manifest) -> Mapping[str, str]:
+        return show.plan(manifest.fingerprints).wanted
+
     store, settings = store_of(show), show.settings.cache
     if isinstance(store, FolderStore) and settings.copies != "always":
-        async with FolderStore(store.root, threads=0) as near:
-            return await read_catalogue(near, None), await _verified(show, asked, near)
+        async with FolderStore(store.root, threads=0, follow=store.follow) as near:
+            return await read_catalogue(near, None, wanted), await _verified(show, asked, near)
     async with copies_of(show, store) as cache:
-        return await read_catalogue(store, cache), await _verified(show, asked, cache)
+        return await read_catalogue(store, cache, wanted), await _verified(show, asked, cache)
 
 
 async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, ...]:
@@ -215,7 +220,8 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
     memory = remembered(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     ahead = 1.0
-    sets: Path | Behind | None = _folder(show, asked, store_of(show))
+    store = store_of(show)
+    sets: Path | Behind | None = _folder(show, asked, store)
     if sets is None:
         sets = Behind(around.catalogue, Line((asked.bandwidth or 0.0) / 8, asked.latency))
         if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
@@ -230,6 +236,7 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
         forces=memory.forces if memory is not None else (),
         engines=around.engines,
         sets=sets,
+        follow=store.follow if isinstance(store, FolderStore) else (),
         ahead=ahead,
         fail=frozenset(asked.fail),
         paces={

@@ -11,7 +11,7 @@ from cache.documents import FormatError
 from cache.formats import SetMeta, WrongFiles, image_set
 from cache.keys import META_NAME, meta_key, set_place
 from cache.library import SetFlaw
-from cache.manifest import Manifest
+from cache.manifest import Manifest, ManifestAction
 from generator.plan import Action, Plan, Planned
 from generator.provenance import changes
 from generator.verify import Finding as Verified
@@ -31,12 +31,14 @@ Code = Literal[
     "black_final",
     "stale_set",
     "mixed_sizes",
+    "unreadable",
 ]
 
 _CODES: Final[Mapping[SetFlaw | Literal["stale", "flat"], Code]] = {
     "no meta": "missing_set",
     "bad meta": "bad_meta",
     "missing": "missing_step",
+    "unreadable": "unreadable",
     "empty": "truncated_image",
     "cut short": "truncated_image",
     "size": "truncated_image",
@@ -93,7 +95,7 @@ def listed_flaws(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> Iterat
     """What the listing, the metas and the manifest say, without a look at any image."""
     files = _files(catalogue)
     for action in plan.actions:
-        for number in manifest.set_ids(action.action_id):
+        for number in manifest.set_ids(action.action_id, action.fingerprint):
             yield from _of_set(catalogue, action, number, files[action.action_id, number])
 
 
@@ -115,6 +117,9 @@ def _of_set(
 
     key = meta_key(action.action_id, number)
     meta = catalogue.metas.get(key)
+    if key in catalogue.unreadable:
+        yield flawed("unreadable", f"{META_NAME} cannot be read: {catalogue.unreadable[key]}")
+        return
     if meta is None:
         if catalogue.silent is None:
             yield flawed("missing_set", "the manifest lists it, and it has no meta.json")
@@ -180,6 +185,8 @@ def _finding(group: Sequence[Flawed], action: Action, left: int, behind: str | N
     only = f"--only {action.action_id}"
     stale = first.code in {"stale_set", "missing_set"}
     remedy = f"understudy generate batch {only}" if stale else _repair(only)
+    if first.code == "unreadable":
+        remedy = "give the server's user the right to read it, or look after the disk"
     whose = "" if len(group) == 1 else f"sets {_named([each.set_id for each in group])}: "
     return about(
         action,
@@ -223,15 +230,15 @@ def manifest_findings(catalogue: Catalogue, plan: Plan, manifest: Manifest) -> l
             whole[place.action_id].add(place.set_id)
     findings = []
     for action in plan.actions:
-        unlisted = sorted(whole[action.action_id] - set(manifest.set_ids(action.action_id)))
+        entry = manifest.actions.get(action.action_id, ManifestAction())
+        unlisted = sorted(whole[action.action_id].difference(entry.listed, entry.rejected))
         if unlisted:
             text = (
                 f"the manifest does not list set {_named(unlisted)}, which the store has: "
                 "it is not played"
             )
             findings.append(_mismatch(action, text))
-        entry = manifest.actions.get(action.action_id)
-        if entry is None or entry.fingerprint in {None, action.fingerprint}:
+        if entry.fingerprint is None or action.fingerprint in entry.groups:
             continue
         metas = _metas(catalogue, action, manifest)
         if metas and all(meta.fingerprint == action.fingerprint for meta in metas):
@@ -251,7 +258,8 @@ def _mismatch(action: Action, text: str) -> Finding:
 
 
 def _metas(catalogue: Catalogue, action: Action, manifest: Manifest) -> list[SetMeta]:
-    keys = (meta_key(action.action_id, n) for n in manifest.set_ids(action.action_id))
+    numbers = manifest.set_ids(action.action_id, action.fingerprint)
+    keys = (meta_key(action.action_id, number) for number in numbers)
     found = (catalogue.metas.get(key) for key in keys)
     return [meta for meta in found if isinstance(meta, SetMeta)]
 

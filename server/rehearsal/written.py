@@ -39,7 +39,8 @@ async def page_of(
     """
     async with _at_hand(show) as (library, at_hand):
         with suppress(StoreError, FormatError):  # the report says so: then there are no pictures
-            await library.refresh()
+            manifest = await library.refresh()
+            library.want(show.plan(manifest.fingerprints).wanted)
         contacts = await contact_sheets(library, report, at_hand=at_hand, progress=progress)
     return await asyncio.to_thread(render_page, report, contacts)
 

@@ -44,6 +44,7 @@ class Supply:
         shelf: what can be had at once.
         cache: the copies on this machine; None where the store is on this machine itself.
         prefetcher: who makes them; None likewise.
+        origin: what is copied, or `store` itself where nothing is; None in a rehearsal.
     """
 
     store: Store
@@ -51,6 +52,7 @@ class Supply:
     shelf: Shelf
     cache: LocalCache | None = None
     prefetcher: Prefetcher | None = None
+    origin: Store | None = None
 
     @property
     def is_here(self) -> bool:
@@ -104,7 +106,9 @@ class Supply:
         return origin.reason if origin.reachable is False else None
 
     def conditions(self) -> Iterable[Condition]:
-        """What a mistake of ours keeps from being fetched ahead, or from being kept in order."""
+        """What of the store or the copies somebody should know of."""
+        if isinstance(self.origin, FolderStore) and self.origin.without_locks is not None:
+            yield Condition("store_without_locks", "note", self.origin.without_locks)
         if self.prefetcher is not None and (stumbled := self.prefetcher.stumbled) is not None:
             text = f"a copy could not be fetched, and is asked for again: {stumbled}"
             yield Condition("prefetch_failed", "degraded", text)
@@ -167,7 +171,7 @@ async def open_supply(
         near = isinstance(origin, FolderStore) and settings.copies == "auto"
         if near or settings.copies == "never":
             library = Library(origin, sets_remembered=_SETS_REMEMBERED)
-            yield Supply(origin, library, FullShelf())
+            yield Supply(origin, library, FullShelf(), origin=origin)
             return
         cache = copies_of(show, origin)
         async with cache:
@@ -180,7 +184,7 @@ async def open_supply(
                 parallel=settings.parallel,
                 bits_per_second=settings.bandwidth,
             )
-            yield Supply(cache, library, prefetcher, cache, prefetcher)
+            yield Supply(cache, library, prefetcher, cache, prefetcher, origin)
 
 
 class SupplyCollector(Collector):

@@ -234,7 +234,7 @@ def test_no_key_escapes_the_folder(text: str) -> None:
         (errno.EROFS, StoreDenied),
         (errno.EACCES, StoreDenied),
         (errno.EPERM, StoreDenied),
-        (errno.EIO, StoreUnavailable),
+        (errno.EIO, StoreDenied),
         (errno.ESTALE, StoreUnavailable),
         (errno.ENOENT, StoreUnavailable),
     ],
@@ -287,7 +287,7 @@ async def test_a_disk_that_fills_up_half_way_keeps_the_old_content(
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(errno.EACCES, StoreDenied), (errno.EIO, StoreUnavailable), (errno.EMFILE, StoreUnavailable)],
+    [(errno.EACCES, StoreDenied), (errno.EIO, StoreDenied), (errno.EMFILE, StoreUnavailable)],
 )
 async def test_a_read_that_fails_says_why(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]

@@ -6,6 +6,9 @@ import ast
 import asyncio
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -527,3 +530,13 @@ def test_there_is_one_border_and_one_writer(
     strangers = {path: at for path, at in found.items() if path not in allowed}
     assert not strangers, f"{instead}; or say here why not"
     assert set(allowed) - set(found) <= {"cache/untrusted.py"}, "listed, and no longer so"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_knows_few_characters_ends_nothing(tmp_path: Path, encoding: str) -> None:
+    tiny = make_show(tmp_path / "show", [prompt(1, "Łódź 詩")])
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    asked = [sys.executable, "-m", "server", "generate", "plan", "--show", str(tiny.folder)]
+    done = subprocess.run(asked, env=environ, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(encoding)[-500:]
+    assert b"\\u8a69" in done.stdout

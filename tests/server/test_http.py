@@ -212,12 +212,15 @@ async def test_what_lacks_is_named(tmp_path: Path) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_a_still_image_is_something_to_stand_on(tiny: TinyShow) -> None:
+async def test_a_still_image_alone_is_nothing_to_stand_on(tiny: TinyShow) -> None:
     for number in (0, 1):
         (tiny.set_folder("stage", number) / "meta.json").write_text("{")
     async with serving(tiny.load()) as address, web(address) as client:
-        told = (await until_ready(client)).json()
-        assert (told["without_sets"], told["unproven"]) == (["stage"], [])
+        told = (await until_ready(client, 503)).json()
+        assert told["without_sets"] == [each["action_id"] for each in told["unproven"]] == ["stage"]
+        (reason, *_) = told["reasons"]
+        assert "nothing but the still image" in reason
+        assert "stage set 0: " in reason, "and why"
         health = (await client.get("/api/state")).json()["health"]
         assert (health["level"], "no set" in health["reason"]) == ("degraded", True)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from generator.engine import EngineUnavailable, RecipeRefused, ScriptedEngine
+from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
 from server.access import Role
 from server.clock import VirtualClock
 from server.control.dispatcher import Caller, CommandError
@@ -20,7 +20,7 @@ from server.memory import Memory, Remembered
 from server.modes.forces import Force
 from server.modes.ladder import Rung
 from server.modes.manager import STORE_IN_DOUBT, ForceBook
-from server.providers.base import Capped, Slot
+from server.providers.base import Capped, NotThere, Slot
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.servers import server_process
@@ -340,7 +340,7 @@ async def test_a_cap_that_was_reached_in_between_is_no_fault_of_the_engines(tmp_
 
 async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
     clock = VirtualClock()
-    gone = EngineUnavailable("connection refused")
+    gone = DrawingFailed("out of memory")
     engine = scripted(clock, [], gone, pause=0)
     async with show(tmp_path, clock=clock, engines=[engine]) as opened:
         await opened.play_to(24)
@@ -351,7 +351,7 @@ async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
         assert rows[1]["why"].endswith("after 1 failure; playing a set")
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
         assert (told["name"], told["state"], told["failures"]) == ("gpu", "resting", 1)
-        assert told["reason"] == "connection refused"
+        assert told["reason"] == "out of memory"
         assert opened.view.state()["engines"] == [told]
         await opened.readiness.look()
         assert "engine gpu is resting" in opened.view.state()["health"]["reason"]
@@ -361,6 +361,27 @@ async def test_a_failing_engine_is_rested_and_named(tmp_path: Path) -> None:
         assert len(engine.asked) == 2
         assert await refused(opened, "engine.reset", engine="nobody") == "unknown_engine"
         assert await refused(opened, "engine.reset") == "bad_args"
+
+
+async def test_an_engine_that_has_not_answered_yet_is_starting_and_does_not_rest(
+    tmp_path: Path,
+) -> None:
+    clock = VirtualClock()
+    gone = EngineUnavailable("connection refused")
+    engine = scripted(clock, [], gone, pause=0)
+    async with show(tmp_path, clock=clock, engines=[engine]) as opened:
+        await opened.play_to(24)
+        rows = await opened.rows()
+        assert "engine gpu has not answered yet: connection refused" in rows[1]["why"]
+        (told,) = (await ask(opened, "engines", "viewer"))["engines"]
+        assert (told["state"], told["failures"], told["usable"]) == ("starting", 0, False)
+        # A probe finds it there: it is trusted at once, with no grace.
+        opened.modes.proved("gpu")
+        (told,) = (await ask(opened, "engines", "viewer"))["engines"]
+        assert (told["state"], told["reason"], told["usable"]) == ("trusted", "", True)
+        opened.modes.failed(Rung("live", "gpu"), opened.show.plan({}).actions[0], NotThere("gone"))
+        (told,) = (await ask(opened, "engines", "viewer"))["engines"]
+        assert (told["state"], told["failures"]) == ("resting", 1), "it was there before"
 
 
 async def test_what_an_engine_cannot_draw_it_is_not_asked_again_and_does_not_rest_for(
