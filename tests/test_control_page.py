@@ -147,7 +147,9 @@ def test_go_hold_panic_and_restore(tiny: TinyShow, browser: Browser, size: dict[
         desk.has("#asrun", "completed")
         desk.has("#next-cue", "lamp")
         expect(desk.page.locator("#picture img[data-on]")).to_have_attribute(
-            "src", f"/frames/{server.state()['now']['run']}/4", timeout=PATIENCE
+            "src",
+            f"{server.address.http}/frames/{server.state()['now']['run']}/4",
+            timeout=PATIENCE,
         )
 
         desk.press("#hold")

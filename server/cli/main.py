@@ -5,8 +5,10 @@ Exit status: 0 well, 1 problems found, 2 wrong use.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the program."""
     occupy_standard_descriptors()
     _check_packages()
+    _print_what_can_be()
     try:
         app(args=list(args) if args is not None else None, prog_name="understudy")
     except (OSError, SystemExit) as ended:
@@ -44,6 +47,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if (reason := unwritten_output(ended)) is not None:
             fail(f"output cannot be written: {reason}", 1)
         raise
+
+
+def _print_what_can_be() -> None:
+    """Write what a terminal has no character for as its number; it is no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors in {"strict", "surrogateescape"}:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _check_packages() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr, ValidationError
 
+from cache.outgoing import redacted
 from cache.store import Store
 from cache.untrusted import Unfit, fit_json
 from generator.engine import Engine, EngineError
@@ -81,7 +82,7 @@ def _be_on_its_own(loaded: Show, engine: str, host: str, port: int) -> None:
     except UnknownEngine as error:
         fail(str(error), 2)
     if not section.local:
-        fail(f"{engine} draws elsewhere already: it is a {section.kind}", 2)
+        fail(f"{redacted(engine)} draws elsewhere already: it is a {section.kind}", 2)
     _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 from structlog.testing import capture_logs
 
 from cache import durable
@@ -20,7 +21,8 @@ from server import memory as memory_module
 from server.memory import Memory, Panic, Remembered
 from server.modes.forces import Force
 from server.providers.shuffle import Bag
-from tests.helpers.servers import Address, serving
+from tests.helpers import walls
+from tests.helpers.servers import Address, server_process, serving
 from tests.helpers.shows import Rhythm, TinyShow, line, make_show, prompt
 from tests.helpers.technicians import technician
 
@@ -311,3 +313,19 @@ def test_who_only_looks_touches_nothing(path: Path) -> None:
     path.write_bytes(b"")
     assert memory_module.remembered(path) is None
     assert [each.name for each in path.parent.iterdir()] == ["state.json"]
+
+
+@pytest.mark.browser
+def test_the_page_says_what_is_not_kept(tiny: TinyShow) -> None:
+    with server_process(tiny.folder) as server, walls.browser() as chromium:
+        # Nobody can put a file where a folder is, whoever he is: root may write to a full disk.
+        (tiny.state / "panic.json").mkdir(parents=True, exist_ok=True)
+        page = chromium.new_page()
+        page.goto(f"{server.address.http}/control")
+        expect(page.locator("#panic")).to_be_enabled(timeout=15_000)
+        page.locator("#panic").click()
+        expect(page.locator("#panic")).to_contain_text("press again", timeout=15_000)
+        page.wait_for_timeout(700)  # a double click is a slip, and no second press
+        page.locator("#panic").click()
+        expect(page.locator("#said")).to_contain_text("NOT KEPT", timeout=15_000)
+        expect(page.locator("#said")).to_contain_text("a restart forgets it")

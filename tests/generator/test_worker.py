@@ -97,7 +97,8 @@ class TestWhatIsSent:
                 events = [event async for event in read_events(response.aiter_lines())]
         names = [event.name for event in events]
         assert names == ["started", "step", "step", "step", "final", "done"]
-        assert events[0].data == {"steps": 4}
+        assert events[0].data["steps"] == 4
+        assert set(events[0].data) == {"steps", "latency", "waited"}
         assert set(events[1].data) == {"step", "timestep", "duration", "media_type", "image"}
         assert set(events[4].data) == {"duration", "media_type", "image"}
         assert events[5].data["seed"] == 1
