@@ -225,8 +225,10 @@ def connect(
     session.unregister("before-call.s3", add_expect_header)
     # Each answer has a date. Guessing its format costs as much as signing the request.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
-    if region is None and session.get_config_variable("region") is None:
-        region = "us-east-1"  # where servers without regions think they are
+    if region is None:
+        # It takes the environment's as it stands there, be it with a carriage return behind it.
+        named = session.get_config_variable("region")
+        region = str(named or "").strip() or "us-east-1"  # where those without think they are
     proxy = proxy_for(endpoint_url or _AWS)
     config = AioConfig(
         # Empty is none: left out, botocore would look into the environment by rules of its own.

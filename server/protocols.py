@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
@@ -126,19 +127,26 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message; a picture's bytes are the same for every screen, and never copied."""
-        data = message.get("bytes")
-        if message["type"] != "websocket.send" or not isinstance(data, bytes):
+        if message["type"] != "websocket.send":
             await super().send(message)
             if message["type"] == "websocket.http.response.body":
                 # It is refused, and was told why; else the library logs an error of the program's.
                 self.handshake_complete = True
             return
         await self.writable.wait()
-        if len(data) < _SHARED or self.conn.state is not State.OPEN or self.conn.extensions:
+        # Ended by us, it is not lost yet; uvloop does not forgive what is written to it.
+        if self.disconnected or self.transport.is_closing():
+            raise ClientDisconnected
+        data = message.get("bytes")
+        if not isinstance(data, bytes) or len(data) < _SHARED or not self._plain():
             await super().send(message)
             return
         self.transport.write(_BINARY.pack(0x82, 127, len(data)))
         self.transport.write(data)
+
+    def _plain(self) -> bool:
+        """Whether a message goes out as it is."""
+        return self.conn.state is State.OPEN and not self.conn.extensions
 
     def handle_ping(self) -> None:
         """Answer a ping, unless the answers are not read."""

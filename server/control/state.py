@@ -169,6 +169,7 @@ class StateView:
                 "connected": each.screen is not None,
                 "expected": each.expected,
                 "trouble": each.message or None,
+                "gone_since": each.gone_since,
                 **self._painting(each.screen, now),
             }
             for each in statuses
@@ -248,8 +249,12 @@ class StateView:
         }
 
     def _panic(self) -> dict[str, Any] | None:
-        panic = self.playback.panicked
-        return None if panic is None else {"by": panic.by, "at": self.tempo.to_real(panic.at)}
+        panic, at = self.playback.panicked, self.playback.panicked_at
+        if panic is None:
+            return None
+        if at is None:  # it is from before a restart
+            return {"by": panic.by, "at": self.tempo.to_real(panic.at)}
+        return {"by": panic.by, "at": round(self.time_of_day.unix(self.tempo.to_real(at)), 3)}
 
     def _real(self, moment: float | None) -> float | None:
         """A moment of the show, as those have it who read this."""

@@ -116,6 +116,7 @@ class Playback:
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
+        self._panicked_at: float | None = None
         if panic is not None:
             stage.darken(0.0)
 
@@ -139,6 +140,11 @@ class Playback:
         """Who made the wall black and when, while it is to stay so."""
         return self._panic
 
+    @property
+    def panicked_at(self) -> float | None:
+        """Steady time of a panic in this life of the server: the clock may have been set since."""
+        return self._panicked_at if self._panic is not None else None
+
     async def run(self) -> None:
         """Play until cancelled."""
         try:
@@ -150,6 +156,7 @@ class Playback:
                 self._performer.look()
                 await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
+            self._stage.let_go()  # whatever ends us, no picture is to stop half drawn for it
             await self._performer.aclose()
 
     def stuck_for(self) -> float:
@@ -258,6 +265,7 @@ class Playback:
         """
         if self._panic is None:
             self._panic = Panic(by=by, at=self._clock.wall())
+            self._panicked_at = self._clock.now()
             _log.warning("panic", by=by)
             self._stage.darken(self._clock.stretch(PANIC_TAKES))
             self._performer.stop()
@@ -270,7 +278,7 @@ class Playback:
         """
         if self._panic is None:
             return False
-        self._panic = None
+        self._panic = self._panicked_at = None
         now = self._clock.now()
         position = self._playhead.position(now)
         if position is not None:

@@ -67,6 +67,7 @@ class ScreenStatus:
         since: steady time since when; None if that is not known to this life of the server.
         message: the same in words, with the hour.
         lasting: whether it has lasted long enough to be told beyond the list of screens.
+        gone_since: Unix time at which it went, over restarts too; None if that is not known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ScreenStatus:
     since: float | None = None
     message: str = ""
     lasting: bool = False
+    gone_since: float | None = None
 
 
 class ScreenPresence:
@@ -228,17 +230,15 @@ class ScreenPresence:
         return ScreenStatus(screen.name, expected, screen)
 
     def _missing(self, name: str, now: float) -> ScreenStatus:
-        expected, gone = name in self.expected, self._gone.get(name)
+        expected, gone, kept = name in self.expected, self._gone.get(name), self._known.get(name)
+        lasting = now - self._started > BOOT if gone is None else now - gone > GONE_AFTER
         if gone is not None:
             message = f"{name}: gone since {self._hour(gone)}"
-            lasting = now - gone > GONE_AFTER
-            return ScreenStatus(name, expected, None, "gone", gone, message, lasting)
-        before = self._known.get(name)
-        if before is not None:
-            message = f"{name}: gone since {moment(before, self._unix(now), self._zone)}"
+        elif kept is not None:
+            message = f"{name}: gone since {moment(kept, self._unix(now), self._zone)}"
         else:
             message = f"{name}: not seen since the server started, {self._hour(self._started)}"
-        return ScreenStatus(name, expected, None, "gone", None, message, now - self._started > BOOT)
+        return ScreenStatus(name, expected, None, "gone", gone, message, lasting, kept)
 
     # ------------------------------------------------------------ what is kept
 

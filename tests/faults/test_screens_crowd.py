@@ -8,9 +8,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.helpers.screens import line, screen, web
 from tests.helpers.servers import Address, server_process, serving
@@ -68,8 +70,8 @@ async def test_who_paints_nothing_makes_room(
             await client.post("/api/control/go", json={})
         await a.until(lambda me: me.frames)
         header = a.frames[0].message
-        presented = {"type": "presented", "run": header["run"], "step": header["step"], "at": 1.0}
-        await a.send(presented)
+        painted = {"run": header["run"], "step": header["step"], "at": header["present_at"]}
+        await a.send({"type": "presented", **painted})
         await a.sync(1)
         await stack.enter_async_context(screen(full, "late"))
         assert await b.closed() == 1013
@@ -126,3 +128,31 @@ async def test_screens_that_never_read_cost_a_bounded_memory(tmp_path: Path) -> 
             state = await asyncio.to_thread(server.state)
     assert 60 < len(state["screens"]) <= 64
     assert grown < 64 * 300_000, "of a picture of 400 kB no screen had a copy of its own"
+
+
+def test_a_screen_that_never_reads_ends_without_a_word_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("server.connections.READS_WITHIN", 0.5)
+    monkeypatch.setattr("server.connections._LOOK_EVERY", 0.05)
+    larger = show(tmp_path, MANUAL, replace(LARGE, size=1_500_000))
+    # The loop that serves: what is written to a transport that has ended, another forgives.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_the_deaf_have_gone(larger))
+    assert "ERROR" not in {record.levelname for record in caplog.records}
+
+
+async def _until_the_deaf_have_gone(larger: TinyShow) -> None:
+    async with AsyncExitStack() as stack:
+        address = await stack.enter_async_context(serving(larger.load()))
+        wall = await stack.enter_async_context(screen(address, "wall"))
+        client = await stack.enter_async_context(web(address))
+        for _ in range(3):
+            stack.enter_context(await asyncio.to_thread(deaf, address))
+        await client.post("/api/control/go", json={})
+        await wall.until(lambda me: me.of("run_end"))
+        async with asyncio.timeout(10):
+            while len((await client.get("/api/state")).json()["screens"]) > 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        metrics = (await client.get("/metrics")).text
+        assert 'understudy_connections_ended_total{reason="unread"} 3.0' in metrics

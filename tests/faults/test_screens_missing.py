@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -334,6 +335,7 @@ async def test_told_by_state_probe_and_readyz(
             ("left", False),
             ("right", False),
         ]
+        assert all(abs(each["gone_since"] - time.time()) < 60 for each in state["screens"])
         assert state["health"]["level"] == "degraded"
         assert "left: gone since" in state["health"]["reason"]
         refused = await client.post("/api/control/screens.forget", json={"screen": "left"})

@@ -76,6 +76,18 @@ async def test_a_clock_that_was_wrong_at_the_start_prints_no_wrong_hour(tmp_path
         }
 
 
+async def test_a_panic_was_when_it_was_by_the_clock_as_it_is_now(tmp_path: Path) -> None:
+    clock = VirtualClock(NINE_THIRTY - YEAR)
+    async with house(tmp_path, CUES, rhythm=RHYTHM, toml=TEN, clock=clock) as opened:
+        opened.playback.panic("foh")
+        clock.step_wall(YEAR)
+        await opened.play_to(60, step=1.0)
+        assert opened.view.state()["panic"] == {"by": "foh", "at": NINE_THIRTY}
+        kept = opened.playback.panicked
+    async with house(tmp_path, CUES, rhythm=RHYTHM, toml=TEN, panic=kept) as again:
+        assert again.view.state()["panic"] == {"by": "foh", "at": NINE_THIRTY - YEAR}
+
+
 @pytest.mark.parametrize(
     ("wall", "expected"),
     [

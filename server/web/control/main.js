@@ -211,6 +211,9 @@ function showHealth() {
   element("health").title = fresh ? health.reason : "";
 }
 
+/** Why the server lets no socket in, where it says so: by this name, or through this proxy. A browser hides that. */
+let refusal = "";
+
 function showLine() {
   const fresh = desk.fresh;
   mark(body, "line", fresh ? "live" : desk.state ? "stale" : "connecting");
@@ -222,7 +225,7 @@ function showLine() {
   alarm.hidden = !lost || desk.refused !== null;
   if (alarm.hidden) return;
   const old = desk.statedWall === null ? "" : ` What you see is old: since ${words.timeOfDay(desk.statedWall)} nothing has come.`;
-  const why = desk.heard ? "The server answers, but does not say how the show is; trying again." : "No line to the server; trying again.";
+  const why = refusal ? `The server lets this page in on no socket: ${refusal}. Trying again.` : desk.heard ? "The server answers, but does not say how the show is; trying again." : "No line to the server; trying again.";
   say(alarm.querySelector("p"), `${why}${old} The walls go on by themselves.`);
   const past = desk.clock.local() - desk.statedAt; // not read out: it never stands still
   say(element("alarm-age"), Number.isFinite(past) ? `${words.age(past)} old` : "");
@@ -359,9 +362,23 @@ function rename(to) {
   kept.set("name", name, localStorage);
 }
 
+async function askWhy() {
+  if (desk.fresh || desk.heard || document.visibilityState !== "visible") {
+    refusal = "";
+    return;
+  }
+  try {
+    const answer = await fetch(here("/api/control/state"), { method: "POST" });
+    refusal = answer.status === 403 ? (await answer.json()).error.message : "";
+  } catch {
+    refusal = ""; // there is no line, as is told already
+  }
+}
+
 setInterval(() => {
   tick();
   showLine();
   permit();
 }, 250);
+setInterval(askWhy, 3000);
 desk.connect();
