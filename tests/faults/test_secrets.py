@@ -47,8 +47,9 @@ def a_show(folder: Path, engines: str = ENGINES) -> Path:
 
 
 def test_nothing_tells_the_token_in_an_engines_address(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("generator.batch.REST", 0.01)
     folder = a_show(tmp_path / "show")
     told: list[str] = []
     with server_process(folder, arguments=["--log-level", "debug"]) as server:
