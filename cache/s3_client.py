@@ -171,12 +171,16 @@ class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
         is_object, request.stream_output = request.stream_output, True
         answer = await super().send(request)
         if not is_object or answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            body = bytearray()
-            async for piece in answer.raw.content.iter_chunked(_PIECE):
-                body += piece
-                if len(body) > MAX_DOCUMENT:
+            body, ended = bytearray(), False
+            try:
+                async for piece in answer.raw.content.iter_chunked(_PIECE):
+                    body += piece
+                    if len(body) > MAX_DOCUMENT:
+                        raise not_s3("an end")
+                ended = True
+            finally:
+                if not ended:  # also where the attempt took too long: nobody else closes it
                     answer.raw.close()
-                    raise not_s3("an end")
             answer._content = bytes(body)  # noqa: SLF001 - where its own reading keeps it
         return answer
 
