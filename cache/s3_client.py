@@ -171,12 +171,16 @@ class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
         is_object, request.stream_output = request.stream_output, True
         answer = await super().send(request)
         if not is_object or answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
-            body = bytearray()
-            async for piece in answer.raw.content.iter_chunked(_PIECE):
-                body += piece
-                if len(body) > MAX_DOCUMENT:
+            body, ended = bytearray(), False
+            try:
+                async for piece in answer.raw.content.iter_chunked(_PIECE):
+                    body += piece
+                    if len(body) > MAX_DOCUMENT:
+                        raise not_s3("an end")
+                ended = True
+            finally:
+                if not ended:  # also where the attempt took too long: nobody else closes it
                     answer.raw.close()
-                    raise not_s3("an end")
             answer._content = bytes(body)  # noqa: SLF001 - where its own reading keeps it
         return answer
 
@@ -225,8 +229,10 @@ def connect(
     session.unregister("before-call.s3", add_expect_header)
     # Each answer has a date. Guessing its format costs as much as signing the request.
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
-    if region is None and session.get_config_variable("region") is None:
-        region = "us-east-1"  # where servers without regions think they are
+    if region is None:
+        # It takes the environment's as it stands there, be it with a carriage return behind it.
+        named = session.get_config_variable("region")
+        region = str(named or "").strip() or "us-east-1"  # where those without think they are
     proxy = proxy_for(endpoint_url or _AWS)
     config = AioConfig(
         # Empty is none: left out, botocore would look into the environment by rules of its own.

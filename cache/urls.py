@@ -102,9 +102,9 @@ def _open_bucket(
     if {"?", "#"} & set(prefix):
         raise BadStoreAddress(f"s3://{bucket}/…: expected no ? or # in the prefix")
     environ = os.environ
-    endpoint_url = (
-        endpoint_url or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-    ) or None
+    # What surrounds a variable (a carriage return, from a file written on Windows) is a slip.
+    named = (environ.get(f"AWS_ENDPOINT_URL{end}", "").strip() for end in ("_S3", ""))
+    endpoint_url = endpoint_url or next(filter(None, named), None)
     if endpoint_url is not None:
         _check_endpoint(endpoint_url, bucket)
     try:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Final
 from cache.documents import FormatError, read_object, real, shown
 from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta, parse_meta
 from cache.images import BadImage, check_image, decode_check
-from cache.index import register
+from cache.index import load_manifest, register
 from cache.keys import config_key, image_key, meta_key
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Conflict, NotFound, Store
@@ -367,6 +368,9 @@ async def _import_set(
         await _register(store, action, set_id)
         report.present.append(result)
         return
+    if taken is None and await _is_rejected(store, action.action_id, set_id):
+        report.left.append(Remark(place, f"set {set_id} of {action.action_id} was rejected"))
+        return
     if taken is None:
         try:
             variant = await asyncio.to_thread(_read_variant, path)
@@ -380,6 +384,14 @@ async def _import_set(
             return
     who = f"set {set_id} of {action.action_id}"
     report.left.append(Remark(place, f"{who} is there already, and not from here"))
+
+
+async def _is_rejected(store: Store, action_id: str, set_id: int) -> bool:
+    """Whether a number is never to be shown again."""
+    with suppress(NotFound):
+        entry = (await load_manifest(store)).actions.get(action_id)
+        return entry is not None and set_id in entry.rejected
+    return False
 
 
 async def _taken_by(store: Store, action_id: str, set_id: int) -> str | None:

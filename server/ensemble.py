@@ -181,6 +181,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         reports=Reports(stage, around.asrun, around.metrics, around.activation),
         progress=progress,
         new_token=around.new_token,
+        under_its_id=lambda action: plan.of_cue(action.cue_index) or action,
     )
     playback = Playback(
         show=show,

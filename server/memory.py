@@ -165,7 +165,7 @@ class Memory:
 
     def conditions(self) -> Iterable[Condition]:
         """What a technician should know: what is not on the disk, what could not be read."""
-        trouble = None if self._panic is None else self._panic.trouble(_PATIENCE)
+        trouble = None if self._panic is None else self._panic.trouble(KEPT_WITHIN)
         if trouble is not None:
             now = "black" if self.content.panic is not None else "lit again"
             yield Condition(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cachetools import LRUCache
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from generator.answers import JsonResponse
 from server.reverse_proxy import network_of
 
 RATE: Final = 100.0
@@ -100,7 +100,7 @@ class LimitedRequests:
             await self._app(scope, receive, send)
             return
         message = f"too many requests from this address; wait {wait:.1f} s"
-        answer = JSONResponse(
+        answer = JsonResponse(
             {"ok": False, "error": {"code": "too_many", "message": message}},
             status_code=429,
             headers={"retry-after": str(math.ceil(wait))},

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from generator.answers import JsonResponse
 from server.access import AccessDenied
 from server.clock import Clock
 
@@ -107,7 +107,7 @@ async def refuse(websocket: WebSocket, error: AccessDenied) -> None:
     """Do not open a socket, and say why: HTTP 403, with which setting helps."""
     body = {"ok": False, "error": {"code": error.code, "message": str(error)}}
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(JSONResponse(body, status_code=403))
+        await websocket.send_denial_response(JsonResponse(body, status_code=403))
     else:
         await websocket.close(POLICY_VIOLATION)  # before accepting: 403 as well
 

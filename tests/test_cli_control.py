@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from server.cli.control import _screens
 from server.cli.main import main
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
@@ -153,3 +155,9 @@ def test_an_address_may_be_written_in_several_ways(ask: Any, server: ServerProce
         assert ask("state", url=url)[0] == 0
     status, _, err = ask("state", url=f"ws://127.0.0.1:{port}/elsewhere")
     assert (status, err.count("\n")) == (1, 1)
+
+
+def test_a_screen_that_is_missing_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"painted_age": None, "trouble": "left: gone since 14:03", "screen": "left"}
+    Console(width=80).print(_screens([told], ages=True))
+    assert "gone since 14:03" in capsys.readouterr().out

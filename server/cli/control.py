@@ -232,6 +232,10 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
         "health",
         Text(f"{health['level']}: {health['reason']}", style=_STYLES.get(health["level"], "")),
     )
+    for each in health.get("conditions") or ():
+        if each["message"] != health["reason"]:
+            style = _STYLES.get(each["level"], "dim")
+            facts.add_row("", Text(f"{each['level']}: {each['message']}", style=style))
     console.print(facts)
     console.print(_screens(state["screens"], ages=True))
 
@@ -267,7 +271,10 @@ def _screens(screens: list[Mapping[str, Any]], *, ages: bool) -> Table | Text:
     for screen in screens:
         age = screen.get("painted_age")
         painted = "nothing yet" if age is None else f"{age:.1f} s ago" if ages else ""
-        table.add_row(Text(screen["screen"]), painted)
+        trouble = screen.get("trouble")
+        if trouble:
+            painted = trouble.removeprefix(f"{screen['screen']}: ")
+        table.add_row(Text(screen["screen"]), Text(painted, style="yellow" if trouble else ""))
     return table
 
 

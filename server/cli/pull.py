@@ -81,6 +81,9 @@ def _target(to: Path, show: Show) -> FolderStore:
             fail(f"--to {to}: that is the store itself; expected another folder", 2)
         if folder.is_relative_to(root) or root.is_relative_to(folder):
             fail(f"--to {to}: it and the store {root} lie one in the other; keep them apart", 2)
+        for other in (each.resolve() for each in source.follow):
+            if folder.is_relative_to(other) or other.is_relative_to(folder):
+                fail(f"--to {to}: it and [store] follow {other} lie one in the other", 2)
     if folder.is_relative_to(state):
         fail(f"--to {to}: it lies in [cache] dir {state}, whose copies come and go", 2)
     if state.is_relative_to(folder) and not any(

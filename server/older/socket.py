@@ -138,6 +138,8 @@ class OlderSocket:
         self._silent = Antechamber(MOST_CLIENTS)
         # One at a time: the threads are there for the show's own pictures.
         self._transcoding = asyncio.Semaphore(1)
+        # Nor may a crowd that types keep an engine from the show: one drawing for all of it.
+        self._drawing = asyncio.Semaphore(1)
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one client until it goes."""
@@ -244,6 +246,8 @@ class OlderSocket:
         async with AsyncExitStack() as stack:
             try:
                 async with timeout_at(self._clock, start + self._clock.stretch(seconds)):
+                    if provider.name == "live":
+                        await stack.enter_async_context(self._drawing)
                     take = await stack.enter_async_context(provider.open(action, Slot(start)))
                     frame = await _next_frame(take)
             except TimeoutError:

@@ -156,6 +156,7 @@ class Playback:
                 self._performer.look()
                 await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
         finally:
+            self._stage.let_go()  # whatever ends us, no picture is to stop half drawn for it
             await self._performer.aclose()
 
     def stuck_for(self) -> float:

@@ -11,11 +11,12 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
+from generator.plan import Action
 from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
 from server.modes.ladder import Rung
@@ -90,6 +91,8 @@ class Runs:
         reports: where runs are seen, written down and counted.
         progress: is told how each run fared.
         new_token: makes run tokens, which never repeat.
+        under_its_id: an action under the id that its sets have now: a cue that is drawn again and
+            again may outlast a change of it.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Runs:
         reports: Reports,
         progress: Progress,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
+        under_its_id: Callable[[Action], Action] = lambda action: action,
     ) -> None:
         self._clock = clock
         self._modes = modes
@@ -114,6 +118,7 @@ class Runs:
         self._mistake: Exception | None = None
         self._waits_until: float | None = None
         self._new_token = new_token
+        self._under_its_id = under_its_id
         self._leftovers = Leftovers()
         self._run: Run | None = None
         self._was_on: OnStage | None = None
@@ -135,6 +140,7 @@ class Runs:
     async def perform(self, assignment: Assignment, cycle: int, long_past: LongPast) -> float:
         """Perform `assignment` once, for the `cycle`th time; the steady time at which it ended."""
         self._was_on = self.on_stage
+        assignment = replace(assignment, action=self._under_its_id(assignment.action))
         run = self._run = self._prepare(assignment, cycle)
         ending: Ending = "cut"
         passed_over = False

@@ -197,8 +197,9 @@ class Preflight:
                 continue
             except TimeoutError:
                 findings.append(_unanswered(look))
-            except Exception:  # noqa: BLE001 - what cannot be looked at must not end the looking
+            except Exception as error:  # noqa: BLE001 - one look must not end the looking
                 _log.exception("preflight_broke", look=_name(look))
+                findings.append(_broken(look, error))
         return ranked(findings)
 
     async def _until_quiet(self) -> None:
@@ -240,6 +241,16 @@ def _unanswered(look: Look) -> Finding:
         code="no_answer",
         message=f"looking at the {_name(look)} took longer than {STEP_WITHIN:g} s",
         remedy="see whether the disk and the store answer",
+    )
+
+
+def _broken(look: Look, error: Exception) -> Finding:
+    """Not looked at is not well."""
+    return Finding(
+        level="warning",
+        code="not_looked_at",
+        message=f"looking at the {_name(look)} failed: {error!r:.200}",
+        remedy="see the server's log, and report it",
     )
 
 

@@ -144,11 +144,21 @@ class Mailbox:
         self._next = 0
         self._end_told = False
         self._overflowed = False
+        self._closing = False
         self._ready = asyncio.Event()
         self.skipped = 0
 
+    def let_go(self) -> None:
+        """The server ends: send what there is of the run, and say nothing more, not even its end.
+
+        A screen that has the frames of a run brings it to its end by itself.
+        """
+        self._closing = self._end_told = True
+
     def post(self, message: wire.WireMessage) -> None:
         """Leave a message; what a screen cannot keep up with sends it away."""
+        if self._closing:
+            return
         if len(self._messages) >= MAX_WAITING:
             self._overflowed = True
         else:
@@ -157,11 +167,15 @@ class Mailbox:
 
     def follow(self, performance: Performance, first: int = 0) -> None:
         """Walk through the frames of `performance` from index `first`; older ones are void."""
+        if self._closing:
+            return
         self._performance, self._next, self._end_told = performance, first, False
         self._ready.set()
 
     def void(self) -> None:
         """The run followed was cut: say so at once, and send nothing more of it."""
+        if self._closing:
+            return
         if self._performance is not None and not self._end_told:
             self.post(wire.RunEnd(run=self._performance.run.run, outcome="cut"))
         self._performance = None
@@ -456,6 +470,11 @@ class Stage:
             for screen in self._screens:
                 screen.mailbox.void()
             self._owe_nothing_more()
+
+    def let_go(self) -> None:
+        """The server ends: screens keep the picture, and end the run that is on by themselves."""
+        for screen in self._screens:
+            screen.mailbox.let_go()
 
     def identify(self, name: str) -> int:
         """Ask a screen to say who it is; how many of that name there are."""

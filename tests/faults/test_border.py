@@ -74,7 +74,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 QUICK = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -187,7 +187,7 @@ def stood_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoodUp]:
 ARGUMENTS = ("mode", "cue", "until", "reason", "now", "time", "screen", "engine", "limit", "x")
 
 
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=100)
 @given(
     number=st.integers(0, 63),
     args=st.dictionaries(st.one_of(st.sampled_from(ARGUMENTS), TEXTS), JSON, max_size=3),
@@ -532,11 +532,17 @@ def test_there_is_one_border_and_one_writer(
     assert set(allowed) - set(found) <= {"cache/untrusted.py"}, "listed, and no longer so"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_that_knows_few_characters_ends_nothing(tmp_path: Path, encoding: str) -> None:
+def test_there_is_one_answer_in_json() -> None:
+    for package in ("cache", "generator", "server"):
+        for path in (ROOT / package).rglob("*.py"):
+            ours = path.relative_to(ROOT).as_posix() == "generator/answers.py"
+            assert ours or "JSONResponse" not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_terminal_that_knows_few_characters_ends_nothing(tmp_path: Path) -> None:
     tiny = make_show(tmp_path / "show", [prompt(1, "Łódź 詩")])
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     asked = [sys.executable, "-m", "server", "generate", "plan", "--show", str(tiny.folder)]
     done = subprocess.run(asked, env=environ, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(encoding)[-500:]
+    assert done.returncode == 0, done.stderr[-500:]
     assert b"\\u8a69" in done.stdout

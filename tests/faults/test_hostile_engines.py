@@ -7,7 +7,7 @@ import io
 import os
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,8 @@ from cache.keys import Key
 from cache.s3 import S3Store
 from cache.s3_client import Patience
 from cache.store import StoreError
-from generator.engine import DrawingFailed, Engine, EngineError
-from generator.engines._comfyui.listening import Heard, HeardQueue
+from generator.engine import DrawingFailed, Engine, EngineError, EngineUnavailable
+from generator.engines._comfyui.listening import Heard, HeardQueue, listening
 from generator.engines._pictures import fitted_preview
 from generator.engines.comfyui import ComfyUIEngine
 from generator.engines.older_wire import OlderWireEngine
@@ -119,6 +119,15 @@ async def test_a_handshake_that_does_not_end(harm: Harm) -> None:
         it.shakes_hands = False
         with pytest.raises(EngineError):
             await draw(OlderWireEngine(it.url.replace("http", "ws"), connect_within=0.5))
+        assert it.asked
+
+
+@pytest.mark.parametrize("harm", SOCKET_HARMS)
+async def test_comfyuis_socket(harm: SocketHarm) -> None:
+    async with hostile(socket_harm=harm) as it, modest():
+        with suppress(EngineUnavailable):  # it may be lost as soon as it is opened
+            async with listening(it.url.replace("http", "ws"), {}, 0.3):
+                await asyncio.sleep(0.7)  # nobody looks at what is heard
         assert it.asked
 
 

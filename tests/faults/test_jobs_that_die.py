@@ -7,18 +7,21 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from tests.helpers import walls
 from tests.helpers.servers import ServerProcess, server_process
-from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show
+from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt
+from tests.helpers.walls import wall
 
 PATIENCE = 20.0
 RHYTHM = Rhythm(previews=3, step=0.1)
@@ -30,6 +33,12 @@ CUES = [
     cue(4, "end"),
 ]
 COPIES = LOOP + '[cache]\ncopies = "always"\n'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with walls.browser() as chromium:
+        yield chromium
 
 
 def a_show(folder: Path, toml: str = LOOP) -> TinyShow:
@@ -89,6 +98,39 @@ def test_without_its_playback_the_process_ends_within_a_second(tmp_path: Path) -
             heard_out(screen)
         assert screen.close_code == 1012
         assert "the show does not move" in server.log.read_text().splitlines()[-1]
+
+
+@pytest.mark.browser
+def test_the_wall_keeps_its_picture_while_the_server_ends_and_comes_back(
+    tmp_path: Path, browser: Browser
+) -> None:
+    cues = [cue(0, "start"), *(prompt(3 * k, f"nr {k}", id=f"nr{k}") for k in range(20))]
+    tiny = make_show(
+        tmp_path / "show",
+        [*cues, cue(300, "end")],
+        rhythm=Rhythm(previews=6, step=0.3),
+        toml=LOOP + "[display]\ncrossfade = 0.5\n",
+    )
+    server = ServerProcess.start(tiny.folder, fault="playhead-raises-after-a-while")
+    try:
+        with wall(browser, server.address) as page:
+            now: dict[str, Any] = {}
+            with suppress(httpx.TransportError):
+                while server.process.poll() is None:
+                    now = server.state()["now"] or now
+                    time.sleep(0.02)
+            assert server.process.wait(PATIENCE) == 1
+            server.close()
+            final = tiny.final(now["cue"], now["set_id"])
+            page.until(lambda s: s.is_of(final) and not s.crossfading, why="the end of its run")
+            time.sleep(0.5)
+            assert page.look().is_of(final), "it stays"
+            server = ServerProcess.start(tiny.folder, port=server.address.port)
+            page.until(
+                lambda s: s.shown and not s.is_of(final), why="a later picture", within=PATIENCE
+            )
+    finally:
+        server.close()
 
 
 def test_a_feed_that_raises_is_started_again_and_technicians_hear_on(tmp_path: Path) -> None:

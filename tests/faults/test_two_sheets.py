@@ -13,7 +13,7 @@ import pytest
 
 from cache.folder import FolderStore
 from cache.index import load_manifest, rebuild, register, reindex, update_manifest
-from cache.keys import ACTIONS_PREFIX, MANIFEST, meta_key
+from cache.keys import ACTIONS_PREFIX, MANIFEST, meta_key, parse_key
 from cache.library import Library
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
 from cache.pull import pull
@@ -27,11 +27,17 @@ from generator.quarantine import sweep
 from generator.recorder import Recorder
 from generator.stock import jobs_for, take_stock
 from generator.verify import verify_sets
+from server.config.show import load_show
+from server.modes.forces import Force
 from tests.cache.s3_servers import S3Server, rclone
 from tests.generator.test_batch import Pencil, action
 from tests.generator.test_plan import planned, prompt
+from tests.helpers.house import house
+from tests.helpers.shows import LOOP, Rhythm, cue, store_contents, write_show
+from tests.helpers.shows import prompt as prompt_cue
 
 LAMP = "prompt_001"
+SHEET = [prompt_cue(0, "new"), prompt_cue(10, "a"), prompt_cue(20, "b"), cue(60, "end")]
 TONIGHT, TOMORROW = action(1, "a lamp"), action(1, "a lantern")
 OTHER = action(2, "a tree")
 
@@ -307,3 +313,25 @@ def test_who_has_the_recipe_now_goes_before_who_had_it_once() -> None:
     a, b = (each.fingerprint for each in sheet("a", "b").actions)
     plan = sheet("new", "a").given({"prompt_007": [b, a], "prompt_009": [a]})
     assert [each.action_id for each in plan.actions] == ["prompt_001", "prompt_009"]
+
+
+async def test_a_running_show_takes_over_a_store_that_comes_later(tmp_path: Path) -> None:
+    # Drawn for a sheet that lacked the first cue: its ids are not those of the places.
+    older = load_show(write_show(tmp_path / "older", SHEET[1:], LOOP), {}, {}).plan({}).actions
+    sets = store_contents(older, Rhythm(previews=2, step=0.2, sets=2))
+    async with house(
+        tmp_path / "show", SHEET, rhythm=Rhythm(sets=0), toml=LOOP, play=False
+    ) as opened:
+        await opened.readiness.look()
+        assert opened.readiness.without_sets() == ["prompt_001", "prompt_002", "prompt_003"]
+        opened.modes.impose(Force(mode="static", by="foh", cue="prompt_003", until="released"))
+        opened.store.contents = {parse_key(key): data for key, data in sets.items()}
+        await opened.readiness.look()
+        ids = [each.action_id for each in opened.actions]
+        assert ids == ["prompt_004", "prompt_001", "prompt_002"]
+        assert opened.readiness.without_sets() == ["prompt_004"]
+        assert opened.static.faults == {}
+        (force,) = opened.modes.forces
+        assert force.cue == "prompt_002", "it is the same cue's"
+        assert opened.view.cue(1)["cue"] == "prompt_001"
+        assert [each.action_id for each in opened.ensemble.lookahead.plan.actions] == ids

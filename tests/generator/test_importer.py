@@ -13,9 +13,10 @@ import pytest
 from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.formats import dump_meta
-from cache.index import load_manifest, reindex
+from cache.index import load_manifest, reindex, update_manifest
 from cache.keys import MANIFEST, config_key, image_key, meta_key
 from cache.library import Library
+from cache.manifest import ManifestAction
 from cache.store import Conflict, MemoryStore, StoreFull, StoreUnavailable
 from generator.importer import (
     Found,
@@ -229,6 +230,16 @@ class TestWhatIsThere:
         entry = (await load_manifest(store)).actions["prompt_001"]
         assert entry.fingerprint == BOATS.fingerprint
         assert entry.set_ids == (0, 1)
+
+    async def test_a_number_that_was_rejected_stays_so(self, tmp_path: Path) -> None:
+        store = MemoryStore()
+        entry = ManifestAction(rejected=(0,))
+        await update_manifest(store, lambda known: known.with_entry(BOATS.action_id, entry))
+        report = await import_sets(tree(tmp_path, {f"{PROMPT}/1": images()}), store, [BOATS])
+        assert (report.imported, len(report.left)) == ([], 1)
+        assert "set 0 of" in str(report.left[0])
+        assert "was rejected" in str(report.left[0])
+        assert not any("/sets/" in key for key in store.contents)
 
     async def test_a_set_drawn_meanwhile_is_not_replaced(self, tmp_path: Path) -> None:
         store = MemoryStore()

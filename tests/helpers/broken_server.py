@@ -59,6 +59,23 @@ def _raises_once(call: int) -> Callable[[Method], Method]:
     return wrap
 
 
+def _raises_after(seconds: float) -> Callable[[Method], Method]:
+    """A method that raises once so long after it was called first."""
+
+    def wrap(method: Method) -> Method:
+        since: list[float] = []
+
+        def waits(*args: Any, **kwargs: Any) -> Any:
+            since.append(time.monotonic())
+            if since[-1] - since[0] >= seconds:
+                raise Planted("planted")
+            return method(*args, **kwargs)
+
+        return waits
+
+    return wrap
+
+
 def _returns(_method: Method) -> Method:
     async def returns(*_: Any) -> None:
         await asyncio.sleep(1.0)
@@ -100,6 +117,7 @@ def _blocks_the_loop(_method: Method) -> Method:
 
 FAULTS: dict[str, tuple[type, str, Callable[[Method], Method]]] = {
     "playhead-raises-once": (Playhead, "tick", _raises_once(5)),
+    "playhead-raises-after-a-while": (Playhead, "tick", _raises_after(4.0)),
     "playback-returns": (Playback, "run", _returns),
     "playback-is-cancelled": (Playback, "run", _is_cancelled),
     "loop-blocked": (Playback, "run", _blocks_the_loop),

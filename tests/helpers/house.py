@@ -393,6 +393,7 @@ async def house(
         if play:
             stack.push_async_callback(_cancelled, asyncio.create_task(playback.run()))
         stack.push_async_callback(_cancelled, asyncio.create_task(modes.keep_time()))
+        stack.push_async_callback(_cancelled, asyncio.create_task(mode_commands.run()))
         stack.push_async_callback(_cancelled, asyncio.create_task(time_of_day.run()))
         if watch_engines:
             stack.push_async_callback(_cancelled, asyncio.create_task(watch.run()))

@@ -286,11 +286,13 @@ async def test_a_thousand_that_never_say_hello_keep_nobody_out(
         reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
         try:
             writer.write(upgrade)
-            while b"\x88" not in await reader.read(4096):  # the goodbye
-                assert not reader.at_eof()
+            while (heard := await reader.read(4096)) and b"\x88" not in heard:  # the goodbye
+                pass  # or none: one that makes room for another connection is just ended
             gone += 1
             if gone == 500:
                 half.set()
+        except ConnectionResetError:
+            gone += 1
         finally:
             writer.transport.abort()
 

@@ -202,7 +202,7 @@ async def test_a_look_that_breaks_or_hangs_ends_neither_the_others_nor_the_looki
         with capture_logs() as logs:
             await room.clock.advance(STEP_WITHIN + 1)
         codes = [each["code"] for each in room.preflight.state()["findings"]]
-        assert codes == ["no_answer", "last", "overrun"]
+        assert codes == ["no_answer", "not_looked_at", "last", "overrun"]
         assert left == ["hung"]
     assert "preflight" in [each["event"] for each in logs]
 

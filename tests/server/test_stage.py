@@ -179,6 +179,22 @@ async def test_cut_is_told_once(stage: Stage, clock: VirtualClock) -> None:
         assert brief(await waiting(screen.mailbox)) == ["run two"]
 
 
+async def test_let_go_a_screen_has_all_frames_and_hears_of_no_end(
+    stage: Stage, clock: VirtualClock
+) -> None:
+    with stage.join("wall", "binary") as screen:
+        await waiting(screen.mailbox)
+        perform(stage, "one", clock.now())
+        stage.let_go()
+        stage.cut()
+        stage.tell(wire.Hold())
+        perform(stage, "two", clock.now())
+        assert brief(await waiting(screen.mailbox)) == [
+            "run one",
+            *(f"frame one {step}" for step in range(1, STEPS + 1)),
+        ]
+
+
 async def test_a_run_that_is_over_is_not_cut_as_well(stage: Stage, clock: VirtualClock) -> None:
     with stage.join("a", "binary") as screen:
         perform(stage, "one", clock.now()).end("completed")
