@@ -14,7 +14,13 @@ from playwright.sync_api import Browser
 
 from server.app import _force_book, _signs_of_life
 from server.clock import VirtualClock
-from server.config.lobby import LANGUAGES, TEXTS, direction_of, shipped_texts
+from server.config.lobby import (
+    LANGUAGES,
+    TEXTS,
+    calendar_signs,
+    direction_of,
+    shipped_texts,
+)
 from server.config.settings import SettingsError, load_settings
 from server.memory import Memory, Remembered
 from server.modes.forces import Force
@@ -238,6 +244,10 @@ def test_every_language_says_everything(server: ServerProcess, browser: Browser)
     assert said["de 24"][7] == "Geschlossen. Öffnet am Samstag um 10:05 Uhr"
     assert said["fr 24"][8] == "Fermé. Ouverture le 21 novembre à 10:05"
     assert said["ja 24"][8] == "閉館中。11月21日 10:05 開館"
+    for language in ("ja", "zh", "ar"):
+        day, known = said[f"{language} 24"][7], calendar_signs(language)
+        unknown = set(day) - set("".join(shipped_texts(language).values())) - set(known)
+        assert not {each for each in unknown if ord(each) > 0x250}, "a font may lack it unseen"
     assert said["ar 24"][7].startswith("مغلق. يفتح يوم السبت")
     assert [direction_of(each) for each in ("ar", "he-IL", "fa", "de", "zh-Hant")] == [
         *("rtl", "rtl", "rtl", "ltr", "ltr")
