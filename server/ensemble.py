@@ -20,7 +20,7 @@ from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.chance import Chance
 from server.clock import Clock
-from server.config.lobby import direction_of
+from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
@@ -299,6 +299,7 @@ def _texts(show: Show) -> Iterator[str]:
     """Everything that is written on the walls."""
     yield show.title
     yield from show.settings.display.lobby_texts.values()
+    yield calendar_signs(show.settings.display.language)
     for cue in show.sheet.cues:
         match cue:
             case PromptCue():

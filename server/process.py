@@ -19,6 +19,9 @@ from server.systemd import Notifier
 ENDS_WITHIN: Final = 0.9
 """Seconds from a failure to the end of the process, however its shutdown fares."""
 
+LEAVES_WITHIN: Final = 3.0
+"""Seconds from the end of an orderly shutdown to that of the process, whoever still waits."""
+
 STATUS: Final = 1
 """The exit status of a process that ended because the show could not go on."""
 
@@ -61,6 +64,19 @@ class HostProcess:
         if not self._ours:
             return
         # A thread: what is wrong may be the very loop that should bring us to an end.
-        timer = threading.Timer(ENDS_WITHIN, os._exit, (STATUS,))
-        timer.daemon = True
-        timer.start()
+        _end_within(ENDS_WITHIN, STATUS)
+
+    def leave(self) -> None:
+        """All that mattered is closed: have the process end, well, within a moment.
+
+        Python would wait for every thread, and one that reads from a disk which does not answer
+        never comes back.
+        """
+        if self._ours and self._failure is None:
+            _end_within(LEAVES_WITHIN, 0)
+
+
+def _end_within(seconds: float, status: int) -> None:
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()

@@ -197,6 +197,7 @@ class AnnouncingServer(uvicorn.Server):
         """Say that it ends, then end."""
         self._process.notifier.stopping()
         await super().shutdown(sockets)
+        self._process.leave()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -333,6 +335,14 @@ def test_asrun_tells_what_was_played(inside: Any, tmp_path: Path) -> None:
     assert table
     assert {one["action_id"] for one in table} == {"boats"}
     assert json.loads(run_asrun(inside, tiny.folder, "--json", "--since", "2099-01-01")) == []
+    # A time without a zone is the show's, wherever it is asked for.
+    toml = tiny.folder / "show.toml"
+    toml.write_text(toml.read_text().replace('"UTC"', '"Asia/Tokyo"'))
+    assert tiny.load().timezone.key == "Asia/Tokyo"
+    for seconds, runs in ((-5, 1), (5, 0)):
+        since = datetime.fromtimestamp(row["started_wall"] + seconds, ZoneInfo("Asia/Tokyo"))
+        told = run_asrun(inside, tiny.folder, "--json", "--since", f"{since:%Y-%m-%dT%H:%M:%S}")
+        assert len(json.loads(told)) == runs
     status, _, err = inside("asrun", "--show", tiny.folder, "--since", "yesterday")
     assert status == 2
     assert "yesterday" in err

@@ -89,7 +89,9 @@ def test_a_panic_cannot_be_overlooked(ask: Any) -> None:
     assert "PANIC by the cellar (operator)" in ask("state")[1]
     assert ask("go")[0] == 1
     assert "PANIC" not in ask("restore")[1]
-    assert "panic" in ask("log", "limit=3")[1]
+    log = ask("log", "limit=3")[1]
+    assert "panic" in log
+    assert "at (UTC)" in log, "hours are the show's, and say so"
 
 
 def test_moves_lists_and_their_arguments(ask: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -284,10 +283,8 @@ def _whole(data: dict[str, Any], field: str) -> int:
 
 
 def _seconds(data: dict[str, Any], field: str) -> float | None:
-    value = data.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    value = real(data.get(field))
+    return value if value is not None and value >= 0 else None
 
 
 def _refusal(status: int, body: bytes) -> EngineError:

@@ -181,6 +181,11 @@ LANGUAGES: Final = tuple(_SHIPPED)
 _TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}|[{}]")
 _TRADITIONAL: Final = frozenset({"hant", "tw", "hk", "mo"})
+_CALENDAR: Final[Mapping[str, str]] = {
+    "ja": "日月火水木金土曜",
+    "zh": "星期一二三四五六日月",
+    "ar": "الأحدالاثنينالثلاثاءالأربعاءالخميسالجمعةالسبت",
+}
 _LEFTWARDS: Final = frozenset(
     {"ar", "arc", "ckb", "dv", "fa", "he", "iw", "ks", "ku", "ps", "sd", "syr", "ug", "ur", "yi"}
 )
@@ -191,6 +196,11 @@ def shipped_texts(language: str) -> dict[str, str]:
     first, *rest = language.lower().split("-")
     name = "zh-Hant" if first == "zh" and _TRADITIONAL.intersection(rest) else first
     return dict(zip(TEXTS, _SHIPPED.get(name, ()), strict=False))
+
+
+def calendar_signs(language: str) -> str:
+    """Characters that days have in a language, written by the page and standing in no text."""
+    return _CALENDAR.get(language.lower().partition("-")[0], "")
 
 
 def direction_of(language: str) -> Literal["ltr", "rtl"]:

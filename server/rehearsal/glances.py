@@ -62,6 +62,7 @@ def overrun(
     set_id: int,
     *,
     begins: float,
+    ahead: float = 0.0,
     until: float,
     crossfade: float,
     fit: Fit,
@@ -73,11 +74,12 @@ def overrun(
         durations: seconds of each step, as recorded.
         set_id: whose.
         begins: position at which it is asked for.
+        ahead: seconds from then to the start of its first step.
         until: position of the next cue that draws, or the end of the show.
         crossfade: seconds in which the final image comes up.
         fit: whether runs that are too long are played faster.
     """
-    total = sum(_UNKNOWN_DURATION if each is None else each for each in durations)
+    total = ahead + sum(_UNKNOWN_DURATION if each is None else each for each in durations)
     slot = until - begins
     fewer = "draw it with fewer steps (`steps` in the cue), or move the cue after it"
     text = f"set {set_id} takes {total:.1f} s and has {slot:.1f} s until the next cue that draws"

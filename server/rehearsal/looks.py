@@ -209,6 +209,7 @@ class Looks:
             try:
                 found = await self._supply.library.open_set(action.action_id, number)
                 durations = [step.duration for step in found.steps]
+                ahead = settings.playback.lead + (found.meta.latency or 0.0)
                 files = await self._files(action, number)
             except (BrokenSet, StoreError):
                 continue  # the survey says so in better words
@@ -222,6 +223,7 @@ class Looks:
                     durations,
                     number,
                     begins=action.at + self._ensemble.beginnings.after(action.cue_index),
+                    ahead=ahead,
                     until=until,
                     crossfade=settings.display.crossfade,
                     fit=settings.playback.fit,

@@ -114,11 +114,9 @@ async def _ask(section: EngineSection, client: Client, tokens: Tokens) -> str:
                 raise _NotReady("REPLICATE_API_TOKEN is not set")
             return await _get(client, f"{section.url or API}/account", tokens.replicate)
         case "older-wire":
-            async with open_socket(section.url or "") as socket:
-                said = await socket.recv()
-            if said != "ready":
-                where, greeting = redacted(section.url or ""), str(said)[:40]
-                raise _NotReady(f"{where} greets with {greeting!r}, expected 'ready'")
+            # Programs that speak it greet in different words, and some only after a command.
+            async with open_socket(section.url or ""):
+                pass
             return "it answers"
         case "diffusers" if not _installed("diffusers", "torch"):
             raise _NotReady("diffusers or torch is not installed on this machine")

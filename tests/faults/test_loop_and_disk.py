@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 import traceback
@@ -16,8 +17,15 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.helpers.screens import screen, web
-from tests.helpers.servers import ROOT, serving
-from tests.helpers.shows import LOOP, cue, make_show, prompt
+from tests.helpers.servers import (
+    ROOT,
+    Address,
+    ServerProcess,
+    free_port,
+    plain_environment,
+    serving,
+)
+from tests.helpers.shows import LOOP, TinyShow, cue, make_show, prompt
 
 CUES = [
     cue(0, "start"),
@@ -127,3 +135,48 @@ async def test_the_watch_would_see_it(tmp_path: Path, monkeypatch: pytest.Monkey
     with _WATCH.watching(monkeypatch):
         assert show.state_folder == tiny.state
     assert _WATCH.found == set()
+
+
+STUCK = """
+import sys, time
+def hook(event, arguments):
+    if event == "open" and "/lamp/" in str(arguments[0]) and str(arguments[0]).endswith(".jpg"):
+        time.sleep(90)
+sys.addaudithook(hook)
+from server.cli.main import main
+main(["serve", "--show", sys.argv[1], "--port", sys.argv[2]])
+"""
+"""A server of whose disk one folder does not answer."""
+
+
+@contextmanager
+def half_stuck(tiny: TinyShow) -> Iterator[ServerProcess]:
+    """It, serving."""
+    port, log = free_port(), tiny.folder / "server.log"
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STUCK, str(tiny.folder), str(port)],
+            cwd=ROOT,
+            env=plain_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            text=True,
+        )
+    server = ServerProcess(process, Address(port), log)
+    try:
+        server.wait_until_it_answers()
+        yield server
+    finally:
+        server.close()
+
+
+async def test_what_a_disk_does_not_answer_holds_up_neither_the_others_nor_the_end(
+    tmp_path: Path,
+) -> None:
+    with half_stuck(make_show(tmp_path / "show", CUES)) as server:
+        async with screen(server.address) as wall:
+            await asyncio.to_thread(server.control, "go")
+            await wall.until(lambda me: me.frames and me.frames[-1].message["cue"] == "stage")
+        status, took = await asyncio.to_thread(server.terminate)
+    assert status == 0
+    assert took < 15, "systemd would have killed it"

@@ -26,6 +26,8 @@ from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
 from server.cli.main import main
 from server.config.show import ShowError, load_show
+from server.rehearsal.understudies import probe_engines
+from tests.helpers.hostile import hostile
 from tests.helpers.servers import server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show
 
@@ -218,3 +220,15 @@ async def test_a_bucket_that_refuses_is_told_with_the_right_that_is_missing(
         async with store:
             with pytest.raises(StoreDenied, match=right):
                 await ask()
+
+
+async def test_a_rehearsal_asks_an_older_program_for_no_greeting(tmp_path: Path) -> None:
+    """The piece's own programs say nothing, or other words, before they have a command."""
+    async with hostile(socket_harm="silence") as it:
+        engines = ENGINES.replace("ws://127.0.0.1:9", it.url.replace("http", "ws"))
+        show = load_show(a_show(tmp_path / "show", engines), {}, {})
+        (probed,) = await probe_engines(show)
+    assert (probed.state, probed.detail) == ("ready", "it answers")
+    (dead,) = await probe_engines(load_show(a_show(tmp_path / "other"), {}, {}))
+    assert dead.state == "dead"
+    assert dead.detail.startswith("ws://127.0.0.1:9/ws?…: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,21 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Browser
 
+from server.app import _force_book, _signs_of_life
 from server.clock import VirtualClock
-from server.config.lobby import LANGUAGES, TEXTS, direction_of, shipped_texts
+from server.config.lobby import (
+    LANGUAGES,
+    TEXTS,
+    calendar_signs,
+    direction_of,
+    shipped_texts,
+)
 from server.config.settings import SettingsError, load_settings
+from server.memory import Memory, Remembered
+from server.modes.forces import Force
 from server.timeline.playhead import Playhead
-from server.timeline.schedule import DailySchedule
-from server.timeofday import local_text
+from server.timeline.schedule import DailySchedule, EndlessLoop
+from server.timeofday import TimeOfDay, local_text
 from tests.helpers import walls
 from tests.helpers.house import House, house
 from tests.helpers.servers import ServerProcess, server_process
@@ -74,6 +84,33 @@ async def test_a_clock_that_was_wrong_at_the_start_prints_no_wrong_hour(tmp_path
             "utc_offset": 0.0,
             "clock_offset": 7200.0,
         }
+
+
+async def test_what_is_kept_for_the_next_start_keeps_up_with_the_clock() -> None:
+    clock = VirtualClock(NINE_THIRTY - YEAR)
+    async with Memory.unwritten(Remembered()) as memory:
+        times = TimeOfDay(clock)
+        book = _force_book(memory, times, clock)
+        head = Playhead([0.0], [], 60.0, EndlessLoop(clock.wall() - 5, 60.0))
+        head.tick(clock.now(), clock.wall())
+        job = asyncio.create_task(_signs_of_life(memory, clock, head))
+        forced = Force(mode="static", by="foh", until="time", deadline=clock.now() + 90, lasts=90.0)
+        book.write((forced,))
+        clock.step_wall(YEAR)
+        times.look()
+        head.tick(clock.now(), clock.wall())
+        await clock.advance(3)
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        content = memory.content
+        assert book.forces == (forced,)
+        assert content.forces[0].deadline == NINE_THIRTY + 90
+        assert content.loop_anchor == NINE_THIRTY - 5
+        assert content.alive_at == NINE_THIRTY + 3
+        # The next start, twenty seconds later by a clock that is right.
+        later = VirtualClock(NINE_THIRTY + 20)
+        (back,) = _force_book(memory, TimeOfDay(later), later).forces
+        assert back.deadline == later.now() + 70
 
 
 async def test_a_panic_was_when_it_was_by_the_clock_as_it_is_now(tmp_path: Path) -> None:
@@ -207,6 +244,10 @@ def test_every_language_says_everything(server: ServerProcess, browser: Browser)
     assert said["de 24"][7] == "Geschlossen. Öffnet am Samstag um 10:05 Uhr"
     assert said["fr 24"][8] == "Fermé. Ouverture le 21 novembre à 10:05"
     assert said["ja 24"][8] == "閉館中。11月21日 10:05 開館"
+    for language in ("ja", "zh", "ar"):
+        day, known = said[f"{language} 24"][7], calendar_signs(language)
+        unknown = set(day) - set("".join(shipped_texts(language).values())) - set(known)
+        assert not {each for each in unknown if ord(each) > 0x250}, "a font may lack it unseen"
     assert said["ar 24"][7].startswith("مغلق. يفتح يوم السبت")
     assert [direction_of(each) for each in ("ar", "he-IL", "fa", "de", "zh-Hant")] == [
         *("rtl", "rtl", "rtl", "ltr", "ltr")

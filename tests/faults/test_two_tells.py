@@ -285,7 +285,7 @@ async def test_a_worker_says_what_preceded_the_first_step() -> None:
     transport = httpx.ASGITransport(app=worker.app())
     async with (
         httpx.AsyncClient(transport=transport) as client,
-        RemoteEngine(client, "http://gpu").render(RECIPE) as came,
+        RemoteEngine(client, "http://127.0.0.1").render(RECIPE) as came,
     ):
         found = [image async for image in came]
     assert found[0].latency == 0.02

@@ -369,7 +369,7 @@ class TestCancelling:
 
         begun, ended = threading.Event(), threading.Event()
 
-        def slow(*_: object) -> None:
+        def slow(*_: object, **__: object) -> None:
             begun.set()
             time.sleep(0.2)
             ended.set()

@@ -11,16 +11,18 @@ import pytest
 from generator.cues import parse_time
 from tests.helpers.house import house
 from tests.helpers.servers import ROOT
-from tests.helpers.shows import Rhythm
+from tests.helpers.shows import LOOP, Rhythm
 
 SHEET = ROOT.parent / "shared" / "data" / "cues.json"
 """Beside the checkout, not in it: it is somebody's piece."""
+
+TOML = f'{LOOP}[playback]\ndraw = "enter"\nlead = 0.5\n'
 
 
 @pytest.mark.skipif(not SHEET.exists(), reason="the real sheet is not beside this checkout")
 async def test_every_cue_of_the_real_sheet_fires_once_and_on_time(tmp_path: Path) -> None:
     cues = json.loads(SHEET.read_bytes())
-    async with house(tmp_path, cues, rhythm=Rhythm(previews=2, step=1.0)) as home:
+    async with house(tmp_path, cues, rhythm=Rhythm(previews=2, step=1.0), toml=TOML) as home:
         length = home.show.duration
         await home.play_to(length - 0.5, step=2.0)
 
@@ -45,7 +47,12 @@ async def test_every_cue_of_the_real_sheet_fires_once_and_on_time(tmp_path: Path
             first_runs.setdefault(cue_id, at)
         assert len(first_runs) == 123
         for action in home.actions:
-            assert first_runs[action.action_id] == pytest.approx(action.at, abs=0.05)
+            begins = action.at + home.ensemble.beginnings.after(action.cue_index)
+            assert first_runs[action.action_id] == pytest.approx(begins, abs=0.05)
+            if action.type == "transcript":
+                assert begins == action.at
+            else:  # once its text is typed, or its slider has moved
+                assert action.at + 0.9 < begins < action.at + 4.5
         rows = await home.asrun.rows(limit=None)
         assert {row["outcome"] for row in rows if row["ended_at"] is not None} <= {
             "completed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import os
 import secrets
 import socket
@@ -15,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.clock import VirtualClock, settle
-from server.systemd import Notifier, keep_telling
+from server.systemd import STATUS_EVERY, Notifier, keep_telling
 
 
 @contextmanager
@@ -117,3 +118,13 @@ async def test_the_watchdog_is_fed_while_the_show_moves_and_only_then(tmp_path: 
         assert "WATCHDOG=1" in heard(ear)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_unit_is_restarted_for_ever_and_waits_to_be_told() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(Path(__file__).parents[2] / "deploy" / "understudy.service")
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    service = unit["Service"]
+    assert (service["Type"], service["Restart"]) == ("notify", "always")
+    assert int(service["WatchdogSec"]) >= 10 * STATUS_EVERY / 3

@@ -161,10 +161,10 @@ class Studio:
 class _Run:
     """One call of a pipeline, watched step by step.
 
-    Durations: the first step's begins before the prompt is encoded, each other's where the
-    one before ended, the final image's ends when it is encoded. So together they are all of
-    the time from the call to the final image, and a replay takes as long. What previews cost
-    is in it only as far as the drawing really waited for them.
+    Durations: the first step's begins before the prompt is encoded, the final image's ends
+    when it is encoded, so that together they are all of the drawing. Left out is what a
+    callback does between steps, and the wait for the last previews: whoever reads them
+    slowly, as a far store does, slows down no replay.
     """
 
     def __init__(
@@ -204,9 +204,11 @@ class _Run:
             self._latency = max(0.0, time.perf_counter() - self._asked - self._waited)
             self._begun = self._clock.mark()
             latents = self._pipeline(callback_on_step_end=self._on_step_end, **arguments)[0]
+            left = self._clock.mark()
             while self._jobs:
                 self._jobs.popleft().result()
-            self._finish(unpacked(self._pipeline, latents, self._recipe))
+            after_steps = self._clock.seconds(self._begun, left)
+            self._finish(unpacked(self._pipeline, latents, self._recipe), after_steps)
         finally:
             self._given_up.set()
             while self._jobs:
@@ -236,7 +238,8 @@ class _Run:
         # One step ahead of the device keeps it busy; more would put off a cancellation.
         if self._ended_before is not None:
             self._clock.catch_up(self._ended_before)
-        self._ended_before = self._begun = ended
+        self._ended_before = ended
+        self._begun = self._clock.mark()
         return {}
 
     def _preview(
@@ -258,23 +261,23 @@ class _Run:
             preview = StepImage(step, steps, False, moment, duration, encoded)
             self._emit(index, self._dated(preview) if step == 1 else preview)
 
-    def _finish(self, latents: Tensor) -> None:
+    def _finish(self, latents: Tensor, after_steps: float) -> None:
         """Decode the finished latents one by one, and emit what comes of them.
 
         Args:
             latents: shape (batch, channels, height, width).
+            after_steps: seconds of drawing from the last step's end to here.
         """
         recipe, step = self._recipe, self.steps_drawn + 1
         for index in range(len(latents)):
             _leave_off_if(self._cancelled)
+            begun = self._clock.mark()
             with torch.no_grad():
                 pixels = decoded(self._pipeline, latents[index : index + 1])[0]
             image = to_image(pixels, (recipe.width, recipe.height))
             check_not_flat(pixels)
             encoded = jpeg(image, FINAL_QUALITY)
-            ended = self._clock.mark()
-            duration = self._clock.seconds(self._begun, ended)
-            self._begun = ended
+            duration = after_steps + self._clock.seconds(begun, self._clock.mark())
             final = StepImage(step, step, True, None, duration, encoded)
             self._emit(index, self._dated(final) if step == 1 else final)
 

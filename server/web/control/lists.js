@@ -94,8 +94,7 @@ export class Lists {
         ),
       (row, engine) => {
         const place = engine.local === undefined ? "" : engine.local ? "here · " : "remote · ";
-        const since = engine.since ? ` since ${words.timeOfDay(engine.since)}` : "";
-        say(row.querySelector(".age"), `${place}${engine.state ?? ""}${since}${engine.reason ? `: ${engine.reason}` : ""}`);
+        say(row.querySelector(".age"), `${place}${engine.state ?? ""}${engine.reason ? `: ${engine.reason}` : ""}`);
         mark(row, "state", String(engine.state ?? ""));
       },
     );
