@@ -119,7 +119,11 @@ def load_show(
     path = DEMO if path is None else path
     toml = path if path.suffix == ".toml" else path / "show.toml"
     folder = toml.parent.resolve()
-    if not toml.parent.is_dir() or (path.suffix == ".toml" and not path.exists()):
+    try:
+        there = toml.parent.is_dir() and (path.suffix != ".toml" or path.exists())
+    except OSError as error:  # who may not even look into the folder above it
+        raise ShowError([f"{path}: the show cannot be read: {error.strerror}"]) from None
+    if not there:
         raise ShowError([f"{path}: expected a show folder or its show.toml, found neither"])
 
     try:

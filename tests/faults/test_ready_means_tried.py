@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -267,19 +268,19 @@ def unprivileged(arguments: Sequence[object]) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture
-def shut(tmp_path: Path) -> TinyShow:
+def shut() -> Iterator[TinyShow]:
     """A show of nobody's, whose final images nobody may read."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
-    tiny = make_show(tmp_path / "show", CUES, rhythm=SHORT, toml=LOOP)
-    tiny.state.mkdir()
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    for path in (tiny.folder, *tiny.folder.rglob("*")):
-        os.chown(path, 65534, 65534)
-    for path in tiny.folder.rglob("final.jpg"):
-        path.chmod(0)
-    return tiny
+    with TemporaryDirectory(prefix="understudy-") as folder:  # pytest's own is for root alone
+        Path(folder).chmod(0o755)
+        tiny = make_show(Path(folder) / "show", CUES, rhythm=SHORT, toml=LOOP)
+        tiny.state.mkdir()
+        for path in (tiny.folder, *tiny.folder.rglob("*")):
+            os.chown(path, 65534, 65534)
+        for path in tiny.folder.rglob("final.jpg"):
+            path.chmod(0)
+        yield tiny
 
 
 def test_who_may_not_read_is_told_so_by_every_command(shut: TinyShow) -> None:
@@ -289,3 +290,7 @@ def test_who_may_not_read_is_told_so_by_every_command(shut: TinyShow) -> None:
         assert done.returncode == 1, said
         assert "final.jpg cannot be read: Permission denied" in " ".join(said.split())
         assert "Traceback" not in said
+    shut.folder.parent.chmod(0o700)
+    done = unprivileged(["generate", "plan", "--show", shut.folder])
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "the show cannot be read: Permission denied" in " ".join(done.stderr.split())
