@@ -145,7 +145,8 @@ class FolderStore:
         return self._root.as_uri()
 
     async def __aenter__(self) -> Self:
-        await self._in_thread("", partial(self._look, ""))
+        with suppress(StoreError):  # whoever asks for something is told, then as now
+            await self._in_thread("", partial(self._look, ""))
         return self
 
     async def __aexit__(

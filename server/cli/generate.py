@@ -11,13 +11,13 @@ from collections.abc import Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cache.documents import FormatError
+from cache.documents import FormatError, WrongVersion
 from cache.index import reindex
 from cache.keys import MANIFEST
 from cache.library import Library
@@ -268,7 +268,7 @@ async def _unwanted(shows: Sequence[Show]) -> list[Unwanted]:
         async with named_store(shows[0]) as opened:
             return await unwanted_sets(opened, lambda known: _plans(shows, known))
     except (StoreError, FormatError) as error:
-        fail(f"{named_store(shows[0]).url}: {error}", 1)
+        _store_failed(shows[0], error)
 
 
 async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:
@@ -276,7 +276,7 @@ async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:
         async with named_store(shows[0]) as opened:
             await remove_sets(opened, found, lambda known: _plans(shows, known))
     except (StoreError, FormatError) as error:
-        fail(f"{error}\nthe same command goes on from here", 1)
+        fail(f"{named_store(shows[0]).url}: {error}\nthe same command goes on from here", 1)
 
 
 def _plans(shows: Sequence[Show], known: Manifest) -> list[Plan]:
@@ -314,6 +314,13 @@ def import_older(
         f"{len(report.left)} left"
     )
     raise SystemExit(1 if report.left else 0)
+
+
+def _store_failed(show: Show, error: StoreError | FormatError) -> NoReturn:
+    """Say which store it is, what is wrong, and what helps; the end of the program."""
+    damaged = isinstance(error, FormatError) and not isinstance(error, WrongVersion)
+    remedy = "\nunderstudy generate reindex makes it anew from the sets" if damaged else ""
+    fail(f"{named_store(show).url}: {error}{remedy}", 1)
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
@@ -445,7 +452,7 @@ async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[Finding
                 async with aclosing(looking) as findings:
                     return [finding async for finding in findings], where
     except (StoreError, FormatError) as error:
-        fail(f"{named_store(show).url}: {error}", 1)
+        _store_failed(show, error)
 
 
 async def _reindex(show: Show) -> Manifest:
@@ -453,7 +460,7 @@ async def _reindex(show: Show) -> Manifest:
         async with named_store(show) as opened:
             return await reindex(opened)
     except (StoreError, FormatError) as error:
-        fail(f"{named_store(show).url}: {error}", 1)
+        _store_failed(show, error)
 
 
 async def _import(show: Show, source: Path) -> ImportReport:
@@ -462,7 +469,7 @@ async def _import(show: Show, source: Path) -> ImportReport:
         async with named_store(show) as opened:
             return await import_sets(source, opened, actions)
     except (StoreError, FormatError) as error:
-        fail(f"{named_store(show).url}: {error}", 1)
+        _store_failed(show, error)
 
 
 async def _stock(show: Show) -> list[Holding]:
@@ -472,4 +479,4 @@ async def _stock(show: Show) -> list[Holding]:
             manifest = await library.refresh()
             return await take_stock(library, show.plan(manifest.fingerprints).actions)
     except (StoreError, FormatError) as error:
-        fail(f"{named_store(show).url}: {error}", 1)
+        _store_failed(show, error)

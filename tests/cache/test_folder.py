@@ -117,9 +117,12 @@ async def test_a_folder_that_vanished_is_unavailable_and_not_made_again(
 async def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
-    with pytest.raises(StoreDenied, match="expected a folder"):
-        async with FolderStore(path):
-            pass
+    async with FolderStore(path) as store:  # it may be mended later
+        with pytest.raises(StoreDenied, match="expected a folder"):
+            await store.get(KEY)
+        with pytest.raises(StoreDenied, match="expected a folder"):
+            await store.put(KEY, b"x")
+    assert path.read_text() == "x"
 
 
 async def test_listings_leave_out_what_others_left(store: FolderStore, root: Path) -> None:

@@ -153,6 +153,13 @@ def test_a_rehearsal_of_what_cannot_be_read_ends_in_a_verdict(tmp_path: Path, na
     assert "unreadable" in codes or "no_sets" in codes
 
 
+def test_a_store_that_is_a_file_is_told_in_a_verdict(tmp_path: Path) -> None:
+    toml = LOOP + '[store]\nurl = "file:store"\n'
+    folder = write_show(tmp_path / "show", CUES, toml)
+    (folder / "store").write_text("no folder")
+    assert verdict(folder) == ("not ready", {"no_sets"})
+
+
 async def test_a_show_that_draws_nothing_has_a_preflight(tmp_path: Path) -> None:
     folder = write_show(tmp_path / "show", [cue(0, "start"), cue(9, "end")], MANUAL)
     async with serving(load_show(folder, {}, {})) as address, web(address) as client:
