@@ -1,4 +1,4 @@
-"""What is logged can be searched and alerted by: an event is one word in snake_case, never prose."""
+"""What is logged can be searched and alerted by: an event is one snake_case word, never prose."""
 
 from __future__ import annotations
 
