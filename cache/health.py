@@ -86,14 +86,14 @@ class DiskHealth:
     def well(self) -> None:
         """It was written."""
         if self.state.condition != "ok":
-            _log.info("copies are kept on disk again")
+            _log.info("copies_kept_again")
             self.state = DiskState("ok", "", self._wall())
 
     def ill(self, condition: DiskCondition, reason: str) -> None:
         """It could not be written."""
         self._retry_at = self._now() + self._retry_after
         if self.state.condition != condition:
-            _log.warning("copies are not kept on disk", condition=condition, reason=reason)
+            _log.warning("copies_not_kept", condition=condition, reason=reason)
             self.state = DiskState(condition, reason, self._wall())
         else:
             self.state = replace(self.state, reason=reason)
@@ -149,13 +149,13 @@ class OriginHealth:
         self.bytes += size
         if not self.state.reachable:
             if self.state.reachable is False:
-                _log.info("the store answers again")
+                _log.info("store_reachable")
             self.state = OriginState(reachable=True, since=self._wall())
 
     def failed(self, reason: str) -> None:
         """It did not answer, or refused."""
         if self.state.reachable is not False:
-            _log.warning("the store cannot be read", reason=reason)
+            _log.warning("store_unreachable", reason=reason)
             self.state = OriginState(reachable=False, reason=reason, since=self._wall())
         else:
             self.state = replace(self.state, reason=reason)

@@ -560,7 +560,7 @@ class LocalCache:
                     self._unkept += 1
                     self._unkept_bytes += len(content.data)
             except Unkeepable as error:
-                _log.info("a copy is not kept", key=name, reason=str(error))
+                _log.info("copy_not_kept", key=name, reason=str(error))
             except OSError as error:
                 self._disk.failed(error)
         if not kept and not _is_current(name):
@@ -704,7 +704,7 @@ class LocalCache:
                 copy = copy or await kept()
                 if copy is None:
                     raise
-                _log.info("taken from the cache", key=key, reason=str(error))
+                _log.info("copy_used_instead", key=key, reason=str(error))
                 return copy
         finally:
             for task in (timer, asked):
@@ -751,7 +751,7 @@ class LocalCache:
             await self.refresh(meta_key(place.action_id, place.set_id))
             if self._agrees(key, content):
                 return content
-        _log.warning("not what the set's meta tells of", key=key, bytes=len(data))
+        _log.warning("file_unlike_meta", key=key, bytes=len(data))
         return content._replace(sound=False)
 
     async def _learnt(self, key: Key, data: bytes) -> bool:

@@ -205,7 +205,7 @@ class S3Store:
         async with self._probing:
             if self._conditional is None:
                 self._conditional = await self._probe()
-                _log.info("conditional writes", store=self.url, supported=self._conditional)
+                _log.info("store_conditional_writes", store=self.url, supported=self._conditional)
             return bool(self._conditional)
 
     async def _probe(self) -> bool | None:

@@ -388,7 +388,7 @@ class Requests:
             left -= pause
             if not failure.again or number >= patience.attempts or left <= 0:
                 _raise(failure.error, met)
-            _log.info("store asked again", key=key, attempt=number, reason=str(failure.error))
+            _log.info("store_asked_again", key=key, attempt=number, reason=str(failure.error))
             await self._sleep(pause)
         raise AssertionError  # for the type checker: counting does not end
 

@@ -25,7 +25,13 @@ from structlog.typing import EventDict
 LINES_A_MINUTE: Final = 60
 """Lines of one event that are written in a minute."""
 
-LINES_OF_ONE: Final[Mapping[str, tuple[str, int]]] = {"screen_says": ("screen", 20)}
+LINES_OF_EVENT: Final[Mapping[str, int]] = {"command": 1200}
+"""Events of which more are: who did what is to be found, also at a desk of quick buttons."""
+
+LINES_OF_ONE: Final[Mapping[str, tuple[str, int]]] = {
+    "screen_says": ("screen", 20),
+    "command": ("sender", 600),
+}
 """Events of which one sender may write only so many in a minute, and the field that names it."""
 
 _OUR_OWN: Final = frozenset({"output_written_again", "log_lines_left_out"})
@@ -85,7 +91,8 @@ class LogBudget:
                 # First, or one who is loud would use up what all may say together.
                 field, most = LINES_OF_ONE[event]
                 within = self._take((event, str(fields.get(field))[:64]), most, now)
-            within = within and self._take((event, ""), self._lines_a_minute, now)
+            most_of_all = LINES_OF_EVENT.get(event, self._lines_a_minute)
+            within = within and self._take((event, ""), most_of_all, now)
             if not within:
                 self.left_out[event] = self.left_out.get(event, 0) + 1
                 if not self._waking:

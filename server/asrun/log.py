@@ -330,7 +330,7 @@ class AsRunLog:
         try:
             written = read_rows(self._path, limit=limit, since=since)
         except AsRunUnreadable as error:
-            _log.debug("as-run log not read", error=str(error))
+            _log.debug("asrun_unreadable", error=str(error))
             written = []
         rows = [notes.row() for notes in reversed(current.values())]
         rows += [row for row in written if row["run"] not in current]
@@ -368,7 +368,7 @@ class AsRunLog:
         self._reader.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._writer.join, _CLOSE_WITHIN)
         if self._writer.is_alive():
-            _log.warning("as-run log still being written", path=str(self._path))
+            _log.warning("asrun_still_writing", path=str(self._path))
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -400,7 +400,7 @@ class AsRunLog:
             lost = sum(notes.unsaved or notes.untold for notes in self._runs.values())
             self._dropped += lost
         if lost:
-            _log.error("as-run log incomplete", path=str(self._path), runs_lost=lost)
+            _log.error("asrun_incomplete", path=str(self._path), runs_lost=lost)
 
     def _save_what_is_due(self, *, everything: bool) -> None:
         while self._save_batch(everything=everything):
@@ -417,11 +417,11 @@ class AsRunLog:
             self._retry_at = now + _RETRY
             self._close_file()
             if self._trouble is None:
-                _log.error("as-run log cannot be written", path=str(self._path), error=str(error))
+                _log.error("asrun_not_written", path=str(self._path), error=str(error))
             self._trouble = str(error) or type(error).__name__
             return False
         for run, reason in refused.items():
-            _log.error("run cannot be written to the as-run log", run=run, error=str(reason))
+            _log.error("asrun_run_refused", run=run, error=str(reason))
             self._refused = f"{reason!s:.200}"
         with self._changed:
             self._dropped += len(refused)
@@ -429,7 +429,7 @@ class AsRunLog:
                 self._runs.pop(run, None)
         if self._trouble is not None:
             self._trouble = None
-            _log.info("as-run log is written again", path=str(self._path), lost=self._dropped)
+            _log.info("asrun_written_again", path=str(self._path), lost=self._dropped)
         return len(batch) == _BATCH
 
     def _take(self, now: float, *, everything: bool) -> list[RunNotes]:
@@ -472,7 +472,7 @@ class AsRunLog:
             self._close_file()
             aside = move_aside(self._path, why, self._clock.wall())
             self._aside_at = now
-            _log.error("as-run log moved aside", error=str(error), moved_to=str(aside))
+            _log.error("asrun_moved_aside", error=str(error), moved_to=str(aside))
         return self._save_once(rows, now)
 
     def _save_once(self, rows: list[Row], now: float) -> dict[str, Exception]:
@@ -516,4 +516,4 @@ class AsRunLog:
             try:
                 file.close()
             except Exception as error:  # noqa: BLE001 - it is given up anyway
-                _log.debug("as-run log closed badly", error=str(error))
+                _log.debug("asrun_closed_badly", error=str(error))

@@ -19,6 +19,9 @@ SPEAKS_WITHIN: Final = 90.0
 STALE_AFTER: Final = 6.0
 """Seconds without a word after which a newcomer may take over a screen's name."""
 
+_JUST_DUE: Final = 2.0
+"""Seconds after it was due in which a frame may still be on its way to the display."""
+
 _BEATS: Final = 3
 _BEATS_OVER: Final = 5.0
 _MOST_OWED: Final = 512
@@ -53,8 +56,13 @@ class Liveness:
             self._owed.append(_Owed(run, step, max(due, now)))
 
     def void(self, now: float) -> None:
-        """The run was cut: what is not due yet will not be seen, and is not owed."""
-        while self._owed and self._owed[-1].due > now:
+        """The run was cut: what is not due yet will not be seen, and is not owed.
+
+        Nor is what is due at this very moment: a screen that hears of the cut before its next
+        display frame leaves it out, and where nothing follows (a panic, the night) would owe it
+        for hours.
+        """
+        while self._owed and self._owed[-1].due > now - _JUST_DUE:
             self._owed.pop()
 
     def heard(self, now: float) -> None:

@@ -226,6 +226,26 @@ def test_what_was_cut_before_its_time_is_not_owed() -> None:
         assert room.told() == {}
 
 
+@pytest.mark.parametrize("how", ["cut", "hold"])
+def test_a_frame_that_was_due_in_the_moment_of_a_cut_is_not_owed_all_night(how: str) -> None:
+    room = Room(named=("left",))
+    with room.screen("left") as joined:
+        beating(joined, room.clock, 20)
+        play(room, joined, "one", room.clock.now() + 0.5)
+        room.clock.jump(0.51)  # due, and no display frame has come since: the screen leaves it out
+        if how == "cut":
+            room.stage.cut()
+        else:
+            room.stage.tell(wire.Hold())
+        beating(joined, room.clock, 300)
+        assert room.told() == {}
+        play(room, joined, "two", room.clock.now() + 0.5)
+        room.clock.jump(5.0)  # what a screen had all the time for, it owes
+        room.stage.cut()
+        beating(joined, room.clock, 300)
+        assert room.told().keys() == {"screen_paints_nothing"}
+
+
 def test_a_frame_from_before_it_rejoined_is_not_owed() -> None:
     alive = Liveness(100.0)
     for now in (100.0, 103.0, 106.0):

@@ -415,7 +415,7 @@ async def test_a_corrupt_file_is_moved_aside(
             log.begin(RECORD)
             await flush(log)
             assert len(read_rows(path)) == 1
-    assert [entry["event"] for entry in logs] == ["as-run log moved aside"]
+    assert [entry["event"] for entry in logs] == ["asrun_moved_aside"]
     aside = path.with_name("asrun.sqlite.corrupt-20251124T160000Z")
     assert aside.read_bytes() == content
 
@@ -494,7 +494,7 @@ async def test_a_full_disk_stops_nothing_and_loses_nothing_that_fits_memory(
                 assert trouble(log) is None
                 assert len(read_rows(path)) == 30
     events = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
-    assert events == ["as-run log cannot be written", "as-run log is written again"]
+    assert events == ["asrun_not_written", "asrun_written_again"]
 
 
 async def test_a_disk_that_comes_back_is_noticed_without_being_asked(

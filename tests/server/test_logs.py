@@ -108,6 +108,15 @@ def test_a_loud_screen_leaves_the_others_their_say() -> None:
     assert len(minutes.budget._minutes) <= 1000
 
 
+def test_every_command_of_a_desk_of_buttons_is_logged() -> None:
+    minutes = Minutes(60)
+    for second in range(120):  # ten presses a second, and somebody who presses for all he can
+        assert minutes.admitted("command", 10, sender="osc 10.0.0.7 (operator)") == 10, second
+        minutes.admitted("command", 100, sender="viewer")
+        minutes.pass_(1.0)
+    assert minutes.admitted("command", 1, sender="foh-tablet (operator)") == 1
+
+
 def test_what_comes_from_outside_moves_no_cursor_and_is_not_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
