@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cache.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
 from server.stage.presence import _CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +54,12 @@ def test_the_map_of_the_code_has_every_module() -> None:
     inside = [path for path in modules if any(part.startswith("_") for part in path.parts)]
     missing = [str(path) for path in modules if path not in inside and path.stem not in named]
     assert missing == []
+
+
+def test_what_is_drawn_for_the_demo_is_no_change_of_the_repository() -> None:
+    """The repository's root is the demo's store: what drawing leaves there is ignored by git."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX)} <= set(ignored)
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
