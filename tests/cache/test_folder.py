@@ -237,7 +237,7 @@ def test_no_key_escapes_the_folder(text: str) -> None:
         (errno.EROFS, StoreDenied),
         (errno.EACCES, StoreDenied),
         (errno.EPERM, StoreDenied),
-        (errno.EIO, StoreDenied),
+        (errno.EIO, StoreUnavailable),
         (errno.ESTALE, StoreUnavailable),
         (errno.ENOENT, StoreUnavailable),
     ],

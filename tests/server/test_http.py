@@ -64,7 +64,7 @@ async def client(address: Address) -> AsyncIterator[httpx.AsyncClient]:
 
 async def until_ready(client: httpx.AsyncClient, status: int = 200) -> httpx.Response:
     said = ""
-    for _ in range(200):
+    for _ in range(800):
         answer = await client.get("/readyz")
         said = answer.text
         if answer.status_code == status and "looked through" not in said:
