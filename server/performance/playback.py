@@ -230,12 +230,19 @@ class Playback:
         return None if index is None else self._plan.of_cue(index)
 
     def regenerate(self, why: str = "drawn again by hand") -> bool:
-        """Draw the current cue's picture again, now; whether there is one."""
-        action = self.current
-        if action is None or self._panic is not None:
+        """Draw the current cue's picture again, now; whether there is one.
+
+        While it is still being typed, it begins with the last letter all the same.
+        """
+        action, now = self.current, self._clock.now()
+        position = self._playhead.position(now)
+        if action is None or position is None or self._panic is not None:
             return False
-        now = self._clock.now()
-        self._performer.perform(self._assignment(action, now, now, why))
+        start = max(now, self._performer.begins_at or now)
+        assignment = self._assignment(action, start, now - position + action.at, why)
+        self._performer.perform(assignment)
+        if not tableau_at(self._sheet, self._playhead.cursor, position).alone:
+            self._performer.no_more_cycles()
         return True
 
     def quiet_for(self, seconds: float) -> bool:
