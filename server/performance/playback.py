@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 
 import structlog
 
@@ -40,6 +39,7 @@ from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import Tableau, tableau_at
 from server.timeofday import local_text, read
+from server.words import moment
 
 _log = structlog.get_logger(__name__)
 
@@ -173,8 +173,9 @@ class Playback:
         """
         behind = self.stuck_for()
         if behind > 0:
-            since = datetime.fromtimestamp(self._clock.wall() - behind, self._show.timezone)
-            return f"the show has not moved since {since:%H:%M:%S}"
+            wall = self._clock.wall()
+            since = moment(wall - behind, wall, self._show.timezone)
+            return f"the show has not moved since {since}"
         return self._progress.in_vain
 
     def conditions(self) -> Iterable[Condition]:
