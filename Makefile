@@ -30,7 +30,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) actions demo/.understudy
+	rm -rf $(VENV) actions quarantine demo/.understudy
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

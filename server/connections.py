@@ -9,10 +9,13 @@ and those whose answer is on its way stay. The sockets' own rules are in `server
 
 from __future__ import annotations
 
+import array
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -23,6 +26,10 @@ from starlette.requests import HTTPConnection
 
 from server.access import is_loopback
 from server.conditions import Condition
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +45,7 @@ READS_WITHIN: Final = 30.0
 """Seconds in which somebody must have read some of what it was sent."""
 
 GONE_WITHIN: Final = 10.0
-"""Seconds that a goodbye may take: then the connection ends, read or not."""
+"""Seconds in which somebody must have read some of what goes before a goodbye: then it ends."""
 
 MOST_UNSENT: Final = 64 * 2**20
 """Bytes that wait for one connection to read them, at most. A report is some ten."""
@@ -69,7 +76,7 @@ class ConnectionLimits:
     """
 
     most: int = 1000
-    most_of_one_address: int = 256
+    most_of_one_address: int = 512
     exempt: Callable[[str], bool] = is_loopback
 
 
@@ -203,16 +210,18 @@ class Connections:
                 self._end(each, reason)
 
     def _overdue(self, each: Connection, now: float) -> Reason | None:
+        waiting = each.transport.get_write_buffer_size()
+        unsent = waiting + _with_the_system(each.transport) if waiting else 0
+        before, each.unsent = each.unsent, unsent
+        if unsent == 0 or unsent < before:
+            each.progressed(now)
         if each.transport.is_closing():
-            each.closing_since = now if each.closing_since is None else each.closing_since
+            if each.closing_since is None or unsent < before:
+                each.closing_since = now
             return "unread" if now - each.closing_since >= GONE_WITHIN else None
         if each.deadline is not None and now >= each.deadline + each.received / BODY_RATE:
             return "head_timeout" if each.phase == "silent" else "body_timeout"
-        unsent = each.transport.get_write_buffer_size()
-        if unsent == 0 or unsent < each.unsent:
-            each.progressed(now)
-        each.unsent = unsent
-        return "unread" if now - each.read_at >= READS_WITHIN or unsent > MOST_UNSENT else None
+        return "unread" if now - each.read_at >= READS_WITHIN or waiting > MOST_UNSENT else None
 
     def _end(self, connection: Connection, reason: Reason) -> None:
         """End it at once: a goodbye would wait for it to be read, and keep what it has."""
@@ -247,6 +256,19 @@ class Connections:
             f"{self.limits.most}, max_connections_per_address = "
             f"{self.limits.most_of_one_address}): those that say nothing are closed",
         )
+
+
+def _with_the_system(transport: asyncio.BaseTransport) -> int:
+    """Bytes that the system has of us and the peer has not taken; 0 where it does not say.
+
+    It takes more of us only once a third of what it holds is gone: megabytes, which are minutes
+    of a slow line. What waits here stands still meanwhile, though all of it is being read.
+    """
+    held = array.array("i", [0])
+    if sys.platform != "win32":
+        with suppress(OSError, AttributeError):  # it has no socket any more, or is no socket
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
+    return held[0]
 
 
 class ConnectionCollector(Collector):

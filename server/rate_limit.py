@@ -15,7 +15,7 @@ from generator.answers import JsonResponse
 from server.reverse_proxy import network_of
 
 RATE: Final = 100.0
-"""Requests of the cheapest kind a second that one client may make for long."""
+"""Requests a second, each of the cost 1, that one client may make for long."""
 
 BURST: Final = 1000.0
 """And at once: a room of kiosks behind one address loads its pages in the same second."""
@@ -23,14 +23,17 @@ BURST: Final = 1000.0
 _MOST_CLIENTS: Final = 4096
 
 COSTS: Final = (
+    ("/static/", 0.25),
+    ("/frames/", 0.25),
     ("/api/asrun", 20.0),
     ("/api/cues", 5.0),
     ("/api/state", 2.0),
     ("/metrics", 2.0),
     ("/rehearsal/", 10.0),
 )
-"""What is dearer than a small file. All else costs 1; a command has a budget of its own, so that
-whatever else a technician's machine asks for, a panic goes through."""
+"""What is dearer or cheaper than a page; all else costs 1. A wall's page is some thirty files, and
+fifty walls behind one address load it in the same second. A command has a budget of its own, so
+that whatever else a technician's machine asks for, a panic goes through."""
 
 _COMMANDS: Final = "/api/control/"
 
@@ -78,6 +81,11 @@ class RateLimit:
         return 0.0
 
 
+def cost_of(path: str) -> float:
+    """What a request for `path` takes out of its client's bucket."""
+    return next((cost for start, cost in COSTS if path.startswith(start)), 1.0)
+
+
 class LimitedRequests:
     """Middleware: answers 429 to a client that asks for more than its share."""
 
@@ -94,8 +102,7 @@ class LimitedRequests:
         key = network_of(client[0]) if client else ""
         if path.startswith(_COMMANDS):
             key = f"{key} commands"
-        cost = next((cost for start, cost in COSTS if path.startswith(start)), 1.0)
-        wait = self._limit.wait(key, cost)
+        wait = self._limit.wait(key, cost_of(path))
         if not wait:
             await self._app(scope, receive, send)
             return

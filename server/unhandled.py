@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Any, Final
 
 import structlog
@@ -22,6 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from server.clock import Clock
 from server.conditions import Condition
 from server.metrics import Metrics
+from server.words import moment
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +65,8 @@ class UnhandledErrors:
             what: more about it, in words.
         """
         self._metrics.unhandled_errors.labels(where=where).inc()
-        at = datetime.fromtimestamp(self._clock.wall(), self._zone).strftime("%H:%M:%S")
+        wall = self._clock.wall()
+        at = moment(wall, wall, self._zone)
         reason = repr(error) if error is not None else what
         text = f"an error that nobody caught, in {where} at {at}: {reason:.200}; the log has it"
         self._last = self._clock.now(), text

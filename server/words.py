@@ -45,13 +45,13 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def moment(at: float, now: float, zone: tzinfo) -> str:
+def moment(at: float, now: float, zone: tzinfo | None) -> str:
     """``14:03``; with the day where that is not today: ``Mon 30 Nov 14:03``.
 
     Args:
         at: Unix time.
         now: Unix time at which it is read.
-        zone: of the show.
+        zone: of the show; None for the machine's.
     """
     try:
         then, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)

@@ -7,11 +7,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from rich.console import Console
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import ServerConnection, serve
 
 from server.cli.control import _screens
 from server.cli.main import main
@@ -46,6 +50,21 @@ def ask(
         return ended.value.code or 0, told.out, told.err
 
     return run
+
+
+@contextmanager
+def another_program(says: str) -> Iterator[str]:
+    """A program that speaks first, and something else; its address."""
+
+    def handle(line: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            line.send(says)
+            line.recv()
+            line.recv()
+
+    with serve(handle, "127.0.0.1", 0) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{other.socket.getsockname()[1]}"
 
 
 def process(
@@ -143,6 +162,22 @@ def test_a_server_that_is_not_there_is_said_in_one_line(ask: Any, url: str, stat
         told, out, err = ask("state", url=url.format(free=free.getsockname()[1]))
     assert (told, out, err.count("\n")) == (status, "", 1)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("says", ["pong", "[1]", '{"a": 1}', '{"type": 7}', "{"])
+def test_another_program_that_answers_is_said_in_one_line(ask: Any, says: str) -> None:
+    """Such as the piece's own GPU program, which greets in words of its own."""
+    with another_program(says) as url:
+        status, out, err = ask("state", url=url)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [f"no server of ours there: it says {says!r}"]
+
+
+@pytest.mark.parametrize("url", ["ws://me:hunter2@127.0.0.1:1", "ftp://me:hunter2@host/"])
+def test_an_address_is_told_without_its_password(ask: Any, url: str) -> None:
+    _, out, err = ask("state", url=url)
+    assert "127.0.0.1" in err or "host" in err
+    assert "hunter2" not in out + err
 
 
 def test_an_address_may_be_written_in_several_ways(ask: Any, server: ServerProcess) -> None:

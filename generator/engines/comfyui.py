@@ -47,7 +47,7 @@ from generator.engine import (
     Timing,
     check_count,
 )
-from generator.engines._comfyui.answers import SHOWN, final_output, json_of, refusal
+from generator.engines._comfyui.answers import SHOWN, final_output, json_of, refusal, stands_in
 from generator.engines._comfyui.listening import Heard, HeardQueue, listening
 from generator.engines._comfyui.messages import Event, Preview, Progress, parse
 from generator.engines._comfyui.workflow import Workflow
@@ -280,7 +280,7 @@ class ComfyUIEngine:
             if await self._history(execution.prompt_id) is None:
                 queue = json_of(await self._ask("GET", "/queue"))
                 for name in ("queue_running", "queue_pending"):
-                    if any(item[1:2] == [execution.prompt_id] for item in queue.get(name) or ()):
+                    if stands_in(queue.get(name), execution.prompt_id):
                         execution.unanswered = 0
                         return name == "queue_running"
                 # It may have ended between the two questions.
@@ -421,7 +421,7 @@ class ComfyUIEngine:
 
     async def _is_running(self, prompt_id: str) -> bool:
         queue = json_of(await self._ask("GET", "/queue"))
-        return any(item[1:2] == [prompt_id] for item in queue.get("queue_running") or ())
+        return stands_in(queue.get("queue_running"), prompt_id)
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)

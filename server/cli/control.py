@@ -21,14 +21,15 @@ from rich.text import Text
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import ClientConnection, connect  # noqa: TID251 - given a proxy
 
-from cache.outgoing import proxy_for
-from cache.untrusted import Unfit, decode_answer, decode_message
+from cache.outgoing import has_password, proxy_for, reason_of, redacted
+from cache.untrusted import Unfit, decode_answer, decode_message, one_line
 from generator.cues import format_time
 from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
 from server.control.arguments import usage
 
 _PATH = "/ws/control"
+_SHOWN = 60
 _WRONG_USE = frozenset({"unknown_command", "bad_args"})
 _ARE_TEXT = frozenset({"cue", "screen", "engine", "reason", "mode"})
 """Arguments whose values are names or words, though they may look like numbers."""
@@ -83,7 +84,8 @@ def _address(url: str) -> str:
     except ValueError as error:
         fail(f"--url: {error}", 2)
     if parts.scheme not in schemes or not host:
-        fail(f"--url: expected an address such as ws://10.0.0.5:8000, not {url!r}", 2)
+        shown = redacted(url) if has_password(url) else url
+        fail(f"--url: expected an address such as ws://10.0.0.5:8000, not {shown!r}", 2)
     path = parts.path.rstrip("/").removesuffix(_PATH) + _PATH  # below a reverse proxy's path, too
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
@@ -134,26 +136,32 @@ def _socket(address: str, timeout: float) -> Iterator[ClientConnection]:
         ) as line:
             yield line
     except InvalidURI as error:
-        fail(f"--url: {error}", 2)
+        fail(f"--url: {reason_of(error, address)}", 2)
     except (OSError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or str(error) or f"no answer in {timeout:g} s"
-        fail(f"{address}: {reason}", 1)
+        fail(f"{redacted(address)}: {reason}", 1)
     except InvalidHandshake as error:
-        fail(f"{address}: no control socket there: {error}", 1)
+        fail(f"{redacted(address)}: no control socket there: {error}", 1)
     except ConnectionClosed as error:
-        fail(f"{address}: the server closed the line: {error}", 1)
+        fail(f"{redacted(address)}: the server closed the line: {error}", 1)
 
 
 def _answer(line: ClientConnection, kind: str, timeout: float) -> dict[str, Any]:
     """The next message of a kind; the server's refusal ends the program."""
     while True:
-        message: dict[str, Any] = decode_answer(line.recv(timeout))
+        heard = line.recv(timeout)
+        try:
+            message = decode_answer(heard)
+        except Unfit:
+            message = None
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            fail(f"no server of ours there: it says {one_line(str(heard), _SHOWN)!r}", 1)
         if message["type"] == kind:
             return message
-        if message["type"] == "error" and message["code"] == "unauthorized":
+        if message["type"] == "error" and message.get("code") == "unauthorized":
             fail("unauthorized: this server wants a token of its own: UNDERSTUDY_OPERATOR_TOKEN", 1)
         if message["type"] == "error":
-            fail(f"{message['code']}: {message['message']}", 1)
+            fail(f"{message.get('code')}: {message.get('message')}", 1)
 
 
 # ---------------------------------------------------------------- for people

@@ -276,14 +276,15 @@ class ServerSection(_Section):
     the addresses and networks that may operate.
 
     `max_connections` of browsers and others are open at a time, `max_connections_per_address` of
-    them from one address, unless that is loopback; and `max_screens` of them are screens.
+    them from one address (a wall's browser opens seven), unless that is loopback; and
+    `max_screens` of them are screens.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     origins: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=32, le=60_000)] = 1000
-    max_connections_per_address: Annotated[int, Field(ge=16, le=60_000)] = 256
+    max_connections_per_address: Annotated[int, Field(ge=16, le=60_000)] = 512
     max_screens: Annotated[int, Field(ge=1, le=10_000)] = 64
     osc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     osc_host: str = "127.0.0.1"

@@ -76,6 +76,11 @@ class Performer:
         return waits_until is not None and waits_until - self._clock.now() > seconds
 
     @property
+    def begins_at(self) -> float | None:
+        """Steady time at which the picture begins that is waited for; None where none is."""
+        return self._begins_at
+
+    @property
     def pause_until(self) -> float | None:
         """Steady time of the next regeneration, where one is waited for."""
         return self._pause_until

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 
 import structlog
 
@@ -40,6 +39,7 @@ from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import Tableau, tableau_at
 from server.timeofday import local_text, read
+from server.words import moment
 
 _log = structlog.get_logger(__name__)
 
@@ -173,8 +173,9 @@ class Playback:
         """
         behind = self.stuck_for()
         if behind > 0:
-            since = datetime.fromtimestamp(self._clock.wall() - behind, self._show.timezone)
-            return f"the show has not moved since {since:%H:%M:%S}"
+            wall = self._clock.wall()
+            since = moment(wall - behind, wall, self._show.timezone)
+            return f"the show has not moved since {since}"
         return self._progress.in_vain
 
     def conditions(self) -> Iterable[Condition]:
@@ -230,12 +231,19 @@ class Playback:
         return None if index is None else self._plan.of_cue(index)
 
     def regenerate(self, why: str = "drawn again by hand") -> bool:
-        """Draw the current cue's picture again, now; whether there is one."""
-        action = self.current
-        if action is None or self._panic is not None:
+        """Draw the current cue's picture again, now; whether there is one.
+
+        While it is still being typed, it begins with the last letter all the same.
+        """
+        action, now = self.current, self._clock.now()
+        position = self._playhead.position(now)
+        if action is None or position is None or self._panic is not None:
             return False
-        now = self._clock.now()
-        self._performer.perform(self._assignment(action, now, now, why))
+        start = max(now, self._performer.begins_at or now)
+        assignment = self._assignment(action, start, now - position + action.at, why)
+        self._performer.perform(assignment)
+        if not tableau_at(self._sheet, self._playhead.cursor, position).alone:
+            self._performer.no_more_cycles()
         return True
 
     def quiet_for(self, seconds: float) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Final
 
 from server.clock import Clock
 from server.conditions import Condition
 from server.metrics import Metrics
+from server.words import moment
 
 CUES_IN_VAIN: Final = 3
 """Cues that fail in a row, of whatever kind, after which the show moves in name only."""
@@ -37,18 +38,18 @@ class Stray(Exception):
 
 @dataclass(slots=True)
 class _Failure:
-    """What went wrong last, and how often since it went well."""
+    """What went wrong last, at which Unix time, and how often since it went well."""
 
     what: str
     error: Exception
-    at: str
+    at: float
     times: int = 0
 
-    def told(self) -> str:
+    def told(self, when: str) -> str:
         often = "" if self.times == 1 else f" ({self.times} times by now)"
         reason = str(self.error)
         kind = type(self.error).__name__
-        return f"{self.what} failed at {self.at}{often}: {f'{kind}: {reason}' if reason else kind}"
+        return f"{self.what} failed at {when}{often}: {f'{kind}: {reason}' if reason else kind}"
 
 
 class Progress:
@@ -69,7 +70,7 @@ class Progress:
         self._cues_in_vain = 0
         self._runs_in_vain = 0
         self._cut_unseen = 0
-        self._in_vain_since = ""
+        self._in_vain_since = 0.0
 
     # ------------------------------------------------------------ what happened
 
@@ -116,14 +117,18 @@ class Progress:
 
     def _failure(self, before: _Failure | None, what: str, error: Exception) -> _Failure:
         times = 1 if before is None else before.times + 1
-        return _Failure(what, error, self._time_of_day(), times)
+        return _Failure(what, error, self._clock.wall(), times)
 
     def _note_beginning(self) -> None:
         if not self._cues_in_vain and not self._runs_in_vain:
-            self._in_vain_since = self._time_of_day()
+            self._in_vain_since = self._clock.wall()
 
-    def _time_of_day(self) -> str:
-        return datetime.fromtimestamp(self._clock.wall(), self._zone).strftime("%H:%M:%S")
+    def _when(self, unix: float) -> str:
+        """The hour, with the day where it is another: what failed last night is told till today."""
+        return moment(unix, self._clock.wall(), self._zone)
+
+    def _told(self, failure: _Failure) -> str:
+        return failure.told(self._when(failure.at))
 
     # ------------------------------------------------------------ what is so now
 
@@ -131,19 +136,20 @@ class Progress:
     def in_vain(self) -> str | None:
         """Why the show moves in name only, in words; None where it moves."""
         if self._runs_in_vain >= RUNS_IN_VAIN and self._run is not None:
-            last = self._run.told()
+            last = self._told(self._run)
         elif self._cues_in_vain >= CUES_IN_VAIN and self._cues:
-            last = list(self._cues.values())[-1].told()
+            last = self._told(list(self._cues.values())[-1])
         else:
             return None
-        return f"nothing that cues began has reached the stage since {self._in_vain_since}: {last}"
+        since = self._when(self._in_vain_since)
+        return f"nothing that cues began has reached the stage since {since}: {last}"
 
     def conditions(self) -> Iterable[Condition]:
         """What has failed and has not gone well since."""
         for failure in self._cues.values():
-            yield Condition("cue_failed", "degraded", failure.told())
+            yield Condition("cue_failed", "degraded", self._told(failure))
         if self._run is not None:
-            yield Condition("run_failed", "degraded", self._run.told())
+            yield Condition("run_failed", "degraded", self._told(self._run))
         if self._cut_unseen >= CUT_UNSEEN:
             text = (
                 "every picture of late was cut off by the next before anything of it was seen: "

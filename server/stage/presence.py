@@ -245,9 +245,26 @@ class ScreenPresence:
     def _remember(self, name: str, seconds: float) -> None:
         if seconds < REMEMBERED_AFTER or name in self._known:
             return
-        if len(self._known) < MOST_REMEMBERED:
-            self._keep(name, None)
-            _log.info("screen_remembered", screen=name)
+        if len(self._known) >= MOST_REMEMBERED and not self._make_room():
+            return
+        self._keep(name, None)
+        _log.info("screen_remembered", screen=name)
+
+    def _make_room(self) -> bool:
+        """Forget the one that has been gone longest; whether there was one.
+
+        A browser that keeps nothing (a private window) comes by another name each time, and in
+        some months those would leave no room for a wall that is really there.
+        """
+        connected = {screen.name for screen in self._stage.screens}
+        gone = {name: at or 0.0 for name, at in self._known.items() if name not in connected}
+        if not gone:
+            return False
+        longest = min(gone, key=gone.__getitem__)
+        del self._known[longest]
+        self._gone.pop(longest, None)
+        _log.info("screen_forgotten", screen=longest)
+        return True
 
     def _keep(self, name: str, gone: float | None) -> None:
         self._known[name] = gone

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -169,6 +170,30 @@ async def test_who_does_not_read_its_answer_is_ended_and_nothing_of_it_is_kept()
                 while len(connections) or not connections.ended:  # noqa: ASYNC110 - from outside
                     await asyncio.sleep(0.05)
         assert connections.ended["unread"] == 3
+
+
+@pytest.mark.parametrize("after", ["close", "keep-alive"])
+@pytest.mark.usefixtures("hurry")
+async def test_over_a_slow_line_the_whole_of_an_answer_comes(after: str) -> None:
+    # Our system holds megabytes, and takes more of us only once a third of them is gone.
+    size = 24 * 2**20
+    async with serving_much(size) as (address, connections):
+
+        def sip() -> int:
+            got, until = 0, time.monotonic() + 2.0
+            with socket.socket() as slow:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)  # as much as a line
+                slow.settimeout(10)
+                slow.connect(("127.0.0.1", address.port))
+                slow.sendall(f"GET / HTTP/1.1\r\nHost: x\r\nConnection: {after}\r\n\r\n".encode())
+                while got < size and (piece := slow.recv(32_768)):
+                    got += len(piece)
+                    if time.monotonic() < until:  # then all of the rest
+                        time.sleep(0.1)
+            return got
+
+        assert await asyncio.to_thread(sip) >= size
+        assert not connections.ended
 
 
 async def test_pings_whose_answers_are_not_read_are_not_answered(tiny: TinyShow) -> None:

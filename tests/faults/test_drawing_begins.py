@@ -291,6 +291,33 @@ async def test_a_hand_that_goes_to_a_cue_sees_it_typed(tmp_path: Path) -> None:
         assert opened.runs()[-1] == (5.7, "sea")
 
 
+async def test_drawn_again_in_the_middle_of_typing_it_begins_with_the_last_letter(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path, CUES, rhythm=RHYTHM, toml=TYPED) as opened:
+        await opened.play_to(20.3)
+        assert opened.playback.regenerate()
+        await opened.play_to(29)
+        assert opened.runs()[-1] == (20.7, "sea")
+        row = (await opened.rows())[-1]
+        assert row["position"] == pytest.approx(20.7), "where in the screening it began"
+        assert opened.playback.regenerate()
+        await opened.play_to(29.5)
+        assert (await opened.rows())[-1]["position"] == pytest.approx(29.0)
+
+
+async def test_drawn_again_by_hand_after_a_navigation_it_stays_at_one_cycle(
+    tmp_path: Path,
+) -> None:
+    cues = [*CUES[:1], prompt(2, "a boat", id="boat", delay=STEADY, enter={"regen": True})]
+    cues += [cue(10, "navigate", route="/two"), cue(110, "end")]
+    async with house(tmp_path, cues, rhythm=RHYTHM, toml=TYPED) as opened:
+        await opened.play_to(20)
+        assert opened.playback.regenerate()
+        await opened.play_to(100)
+        assert [at for at, _ in opened.runs()] == [pytest.approx(2.6), 20.0]
+
+
 async def test_paused_in_the_middle_of_typing_it_is_drawn_all_the_same(tmp_path: Path) -> None:
     async with house(tmp_path, CUES, rhythm=RHYTHM, toml=TYPED) as opened:
         await opened.play_to(20.3)

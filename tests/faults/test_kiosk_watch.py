@@ -142,3 +142,28 @@ def test_wrong_use_is_told() -> None:
     )
     assert run.returncode == 2
     assert "usage: kiosk-watch" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("KIOSK_EVERY", "0.5"), ("KIOSK_PATIENCE", "soon"), ("KIOSK_LONGEST", "0")],
+)
+def test_what_is_no_number_of_seconds_is_told_before_a_browser_is_started(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    browser.chmod(0o755)
+    run = subprocess.run(
+        ["deploy/kiosk-watch", "http://localhost:1", "left", str(browser)],
+        cwd=ROOT,
+        env=plain_environment(**{name: value}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert run.returncode == 2
+    assert name in run.stderr
+    assert f"expected whole seconds, not '{value}'" in run.stderr
+    assert not (tmp_path / "started").exists()

@@ -171,6 +171,18 @@ def test_at_most_so_many_are_remembered() -> None:
     assert len(room.known) == 64
 
 
+def test_names_that_never_come_back_leave_room_for_a_wall() -> None:
+    room = Room()
+    for number in range(100):  # a private window has another name after each restart
+        with room.screen(f"screen-{number}"):
+            room.pass_time(REMEMBERED_AFTER + 1)
+    with room.screen("wall"):
+        room.pass_time(REMEMBERED_AFTER + 1)
+        room.presence.look()
+        assert "wall" in room.presence.expected
+    assert [*room.known] == [*(f"screen-{number}" for number in range(37, 100)), "wall"]
+
+
 def test_in_the_metrics() -> None:
     room = Room(named=("left", "right"))
     metrics = Metrics()

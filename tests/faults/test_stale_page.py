@@ -144,6 +144,9 @@ def test_everything_that_is_wrong_is_on_the_page(tiny: TinyShow, browser: Browse
             expect(row.locator(".age")).to_have_text("gone since 14:03", timeout=15_000)
             expect(page.locator("#screens-title")).to_contain_text("1 of 2")
             expect(page.locator("#conditions summary")).to_have_text("1 to look at")
+            # It is read out when it changes, and is still what opens the list, for everybody.
+            assert page.locator("#conditions summary").get_attribute("role") is None
+            expect(page.locator("#conditions summary [role=status]")).to_be_visible()
             expect(page.locator("#conditions-list .message")).to_have_text(
                 ["right: gone since 14:03", "something is odd"]
             )

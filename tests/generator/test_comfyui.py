@@ -14,6 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from generator.engine import (
     DrawingFailed,
@@ -276,6 +278,20 @@ class TestStopping:
             await until(lambda: comfy.running is None)
             assert len(comfy.interrupted) == 1
             assert not [t for t in asyncio.all_tasks() if t.get_name() in OUR_TASKS]
+
+    @pytest.mark.parametrize("queue", [[], {"queue_running": 5}, {"queue_running": [{}, None, 7]}])
+    async def test_a_queue_that_makes_no_sense_stops_nobody_from_leaving(
+        self, queue: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        comfy = ComfyUI(replace(MODERN, step_seconds=0.05))
+
+        async def odd(_request: Request) -> Response:
+            return JSONResponse(queue)
+
+        monkeypatch.setattr(comfy, "_get_queue", odd)
+        async with engine_on(comfy) as engine, engine.render(recipe(steps=200)) as images:
+            await anext(images)
+        assert "GET /queue" in comfy.asked
 
     async def test_what_has_ended_is_not_stopped(self) -> None:
         comfy = ComfyUI()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 
-from server.performance.progress import CUES_IN_VAIN, CUT_UNSEEN, RUNS_IN_VAIN
+from server.clock import VirtualClock
+from server.metrics import Metrics
+from server.performance.progress import CUES_IN_VAIN, CUT_UNSEEN, RUNS_IN_VAIN, Progress
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, Rhythm, cue, line
 
@@ -200,3 +203,14 @@ async def test_pictures_that_are_cut_off_before_they_are_seen_are_told(
         monkeypatch.undo()
         await opened.play_to(19)
         assert told(opened) == []
+
+
+def test_what_failed_last_night_is_told_with_its_day() -> None:
+    clock = VirtualClock(datetime(2026, 11, 29, 23, 14, tzinfo=UTC).timestamp())
+    progress = Progress(clock, Metrics(), UTC)
+    progress.cue_failed("transcript", "the cue transcript of 00:12:00", Planted("a mistake"))
+    (told,) = progress.conditions()
+    assert " failed at 23:14: Planted: a mistake" in told.message
+    clock.jump(8 * 3600)
+    (told,) = progress.conditions()
+    assert " failed at Sun 29 Nov 23:14: Planted: a mistake" in told.message

@@ -11,7 +11,9 @@ from starlette.routing import Route
 
 from server.access import Access
 from server.config.sections import ServerSection, Tokens
-from server.rate_limit import LimitedRequests, RateLimit
+from server.connections import ConnectionLimits
+from server.http import WEB
+from server.rate_limit import LimitedRequests, RateLimit, cost_of
 from server.reverse_proxy import (
     BehindProxies,
     Forwarded,
@@ -162,6 +164,16 @@ def test_a_budget_is_each_clients_own() -> None:
     for name in range(10):  # however many there are, no more are remembered
         limit.wait(str(name))
     assert len(limit._buckets) == 3
+
+
+def test_fifty_walls_behind_one_address_load_their_pages_at_once() -> None:
+    files = ["/", *(f"/static/{path.relative_to(WEB)}" for path in (WEB / "kiosk").iterdir())]
+    files += [f"/static/fonts/{path.name}" for path in (WEB / "fonts").iterdir()]
+    limit = RateLimit(monotonic=lambda: 0.0)
+    assert not any(limit.wait("nat", cost_of(path)) for path in files * 50)
+    section = ServerSection()
+    assert section.max_connections_per_address >= 50 * (6 + 1), "browsers open six, and a socket"
+    assert ConnectionLimits().most_of_one_address == section.max_connections_per_address
 
 
 async def test_who_asks_too_much_is_told_to_wait() -> None:

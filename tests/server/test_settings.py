@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from generator.programs import DEFAULT_PROGRAMS
-from server.config.sections import EngineSection
+from generator.programs import DEFAULT_PROGRAMS, Program
+from server.config.sections import EngineSection, FirstFrameTimeout
 from server.config.settings import Settings, SettingsError, load_settings
 
 SECRET = "hunter2-correct-horse"
@@ -547,3 +549,57 @@ def test_a_rate_may_come_from_the_environment() -> None:
     given = {"UNDERSTUDY_CACHE_BANDWIDTH": "10M", "UNDERSTUDY_CACHE_COPIES": "always"}
     section = load_settings(None, {}, given).cache
     assert (section.bandwidth, section.copies) == (10_000_000, "always")
+
+
+# ---------------------------------------------------------------- the demo's file shows them all
+
+DEMO = Path(__file__).resolve().parents[2] / "demo/show.toml"
+_HEADER = re.compile(r"^(?:# )?\[+(?P<section>[a-z_.A-Z0-9]+)\]+$")
+_KEY = re.compile(r"^(?P<comment># )?(?P<key>[a-z_]+) = (?P<value>\S.*)$")
+
+
+def shown_in_the_demo() -> dict[str, dict[str, tuple[bool, Any]]]:
+    """Each key of the demo's file by its section: whether it is a comment, and its value."""
+    found: dict[str, dict[str, tuple[bool, Any]]] = {}
+    section = ""
+    for text in DEMO.read_text(encoding="utf-8").splitlines():
+        if header := _HEADER.match(text):
+            section = header["section"].partition(".P")[0]
+        elif line := _KEY.match(text):
+            value = tomllib.loads(f"value = {line['value']}")["value"]
+            found.setdefault(section, {})[line["key"]] = (bool(line["comment"]), value)
+    return found
+
+
+def test_the_demos_file_shows_every_key_and_its_default() -> None:
+    shown = shown_in_the_demo()
+    models: dict[str, type[BaseModel]] = {"programs": Program, "engines": EngineSection}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            models[name] = field.annotation
+    del models["tokens"]  # they never stand in a file
+    models["playback.first_frame_timeout"] = FirstFrameTimeout
+    missing, wrong = [], []
+    for section, model in models.items():
+        for key, field in model.model_fields.items():
+            if f"{section}.{key}" in models:
+                continue
+            if key not in shown.get(section, {}):
+                missing.append(f"[{section}] {key}")
+                continue
+            default = field.get_default(call_default_factory=True)
+            commented, value = shown[section][key]
+            # Where nothing is the default, what stands there is an example; so are programs and
+            # engines, whose defaults are those of each.
+            example = default is None or default in ((), {})
+            if commented and not example and section not in {"programs", "engines"}:
+                same = list(default) if isinstance(default, tuple) else default
+                if value != same:
+                    wrong.append(f"[{section}] {key} = {value!r}, not {same!r}")
+    strange = [
+        f"[{section}] {key}"
+        for section, keys in shown.items()
+        for key in keys
+        if section not in models or key not in models[section].model_fields
+    ]
+    assert (missing, wrong, strange) == ([], [], [])

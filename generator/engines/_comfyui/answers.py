@@ -55,3 +55,9 @@ def refusal(response: httpx.Response, workflow: Workflow) -> str:
     if not problems and isinstance(error, dict):
         problems.append(f"{error.get('message')}: {error.get('details')}")
     return "; ".join(problems)[:SHOWN] or f"answered {response.status_code}"
+
+
+def stands_in(queue: object, prompt_id: str) -> bool:
+    """Whether a prompt is in a queue: a list whose items are lists, the second is the id."""
+    items = queue if isinstance(queue, list) else []
+    return any(isinstance(item, list) and item[1:2] == [prompt_id] for item in items)

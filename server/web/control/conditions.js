@@ -24,7 +24,7 @@ export function show(conditions) {
   const urgent = conditions.filter((each) => each.level !== "note");
   mark(root, "level", conditions[0].level);
   const noun = urgent.length > 0 ? "to look at" : "worth knowing";
-  say(root.querySelector("summary"), `${urgent.length || conditions.length} ${noun}`);
+  say(root.querySelector("summary span"), `${urgent.length || conditions.length} ${noun}`);
   keep(
     element("conditions-list"),
     conditions,

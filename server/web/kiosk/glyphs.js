@@ -7,8 +7,8 @@
 const SIZE = 40;
 /** Characters that nobody has given a meaning: what is drawn for them is what is drawn for want of a glyph. */
 const NOBODYS = ["\u{10FFFD}", "\u{F8FFD}"];
-/** Characters measured in one go, so that no frame waits. */
-const AT_ONCE = 24;
+/** Milliseconds of measuring in one go where the browser is never idle: a picture may be fading in meanwhile. */
+const AT_ONCE = 4;
 /** How many are named; how many more there are is told as a number. */
 const NAMED = 48;
 
@@ -31,9 +31,13 @@ export async function missing(characters, families) {
     const draw = brush(font);
     const [nothing, nothingElse] = NOBODYS.map(draw);
     if (nothing !== nothingElse) return []; // a browser whose boxes have numbers in them
-    for (let start = 0; start < all.length; start += AT_ONCE) {
-      await idle();
-      for (const character of all.slice(start, start + AT_ONCE)) if (draw(character) === nothing) found.add(character);
+    let until = 0;
+    for (const character of all) {
+      if (performance.now() >= until) {
+        const left = await idle();
+        until = performance.now() + left;
+      }
+      if (draw(character) === nothing) found.add(character);
     }
   }
   return all.filter((character) => found.has(character));
@@ -57,13 +61,14 @@ function brush(font) {
   return (character) => {
     context.clearRect(0, 0, SIZE, SIZE);
     context.fillText(character, SIZE / 4, SIZE / 2);
-    return context.getImageData(0, 0, SIZE, SIZE).data.join();
+    return new Uint32Array(context.getImageData(0, 0, SIZE, SIZE).data.buffer).join();
   };
 }
 
+/** Wait until no frame waits for us. @returns {Promise<number>} milliseconds for which that is so */
 function idle() {
   return new Promise((go) => {
-    if ("requestIdleCallback" in window) requestIdleCallback(go, { timeout: 500 });
-    else setTimeout(go, 20);
+    if ("requestIdleCallback" in window) requestIdleCallback((left) => go(Math.max(AT_ONCE, left.timeRemaining())), { timeout: 500 });
+    else setTimeout(go, 20, AT_ONCE);
   });
 }

@@ -119,8 +119,9 @@ let began = null;
 let drowsy = -1;
 /** @type {object[]} */
 const outbox = [];
-/** The characters for which there is no font here, once they are measured. @type {Promise<string[]> | null} */
+/** Of the characters that were last measured, those for which there is no font here. @type {Promise<string[]> | null} */
 let lacking = null;
+let measured = "";
 
 /** The name by which the server knows this screen: from the address, else one that this browser keeps. */
 function ownName() {
@@ -210,10 +211,14 @@ function welcome({ screen, server_time, show, display: settings, snapshot }) {
 /** Tell which characters of the show cannot be drawn here. @param {string} characters */
 async function measure(characters) {
   if (!characters) return;
-  const families = ["captions", "typing"].map((id) => getComputedStyle(element(id)).fontFamily);
-  lacking ??= glyphs.missing(characters, families);
+  if (lacking === null || characters !== measured) {
+    // The first time, or a server that plays another show by now.
+    const families = ["captions", "typing"].map((id) => getComputedStyle(element(id)).fontFamily);
+    measured = characters;
+    lacking = glyphs.missing(characters, families);
+  }
   const found = await lacking;
-  if (found.length > 0) link.send(glyphs.report(found));
+  if (characters === measured && found.length > 0) link.send(glyphs.report(found));
 }
 
 /**
