@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cache.documents import FormatError, WrongVersion
 from cache.index import reindex
-from cache.keys import MANIFEST
+from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
 from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import StoreError
@@ -227,7 +227,7 @@ def prune(
     addresses = {named_store(each).url for each in shows}
     if len(addresses) > 1:
         fail(f"--show: these have different stores ({', '.join(sorted(addresses))}): name one", 2)
-    found = run_to_end(_unwanted(shows))
+    found, anything = run_to_end(_unwanted(shows))
     if not as_json:
         for line in _unwanted_told(found):
             typer.echo(line)
@@ -244,7 +244,8 @@ def prune(
         told = {"unwanted": rows, "removed": len(found) if removes else 0}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     elif not found:
-        typer.echo(f"every set in {addresses.pop()} is wanted")
+        whole = "every set in {} is wanted" if anything else "there is no set in {}"
+        typer.echo(whole.format(addresses.pop()))
     elif removes:
         typer.echo(f"removed: {amount}")
     else:
@@ -263,12 +264,20 @@ def _unwanted_told(found: Sequence[Unwanted]) -> list[str]:
     ]
 
 
-async def _unwanted(shows: Sequence[Show]) -> list[Unwanted]:
+async def _unwanted(shows: Sequence[Show]) -> tuple[list[Unwanted], bool]:
+    """The sets that no sheet wants, and whether there are any at all."""
     try:
         async with named_store(shows[0]) as opened:
-            return await unwanted_sets(opened, lambda known: _plans(shows, known))
+            found = await unwanted_sets(opened, lambda known: _plans(shows, known))
+            metas = [each async for each in opened.list(ACTIONS_PREFIX) if _is_meta(each.key)]
+            return found, bool(metas)
     except (StoreError, FormatError) as error:
         _store_failed(shows[0], error)
+
+
+def _is_meta(key: Key) -> bool:
+    place = set_place(key)
+    return place is not None and place.name == META_NAME
 
 
 async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:

@@ -259,6 +259,20 @@ def test_verify_of_a_store_that_holds_nothing_is_a_problem(tmp_path: Path, spoil
     assert "Traceback" not in program.said()
 
 
+def test_prune_of_a_store_that_holds_nothing_says_so(tmp_path: Path) -> None:
+    """A disk that is not mounted is no store in which every set is wanted."""
+    tiny = make_show(tmp_path / "show", CUES, rhythm=SHORT)
+    for spoil, expected in (
+        (None, "every set in {} is wanted"),
+        (missing, "there is no set in {}"),
+    ):
+        if spoil is not None:
+            spoil(tiny.folder)
+        program = start(["generate", "prune", "--show", tiny.folder], tmp_path / "said")
+        assert program.wait() == 0, program.said()
+        assert expected.format(tiny.folder.as_uri()) in program.said()
+
+
 def unprivileged(arguments: Sequence[object]) -> subprocess.CompletedProcess[str]:
     """The program as somebody who is not root."""
     root = Path(__file__).resolve().parents[2]
