@@ -67,7 +67,8 @@ async def test_the_screen_that_is_expected_comes_in_all_the_same(full: Address) 
         assert await first.closed() == 1013
         async with web(full) as client:
             async with asyncio.timeout(10):
-                while "a" in await names(client):  # its handler ends a moment after the goodbye
+                # Its handler ends a moment after the goodbye.
+                while "a" in await names(client):  # noqa: ASYNC110 - from outside
                     await asyncio.sleep(0.05)
             assert sorted(await names(client)) == ["b", "c", "foyer"], "and no ghost is left of it"
 
