@@ -36,6 +36,7 @@ from websockets.asyncio.client import ClientConnection
 
 from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving
+from server.engines.lifeline import NICENESS
 from server.stage.messages import decode_frame
 
 PICTURES: Final = length(10, 2)
@@ -101,8 +102,9 @@ def _load() -> str:
 
 
 def _python(*arguments: str) -> None:
+    """Run Python as a live engine's process runs: on one core, and giving way to others."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        ["nice", "-n", str(NICENESS), sys.executable, *arguments],
         env={**os.environ, **ONE_CORE},
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
-_NICENESS: Final = 5
+NICENESS: Final = 5
 _OOM_SCORE: Final = "500"
 
 
@@ -31,7 +31,7 @@ def end_with_parent(descriptor: int = 0) -> None:
     threading.Thread(target=_watch, args=(descriptor,), name="lifeline", daemon=True).start()
 
 
-def give_way(niceness: int = _NICENESS) -> None:
+def give_way(niceness: int = NICENESS) -> None:
     """Let the show go first: on the processor, on the disk, and when memory runs out."""
     with suppress(OSError):
         os.nice(niceness)  # Linux ranks the disk by it too
