@@ -67,7 +67,9 @@ class Watched:
 def watched(server: ServerProcess, folder: Path) -> Iterator[Watched]:
     browser, starts = folder / "browser.py", folder / "starts"
     browser.write_text(BROWSER)
-    settings = {"KIOSK_EVERY": "1", "KIOSK_PATIENCE": "2", "UNDERSTUDY_SCREEN_TOKEN": TOKEN}
+    # The carriage return is a slip, of a file that was written on Windows: the server strips it.
+    token = f"{TOKEN}\r"
+    settings = {"KIOSK_EVERY": "1", "KIOSK_PATIENCE": "2", "UNDERSTUDY_SCREEN_TOKEN": token}
     command = ["deploy/kiosk-watch", f"{server.address.http}/", NAME]
     process = subprocess.Popen(
         [*command, sys.executable, str(browser), str(starts)],
