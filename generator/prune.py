@@ -18,7 +18,7 @@ from cache.formats import parse_meta
 from cache.index import load_manifest, rebuild, update_manifest
 from cache.keys import ACTIONS_PREFIX, Key, config_key, meta_key, set_place
 from cache.manifest import Manifest, ManifestAction
-from cache.store import NotFound, Store
+from cache.store import NotFound, Store, StoreDenied
 from generator.plan import Action, Plan
 from generator.recorder import manifest_entry
 
@@ -33,7 +33,7 @@ class Unwanted:
         fingerprint: of which recipe; None where it does not say.
         why: no sheet has its recipe, or it was rejected.
         size: bytes of its files.
-        keys: its files, the meta first.
+        keys: its files, the meta last.
     """
 
     action_id: str
@@ -78,13 +78,18 @@ async def unwanted_sets(
         fingerprint = entry_of.fingerprint_of(set_id)
         if set_id in entry_of.rejected:
             why: Literal["other recipe", "rejected"] = "rejected"
-        elif set_id not in entry_of.listed:
-            continue  # damaged: verify, and not this, says what is to become of it
-        elif fingerprint in recipes or await _fits_any(store, meta, action_id in ids):
-            continue
-        else:
+        elif set_id in entry_of.listed:
+            if fingerprint in recipes or await _fits_any(store, meta, action_id in ids):
+                continue
             why = "other recipe"
-        keys = sorted((key for key, _ in listed), key=lambda key: key != meta)
+        else:
+            # It is damaged, or half removed. If a sheet wants it, verify says what is to become
+            # of it; if none does, nobody else ever looks at it.
+            fingerprint = await _told_by(store, meta)
+            if fingerprint is None or fingerprint in recipes:
+                continue
+            why = "other recipe"
+        keys = sorted((key for key, _ in listed), key=lambda key: key == meta)
         size = sum(size for _, size in listed)
         found.append(Unwanted(action_id, set_id, fingerprint, why, size, tuple(keys)))
     return found
@@ -96,8 +101,16 @@ async def _fits_any(store: Store, meta: Key, in_a_sheet: bool) -> bool:
         return False
     try:
         return parse_meta(await store.get(meta), meta).fingerprint is None
-    except (NotFound, FormatError):
-        return True  # it is being changed
+    except (NotFound, FormatError, StoreDenied):
+        return True  # it is being changed, or who looks may not read it
+
+
+async def _told_by(store: Store, meta: Key) -> str | None:
+    """Of which recipe a set says that it is; None where it does not, or cannot be read."""
+    try:
+        return parse_meta(await store.get(meta), meta).fingerprint
+    except (NotFound, FormatError, StoreDenied):
+        return None
 
 
 async def remove_sets(
@@ -106,9 +119,10 @@ async def remove_sets(
     plans: Callable[[Manifest], Sequence[Plan]],
     removed: Callable[[Unwanted], None] = lambda _set: None,
 ) -> None:
-    """Remove sets: from the manifest first, then their metas, then the rest.
+    """Remove sets: from the manifest first, then their images, their metas last.
 
-    Whatever stops it, no set that is listed is half gone, and the same call goes on.
+    Whatever stops it, no set that is listed is half gone, and the same call goes on: a meta
+    tells what is left of a set, and keeps its number from whoever draws meanwhile.
 
     Args:
         store: where.

@@ -22,7 +22,7 @@ from cache.formats import MAX_STEPS
 from cache.images import BadImage, check_image, media_type_for
 from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
 from cache.store import StoreError
-from cache.untrusted import Unfit, decode_message, whole_number
+from cache.untrusted import Unfit, decode_message, one_line, whole_number
 from generator.answers import JsonResponse
 from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
@@ -36,6 +36,7 @@ from server.metrics import Metrics
 from server.older.socket import OlderSocket
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.preflight import Preflight
+from server.stage.messages import MAX_NAME
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
@@ -283,7 +284,8 @@ class ScreenProbe:
                 self._access.role_of(request)
         except AccessDenied as error:
             return _error(error.code, str(error))
-        name = request.query_params.get("name", "")
+        # As it is cleaned where a screen says it: else one that is well would be taken for another.
+        name = one_line(request.query_params.get("name", ""), MAX_NAME)
         if not name:
             return _error("bad_args", "which screen? expected ?name=")
         status = self._presence.one(name)

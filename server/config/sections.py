@@ -23,6 +23,7 @@ from pydantic import (
 from cache.outgoing import has_password
 from generator.cues import Draw, Failover, Identifier, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
+from server.stage.messages import ScreenName
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -38,7 +39,6 @@ RecipeInput = Literal[
     "base_image",
     "scheduler",
 ]
-ScreenName = Annotated[str, Field(min_length=1, max_length=64)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)

@@ -37,8 +37,8 @@ class Health:
         state: ``untried`` since the start, ``starting`` as long as nothing has answered,
             ``trusted``, ``resting``, ``due`` for a probe, or in its time of ``grace`` after one.
         failures: in a row.
-        until: steady time until which it rests, its grace lasts, or it is not asked again;
-            None otherwise.
+        until: steady time until which it rests, its grace lasts, or it is not asked again; None
+            otherwise, and once that is over.
         reason: why it failed last, empty if it has not.
     """
 
@@ -90,7 +90,8 @@ class Breaker:
             state = "resting" if now < self._rests_until else "due"
             until = self._rests_until if state == "resting" else None
         elif self._ask_again is not None:
-            state, until = "starting", self._ask_again
+            state = "starting"
+            until = self._ask_again if now < self._ask_again else None
         elif self._grace_until is not None and now < self._grace_until:
             state, until = "grace", self._grace_until
         else:

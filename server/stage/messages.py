@@ -33,18 +33,20 @@ Seconds = Annotated[float, SECONDS]
 """How long something takes."""
 
 _HEADER_LENGTH = struct.Struct(">I")
-_MAX_NAME = 64
+MAX_NAME = 64
+"""Characters of a screen's name."""
+
 _MAX_LOG = 2000
 
 
 def _screen_name(text: str) -> str:
-    name = one_line(text, _MAX_NAME)
+    name = one_line(text, MAX_NAME)
     if not name:
         raise ValueError("expected a name that can be read")
     return name
 
 
-ScreenName = Annotated[str, Field(min_length=1, max_length=_MAX_NAME), AfterValidator(_screen_name)]
+ScreenName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_screen_name)]
 """What a screen calls itself, in one line: it is shown to people, logged, and asked for."""
 
 
@@ -93,7 +95,7 @@ class Presented(WireMessage):
     """A frame reached the display, `at` by the server's clock as the screen knows it."""
 
     type: Literal["presented"] = "presented"
-    run: str = Field(max_length=_MAX_NAME)
+    run: str = Field(max_length=MAX_NAME)
     step: int = Field(ge=0, le=100_000)
     at: Moment = Field(allow_inf_nan=False)
 
@@ -110,7 +112,7 @@ class Glyphs(WireMessage):
     """Characters of the show that a screen cannot draw: some of them, and how many there are."""
 
     type: Literal["glyphs"] = "glyphs"
-    missing: str = Field(default="", max_length=_MAX_NAME)
+    missing: str = Field(default="", max_length=MAX_NAME)
     count: int = Field(default=0, ge=0, le=100_000)
 
 
@@ -422,7 +424,7 @@ def frame_url(run: str, step: int) -> str:
 def numbered_name(name: str, number: int) -> str:
     """``left-2``: what a further screen is called that wants the same name."""
     suffix = f"-{number}"
-    return name[: _MAX_NAME - len(suffix)] + suffix
+    return name[: MAX_NAME - len(suffix)] + suffix
 
 
 def encode_frame(header: Frame, image: bytes) -> bytes:

@@ -234,7 +234,7 @@ class Screen:
         frames_sent: how many it was sent.
         lacks: some of the characters of the show that it cannot draw.
         lacks_count: how many there are.
-        dismissed: set once another has taken its place.
+        dismissed: set once another is to have its place: it is to go.
     """
 
     name: str
@@ -349,7 +349,7 @@ class Stage:
         try:
             yield screen
         finally:
-            if not screen.dismissed.is_set():
+            if screen in self._screens:  # else another has its name already
                 self._screens.remove(screen)
                 self._pass_on(screen.name)
 

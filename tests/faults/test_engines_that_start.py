@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from server.control.dispatcher import Caller
 from server.engines.child import Child
 from server.engines.live import LiveEngines
 from server.engines.local import LocalEngine
+from server.engines.watch import IDLE, EngineWatch
 from server.modes.breaker import ASK_AGAIN, Breaker
+from server.providers.base import NotThere
 from server.providers.live import LiveEngine
 from tests.generator.engine_contract import recipe
 from tests.helpers.engines import drawing, live, scripted
@@ -108,10 +111,37 @@ def test_what_never_answered_starts_and_what_answered_before_has_failed() -> Non
     assert breaker.health(100.0).state == "starting"
     assert not breaker.health(100.0).usable
     assert breaker.health(100.0).until == 100.0 + ASK_AGAIN
+    assert breaker.health(100.0 + ASK_AGAIN).until is None, "it may be asked"
     breaker.proved(103.0)
     assert (breaker.health(103.0).state, breaker.health(103.0).reason) == ("trusted", "")
     breaker.not_there(110.0, "refused")
     assert (breaker.health(110.0).state, breaker.health(110.0).failures) == ("resting", 1)
+
+
+async def test_in_a_rehearsal_it_is_asked_again_by_the_clock_that_the_pause_was_set_by(
+    tmp_path: Path,
+) -> None:
+    outside, clock = VirtualClock(1000.0), VirtualClock(5000.0)  # it is ahead: in a hurry
+    box = LiveEngine("box", Box(clock), local=False)
+    async with house(tmp_path, CUES, rhythm=NO_SETS, clock=clock, engines=[box]) as opened:
+        providers = opened.ensemble.live
+        watch = EngineWatch(
+            modes=opened.modes,
+            live=providers,
+            recipe=recipe(),
+            quiet_for=lambda _seconds: True,
+            clock=outside,
+        )
+        opened.modes.not_there("box", NotThere("refused"))
+        watching = asyncio.create_task(watch.run())
+        await settle()
+        assert opened.modes.health("box").until == clock.now() + ASK_AGAIN, "not asked yet"
+        await clock.advance(ASK_AGAIN)
+        await outside.advance(IDLE)
+        await settle()
+        assert opened.modes.health("box").until == clock.now() + ASK_AGAIN, "asked, and not there"
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_a_child_that_starts_says_when_it_should_be_ready() -> None:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import uvloop
 
@@ -37,6 +38,12 @@ async def full(tmp_path: Path) -> AsyncIterator[Address]:
         yield address
 
 
+async def names(client: httpx.AsyncClient) -> list[str]:
+    """Those that the state calls connected."""
+    state = (await client.get("/api/state")).json()
+    return [each["screen"] for each in state["screens"] if each["connected"]]
+
+
 async def test_one_screen_too_many_is_refused_and_told(full: Address) -> None:
     async with AsyncExitStack() as stack:
         for name in "abc":
@@ -58,6 +65,12 @@ async def test_the_screen_that_is_expected_comes_in_all_the_same(full: Address) 
         foyer = await stack.enter_async_context(screen(full, "foyer"))
         assert foyer.welcome["screen"] == "foyer"
         assert await first.closed() == 1013
+        async with web(full) as client:
+            async with asyncio.timeout(10):
+                # Its handler ends a moment after the goodbye.
+                while "a" in await names(client):  # noqa: ASYNC110 - from outside
+                    await asyncio.sleep(0.05)
+            assert sorted(await names(client)) == ["b", "c", "foyer"], "and no ghost is left of it"
 
 
 async def test_who_paints_nothing_makes_room(

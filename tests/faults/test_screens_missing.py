@@ -378,6 +378,21 @@ async def test_told_by_state_probe_and_readyz(
     assert set(kept.screens) == {"left", "right"}
 
 
+async def test_a_name_is_the_same_wherever_it_is_said(tmp_path: Path) -> None:
+    """In the kiosk's address, the watcher's question and `show.toml`: spaces slip in everywhere."""
+    cues = [cue(0, "start"), prompt(0, "a lamp", id="lamp"), cue(600, "end")]
+    stage = '[stage]\nscreens = ["left  wall ", "left wall"]\n'
+    tiny = make_show(tmp_path / "show", cues, rhythm=Rhythm(previews=1), toml=MANUAL + stage)
+    async with serving(tiny.load()) as address, web(address) as client:
+        async with screen(address, " left   wall"):
+            state = (await client.get("/api/state")).json()
+            assert [each["screen"] for each in state["screens"]] == ["left wall"]
+            for name in ("left wall", "left  wall", " left wall\t", "left wall" + " " * 90):
+                answer = await client.get("/api/screen", params={"name": name})
+                assert (answer.status_code, answer.json()["screen"]) == (200, "left wall")
+        assert (await client.get("/api/screen", params={"name": " "})).status_code == 400
+
+
 async def _welcome(address: Address, name: str) -> str:
     async with screen(address, name) as client:
         given: str = client.welcome["screen"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,12 +13,12 @@ import pytest
 
 from cache.folder import FolderStore
 from cache.index import load_manifest, rebuild, register, reindex, update_manifest
-from cache.keys import ACTIONS_PREFIX, MANIFEST, meta_key, parse_key
+from cache.keys import ACTIONS_PREFIX, MANIFEST, Key, meta_key, parse_key
 from cache.library import Library
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
 from cache.pull import pull
 from cache.s3 import S3Store
-from cache.store import MemoryStore, Store
+from cache.store import MemoryStore, Store, StoreUnavailable
 from generator.batch import run_batch
 from generator.numbers import Numbers, NumberTaken, claim, claim_key
 from generator.plan import Action, Plan, PlanInForce
@@ -229,6 +229,42 @@ async def test_prune_removes_what_no_named_sheet_wants_and_nothing_else(store: S
     assert (entry.fingerprint, entry.set_ids) == (TONIGHT.fingerprint, (0, 1))
     assert (entry.prompt, entry.other_sets) == (TONIGHT.prompt, {})
     assert await unwanted_sets(store, late) == []
+
+
+class Failing(MemoryStore):
+    """A store that falls silent after some more removals."""
+
+    left = 0
+
+    async def delete(self, key: Key) -> None:
+        if self.left == 0:
+            raise StoreUnavailable(key, "silent")
+        self.left -= 1
+        await super().delete(key)
+
+
+async def test_a_prune_that_is_stopped_goes_on_with_the_same_command() -> None:
+    store = Failing()
+    store.left = 100
+    await draw(store, [TONIGHT])
+    tonights = {key for key in await contents(store) if "/sets/" in key}
+    await draw(store, [TOMORROW])
+    damaged = min(key for key in (await contents(store)).keys() - tonights if "/sets/2/" in key)
+    await store.delete(parse_key(damaged))  # what nobody wants need not be whole to be removed
+
+    def tonight(_known: Manifest) -> list[Plan]:
+        return [Plan((TONIGHT,))]
+
+    tries = 0
+    while found := await unwanted_sets(store, tonight):
+        assert {each.set_id for each in found} <= {2, 3}
+        store.left, tries = 1, tries + 1
+        with suppress(StoreUnavailable):
+            await remove_sets(store, found, tonight)
+        assert await seen_by(store, TONIGHT) == (0, 1)
+        assert tries < 100
+    assert tries > 3, "it was not stopped in the middle of a set"
+    assert {key for key in await contents(store) if "/sets/" in key} == tonights
 
 
 async def test_a_pull_brings_every_sheets_sets_or_those_of_one(
