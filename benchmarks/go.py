@@ -35,7 +35,7 @@ def main() -> None:
         ]
         cues.append({"time": f"00:{CUES:02d}:00", "action": "end"})
         (show / "cues.json").write_text(json.dumps(cues))
-        (show / "show.toml").write_text('[schedule]\nkind = "manual"\n')
+        (show / "show.toml").write_text('[schedule]\nkind = "manual"\n[playback]\ndraw = "cue"\n')
         actions = load_show(show, {}, {}).plan({}).actions
         with rclone(folder) as server:
             bucket = server.new_bucket()

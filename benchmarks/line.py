@@ -65,7 +65,7 @@ def _sheet() -> str:
 def _write(folder: Path, cues: str) -> None:
     folder.mkdir()
     (folder / "cues.json").write_text(cues)
-    (folder / "show.toml").write_text('[schedule]\nkind = "manual"\n')
+    (folder / "show.toml").write_text('[schedule]\nkind = "manual"\n[playback]\ndraw = "cue"\n')
 
 
 def in_bucket(server: S3Server, bucket: str, endpoint_url: str) -> dict[str, str]:

@@ -22,6 +22,8 @@ STEPS = 20
 PACE = length(0.5, 0.05)
 PERIOD = length(12.0, 2.0)
 FRAME_BYTES = 150_000
+BEGINS = length(3.0, 1.5)
+"""Seconds into the show: the screens are there by then."""
 
 
 def main() -> None:
@@ -34,8 +36,8 @@ def main() -> None:
 
 
 def _fifty_screens(folder: Path, images: Sequence[bytes]) -> None:
-    times = [3.0 + PERIOD * n for n in range(RUNS)]
-    write_show(folder, times, [PACE] * STEPS, images, length=3 + PERIOD * RUNS + length(5, 1))
+    times = [BEGINS + PERIOD * n for n in range(RUNS)]
+    write_show(folder, times, [PACE] * STEPS, images, length=BEGINS + PERIOD * RUNS + length(5, 1))
     with serving(folder) as server:
         seconds = PERIOD * RUNS + 2
         seen, naive = asyncio.run(_watch_all(server, SCREENS, seconds, folder))
@@ -93,7 +95,7 @@ def _report(seen: Sequence[Seen], expected: int) -> None:
 
 def _stalled_screen(folder: Path, images: Sequence[bytes]) -> None:
     steps, pace = length(100, 20), length(0.1, 0.05)
-    write_show(folder, [3.0], [pace] * steps, images, length=3 + steps * pace + length(4, 1))
+    write_show(folder, [BEGINS], [pace] * steps, images, length=3 + steps * pace + length(4, 1))
     with serving(folder) as server:
         before = server.memory()
         seen = asyncio.run(_with_stalled(server, steps * pace + length(5, 3)))
@@ -126,7 +128,7 @@ async def _with_stalled(server: Running, seconds: float) -> list[Seen]:
 
 
 def _thousand_steps(folder: Path) -> None:
-    steps, pace = length(1000, 100), 0.02
+    steps, pace = length(1000, 20), 0.02
     images = [jpeg_of(64, 64, 100, 1)]
     write_show(folder, [2.0], [pace] * steps, images, length=2 + steps * pace + 3)
     with serving(folder) as server:

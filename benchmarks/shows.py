@@ -88,7 +88,9 @@ def write_show(
     ]
     cues.append({"time": format_time(length), "action": "end"})
     (folder / "cues.json").write_text(json.dumps(cues))
-    (folder / "show.toml").write_text('[show]\ntitle = "Benchmark"\n' + settings)
+    # Drawing begins with the cue, so that what is measured begins when the sheet says.
+    toml = '[show]\ntitle = "Benchmark"\n[playback]\ndraw = "cue"\n'
+    (folder / "show.toml").write_text(toml + settings)
     actions: dict[str, ManifestAction] = {}
     for n in range(1, len(times) + 1):
         action_id = f"prompt_{n:03d}"

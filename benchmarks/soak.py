@@ -26,7 +26,7 @@ from benchmarks.lengths import length
 from benchmarks.machinery import Running, quantile, say, screen, serving, watch
 from benchmarks.shows import jpeg_of, write_show
 
-MINUTES = float(os.environ.get("SOAK_MINUTES", length("15", "0.2")))
+MINUTES = float(os.environ.get("SOAK_MINUTES", length("15", "0.1")))
 SCREENS = 5
 LOOP = 10.0
 STEPS, PACE = 20, 0.15

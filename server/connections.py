@@ -239,9 +239,11 @@ class Connections:
 
     def _look_again(self) -> None:
         self._looking = None
-        self.look()
-        if self._open:
-            self._look_later()
+        try:
+            self.look()
+        finally:  # one that cannot be looked at must not end the looking
+            if self._open:
+                self._look_later()
 
     # ------------------------------------------------------------ told
 
@@ -266,7 +268,7 @@ def _with_the_system(transport: asyncio.BaseTransport) -> int:
     """
     held = array.array("i", [0])
     if sys.platform != "win32":
-        with suppress(OSError, AttributeError):  # it has no socket any more, or is no socket
+        with suppress(OSError, ValueError, AttributeError):  # its socket is gone, or it has none
             fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
     return held[0]
 

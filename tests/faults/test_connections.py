@@ -285,6 +285,38 @@ async def test_an_address_has_its_share_and_whoever_speaks_for_many_has_all() ->
     assert connections.ended["refused"] == 0
 
 
+async def test_who_cannot_be_looked_at_does_not_end_the_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Odd(Idle):
+        def get_write_buffer_size(self) -> int:
+            raise ValueError("odd")
+
+    class Gone(Idle):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            if name != "socket":
+                return default
+            closed = socket.socket()
+            closed.close()
+            return closed
+
+    monkeypatch.setattr("server.connections._LOOK_EVERY", 0.01)
+    now, gone = [0.0], Gone()
+    gone.unsent = 10
+    connections = Connections(monotonic=lambda: now[0])
+    assert connections.opened(gone, "10.0.0.8") is not None
+    connections.look()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    odd = Odd()
+    assert connections.opened(odd, "10.0.0.8") is not None
+    await asyncio.sleep(0.05)
+    connections.closed(odd)
+    now[0] = 11.0  # the head of the other is overdue
+    async with asyncio.timeout(10):
+        while not gone.aborted:  # noqa: ASYNC110 - from outside
+            await asyncio.sleep(0.01)
+
+
 async def test_time_runs_by_what_a_connection_is_about() -> None:
     now = [0.0]
     connections = Connections(monotonic=lambda: now[0])
