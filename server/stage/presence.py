@@ -36,6 +36,9 @@ BOOT: Final = 120.0
 NEAR: Final = 600.0
 """Seconds before a screening in which its screens must be there."""
 
+GIVEN_UP_AFTER: Final = 86_400.0
+"""Seconds after which a screen that is only remembered is no more than worth knowing."""
+
 MOST_REMEMBERED: Final = 64
 
 Trouble = Literal["", "gone", "silent", "paints_nothing"]
@@ -188,14 +191,24 @@ class ScreenPresence:
         nobody = not any(each.expected and not each.trouble for each in screens)
         for each in screens:
             if each.trouble and each.lasting and (each.expected or each.screen is not None):
-                blocks = near and each.expected and (bool(self._named) or nobody)
-                level: Literal["degraded", "note"] = "degraded" if near else "note"
-                yield Condition(_CODES[each.trouble], level, each.message, blocks)
+                alarming = near and not self._given_up(each)
+                blocks = alarming and each.expected and (bool(self._named) or nobody)
+                level: Literal["degraded", "note"] = "degraded" if alarming else "note"
+                told = each.message
+                if each.screen is None and not self._named:
+                    told += " (if it is not to come back: Forget, or screens.forget)"
+                yield Condition(_CODES[each.trouble], level, told, blocks)
             if each.screen is not None:
                 yield from self._of_screen(each.screen)
         empty = not any(each.screen is not None or each.lasting for each in screens)
         if empty and self._near(0.0):
             yield Condition("no_screen", "note", "a screening is on, and no screen is connected")
+
+    def _given_up(self, status: ScreenStatus) -> bool:
+        """Whether it is a passer-by's page, most likely, that will not come back."""
+        if self._named or status.gone_since is None:
+            return False
+        return self._unix(self._clock.now()) - status.gone_since > GIVEN_UP_AFTER
 
     def _of_screen(self, screen: Screen) -> Iterator[Condition]:
         twice = self._clock.now() - screen.liveness.joined_at > GONE_AFTER

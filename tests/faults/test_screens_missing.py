@@ -130,11 +130,17 @@ def test_a_screen_is_remembered_once_it_was_there_for_a_minute() -> None:
         room.pass_time(REMEMBERED_AFTER + 1)
     assert room.known == {"wall": room.clock.now()}
     room.pass_time(GONE_AFTER + 1)
-    assert room.told()["screen_gone"] == ("degraded", "wall: gone since 12:02", True)
+    level, message, blocks = room.told()["screen_gone"]
+    assert (level, blocks) == ("degraded", True)
+    assert message.startswith("wall: gone since 12:02 (")
+    assert "screens.forget" in message
 
     room.open()  # another life of the server: it is remembered that it was gone
     room.pass_time(86_400)
-    assert room.told()["screen_gone"][1] == "wall: gone since Wed 15 Nov 12:02"
+    level, message, blocks = room.told()["screen_gone"]
+    assert message.startswith("wall: gone since Wed 15 Nov 12:02")
+    # After a day it was a passer-by's page, most likely: worth knowing, and no alarm.
+    assert (level, blocks) == ("note", False)
 
     room.presence.forget("wall")
     assert room.known == {}
