@@ -139,8 +139,17 @@ class ScreenSocket:
         self._metrics.screens.set(len(self._stage.screens))
         self._metrics.frames_skipped.inc(screen.mailbox.skipped)
         _log.info("screen_left", screen=screen.name, skipped=screen.mailbox.skipped)
-        for task in done:
-            error = task.exception()
+        tasks.clear()
+        return self._code_after(done, screen)
+
+    @staticmethod
+    def _code_after(done: set[asyncio.Task[None]], screen: Screen) -> int:
+        """What to close a socket with, one of whose tasks is over; its error is raised."""
+        error = next((each for task in done if (each := task.exception()) is not None), None)
+        # An error holds all frames that it came through, and those would hold it by their tasks:
+        # a circle in which pictures of 150 kB each lie until the collector comes by, minutes later.
+        done.clear()
+        try:
             if isinstance(error, ScreenTooSlow):
                 _log.warning("screen_too_slow", screen=screen.name)
                 return TRY_AGAIN_LATER
@@ -149,23 +158,27 @@ class ScreenSocket:
                 return TRY_AGAIN_LATER
             if error is not None:
                 raise error
-        return 1000
+            return 1000
+        finally:
+            del error
 
     async def _send(self, websocket: WebSocket, screen: Screen) -> None:
-        mailbox, by_url = screen.mailbox, screen.frames == "url"
         while True:
-            item = await mailbox.take()
-            try:
-                async with asyncio.timeout(READS_WITHIN):
-                    if isinstance(item, str):
-                        await websocket.send_text(item)
-                        continue
-                    await self._send_frame(websocket, item, by_url=by_url)
-            except TimeoutError:
-                raise ScreenTooSlow from None
-            screen.frames_sent += 1
-            self._metrics.frames_sent.inc()
-            self._stage.sent(screen, item)
+            # What was sent has no name here while the next is waited for: see `Mailbox.take`.
+            await self._send_one(websocket, screen, await screen.mailbox.take())
+
+    async def _send_one(self, websocket: WebSocket, screen: Screen, item: str | StageFrame) -> None:
+        try:
+            async with asyncio.timeout(READS_WITHIN):
+                if isinstance(item, str):
+                    await websocket.send_text(item)
+                    return
+                await self._send_frame(websocket, item, by_url=screen.frames == "url")
+        except TimeoutError:
+            raise ScreenTooSlow from None
+        screen.frames_sent += 1
+        self._metrics.frames_sent.inc()
+        self._stage.sent(screen, item)
 
     async def _dismissed(self, screen: Screen) -> None:
         await screen.dismissed.wait()

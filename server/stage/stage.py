@@ -155,6 +155,11 @@ class Mailbox:
         """
         self._closing = self._end_told = True
 
+    def close(self) -> None:
+        """The screen has gone: keep nothing for it, for its remains may lie about for long."""
+        self._performance = None
+        self._messages.clear()
+
     def post(self, message: wire.WireMessage) -> None:
         """Leave a message; what a screen cannot keep up with sends it away."""
         if self._closing:
@@ -195,14 +200,12 @@ class Mailbox:
                 raise ScreenTooSlow
             if self._messages:
                 return self._messages.popleft()
-            frame = self._take_frame()
-            if frame is not None:
-                return frame
-            performance = self._performance
-            if performance is not None and performance.outcome and not self._end_told:
-                # Only now: to this screen, too, no frame of the run will come any more.
-                self._end_told = True
-                return wire.RunEnd(run=performance.run.run, outcome=performance.outcome).encode()
+            found = self._take_frame() or self._take_end()
+            if found is not None:
+                return found
+            # Nothing of a run is held by name here: a wait that is cancelled is a circle of
+            # asyncio's own (its future has the error, the error this frame), and what hangs on
+            # it lies about until the collector comes by, minutes later.
             self._ready.clear()
             await self._ready.wait()
 
@@ -216,6 +219,14 @@ class Mailbox:
             self._next = newest
         self._next += 1
         return performance.frame(self._next - 1)
+
+    def _take_end(self) -> str | None:
+        performance = self._performance
+        if performance is None or not performance.outcome or self._end_told:
+            return None
+        # Only now: to this screen, too, no frame of the run will come any more.
+        self._end_told = True
+        return wire.RunEnd(run=performance.run.run, outcome=performance.outcome).encode()
 
 
 @dataclass(eq=False)
@@ -349,6 +360,7 @@ class Stage:
         try:
             yield screen
         finally:
+            screen.mailbox.close()
             if screen in self._screens:  # else another has its name already
                 self._screens.remove(screen)
                 self._pass_on(screen.name)

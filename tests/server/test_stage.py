@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -546,3 +548,28 @@ def test_in_any_order_of_things_the_rules_hold(deeds: list[tuple[str, float]]) -
         assert over == (current.outcome is not None)
         if story.step == STEPS and current.outcome != "cut":
             assert last_step == STEPS, "the final was lost"
+
+
+async def test_a_screen_that_leaves_while_it_waits_keeps_no_picture(
+    stage: Stage, clock: VirtualClock
+) -> None:
+    """A cancelled wait is a circle of asyncio's own: what hangs on it lies about for minutes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with stage.join("wall", "binary") as screen:
+            kept = weakref.ref(perform(stage, "one", clock.now()))
+
+            async def send() -> None:
+                while True:
+                    await screen.mailbox.take()
+
+            sending = asyncio.create_task(send())
+            await settle(50)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        for name in ("two", "three"):  # one is the current, one was
+            perform(stage, name, clock.now())
+        assert kept() is None
+    finally:
+        gc.enable()
