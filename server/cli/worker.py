@@ -64,12 +64,13 @@ def worker(
     log_level: LogLevelOption = "info",
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
+    if supervised:
+        # Written at once: the server always reads, and the last words before a crash are the cause.
+        _be_supervised(host, port)
+        return
     with output_in_background():
-        if supervised:
-            _be_supervised(host, port)
-        else:
-            configure_logs(log_level)
-            _be_on_its_own(load(show, store=store), engine, host, port)
+        configure_logs(log_level)
+        _be_on_its_own(load(show, store=store), engine, host, port)
 
 
 def _be_on_its_own(loaded: Show, engine: str, host: str, port: int) -> None:

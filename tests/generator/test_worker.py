@@ -104,9 +104,10 @@ class TestWhatIsSent:
         assert events[5].data["seed"] == 1
         assert events[5].data["engine"] == SketchEngine().name
 
+    @pytest.mark.pace
     async def test_a_slow_step_is_bridged_by_heartbeats(self) -> None:
         image = StepImage(1, 1, True, None, 0.5, await _picture())
-        slow = ScriptedEngine([image], pause=0.6)
+        slow = ScriptedEngine([image], pause=1.5)
         async with working(Worker(slow, probe=recipe(), heartbeat=0.1)) as url:
             async with httpx.AsyncClient() as client:
                 body = recipe().model_dump_json()
@@ -116,7 +117,7 @@ class TestWhatIsSent:
                     lines = [line async for line in response.aiter_lines()]
             assert sum(line.startswith(":") for line in lines) >= 3
             async with httpx.AsyncClient() as client:
-                patient = RemoteEngine(client, url, silence=0.4)
+                patient = RemoteEngine(client, url, silence=1.0)
                 assert (await drawn(patient, recipe()))[-1].final
 
     async def test_hanging_up_cancels_the_drawing_between_heartbeats(self) -> None:

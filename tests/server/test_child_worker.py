@@ -20,6 +20,7 @@ import structlog
 from generator.engine import Engine, EngineUnavailable, RecipeRefused
 from generator.engines.remote import RemoteEngine
 from generator.engines.sketch import SketchEngine
+from server.cli import worker as worker_command
 from server.clock import SystemClock
 from server.config.sections import EngineSection
 from server.engines.child import (
@@ -33,6 +34,7 @@ from server.engines.child import (
 from server.engines.live import local_child
 from server.engines.local import LocalEngine
 from server.engines.supervision import RestartPolicy, Supervision
+from server.output import BackgroundStream
 from tests.generator.engine_contract import DistantEngineContract, drawn, from_base, recipe
 from tests.helpers.servers import ROOT, plain_environment
 
@@ -237,6 +239,19 @@ async def test_what_it_says_is_in_our_log_and_its_secret_is_ours_alone() -> None
     assert said["line"].startswith("drawing_failed code=refused")
     assert token not in repr(logs)
     assert token not in command
+
+
+def test_what_a_child_says_last_is_written_before_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A queue would lose, in a crash, just those lines that say why."""
+    streams: list[object] = []
+    monkeypatch.setattr(
+        worker_command, "_be_supervised", lambda *_: streams.extend((sys.stdout, sys.stderr))
+    )
+    worker_command.worker(supervised=True)
+    assert len(streams) == 2
+    assert not any(isinstance(stream, BackgroundStream) for stream in streams)
 
 
 PARENT = """
