@@ -175,7 +175,8 @@ class Copies:
         self._ledger_mine = 0
         self._journal: dict[str, _Entry | None] | None = None
         self._uses: dict[str, int] = {}
-        self._removing = self._removals = 0
+        self._removing: Counter[str] = Counter()
+        self._removals = 0
         self._looked = False
         self._hopeless: tuple[int, frozenset[str], int, float] | None = None
 
@@ -399,7 +400,7 @@ class Copies:
             return entry
 
     def _unlink(self, path: str) -> None:
-        with self._removal():
+        with self._removal(path):
             self._forget(path)
             try:
                 os.unlink(f"{self._text}/{path}")  # noqa: PTH108 - a Path costs more than the call
@@ -408,15 +409,17 @@ class Copies:
                     raise
 
     @contextmanager
-    def _removal(self) -> Iterator[None]:
-        """While a file goes: who reads it meanwhile does not take it for one that is there."""
+    def _removal(self, path: str) -> Iterator[None]:
+        """While a file goes: who reads or finds it meanwhile does not count on it."""
         with self._books:
-            self._removing += 1
+            self._removing[path] += 1
         try:
             yield
         finally:
             with self._books:
-                self._removing -= 1
+                self._removing[path] -= 1
+                if not self._removing[path]:
+                    del self._removing[path]
                 self._removals += 1
 
     def _write(self, path: str, copy: Copy, now: int) -> None:
@@ -535,7 +538,7 @@ class Copies:
         for _, path, size in found:
             if gone >= need and gone + size > wanted:
                 return
-            with self._removal():
+            with self._removal(path):
                 # First out of the books, then a look at who needs it: who pins it and then sees
                 # it in the books can rely on it.
                 entry = self._forget(path)
@@ -597,7 +600,8 @@ class Copies:
 
     def _look(self) -> None:
         with self._books:
-            self._journal = {}
+            # What is out of the books already may still be on the disk as we look.
+            self._journal = {path: None for path in self._removing if path not in self._entries}
             # What is noted from here on may or may not be among what is found.
             self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
             self._alone = True

@@ -456,6 +456,29 @@ def test_what_is_pinned_while_room_is_made_stays(
     assert read(copies, "b") is None
 
 
+def test_what_is_removed_during_a_look_is_out_of_the_books(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is struck out first, and the look that begins just then still finds its file."""
+    copies = copies_in(root)
+    write(copies, "a/b", b"x")
+    write(copies, "a/c", b"y")
+    unlink = os.unlink
+
+    def look_first(path: str) -> None:
+        monkeypatch.setattr(os, "unlink", unlink)
+        copies.look()
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", look_first)
+    copies.remove("a/b")
+    assert [copies.size("a/b"), copies.size("a/c")] == [None, 1]
+    assert (copies.count, copies.total_bytes) == (1, 1 + PROOF_BYTES)
+    write(copies, "a/b", b"xx")
+    copies.look()
+    assert copies.size("a/b") == 2
+
+
 def test_what_is_written_during_a_look_is_in_the_books(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
