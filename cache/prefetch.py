@@ -473,7 +473,7 @@ class Prefetcher:
                 if being_cancelled():
                     raise
                 await self._stumble(wanted, error)
-            except Exception as error:  # noqa: BLE001 - see above
+            except Exception as error:  # noqa: BLE001 - a dead fetcher would cost every file
                 await self._stumble(wanted, error)
             finally:
                 if wanted is not None:

@@ -45,5 +45,5 @@ async def write_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter)
         if not task.cancelled():
             task.exception()  # nobody is there to hear of it
         raise cancelled
-    result: T = task.result()  # type: ignore[assignment]  # None stands for stopped, see above
+    result: T = task.result()  # type: ignore[assignment]  # None only where it was stopped
     return result

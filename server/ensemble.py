@@ -28,7 +28,7 @@ from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
-from server.performance.progress import Progress
+from server.performance.progress import ShowProgress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
@@ -171,7 +171,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         time_of_day=around.time_of_day,
         absent=around.absent,
     )
-    progress = Progress(clock, around.metrics, show.timezone)
+    progress = ShowProgress(clock, around.metrics, show.timezone)
     readiness.renamed = modes.renamed
     runs = Runs(
         clock=clock,

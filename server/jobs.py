@@ -109,7 +109,7 @@ class EndedByItself(Exception):
     """A job that is to go on until it is cancelled has returned."""
 
 
-class _Job:
+class _MindedJob:
     """One job, and how it has fared."""
 
     def __init__(self, name: JobName, run: Run, began: float) -> None:
@@ -149,7 +149,7 @@ class Jobs:
         self._clock = clock
         self._metrics = metrics
         self._fail = fail
-        self._jobs: list[_Job] = []
+        self._jobs: list[_MindedJob] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -179,7 +179,7 @@ class Jobs:
             name: what `CARE` says of it is what becomes of it.
             run: called for each start; what it returns goes on until it is cancelled.
         """
-        job = _Job(name, run, self._clock.now())
+        job = _MindedJob(name, run, self._clock.now())
         self._jobs.append(job)
         self._metrics.job_failures.labels(job=name)  # 0 is there to be compared with
         self._metrics.job_restarts.labels(job=name)
@@ -191,7 +191,7 @@ class Jobs:
         return [self._condition(job) for job in self._jobs if not job.well(now)]
 
     @staticmethod
-    def _condition(job: _Job) -> Condition:
+    def _condition(job: _MindedJob) -> Condition:
         times = "once" if job.failures == 1 else f"{job.failures} times"
         what = f"the job {job.name!r} has failed {times}, at last with {_in_words(job.error)}"
         if job.care.critical:
@@ -206,7 +206,7 @@ class Jobs:
             "job_failed", "degraded", text, blocks_ready=keeps_failing and job.care.needed
         )
 
-    async def _mind(self, job: _Job) -> None:
+    async def _mind(self, job: _MindedJob) -> None:
         """One life of a job after another."""
         while True:
             job.began, job.down = self._clock.now(), False

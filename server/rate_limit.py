@@ -39,7 +39,7 @@ _COMMANDS: Final = "/api/control/"
 
 
 @dataclass(slots=True)
-class _Bucket:
+class _TokenBucket:
     left: float
     at: float
 
@@ -65,14 +65,14 @@ class RateLimit:
         self._rate = rate
         self._burst = burst
         self._monotonic = monotonic
-        self._buckets: LRUCache[str, _Bucket] = LRUCache(most)
+        self._buckets: LRUCache[str, _TokenBucket] = LRUCache(most)
 
     def wait(self, client: str, cost: float = 1.0) -> float:
         """Take `cost` out of a client's bucket; else the seconds until that much is in it."""
         now = self._monotonic()
         bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = self._buckets[client] = _Bucket(self._burst, now)
+            bucket = self._buckets[client] = _TokenBucket(self._burst, now)
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
         bucket.at = now
         if bucket.left < cost:

@@ -53,7 +53,7 @@ MINDED = {
     ("server/output.py", "Thread"): (1, "what it cannot write is counted and told"),
     ("server/performance/performer.py", "create_task"): (
         1,
-        "catches all and tells `Progress`, which notices one that hangs as well",
+        "catches all and tells `ShowProgress`, which notices one that hangs as well",
     ),
     ("server/performance/feed.py", "create_task"): (1, "raises where the frames are awaited"),
     ("server/rehearsal/desk.py", "create_task"): (1, "catches all; how it ended is in the state"),

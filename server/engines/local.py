@@ -270,7 +270,7 @@ class LocalEngine:
         _log.exception("engine_supervision_failed", engine=self._title)
         try:
             await self._recover(reason)
-        except Exception:  # noqa: BLE001 - see above; without a rest it would go round and round
+        except Exception:  # noqa: BLE001 - without a rest it would go round and round
             _log.exception("engine_supervision_failed", engine=self._title)
             self._become("restarting", reason)
             await asyncio.sleep(_RESTS_AT_LEAST)

@@ -15,7 +15,7 @@ import structlog
 
 from cache.tasks import being_cancelled
 from server.clock import Clock, timeout_at
-from server.performance.progress import Hung, Progress, Stray
+from server.performance.progress import Hung, ShowProgress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage import messages as wire
@@ -51,7 +51,7 @@ class Performer:
         progress: is told of what could not be performed.
     """
 
-    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs, progress: Progress) -> None:
+    def __init__(self, *, stage: Stage, clock: Clock, runs: Runs, progress: ShowProgress) -> None:
         self._progress = progress
         self._begins, self._name = clock.now(), ""
         self._late_since: float | None = None

@@ -32,7 +32,7 @@ from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ModeManager
 from server.performance.performer import Assignment, Performer
-from server.performance.progress import Progress
+from server.performance.progress import ShowProgress
 from server.stage import messages as wire
 from server.stage.stage import Stage
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
@@ -93,7 +93,7 @@ class Playback:
         stage: Stage,
         performer: Performer,
         modes: ModeManager,
-        progress: Progress,
+        progress: ShowProgress,
         metrics: Metrics,
         beginnings: Beginnings,
         moved: Callable[[], None] = lambda: None,

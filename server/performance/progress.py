@@ -52,7 +52,7 @@ class _Failure:
         return f"{self.what} failed at {when}{often}: {f'{kind}: {reason}' if reason else kind}"
 
 
-class Progress:
+class ShowProgress:
     """Notes how cues and runs fare.
 
     Args:

@@ -22,7 +22,7 @@ from server.config.sections import PlaybackSection
 from server.modes.ladder import Rung
 from server.modes.manager import ModeManager
 from server.performance.feed import Feed, Leftovers
-from server.performance.progress import Progress
+from server.performance.progress import ShowProgress
 from server.performance.run import Assignment, OnStage, Reports, Run
 from server.providers.base import Frame, ProviderError, Take
 from server.providers.timing import final_by
@@ -103,7 +103,7 @@ class Runs:
         settings: PlaybackSection,
         crossfade: float,
         reports: Reports,
-        progress: Progress,
+        progress: ShowProgress,
         new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9),
         under_its_id: Callable[[Action], Action] = lambda action: action,
     ) -> None:

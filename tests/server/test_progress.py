@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from server.clock import VirtualClock
 from server.metrics import Metrics
-from server.performance.progress import CUES_IN_VAIN, CUT_UNSEEN, RUNS_IN_VAIN, Progress
+from server.performance.progress import CUES_IN_VAIN, CUT_UNSEEN, RUNS_IN_VAIN, ShowProgress
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, Rhythm, cue, line
 
@@ -207,7 +207,7 @@ async def test_pictures_that_are_cut_off_before_they_are_seen_are_told(
 
 def test_what_failed_last_night_is_told_with_its_day() -> None:
     clock = VirtualClock(datetime(2026, 11, 29, 23, 14, tzinfo=UTC).timestamp())
-    progress = Progress(clock, Metrics(), UTC)
+    progress = ShowProgress(clock, Metrics(), UTC)
     progress.cue_failed("transcript", "the cue transcript of 00:12:00", Planted("a mistake"))
     (told,) = progress.conditions()
     assert " failed at 23:14: Planted: a mistake" in told.message
