@@ -11,9 +11,9 @@ run: $(VENV)/.run  ## draw the demo's sets if they are missing, and serve the sh
 	@$(BIN)/understudy generate batch
 	@exec $(BIN)/understudy serve
 
-# Most tests wait for something real; two at a time keep both cores of a small machine busy.
+# Most tests wait for something real; three at a time keep both cores of a small machine busy.
 test: $(VENV)/.dev  ## every test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: $(VENV)/.dev  ## format, lint, types, import direction
 	$(BIN)/ruff format --check .
