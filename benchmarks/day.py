@@ -52,7 +52,7 @@ async def _day() -> None:
                 f"\n{HOURS:g} simulated hours, a round of {PERIOD * ACTIONS / 60:.0f} minutes; "
                 f"store {store / 1e6:.0f} MB, room for {far.room / 1e6:.0f} MB of copies"
             )
-            begun, tally = time.monotonic(), _Tally()
+            begun, tally = time.monotonic(), _DayTotals()
             for look in range(1, LOOKS + 1):
                 await _play_to(at, HOURS * 3600 * look / LOOKS)
                 tally.take(at)
@@ -83,7 +83,7 @@ async def _play_to(at: House, position: float) -> None:
 
 
 @dataclass
-class _Tally:
+class _DayTotals:
     """What the wall was given."""
 
     runs: int = 0

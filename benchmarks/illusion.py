@@ -64,7 +64,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Run:
+class ShownRun:
     """One run as the wall showed it.
 
     Attributes:
@@ -86,7 +86,7 @@ def main() -> None:
     """Print the figures."""
     with tempfile.TemporaryDirectory() as name:
         show = _write_show(Path(name))
-        runs: list[Run] = []
+        runs: list[ShownRun] = []
         for number in range(1, SETS + 1):
             # In rounds, so that what else the machine does is in sets and live runs alike.
             batch = ("generate", "batch", "--show", str(show), "--sets", str(number))
@@ -160,7 +160,7 @@ live = true
 # ---------------------------------------------------------------- what the wall shows
 
 
-async def _runs(running: Running, show: Path, dice: random.Random) -> list[Run]:
+async def _runs(running: Running, show: Path, dice: random.Random) -> list[ShownRun]:
     """The runs of a round, in random order, after a few that warm everything up."""
     modes = ("static", "live") * TIMES_EACH
     asked = [(number, mode) for number in range(PICTURES) for mode in modes]
@@ -240,7 +240,7 @@ async def _one(
     return _Taken(row, typed_at, frames)
 
 
-def _as_shown(taken: _Taken, show: Path) -> Run:
+def _as_shown(taken: _Taken, show: Path) -> ShownRun:
     """A run by what is seen of it, now and in the older way."""
     row, zero = taken.row, taken.typed_at
     shown = tuple(header["present_at"] - zero for header, _, _ in taken.frames)
@@ -253,13 +253,13 @@ def _as_shown(taken: _Taken, show: Path) -> Run:
         meta = show / "actions" / row["action_id"] / "sets" / str(row["set_id"]) / "meta.json"
         ahead = LEAD + (json.loads(meta.read_text()).get("latency") or 0.0)
         before = tuple(at - ahead for at in shown)
-    return Run(live, group, shown, before, tuple(image for _, image, _ in taken.frames))
+    return ShownRun(live, group, shown, before, tuple(image for _, image, _ in taken.frames))
 
 
 # ---------------------------------------------------------------- what can be made of it
 
 
-def report(runs: Sequence[Run]) -> None:
+def report(runs: Sequence[ShownRun]) -> None:
     """Print what tells the two apart, if anything does."""
     labels = np.array([run.live for run in runs])
     if labels.all() or not labels.any():

@@ -19,7 +19,7 @@ from benchmarks.lengths import length
 from benchmarks.machinery import say
 from cache.folder import FolderStore
 from generator.engines._diffusers.untyped import Pipeline
-from generator.engines.diffusers import DiffusersEngine, Settings
+from generator.engines.diffusers import DiffusersEngine, DiffusersSettings
 from generator.recipe import Recipe
 from generator.recorder import Description, Recorder
 
@@ -59,9 +59,11 @@ async def _compare(model: Path, tiny: Path, sets: Path) -> None:
     bare = diffusers.AutoPipelineForText2Image.from_pretrained(model, local_files_only=True)
     bare.set_progress_bar_config(disable=True)
     engines = {
-        "latent-rgb": DiffusersEngine(Settings(device="cpu", previews="latent-rgb")),
-        "taesd": DiffusersEngine(Settings(device="cpu", previews="taesd", tiny_decoder=str(tiny))),
-        "vae": DiffusersEngine(Settings(device="cpu", previews="vae")),
+        "latent-rgb": DiffusersEngine(DiffusersSettings(device="cpu", previews="latent-rgb")),
+        "taesd": DiffusersEngine(
+            DiffusersSettings(device="cpu", previews="taesd", tiny_decoder=str(tiny))
+        ),
+        "vae": DiffusersEngine(DiffusersSettings(device="cpu", previews="vae")),
     }
     plain: list[float] = []
     plain_cpu: list[float] = []

@@ -25,7 +25,7 @@ from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving, spread, watch
 from server.config.show import DEMO, Show, load_show
 from server.rehearsal.rehearsal import rehearse
-from server.rehearsal.report import Asked, Report
+from server.rehearsal.report import RehearsalOptions, Report
 
 SEED = 7
 DAY = length(10, 2)
@@ -53,7 +53,9 @@ def main() -> None:
         )
         show = load_show(folder, {"store": {"url": f"file:{folder}"}})
         _how_long(show)
-        _comes_true(folder, rehearse(show, Asked(seed=SEED, screenings=2), wall=time.time()))
+        _comes_true(
+            folder, rehearse(show, RehearsalOptions(seed=SEED, screenings=2), wall=time.time())
+        )
 
 
 def _how_long(show: Show) -> None:
@@ -62,7 +64,9 @@ def _how_long(show: Show) -> None:
     )
     for screenings in (1, DAY):
         began = time.perf_counter()
-        report = rehearse(show, Asked(seed=SEED, screenings=screenings), wall=time.time())
+        report = rehearse(
+            show, RehearsalOptions(seed=SEED, screenings=screenings), wall=time.time()
+        )
         took = time.perf_counter() - began
         began = time.perf_counter()
         files = _read(show, report)

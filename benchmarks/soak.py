@@ -69,7 +69,7 @@ def main() -> None:
 
 
 @dataclass
-class Wall:
+class WallTotals:
     """What the screens were given, all together."""
 
     joined: int = 0
@@ -79,9 +79,9 @@ class Wall:
     refused: int = 0
 
 
-async def _soak(server: Running, log: Path) -> tuple[list[Sample], Wall]:
+async def _soak(server: Running, log: Path) -> tuple[list[Sample], WallTotals]:
     until = time.monotonic() + MINUTES * 60
-    wall = Wall()
+    wall = WallTotals()
     samples: list[Sample] = []
     async with asyncio.TaskGroup() as group:
         for number in range(SCREENS):
@@ -94,7 +94,7 @@ async def _soak(server: Running, log: Path) -> tuple[list[Sample], Wall]:
     return samples, wall
 
 
-async def _come_and_go(server: Running, name: str, until: float, wall: Wall) -> None:
+async def _come_and_go(server: Running, name: str, until: float, wall: WallTotals) -> None:
     rng = random.Random(name)
     while (now := time.monotonic()) < until:
         stays = min(until, now + rng.uniform(3, length(40, 4)))
@@ -112,7 +112,7 @@ async def _come_and_go(server: Running, name: str, until: float, wall: Wall) -> 
         await asyncio.sleep(min(rng.uniform(0, 3), max(0.0, until - time.monotonic())))
 
 
-async def _technician(server: Running, until: float, wall: Wall) -> None:
+async def _technician(server: Running, until: float, wall: WallTotals) -> None:
     """Uses everything, and leaves the show on its schedule."""
     acts: list[tuple[str, dict[str, Any]]] = [
         ("state", {}),
@@ -167,7 +167,7 @@ def _look(pid: int, log: Path) -> Sample:
     )
 
 
-def _report(samples: list[Sample], wall: Wall) -> None:
+def _report(samples: list[Sample], wall: WallTotals) -> None:
     half = max(1, len(samples) // 2)
     first, second = samples[:half], samples[half:] or samples[-1:]
     say(

@@ -109,7 +109,7 @@ class Unkeepable(Exception):
 
 
 @dataclass(slots=True)
-class _Entry:
+class _CopyRecord:
     """What is known of a copy: bytes of its file, when it was used, whether we proved it."""
 
     size: int
@@ -164,7 +164,7 @@ class Copies:
         # `_books` guards what follows and is never held during I/O; `_evicting` is.
         self._books = threading.Lock()
         self._evicting = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _CopyRecord] = {}
         self._bytes = 0
         self._pending = 0
         self._others_unfinished = 0
@@ -173,7 +173,7 @@ class Copies:
         self._room_known = 0
         self._ledger_seen = 0
         self._ledger_mine = 0
-        self._journal: dict[str, _Entry | None] | None = None
+        self._journal: dict[str, _CopyRecord | None] | None = None
         self._uses: dict[str, int] = {}
         self._removing: Counter[str] = Counter()
         self._removals = 0
@@ -264,7 +264,7 @@ class Copies:
             if entry is None and (self._removing or removals != self._removals):
                 return copy  # it may just have gone, and is not to come back into the books
             if entry is None or entry.size != size:
-                entry = self._enter(path, _Entry(size, now))
+                entry = self._enter(path, _CopyRecord(size, now))
             entry.proven = True
             entry.used_ns = self._uses[path] = now
         return copy
@@ -321,7 +321,7 @@ class Copies:
                 self._pending -= size
                 if kept:
                     self._uses.pop(path, None)
-                    self._enter(path, _Entry(size, now, proven=True))
+                    self._enter(path, _CopyRecord(size, now, proven=True))
 
     def remove(self, name: str) -> None:
         """Drop a copy; one that is not there is fine."""
@@ -379,7 +379,7 @@ class Copies:
         origin, _, name = path.partition("/")
         return origin == self._origin and (name in self.pinned or self.held[name] > 0)
 
-    def _enter(self, path: str, entry: _Entry) -> _Entry:
+    def _enter(self, path: str, entry: _CopyRecord) -> _CopyRecord:
         """Write a copy into the books, which the caller has locked."""
         old = self._entries.get(path)
         self._bytes += entry.size - (old.size if old else 0)
@@ -388,7 +388,7 @@ class Copies:
             self._journal[path] = entry
         return entry
 
-    def _forget(self, path: str) -> _Entry | None:
+    def _forget(self, path: str) -> _CopyRecord | None:
         """Strike a copy out of the books."""
         with self._books:
             entry = self._entries.pop(path, None)
@@ -605,7 +605,7 @@ class Copies:
             # What is noted from here on may or may not be among what is found.
             self._ledger_seen, self._ledger_mine = self._ledger_length(), 0
             self._alone = True
-        found: dict[str, _Entry] = {}
+        found: dict[str, _CopyRecord] = {}
         try:
             for path, info in files_in(self._text):
                 known = self._entries.get(path)
@@ -613,7 +613,7 @@ class Copies:
                     known.used_ns = max(known.used_ns, self._was_noted(info.st_mtime_ns))
                     found[path] = known
                 else:
-                    found[path] = _Entry(info.st_size, self._was_noted(info.st_mtime_ns))
+                    found[path] = _CopyRecord(info.st_size, self._was_noted(info.st_mtime_ns))
             unfinished = sum(size for _, size, _ in self._unfinished())
         except BaseException:
             self._journal = None

@@ -196,7 +196,7 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
         StoreError: the store could not be read.
     """
     known = known or Manifest()
-    found: dict[str, _Found] = {}
+    found: dict[str, _ActionSets] = {}
     remarks: list[str] = []
     async for batch in _batches(_listed_sets(store)):
         results = await asyncio.gather(*(_examine(store, *listed) for listed in batch))
@@ -204,15 +204,17 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
             entry = known.actions.get(action_id, ManifestAction())
             if isinstance(result, SetMeta):
                 if set_id not in entry.rejected:
-                    found.setdefault(action_id, _Found()).add(set_id, result)
+                    found.setdefault(action_id, _ActionSets()).add(set_id, result)
             elif result.unreadable and set_id in entry.listed:
                 remarks.append(f"listed as it was: {result.reason}")
-                found.setdefault(action_id, _Found()).keep(set_id, entry.fingerprint_of(set_id))
+                found.setdefault(action_id, _ActionSets()).keep(
+                    set_id, entry.fingerprint_of(set_id)
+                )
             else:
                 remarks.append(f"left out: {result.reason}")
     for action_id, entry in known.actions.items():
         if entry.rejected:
-            found.setdefault(action_id, _Found())
+            found.setdefault(action_id, _ActionSets())
     order = {action_id: place for place, action_id in enumerate(known.actions)}
     action_ids = sorted(found, key=lambda each: (order.get(each, len(order)), _natural(each)))
     entries = [
@@ -236,7 +238,7 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
 
 
 @dataclass(slots=True)
-class _Found:
+class _ActionSets:
     """What was found of one action: its sets by their fingerprints, and the newest's meta."""
 
     groups: dict[str | None, list[int]] = field(default_factory=dict)
@@ -365,7 +367,7 @@ async def _examine(
 
 
 async def _describe(
-    store: Store, action_id: str, found: _Found, known: ManifestAction | None
+    store: Store, action_id: str, found: _ActionSets, known: ManifestAction | None
 ) -> ManifestAction:
     entry = ManifestAction()
     key = config_key(action_id)

@@ -44,7 +44,7 @@ from cache.keys import (
     parse_key,
     set_place,
 )
-from cache.recent import Content, Recent
+from cache.recent import CachedContent, Recent
 from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
 from cache.tasks import being_cancelled
 from cache.threads import read_in_thread, write_in_thread
@@ -183,7 +183,7 @@ class LocalCache:
         )
         self._line = OriginHealth(now=now, wall=wall)
         self._facts = Facts()
-        self._flights: Flights[Key, Content] = Flights(self._fly)
+        self._flights: Flights[Key, CachedContent] = Flights(self._fly)
         self._changes: dict[Key, _Change] = {}
         self._changed = 0
         self._demand = 0
@@ -474,7 +474,7 @@ class LocalCache:
         if not change.overlapped:
             sha256 = await _hash(data)
             self._facts.learn(key, data)
-            await self._keep(key, Content(data, sha256))
+            await self._keep(key, CachedContent(data, sha256))
 
     async def _forget(self, key: Key) -> None:
         """Drop what we have of a key, and of its set's listing."""
@@ -500,7 +500,7 @@ class LocalCache:
             self._copies.used(key)
         return content.data
 
-    def _remember(self, name: str, content: Content, began: int) -> None:
+    def _remember(self, name: str, content: CachedContent, began: int) -> None:
         """Keep a content in memory, unless something was changed since it was asked for."""
         if began == self._changed:
             self._memory.offer(name, content)
@@ -510,7 +510,7 @@ class LocalCache:
 
     # The disk.
 
-    async def _copy(self, name: str) -> Content | None:
+    async def _copy(self, name: str) -> CachedContent | None:
         """The copy on disk, if it is sound and agrees with its set's meta."""
         copies = self._copies
         if copies is None:
@@ -522,7 +522,7 @@ class LocalCache:
             return None
         if copy is None:
             return None
-        content = Content(*copy)
+        content = CachedContent(*copy)
         self._facts.learn(name, content.data)
         return content if self._agrees(name, content) else None
 
@@ -539,10 +539,10 @@ class LocalCache:
                 copies.used(key)
             elif found:
                 self._facts.learn(key, found.data)
-                found = self._agrees(key, Content(*found))
+                found = self._agrees(key, CachedContent(*found))
         return bool(found) or self._recall(key) is not None
 
-    async def _keep(self, name: str, content: Content) -> None:
+    async def _keep(self, name: str, content: CachedContent) -> None:
         """Keep a copy on disk, if that can be done; it is never an error if not."""
         copies = self._copies
         if copies is None:
@@ -622,12 +622,14 @@ class LocalCache:
 
     # The origin.
 
-    async def _ask(self, key: Key, *, anew: bool = False, to_the_end: bool = False) -> Content:
+    async def _ask(
+        self, key: Key, *, anew: bool = False, to_the_end: bool = False
+    ) -> CachedContent:
         """What the origin has; all who ask for a key at once share one request."""
         flight = self._flights.begin(key, anew=anew)
         return await self._flights.wait(key, flight, to_the_end=to_the_end)
 
-    async def _fly(self, key: Key, flight: Flight[Content]) -> None:
+    async def _fly(self, key: Key, flight: Flight[CachedContent]) -> None:
         with self._line.request():
             data = await self._told(key, self._origin.get(key))
         self._line.answered(len(data))
@@ -720,7 +722,7 @@ class LocalCache:
         entries = await self._told(prefix, listed())
         self._line.answered()
         text = json.dumps([[entry.key.removeprefix(prefix), entry.size] for entry in entries])
-        content = Content(text.encode(), await _hash(text.encode()))
+        content = CachedContent(text.encode(), await _hash(text.encode()))
         self._remember(name, content, self._changed)
         if entries:
             await self._keep(name, content)
@@ -736,9 +738,9 @@ class LocalCache:
 
     # What a set's meta says of its files.
 
-    async def _inspected(self, key: Key, data: bytes) -> Content:
+    async def _inspected(self, key: Key, data: bytes) -> CachedContent:
         """A content as it came, and whether it is fit to be kept."""
-        content = Content(data, await _hash(data))
+        content = CachedContent(data, await _hash(data))
         place = set_place(key)
         if place is None or place.name == META_NAME:
             return content._replace(sound=await self._learnt(key, data))
@@ -764,7 +766,7 @@ class LocalCache:
             return "actions" in raw
         return self._facts.learn(key, data)
 
-    def _agrees(self, name: str, content: Content) -> bool:
+    def _agrees(self, name: str, content: CachedContent) -> bool:
         """Whether a content is what its set's meta tells of, as far as known.
 
         What is being played is left as it is: it was opened with the meta of its time.

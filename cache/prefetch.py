@@ -124,7 +124,7 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class FetchOutlook:
     """How the fetching stands.
 
     Attributes:
@@ -297,14 +297,14 @@ class Prefetcher:
             return "one"
         return "thin" if any(each.shown for each in (*chosen, last)) else "none"
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> FetchOutlook:
         """How the fetching stands."""
         planned = {**self._under_way, **{wanted.key: wanted for wanted in self._plan.order}}
         left = [wanted for wanted in planned.values() if not self._cache.holds(wanted.key)]
         late = {wanted.key for wanted in self._plan.late}
         rate, missing = self.rate, sum(wanted.size for wanted in left)
         late_files = sum(1 for wanted in left if wanted.key in late)
-        return Outlook(
+        return FetchOutlook(
             rate=rate,
             measured=self._meter.rate() is not None,
             missing_bytes=missing,

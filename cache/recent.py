@@ -11,7 +11,7 @@ _SHARE: Final = 8
 """A content larger than this part of the bound is not kept."""
 
 
-class Content(NamedTuple):
+class CachedContent(NamedTuple):
     """A content, its SHA-256 in hexadecimal, and whether it is fit to be kept."""
 
     data: bytes
@@ -19,7 +19,7 @@ class Content(NamedTuple):
     sound: bool = True
 
 
-class Recent(LRUCache[str, Content]):
+class Recent(LRUCache[str, CachedContent]):
     """What was used last, by name; what is needed stays."""
 
     def __init__(self, limit: int, needed: Callable[[str], bool] = lambda _: False) -> None:
@@ -32,11 +32,11 @@ class Recent(LRUCache[str, Content]):
         super().__init__(limit, getsizeof=lambda content: len(content.data))
         self._needed = needed
 
-    def peek(self, name: str) -> Content | None:
+    def peek(self, name: str) -> CachedContent | None:
         """A content, without counting as its use."""
         return Cache.__getitem__(self, name) if name in self else None
 
-    def offer(self, name: str, content: Content) -> bool:
+    def offer(self, name: str, content: CachedContent) -> bool:
         """Keep a content if there is room; false if not, because of its size or what is needed."""
         if len(content.data) * _SHARE > self.maxsize:
             return False
@@ -46,7 +46,7 @@ class Recent(LRUCache[str, Content]):
             return False
         return True
 
-    def popitem(self) -> tuple[str, Content]:
+    def popitem(self) -> tuple[str, CachedContent]:
         """Remove what was used longest ago.
 
         Raises:

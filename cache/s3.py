@@ -40,7 +40,7 @@ import structlog
 from cache.credentials import S3Credentials
 from cache.keys import Key, is_key, parse_key, parse_prefix
 from cache.s3_bucket import Bucket, etag_of, hash_of
-from cache.s3_client import Patience
+from cache.s3_client import RetryPolicy
 from cache.store import (
     Conflict,
     Entry,
@@ -86,7 +86,7 @@ class S3Store:
         region: str | None = None,
         credentials: S3Credentials | None = None,
         connections: int = 32,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Choose the bucket; nothing is asked yet.
@@ -109,7 +109,7 @@ class S3Store:
             region=region,
             credentials=credentials,
             connections=connections,
-            patience=patience or Patience(),
+            patience=patience or RetryPolicy(),
             sleep=sleep,
         )
         self._probing = asyncio.Lock()

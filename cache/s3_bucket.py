@@ -18,9 +18,9 @@ from cache.s3_client import (
     FOREIGN,
     Answer,
     Attempt,
-    Patience,
     Refusal,
     Requests,
+    RetryPolicy,
     S3Client,
     connect,
     not_s3,
@@ -34,7 +34,7 @@ MAX_CONTENT: Final = 256 * 2**20
 """Bytes of one object that are read into memory."""
 
 
-class Content(NamedTuple):
+class ObjectContent(NamedTuple):
     """What an object holds, and the server's tag for it."""
 
     data: bytes
@@ -86,7 +86,7 @@ class Bucket:
         region: str | None,
         credentials: S3Credentials | None,
         connections: int,
-        patience: Patience,
+        patience: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._bucket = bucket
@@ -144,7 +144,7 @@ class Bucket:
             raise RuntimeError(f"{self.url} is to be entered before use")
         return self._client
 
-    async def read(self, path: str) -> Content:
+    async def read(self, path: str) -> ObjectContent:
         """One object, whole.
 
         Raises:
@@ -152,7 +152,7 @@ class Bucket:
         """
         client = self._ready()
 
-        async def request(attempt: Attempt) -> Content:
+        async def request(attempt: Attempt) -> ObjectContent:
             answer = await client.get_object(Bucket=self._bucket, Key=self._prefix + path)
             length = answer.get("ContentLength")
             if isinstance(length, int):
@@ -165,7 +165,7 @@ class Bucket:
                     _check_size(path, len(data))
             if isinstance(length, int) and len(data) != length:
                 raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
-            return Content(bytes(data), _etag_in(answer))
+            return ObjectContent(bytes(data), _etag_in(answer))
 
         return await self._requests.ask(path, request)
 
@@ -182,7 +182,7 @@ class Bucket:
             answer = await client.put_object(
                 Bucket=self._bucket, Key=self._prefix + path, Body=data, **conditions
             )
-            return Content(data, _etag_in(answer)).version()
+            return ObjectContent(data, _etag_in(answer)).version()
 
         try:
             return await self._requests.ask(path, request, size=len(data))

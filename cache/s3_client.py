@@ -136,7 +136,7 @@ _WARM: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server, and how often to ask it. Times in seconds.
 
     A request takes at most `total` and the time that its content takes at `slowest`; time
@@ -214,7 +214,7 @@ def connect(
     region: str | None,
     credentials: S3Credentials | None,
     connections: int,
-    patience: Patience,
+    patience: RetryPolicy,
 ) -> AbstractAsyncContextManager[S3Client]:
     """Make a client; connections are made as they are needed, and closed on leaving."""
     # On DEBUG they log what they sign, a session's token and all headers.
@@ -332,7 +332,7 @@ def not_s3(what: str) -> Exception:
     return error
 
 
-class _Failure(NamedTuple):
+class _AttemptFailure(NamedTuple):
     error: StoreError
     again: bool
 
@@ -346,7 +346,7 @@ class Requests:
         bucket: str,
         endpoint_url: str | None,
         connections: int,
-        patience: Patience,
+        patience: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -392,7 +392,7 @@ class Requests:
             await self._sleep(pause)
         raise AssertionError  # for the type checker: counting does not end
 
-    def _translate(self, key: str, error: Exception) -> _Failure:
+    def _translate(self, key: str, error: Exception) -> _AttemptFailure:
         if isinstance(error, BotoCoreError):
             error.kwargs.pop("request", None)  # it holds the signature
         if isinstance(error, ClientError):
@@ -402,36 +402,36 @@ class Requests:
             return self._refused(key, refusal, error.operation_name)
         if isinstance(error, SSLError):
             message = f"no secure connection to {self._host}"
-            return _Failure(StoreUnavailable(key, message), again=False)
+            return _AttemptFailure(StoreUnavailable(key, message), again=False)
         if isinstance(error, _NO_CREDENTIALS):
             message = (
                 f"no credentials for {self._host}: set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or those of R2"
             )
-            return _Failure(StoreDenied(key, message), again=False)
+            return _AttemptFailure(StoreDenied(key, message), again=False)
         if isinstance(error, _TRANSPORT):
             message = f"{self._host} {_what_happened(error)}"
-            return _Failure(StoreUnavailable(key, message), again=True)
+            return _AttemptFailure(StoreUnavailable(key, message), again=True)
         message = f"{self._host} cannot be asked ({type(error).__name__})"
-        return _Failure(StoreDenied(key, message), again=False)
+        return _AttemptFailure(StoreDenied(key, message), again=False)
 
-    def _refused(self, key: str, refusal: Refusal, operation: str) -> _Failure:
+    def _refused(self, key: str, refusal: Refusal, operation: str) -> _AttemptFailure:
         """What an answer means that says no."""
         status, code = refusal
         said = f"{self._host} answered {status} {code}"
         if status == HTTPStatus.NOT_FOUND and code in _NO_KEY_CODES:
-            return _Failure(NotFound(key), again=False)
+            return _AttemptFailure(NotFound(key), again=False)
         if status == HTTPStatus.PRECONDITION_FAILED or code == _RACE_CODE:
-            return _Failure(Conflict(key), again=False)
+            return _AttemptFailure(Conflict(key), again=False)
         if status == HTTPStatus.INSUFFICIENT_STORAGE or _FULL_CODE.search(code):
-            return _Failure(StoreFull(key, said), again=False)
+            return _AttemptFailure(StoreFull(key, said), again=False)
         if refusal.may_pass:
-            return _Failure(StoreUnavailable(key, said), again=True)
+            return _AttemptFailure(StoreUnavailable(key, said), again=True)
         advice = _ADVICE_BY_CODE.get(code) or _ADVICE_BY_STATUS.get(status)
         if advice is not None:
             right = _RIGHTS.get(operation, "")
             said = f"{said}: {advice.format(bucket=self._bucket, right=right)}"
-        return _Failure(StoreDenied(key, said), again=False)
+        return _AttemptFailure(StoreDenied(key, said), again=False)
 
 
 def _what_happened(error: Exception) -> str:

@@ -24,12 +24,14 @@ async def write_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter)
     itself waits only where one of its own scopes is cancelled, not where a task is.
     """
     begun = stopped = False
+    results: list[T] = []
 
-    def guarded() -> T | None:
+    def guarded() -> None:
         nonlocal begun
         begun = True
         # In this order, and in the other below, so that one of both sees the other.
-        return None if stopped else work()
+        if not stopped:
+            results.append(work())
 
     task = asyncio.ensure_future(anyio.to_thread.run_sync(guarded, limiter=limiter))
     cancelled: asyncio.CancelledError | None = None
@@ -45,5 +47,5 @@ async def write_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter)
         if not task.cancelled():
             task.exception()  # nobody is there to hear of it
         raise cancelled
-    result: T = task.result()  # type: ignore[assignment]  # None only where it was stopped
-    return result
+    task.result()  # raises what the work raised
+    return results[0]

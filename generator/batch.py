@@ -38,7 +38,7 @@ a quarter of a minute, in which a worker that was started anew is back."""
 
 
 @dataclass
-class Outcome:
+class BatchOutcome:
     """What a batch has done.
 
     Attributes:
@@ -118,7 +118,7 @@ async def run_batch(
     per_minute: float | None = None,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Outcome:
+) -> BatchOutcome:
     """Draw `jobs`, each engine one after the other, or several of one action where it can.
 
     A drawing that fails is tried again, later and rather elsewhere; what one engine refuses
@@ -136,7 +136,7 @@ async def run_batch(
         now: steady seconds.
         sleep: how to wait.
     """
-    pace = _Pace(per_minute, now, sleep)
+    pace = _Throttle(per_minute, now, sleep)
     batch = _Batch(Board(jobs, len(engines)), pace, watch, sleep)
     numbers = Numbers(store, ((job.action.action_id, job.set_id) for job in jobs))
     async with asyncio.TaskGroup() as group:
@@ -154,10 +154,10 @@ class _Batch:
     """A batch that runs."""
 
     board: Board
-    pace: _Pace
+    pace: _Throttle
     watch: Watcher
     sleep: Callable[[float], Awaitable[None]]
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: BatchOutcome = field(default_factory=BatchOutcome)
     last_words: list[str] = field(default_factory=list)
 
     async def work(self, number: int, maker: Maker) -> None:
@@ -207,7 +207,7 @@ class _Batch:
         self.watch(Said(number, text))
 
 
-class _Pace:
+class _Throttle:
     """Spaces out what is begun."""
 
     def __init__(

@@ -67,7 +67,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
-class _Part(BaseModel):
+class _CueSheetModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     @model_validator(mode="before")
@@ -84,7 +84,7 @@ class _Part(BaseModel):
         }
 
 
-class Word(_Part):
+class Word(_CueSheetModel):
     """One spoken word; `start` and `end` in seconds from the start of the screening."""
 
     word: str
@@ -92,20 +92,20 @@ class Word(_Part):
     end: Finite
 
 
-class Delay(_Part):
+class Delay(_CueSheetModel):
     """Typing speed in milliseconds per character: `base` plus or minus `variance`."""
 
     base: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 100
     variance: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 40
 
 
-class Enter(_Part):
+class Enter(_CueSheetModel):
     """What happens once the prompt is entered; `regen` draws it again and again."""
 
     regen: bool = False
 
 
-class _Cue(_Part):
+class _Cue(_CueSheetModel):
     """What every cue may have. `at` is its position in seconds."""
 
     at: Position = Field(alias="time")

@@ -48,7 +48,7 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _HarvestedRun:
     """A whole run, and what drew it."""
 
     action: Action
@@ -86,7 +86,7 @@ class Harvester:
         self.run_bytes = run_bytes
         self._keep_within = keep_within
         self._most = most
-        self._waiting: asyncio.Queue[_Run] = asyncio.Queue(RUNS_WAITING)
+        self._waiting: asyncio.Queue[_HarvestedRun] = asyncio.Queue(RUNS_WAITING)
         self._writer: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
 
@@ -115,7 +115,7 @@ class Harvester:
         if action is None:
             return  # a probe, or a recipe of somebody else's
         try:
-            self._waiting.put_nowait(_Run(action, recipe, images, engine))
+            self._waiting.put_nowait(_HarvestedRun(action, recipe, images, engine))
         except asyncio.QueueFull:
             _dropped(action, "the store is too slow")
 
@@ -142,7 +142,7 @@ class Harvester:
             finally:
                 self._waiting.task_done()
 
-    async def _keep(self, run: _Run) -> None:
+    async def _keep(self, run: _HarvestedRun) -> None:
         action_id = run.action.action_id
         if self._counts[action_id] == 0 or self._counts[action_id] >= self._most:
             # Counted anew only here: somebody may have approved of some.

@@ -83,7 +83,7 @@ class Plan:
 
     actions: tuple[Action, ...]
     remarks: tuple[CueProblem, ...] = ()
-    _drafts: tuple[_Draft, ...] = field(default=(), repr=False, compare=False)
+    _drafts: tuple[_ActionDraft, ...] = field(default=(), repr=False, compare=False)
     _by_cue: dict[int, Action] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class PlanInForce:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
+class _ActionDraft:
     cue_index: int
     at: float
     explicit_id: str | None
@@ -178,7 +178,9 @@ def plan_actions(
     return _plan(tuple(drafts), tuple(remarks), finished or {})
 
 
-def _plan(drafts: tuple[_Draft, ...], remarks: tuple[CueProblem, ...], finished: Finished) -> Plan:
+def _plan(
+    drafts: tuple[_ActionDraft, ...], remarks: tuple[CueProblem, ...], finished: Finished
+) -> Plan:
     ids = _assign_ids(drafts, finished)
     actions = tuple(
         Action(
@@ -200,8 +202,8 @@ def _plan(drafts: tuple[_Draft, ...], remarks: tuple[CueProblem, ...], finished:
 
 def _draft(
     sheet: CueSheet, programs: Mapping[str, Program], base_images: Mapping[str, bytes]
-) -> tuple[list[_Draft], list[CueProblem]]:
-    drafts: list[_Draft] = []
+) -> tuple[list[_ActionDraft], list[CueProblem]]:
+    drafts: list[_ActionDraft] = []
     remarks: list[CueProblem] = []
     counts: dict[ActionType, int] = defaultdict(int)
     last_prompt: dict[str, PromptCue] = {}
@@ -253,7 +255,7 @@ def _draft(
             base_image=base_images.get(name),
         )
         drafts.append(
-            _Draft(
+            _ActionDraft(
                 cue_index=index,
                 at=cue.at,
                 explicit_id=cue.id,
@@ -276,7 +278,7 @@ def _standing(slider: Mapping[str, float], name: str, programs: Mapping[str, Pro
     return round(100 * slider.get(name, programs[name].strength), 6)
 
 
-def _assign_ids(drafts: Sequence[_Draft], finished: Finished) -> list[str]:
+def _assign_ids(drafts: Sequence[_ActionDraft], finished: Finished) -> list[str]:
     """An id for each draft: its own, a finished one of the same recipe, its place's, a new one."""
     ids: list[str | None] = [draft.explicit_id for draft in drafts]
     taken = {action_id for action_id in ids if action_id is not None}

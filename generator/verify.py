@@ -22,7 +22,7 @@ Code = Literal["broken", "stale", "undecodable", "flat", "size"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SetFinding:
     """One thing wrong with one set.
 
     Attributes:
@@ -52,7 +52,7 @@ async def verify_sets(
     checked: Callable[[], None] = lambda: None,
     *,
     at_once: int = SETS_AT_ONCE,
-) -> AsyncGenerator[Finding, None]:
+) -> AsyncGenerator[SetFinding, None]:
     """Read and decode every image of every set of `actions`. Left by `aclosing`.
 
     Sets that are listed under other recipes are not looked at: they are nobody's here.
@@ -72,7 +72,7 @@ async def verify_sets(
         (action, set_id) for action in actions for set_id in library.set_ids(action.action_id)
     ]
 
-    async def look(place: tuple[Action, int]) -> list[Finding]:
+    async def look(place: tuple[Action, int]) -> list[SetFinding]:
         return [finding async for finding in _verify_set(library, *place)]
 
     async with aclosing(in_order(look, places, at_once=at_once)) as looking:
@@ -84,39 +84,39 @@ async def verify_sets(
 
 async def _verify_set(
     library: Library, action: Action, set_id: int
-) -> AsyncGenerator[Finding, None]:
+) -> AsyncGenerator[SetFinding, None]:
     try:
         found = await library.open_set(action.action_id, set_id)
     except BrokenSet as error:
-        yield Finding(action.action_id, set_id, "broken", error.reason, error.flaw)
+        yield SetFinding(action.action_id, set_id, "broken", error.reason, error.flaw)
         return
     fingerprint = found.meta.fingerprint
     if fingerprint is not None and fingerprint != action.fingerprint:
         changed = changes(found.meta.config, action.recipe)
         text = "; ".join(["drawn from another recipe than the cue's", *changed])
-        yield Finding(action.action_id, set_id, "stale", text)
+        yield SetFinding(action.action_id, set_id, "stale", text)
     async for finding in _verify_images(library, found):
         yield finding
 
 
-async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[Finding, None]:
+async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[SetFinding, None]:
     sizes: set[tuple[int, int]] = set()
     for step in found.steps:
         try:
             decoded = await _decoded(library, step)
         except BrokenSet as error:
-            yield Finding(found.action_id, found.set_id, "broken", error.reason, error.flaw)
+            yield SetFinding(found.action_id, found.set_id, "broken", error.reason, error.flaw)
             continue
         except BadImage as error:
-            yield Finding(found.action_id, found.set_id, "undecodable", str(error))
+            yield SetFinding(found.action_id, found.set_id, "undecodable", str(error))
             continue
         sizes.add((decoded.width, decoded.height))
         if step.final and decoded.is_flat:
             text = f"{step.name} is all one colour"
-            yield Finding(found.action_id, found.set_id, "flat", text)
+            yield SetFinding(found.action_id, found.set_id, "flat", text)
     if len(sizes) > 1:
         shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
-        yield Finding(found.action_id, found.set_id, "size", f"expected one size, found {shown}")
+        yield SetFinding(found.action_id, found.set_id, "size", f"expected one size, found {shown}")
 
 
 async def _decoded(library: Library, step: Step) -> Decoded:

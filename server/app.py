@@ -44,7 +44,7 @@ from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
-from server.jobs import JobName, Jobs, Run
+from server.jobs import JobBody, JobName, Jobs
 from server.logs import LogCollector
 from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
@@ -315,7 +315,7 @@ async def build(
             unhandled.conditions,
         )
         _tell_remarks(show, plan, conditions)
-        wanted: dict[JobName, Run | None] = {
+        wanted: dict[JobName, JobBody | None] = {
             "playback": playback.run,
             "asrun": asrun.keep_writing if isinstance(asrun, AsRunLog) else None,
             "prefetch": supply.prefetcher.run if supply.prefetcher is not None else None,

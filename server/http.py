@@ -141,7 +141,7 @@ def build_routes(
     probes = Probes(readiness, preflight, conditions, metrics)
     pictures = Pictures(stage, supply, access)
     api = Api(view, dispatcher, asrun, access)
-    reports = Reports(rehearsals, access)
+    reports = ReportLinks(rehearsals, access)
     screen_probe = ScreenProbe(presence, access)
     return [
         Route("/", pages.kiosk),
@@ -457,7 +457,7 @@ class Api:
             yield text
 
 
-class Reports:
+class ReportLinks:
     """The newest report of a rehearsal, for those who may read the state.
 
     A link carries no token; so the state, which only those are told, has an address with a key

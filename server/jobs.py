@@ -1,4 +1,4 @@
-"""The server's long-lived jobs: each is minded, so that none that dies stays dead unseen.
+"""The server's long-lived jobs: each is supervised, so that none that dies stays dead unseen.
 
 `CARE` declares in one place what becomes of whom. A critical job is one without which the show
 cannot move: when it ends, for whatever reason, the whole process does, at once and with a
@@ -42,7 +42,7 @@ JobName = Literal[
     "time_of_day",
 ]
 
-Run = Callable[[], Awaitable[None]]
+JobBody = Callable[[], Awaitable[None]]
 """Runs a job until it is cancelled; called for each of its starts."""
 
 
@@ -109,10 +109,10 @@ class EndedByItself(Exception):
     """A job that is to go on until it is cancelled has returned."""
 
 
-class _MindedJob:
+class _SupervisedJob:
     """One job, and how it has fared."""
 
-    def __init__(self, name: JobName, run: Run, began: float) -> None:
+    def __init__(self, name: JobName, run: JobBody, began: float) -> None:
         self.name: Final = name
         self.care: Final = CARE[name]
         self.run = run
@@ -149,7 +149,7 @@ class Jobs:
         self._clock = clock
         self._metrics = metrics
         self._fail = fail
-        self._jobs: list[_MindedJob] = []
+        self._jobs: list[_SupervisedJob] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -166,20 +166,20 @@ class Jobs:
             with suppress(asyncio.CancelledError, Exception):
                 await task
 
-    def start_all(self, wanted: Mapping[JobName, Run | None]) -> None:
+    def start_all(self, wanted: Mapping[JobName, JobBody | None]) -> None:
         """Start every job that is wanted here, in their order."""
         for name, run in wanted.items():
             if run is not None:
                 self.start(name, run)
 
-    def start(self, name: JobName, run: Run) -> None:
+    def start(self, name: JobName, run: JobBody) -> None:
         """Run a job from now on, until the context ends. Those started first end last.
 
         Args:
             name: what `CARE` says of it is what becomes of it.
             run: called for each start; what it returns goes on until it is cancelled.
         """
-        job = _MindedJob(name, run, self._clock.now())
+        job = _SupervisedJob(name, run, self._clock.now())
         self._jobs.append(job)
         self._metrics.job_failures.labels(job=name)  # 0 is there to be compared with
         self._metrics.job_restarts.labels(job=name)
@@ -191,7 +191,7 @@ class Jobs:
         return [self._condition(job) for job in self._jobs if not job.well(now)]
 
     @staticmethod
-    def _condition(job: _MindedJob) -> Condition:
+    def _condition(job: _SupervisedJob) -> Condition:
         times = "once" if job.failures == 1 else f"{job.failures} times"
         what = f"the job {job.name!r} has failed {times}, at last with {_in_words(job.error)}"
         if job.care.critical:
@@ -206,7 +206,7 @@ class Jobs:
             "job_failed", "degraded", text, blocks_ready=keeps_failing and job.care.needed
         )
 
-    async def _mind(self, job: _MindedJob) -> None:
+    async def _mind(self, job: _SupervisedJob) -> None:
         """One life of a job after another."""
         while True:
             job.began, job.down = self._clock.now(), False
@@ -228,7 +228,7 @@ class Jobs:
                 _log.warning("job_restarted", job=job.name, failures=failures)
 
 
-async def _outcome(run: Run) -> BaseException:
+async def _outcome(run: JobBody) -> BaseException:
     """Why a job is over that should not be."""
     try:
         await run()
@@ -236,7 +236,7 @@ async def _outcome(run: Run) -> BaseException:
         if being_cancelled():
             raise
         return error
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the job minded
+    except Exception as error:  # noqa: BLE001 - whatever it is, `_mind` tells and deals with it
         return error
     return EndedByItself("it has ended by itself")
 

@@ -89,7 +89,7 @@ class Remembered(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _LoadedState:
     """What was found on the disk, and what is to be told of it."""
 
     content: Remembered
@@ -225,7 +225,7 @@ def _encoded(content: Remembered) -> bytes:
     return json_text(fields, place=STATE, indent=1).encode()
 
 
-def _load(path: Path) -> _Loaded:
+def _load(path: Path) -> _LoadedState:
     for each in (path, path.with_name(PANIC), _previous(path)):
         make_private(each)
     for unfinished in (*left_over(path), *left_over(_previous(path))):
@@ -239,14 +239,14 @@ def _load(path: Path) -> _Loaded:
     if panic is None:
         return loaded
     loaded.content.panic = panic
-    return _Loaded(loaded.content, loaded.conditions, to_move=to_move)
+    return _LoadedState(loaded.content, loaded.conditions, to_move=to_move)
 
 
-def _load_state(path: Path) -> _Loaded:
+def _load_state(path: Path) -> _LoadedState:
     try:
         content, left_out = _read(path)
     except (FileNotFoundError, NotADirectoryError):
-        return _Loaded(Remembered())
+        return _LoadedState(Remembered())
     except (OSError, FormatError) as error:
         aside = path.with_suffix(".unreadable")
         with suppress(OSError):
@@ -257,10 +257,10 @@ def _load_state(path: Path) -> _Loaded:
             content, _ = _read(_previous(path))
         except (OSError, FormatError):
             text = f"{reason}; forced modes and sets played are forgotten; kept as {aside}"
-            return _Loaded(Remembered(), (Condition("state_unreadable", "degraded", text),))
+            return _LoadedState(Remembered(), (Condition("state_unreadable", "degraded", text),))
         content.panic = None  # it was moved to its own file when this became the previous one
         text = f"{reason}; what was saved before it is used; kept as {aside}"
-        return _Loaded(content, (Condition("state_unreadable", "note", text),))
+        return _LoadedState(content, (Condition("state_unreadable", "note", text),))
     told: tuple[Condition, ...] = ()
     if left_out:
         aside = path.with_suffix(".unreadable")
@@ -270,7 +270,7 @@ def _load_state(path: Path) -> _Loaded:
         _log.warning("memory_unreadable", path=str(path), kept_as=str(aside), reason=reason)
         text = f"{path}: left out: {reason}; the file is kept as {aside}"
         told = (Condition("state_unreadable", "note", text),)
-    return _Loaded(content, told, to_move=content.panic is not None)
+    return _LoadedState(content, told, to_move=content.panic is not None)
 
 
 def _read(path: Path) -> tuple[Remembered, list[str]]:

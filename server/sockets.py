@@ -26,7 +26,7 @@ class Abuse(Exception):
 
 
 @dataclass
-class Patience:
+class InboundLimiter:
     """The patience with one socket.
 
     Args:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from generator.batch import Outcome
+from generator.batch import BatchOutcome
 from generator.board import Failure
 from generator.plan import Action
 from generator.stock import Job
@@ -269,7 +269,7 @@ def test_what_failed_is_listed_by_its_reason() -> None:
         return Job(Action(action_id, "prompt", 0, 0.0, "P4", "boats", None, drawn), set_id)
 
     gone = "no engine is left: gpu: the GPU is lost"
-    outcome = Outcome(
+    outcome = BatchOutcome(
         failed=[
             Failure(job("one", 0), gone),
             Failure(job("other", 0), "too large"),

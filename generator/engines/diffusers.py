@@ -33,13 +33,13 @@ from generator.engine import (
 from generator.engines._diffusers.channel import Cancelled, Channel
 from generator.engines._diffusers.faults import is_out_of_memory
 from generator.engines._diffusers.profile import Profile
-from generator.engines._diffusers.settings import PreviewDecoder, Settings
+from generator.engines._diffusers.settings import DiffusersSettings, PreviewDecoder
 from generator.recipe import Recipe
 
 if TYPE_CHECKING:
     from generator.engines._diffusers.drawing import Studio
 
-__all__ = ["DiffusersEngine", "EnginePoisoned", "PreviewDecoder", "Settings"]
+__all__ = ["DiffusersEngine", "DiffusersSettings", "EnginePoisoned", "PreviewDecoder"]
 
 _ON_A_GPU = 4
 """Pictures drawn at once where nothing is said. On a CPU one: together they take as long."""
@@ -59,8 +59,8 @@ class DiffusersEngine:
         settings: device, precision, previews and how many models to keep.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
+    def __init__(self, settings: DiffusersSettings | None = None) -> None:
+        self._settings = settings or DiffusersSettings()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffusers-drawing")
         self._studio: Studio | None = None
         self._poison: EnginePoisoned | None = None

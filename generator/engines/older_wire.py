@@ -149,7 +149,7 @@ class OlderWireEngine:
             yield await asyncio.to_thread(base_itself, recipe)
             return
         said = self._says(recipe)
-        drawing = _Drawing(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
+        drawing = _ImageAssembler(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
         try:
             async with open_socket(
                 self._url, max_size=self._max_size, open_within=self._connect_within
@@ -168,7 +168,7 @@ class OlderWireEngine:
             raise EngineUnavailable(f"{redacted(self._url)}: {reason}") from error
 
     async def _followed(
-        self, socket: ClientConnection, drawing: _Drawing
+        self, socket: ClientConnection, drawing: _ImageAssembler
     ) -> AsyncGenerator[StepImage, None]:
         """A drawing's images as they come; its end is its last."""
         clock = asyncio.get_running_loop().time
@@ -200,14 +200,14 @@ def _steps_expected(recipe: Recipe) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _DecodedMessage:
     """What a message amounts to: whether it is part of the drawing, and an image to hand out."""
 
     counts: bool
     image: StepImage | None = None
 
 
-class _Drawing:
+class _ImageAssembler:
     """Makes images of the wire's messages (sans I/O).
 
     A preview follows its step's text, the final image follows none. P0 has no previews, so
@@ -244,7 +244,7 @@ class _Drawing:
         self.begun = True
         self._lap = now
 
-    def hear(self, message: str | bytes, now: float) -> _Heard:
+    def hear(self, message: str | bytes, now: float) -> _DecodedMessage:
         """What one message amounts to.
 
         Raises:
@@ -254,7 +254,7 @@ class _Drawing:
         if self._finished:
             # What some send after it: previews that were late, a second picture.
             self.ended = message == "done"
-            return _Heard(counts=False)
+            return _DecodedMessage(counts=False)
         if isinstance(message, bytes):
             self._note_gap(now)
             return self._hear_image(message, now)
@@ -263,18 +263,18 @@ class _Drawing:
             self._done = True
             if self._held is not None:
                 return self.give_up()
-            return _Heard(counts=True)  # the final image may come yet
+            return _DecodedMessage(counts=True)  # the final image may come yet
         if text.lower().startswith("unknown command"):
             raise RecipeRefused(f"it answered {text[:_SHOWN]!r}")
         if _FAILED.match(text):
             raise DrawingFailed(f"it says {text[:_SHOWN]!r}")
         found = _STEP.fullmatch(text)
         if found is None:
-            return _Heard(counts=False)  # a greeting, a pong, a later version's
+            return _DecodedMessage(counts=False)  # a greeting, a pong, a later version's
         self._note_gap(now)
         image = self._release()
         self._timestep, self._follows_step = _number(found[2]), True
-        return _Heard(counts=True, image=image)
+        return _DecodedMessage(counts=True, image=image)
 
     def _note_gap(self, now: float) -> None:
         # Not the first: a model may have had to be loaded.
@@ -282,7 +282,7 @@ class _Drawing:
             self.longest_gap = max(self.longest_gap, now - self._heard_at)
         self._heard_at = now
 
-    def give_up(self) -> _Heard:
+    def give_up(self) -> _DecodedMessage:
         """Nothing more is expected: what is held was the final image.
 
         Raises:
@@ -290,12 +290,12 @@ class _Drawing:
         """
         self.ended = True
         if self._held is not None:
-            return _Heard(counts=True, image=self._final(*self._held))
+            return _DecodedMessage(counts=True, image=self._final(*self._held))
         if not self._finished:
             raise DrawingFailed("it was done without a final image")
-        return _Heard(counts=True)
+        return _DecodedMessage(counts=True)
 
-    def _hear_image(self, data: bytes, now: float) -> _Heard:
+    def _hear_image(self, data: bytes, now: float) -> _DecodedMessage:
         final = self._done or (not self._blind and not self._follows_step)
         try:
             media_type = check_image(data)
@@ -303,14 +303,14 @@ class _Drawing:
             if final:
                 raise DrawingFailed(f"its final image cannot be read: {error}") from error
             self._follows_step = False  # a preview that cannot be read is no loss
-            return _Heard(counts=True)
+            return _DecodedMessage(counts=True)
         if self._blind and not final:
             image = self._release()
             self._held = (data, media_type, now)
-            return _Heard(counts=True, image=image)
+            return _DecodedMessage(counts=True, image=image)
         image = (self._final if final else self._preview)(data, media_type, now)
         self.ended = self._done
-        return _Heard(counts=True, image=image)
+        return _DecodedMessage(counts=True, image=image)
 
     def _release(self) -> StepImage | None:
         """What was held was a preview, since something follows."""

@@ -23,13 +23,13 @@ from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
 from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import StoreError
-from generator.batch import Event, Outcome, run_batch
+from generator.batch import BatchOutcome, Event, run_batch
 from generator.estimate import Experience
 from generator.importer import ImportReport, NothingToImport, import_sets
 from generator.plan import Plan
 from generator.prune import Unwanted, remove_sets, unwanted_sets
 from generator.stock import Holding, Job, jobs_for, take_stock
-from generator.verify import Finding, verify_sets
+from generator.verify import SetFinding, verify_sets
 from server.cli.approve import approve
 from server.cli.batch_display import batch_display, remark
 from server.cli.common import (
@@ -199,7 +199,10 @@ def _absences(absent: Sequence[Holding], chosen: Sequence[Holding], where: str) 
 
 
 def _repairs(
-    chosen: Sequence[Holding], findings: Sequence[Finding], absent: Sequence[Holding], wanted: int
+    chosen: Sequence[Holding],
+    findings: Sequence[SetFinding],
+    absent: Sequence[Holding],
+    wanted: int,
 ) -> list[Job]:
     """What is broken is drawn again in its place; for what is stale, or not there, new sets."""
     held = {holding.action.action_id: holding for holding in chosen}
@@ -349,7 +352,7 @@ class Drawing:
     force: bool
     rate: float | None
 
-    async def draw(self, jobs: Sequence[Job]) -> Outcome:
+    async def draw(self, jobs: Sequence[Job]) -> BatchOutcome:
         """Draw sets into the show's store, with progress where there is a terminal."""
         parallel = min(_parallel(self.show), len(jobs))
         tokens = self.show.settings.tokens
@@ -374,7 +377,7 @@ class Drawing:
             fail(str(error), 1)
 
 
-def _tell(outcome: Outcome, kept: int, *, as_json: bool) -> None:
+def _tell(outcome: BatchOutcome, kept: int, *, as_json: bool) -> None:
     """Say what a batch has done: what failed, to people; the counts, to who asked."""
     for text in failures_told(outcome):
         errors.print(text, style="red", markup=False)
@@ -388,7 +391,7 @@ def _tell(outcome: Outcome, kept: int, *, as_json: bool) -> None:
     )
 
 
-def failures_told(outcome: Outcome) -> list[str]:
+def failures_told(outcome: BatchOutcome) -> list[str]:
     """Every set that was not drawn, a line for each reason: an engine that is lost fails many."""
     by_reason: dict[str, dict[str, list[str]]] = {}
     for failure in outcome.failed:
@@ -401,7 +404,7 @@ def failures_told(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _as_json(outcome: Outcome, kept: int) -> dict[str, Any]:
+def _as_json(outcome: BatchOutcome, kept: int) -> dict[str, Any]:
     failed = [
         {"action_id": f.job.action.action_id, "set_id": f.job.set_id, "reason": f.reason}
         for f in outcome.failed
@@ -438,7 +441,7 @@ def _chosen(holdings: Sequence[Holding], only: Sequence[str]) -> list[Holding]:
     return [holding for holding in holdings if not only or holding.action.action_id in only]
 
 
-async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[Finding], str]:
+async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[SetFinding], str]:
     """What is wrong with sets, and where they were looked for."""
     columns = (
         TextColumn("looking through"),

@@ -36,7 +36,7 @@ from server.output import output_in_background
 from server.rehearsal.other_findings import unloadable_findings
 from server.rehearsal.page import render_page
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import Asked, ProbedEngine, Report, ranked
+from server.rehearsal.report import ProbedEngine, RehearsalOptions, Report, ranked
 from server.rehearsal.watched import FASTEST, SLOWEST, watch
 from server.rehearsal.written import page_of, write_page
 from server.serving import NotServed
@@ -130,7 +130,9 @@ def rehearse_show(
         _watch(
             load(show, store=store),
             speed=speed,
-            asked=Asked(seed=seed or 0, from_=start or 0.0, to=end, screenings=screenings),
+            asked=RehearsalOptions(
+                seed=seed or 0, from_=start or 0.0, to=end, screenings=screenings
+            ),
             seed=seed,
             host=host,
             port=port,
@@ -142,13 +144,13 @@ def rehearse_show(
     except ShowError as error:
         if is_wrong_use(error):
             fail("\n".join(error.problems), 2)
-        asked = Asked(seed=seed or 0, fail=tuple(failing or ()))
+        asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
         report = _unloadable(error, asked)
         if html is not None:
             _write(html, render_page(report, {}))
         _tell(report, as_json=as_json)
         raise SystemExit(1) from None
-    asked = Asked(
+    asked = RehearsalOptions(
         seed=seed_of(loaded, seed),
         from_=start or 0.0,
         to=end,
@@ -202,7 +204,7 @@ def _rate(text: str | None) -> float | None:
     return float(rate)
 
 
-def _check(show: Show, asked: Asked) -> None:
+def _check(show: Show, asked: RehearsalOptions) -> None:
     """End the program where what is asked for cannot be."""
     if asked.from_ >= show.duration:
         fail(f"--from: the show is over after {show.duration:g} s", 2)
@@ -223,7 +225,13 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
 
 
 def _watch(
-    show: Show, *, speed: float, asked: Asked, seed: int | None, host: str | None, port: int | None
+    show: Show,
+    *,
+    speed: float,
+    asked: RehearsalOptions,
+    seed: int | None,
+    host: str | None,
+    port: int | None,
 ) -> NoReturn:
     """Play it on the show's own screens, and end the program."""
     _check(show, asked)
@@ -244,7 +252,7 @@ def _watch(
     raise SystemExit(status)
 
 
-def _unloadable(error: ShowError, asked: Asked) -> Report:
+def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
     """The report of a show that cannot be loaded."""
     findings = ranked(unloadable_findings(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)

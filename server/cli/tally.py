@@ -38,7 +38,7 @@ class Pace:
 
 
 @dataclass
-class Line:
+class EngineLine:
     """One engine, whose several hands count as one.
 
     Attributes:
@@ -68,8 +68,8 @@ class Tally:
         self.total = total
         self.pace = Pace()
         self.failed = 0
-        by_engine: dict[int, Line] = {}
-        self._lines = [by_engine.setdefault(id(engine), Line(engine)) for engine in engines]
+        by_engine: dict[int, EngineLine] = {}
+        self._lines = [by_engine.setdefault(id(engine), EngineLine(engine)) for engine in engines]
         self.lines = tuple(by_engine.values())
 
     @property
@@ -77,7 +77,7 @@ class Tally:
         """Sets that are done, or given up."""
         return self.pace.done + self.failed
 
-    def line(self, engine: int) -> Line:
+    def line(self, engine: int) -> EngineLine:
         """The line of an engine by its place in the list."""
         return self._lines[engine]
 

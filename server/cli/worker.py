@@ -30,7 +30,7 @@ from server.cli.common import (
 )
 from server.config.sections import EngineSection, ServerSection
 from server.config.show import Show
-from server.engines.child import TOKEN_VARIABLE, Assignment
+from server.engines.child import TOKEN_VARIABLE, ChildAssignment
 from server.engines.lifeline import end_with_parent, give_way
 from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
@@ -65,7 +65,8 @@ def worker(
 ) -> None:
     """Serve one engine: POST /generate, POST /action-sets, GET /health."""
     if supervised:
-        # Written at once: the server always reads, and the last words before a crash are the cause.
+        # Without the queue, which a crash would lose, and with it the lines that say why. The
+        # server reads at all times, so that nothing waits here.
         _be_supervised(host, port)
         return
     with output_in_background():
@@ -96,7 +97,7 @@ def _be_supervised(host: str, port: int) -> None:
     if not token:
         fail(f"a supervised worker wants {TOKEN_VARIABLE}", 2)
     try:
-        told = Assignment.model_validate_json(fit_json(line))
+        told = ChildAssignment.model_validate_json(fit_json(line))
     except Unfit as error:
         fail(f"standard input: expected an assignment: {error}", 2)
     except ValidationError as error:

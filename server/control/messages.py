@@ -27,7 +27,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Hello(_Message):
+class TechnicianHello(_Message):
     """The first message: who it is. The name is for people, and scopes the ids of commands."""
 
     type: Literal["hello"] = "hello"
@@ -57,14 +57,14 @@ class Command(_Message):
     sent_at: float | None = Field(default=None, allow_inf_nan=False)
 
 
-class SyncRequest(_Message):
+class TechnicianSyncRequest(_Message):
     """One sample of clock synchronisation, and a question whether the line is alive."""
 
     type: Literal["sync"] = "sync"
     t0: float = Field(allow_inf_nan=False)
 
 
-FromTechnician = Hello | Command | SyncRequest
+FromTechnician = TechnicianHello | Command | TechnicianSyncRequest
 _FROM_TECHNICIAN: TypeAdapter[FromTechnician] = TypeAdapter(
     Annotated[FromTechnician, Field(discriminator="type")]
 )

@@ -61,7 +61,7 @@ class BadDatagram(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OscCommand:
     """A command as OSC asked for it.
 
     Attributes:
@@ -128,7 +128,7 @@ def _readable(datagram: bytes) -> bytes:
     return datagram[: at + 1] + types + datagram[end:]
 
 
-def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> Asked:
+def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> OscCommand:
     """The command that a message means (pure).
 
     Raises:
@@ -153,7 +153,7 @@ def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> 
         takes = " ".join(names) or "no arguments"
         raise CommandError("bad_args", f"{command} takes {takes}, not {len(given)} arguments")
     args = {name: _plain(value) for name, value in zip(names, given, strict=False)}
-    return Asked(
+    return OscCommand(
         command,
         {name: value for name, value in args.items() if value is not None},
         released=pressed == "released",

@@ -18,14 +18,14 @@ from server.clock import Clock
 from server.connections import identified
 from server.control import messages as wire
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
-from server.control.state_feed import Mailbox, StateFeed
+from server.control.state_feed import StateFeed, TechnicianMailbox
 from server.metrics import Metrics
 from server.sockets import (
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Abuse,
     Antechamber,
-    Patience,
+    InboundLimiter,
     close,
     refuse,
 )
@@ -90,7 +90,7 @@ class ControlSocket:
             await refuse(websocket, error)
             return
         await websocket.accept()
-        patience = Patience(self._clock, _RATE, _BURST)
+        patience = InboundLimiter(self._clock, _RATE, _BURST)
         code = POLICY_VIOLATION
         try:
             async with asyncio.timeout(HELLO_WITHIN) as waits:
@@ -105,12 +105,14 @@ class ControlSocket:
             pass
         await close(websocket, code)
 
-    async def _hello(self, websocket: WebSocket, patience: Patience) -> tuple[wire.Hello, Caller]:
+    async def _hello(
+        self, websocket: WebSocket, patience: InboundLimiter
+    ) -> tuple[wire.TechnicianHello, Caller]:
         while True:
             message = await self._receive(websocket, patience)
             if message is None:
                 continue
-            if not isinstance(message, wire.Hello):
+            if not isinstance(message, wire.TechnicianHello):
                 await self._refuse(websocket, patience, "hello_first", "say hello first")
                 continue
             if message.protocol != wire.PROTOCOL:
@@ -130,7 +132,11 @@ class ControlSocket:
             return message, Caller(role, f"{name} ({role})")
 
     async def _attend(
-        self, websocket: WebSocket, hello: wire.Hello, caller: Caller, patience: Patience
+        self,
+        websocket: WebSocket,
+        hello: wire.TechnicianHello,
+        caller: Caller,
+        patience: InboundLimiter,
     ) -> int:
         """Tell one technician the state and do as it says until it goes; the code to close with."""
         if self._feed.listeners >= MOST_CLIENTS:
@@ -171,7 +177,7 @@ class ControlSocket:
                 raise error
         return 1000
 
-    async def _send(self, websocket: WebSocket, mailbox: Mailbox) -> None:
+    async def _send(self, websocket: WebSocket, mailbox: TechnicianMailbox) -> None:
         while True:
             text = await mailbox.take()
             try:
@@ -181,7 +187,11 @@ class ControlSocket:
                 raise _TooSlow from None
 
     async def _listen(
-        self, websocket: WebSocket, mailbox: Mailbox, caller: Caller, patience: Patience
+        self,
+        websocket: WebSocket,
+        mailbox: TechnicianMailbox,
+        caller: Caller,
+        patience: InboundLimiter,
     ) -> None:
         at_work: set[asyncio.Task[None]] = set()
         try:
@@ -201,9 +211,9 @@ class ControlSocket:
                         )
                         at_work.add(task)
                         task.add_done_callback(at_work.discard)
-                    case wire.SyncRequest():
+                    case wire.TechnicianSyncRequest():
                         mailbox.reply(wire.sync(message.t0, received_at, self._clock.now()))
-                    case wire.Hello():
+                    case wire.TechnicianHello():
                         await self._refuse(
                             websocket, patience, "hello_again", "hello is said once a connection"
                         )
@@ -215,7 +225,7 @@ class ControlSocket:
             await asyncio.gather(*at_work, return_exceptions=True)
 
     async def _carry_out(
-        self, message: wire.Command, mailbox: Mailbox, caller: Caller, received_at: float
+        self, message: wire.Command, mailbox: TechnicianMailbox, caller: Caller, received_at: float
     ) -> None:
         sent_at = received_at if message.sent_at is None else message.sent_at
         # A number and its digits are the same id.
@@ -234,7 +244,7 @@ class ControlSocket:
         mailbox.reply(reply)
 
     async def _receive(
-        self, websocket: WebSocket, patience: Patience
+        self, websocket: WebSocket, patience: InboundLimiter
     ) -> wire.FromTechnician | None:
         """The next message; None for one that was refused."""
         event: Any = await websocket.receive()
@@ -255,7 +265,7 @@ class ControlSocket:
             return None
 
     async def _refuse(
-        self, websocket: WebSocket, patience: Patience, code: str, message: str
+        self, websocket: WebSocket, patience: InboundLimiter, code: str, message: str
     ) -> None:
         self._metrics.control_errors.labels(code=code).inc()
         with suppress(RuntimeError):  # it has gone in the meantime

@@ -51,7 +51,7 @@ def lasting(state: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-class Mailbox:
+class TechnicianMailbox:
     """What one technician has still to be told: replies in order, then the newest state."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class StateFeed:
         self._clock = clock
         self.epoch = epoch or secrets.token_hex(8)
         self._seq = 0
-        self._listeners: list[Mailbox] = []
+        self._listeners: list[TechnicianMailbox] = []
         self._nudged = asyncio.Event()
         self._told: dict[str, Any] | None = None
         self._told_at = clock.now()
@@ -117,9 +117,9 @@ class StateFeed:
         self._nudged.set()
 
     @contextmanager
-    def join(self, welcome: str) -> Iterator[Mailbox]:
+    def join(self, welcome: str) -> Iterator[TechnicianMailbox]:
         """Listen; the mailbox begins with a welcome and the whole state."""
-        mailbox = Mailbox()
+        mailbox = TechnicianMailbox()
         mailbox.reply(welcome)
         state = self._look()
         mailbox.state(wire.state(self.epoch, self._seq, state))

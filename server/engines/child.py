@@ -55,7 +55,7 @@ _OURS: Final = re.compile(r"UNDERSTUDY_|R2_|AWS_")
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-class Assignment(BaseModel):
+class ChildAssignment(BaseModel):
     """What a child is told on its standard input, a line of JSON: what it is to be.
 
     It reads no `show.toml`: that may have been changed since the show was loaded.
@@ -237,7 +237,7 @@ async def worker_child(
     voice = _Voice(section.name, token)
     try:
         async with voice.heard(process.stderr):
-            address = await _address(process, Assignment(engine=section, probe=probe), voice)
+            address = await _address(process, ChildAssignment(engine=section, probe=probe), voice)
             async with (
                 outgoing_client() as client,
                 voice.heard(process.stdout),
@@ -261,7 +261,7 @@ def child_environment(environment: Mapping[str, str], token: str) -> dict[str, s
 
 
 async def _address(
-    process: asyncio.subprocess.Process, assignment: Assignment, voice: _Voice
+    process: asyncio.subprocess.Process, assignment: ChildAssignment, voice: _Voice
 ) -> str:
     """Tell the child what it is to be, and hear from its first line where it listens."""
     if process.stdin is None or process.stdout is None:  # pragma: no cover - both were asked for

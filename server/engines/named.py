@@ -113,9 +113,7 @@ def local_engine(section: EngineSection, *, wait: bool) -> tuple[Engine, Callabl
             # Not above: the show's own process must not so much as look at torch.
             from generator.engines.diffusers import (  # noqa: PLC0415
                 DiffusersEngine,
-            )
-            from generator.engines.diffusers import (  # noqa: PLC0415
-                Settings as DiffusersSettings,
+                DiffusersSettings,
             )
 
             drawing = DiffusersEngine(

@@ -91,7 +91,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WantedMode:
     """Which mode is to decide, why, and who forced it."""
 
     mode: Mode
@@ -99,16 +99,16 @@ class Asked:
     forced_by: str | None = None
 
 
-def asked(configured: Mode, cue: Mode | None = None, force: Force | None = None) -> Asked:
+def asked(configured: Mode, cue: Mode | None = None, force: Force | None = None) -> WantedMode:
     """The strongest of those who have a say."""
     if force is not None:
-        return Asked(force.mode, force.words, force.by)
+        return WantedMode(force.mode, force.words, force.by)
     if cue is not None:
-        return Asked(cue, f"the cue asks for {cue}")
-    return Asked(configured, f"{configured} as configured")
+        return WantedMode(cue, f"the cue asks for {cue}")
+    return WantedMode(configured, f"{configured} as configured")
 
 
-def decide(ask: Asked, outlook: Outlook) -> Decision:
+def decide(ask: WantedMode, outlook: Outlook) -> Decision:
     """The ladder, and the reasons for it."""
     sets = () if outlook.sets == "none" else (STATIC,)
     engines, missing = _engines(outlook)

@@ -32,7 +32,7 @@ from server.sockets import (
     TRY_AGAIN_LATER,
     Abuse,
     Antechamber,
-    Patience,
+    InboundLimiter,
     close,
     refuse,
 )
@@ -180,7 +180,7 @@ class OlderSocket:
 
     async def _attend(self, websocket: WebSocket, seat: ExitStack) -> None:
         has_asked = False
-        patience = Patience(self._clock, _RATE, _BURST)
+        patience = InboundLimiter(self._clock, _RATE, _BURST)
         drawing: asyncio.Task[None] | None = None
         await self._say(websocket, wire.READY)
         listening = asyncio.ensure_future(websocket.receive())
@@ -215,7 +215,7 @@ class OlderSocket:
             await _ended(drawing)
 
     def _asked(
-        self, event: Mapping[str, Any], patience: Patience
+        self, event: Mapping[str, Any], patience: InboundLimiter
     ) -> wire.Ask | wire.Ping | wire.Unknown:
         if event["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(event.get("code", 1005))

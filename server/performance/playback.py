@@ -523,7 +523,7 @@ class Playback:
             return
         origin = at - cue.at
         words = tuple(
-            wire.Word(word=word.word, start=origin + word.start, end=origin + word.end)
+            wire.CaptionWord(word=word.word, start=origin + word.start, end=origin + word.end)
             for word in cue.words
         )
         until = origin + cue.until + _CAPTION_LINGERS

@@ -37,7 +37,7 @@ class Stray(Exception):
 
 
 @dataclass(slots=True)
-class _Failure:
+class _LastFailure:
     """What went wrong last, at which Unix time, and how often since it went well."""
 
     what: str
@@ -65,8 +65,8 @@ class ShowProgress:
         self._clock = clock
         self._metrics = metrics
         self._zone = zone
-        self._cues: dict[str, _Failure] = {}
-        self._run: _Failure | None = None
+        self._cues: dict[str, _LastFailure] = {}
+        self._run: _LastFailure | None = None
         self._cues_in_vain = 0
         self._runs_in_vain = 0
         self._cut_unseen = 0
@@ -115,9 +115,9 @@ class ShowProgress:
             self._note_beginning()
             self._runs_in_vain += 1
 
-    def _failure(self, before: _Failure | None, what: str, error: Exception) -> _Failure:
+    def _failure(self, before: _LastFailure | None, what: str, error: Exception) -> _LastFailure:
         times = 1 if before is None else before.times + 1
-        return _Failure(what, error, self._clock.wall(), times)
+        return _LastFailure(what, error, self._clock.wall(), times)
 
     def _note_beginning(self) -> None:
         if not self._cues_in_vain and not self._runs_in_vain:
@@ -127,7 +127,7 @@ class ShowProgress:
         """The hour, with the day where it is another: what failed last night is told till today."""
         return moment(unix, self._clock.wall(), self._zone)
 
-    def _told(self, failure: _Failure) -> str:
+    def _told(self, failure: _LastFailure) -> str:
         return failure.told(self._when(failure.at))
 
     # ------------------------------------------------------------ what is so now

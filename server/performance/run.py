@@ -23,8 +23,7 @@ from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering
 from server.providers.base import Frame, ProviderName, Slot, Take
 from server.stage import messages as wire
-from server.stage.stage import Outcome as Ending
-from server.stage.stage import Performance, Stage, StageFrame
+from server.stage.stage import Ending, Performance, Stage, StageFrame
 
 _log = structlog.get_logger(__name__)
 
@@ -181,7 +180,7 @@ class Run:
             return False
         step, steps = self._numbering.number(frame.step, frame.steps, final=frame.final)
         self._last_due = max(self._last_due, frame.due)
-        header = wire.Frame(
+        header = wire.FrameHeader(
             run=self._token,
             cue=self.action.action_id,
             step=step,
@@ -200,7 +199,7 @@ class Run:
             self._first = (self._rung, take)
         # A take that joins in its middle brings frames that were due before it was opened.
         self._last_due = -math.inf
-        message = wire.Run(
+        message = wire.RunStarted(
             run=self._token, cue=self.action.action_id, prompt=self.action.prompt, steps=steps
         )
         for step, due in take.planned:

@@ -26,7 +26,7 @@ from server.performance.progress import ShowProgress
 from server.performance.run import Assignment, OnStage, Reports, Run
 from server.providers.base import Frame, ProviderError, Take
 from server.providers.timing import final_by
-from server.stage.stage import Outcome as Ending
+from server.stage.stage import Ending
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class _Past(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Patience:
+class _Deadlines:
     """How long a rung is waited for, in steady time.
 
     Attributes:
@@ -271,7 +271,7 @@ class Runs:
 
     # ------------------------------------------------------------ how long it is waited for
 
-    def _patience(self, run: Run, rung: Rung, below: Iterable[Rung]) -> _Patience:
+    def _patience(self, run: Run, rung: Rung, below: Iterable[Rung]) -> _Deadlines:
         """The rung's own, unless a set that is sure stands below it and the wall waits.
 
         Raises:
@@ -280,23 +280,23 @@ class Runs:
         now, timeouts = self._clock.now(), self._settings.first_frame_timeout
         begins = max(now, run.assignment.start)
         if rung.provider == "static":
-            return _Patience(begins + self._clock.stretch(timeouts.static))
+            return _Deadlines(begins + self._clock.stretch(timeouts.static))
         by = begins + self._clock.stretch(timeouts.live)
         a_set_below = any(other.provider == "static" for other in below)
         if not a_set_below or self._modes.sets(run.action) != "ready":
-            return _Patience(by)
+            return _Deadlines(by)
         if not run.begun:
             if run.end is not None:
                 by = min(by, begins + max(0.0, run.end - begins) * _FOR_AN_ENGINE)
-            return _Patience(by)
+            return _Deadlines(by)
         # Drawn from the noise, it would have to catch up unseen: as long as no gap shows.
         shown_by = run.last_due + self._frame_gap
         if shown_by - now < self._clock.stretch(_WORTH_TRYING):
             raise TooLate("the wall has waited long enough for engines")
-        return _Patience(by, shown_by)
+        return _Deadlines(by, shown_by)
 
     def _to_next_frame(
-        self, take: Take, frame: Frame, patience: _Patience, *, seen: bool
+        self, take: Take, frame: Frame, patience: _Deadlines, *, seen: bool
     ) -> tuple[float, Exception]:
         """Until when the frame after `frame` must be here, and what it is called if it is not.
 

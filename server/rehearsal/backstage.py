@@ -52,7 +52,7 @@ class NotBegun(BackstageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RehearsalEnded:
     """How a rehearsal ended.
 
     Attributes:
@@ -67,7 +67,7 @@ class Ended:
 class Backstage(Protocol):
     """Rehearses where it disturbs nobody."""
 
-    async def rehearse(self, order: Order, into: Path) -> Ended:
+    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
         """Rehearse; what was found lies in folder `into` then. To cancel this ends it.
 
         Raises:
@@ -87,7 +87,7 @@ class ScriptedBackstage:
     def __init__(self) -> None:
         self.orders: list[Order] = []
         self.cancelled = 0
-        self._ending: asyncio.Future[Callable[[Path], Ended]] | None = None
+        self._ending: asyncio.Future[Callable[[Path], RehearsalEnded]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -97,28 +97,28 @@ class ScriptedBackstage:
     def end(self, status: int, report: str | None = None, words: str = "") -> None:
         """Let the one that is under way end, with a report or without."""
 
-        def leave(into: Path) -> Ended:
+        def leave(into: Path) -> RehearsalEnded:
             if report is not None:
                 (into / JSON).write_text(report)
                 (into / HTML).write_text("<!doctype html><title>Rehearsal</title>")
-            return Ended(status, words)
+            return RehearsalEnded(status, words)
 
         self._let(leave)
 
     def refuse(self, error: BackstageError) -> None:
         """Let the one that is under way not have begun."""
 
-        def leave(_into: Path) -> Ended:
+        def leave(_into: Path) -> RehearsalEnded:
             raise error
 
         self._let(leave)
 
-    def _let(self, leave: Callable[[Path], Ended]) -> None:
+    def _let(self, leave: Callable[[Path], RehearsalEnded]) -> None:
         if self._ending is None:
             raise RuntimeError("nothing is rehearsed")
         self._ending.set_result(leave)
 
-    async def rehearse(self, order: Order, into: Path) -> Ended:
+    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`."""
         self.orders.append(order)
         self._ending = asyncio.get_running_loop().create_future()
@@ -147,7 +147,7 @@ class ChildBackstage:
         self._engines = engines
         self._path = show.toml if show.toml.exists() else show.folder
 
-    async def rehearse(self, order: Order, into: Path) -> Ended:
+    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`. The child does not outlive us, however we end."""
         try:
             with await asyncio.to_thread((into / JSON).open, "wb") as report:
@@ -168,7 +168,7 @@ class ChildBackstage:
             raise NotBegun(f"it cannot be started: {error.strerror}") from error
         try:
             words = await _heard_out(process)
-            return Ended(await process.wait(), words)
+            return RehearsalEnded(await process.wait(), words)
         finally:
             await _end(process)
 

@@ -38,7 +38,7 @@ _SMALL: Final = (176, 112)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ContactPicture:
     """One place in a contact sheet.
 
     Attributes:
@@ -64,7 +64,7 @@ class Contact:
     """
 
     set_id: int
-    picture: Picture
+    picture: ContactPicture
     steps: int | None = None
     seconds: float | None = None
     seed: int | None = None
@@ -72,7 +72,7 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ContactFrame:
     """One picture of a strip.
 
     Attributes:
@@ -83,7 +83,7 @@ class Frame:
 
     step: int
     final: bool
-    picture: Picture
+    picture: ContactPicture
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class ContactSheet:
     action_id: str
     contacts: tuple[Contact, ...] = ()
     strip_of: int | None = None
-    strip: tuple[Frame, ...] = ()
+    strip: tuple[ContactFrame, ...] = ()
 
 
 def everything(key: Key) -> bool:
@@ -130,7 +130,7 @@ async def contact_sheets(
     first = _first_played(report)
     actions = tuple(dict.fromkeys(_actions(report)))
     pictures = sum(len(library.set_ids(action_id)) + STRIP for action_id in actions)
-    desk = _Desk(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
+    desk = _SheetMaker(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
 
     async def lay_out(action_id: str) -> ContactSheet:
         return await desk.lay_out(action_id, first.get(action_id))
@@ -158,7 +158,7 @@ def _first_played(report: Report) -> dict[str, int]:
     return first
 
 
-class _Desk:
+class _SheetMaker:
     """Where sheets are laid out."""
 
     def __init__(
@@ -175,7 +175,7 @@ class _Desk:
         for set_id in self._library.set_ids(action_id):
             opened = await self._open(action_id, set_id)
             if isinstance(opened, str):
-                contacts.append(Contact(set_id, Picture(None, opened)))
+                contacts.append(Contact(set_id, ContactPicture(None, opened)))
                 continue
             contacts.append(await self._contact(opened))
             # A run that was drawn live played none: then the first that can be opened.
@@ -211,24 +211,24 @@ class _Desk:
             engine=opened.meta.engine,
         )
 
-    async def _strip(self, opened: ImageSet) -> tuple[Frame, ...]:
+    async def _strip(self, opened: ImageSet) -> tuple[ContactFrame, ...]:
         return tuple(
             [
-                Frame(step.number, step.final, await self._picture(step, self._narrow))
+                ContactFrame(step.number, step.final, await self._picture(step, self._narrow))
                 for step in spread(opened.steps)
             ]
         )
 
-    async def _picture(self, step: Step, width: int) -> Picture:
+    async def _picture(self, step: Step, width: int) -> ContactPicture:
         if not self._at_hand(step.key):
-            return Picture(None, AWAY)
+            return ContactPicture(None, AWAY)
         try:
             data = await self._library.image(step)
-            return Picture(await asyncio.to_thread(thumbnail, data, step.name, width=width))
+            return ContactPicture(await asyncio.to_thread(thumbnail, data, step.name, width=width))
         except BrokenSet as error:
-            return Picture(None, error.reason)
+            return ContactPicture(None, error.reason)
         except (BadImage, StoreError) as error:
-            return Picture(None, str(error))
+            return ContactPicture(None, str(error))
 
 
 def spread(steps: tuple[Step, ...], count: int = STRIP) -> tuple[Step, ...]:

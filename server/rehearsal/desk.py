@@ -19,8 +19,8 @@ import structlog
 
 from cache.threads import write_in_thread
 from server.clock import Clock, timeout_at
-from server.rehearsal.backstage import Backstage, BackstageError, Ended
-from server.rehearsal.kept import HTML, JSON, Digest, KeptReports, Outcome
+from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
+from server.rehearsal.kept import HTML, JSON, Digest, KeptReports, RehearsalOutcome
 from server.rehearsal.order import Order
 from server.rehearsal.report import Finding, Level
 from server.words import duration
@@ -50,7 +50,7 @@ class DeskError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class _RequestedRehearsal:
     """One rehearsal, from when it was asked for.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Published:
         key: lets whoever was told the state open it: a link in a page carries no token.
     """
 
-    outcome: Outcome
+    outcome: RehearsalOutcome
     key: str
 
 
@@ -101,7 +101,7 @@ class RehearsalDesk:
         self._kept = kept
         self._clock = clock
         self._limit = limit
-        self._attempt: _Attempt | None = None
+        self._attempt: _RequestedRehearsal | None = None
         self._task: asyncio.Task[None] | None = None
         self._newest: _Published | None = None
         self._cancelled_by = ""
@@ -130,7 +130,7 @@ class RehearsalDesk:
         """
         if self._task is not None:
             raise DeskError("rehearsing", "a rehearsal is under way: wait for it, or cancel it")
-        self._attempt = attempt = _Attempt(by, order, self._clock.now())
+        self._attempt = attempt = _RequestedRehearsal(by, order, self._clock.now())
         self._cancelled_by = ""
         self._task = asyncio.create_task(self._rehearse(attempt), name="rehearsal")
         _log.info("rehearsal_began", by=by, asked=order.plain())
@@ -213,7 +213,7 @@ class RehearsalDesk:
 
     # ------------------------------------------------------------ the rehearsal
 
-    async def _rehearse(self, attempt: _Attempt) -> None:
+    async def _rehearse(self, attempt: _RequestedRehearsal) -> None:
         status: Status = "failed"
         reason = ""
         try:
@@ -234,7 +234,7 @@ class RehearsalDesk:
             reason = f"{type(error).__name__}; the server's log says more"
         finally:
             self._task = None
-            self._attempt = _Attempt(
+            self._attempt = _RequestedRehearsal(
                 attempt.by,
                 attempt.order,
                 attempt.since,
@@ -245,7 +245,7 @@ class RehearsalDesk:
             self._tell(status, reason)
             self.changed()
 
-    async def _performed(self, attempt: _Attempt) -> Outcome:
+    async def _performed(self, attempt: _RequestedRehearsal) -> RehearsalOutcome:
         """Rehearse, and keep the report.
 
         Raises:
@@ -277,11 +277,13 @@ class RehearsalDesk:
         """Beside the event loop; cancelled, it is waited for: nothing is left half done."""
         return await write_in_thread(work, self._disk)
 
-    def _outcome(self, attempt: _Attempt, folder: Path, digest: Digest, *, html: bool) -> Outcome:
+    def _outcome(
+        self, attempt: _RequestedRehearsal, folder: Path, digest: Digest, *, html: bool
+    ) -> RehearsalOutcome:
         def count(level: Level) -> int:
             return sum(finding.level == level for finding in digest.findings)
 
-        return Outcome(
+        return RehearsalOutcome(
             name=self._kept.name_of(folder),
             by=attempt.by,
             asked=attempt.order.plain(),
@@ -311,7 +313,7 @@ class RehearsalDesk:
             _log.info("rehearsal_cancelled", reason=reason)
 
 
-def _published(outcome: Outcome) -> _Published:
+def _published(outcome: RehearsalOutcome) -> _Published:
     return _Published(outcome, secrets.token_urlsafe(16))
 
 
@@ -325,7 +327,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
     return finding.model_dump(mode="json")
 
 
-def _how(ended: Ended) -> str:
+def _how(ended: RehearsalEnded) -> str:
     """How a rehearsal came to nothing: the last that it said, or how it was ended."""
     if ended.status < 0:
         return f"it was killed by signal {-ended.status}"

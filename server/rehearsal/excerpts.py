@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from server.config.show import Show
-from server.timeline.schedule import EndlessLoop, Schedule, Slot, build_schedule
+from server.timeline.schedule import EndlessLoop, Schedule, ScreeningSlot, build_schedule
 
 SOME_DAY: Final = datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()
 """When a rehearsal of a show without times of the day begins: always then, so that two
@@ -27,7 +27,7 @@ class Excerpt:
     """
 
     opens: float
-    slot: Slot
+    slot: ScreeningSlot
     scheduled: bool
 
     @property
@@ -47,15 +47,15 @@ class Excerpts:
 
     excerpts: Sequence[Excerpt]
 
-    def slot_at(self, unix: float) -> Slot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:
         """See `Schedule.slot_at`."""
         on = (each for each in self.excerpts if each.opens <= unix < each.slot.end)
         return next((each.slot for each in on), None)
 
-    def next_after(self, unix: float) -> Slot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:
         """See `Schedule.next_after`; it starts where the excerpt does."""
         coming = (each for each in self.excerpts if each.opens > unix)
-        return next((Slot(each.opens, each.slot.end) for each in coming), None)
+        return next((ScreeningSlot(each.opens, each.slot.end) for each in coming), None)
 
     def after_step(self, by: float) -> Schedule:
         """See `Schedule.after_step`: nobody sets a rehearsal's clock."""
@@ -107,24 +107,24 @@ def in_a_row(
     """
     excerpts = []
     for _ in range(count):
-        slot = _part(Slot(opens, opens + show.duration), from_, to)
+        slot = _part(ScreeningSlot(opens, opens + show.duration), from_, to)
         excerpts.append(Excerpt(opens, slot, scheduled=False))
         opens = slot.end + gap
     return Excerpts(tuple(excerpts))
 
 
-def _following(schedule: Schedule, wall: float, count: int) -> list[Slot]:
-    slots: list[Slot] = []
+def _following(schedule: Schedule, wall: float, count: int) -> list[ScreeningSlot]:
+    slots: list[ScreeningSlot] = []
     while len(slots) < count and (slot := schedule.next_after(wall)) is not None:
         slots.append(slot)
         wall = slot.start
     return slots
 
 
-def _part(slot: Slot, from_: float, to: float | None) -> Slot:
+def _part(slot: ScreeningSlot, from_: float, to: float | None) -> ScreeningSlot:
     length = slot.end - slot.start
     until = length if to is None else min(to, length)
-    return Slot(slot.start - from_, slot.start - from_ + until, enters=from_)
+    return ScreeningSlot(slot.start - from_, slot.start - from_ + until, enters=from_)
 
 
 def _cut_off(excerpts: Sequence[Excerpt]) -> list[Excerpt]:

@@ -63,7 +63,7 @@ class Digest(BaseModel):
     findings: tuple[Finding, ...]
 
 
-class Outcome(BaseModel):
+class RehearsalOutcome(BaseModel):
     """A rehearsal that came to its end, in a few lines.
 
     Attributes:
@@ -107,14 +107,16 @@ class KeptReports:
         self.folder = folder
         self._most = most
 
-    def newest(self) -> Outcome | None:
+    def newest(self) -> RehearsalOutcome | None:
         """The last that came to its end, if its folder can be read; sweeps up what a crash left."""
         make_private(self.folder)
         for left in self._folders(under_way=True):
             shutil.rmtree(left, ignore_errors=True)
         for folder in reversed(self._folders()):
             with suppress(OSError, ValueError):
-                return Outcome.model_validate_json(fit_json((folder / _ABOUT).read_bytes()))
+                return RehearsalOutcome.model_validate_json(
+                    fit_json((folder / _ABOUT).read_bytes())
+                )
         return None
 
     def begin(self, wall: float) -> Path:
@@ -144,7 +146,7 @@ class KeptReports:
         """
         return Digest.model_validate_json((begun / JSON).read_bytes())
 
-    def keep(self, begun: Path, outcome: Outcome) -> None:
+    def keep(self, begun: Path, outcome: RehearsalOutcome) -> None:
         """Put a folder that is filled among the others, and let the oldest go.
 
         Raises:

@@ -30,7 +30,7 @@ class Came:
 
 
 @dataclass
-class Line:
+class SimulatedLine:
     """What the line is like.
 
     Attributes:
@@ -80,7 +80,7 @@ class LineStore:
         self,
         url: str,
         catalogue: Catalogue,
-        line: Line,
+        line: SimulatedLine,
         clock: Clock,
         lost: Callable[[Key], bool] = lambda _key: False,
     ) -> None:

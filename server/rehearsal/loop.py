@@ -23,7 +23,7 @@ class Stuck(RuntimeError):
     """Everybody waits for something that will never come."""
 
 
-class _Idle(selectors.SelectSelector):
+class _VirtualTimeSelector(selectors.SelectSelector):
     """Asked to wait for the world outside, it lets virtual time pass instead."""
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -44,7 +44,7 @@ class RehearsalLoop(asyncio.SelectorEventLoop):
     """Runs on a virtual clock: `asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock))`."""
 
     def __init__(self, clock: VirtualClock) -> None:
-        super().__init__(_Idle(clock))
+        super().__init__(_VirtualTimeSelector(clock))
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts

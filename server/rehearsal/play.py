@@ -44,7 +44,7 @@ from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.excerpts import Excerpts
 from server.rehearsal.inspection import Inspector
-from server.rehearsal.line import Came, Line, LineStore
+from server.rehearsal.line import Came, LineStore, SimulatedLine
 from server.rehearsal.report import ProbedEngine
 from server.rehearsal.understudies import TYPICAL_STEP, stand_ins
 from server.stage.stage import Stage, StageFrame
@@ -69,11 +69,11 @@ class Behind:
     """A store behind a line: what lies in it, and what the line carries."""
 
     catalogue: Catalogue
-    line: Line
+    line: SimulatedLine
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class Scenario:
     """What is rehearsed.
 
     Attributes:
@@ -103,7 +103,7 @@ class Scene:
     paces: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def line(self) -> Line | None:
+    def line(self) -> SimulatedLine | None:
         """The line to the store, if it is behind one."""
         return self.sets.line if isinstance(self.sets, Behind) else None
 
@@ -159,7 +159,7 @@ class Played:
 
 
 async def play(
-    scene: Scene, clock: VirtualClock, progress: Callable[[float], None] = lambda _share: None
+    scene: Scenario, clock: VirtualClock, progress: Callable[[float], None] = lambda _share: None
 ) -> Played:
     """Play every excerpt to its end. To be run in a `RehearsalLoop` of `clock`.
 
@@ -185,7 +185,7 @@ async def play(
         supply.library.want(plan.wanted)
         played = Played(plan, manifest, store_problem=problem, inspector=inspector)
         log = _NotingLog(played, supply, clock)
-        pace = _Pace(scene.paces)
+        pace = _StepTimes(scene.paces)
         ensemble = assemble(
             scene.show, PlanInForce(plan), supply, _circumstances(scene, clock, log, pace)
         )
@@ -215,7 +215,7 @@ async def play(
     return played
 
 
-class _Pace:
+class _StepTimes:
     """How long an engine is believed to take for a step, judged by what was drawn before."""
 
     def __init__(self, known: Mapping[str, float]) -> None:
@@ -242,7 +242,9 @@ async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
     return found
 
 
-def _circumstances(scene: Scene, clock: VirtualClock, log: MemoryLog, pace: _Pace) -> Circumstances:
+def _circumstances(
+    scene: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
+) -> Circumstances:
     chance = scene.chance
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Circumstances(
@@ -366,7 +368,7 @@ class _FolderThatMayFail(FolderStore):
 
 @asynccontextmanager
 async def _supply(
-    scene: Scene, clock: VirtualClock, needs: Callable[[], list[Need]], inspector: Inspector
+    scene: Scenario, clock: VirtualClock, needs: Callable[[], list[Need]], inspector: Inspector
 ) -> AsyncIterator[Supply]:
     settings = scene.show.settings.cache
     if isinstance(scene.sets, Path):
@@ -403,7 +405,7 @@ async def _supply(
         yield Supply(cache, library, prefetcher, cache, prefetcher)
 
 
-def _strike(scene: Scene, supply: Supply) -> None:
+def _strike(scene: Scenario, supply: Supply) -> None:
     """Now what is to fail fails."""
     if STORE not in scene.fail:
         return

@@ -17,8 +17,7 @@ from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import Store, StoreError
 from generator.plan import Plan
-from generator.verify import Finding as Verified
-from generator.verify import verify_sets
+from generator.verify import SetFinding, verify_sets
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
@@ -27,21 +26,21 @@ from server.memory import STATE, remembered
 from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue, read_catalogue
 from server.rehearsal.excerpts import Excerpts, upcoming
-from server.rehearsal.line import Line
+from server.rehearsal.line import SimulatedLine
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.other_findings import line_findings, remark_findings, unproven_findings
-from server.rehearsal.play import Behind, Played, Scene, play
+from server.rehearsal.play import Behind, Played, Scenario, play
 from server.rehearsal.report import (
-    Asked,
     Finding,
+    LineReport,
     ProbedEngine,
+    RehearsalOptions,
     RehearsedRun,
-    RehearsedShow,
     Report,
+    ReportedShow,
     ranked,
     verdict_of,
 )
-from server.rehearsal.report import Line as LineReport
 from server.rehearsal.room_findings import (
     cache_too_small,
     disk_space,
@@ -84,13 +83,13 @@ class Around:
 
     engines: tuple[ProbedEngine, ...]
     catalogue: Catalogue
-    verified: tuple[Verified, ...] = ()
+    verified: tuple[SetFinding, ...] = ()
     free: int | None = None
 
 
 def rehearse(
     show: Show,
-    asked: Asked,
+    asked: RehearsalOptions,
     *,
     wall: float,
     machine: tzinfo | None = None,
@@ -157,7 +156,9 @@ async def _ids_of_sets(show: Show) -> set[str]:
 # ---------------------------------------------------------------- beforehand
 
 
-async def look_around(show: Show, asked: Asked, known: Sequence[ProbedEngine] = ()) -> Around:
+async def look_around(
+    show: Show, asked: RehearsalOptions, known: Sequence[ProbedEngine] = ()
+) -> Around:
     """Ask the engines whether they are there, and the store what lies in it.
 
     Raises:
@@ -169,7 +170,9 @@ async def look_around(show: Show, asked: Asked, known: Sequence[ProbedEngine] = 
     return Around(engines, catalogue, verified, await asyncio.to_thread(_free, show))
 
 
-async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tuple[Verified, ...]]:
+async def _look_into_the_store(
+    show: Show, asked: RehearsalOptions
+) -> tuple[Catalogue, tuple[SetFinding, ...]]:
     """What lies in the store, and what is wrong with its images where that is asked for."""
 
     def wanted(manifest: Manifest) -> Mapping[str, str]:
@@ -183,7 +186,7 @@ async def _look_into_the_store(show: Show, asked: Asked) -> tuple[Catalogue, tup
         return await read_catalogue(store, cache, wanted), await _verified(show, asked, cache)
 
 
-async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, ...]:
+async def _verified(show: Show, asked: RehearsalOptions, store: Store) -> tuple[SetFinding, ...]:
     """Every image of every set, looked at wholly; what is far away is fetched for it."""
     if not asked.deep:
         return ()
@@ -193,7 +196,7 @@ async def _verified(show: Show, asked: Asked, store: Store) -> tuple[Verified, .
     manifest = library.manifest
     plan = show.plan(manifest.fingerprints)
     library.want(plan.wanted)
-    found: list[Verified] = []
+    found: list[SetFinding] = []
     with suppress(StoreError):
         async with aclosing(verify_sets(library, plan.actions)) as looking:
             found += [each async for each in looking]
@@ -209,26 +212,28 @@ def _free(show: Show) -> int | None:
     return None
 
 
-def _folder(show: Show, asked: Asked, store: Store) -> Path | None:
+def _folder(show: Show, asked: RehearsalOptions, store: Store) -> Path | None:
     """The folder that sets are read from as they are; None where there is a line."""
     if not isinstance(store, FolderStore) or show.settings.cache.copies == "always":
         return None
     return None if asked.bandwidth is not None or asked.latency else store.root
 
 
-def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: float) -> Scene:
+def _scene(
+    show: Show, asked: RehearsalOptions, around: Around, excerpts: Excerpts, wall: float
+) -> Scenario:
     memory = remembered(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     ahead = 1.0
     store = store_of(show)
     sets: Path | Behind | None = _folder(show, asked, store)
     if sets is None:
-        sets = Behind(around.catalogue, Line((asked.bandwidth or 0.0) / 8, asked.latency))
+        sets = Behind(around.catalogue, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency))
         if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
             left = min(excerpts.excerpts[0].opens - wall, AHEAD_AT_MOST)
             ahead = max(1.0, left // _MINUTE * _MINUTE)
-    return Scene(
+    return Scenario(
         show=show,
         excerpts=excerpts,
         chance=Chance(asked.seed),
@@ -251,7 +256,11 @@ def _scene(show: Show, asked: Asked, around: Around, excerpts: Excerpts, wall: f
 
 
 def _report(
-    asked: Asked, around: Around, scene: Scene, played: Played, times: Sequence[Finding]
+    asked: RehearsalOptions,
+    around: Around,
+    scene: Scenario,
+    played: Played,
+    times: Sequence[Finding],
 ) -> Report:
     show, excerpts = scene.show, scene.excerpts
     runs = runs_of(show, played, excerpts)
@@ -276,7 +285,7 @@ def _report(
     return Report(
         verdict=verdict_of(findings),
         findings=findings,
-        show=RehearsedShow(
+        show=ReportedShow(
             title=show.title,
             sheet=show.settings.show.cues,
             duration=show.duration,
@@ -309,7 +318,7 @@ def _not_told_otherwise(
 
 
 def _line(
-    show: Show, asked: Asked, around: Around, scene: Scene, played: Played
+    show: Show, asked: RehearsalOptions, around: Around, scene: Scenario, played: Played
 ) -> LineReport | None:
     if scene.line is None:
         return None
@@ -325,7 +334,7 @@ def _line(
     )
 
 
-def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[Finding]:
+def _of_sets(show: Show, asked: RehearsalOptions, around: Around, played: Played) -> list[Finding]:
     manifest = played.manifest
     a_day = len(show.settings.schedule.screenings)
     lost = {*asked.fail} - {"store", "engines"}
@@ -351,7 +360,7 @@ def _of_sets(show: Show, asked: Asked, around: Around, played: Played) -> list[F
 
 
 def _of_room(
-    around: Around, scene: Scene, played: Played, runs: Sequence[RehearsedRun]
+    around: Around, scene: Scenario, played: Played, runs: Sequence[RehearsedRun]
 ) -> list[Finding]:
     """Whether there is room for what comes over the line."""
     if scene.line is None:

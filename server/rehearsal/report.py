@@ -26,11 +26,11 @@ LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
 """The worst first."""
 
 
-class _Part(BaseModel):
+class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Finding(_Part):
+class Finding(_ReportModel):
     """One thing that is wrong, or worth knowing.
 
     Attributes:
@@ -80,7 +80,7 @@ def about(
     )
 
 
-class Setback(_Part):
+class Setback(_ReportModel):
     """One rung of a run gave way to the next.
 
     Attributes:
@@ -98,7 +98,7 @@ class Setback(_Part):
     reason: str
 
 
-class RehearsedRun(_Part):
+class RehearsedRun(_ReportModel):
     """One run, as it was played.
 
     Attributes:
@@ -157,7 +157,7 @@ class RehearsedRun(_Part):
         return sum(due is None for due in self.due)
 
 
-class SheetCue(_Part):
+class SheetCue(_ReportModel):
     """One cue of the sheet: for the timeline.
 
     Attributes:
@@ -175,7 +175,7 @@ class SheetCue(_Part):
     action_id: str | None = None
 
 
-class RehearsedScreening(_Part):
+class RehearsedScreening(_ReportModel):
     """One screening.
 
     Attributes:
@@ -193,7 +193,7 @@ class RehearsedScreening(_Part):
     runs: int
 
 
-class ProbedEngine(_Part):
+class ProbedEngine(_ReportModel):
     """One engine.
 
     Attributes:
@@ -211,7 +211,7 @@ class ProbedEngine(_Part):
     detail: str
 
 
-class Fetched(_Part):
+class Fetched(_ReportModel):
     """One set that came over the line: for the timeline.
 
     Attributes:
@@ -233,7 +233,7 @@ class Fetched(_Part):
     files: int
 
 
-class Line(_Part):
+class LineReport(_ReportModel):
     """The line to the store, where it was part of the rehearsal.
 
     Attributes:
@@ -253,7 +253,7 @@ class Line(_Part):
     ready_at: float | None
 
 
-class Variety(_Part):
+class Variety(_ReportModel):
     """Which of an action's sets were played.
 
     Attributes:
@@ -269,7 +269,7 @@ class Variety(_Part):
     played: tuple[int, ...]
 
 
-class Asked(_Part):
+class RehearsalOptions(_ReportModel):
     """What was asked for.
 
     Attributes:
@@ -293,7 +293,7 @@ class Asked(_Part):
     deep: bool = False
 
 
-class RehearsedShow(_Part):
+class ReportedShow(_ReportModel):
     """Which show.
 
     Attributes:
@@ -317,7 +317,7 @@ class RehearsedShow(_Part):
     store: str
 
 
-class Report(_Part):
+class Report(_ReportModel):
     """The whole of it.
 
     Attributes:
@@ -336,13 +336,13 @@ class Report(_Part):
 
     verdict: Verdict
     findings: tuple[Finding, ...]
-    show: RehearsedShow | None
-    asked: Asked
+    show: ReportedShow | None
+    asked: RehearsalOptions
     screenings: tuple[RehearsedScreening, ...] = ()
     cues: tuple[RehearsedRun, ...] = ()
     sheet: tuple[SheetCue, ...] = ()
     engines: tuple[ProbedEngine, ...] = ()
-    line: Line | None = None
+    line: LineReport | None = None
     fetched: tuple[Fetched, ...] = ()
     variety: tuple[Variety, ...] = ()
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
-from server.rehearsal.report import Finding, Level, Line, ProbedEngine, RehearsedRun
+from server.rehearsal.report import Finding, Level, LineReport, ProbedEngine, RehearsedRun
 
 Fit = Literal["squeeze", "recorded"]
 
@@ -30,7 +30,7 @@ def run_findings(
     runs: Sequence[RehearsedRun],
     engines: Iterable[ProbedEngine],
     fit: Fit,
-    line: Line | None,
+    line: LineReport | None,
     *,
     crowded: bool = False,
 ) -> list[Finding]:
@@ -163,7 +163,7 @@ def _overlapping(runs: Sequence[RehearsedRun]) -> list[Finding]:
     ]
 
 
-def _late(runs: Sequence[RehearsedRun], line: Line | None, *, crowded: bool) -> list[Finding]:
+def _late(runs: Sequence[RehearsedRun], line: LineReport | None, *, crowded: bool) -> list[Finding]:
     """Runs of which not every preview was here in time."""
     thinned = [
         run for run in runs if run.outcome not in {"held", "cut"} and run.left_out and run.due

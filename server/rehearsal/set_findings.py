@@ -14,7 +14,7 @@ from cache.library import SetFlaw
 from cache.manifest import Manifest, ManifestAction
 from generator.plan import Action, Plan, Planned
 from generator.provenance import changes
-from generator.verify import Finding as Verified
+from generator.verify import SetFinding
 from server.config.show import Show
 from server.providers.static import Fault
 from server.rehearsal.catalogue import Catalogue
@@ -84,7 +84,7 @@ def played_flaws(faults: Mapping[tuple[str, int], Fault]) -> Iterator[Flawed]:
         yield Flawed(action_id, number, _CODES[fault.flaw], fault.reason)
 
 
-def verified_flaws(found: Iterable[Verified]) -> Iterator[Flawed]:
+def verified_flaws(found: Iterable[SetFinding]) -> Iterator[Flawed]:
     """What looking through every image found."""
     for each in found:
         code = _CODES[each.flaw] if each.flaw is not None else _VERIFIED[each.code]

@@ -74,7 +74,7 @@ class WireMessage(BaseModel):
 # ---------------------------------------------------------------- screen -> server
 
 
-class Hello(WireMessage):
+class ScreenHello(WireMessage):
     """The first message of a screen: who it is and how it takes its frames."""
 
     type: Literal["hello"] = "hello"
@@ -84,7 +84,7 @@ class Hello(WireMessage):
     token: str | None = Field(default=None, max_length=512, repr=False)
 
 
-class SyncRequest(WireMessage):
+class ScreenSyncRequest(WireMessage):
     """One sample of clock synchronisation; `t0` is the screen's own time, sent back as it came."""
 
     type: Literal["sync"] = "sync"
@@ -116,7 +116,7 @@ class Glyphs(WireMessage):
     count: int = Field(default=0, ge=0, le=100_000)
 
 
-FromScreen = Hello | SyncRequest | Presented | Log | Glyphs
+FromScreen = ScreenHello | ScreenSyncRequest | Presented | Log | Glyphs
 _FROM_SCREEN: TypeAdapter[FromScreen] = TypeAdapter(
     Annotated[FromScreen, Field(discriminator="type")]
 )
@@ -208,7 +208,7 @@ class Display(WireMessage):
     texts: dict[str, str] = Field(default_factory=dict)
 
 
-class Word(WireMessage):
+class CaptionWord(WireMessage):
     """One word of a caption and when it is spoken."""
 
     word: str
@@ -252,7 +252,7 @@ class Caption(WireMessage):
 
     type: Literal["caption"] = "caption"
     text: str
-    words: tuple[Word, ...] = ()
+    words: tuple[CaptionWord, ...] = ()
     at: Moment
     until: Moment
 
@@ -292,7 +292,7 @@ class Slider(WireMessage):
     at: Moment
 
 
-class Run(WireMessage):
+class RunStarted(WireMessage):
     """A picture begins to be drawn; it voids every run before it."""
 
     type: Literal["run"] = "run"
@@ -302,7 +302,7 @@ class Run(WireMessage):
     steps: int
 
 
-class Frame(WireMessage):
+class FrameHeader(WireMessage):
     """Header of a frame. `step` counts from 1; the last, `final`, is step `steps`."""
 
     type: Literal["frame"] = "frame"
@@ -315,7 +315,7 @@ class Frame(WireMessage):
     media_type: str
 
 
-class FrameByUrl(Frame):
+class FrameByUrl(FrameHeader):
     """A frame for screens that fetch: the same header, and where the picture is."""
 
     url: str
@@ -379,7 +379,7 @@ class Snapshot(WireMessage):
     caption: Caption | None = None
     typing: Typing | None = None
     slider: Slider | None = None
-    run: Run | None = None
+    run: RunStarted | None = None
     frame: FrameByUrl | None = None
     picture: FrameByUrl | None = None
 
@@ -405,8 +405,8 @@ ToScreen = (
     | Caption
     | Typing
     | Slider
-    | Run
-    | Frame
+    | RunStarted
+    | FrameHeader
     | FrameByUrl
     | RunEnd
     | Hold
@@ -427,7 +427,7 @@ def numbered_name(name: str, number: int) -> str:
     return name[: MAX_NAME - len(suffix)] + suffix
 
 
-def encode_frame(header: Frame, image: bytes) -> bytes:
+def encode_frame(header: FrameHeader, image: bytes) -> bytes:
     """One binary message: header length, header, picture."""
     head = header.encode().encode()
     return b"".join((_HEADER_LENGTH.pack(len(head)), head, image))

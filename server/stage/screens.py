@@ -17,7 +17,7 @@ from server.access import Access, AccessDenied
 from server.clock import Clock
 from server.connections import identified
 from server.metrics import Metrics
-from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, Patience, close, refuse
+from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, InboundLimiter, close, refuse
 from server.stage import messages as wire
 from server.stage.pace import told
 from server.stage.presence import ScreenPresence
@@ -80,7 +80,7 @@ class ScreenSocket:
             await refuse(websocket, error)
             return
         await websocket.accept()
-        patience = Patience(self._clock)
+        patience = InboundLimiter(self._clock)
         code = POLICY_VIOLATION
         try:
             async with asyncio.timeout(HELLO_WITHIN):
@@ -94,12 +94,12 @@ class ScreenSocket:
             pass
         await close(websocket, code)
 
-    async def _hello(self, websocket: WebSocket, patience: Patience) -> wire.Hello:
+    async def _hello(self, websocket: WebSocket, patience: InboundLimiter) -> wire.ScreenHello:
         while True:
             message = await self._receive(websocket, patience)
             if message is None:
                 continue
-            if not isinstance(message, wire.Hello):
+            if not isinstance(message, wire.ScreenHello):
                 await self._refuse(websocket, patience, "hello_first", "say hello first")
                 continue
             if message.protocol != wire.PROTOCOL:
@@ -113,7 +113,9 @@ class ScreenSocket:
                 raise Abuse from None
             return message
 
-    async def _perform(self, websocket: WebSocket, hello: wire.Hello, patience: Patience) -> int:
+    async def _perform(
+        self, websocket: WebSocket, hello: wire.ScreenHello, patience: InboundLimiter
+    ) -> int:
         """Play to one screen until it goes; the code to close with."""
         if not self._seats.admits(hello.screen):
             text = f"{self._seats.most} screens are here already"
@@ -164,7 +166,7 @@ class ScreenSocket:
 
     async def _send(self, websocket: WebSocket, screen: Screen) -> None:
         while True:
-            # What was sent has no name here while the next is waited for: see `Mailbox.take`.
+            # What was sent has no name here while the next is waited for: see `ScreenMailbox.take`.
             await self._send_one(websocket, screen, await screen.mailbox.take())
 
     async def _send_one(self, websocket: WebSocket, screen: Screen, item: str | StageFrame) -> None:
@@ -190,13 +192,13 @@ class ScreenSocket:
         else:
             await websocket.send_bytes(frame.message)
 
-    async def _listen(self, websocket: WebSocket, screen: Screen, patience: Patience) -> None:
+    async def _listen(self, websocket: WebSocket, screen: Screen, patience: InboundLimiter) -> None:
         while True:
             message = await self._receive(websocket, patience)
             received_at = self._clock.now()
             screen.liveness.heard(received_at)
             match message:
-                case wire.SyncRequest():
+                case wire.ScreenSyncRequest():
                     screen.liveness.synced(received_at)
                     # Past the mailbox: a picture on its way must not pass for latency.
                     reply = wire.SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
@@ -214,14 +216,16 @@ class ScreenSocket:
                     )
                 case wire.Glyphs():
                     screen.lacks, screen.lacks_count = message.missing, message.count
-                case wire.Hello():
+                case wire.ScreenHello():
                     await self._refuse(
                         websocket, patience, "hello_again", "hello is said once a connection"
                     )
                 case None:
                     pass
 
-    async def _receive(self, websocket: WebSocket, patience: Patience) -> wire.FromScreen | None:
+    async def _receive(
+        self, websocket: WebSocket, patience: InboundLimiter
+    ) -> wire.FromScreen | None:
         """The next message; None for one that was refused."""
         event: Any = await websocket.receive()
         if event["type"] == "websocket.disconnect":
@@ -247,7 +251,7 @@ class ScreenSocket:
         await websocket.send_text(wire.Error(code="bad_time", message=text).encode())
 
     async def _refuse(
-        self, websocket: WebSocket, patience: Patience, code: str, message: str
+        self, websocket: WebSocket, patience: InboundLimiter, code: str, message: str
     ) -> None:
         self._metrics.screen_errors.labels(code=code).inc()
         await websocket.send_text(wire.Error(code=code, message=message).encode())

@@ -23,7 +23,7 @@ from server.stage.liveness import Liveness
 from server.stage.pace import heard, told
 from server.tempo import REAL_TIME, Tempo
 
-Outcome = Literal["completed", "cut", "held"]
+Ending = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
 
 KEEP_BYTES = 96 * 2**20
@@ -47,12 +47,12 @@ class StageFrame:
     The header is in the show's time, the message in that of the screens.
     """
 
-    header: wire.Frame
+    header: wire.FrameHeader
     message: bytes
     image_at: int
 
     @classmethod
-    def of(cls, header: wire.Frame, image: bytes, tempo: Tempo = REAL_TIME) -> StageFrame:
+    def of(cls, header: wire.FrameHeader, image: bytes, tempo: Tempo = REAL_TIME) -> StageFrame:
         """Encode it, once."""
         message = wire.encode_frame(told(header, tempo), image)
         return cls(header, message, len(message) - len(image))
@@ -80,9 +80,9 @@ class Performance:
     are over are let go, so that what is kept is bounded by `KEEP_BYTES` and what is ahead.
     """
 
-    def __init__(self, run: wire.Run, wake: Callable[[], None]) -> None:
+    def __init__(self, run: wire.RunStarted, wake: Callable[[], None]) -> None:
         self.run = run
-        self.outcome: Outcome | None = None
+        self.outcome: Ending | None = None
         self._frames: list[StageFrame] = []
         self._due: list[float] = []
         self._let_go = 0
@@ -108,7 +108,7 @@ class Performance:
             over -= 1
         self._wake()
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Ending) -> None:
         """No more frames will come; the first word counts."""
         if self.outcome is None:
             self.outcome = outcome
@@ -134,7 +134,7 @@ class Performance:
         return self._due[ahead] if waiting > AHEAD_BYTES else None
 
 
-class Mailbox:
+class ScreenMailbox:
     """What one screen has still to be told: a few messages, then the run's next frame."""
 
     def __init__(self, clock: Clock) -> None:
@@ -251,7 +251,7 @@ class Screen:
     name: str
     asked: str
     frames: FrameStyle
-    mailbox: Mailbox
+    mailbox: ScreenMailbox
     joined_at: float
     liveness: Liveness
     painted: tuple[str, int] | None = None
@@ -345,7 +345,9 @@ class Stage:
         asked, name = name, self._free_name(name)
         now = self.clock.now()
         alive = Liveness(self.tempo.to_real(now))
-        screen = Screen(name, asked, frames, Mailbox(self.clock), joined_at=now, liveness=alive)
+        screen = Screen(
+            name, asked, frames, ScreenMailbox(self.clock), joined_at=now, liveness=alive
+        )
         welcome = wire.Welcome(
             screen=name,
             server_time=now,
@@ -459,7 +461,7 @@ class Stage:
         self._scenery = _Scenery(self._scenery.screening)
         self.tell(wire.Screening(status="active", started_at=started_at))
 
-    def begin(self, run: wire.Run) -> Performance:
+    def begin(self, run: wire.RunStarted) -> Performance:
         """A run begins; it voids the one before it, on every screen, at once."""
         self.cut()
         performance = Performance(run, self._wake)

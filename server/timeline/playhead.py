@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.timeline.schedule import Schedule, Slot
+from server.timeline.schedule import Schedule, ScreeningSlot
 
 BURST = 2.0
 """Seconds of lost time beyond which cues are passed over instead of fired late."""
@@ -281,7 +281,7 @@ class Playhead:
             return False
         return self._origin + self._limit - now < CLOCK_STEP
 
-    def _begin(self, slot: Slot, now: float, wall: float) -> list[Event]:
+    def _begin(self, slot: ScreeningSlot, now: float, wall: float) -> list[Event]:
         """Stand where the schedule says: at the start of `slot`, or in the middle of it."""
         position = wall - slot.start
         fresh = not self._active or slot.start != self._known_slot

@@ -23,7 +23,7 @@ _LOOKAHEAD_DAYS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ScreeningSlot:
     """One screening's place in time: Unix seconds, `end` exclusive.
 
     Attributes:
@@ -44,11 +44,11 @@ class Slot:
 class Schedule(Protocol):
     """Answers when screenings are; Unix seconds throughout."""
 
-    def slot_at(self, unix: float) -> Slot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:
         """The screening that is on at `unix`, if one is."""
         ...
 
-    def next_after(self, unix: float) -> Slot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:
         """The first screening that starts after `unix`, if there is one."""
         ...
 
@@ -68,11 +68,11 @@ class Schedule(Protocol):
 class ManualSchedule:
     """Nothing starts by itself."""
 
-    def slot_at(self, unix: float) -> Slot | None:  # noqa: ARG002 - the port's signature
+    def slot_at(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - the port's signature
         """Never one."""
         return None
 
-    def next_after(self, unix: float) -> Slot | None:  # noqa: ARG002
+    def next_after(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002
         """Never one."""
         return None
 
@@ -94,12 +94,12 @@ class EndlessLoop:
     duration: float
     gap: float = 0.0
 
-    def slot_at(self, unix: float) -> Slot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:
         """The screening that is on at `unix`, unless it is the gap."""
         slot = self._slot(self._number(unix))
         return slot if unix in slot else None
 
-    def next_after(self, unix: float) -> Slot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:
         """The next round's."""
         return self._slot(self._number(unix) + 1)
 
@@ -118,9 +118,9 @@ class EndlessLoop:
             return number + 1
         return number if self._slot(number).start <= unix else number - 1
 
-    def _slot(self, number: int) -> Slot:
+    def _slot(self, number: int) -> ScreeningSlot:
         start = self.anchor + number * (self.duration + self.gap)
-        return Slot(start, start + self.duration)
+        return ScreeningSlot(start, start + self.duration)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class DailySchedule:
     days: tuple[Day, ...] = _DAYS
     gap: float = 0.0
 
-    def slot_at(self, unix: float) -> Slot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:
         """The screening that is on: the latest to have begun, where two overlap."""
         found = None
         # two days, because what is past midnight belongs to the day before and may pass another
@@ -152,7 +152,7 @@ class DailySchedule:
                 found = slot
         return found
 
-    def next_after(self, unix: float) -> Slot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:
         """The first screening that starts after `unix`, up to a week ahead."""
         for ahead in (1, _LOOKAHEAD_DAYS):  # nearly always it is today or tomorrow
             for slot in self._around(unix, back=1, ahead=ahead):
@@ -177,7 +177,7 @@ class DailySchedule:
         del by
         return self
 
-    def _around(self, unix: float, back: int, ahead: int) -> Iterator[Slot]:
+    def _around(self, unix: float, back: int, ahead: int) -> Iterator[ScreeningSlot]:
         today = datetime.fromtimestamp(unix, self.zone).date()
         slots = [
             slot
@@ -186,13 +186,13 @@ class DailySchedule:
         ]
         yield from sorted(slots, key=lambda slot: slot.start)
 
-    def _day(self, day: date) -> Iterator[Slot]:
+    def _day(self, day: date) -> Iterator[ScreeningSlot]:
         if _DAYS[day.weekday()] not in self.days:
             return
         if self.opens is not None and self.closes is not None:
             start, closing = self._unix(day, self.opens), self._closing(day, self.opens)
             while start < closing:
-                yield Slot(start, min(start + self.duration, closing))
+                yield ScreeningSlot(start, min(start + self.duration, closing))
                 start += self.duration + self.gap
             return
         closing = self._closing(day, self.starts[0])
@@ -201,7 +201,7 @@ class DailySchedule:
             night = night or text < before
             start = self._unix(day + timedelta(days=1) if night else day, text)
             if start < closing:
-                yield Slot(start, start + self.duration)
+                yield ScreeningSlot(start, start + self.duration)
 
     def _closing(self, day: date, first: str) -> float:
         if self.closes is None:

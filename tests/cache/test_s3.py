@@ -26,7 +26,7 @@ from cache.index import load_manifest, update_manifest
 from cache.keys import MANIFEST, parse_key
 from cache.manifest import Manifest, ManifestAction
 from cache.s3 import S3Store
-from cache.s3_client import Patience, read_time
+from cache.s3_client import RetryPolicy, read_time
 from cache.store import (
     Conflict,
     Entry,
@@ -58,7 +58,7 @@ from tests.cache.store_contract import StoreContract, listed
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = parse_key("actions/a/sets/0/1.jpg")
-HASTE = Patience(
+HASTE = RetryPolicy(
     connect=0.5,
     silence=0.3,
     attempt=0.6,
@@ -395,7 +395,7 @@ async def test_a_turn_that_lapses_is_given_up_and_its_claim_left(
     monkeypatch.setattr(cache.s3, "LEASE", 1.0)
     async with (
         FaultyProxy(rclone_server.port) as proxy,
-        through(proxy, rclone_server.new_bucket(), patience=Patience()) as store,
+        through(proxy, rclone_server.new_bucket(), patience=RetryPolicy()) as store,
     ):
         proxy.rule = lambda request: (
             SILENT if request.method == "PUT" and request.path.endswith(MANIFEST) else None
@@ -461,7 +461,7 @@ def through(
     proxy: FaultyProxy,
     bucket: str,
     *,
-    patience: Patience = HASTE,
+    patience: RetryPolicy = HASTE,
     credentials: S3Credentials = TRUSTED,
     **options: Any,
 ) -> S3Store:
@@ -575,7 +575,7 @@ async def test_pauses_grow_are_random_and_bounded(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    patience = Patience(attempts=8, first_pause=0.1, longest_pause=0.5)
+    patience = RetryPolicy(attempts=8, first_pause=0.1, longest_pause=0.5)
     async with through(proxy, moto_server.new_bucket(), patience=patience, sleep=sleep) as store:
         proxy.rule = lambda _: SLOW_DOWN
         with pytest.raises(StoreUnavailable):
@@ -658,7 +658,7 @@ async def test_a_bucket_that_is_missing_is_named(server: S3Server) -> None:
 async def test_what_is_cancelled_leaves_nothing_open(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
-    async with through(proxy, moto_server.new_bucket(), patience=Patience()) as store:
+    async with through(proxy, moto_server.new_bucket(), patience=RetryPolicy()) as store:
         await store.put(KEY, b"x" * 1000)
         for fault in (SILENT, TRICKLE):
             proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
@@ -693,7 +693,7 @@ async def test_connections_are_few_and_their_queue_is_not_the_servers_silence(
             return await whole(head, body)
 
         proxy._ask = counted  # type: ignore[method-assign]
-        patience = Patience(attempt=0.8, total=0.8, attempts=1)
+        patience = RetryPolicy(attempt=0.8, total=0.8, attempts=1)
         bucket = moto_server.new_bucket()
         async with through(proxy, bucket, patience=patience, connections=3) as store:
             # Each has its own key: moto answers 500 where two write the same at once.

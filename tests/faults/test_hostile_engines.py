@@ -21,7 +21,7 @@ from cache.credentials import S3Credentials
 from cache.images import BadImage, decode_check
 from cache.keys import Key
 from cache.s3 import S3Store
-from cache.s3_client import Patience
+from cache.s3_client import RetryPolicy
 from cache.store import StoreError
 from generator.engine import DrawingFailed, Engine, EngineError, EngineUnavailable
 from generator.engines._comfyui.listening import Heard, HeardQueue, listening
@@ -178,7 +178,7 @@ async def test_lines_are_what_they_were() -> None:
 
 @pytest.mark.parametrize("harm", HARMS)
 async def test_a_store(harm: Harm) -> None:
-    patience = Patience(silence=0.5, attempt=1.0, total=2.0, attempts=1)
+    patience = RetryPolicy(silence=0.5, attempt=1.0, total=2.0, attempts=1)
     async with hostile(harm) as it:
         store = S3Store(
             "bucket", endpoint_url=it.url, credentials=S3Credentials("a", "b"), patience=patience

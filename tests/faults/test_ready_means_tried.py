@@ -27,7 +27,7 @@ from server.engines.live import LiveEngines
 from server.providers.live import LiveEngine
 from server.rehearsal.looks import Looks
 from server.rehearsal.rehearsal import rehearse
-from server.rehearsal.report import Asked
+from server.rehearsal.report import RehearsalOptions
 from tests.helpers.engines import drawing
 from tests.helpers.house import house
 from tests.helpers.pictures import picture
@@ -73,7 +73,7 @@ def elsewhere(show: TinyShow, disk: Path) -> None:
 def verdict(folder: Path) -> tuple[str, set[str]]:
     """What a rehearsal says, and the codes of its errors."""
     show = load_show(folder, {}, {})
-    report = rehearse(show, Asked(seed=1), wall=1_800_000_000.0)
+    report = rehearse(show, RehearsalOptions(seed=1), wall=1_800_000_000.0)
     return report.verdict, {each.code for each in report.findings if each.level == "error"}
 
 

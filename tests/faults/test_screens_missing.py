@@ -204,8 +204,8 @@ def test_in_the_metrics() -> None:
 
 def play(room: Room, joined: Screen, run: str, due: float) -> StageFrame:
     """A run of one frame, sent at once."""
-    performance = room.stage.begin(wire.Run(run=run, cue="c", prompt="p", steps=1))
-    header = wire.Frame(
+    performance = room.stage.begin(wire.RunStarted(run=run, cue="c", prompt="p", steps=1))
+    header = wire.FrameHeader(
         run=run, cue="c", step=1, steps=1, final=True, present_at=due, media_type="image/png"
     )
     frame = StageFrame.of(header, b"picture")

@@ -16,7 +16,7 @@ import pytest
 from cache.credentials import S3Credentials
 from cache.keys import Key
 from cache.s3 import S3Store
-from cache.s3_client import Patience
+from cache.s3_client import RetryPolicy
 from cache.store import StoreDenied, StoreError
 from cache.urls import BadStoreAddress, open_store
 from generator.engine import EngineError
@@ -160,7 +160,7 @@ async def test_all_that_is_far_goes_through_one_proxy(monkeypatch: pytest.Monkey
             "art",
             endpoint_url="http://s3.example",
             credentials=S3Credentials("a", "b"),
-            patience=Patience(attempts=1),
+            patience=RetryPolicy(attempts=1),
         )
         async with store:
             with pytest.raises(StoreError) as denied:

@@ -22,12 +22,12 @@ from cache.library import Library
 from cache.store import MemoryStore, Store, StoreFull
 from generator.batch import (
     MISSES,
+    BatchOutcome,
     Began,
     Event,
     Finished,
     GaveUp,
     Left,
-    Outcome,
     PutBack,
     run_batch,
 )
@@ -109,7 +109,7 @@ async def stock(store: Store, actions: list[Action]) -> list[Holding]:
 
 async def drawn_batch(
     store: Store, actions: list[Action], wanted: int, *engines: Engine
-) -> Outcome:
+) -> BatchOutcome:
     jobs = jobs_for(await stock(store, actions), wanted)
     return await run_batch(jobs, engines or (Pencil(),), store, sleep=no_time)
 
@@ -353,7 +353,7 @@ async def test_a_limit_spaces_out_what_is_begun() -> None:
 
 
 async def test_no_jobs_are_done_at_once() -> None:
-    assert await run_batch([], [Pencil()], MemoryStore()) == Outcome()
+    assert await run_batch([], [Pencil()], MemoryStore()) == BatchOutcome()
 
 
 # ---------------------------------------------------------------- several at once

@@ -33,7 +33,7 @@ from generator.engine import (
 from generator.engines._diffusers.channel import Cancelled, Channel
 from generator.engines._diffusers.faults import translated
 from generator.engines._diffusers.profile import Profile
-from generator.engines.diffusers import DiffusersEngine, Settings
+from generator.engines.diffusers import DiffusersEngine, DiffusersSettings
 from generator.recipe import Lora, PipelineKind, Recipe
 from tests.generator.engine_contract import (
     EngineContract,
@@ -85,14 +85,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def engine(models: Path) -> Iterator[DiffusersEngine]:
     del models
-    engine = DiffusersEngine(Settings(device="cpu", keep_models=3, previews="vae"))
+    engine = DiffusersEngine(DiffusersSettings(device="cpu", keep_models=3, previews="vae"))
     yield engine
     engine.close()
 
 
 @contextmanager
 def engine_with(**settings: Any) -> Iterator[DiffusersEngine]:
-    engine = DiffusersEngine(Settings(device="cpu", **settings))
+    engine = DiffusersEngine(DiffusersSettings(device="cpu", **settings))
     try:
         yield engine
     finally:
@@ -308,7 +308,7 @@ class TestPreviews:
             vae = None
 
         with pytest.raises(AttributeError):  # auto on a CPU goes straight to the matrix
-            decoder_for(Vaeless(), Settings(tiny_decoder="nobody/nothing"), "cpu")
+            decoder_for(Vaeless(), DiffusersSettings(tiny_decoder="nobody/nothing"), "cpu")
 
 
 @needs_diffusers
@@ -812,5 +812,5 @@ def test_importing_the_engine_imports_no_torch() -> None:
 
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="keep_models"):
-        Settings(keep_models=0)
-    assert Settings() == Settings()
+        DiffusersSettings(keep_models=0)
+    assert DiffusersSettings() == DiffusersSettings()

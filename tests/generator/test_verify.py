@@ -17,7 +17,7 @@ from cache.store import MemoryStore
 from generator.engines.sketch import SketchEngine
 from generator.plan import Action
 from generator.recorder import Recorder
-from generator.verify import Finding, verify_sets
+from generator.verify import SetFinding, verify_sets
 from tests.generator.engine_contract import recipe
 
 ACTION = Action("prompt_001", "prompt", 0, 0.0, "P4", "boats", None, recipe(steps=2))
@@ -30,7 +30,7 @@ async def recorded() -> MemoryStore:
     return store
 
 
-async def findings(store: MemoryStore, action: Action = ACTION) -> list[Finding]:
+async def findings(store: MemoryStore, action: Action = ACTION) -> list[SetFinding]:
     async with store:
         library = Library(store)
         await library.refresh()

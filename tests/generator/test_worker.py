@@ -18,7 +18,7 @@ from cache.index import load_manifest
 from cache.keys import meta_key
 from cache.library import Library
 from cache.store import MemoryStore, StoreFull, StoreUnavailable
-from generator.batch import Began, Event, Outcome, Said, run_batch
+from generator.batch import BatchOutcome, Began, Event, Said, run_batch
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -300,7 +300,7 @@ def action(number: int = 1) -> Action:
 class TestSetsThatAWorkerKeepsItself:
     async def batch(
         self, worker: Worker, store: MemoryStore, jobs: list[Job], **options: Any
-    ) -> tuple[Outcome, list[str]]:
+    ) -> tuple[BatchOutcome, list[str]]:
         said: list[str] = []
 
         def watch(event: Event) -> None:

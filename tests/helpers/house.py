@@ -39,7 +39,7 @@ from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.stage.presence import ScreenPresence
-from server.stage.stage import Mailbox, Stage, StageFrame
+from server.stage.stage import ScreenMailbox, Stage, StageFrame
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.schedule import build_schedule
@@ -69,7 +69,7 @@ def as_message(item: str | StageFrame) -> dict[str, Any]:
     return message
 
 
-async def waiting(mailbox: Mailbox) -> list[str | StageFrame]:
+async def waiting(mailbox: ScreenMailbox) -> list[str | StageFrame]:
     """Everything that a screen could be sent now."""
     taken: list[str | StageFrame] = []
     while True:

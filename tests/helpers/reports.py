@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from server.rehearsal.report import (
-    Asked,
     Fetched,
     Finding,
-    Line,
+    LineReport,
     ProbedEngine,
+    RehearsalOptions,
     RehearsedRun,
     RehearsedScreening,
-    RehearsedShow,
     Report,
+    ReportedShow,
     Setback,
     SheetCue,
     Variety,
@@ -179,7 +179,7 @@ def full_report(
     return Report(
         verdict=verdict_of(found),
         findings=tuple(found),
-        show=RehearsedShow(
+        show=ReportedShow(
             title=title,
             sheet="cues.json",
             duration=DURATION,
@@ -189,7 +189,7 @@ def full_report(
             mode="static",
             store="s3://bucket/ghost-light",
         ),
-        asked=Asked(
+        asked=RehearsalOptions(
             seed=7,
             screenings=screenings,
             bandwidth=10e6,
@@ -216,7 +216,7 @@ def full_report(
             ProbedEngine(name="attic", kind="comfyui", local=False, state="dead", detail="refused"),
             ProbedEngine(name="here", kind="diffusers", local=True, state="not asked", detail=""),
         ),
-        line=Line(
+        line=LineReport(
             bits_per_second=10e6,
             latency=0.05,
             here_bytes=0,

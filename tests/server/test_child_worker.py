@@ -25,7 +25,7 @@ from server.clock import SystemClock
 from server.config.sections import EngineSection
 from server.engines.child import (
     TOKEN_VARIABLE,
-    Assignment,
+    ChildAssignment,
     ChildFailed,
     _Voice,
     child_environment,
@@ -211,7 +211,7 @@ async def test_it_ends_when_its_standard_input_closes() -> None:
     )
     assert child.stdin is not None
     assert child.stdout is not None
-    assignment = Assignment(engine=SKETCH, probe=recipe(steps=1))
+    assignment = ChildAssignment(engine=SKETCH, probe=recipe(steps=1))
     child.stdin.write(assignment.model_dump_json().encode() + b"\n")
     async with asyncio.timeout(PATIENCE):
         assert b"http://127.0.0.1:" in await child.stdout.readline()

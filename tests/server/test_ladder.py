@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.modes.forces import Force
-from server.modes.ladder import Asked, Decision, EngineOutlook, Outlook, Sets, asked, decide
+from server.modes.ladder import Decision, EngineOutlook, Outlook, Sets, WantedMode, asked, decide
 
 GPU = EngineOutlook("gpu", local=True)
 CLOUD = EngineOutlook("cloud")
@@ -52,12 +52,12 @@ LADDERS: list[tuple[str, Sets, dict[str, Any], list[str]]] = [
 def test_the_ladder_of_a_mode(
     mode: Any, sets: Sets, known: dict[str, Any], expected: list[str]
 ) -> None:
-    assert rungs(decide(Asked(mode, "because"), Outlook(sets, **known))) == expected
+    assert rungs(decide(WantedMode(mode, "because"), Outlook(sets, **known))) == expected
 
 
 def test_engines_of_a_kind_keep_their_order() -> None:
     engines = [EngineOutlook("b"), EngineOutlook("here", local=True), EngineOutlook("a")]
-    decision = decide(Asked("live", "because"), Outlook("none", engines))
+    decision = decide(WantedMode("live", "because"), Outlook("none", engines))
     assert rungs(decision) == ["live b", "live a", "live here"]
 
 
@@ -96,9 +96,9 @@ def test_the_reason_in_words(mode: Any, sets: Sets, known: dict[str, Any], expec
 
 def test_the_strongest_decides() -> None:
     force = Force(mode="static", by="foh-tablet", reason="GPU host noisy")
-    assert asked("live") == Asked("live", "live as configured")
-    assert asked("live", "hybrid") == Asked("hybrid", "the cue asks for hybrid")
-    forced = Asked("static", "forced static by foh-tablet: GPU host noisy", "foh-tablet")
+    assert asked("live") == WantedMode("live", "live as configured")
+    assert asked("live", "hybrid") == WantedMode("hybrid", "the cue asks for hybrid")
+    forced = WantedMode("static", "forced static by foh-tablet: GPU host noisy", "foh-tablet")
     assert asked("live", "hybrid", force) == forced
     decision = decide(forced, Outlook("ready", BOTH))
     assert (decision.mode, decision.forced_by) == ("static", "foh-tablet")

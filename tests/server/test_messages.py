@@ -13,7 +13,7 @@ from server.stage.messages import MessageError, decode, decode_frame, encode_fra
 
 CODES = {"too_large", "malformed", "unknown_type", "invalid"}
 
-FRAME = wire.Frame(
+FRAME = wire.FrameHeader(
     run="r", cue="lamp", step=1, steps=5, final=False, present_at=1.5, media_type="image/jpeg"
 )
 
@@ -22,13 +22,16 @@ SENT: list[wire.WireMessage] = [
     wire.Scene(route="/studio"),
     wire.Fade(black=True, seconds=5.0, at=1.25),
     wire.Caption(
-        text="nöch, 詩", words=(wire.Word(word=" nöch", start=1.0, end=1.5),), at=1.0, until=3.0
+        text="nöch, 詩",
+        words=(wire.CaptionWord(word=" nöch", start=1.0, end=1.5),),
+        at=1.0,
+        until=3.0,
     ),
     wire.Typing(
         text='a\n"b"', erase=True, delay=wire.TypingDelay(base=0.1, variance=0.04), at=2.0, seed=7
     ),
     wire.Slider(from_=60.0, to=40.0, seconds=1.5, at=3.0),
-    wire.Run(run="r", cue="lamp", prompt="a lamp", steps=5),
+    wire.RunStarted(run="r", cue="lamp", prompt="a lamp", steps=5),
     FRAME,
     wire.FrameByUrl(**FRAME.model_dump(), url=wire.frame_url("r", 1)),
     wire.RunEnd(run="r", outcome="completed"),
@@ -62,9 +65,9 @@ def test_a_slider_is_sent_under_the_names_of_the_contract() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        wire.Hello(protocol=1, screen="wall", frames="url", token="t"),
-        wire.Hello(protocol=9, screen="x" * 64),
-        wire.SyncRequest(t0=-1.5),
+        wire.ScreenHello(protocol=1, screen="wall", frames="url", token="t"),
+        wire.ScreenHello(protocol=9, screen="x" * 64),
+        wire.ScreenSyncRequest(t0=-1.5),
         wire.Presented(run="r", step=0, at=1.0),
         wire.Log(level="error", message=""),
     ],
@@ -75,7 +78,7 @@ def test_what_a_screen_says_is_understood(message: wire.FromScreen) -> None:
 
 def test_defaults_of_a_short_hello_and_unknown_fields() -> None:
     hello = decode('{"type": "hello", "protocol": 1, "screen": "wall", "colour": "red"}')
-    assert hello == wire.Hello(protocol=1, screen="wall", frames="binary")
+    assert hello == wire.ScreenHello(protocol=1, screen="wall", frames="binary")
 
 
 def test_a_token_is_not_shown() -> None:
@@ -114,7 +117,7 @@ def test_what_cannot_be_taken_has_a_stable_code(text: str, code: str) -> None:
 
 def test_the_longest_message_is_taken() -> None:
     text = json.dumps({"type": "sync", "t0": 1.0}).ljust(wire.MAX_TEXT_BYTES)
-    assert decode(text) == wire.SyncRequest(t0=1.0)
+    assert decode(text) == wire.ScreenSyncRequest(t0=1.0)
 
 
 _values = st.recursive(
@@ -158,7 +161,7 @@ def test_a_frame_comes_apart_as_it_was_put_together(image: bytes, cue: str, at: 
     (length,) = struct.unpack_from(">I", message)
     assert json.loads(message[4 : 4 + length]) == json.loads(header.encode())
     told, picture = decode_frame(message)
-    assert wire.Frame(**told) == header
+    assert wire.FrameHeader(**told) == header
     assert picture == image
 
 

@@ -30,7 +30,7 @@ screenings = st.builds(
 )
 scenes = st.builds(wire.Scene, route=texts)
 fades = st.builds(wire.Fade, black=flags, seconds=lengths, at=moments)
-words = st.builds(wire.Word, word=texts, start=moments, end=moments)
+words = st.builds(wire.CaptionWord, word=texts, start=moments, end=moments)
 captions = st.builds(
     wire.Caption, text=texts, words=st.lists(words, max_size=3), at=moments, until=moments
 )
@@ -45,7 +45,7 @@ typings = st.builds(
 sliders = st.builds(
     wire.Slider, from_=st.floats(0, 100), to=st.floats(0, 100), seconds=lengths, at=moments
 )
-runs = st.builds(wire.Run, run=texts, cue=texts, prompt=texts, steps=numbers)
+runs = st.builds(wire.RunStarted, run=texts, cue=texts, prompt=texts, steps=numbers)
 _HEADER = {
     "run": texts,
     "cue": texts,
@@ -55,7 +55,7 @@ _HEADER = {
     "present_at": moments,
     "media_type": st.just("image/jpeg"),
 }
-frames = st.builds(wire.Frame, **_HEADER)
+frames = st.builds(wire.FrameHeader, **_HEADER)
 frames_by_url = st.builds(wire.FrameByUrl, **_HEADER, url=texts)
 shows = st.builds(wire.ShowInfo, title=texts, timezone=texts, duration=lengths) | st.builds(
     wire.RehearsedShow,
@@ -95,8 +95,8 @@ KINDS: dict[type[wire.WireMessage], st.SearchStrategy[Any]] = {
     wire.Caption: captions,
     wire.Typing: typings,
     wire.Slider: sliders,
-    wire.Run: runs,
-    wire.Frame: frames,
+    wire.RunStarted: runs,
+    wire.FrameHeader: frames,
     wire.FrameByUrl: frames_by_url,
     wire.RunEnd: st.builds(wire.RunEnd, run=texts, outcome=st.just("cut")),
     wire.Hold: st.just(wire.Hold()),

@@ -27,7 +27,7 @@ from server.timeline.playhead import (
     PlayheadError,
     Started,
 )
-from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule, Slot
+from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule, ScreeningSlot
 
 S = 1_764_000_000.0
 TIMES = (0.0, 5.0, 10.0, 10.0, 10.0, 30.0, 60.0, 100.0)
@@ -39,13 +39,13 @@ DURATION = 100.0
 class Slots:
     """A schedule that is written out."""
 
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[ScreeningSlot, ...] = ()
     closed_from: float = math.inf
 
-    def slot_at(self, unix: float) -> Slot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:
         return next((slot for slot in self.slots if unix in slot), None)
 
-    def next_after(self, unix: float) -> Slot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:
         return next((slot for slot in self.slots if slot.start > unix), None)
 
     def after_step(self, by: float) -> Schedule:
@@ -57,7 +57,7 @@ class Slots:
 
 
 def slots(*starts: float, length: float = DURATION) -> Slots:
-    return Slots(tuple(Slot(S + start, S + start + length) for start in starts))
+    return Slots(tuple(ScreeningSlot(S + start, S + start + length) for start in starts))
 
 
 @dataclass
@@ -212,7 +212,7 @@ def test_the_next_screening_follows() -> None:
 
 
 def test_an_overlapping_screening_takes_over() -> None:
-    house = House(Slots((Slot(S + 50, S + 150), Slot(S, S + 100))))
+    house = House(Slots((ScreeningSlot(S + 50, S + 150), ScreeningSlot(S, S + 100))))
     house.tick()
     house.play_to(160.0)
     assert fired(house.events) == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6, 7]
@@ -243,7 +243,9 @@ def test_a_round_that_ends_tells_when_the_next_one_starts(late: float) -> None:
 
 
 def test_the_last_round_but_one_ends_in_no_closing_time() -> None:
-    house = House(Slots((Slot(S, S + 100), Slot(S + 100, S + 200)), closed_from=S + 100))
+    house = House(
+        Slots((ScreeningSlot(S, S + 100), ScreeningSlot(S + 100, S + 200)), closed_from=S + 100)
+    )
     house.tick()
     house.play_to(200.0)
     assert [event for event in house.events if isinstance(event, Ended)] == [
@@ -747,7 +749,9 @@ def test_by_hand_nothing_happens_by_itself() -> None:
 
 
 def test_closing_time_is_told_once() -> None:
-    schedule = Slots((Slot(S, S + 100), Slot(S + 5000, S + 5100)), closed_from=S + 200)
+    schedule = Slots(
+        (ScreeningSlot(S, S + 100), ScreeningSlot(S + 5000, S + 5100)), closed_from=S + 200
+    )
     house = House(schedule)
     house.tick()
     house.play_to(199.0)
@@ -757,7 +761,7 @@ def test_closing_time_is_told_once() -> None:
 
 
 def test_the_last_screening_ends_in_closing_time() -> None:
-    house = House(Slots((Slot(S, S + 100),), closed_from=S + 100))
+    house = House(Slots((ScreeningSlot(S, S + 100),), closed_from=S + 100))
     house.tick()
     assert house.play_to(101.0)[-1] == Ended("closed", None)
     assert house.head.next_at is None
@@ -968,7 +972,7 @@ def test_whatever_clocks_and_people_do() -> None:
 
 def entered(at: float) -> House:
     """A screening of which what is before `at` is left out."""
-    slot = Slot(S - at, S - at + DURATION, enters=at)
+    slot = ScreeningSlot(S - at, S - at + DURATION, enters=at)
     return House(Slots((slot,)))
 
 

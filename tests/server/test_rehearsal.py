@@ -12,7 +12,7 @@ import pytest
 
 from server.memory import Remembered
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import Asked, RehearsedRun, Report
+from server.rehearsal.report import RehearsalOptions, RehearsedRun, Report
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import serving
 from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt, write_show
@@ -38,7 +38,9 @@ def written(folder: Path, more: str = "", **arguments: Any) -> TinyShow:
 
 def rehearsed(tiny: TinyShow, **asked: Any) -> Report:
     show = tiny.load()
-    return rehearse(show, Asked(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1.8e9)
+    return rehearse(
+        show, RehearsalOptions(seed=seed_of(show, asked.pop("seed", None)), **asked), wall=1.8e9
+    )
 
 
 def codes(report: Report) -> set[tuple[str, str]]:
@@ -174,7 +176,7 @@ def test_a_schedule_of_the_day(tmp_path: Path) -> None:
     tiny = make_show(tmp_path, CUES, toml=toml, rhythms=RHYTHMS)
     show = tiny.load()
     wall = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
-    report = rehearse(show, Asked(seed=1, screenings=3), wall=wall)
+    report = rehearse(show, RehearsalOptions(seed=1, screenings=3), wall=wall)
     assert [each.starts for each in report.screenings] == [
         "2023-11-15 10:00",
         "2023-11-15 11:00",

@@ -13,7 +13,7 @@ from cache.keys import Key
 from cache.library import Library
 from cache.store import MemoryStore, StoreUnavailable
 from server.rehearsal.contacts import AWAY, ContactSheet, contact_sheets
-from server.rehearsal.report import Asked, Report, SheetCue
+from server.rehearsal.report import RehearsalOptions, Report, SheetCue
 from tests.helpers.pictures import difference, pixels
 from tests.helpers.reports import run
 from tests.helpers.shows import Rhythm, TinyShow, line, make_show, prompt, store_contents
@@ -44,7 +44,7 @@ def report(*action_ids: str, played: int | None = None) -> Report:
         verdict="ready",
         findings=(),
         show=None,
-        asked=Asked(seed=1),
+        asked=RehearsalOptions(seed=1),
         cues=tuple(runs),
         sheet=tuple(
             SheetCue(cue=number, at=20.0 * number, action="prompt", label=each, action_id=each)

@@ -19,7 +19,7 @@ from server.control.rehearsal_commands import RehearsalCommands
 from server.rehearsal.backstage import NotBegun, ScriptedBackstage
 from server.rehearsal.desk import LIMIT, RehearsalDesk
 from server.rehearsal.kept import HTML, JSON, KEPT, KeptReports
-from server.rehearsal.report import Asked, Finding, Report, verdict_of
+from server.rehearsal.report import Finding, RehearsalOptions, Report, verdict_of
 from tests.helpers.shows import MANUAL, cue, line, write_show
 
 CUES = [cue(0, "start"), line(1, "sea", id="sea"), cue(60, "end")]
@@ -39,7 +39,7 @@ def finding(level: Any, cue_index: int = 1) -> Finding:
 
 def report(*findings: Finding) -> str:
     return Report(
-        verdict=verdict_of(findings), findings=findings, show=None, asked=Asked(seed=1)
+        verdict=verdict_of(findings), findings=findings, show=None, asked=RehearsalOptions(seed=1)
     ).to_json()
 
 

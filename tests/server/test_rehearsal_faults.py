@@ -15,7 +15,7 @@ from PIL import Image
 from cache.images import sniff
 from server.cli.main import main
 from server.rehearsal.rehearsal import rehearse, seed_of
-from server.rehearsal.report import Asked, Finding, Report
+from server.rehearsal.report import Finding, RehearsalOptions, Report
 from tests.helpers.servers import plain_environment
 from tests.helpers.shows import LOOP, Cue, Rhythm, TinyShow, cue, line, make_show, prompt
 
@@ -36,7 +36,7 @@ def show(folder: Path, cues: Sequence[Cue] = CUES, toml: str = LOOP, **more: Any
 
 def rehearsed(tiny: TinyShow, machine: timezone = UTC, wall: float = NOW, **asked: Any) -> Report:
     loaded = tiny.load()
-    asking = Asked(seed=seed_of(loaded, 3), **asked)
+    asking = RehearsalOptions(seed=seed_of(loaded, 3), **asked)
     return rehearse(loaded, asking, wall=wall, machine=machine)
 
 

@@ -14,11 +14,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from cache.thumbnails import thumbnail
-from server.rehearsal.contacts import Contact, ContactSheet, Frame, Picture
+from server.rehearsal.contacts import Contact, ContactFrame, ContactPicture, ContactSheet
 from server.rehearsal.page import render_page
 from server.rehearsal.page.score import GUTTER, WIDTH, Bar, Numbered, Score, compose
 from server.rehearsal.page.wording import bits, clock, short, some
-from server.rehearsal.report import Asked, Finding, Report
+from server.rehearsal.report import Finding, RehearsalOptions, Report
 from tests.helpers import walls
 from tests.helpers.pictures import picture
 from tests.helpers.reports import ACTION_IDS, PROMPTS, findings, full_report, run
@@ -40,8 +40,8 @@ HOSTILE = (
 def contacts() -> dict[str, ContactSheet]:
     """Every action's two sets, of which one of the fourth cannot be shown."""
 
-    def seen(label: str) -> Picture:
-        return Picture(thumbnail(picture(label), width=96))
+    def seen(label: str) -> ContactPicture:
+        return ContactPicture(thumbnail(picture(label), width=96))
 
     sheets = {
         action_id: ContactSheet(
@@ -51,12 +51,14 @@ def contacts() -> dict[str, ContactSheet]:
                 Contact(1, seen(f"{action_id}1")),
             ),
             1,
-            tuple(Frame(step, step == 8, seen(f"{action_id}{step}")) for step in (1, 3, 5, 8)),
+            tuple(
+                ContactFrame(step, step == 8, seen(f"{action_id}{step}")) for step in (1, 3, 5, 8)
+            ),
         )
         for action_id in ACTION_IDS[:5]
     }
     sheets[ACTION_IDS[3]] = ContactSheet(
-        ACTION_IDS[3], (Contact(0, Picture(None, "final.jpg is missing")),)
+        ACTION_IDS[3], (Contact(0, ContactPicture(None, "final.jpg is missing")),)
     )
     return sheets
 
@@ -184,7 +186,7 @@ def test_what_the_show_says_is_text_wherever_it_stands(text: str) -> None:
             "cues": tuple(each.model_copy(update={"why": text}) for each in report.cues),
         }
     )
-    sheets = {"action_0": ContactSheet("action_0", (Contact(0, Picture(None, text)),))}
+    sheets = {"action_0": ContactSheet("action_0", (Contact(0, ContactPicture(None, text)),))}
 
     parsed = Parsed(render_page(report, sheets))
 
@@ -230,7 +232,9 @@ def test_a_show_that_is_ready_looks_ready() -> None:
 
 def test_a_show_that_could_not_be_loaded_has_its_reasons_and_nothing_else() -> None:
     finding = Finding(level="error", code="bad_show", message="cues.json: bad", remedy="mend it")
-    report = Report(verdict="not ready", findings=(finding,), show=None, asked=Asked(seed=1))
+    report = Report(
+        verdict="not ready", findings=(finding,), show=None, asked=RehearsalOptions(seed=1)
+    )
 
     parsed = Parsed(render_page(report, {}))
 

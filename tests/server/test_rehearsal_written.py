@@ -10,7 +10,7 @@ import pytest
 from server.config.show import load_show
 from server.rehearsal.contacts import AWAY
 from server.rehearsal.rehearsal import rehearse
-from server.rehearsal.report import Asked
+from server.rehearsal.report import RehearsalOptions
 from server.rehearsal.written import page_of, write_page
 from tests.helpers.shows import Rhythm, TinyShow, cue, line, make_show, prompt
 
@@ -27,30 +27,30 @@ def tiny(tmp_path: Path) -> TinyShow:
     return make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=3, sets=2))
 
 
-def page(folder: Path, asked: Asked) -> str:
+def page(folder: Path, asked: RehearsalOptions) -> str:
     show = load_show(folder, environ={})
     report = rehearse(show, asked, wall=1.8e9)
     return asyncio.run(page_of(show, report))
 
 
 def test_a_rehearsal_becomes_a_page_with_its_pictures(tiny: TinyShow) -> None:
-    written = page(tiny.folder, Asked(seed=1))
+    written = page(tiny.folder, RehearsalOptions(seed=1))
 
     assert '<p class="word">Ready</p>' in written
     assert written.count("<img ") == 2 * (2 + 4)
     assert "somebody paints the sea" in written
-    assert page(tiny.folder, Asked(seed=1)) == written
+    assert page(tiny.folder, RehearsalOptions(seed=1)) == written
 
 
 def test_a_line_that_is_only_rehearsed_takes_no_picture_away(tiny: TinyShow) -> None:
-    assert page(tiny.folder, Asked(seed=1, bandwidth=1e6)).count("<img ") == 2 * (2 + 4)
+    assert page(tiny.folder, RehearsalOptions(seed=1, bandwidth=1e6)).count("<img ") == 2 * (2 + 4)
 
 
 def test_what_this_machine_has_no_copy_of_is_not_fetched_to_be_shown(tiny: TinyShow) -> None:
     toml = tiny.folder / "show.toml"
     toml.write_text(f'{toml.read_text()}[cache]\ncopies = "always"\n')
 
-    written = page(tiny.folder, Asked(seed=1))
+    written = page(tiny.folder, RehearsalOptions(seed=1))
 
     assert "<img " not in written
     assert written.count(f"<span>{AWAY}</span>") == 4
@@ -58,7 +58,7 @@ def test_what_this_machine_has_no_copy_of_is_not_fetched_to_be_shown(tiny: TinyS
 
 def test_a_store_without_a_manifest_leaves_a_page_without_pictures(tiny: TinyShow) -> None:
     (tiny.folder / "manifest.json").write_text("no manifest")
-    written = page(tiny.folder, Asked(seed=1))
+    written = page(tiny.folder, RehearsalOptions(seed=1))
 
     assert '<p class="word">Not ready</p>' in written
     assert "<img " not in written

@@ -14,7 +14,7 @@ from server.timeline.schedule import (
     EndlessLoop,
     ManualSchedule,
     Schedule,
-    Slot,
+    ScreeningSlot,
     build_schedule,
 )
 
@@ -69,7 +69,7 @@ def test_screenings_start_at_their_times_every_day() -> None:
 def test_a_screening_is_on_from_its_start_for_its_duration() -> None:
     schedule = daily(screenings=("09:00",))
     start = at("2026-11-20 09:00")
-    slot = Slot(start, start + PIECE)
+    slot = ScreeningSlot(start, start + PIECE)
     assert schedule.slot_at(start - 0.001) is None
     assert schedule.slot_at(start) == slot
     assert schedule.slot_at(start + PIECE - 0.001) == slot
@@ -214,13 +214,13 @@ def test_a_loop_that_closes_when_it_opens_never_does() -> None:
 
 def test_an_endless_loop_counts_from_its_anchor_both_ways() -> None:
     loop = EndlessLoop(1000.0, 100.0, 20.0)
-    assert loop.slot_at(1000.0) == Slot(1000.0, 1100.0)
-    assert loop.slot_at(1099.999) == Slot(1000.0, 1100.0)
+    assert loop.slot_at(1000.0) == ScreeningSlot(1000.0, 1100.0)
+    assert loop.slot_at(1099.999) == ScreeningSlot(1000.0, 1100.0)
     assert loop.slot_at(1100.0) is None
-    assert loop.next_after(1100.0) == Slot(1120.0, 1220.0)
-    assert loop.next_after(1000.0) == Slot(1120.0, 1220.0)
-    assert loop.slot_at(900.0) == Slot(880.0, 980.0)
-    assert loop.next_after(999.0) == Slot(1000.0, 1100.0)
+    assert loop.next_after(1100.0) == ScreeningSlot(1120.0, 1220.0)
+    assert loop.next_after(1000.0) == ScreeningSlot(1120.0, 1220.0)
+    assert loop.slot_at(900.0) == ScreeningSlot(880.0, 980.0)
+    assert loop.next_after(999.0) == ScreeningSlot(1000.0, 1100.0)
     assert not loop.closed(1110.0)
 
 

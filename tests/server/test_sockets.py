@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.clock import VirtualClock
-from server.sockets import Abuse, Antechamber, Patience
+from server.sockets import Abuse, Antechamber, InboundLimiter
 
 
 async def test_the_antechamber_has_so_many_seats_and_the_newest_have_them() -> None:
@@ -47,7 +47,7 @@ async def test_who_says_hello_leaves_a_seat_and_its_time_is_its_own_again() -> N
 
 def test_patience_takes_a_burst_then_a_rate() -> None:
     clock = VirtualClock()
-    patience = Patience(clock, rate=10, burst=5)
+    patience = InboundLimiter(clock, rate=10, burst=5)
     assert [patience.message() for _ in range(7)] == [True] * 5 + [False] * 2
     clock.jump(0.25)
     assert [patience.message() for _ in range(3)] == [True, True, False]
@@ -57,7 +57,7 @@ def test_patience_takes_a_burst_then_a_rate() -> None:
 
 def test_patience_ends_with_the_eleventh_strike_of_a_minute() -> None:
     clock = VirtualClock()
-    patience = Patience(clock)
+    patience = InboundLimiter(clock)
     for _ in range(10):
         patience.strike()
     clock.jump(61)

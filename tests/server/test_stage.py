@@ -15,8 +15,8 @@ from server.stage import messages as wire
 from server.stage import stage as stage_module
 from server.stage.stage import (
     MAX_WAITING,
-    Mailbox,
     Performance,
+    ScreenMailbox,
     ScreenTooSlow,
     Stage,
     StageFrame,
@@ -45,12 +45,12 @@ def stage(clock: VirtualClock) -> Stage:
     return make_stage(clock)
 
 
-def run(name: str = "one", steps: int = STEPS) -> wire.Run:
-    return wire.Run(run=name, cue=f"cue-{name}", prompt="a lamp", steps=steps)
+def run(name: str = "one", steps: int = STEPS) -> wire.RunStarted:
+    return wire.RunStarted(run=name, cue=f"cue-{name}", prompt="a lamp", steps=steps)
 
 
 def frame(name: str, step: int, due: float, steps: int = STEPS) -> StageFrame:
-    header = wire.Frame(
+    header = wire.FrameHeader(
         run=name,
         cue=f"cue-{name}",
         step=step,
@@ -491,7 +491,7 @@ class _Story:
         self.step = 0
         self.performance: Performance | None = None
 
-    async def do(self, deed: str, seconds: float, mailbox: Mailbox) -> None:
+    async def do(self, deed: str, seconds: float, mailbox: ScreenMailbox) -> None:
         current = self.performance
         match deed:
             case "begin":

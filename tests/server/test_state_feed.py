@@ -11,7 +11,7 @@ import pytest
 from server.clock import VirtualClock, settle
 from server.control import messages as control_messages
 from server.control import state_feed
-from server.control.state_feed import Mailbox, StateFeed, lasting
+from server.control.state_feed import StateFeed, TechnicianMailbox, lasting
 from server.jobs import LONGEST_PAUSE, Jobs
 from server.metrics import Metrics
 from tests.helpers.house import house
@@ -45,7 +45,7 @@ async def feed(desk: Desk) -> AsyncIterator[StateFeed]:
         yield feed
 
 
-async def taken(mailbox: Mailbox) -> list[Any]:
+async def taken(mailbox: TechnicianMailbox) -> list[Any]:
     """Everything that could be sent now."""
     found: list[Any] = []
     while True:

@@ -33,7 +33,7 @@ from generator.engines._diffusers.pipelines import (
 )
 from generator.engines._diffusers.previews import decoder_for
 from generator.engines._diffusers.schedulers import StepWatch, fresh_scheduler
-from generator.engines._diffusers.settings import Settings
+from generator.engines._diffusers.settings import DiffusersSettings
 from generator.engines._diffusers.timing import DeviceClock, Mark, clock_for
 from generator.engines._diffusers.untyped import Pipeline, Tensor
 from generator.engines._pictures import base_of
@@ -59,7 +59,7 @@ class Studio:
         settings: how it draws.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: DiffusersSettings) -> None:
         self._settings = settings
         self.device = settings.device or best_device()
         self._models = Models(settings, self.device)
@@ -88,7 +88,7 @@ class Studio:
             Cancelled: it left off.
             EngineError: it could not, or what it drew is unusable.
         """
-        run: _Run | None = None
+        run: _PipelineCall | None = None
         try:
             _leave_off_if(cancelled)
             started = time.perf_counter()
@@ -100,7 +100,7 @@ class Studio:
             model = self._fetched(recipe)
             waited = time.perf_counter() - asked
             _leave_off_if(cancelled)
-            run = _Run(
+            run = _PipelineCall(
                 model,
                 recipe,
                 clock=self._clock,
@@ -158,7 +158,7 @@ class Studio:
         return model
 
 
-class _Run:
+class _PipelineCall:
     """One call of a pipeline, watched step by step.
 
     Durations: the first step's begins before the prompt is encoded, the final image's ends

@@ -18,7 +18,7 @@ from PIL import Image
 
 from generator.engine import RecipeRefused
 from generator.engines._diffusers.loras import lay_on
-from generator.engines._diffusers.settings import Settings
+from generator.engines._diffusers.settings import DiffusersSettings
 from generator.engines._diffusers.untyped import Autoencoder, Pipeline, Precision, Scheduler, Tensor
 from generator.recipe import Lora, PipelineKind, Recipe
 
@@ -77,7 +77,7 @@ class Models:
         device: where they lie.
     """
 
-    def __init__(self, settings: Settings, device: str) -> None:
+    def __init__(self, settings: DiffusersSettings, device: str) -> None:
         self._settings = settings
         self._device = device
         self._kept: OrderedDict[str, Model] = OrderedDict()

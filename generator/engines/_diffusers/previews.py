@@ -9,7 +9,7 @@ import torch
 
 from generator.engine import RecipeRefused
 from generator.engines._diffusers.pipelines import decoded
-from generator.engines._diffusers.settings import Settings
+from generator.engines._diffusers.settings import DiffusersSettings
 from generator.engines._diffusers.untyped import Autoencoder, Pipeline, Tensor
 
 Decoder = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ _MATRICES: dict[float, tuple[list[list[float]], list[float]]] = {
 }  # fmt: skip
 
 
-def decoder_for(pipeline: Pipeline, settings: Settings, device: str) -> Decoder:
+def decoder_for(pipeline: Pipeline, settings: DiffusersSettings, device: str) -> Decoder:
     """The decoder of a model's previews.
 
     Args:
@@ -76,14 +76,14 @@ def decoder_for(pipeline: Pipeline, settings: Settings, device: str) -> Decoder:
     return _matrix(pipeline, device)
 
 
-def _tiny_name(vae: Autoencoder, settings: Settings) -> str:
+def _tiny_name(vae: Autoencoder, settings: DiffusersSettings) -> str:
     name = settings.tiny_decoder or _TINY_DECODERS.get(vae.config.scaling_factor)
     if name is None:
         raise ValueError(f"none is known for a scaling factor of {vae.config.scaling_factor}")
     return name
 
 
-def _tiny(name: str, settings: Settings, vae: Autoencoder, device: str) -> Decoder:
+def _tiny(name: str, settings: DiffusersSettings, vae: Autoencoder, device: str) -> Decoder:
     tiny = diffusers.AutoencoderTiny.from_pretrained(
         name, local_files_only=not settings.allow_download, dtype=vae.dtype
     ).to(device)

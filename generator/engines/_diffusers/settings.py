@@ -17,7 +17,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DiffusersSettings:
     """How the engine draws.
 
     Attributes:

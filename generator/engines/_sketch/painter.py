@@ -86,7 +86,7 @@ _MEDIUM_OF_MOTIF = {"archipelago": "woodcut wash", "colour field": "wash oil", "
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PaintingPlan:
     """What is painted, in which colours, with what: names of motif, palette and medium."""
 
     motif: str
@@ -104,7 +104,7 @@ def _random(*parts: object) -> Random:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe) -> PaintingPlan:
     """Choose motif, palette and medium; what the prompt hints at, else its hash."""
     text = recipe.prompt.casefold()
     chosen = _random("subject", text, recipe.model)
@@ -129,7 +129,7 @@ def plan(recipe: Recipe) -> Plan:
         medium = choices[int(chosen.integers(len(choices)))]
         if "paint" in text and motif not in _MEDIUM_OF_MOTIF:
             medium = "oil"
-    return Plan(motif, palette, medium)
+    return PaintingPlan(motif, palette, medium)
 
 
 def paint(recipe: Recipe, base: Image.Image | None = None) -> Image.Image:

@@ -10,10 +10,10 @@ from itertools import groupby
 from typing import Final
 
 from cache.thumbnails import MEDIA_TYPE
-from server.rehearsal.contacts import Contact, ContactSheet, Picture
+from server.rehearsal.contacts import Contact, ContactPicture, ContactSheet
 from server.rehearsal.page.score import Numbered, Score, compose, run_anchor
 from server.rehearsal.page.wording import bits, clock, factor, listed, seconds, some
-from server.rehearsal.report import Asked, Finding, Level, RehearsedRun, Report
+from server.rehearsal.report import Finding, Level, RehearsalOptions, RehearsedRun, Report
 from server.words import count, duration, size
 
 _ALIKE: Final = 6
@@ -106,7 +106,7 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Screening:
+class ScreeningView:
     """One screening: its score and its runs."""
 
     number: int
@@ -124,7 +124,7 @@ class Reading:
     title: str
     facts: tuple[Fact, ...]
     findings: tuple[FindingGroup, ...]
-    screenings: tuple[Screening, ...]
+    screenings: tuple[ScreeningView, ...]
     sheets: tuple[SheetRow, ...]
     per_row: int
     again: str
@@ -173,7 +173,7 @@ def _facts(report: Report) -> Iterable[Fact]:
         yield Fact("Line and copies", ("The sets are on this machine: nothing is fetched.",))
 
 
-def _asked(asked: Asked) -> Iterable[str]:
+def _asked(asked: RehearsalOptions) -> Iterable[str]:
     part = ""
     if asked.from_ or asked.to is not None:
         end = "the end" if asked.to is None else clock(asked.to)
@@ -212,7 +212,7 @@ def _line(report: Report) -> Iterable[str]:
         yield f"from {clock(line.ready_at)} on, all that was needed was here"
 
 
-def _again(asked: Asked) -> str:
+def _again(asked: RehearsalOptions) -> str:
     """The command that makes this report."""
     words = ["understudy rehearse", f"--seed {asked.seed}"]
     if asked.screenings != 1:
@@ -289,12 +289,12 @@ def _on_timeline(report: Report, cue: int) -> bool:
 
 def _screenings(
     report: Report, by_cue: Mapping[int, Sequence[Numbered]], sheets: Mapping[str, str]
-) -> Iterable[Screening]:
+) -> Iterable[ScreeningView]:
     for place, screening in enumerate(report.screenings):
         runs = [run for run in report.cues if run.screening == screening.number]
         score = compose(report, screening, by_cue, compact=place > 0)
         starts = "" if screening.starts is None else f", {screening.starts.replace('T', ' ')}"
-        yield Screening(
+        yield ScreeningView(
             screening.number,
             f"Screening {screening.number}{starts}",
             score if score.staves else None,
@@ -428,7 +428,7 @@ def _screenings_of(plays: Sequence[RehearsedRun]) -> str:
     return f"screening{'s' if len(numbers) > 1 else ''} {some(numbers)}"
 
 
-def _small(picture: Picture, alt: str, caption: str) -> Print:
+def _small(picture: ContactPicture, alt: str, caption: str) -> Print:
     small = picture.small
     if small is None:
         return Print("", 16, 9, picture.trouble, alt, caption)

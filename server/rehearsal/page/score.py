@@ -67,7 +67,7 @@ MARKED_ACTIONS: Final = frozenset({"navigate", "set-fade-status", "next", "start
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class RulerTick:
     """A moment on the ruler."""
 
     x: float
@@ -210,7 +210,7 @@ class Staff:
     height: float
     right: float
     lanes: Mapping[str, Lane]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[RulerTick, ...]
     labels: tuple[Label, ...]
     cues: tuple[CueMark, ...]
     bars: tuple[Bar, ...]
@@ -386,11 +386,11 @@ def _lanes(heights: Mapping[str, float]) -> tuple[dict[str, Lane], float]:
     return lanes, y + 6
 
 
-def _ticks(page: _Page) -> Iterable[Tick]:
+def _ticks(page: _Page) -> Iterable[RulerTick]:
     major, minor = _TICKS[page.length]
     at = int(page.start)
     while at < page.end:
-        yield Tick(page.x(at), clock(at) if at % major == 0 else "")
+        yield RulerTick(page.x(at), clock(at) if at % major == 0 else "")
         at += minor
 
 
