@@ -5,6 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from server.clock import Clock
+
+_LAG_PERIOD = 1.0
 _LATENESS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -125,3 +128,11 @@ class Metrics:
     def expose(self) -> bytes:
         """The text that `/metrics` answers."""
         return generate_latest(self.registry)
+
+
+async def measure_loop_lag(metrics: Metrics, clock: Clock) -> None:
+    """Measure again and again how late the event loop wakes, until cancelled."""
+    while True:
+        due = clock.now() + _LAG_PERIOD
+        await clock.sleep_until(due)
+        metrics.loop_lag.set(clock.now() - due)

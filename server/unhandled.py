@@ -99,21 +99,23 @@ class UnhandledErrors:
         finally:
             loop.set_exception_handler(before)
 
-    def of_routes(self, routes: Sequence[BaseRoute]) -> Sequence[BaseRoute]:
-        """The same routes, noting what their endpoints raise; it goes on to the server's log."""
-        for route in routes:
-            if isinstance(route, Route | WebSocketRoute | Mount):
-                route.app = _Noting(route.app, route.path, self)
-        return routes
+
+def noting_errors(*routes: Route | WebSocketRoute | Mount) -> Sequence[BaseRoute]:
+    """The same routes: what their endpoints raise is noted, and goes on to the server's log.
+
+    By whom, the lifespan's state says: `unhandled`.
+    """
+    for route in routes:
+        route.app = _NotingErrors(route.app, route.path)
+    return routes
 
 
-class _Noting:
+class _NotingErrors:
     """An endpoint whose errors are noted in passing."""
 
-    def __init__(self, app: ASGIApp, where: str, unhandled: UnhandledErrors) -> None:
+    def __init__(self, app: ASGIApp, where: str) -> None:
         self._app = app
         self._where = where
-        self._unhandled = unhandled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve."""
@@ -122,5 +124,6 @@ class _Noting:
         except _NO_MISTAKES:
             raise
         except Exception as error:
-            self._unhandled.note(self._where, error)
+            unhandled: UnhandledErrors = scope["state"]["unhandled"]
+            unhandled.note(self._where, error)
             raise

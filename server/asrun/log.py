@@ -110,6 +110,10 @@ class AsRun(Protocol):
         """What is wrong with it at this moment."""
         ...
 
+    async def keep_writing(self) -> None:
+        """Have what is told written, until cancelled."""
+        ...
+
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs that were told of, newest first, those still going on among them.
 
@@ -162,6 +166,10 @@ class MemoryLog:
     def conditions(self) -> Iterable[Condition]:
         """Nothing can be wrong with it."""
         return ()
+
+    async def keep_writing(self) -> None:
+        """There is nothing to be written."""
+        await asyncio.Event().wait()
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first."""

@@ -7,17 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from server.clock import Clock
-from server.config.show import Show
-from server.engines.live import LiveEngines
-from server.ensemble import Ensemble
-from server.metrics import Metrics
+from server.lifecycle import Playout
 from server.rehearsal.backstage import ChildBackstage
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.kept import REHEARSALS, KeptReports
 from server.rehearsal.looks import Looks, known_engines
 from server.rehearsal.preflight import Preflight
-from server.supply.sources import Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,39 +42,27 @@ class Checks:
 
 
 @asynccontextmanager
-async def open_checks(
-    show: Show,
-    ensemble: Ensemble,
-    supply: Supply,
-    *,
-    live: LiveEngines,
-    clock: Clock,
-    metrics: Metrics,
-    on: bool,
-) -> AsyncIterator[Checks]:
+async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
     """Build both, and end what is under way on leaving.
 
     Args:
-        show: what is played.
-        ensemble: those who play it.
-        supply: where their sets come from.
-        live: the engines of this machine.
-        clock: real time.
-        metrics: where errors are counted.
-        on: whether it is a show.
+        playout: beside what.
     """
+    setup, runtime, live = playout.setup, playout.runtime, playout.engines
+    clock = setup.outside
     preflight = Preflight(
-        Looks(show, ensemble, supply, live=live, wall=clock.wall).all(),
-        ensemble.playhead,
-        ensemble.playback.quiet_for,
+        Looks(setup.show, runtime, playout.supply, live=live, wall=clock.wall).all(),
+        runtime.playhead,
+        runtime.playback.quiet_for,
         clock,
-        begins=lambda: ensemble.readiness.looked,
-        noted=lambda result: metrics.preflight_errors.set(result.count("error")),
+        begins=lambda: runtime.readiness.looked,
+        noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
     )
-    kept = KeptReports(show.state_folder / REHEARSALS)
-    desk = RehearsalDesk(ChildBackstage(show, lambda: known_engines(ensemble, live)), kept, clock)
-    if not on:
-        yield Checks(preflight, desk, on)
+    kept = KeptReports(setup.show.state_folder / REHEARSALS)
+    backstage = ChildBackstage(setup.show, lambda: known_engines(runtime, live))
+    desk = RehearsalDesk(backstage, kept, clock)
+    if setup.activation != "show":
+        yield Checks(preflight, desk, on=False)
         return
     async with desk.open():
-        yield Checks(preflight, desk, on)
+        yield Checks(preflight, desk, on=True)

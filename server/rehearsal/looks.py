@@ -19,7 +19,6 @@ from cache.store import StoreError
 from generator.plan import Action
 from server.config.show import Show
 from server.engines.live import LiveEngines
-from server.ensemble import Ensemble
 from server.modes.ladder import Decision
 from server.rehearsal import glances
 from server.rehearsal.other_findings import unproven_findings
@@ -27,6 +26,7 @@ from server.rehearsal.preflight import Look
 from server.rehearsal.report import Finding, Level, ProbedEngine
 from server.rehearsal.schedule_findings import schedule_findings
 from server.rehearsal.set_findings import played_flaws, set_findings
+from server.runtime import Runtime
 from server.supply.sources import Supply, free_on_disk
 
 Findings = AsyncGenerator[Sequence[Finding], None]
@@ -36,7 +36,7 @@ _RATE: Final = 8e-6
 """Mbit/s in a byte a second."""
 
 
-def known_engines(ensemble: Ensemble, live: LiveEngines) -> list[ProbedEngine]:
+def known_engines(ensemble: Runtime, live: LiveEngines) -> list[ProbedEngine]:
     """How each engine does, as the show knows without asking."""
     found = []
     for engine in ensemble.modes.engines:
@@ -70,7 +70,7 @@ class Looks:
     def __init__(
         self,
         show: Show,
-        ensemble: Ensemble,
+        ensemble: Runtime,
         supply: Supply,
         *,
         live: LiveEngines,

@@ -34,7 +34,6 @@ from server.asrun.record import RunRecord
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
-from server.ensemble import Circumstances, Ensemble, assemble
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
@@ -47,6 +46,7 @@ from server.rehearsal.inspection import Inspector
 from server.rehearsal.line import Came, LineStore, SimulatedLine
 from server.rehearsal.report import ProbedEngine
 from server.rehearsal.understudies import TYPICAL_STEP, stand_ins
+from server.runtime import Dependencies, Runtime, build_runtime
 from server.stage.stage import Stage, StageFrame
 from server.supply.sources import Supply
 
@@ -186,7 +186,7 @@ async def play(
         played = Played(plan, manifest, store_problem=problem, inspector=inspector)
         log = _NotingLog(played, supply, clock)
         pace = _StepTimes(scene.paces)
-        ensemble = assemble(
+        ensemble = build_runtime(
             scene.show, PlanInForce(plan), supply, _circumstances(scene, clock, log, pace)
         )
         await ensemble.readiness.look()
@@ -230,7 +230,7 @@ class _StepTimes:
         return TYPICAL_STEP if cost is None else cost / max(1, steps_of(recipe))
 
 
-async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
+async def _metas(ensemble: Runtime, supply: Supply) -> list[SetMeta]:
     """Those of every set that can be played, as far as they are at hand."""
     found: list[SetMeta] = []
     for action in ensemble.plan.actions:
@@ -244,10 +244,10 @@ async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
 
 def _circumstances(
     scene: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
-) -> Circumstances:
+) -> Dependencies:
     chance = scene.chance
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
-    return Circumstances(
+    return Dependencies(
         clock=clock,
         schedule=scene.excerpts,
         chance=chance,

@@ -10,25 +10,33 @@ it ends by itself.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import httpx
-from starlette.applications import Starlette
 
-from server.app import application, build
+from generator.plan import PlanInForce
+from server.app import application, open_server
+from server.asrun.log import AsRun, MemoryLog
+from server.asrun.record import Activation
 from server.clock import Clock, ScaledClock, SystemClock
 from server.config.sections import ServerSection
 from server.config.show import Show
-from server.memory import STATE, Remembered, remembered
-from server.performance.playback import Playback
+from server.engines.live import LiveEngines, live_engines, named_only
+from server.lifecycle import Playout
+from server.memory import STATE, Memory, Remembered, remembered
 from server.process import HostProcess
 from server.rehearsal.excerpts import in_a_row
 from server.rehearsal.rehearsal import seed_of
-from server.rehearsal.terms import Terms
 from server.serving import AddressTaken, RefusedToServe, serve
+from server.supply.sources import Supply
+from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule
+
+NOT_SPENT: Final = "rehearsal: engines are not spent"
+"""Why nothing is drawn live."""
 
 SLOWEST: Final = 0.25
 FASTEST: Final = 60.0
@@ -100,7 +108,10 @@ def watch(
 
 
 class WatchedRehearsal:
-    """A rehearsal as an application, and whether it is over.
+    """A rehearsal on the show's own screens: what it plays with, and whether it is over.
+
+    It is the `Setup` of a server, as `ShowSetup` is: what it remembers is a copy, of which
+    nothing is ever written, and engines are left alone, but where they are to be spent.
 
     Args:
         show: the show.
@@ -113,6 +124,8 @@ class WatchedRehearsal:
         spend_engines: whether engines that play live are started, and asked.
         process: what it runs in; None for one that it only visits.
     """
+
+    activation: Activation = "rehearsal"
 
     def __init__(
         self,
@@ -127,39 +140,62 @@ class WatchedRehearsal:
         spend_engines: bool = False,
         process: HostProcess | None = None,
     ) -> None:
-        self._process = process
-        self._show = show
-        self._clock = ScaledClock(outside, speed)
+        self.show = show
+        self.outside = outside
+        self.clock = ScaledClock(outside, speed)
+        self.tempo = self.clock.tempo
+        self.no_live = "" if spend_engines else NOT_SPENT
         self._part = (from_, to)
         self._screenings = screenings
-        self._playback: Playback | None = None
+        self._seed = seed_of(show, seed)
+        self._playhead: Playhead | None = None
         self._over_at: float | None = None
-        chosen = seed_of(show, seed)
-        self._terms = Terms(self._clock, self._schedule, chosen, _copy(show, chosen), spend_engines)
-        self.app = application(self._opened, show.settings.server)
+        opened = partial(open_server, self, process=process, playing=self._playing)
+        self.app = application(opened, show.settings.server)
+
+    def _playing(self, playout: Playout) -> None:
+        self._playhead = playout.runtime.playhead
+
+    def memory(self) -> AbstractAsyncContextManager[Memory]:
+        """See `Setup`."""
+        return Memory.unwritten(_copy(self.show, self._seed))
 
     @asynccontextmanager
-    async def _opened(self, app: Starlette) -> AsyncIterator[None]:
-        async with build(
-            self._show, self._clock, app, rehearsal=self._terms, process=self._process
-        ) as playback:
-            self._playback = playback
-            yield
+    async def asrun(self) -> AsyncIterator[AsRun]:
+        """Nowhere."""
+        yield MemoryLog()
 
-    def _schedule(self, opens: float) -> Schedule:
+    def seed(self, memory: Memory) -> int:
+        """See `Setup`."""
+        del memory
+        return self._seed
+
+    def schedule(self, memory: Memory) -> Schedule:
         """The screenings, from this moment on."""
-        section = self._show.settings.schedule
-        gap = section.gap if section.kind == "loop" else self._clock.stretch(LOBBY)
+        del memory
+        section = self.show.settings.schedule
+        gap = section.gap if section.kind == "loop" else self.clock.stretch(LOBBY)
         from_, to = self._part
-        return in_a_row(self._show, opens, self._screenings, gap=gap, from_=from_, to=to)
+        opens = self.clock.wall()
+        return in_a_row(self.show, opens, self._screenings, gap=gap, from_=from_, to=to)
+
+    @asynccontextmanager
+    async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:
+        """See `Setup`. Those that are not spent are known by name alone."""
+        del supply  # nothing of a rehearsal is kept
+        if self.no_live:
+            yield named_only(self.show, self.no_live)
+            return
+        async with live_engines(self.show, plan, self.outside) as opened:
+            yield opened
 
     def over(self) -> bool:
         """Whether the last screening has ended, and the screens have gone to their lobby.
 
         One that somebody has moved by hand is over when it gets to its end all the same.
         """
-        now = self._clock.outside.now()
-        if self._playback is None or self._playback.playhead.status != "closed":
+        now = self.outside.now()
+        if self._playhead is None or self._playhead.status != "closed":
             self._over_at = None
         elif self._over_at is None:
             self._over_at = now

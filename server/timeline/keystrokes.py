@@ -1,6 +1,6 @@
 """Typing, stroke by stroke: what stands when, and when the last letter is typed (pure).
 
-The kiosk types by the same rules from the same seed (`server/web/kiosk/typing.js`), so all
+The kiosk types by the same rules from the same seed (`server/web/static/kiosk/typing.js`), so all
 know beforehand how long it takes: every screen, and whoever plans ahead. A stroke is a code
 point, which both sides count alike whatever their version of Unicode; a screen shows a letter
 once all of its code points are typed.

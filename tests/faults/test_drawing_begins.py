@@ -20,7 +20,7 @@ from tests.helpers.house import house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, prompt
 from tests.helpers.walls import find_browser
 
-KIOSK = Path(__file__).parents[2] / "server" / "web" / "kiosk"
+KIOSK = Path(__file__).parents[2] / "server" / "web" / "static" / "kiosk"
 TYPED = f'{LOOP}[playback]\ndraw = "enter"\nlead = 0\n'
 BY_HAND = f'{MANUAL}[playback]\ndraw = "enter"\nlead = 0\n'
 STEADY = {"base": 100, "variance": 0}

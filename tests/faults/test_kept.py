@@ -288,7 +288,7 @@ async def test_a_disk_that_is_full_is_told_by_every_reply(
 async def test_a_disk_that_hangs_keeps_nobody_from_the_panic(
     tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.KEPT_WITHIN", 0.1)
+    monkeypatch.setattr("server.lifecycle.KEPT_WITHIN", 0.1)
     async with serving(tiny.load()) as address, technician(address) as foh:
         disk = SlowDisk(monkeypatch)
         begun = time.monotonic()

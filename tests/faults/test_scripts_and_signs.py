@@ -24,7 +24,7 @@ from tests.helpers.walls import wall
 
 pytestmark = pytest.mark.browser
 
-WEB = Path(__file__).resolve().parents[2] / "server/web"
+WEB = Path(__file__).resolve().parents[2] / "server/web/static"
 TITLE = "הדלת הפתוחה."
 SAID = "זאת הרצאה בשני חלקים."
 WORDS = [

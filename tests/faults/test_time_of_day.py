@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Browser
 
-from server.app import _force_book, _signs_of_life
 from server.clock import VirtualClock
 from server.config.lobby import (
     LANGUAGES,
@@ -22,6 +21,7 @@ from server.config.lobby import (
     shipped_texts,
 )
 from server.config.settings import SettingsError, load_settings
+from server.lifecycle import force_book, signs_of_life
 from server.memory import Memory, Remembered
 from server.modes.forces import Force
 from server.timeline.playhead import Playhead
@@ -90,10 +90,10 @@ async def test_what_is_kept_for_the_next_start_keeps_up_with_the_clock() -> None
     clock = VirtualClock(NINE_THIRTY - YEAR)
     async with Memory.unwritten(Remembered()) as memory:
         times = TimeOfDay(clock)
-        book = _force_book(memory, times, clock)
+        book = force_book(memory, times, clock)
         head = Playhead([0.0], [], 60.0, EndlessLoop(clock.wall() - 5, 60.0))
         head.tick(clock.now(), clock.wall())
-        job = asyncio.create_task(_signs_of_life(memory, clock, head))
+        job = asyncio.create_task(signs_of_life(memory, clock, head))
         forced = Force(mode="static", by="foh", until="time", deadline=clock.now() + 90, lasts=90.0)
         book.write((forced,))
         clock.step_wall(YEAR)
@@ -109,7 +109,7 @@ async def test_what_is_kept_for_the_next_start_keeps_up_with_the_clock() -> None
         assert content.alive_at == NINE_THIRTY + 3
         # The next start, twenty seconds later by a clock that is right.
         later = VirtualClock(NINE_THIRTY + 20)
-        (back,) = _force_book(memory, TimeOfDay(later), later).forces
+        (back,) = force_book(memory, TimeOfDay(later), later).forces
         assert back.deadline == later.now() + 70
 
 
@@ -305,7 +305,9 @@ MAY = {
     "server/words.py": "a Unix time in words, with the zone as an argument",
     "server/asrun/file.py": "Unix time of rows, in exports",
     "server/asrun/log.py": "when a run was, and when it is old: see its _prune",
-    "server/app.py": "when the show was alive, for the next start",
+    "server/lifecycle.py": "when the show was alive, for the next start",
+    "server/setup.py": "whether a loop is taken up where it was",
+    "server/rehearsal/watched.py": "from when on is rehearsed",
     "server/control/dispatcher.py": "when a command was given, to be read",
     "server/performance/playback.py": "when somebody panicked, since when the show stands",
     "server/performance/progress.py": "since when nothing goes well, to be read",
@@ -332,11 +334,11 @@ MAY = {
     "generator/importer.py": "generated_at, from the files",
     "generator/numbers.py": "a name",
     "generator/engines/replicate.py": "a date in a header, where its sender says no other",
-    "server/web/kiosk/hours.js": "days and hours of what the server told",
-    "server/web/kiosk/lobby.js": "an older server's hour",
-    "server/web/kiosk/main.js": "whether this machine slept",
-    "server/web/control/words.js": "Unix times in the show's zone",
-    "server/web/control/desk.js": "an older server's hour",
+    "server/web/static/kiosk/hours.js": "days and hours of what the server told",
+    "server/web/static/kiosk/lobby.js": "an older server's hour",
+    "server/web/static/kiosk/main.js": "whether this machine slept",
+    "server/web/static/control/words.js": "Unix times in the show's zone",
+    "server/web/static/control/desk.js": "an older server's hour",
 }
 """Who reads or writes out the time of day, and what for. A span of time is never among it."""
 

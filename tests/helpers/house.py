@@ -29,7 +29,6 @@ from server.control.state import StateView
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
 from server.engines.watch import EngineWatch, probe_of
-from server.ensemble import Circumstances, Ensemble, assemble
 from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
@@ -38,6 +37,7 @@ from server.performance.playback import Playback
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.runtime import Dependencies, Runtime, build_runtime
 from server.stage.presence import ScreenPresence
 from server.stage.stage import ScreenMailbox, Stage, StageFrame
 from server.supply.readiness import Readiness
@@ -87,7 +87,7 @@ class House:
     """The parts, and what one screen was told."""
 
     show: Show
-    ensemble: Ensemble
+    ensemble: Runtime
     clock: VirtualClock
     store: MemoryStore
     library: Library
@@ -298,11 +298,11 @@ async def house(
     supply = _supply(clock, chance, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
     time_of_day = TimeOfDay(clock, show.timezone)
-    ensemble = assemble(
+    ensemble = build_runtime(
         show,
         PlanInForce(plan),
         supply,
-        Circumstances(
+        Dependencies(
             clock=clock,
             schedule=schedule,
             chance=chance,

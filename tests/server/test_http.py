@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.config.show import load_show
-from server.http import MAX_BODY
+from server.web.api import MAX_BODY
 from tests.helpers.pictures import picture
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import Address, server_process, serving
@@ -126,12 +126,12 @@ async def test_every_answer_forbids_to_load_from_elsewhere(client: httpx.AsyncCl
 @pytest.mark.parametrize(
     "path",
     [
-        "/static/../http.py",
-        "/static/..%2fhttp.py",
-        "/static/%2e%2e/http.py",
+        "/static/../api.py",
+        "/static/..%2fapi.py",
+        "/static/%2e%2e/api.py",
         "/static/kiosk/../../../../pyproject.toml",
         "/static//etc/passwd",
-        "/static/..\\http.py",
+        "/static/..\\api.py",
         "/static/kiosk%00.html",
         "/static/kiosk",
         "/static/",

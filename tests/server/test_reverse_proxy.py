@@ -12,7 +12,6 @@ from starlette.routing import Route
 from server.access import Access
 from server.config.sections import ServerSection, Tokens
 from server.connections import ConnectionLimits
-from server.http import WEB
 from server.rate_limit import LimitedRequests, RateLimit, cost_of
 from server.reverse_proxy import (
     BehindProxies,
@@ -21,6 +20,7 @@ from server.reverse_proxy import (
     came_through_a_proxy,
     network_of,
 )
+from server.web.pages import STATIC
 
 TRUSTED = ReverseProxies(["127.0.0.1", "10.0.0.0/24"], "https://venue.example/show/")
 
@@ -167,8 +167,8 @@ def test_a_budget_is_each_clients_own() -> None:
 
 
 def test_fifty_walls_behind_one_address_load_their_pages_at_once() -> None:
-    files = ["/", *(f"/static/{path.relative_to(WEB)}" for path in (WEB / "kiosk").iterdir())]
-    files += [f"/static/fonts/{path.name}" for path in (WEB / "fonts").iterdir()]
+    files = ["/", *(f"/static/{path.relative_to(STATIC)}" for path in (STATIC / "kiosk").iterdir())]
+    files += [f"/static/fonts/{path.name}" for path in (STATIC / "fonts").iterdir()]
     limit = RateLimit(monotonic=lambda: 0.0)
     assert not any(limit.wait("nat", cost_of(path)) for path in files * 50)
     section = ServerSection()

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from structlog.testing import capture_logs
 
 from server.clock import VirtualClock, settle
 from server.metrics import Metrics
-from server.unhandled import LOOP, TOLD_FOR, UnhandledErrors
+from server.unhandled import LOOP, TOLD_FOR, UnhandledErrors, noting_errors
 
 
 class Planted(Exception):
@@ -89,8 +90,18 @@ async def socket(websocket: WebSocket) -> None:
     raise WebSocketDisconnect(1001)
 
 
+def noting_app(unhandled: UnhandledErrors, *routes: Route | WebSocketRoute) -> ASGIApp:
+    """An application with these routes, whose lifespan's state it gives itself."""
+    app = Starlette(routes=noting_errors(*routes))
+
+    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": {"unhandled": unhandled}}, receive, send)
+
+    return with_state
+
+
 @asynccontextmanager
-async def served(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
@@ -99,8 +110,7 @@ async def served(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 async def test_an_endpoint_that_raises_is_told_by_its_route_and_one_that_refuses_is_not() -> None:
     metrics = Metrics()
     unhandled = UnhandledErrors(VirtualClock(), metrics)
-    app = Starlette()
-    app.router.routes.extend(unhandled.of_routes([Route("/api/{name}", breaks)]))
+    app = noting_app(unhandled, Route("/api/{name}", breaks))
     async with served(app) as client:
         assert (await client.get("/api/x?fine")).text == "fine"
         assert (await client.get("/api/x?status")).status_code == 404
@@ -119,8 +129,7 @@ def say(client: TestClient, text: str) -> None:
 def test_a_socket_that_raises_is_told_and_one_whose_client_leaves_is_not() -> None:
     metrics = Metrics()
     unhandled = UnhandledErrors(VirtualClock(), metrics)
-    app = Starlette()
-    app.router.routes.extend(unhandled.of_routes([WebSocketRoute("/ws", socket)]))
+    app = noting_app(unhandled, WebSocketRoute("/ws", socket))
     client = TestClient(app)
     for text, raised in (("leave", WebSocketDisconnect), ("break", Planted)):
         with pytest.raises(raised):

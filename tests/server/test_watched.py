@@ -22,14 +22,13 @@ from generator.plan import PlanInForce
 from server.asrun.log import MemoryLog
 from server.chance import Chance
 from server.clock import ScaledClock, SystemClock, VirtualClock
-from server.ensemble import Circumstances, Ensemble, assemble
 from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
 from server.rehearsal.excerpts import in_a_row
-from server.rehearsal.terms import NOT_SPENT
-from server.rehearsal.watched import LINGERS, LOBBY, WatchedRehearsal, watch
+from server.rehearsal.watched import LINGERS, LOBBY, NOT_SPENT, WatchedRehearsal, watch
+from server.runtime import Dependencies, Runtime, build_runtime
 from server.serving import RefusedToServe
 from server.stage.stage import StageFrame
 from server.supply.sources import Supply
@@ -243,7 +242,7 @@ async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Haste:
-    ensemble: Ensemble
+    ensemble: Runtime
     log: MemoryLog
 
 
@@ -260,11 +259,11 @@ async def in_haste(
     await library.refresh()
     store.latency = latency
     chance, log = Chance(1), MemoryLog()
-    ensemble = assemble(
+    ensemble = build_runtime(
         show,
         PlanInForce(plan),
         Supply(store, library, FullShelf()),
-        Circumstances(
+        Dependencies(
             clock=clock,
             schedule=in_a_row(show, clock.wall(), 2, gap=0.0),
             chance=chance,

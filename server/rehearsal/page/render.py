@@ -23,7 +23,7 @@ from server.rehearsal.page.reading import read
 from server.rehearsal.page.wording import clock, meaning, summary
 from server.rehearsal.report import Report
 
-_FONTS: Final = Path(__file__).parents[2] / "web" / "fonts"
+_FONTS: Final = Path(__file__).parents[2] / "web" / "static" / "fonts"
 
 _LATIN: Final = (
     "U+0000-00FF, U+0131, U+0152-0153, U+02BB-02BC, U+02C6, U+02DA, U+02DC, U+2000-206F, U+20AC, "

@@ -1,7 +1,7 @@
-"""Everybody who plays, in one piece: what a show on the wall and a rehearsal have in common.
+"""The parts that play, built and connected: what a show on the wall and a rehearsal share.
 
-Built from what differs between the two: the clock, where sets come from, who may draw live,
-what is remembered, where it is written down. Nothing here knows a socket, or opens anything.
+What differs between the two is `Dependencies`: the clock, who may draw live, what is
+remembered, where it is written down. Nothing here knows a socket, or opens anything.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from server.timeofday import TimeOfDay
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What differs from one performance to another.
+class Dependencies:
+    """What a runtime is given, and what differs from one performance to another.
 
     Attributes:
         clock: the time.
@@ -95,8 +95,8 @@ class Circumstances:
 
 
 @dataclass(frozen=True, slots=True)
-class Ensemble:
-    """Those who play. Each owns its own state; see their modules."""
+class Runtime:
+    """The parts that play. Each owns its own state; see their modules."""
 
     show: Show
     plan: PlanInForce
@@ -111,110 +111,124 @@ class Ensemble:
     playback: Playback
 
 
-def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstances) -> Ensemble:
-    """Build everybody who plays `show`.
+def build_runtime(show: Show, plan: PlanInForce, supply: Supply, given: Dependencies) -> Runtime:
+    """Build and connect everything that plays `show`.
 
     Args:
         show: what is played.
         plan: its actions.
-        supply: where their sets come from; its prefetcher asks `Ensemble.lookahead`.
-        around: everything else.
+        supply: where their sets come from; its prefetcher asks `Runtime.lookahead`.
+        given: everything else.
     """
-    settings, clock = show.settings, around.clock
-    beginnings = Beginnings(show.sheet, around.chance, settings.playback.draw, show.duration)
+    settings, clock = show.settings.playback, given.clock
+    beginnings = Beginnings(show.sheet, given.chance, settings.draw, show.duration)
     playhead = Playhead(
         [cue.at for cue in show.sheet.cues],
         [action.cue_index for action in plan.actions],
         show.duration,
-        around.schedule,
+        given.schedule,
         clock.stretch(BURST),
     )
-    stage = _stage(show, around)
+    stage = _stage(show, given)
     latencies = Latencies()
-    static = StaticProvider(
-        supply.library,
-        around.bag,
-        clock,
-        around.chance,
-        settings.playback.fit,
-        lead=settings.playback.lead,
-        latencies=latencies,
-        longest_gap=settings.playback.frame_gap_timeout,
-        shelf=supply.shelf,
-        beside=around.beside,
-    )
-    budget = Budget(
-        settings.playback.live_runs_per_hour, settings.playback.live_at_once, around.no_live
-    )
-    live = _live(show, supply.library, budget, latencies, around)
-    readiness = Readiness(
-        plan,
-        supply,
-        static,
-        clock,
-        around.metrics,
-        still=show.still is not None,
-        engines=[engine.name for engine in around.engines],
-        may_draw=lambda action: (
-            settings.playback.fallback
-            or (show.sheet.cues[action.cue_index].mode or settings.playback.mode) != "static"
-        ),
-    )
+    budget = Budget(settings.live_runs_per_hour, settings.live_at_once, given.no_live)
+    static = _static(show, supply, latencies, given)
+    live = _live(show, supply.library, budget, latencies, given)
+    readiness = _readiness(show, plan, supply, static, given)
     modes = ModeManager(
-        settings=settings.playback,
+        settings=settings,
         clock=clock,
         static=static,
         live=live,
         sets=readiness.sets_in_time,
         budget=budget,
-        book=around.book,
-        time_of_day=around.time_of_day,
-        absent=around.absent,
+        book=given.book,
+        time_of_day=given.time_of_day,
+        absent=given.absent,
     )
-    progress = ShowProgress(clock, around.metrics, show.timezone)
     readiness.renamed = modes.renamed
-    runs = Runs(
-        clock=clock,
-        modes=modes,
-        settings=settings.playback,
-        crossfade=settings.display.crossfade,
-        reports=Reports(stage, around.asrun, around.metrics, around.activation),
-        progress=progress,
-        new_token=around.new_token,
-        under_its_id=lambda action: plan.of_cue(action.cue_index) or action,
-    )
+    progress = ShowProgress(clock, given.metrics, show.timezone)
     playback = Playback(
         show=show,
         plan=plan,
         playhead=playhead,
         clock=clock,
         stage=stage,
-        performer=Performer(stage=stage, clock=clock, runs=runs, progress=progress),
+        performer=_performer(show, plan, given, stage=stage, modes=modes, progress=progress),
         modes=modes,
         progress=progress,
-        metrics=around.metrics,
+        metrics=given.metrics,
         beginnings=beginnings,
         moved=supply.nudge,
-        panic=around.panic,
-        look_in=around.look_in,
+        panic=given.panic,
+        look_in=given.look_in,
     )
-    return Ensemble(
-        show=show,
-        plan=plan,
-        beginnings=beginnings,
-        playhead=playhead,
-        stage=stage,
-        static=static,
-        live=live,
-        lookahead=Lookahead(show, plan, beginnings, playhead, static=static, clock=clock),
-        readiness=readiness,
+    lookahead = Lookahead(show, plan, beginnings, playhead, static=static, clock=clock)
+    return Runtime(
+        show, plan, beginnings, playhead, stage, static, live, lookahead, readiness, modes, playback
+    )
+
+
+def _static(
+    show: Show, supply: Supply, latencies: Latencies, given: Dependencies
+) -> StaticProvider:
+    settings = show.settings.playback
+    return StaticProvider(
+        supply.library,
+        given.bag,
+        given.clock,
+        given.chance,
+        settings.fit,
+        lead=settings.lead,
+        latencies=latencies,
+        longest_gap=settings.frame_gap_timeout,
+        shelf=supply.shelf,
+        beside=given.beside,
+    )
+
+
+def _readiness(
+    show: Show, plan: PlanInForce, supply: Supply, static: StaticProvider, given: Dependencies
+) -> Readiness:
+    settings, cues = show.settings.playback, show.sheet.cues
+    return Readiness(
+        plan,
+        supply,
+        static,
+        given.clock,
+        given.metrics,
+        still=show.still is not None,
+        engines=[engine.name for engine in given.engines],
+        may_draw=lambda action: (
+            settings.fallback or (cues[action.cue_index].mode or settings.mode) != "static"
+        ),
+    )
+
+
+def _performer(
+    show: Show,
+    plan: PlanInForce,
+    given: Dependencies,
+    *,
+    stage: Stage,
+    modes: ModeManager,
+    progress: ShowProgress,
+) -> Performer:
+    runs = Runs(
+        clock=given.clock,
         modes=modes,
-        playback=playback,
+        settings=show.settings.playback,
+        crossfade=show.settings.display.crossfade,
+        reports=Reports(stage, given.asrun, given.metrics, given.activation),
+        progress=progress,
+        new_token=given.new_token,
+        under_its_id=lambda action: plan.of_cue(action.cue_index) or action,
     )
+    return Performer(stage=stage, clock=given.clock, runs=runs, progress=progress)
 
 
 def _live(
-    show: Show, library: Library, budget: Budget, latencies: Latencies, around: Circumstances
+    show: Show, library: Library, budget: Budget, latencies: Latencies, given: Dependencies
 ) -> tuple[LiveProvider, ...]:
     """Who plays the engines, in their order."""
 
@@ -225,32 +239,32 @@ def _live(
     return tuple(
         LiveProvider(
             engine,
-            around.clock,
-            lead=around.clock.stretch(show.settings.playback.lead),
-            rng=around.live_seeds(engine.name),
+            given.clock,
+            lead=given.clock.stretch(show.settings.playback.lead),
+            rng=given.live_seeds(engine.name),
             taken=seeds_of_sets,
             budget=budget,
             latencies=latencies,
-            beside=around.beside,
+            beside=given.beside,
         )
-        for engine in around.engines
+        for engine in given.engines
     )
 
 
-def _stage(show: Show, around: Circumstances) -> Stage:
+def _stage(show: Show, given: Dependencies) -> Stage:
     """The stage of a show; what its screens have painted is counted and written down."""
     display = show.settings.display
 
     def painted(screen: Screen, message: wire.Presented) -> None:
         stage_frame = stage.frame(message.run, message.step)
         if stage_frame is not None:
-            late = around.tempo.real_seconds(message.at - stage_frame.header.present_at)
-            around.metrics.presented_lateness.observe(late)
-        around.asrun.presented(message.run, screen.name, message.step, message.at)
+            late = given.tempo.real_seconds(message.at - stage_frame.header.present_at)
+            given.metrics.presented_lateness.observe(late)
+        given.asrun.presented(message.run, screen.name, message.step, message.at)
 
     stage = Stage(
-        around.clock,
-        _info(show, around),
+        given.clock,
+        _info(show, given),
         wire.Display(
             crossfade=display.crossfade,
             fade=display.fade,
@@ -264,7 +278,7 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             texts=display.lobby_texts,
         ),
         painted,
-        around.tempo,
+        given.tempo,
     )
     return stage
 
@@ -276,10 +290,10 @@ def _still_url(show: Show) -> str:
     return f"/still?key={show.still_key}" if show.settings.tokens.screen is not None else "/still"
 
 
-def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
+def _info(show: Show, given: Dependencies) -> wire.ShowInfo:
     """What a screen needs to know of the show, or that it is none."""
     written = glyphs.characters(_texts(show))
-    if around.activation == "show":
+    if given.activation == "show":
         return wire.ShowInfo(
             title=show.title,
             timezone=show.timezone_name,
@@ -291,7 +305,7 @@ def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
         timezone=show.timezone_name,
         duration=show.duration,
         characters=written,
-        rehearsal=wire.Rehearsal(speed=around.tempo.speed),
+        rehearsal=wire.Rehearsal(speed=given.tempo.speed),
     )
 
 

@@ -1,0 +1,83 @@
+"""Everything that technicians see and can ask for, built and connected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from server.conditions import Conditions
+from server.control.dispatcher import CommandLog, Commands, Dispatcher
+from server.control.mode_commands import ModeCommands
+from server.control.rehearsal_commands import RehearsalCommands
+from server.control.show_commands import ShowCommands
+from server.control.state import StateView
+from server.control.state_feed import StateFeed
+from server.control.supply_commands import SupplyCommands
+from server.lifecycle import Playout, panic_keeper
+from server.memory import KEPT_WITHIN
+from server.rehearsal.checks import Checks
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What technicians see, and what they can ask for."""
+
+    view: StateView
+    feed: StateFeed
+    modes: ModeCommands
+    dispatcher: Dispatcher
+
+
+def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> Control:
+    """Build it for a performance.
+
+    Args:
+        playout: what it is about.
+        checks: what is found out beside it.
+        conditions: what is wrong at this moment.
+    """
+    setup, runtime, memory = playout.setup, playout.runtime, playout.memory
+    show, clock, log = setup.show, setup.clock, CommandLog()
+    view = StateView(
+        show,
+        clock,
+        runtime.playback,
+        runtime.stage,
+        runtime.readiness,
+        runtime.modes,
+        live=playout.engines,
+        commands=log,
+        activation=setup.activation,
+        tempo=setup.tempo,
+        conditions=conditions,
+        time_of_day=playout.time_of_day,
+        presence=playout.presence,
+        **checks.told(),
+    )
+    # Technicians and screens are outside, in real time, whatever time the show has.
+    feed = StateFeed(view.state, setup.outside)
+    checks.tell(feed.nudge)
+    show_commands = ShowCommands(
+        playback=runtime.playback,
+        stage=runtime.stage,
+        view=view,
+        asrun=playout.asrun,
+        clock=clock,
+        min_go=show.settings.playback.min_go,
+        log=log,
+        remember=panic_keeper(memory),
+    )
+    mode_commands = ModeCommands(
+        modes=runtime.modes,
+        playback=runtime.playback,
+        view=view,
+        clock=clock,
+        engines=playout.engines,
+        keep=partial(memory.keep, KEPT_WITHIN),
+    )
+    supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
+    commands: list[Commands] = [show_commands, mode_commands, supply_commands]
+    if checks.on:
+        commands.append(RehearsalCommands(show, checks.desk))
+    dispatcher = Dispatcher(commands, setup.outside, log, changed=feed.nudge)
+    return Control(view, feed, mode_commands, dispatcher)

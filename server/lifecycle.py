@@ -1,0 +1,221 @@
+"""Opens what is played with and those who play, and keeps what a restart takes up again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+
+import structlog
+
+from cache.documents import FormatError
+from cache.library import Library
+from cache.prefetch import Need
+from cache.store import StoreError
+from generator.plan import PlanInForce
+from server.asrun.log import AsRun
+from server.chance import Chance
+from server.clock import Clock
+from server.conditions import Condition, Conditions
+from server.config.show import Show
+from server.engines.live import LiveEngines
+from server.memory import KEPT_WITHIN, Memory, Panic
+from server.metrics import Metrics
+from server.modes.forces import Forces, read_back, written_down
+from server.modes.manager import ForceBook
+from server.performance.playback import LOOK_IN
+from server.providers.shuffle import ShuffleBag
+from server.runtime import Dependencies, Runtime, build_runtime
+from server.setup import Setup
+from server.stage.presence import PresenceCollector, ScreenPresence
+from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.tempo import Tempo
+from server.timeline.playhead import Playhead
+from server.timeline.schedule import EndlessLoop
+from server.timeofday import TimeOfDay, asleep
+
+_log = structlog.get_logger(__name__)
+
+_SIGN_OF_LIFE = 60.0
+"""Seconds between two notes that the show was alive: an SD card is worn by each."""
+
+_LOOKED_FOR_SET = 2.0
+"""Seconds after which it is noted at the latest that the clock was set."""
+
+_MANIFEST_WITHIN = 5.0
+"""Seconds the start waits for the manifest: a store that never answers must not keep the wall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playout:
+    """A show's playout, open: what is played with, and the parts that play.
+
+    Attributes:
+        setup: a show, or a rehearsal.
+        supply: where sets come from.
+        memory: what is remembered across restarts.
+        asrun: where it is written down what was played.
+        engines: what may draw live.
+        time_of_day: that of technicians, who are outside.
+        runtime: the parts that play.
+        presence: who minds the screens that are expected.
+        metrics: where everything is counted.
+    """
+
+    setup: Setup
+    supply: Supply
+    memory: Memory
+    asrun: AsRun
+    engines: LiveEngines
+    time_of_day: TimeOfDay
+    runtime: Runtime
+    presence: ScreenPresence
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_playout(setup: Setup, metrics: Metrics) -> AsyncIterator[Playout]:
+    """Open what is played with, in order, and build those who play; it is closed on leaving."""
+    show, clock, tempo = setup.show, setup.clock, setup.tempo
+    runtime: Runtime | None = None
+
+    def needs() -> list[Need]:
+        # The line to the store is outside, and carries no more because the show is in haste.
+        coming = [] if runtime is None else runtime.lookahead.needs()
+        return [_in_real_time(need, tempo) for need in coming]
+
+    async with AsyncExitStack() as stack:
+        supply = await stack.enter_async_context(open_supply(show, setup.outside, needs))
+        memory = await stack.enter_async_context(setup.memory())
+        asrun = await stack.enter_async_context(setup.asrun())
+        chance = Chance(setup.seed(memory))
+        plan = await _planned(show, supply.library)
+        engines = await stack.enter_async_context(setup.engines(plan, supply))
+        time_of_day, of_the_show = _times_of_day(setup, memory)
+        runtime = build_runtime(
+            show,
+            plan,
+            supply,
+            Dependencies(
+                clock=clock,
+                schedule=setup.schedule(memory),
+                chance=chance,
+                bag=ShuffleBag(chance, memory.content.bags, changed=memory.touch),
+                asrun=asrun,
+                metrics=metrics,
+                engines=engines.ranked,
+                absent=engines.absent,
+                book=force_book(memory, of_the_show, clock),
+                time_of_day=of_the_show,
+                panic=memory.content.panic,
+                look_in=clock.stretch(LOOK_IN),
+                activation=setup.activation,
+                tempo=tempo,
+                no_live=setup.no_live,
+            ),
+        )
+        presence = _presence(setup, runtime, memory)
+        metrics.registry.register(SupplyCollector(supply))
+        metrics.registry.register(PresenceCollector(presence))
+        yield Playout(
+            setup, supply, memory, asrun, engines, time_of_day, runtime, presence, metrics
+        )
+
+
+def _presence(setup: Setup, runtime: Runtime, memory: Memory) -> ScreenPresence:
+    clock = setup.clock
+    return ScreenPresence(
+        runtime.stage,
+        setup.outside,
+        setup.show.timezone,
+        named=setup.show.settings.stage.screens,
+        known=memory.content.screens,
+        changed=memory.touch,
+        near=lambda seconds: runtime.playhead.begins_within(clock.now(), clock.stretch(seconds)),
+    )
+
+
+def _in_real_time(need: Need, tempo: Tempo) -> Need:
+    """A run to come, and when in real time."""
+    end = None if need.end is None else tempo.to_real(need.end)
+    return replace(need, start=tempo.to_real(need.start), end=end)
+
+
+async def _planned(show: Show, library: Library) -> PlanInForce:
+    """The show's actions, under the ids that their finished sets have; it follows the store."""
+    try:
+        async with asyncio.timeout(_MANIFEST_WITHIN):
+            await library.refresh()
+    except (StoreError, FormatError, TimeoutError) as error:
+        # The show goes on without: readiness keeps looking, and says so.
+        reason = str(error) or f"no answer in {_MANIFEST_WITHIN:g} s"
+        _log.error("manifest_unreadable", reason=reason)
+    plan = show.plan(library.manifest.fingerprints)
+    library.want(plan.wanted)
+    return PlanInForce(plan)
+
+
+def _times_of_day(setup: Setup, memory: Memory) -> tuple[TimeOfDay, TimeOfDay]:
+    """That of technicians, who are outside, and the show's own: in a show they are the same."""
+    zone, alive_at = setup.show.timezone, memory.content.alive_at
+    theirs = TimeOfDay(setup.outside, zone, slept=asleep, last_seen=alive_at)
+    return theirs, theirs if setup.clock is setup.outside else TimeOfDay(setup.clock, zone)
+
+
+def force_book(memory: Memory, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
+    """The forces, as they are remembered; what is remembered of them keeps up with the clock."""
+    book = ForceBook(read_back(memory.content.forces, time_of_day.offset, clock.now()))
+
+    def remember(forces: Forces) -> None:
+        memory.content.forces = written_down(forces, time_of_day.offset)
+        memory.touch()
+
+    book.changed = remember
+    time_of_day.on_step(lambda _by: remember(book.forces))
+    return book
+
+
+def panic_keeper(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+    """Remembers a panic, or its end, across a restart; answers why it could not, or None."""
+
+    async def keep(panic: Panic | None) -> str | None:
+        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        if why_not is not None:
+            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+        return why_not
+
+    return keep
+
+
+async def signs_of_life(memory: Memory, clock: Clock, playhead: Playhead) -> None:
+    """Note again and again that the show plays, and since when its loop has; also as it ends."""
+
+    def note() -> None:
+        content, schedule = memory.content, playhead.schedule
+        content.alive_at = clock.wall()
+        if isinstance(schedule, EndlessLoop):
+            content.loop_anchor = schedule.anchor  # a clock that was set has moved it along
+        memory.touch()
+
+    noted, schedule = clock.now(), playhead.schedule
+    try:
+        while True:
+            await clock.sleep_until(clock.now() + _LOOKED_FOR_SET)
+            if playhead.schedule is schedule and clock.now() - noted < _SIGN_OF_LIFE:
+                continue
+            noted, schedule = clock.now(), playhead.schedule
+            note()
+    finally:
+        note()
+
+
+def tell_remarks(playout: Playout, conditions: Conditions) -> None:
+    """Tell of what nobody reads in the settings, the sheet, and the like."""
+    show = playout.setup.show
+    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: told)
+    for condition in told:
+        _log.warning(condition.code, remark=condition.message)
+    for remark in (*show.sheet.remarks, *playout.runtime.plan.remarks):
+        _log.warning("cue_sheet", remark=str(remark))

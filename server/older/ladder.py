@@ -1,0 +1,34 @@
+"""The older wire beside a show: its pictures come by the show's own ladder, out of other bags."""
+
+from __future__ import annotations
+
+from generator.plan import Action
+from server.access import Access
+from server.chance import Chance, new_seed
+from server.clock import Clock
+from server.config.show import Show
+from server.older.socket import OlderSocket, Repertoire
+from server.providers.base import Provider
+from server.providers.shuffle import ShuffleBag
+from server.providers.static import StaticProvider
+from server.runtime import Runtime
+from server.supply.sources import Supply
+
+
+def older_socket(
+    show: Show, runtime: Runtime, supply: Supply, clock: Clock, access: Access
+) -> OlderSocket:
+    """The older wire, played from the show's sets and engines."""
+    # Sets of its own bag: who plays with the older wire must not turn the show's round.
+    chance, modes = Chance(new_seed()), runtime.modes
+    settings = show.settings.playback
+    sets = StaticProvider(
+        supply.library, ShuffleBag(chance), clock, chance, settings.fit, shelf=supply.shelf
+    )
+
+    def ladder(action: Action) -> list[Provider]:
+        rungs = modes.decide(action).rungs
+        return [sets if rung.engine is None else modes.provider(rung) for rung in rungs]
+
+    repertoire = Repertoire(runtime.plan, show.programs, show.base_images, runtime.playhead)
+    return OlderSocket(repertoire, ladder, settings, clock, access)

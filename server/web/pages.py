@@ -1,0 +1,56 @@
+"""The kiosk page with the still image it falls back on, and the technician's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.access import AccessDenied
+from server.web.responses import error, etag_of, picture
+from server.web.services import services
+
+STATIC: Final = Path(__file__).parent / "static"
+_NO_CACHE: Final = {"cache-control": "no-cache"}
+# Read once: a page must not be newer than the server that it talks to.
+_KIOSK: Final = (STATIC / "kiosk.html").read_bytes()
+_CONTROL: Final = (STATIC / "control.html").read_bytes()
+
+
+async def kiosk(request: Request) -> Response:
+    """`GET /`."""
+    del request
+    return Response(_KIOSK, media_type="text/html", headers=_NO_CACHE)
+
+
+async def control(request: Request) -> Response:
+    """`GET /control`."""
+    del request
+    return Response(_CONTROL, media_type="text/html", headers=_NO_CACHE)
+
+
+async def control_below(request: Request) -> Response:
+    """`GET /control/`: a slip; the page's own addresses would not be right there."""
+    del request
+    return Response(status_code=307, headers={"location": "../control"})
+
+
+async def still(request: Request) -> Response:
+    """`GET /still`: the show's own still image.
+
+    Where screens have a token, they are told the image's address with a key in it.
+    """
+    show, access = services(request).show, services(request).access
+    if show.still is None:
+        raise HTTPException(404)
+    locked = access.tokens.screen is not None
+    if locked and request.query_params.get("key") != show.still_key:
+        try:
+            access.may_see(request)
+        except AccessDenied as denied:
+            return error(denied.code, str(denied))
+    data = show.still.data
+    return picture(request, data, show.still.media_type, "no-cache", etag_of(data))

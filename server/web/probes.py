@@ -1,0 +1,78 @@
+"""What machines ask: is it alive, is it ready, how much, and does this screen show anything?"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cache.untrusted import one_line
+from generator.answers import JsonResponse
+from server.access import AccessDenied
+from server.stage.messages import MAX_NAME
+from server.web.responses import error
+from server.web.services import services
+
+
+async def health(request: Request) -> Response:
+    """`GET /healthz`: the loop ticks (it answers), the show moves, and nothing else fails."""
+    current = services(request).conditions.current()
+    failing = [each for each in current if each.level == "failing"]
+    if failing:
+        return JsonResponse({"healthy": False, "reason": failing[0].message}, status_code=503)
+    return JsonResponse({"healthy": True})
+
+
+async def ready(request: Request) -> Response:
+    """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
+    asked = services(request)
+    readiness, preflight = asked.readiness, asked.preflight
+    # Readiness knows of now; the preflight of a few minutes ago, and of more.
+    current = asked.conditions.current()
+    problems = [
+        *readiness.problems(),
+        *(each.message for each in current if each.blocks_ready),
+        *preflight.problems(),
+    ]
+    body = {
+        "ready": not problems,
+        "reasons": problems,
+        "notes": [
+            *readiness.notes(),
+            *(each.message for each in current if not each.blocks_ready),
+            *preflight.notes(),
+        ],
+        **readiness.coverage(),
+    }
+    return JsonResponse(body, status_code=503 if problems else 200)
+
+
+async def exposition(request: Request) -> Response:
+    """`GET /metrics`."""
+    metrics = services(request).metrics
+    return Response(metrics.expose(), headers={"content-type": metrics.content_type})
+
+
+async def screen(request: Request) -> Response:
+    """`GET /api/screen?name=left`: 200 where it is well, 503 and why where it is not.
+
+    A watcher beside a kiosk asks it. Whoever may be a screen may ask: where screens need a
+    token, with that as the bearer's.
+    """
+    access, presence = services(request).access, services(request).presence
+    token = request.headers.get("authorization", "").partition(" ")[2]
+    try:
+        access.check_origin(request)
+        try:
+            access.check_screen(token)
+        except AccessDenied:
+            access.role_of(request)
+    except AccessDenied as denied:
+        return error(denied.code, str(denied))
+    # As it is cleaned where a screen says it: else one that is well would be taken for another.
+    name = one_line(request.query_params.get("name", ""), MAX_NAME)
+    if not name:
+        return error("bad_args", "which screen? expected ?name=")
+    status = presence.one(name)
+    body = {"screen": name, "well": not status.trouble, "reason": status.message}
+    headers = {"cache-control": "no-store"}
+    return JsonResponse(body, status_code=503 if status.trouble else 200, headers=headers)

@@ -1,0 +1,91 @@
+"""Answers that several endpoints give: errors, pictures, and headers for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from generator.answers import JsonResponse
+
+_POLICY: Final = b"content-security-policy"
+_HEADERS: Final = (
+    (
+        _POLICY,
+        (
+            b"default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; "
+            b"connect-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'self'"
+        ),
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+_STATUS: Final = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "unknown_command": 404,
+    "unknown_cue": 404,
+    "unknown_screen": 404,
+    "unknown_failure": 404,
+    "no_report": 404,
+    "too_soon": 429,
+    "bad_args": 400,
+    "not_json": 415,
+    "expired": 410,
+    "id_reused": 422,
+    "internal": 500,
+}
+
+
+class SafeHeaders:
+    """Middleware: our pages load nothing from elsewhere, and nobody frames them.
+
+    A page that is stricter with itself says so.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to every HTTP response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = list(message.get("headers", []))
+                names = {name for name, _ in given}
+                message["headers"] = given + [each for each in _HEADERS if each[0] not in names]
+            await send(message)
+
+        await self._app(scope, receive, add)
+
+
+def error(code: str, message: str) -> Response:
+    """Why something was not done, as JSON, with the HTTP status that fits its code."""
+    body = {"ok": False, "error": {"code": code, "message": message}}
+    return JsonResponse(body, status_code=_STATUS.get(code, 409))
+
+
+def etag_of(data: bytes) -> str:
+    """By the content: the same bytes have the same one on every machine."""
+    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def picture(
+    request: Request, data: bytes, media_type: str, cache_control: str, etag: str
+) -> Response:
+    """A picture, or 304 for one that the client has."""
+    headers = {"etag": etag, "cache-control": cache_control}
+    asked = {
+        tag.strip().removeprefix("W/")
+        for tag in request.headers.get("if-none-match", "").split(",")
+    }
+    if etag in asked or "*" in asked:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)

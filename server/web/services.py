@@ -1,0 +1,62 @@
+"""What endpoints answer from: the parts of the server that is open, as the lifespan gives them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import HTTPConnection
+
+from server.access import Access
+from server.asrun.log import AsRun
+from server.conditions import Conditions
+from server.config.show import Show
+from server.control.dispatcher import Dispatcher
+from server.control.socket import ControlSocket
+from server.control.state import StateView
+from server.metrics import Metrics
+from server.older.socket import OlderSocket
+from server.rehearsal.desk import RehearsalDesk
+from server.rehearsal.preflight import Preflight
+from server.stage.presence import ScreenPresence
+from server.stage.screens import ScreenSocket
+from server.stage.stage import Stage
+from server.supply.readiness import Readiness
+from server.supply.sources import Supply
+
+_READ_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of one server that its endpoints ask. Nothing but an endpoint reads this.
+
+    Attributes:
+        reading: files read for `/assets` at once: the disk and the threads are the show's.
+        encoding: long answers encoded at once, in a thread, for the same reason.
+    """
+
+    show: Show
+    access: Access
+    supply: Supply
+    stage: Stage
+    readiness: Readiness
+    view: StateView
+    dispatcher: Dispatcher
+    asrun: AsRun
+    screens: ScreenSocket
+    control: ControlSocket
+    older: OlderSocket
+    metrics: Metrics
+    preflight: Preflight
+    rehearsals: RehearsalDesk
+    conditions: Conditions
+    presence: ScreenPresence
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))
+    encoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+
+def services(connection: HTTPConnection) -> Services:
+    """Those of the server that a request or a socket has come to."""
+    return cast("Services", connection.state.services)
