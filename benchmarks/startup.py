@@ -1,9 +1,14 @@
-"""How soon the server is ready, and how long a sheet takes to load; torch stays out of it."""
+"""How soon the server is ready, and how long a sheet takes to load; torch stays out of it.
+
+The peer of the first figure is an interpreter that only imports the frameworks: every module of
+other people's that the server has loaded by the time it is ready, and nothing of ours.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +25,21 @@ from server.config.show import DEMO
 
 _ROUNDS = length(5, 1)
 
+_OTHERS = """
+import sys
+before = set(sys.modules)
+import server.cli.main, server.cli.serve, uvloop
+ours = {"server", "generator", "cache", *sys.stdlib_module_names}
+new = [name for name in sys.modules if name not in before]
+print(*(name for name in new if name.partition(".")[0].lstrip("_") not in ours))
+"""
+_IMPORT = """
+import contextlib, importlib, sys
+for name in sys.argv[1:]:
+    with contextlib.suppress(ImportError):  # a name that is no module of its own
+        importlib.import_module(name)
+"""
+
 
 def main() -> None:
     """Print the figures."""
@@ -29,10 +49,14 @@ def main() -> None:
 
 
 def _ready() -> None:
-    bare, ready = [], []
+    bare: list[float] = []
+    ready: list[float] = []
+    asked = [sys.executable, "-c", _OTHERS]
+    found = subprocess.run(asked, check=True, capture_output=True, text=True)
+    frameworks = [sys.executable, "-c", _IMPORT, *found.stdout.split()]
     for _ in range(_ROUNDS):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import starlette, uvicorn"], check=True)
+        subprocess.run(frameworks, check=True)
         bare.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         with serving(DEMO) as server:
@@ -46,7 +70,8 @@ def _ready() -> None:
             ready.append(time.perf_counter() - begun)
     say(
         f"server ready            {min(ready):.2f} to {max(ready):.2f} s"
-        f"   (importing starlette and uvicorn alone: {min(bare):.2f} to {max(bare):.2f} s)"
+        f"   (importing its frameworks alone: {min(bare):.2f} to {max(bare):.2f} s;"
+        f" {statistics.median(ready) / statistics.median(bare):.2f} times as long; goal 1.4)"
     )
 
 

@@ -6,33 +6,71 @@ Exit status: 0 well, 1 problems found, 2 wrong use.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 import cache
 import generator
-from server.asrun.log import AsRunUnreadable, read_rows, to_csv, to_json
-from server.cli.common import JsonOption, ShowOption, StoreOption, fail, load
-from server.cli.control import control
-from server.cli.generate import generate
-from server.cli.pull import pull_store
-from server.cli.rehearse import rehearse_show
-from server.cli.worker import worker
-from server.output import occupy_standard_descriptors, output_in_background, unwritten_output
-from server.serving import NotServed, serve_show
+from server.cli.common import fail
+from server.output import occupy_standard_descriptors, unwritten_output
+
+if TYPE_CHECKING:  # typer has no public name for what its groups are made of
+    from typer._click.core import Command, Context
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "serve": "server.cli.serve:serve",
+    "asrun": "server.cli.asrun:asrun",
+    "control": "server.cli.control:control",
+    "rehearse": "server.cli.rehearse:rehearse_show",
+    "worker": "server.cli.worker:worker",
+    "pull": "server.cli.pull:pull_store",
+    "generate": "server.cli.generate:generate",
+}
+"""Every command, and the function or group that it is. One is imported when it is asked for:
+a server that starts does not wait for what draws or rehearses."""
+
+
+class _CommandsByName(TyperGroup):
+    """Finds a command by `COMMANDS`."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """All of them, as they stand in the help."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """The command of that name, imported now."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            return get_group(found)
+        single = typer.Typer(add_completion=False)
+        single.command(name=cmd_name)(found)
+        return get_command(single)
+
 
 app = typer.Typer(
     name="understudy",
-    help="Exhibition playback for AI-image pieces.",
+    cls=_CommandsByName,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def understudy() -> None:
+    """Exhibition playback for AI-image pieces."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -67,65 +105,3 @@ def _check_packages() -> None:
                 f"in {found}; run Understudy from an environment of its own (make run makes one)",
                 2,
             )
-
-
-@app.command()
-def serve(
-    *,
-    show: ShowOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = None,
-    mode: Annotated[str | None, typer.Option(help="static, live or hybrid.")] = None,
-    store: StoreOption = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
-) -> None:
-    """Play a show: screens at /, probes at /healthz and /readyz."""
-    with output_in_background():
-        loaded = load(
-            show,
-            store=store,
-            server={"host": host, "port": port},
-            playback={"mode": mode},
-        )
-        try:
-            serve_show(loaded, log_level=log_level)
-        except NotServed as error:
-            fail(str(error), error.status)
-
-
-@app.command()
-def asrun(
-    *,
-    show: ShowOption = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only runs since this ISO time, in the show's time zone.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 1000,
-    csv: Annotated[bool, typer.Option("--csv", help="As a table for a spreadsheet.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """What was really played, newest first."""
-    loaded = load(show)
-    try:
-        told = datetime.fromisoformat(since) if since else None
-        # Without a zone of its own it is meant as the schedule is: in the show's.
-        if told is not None and told.tzinfo is None:
-            told = told.replace(tzinfo=loaded.timezone)
-        after = None if told is None else told.timestamp()
-    except (ValueError, OverflowError):
-        fail(f"--since: expected a time such as 2026-11-20T10:00, not {since!r}", 2)
-    try:
-        rows = read_rows(loaded.state_folder / "asrun.sqlite", limit=limit, since=after)
-    except AsRunUnreadable as error:
-        fail(str(error), 1)
-    if csv or not as_json:
-        typer.echo(to_csv(rows), nl=False)
-    else:
-        typer.echo(to_json(rows))
-
-
-app.command()(control)
-app.command(name="rehearse")(rehearse_show)
-app.command()(worker)
-app.command(name="pull")(pull_store)
-app.add_typer(generate, name="generate")

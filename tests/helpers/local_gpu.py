@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import server.cli.main  # all that a server has in memory
+import server.serving  # all that a server has in memory
 from generator.engine import Engine, EngineUnavailable
 from generator.recipe import Recipe
 from server.clock import SystemClock
@@ -66,5 +66,5 @@ async def told(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    assert server.cli.__name__ in sys.modules
+    assert server.serving.__name__ in sys.modules
     print(json.dumps(asyncio.run(told(Path(sys.argv[1])))))

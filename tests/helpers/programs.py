@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from server.cli.main import COMMANDS
 from tests.helpers.servers import plain_environment
 
 _PATIENCE = 60.0
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["server.cli.main", "cache.s3"])
+_FORKING.set_forkserver_preload(
+    [
+        "server.cli.main",
+        *(place.partition(":")[0] for place in COMMANDS.values()),
+        "cache.s3",
+    ]
+)
 
 
 @dataclass

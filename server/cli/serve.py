@@ -1,0 +1,34 @@
+"""`understudy serve`: play a show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from server.cli.common import ShowOption, StoreOption, fail, load
+from server.output import output_in_background
+from server.serving import NotServed, serve_show
+
+
+def serve(
+    *,
+    show: ShowOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = None,
+    mode: Annotated[str | None, typer.Option(help="static, live or hybrid.")] = None,
+    store: StoreOption = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Play a show: screens at /, probes at /healthz and /readyz."""
+    with output_in_background():
+        loaded = load(
+            show,
+            store=store,
+            server={"host": host, "port": port},
+            playback={"mode": mode},
+        )
+        try:
+            serve_show(loaded, log_level=log_level)
+        except NotServed as error:
+            fail(str(error), error.status)
