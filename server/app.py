@@ -60,7 +60,7 @@ from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
-from server.rehearsal.terms import NOT_SPENT, Terms
+from server.rehearsal.options import NOT_SPENT, LiveOptions
 from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
@@ -143,7 +143,7 @@ async def build(
     app: Starlette,
     engines: Sequence[LiveEngine] | None = None,
     *,
-    rehearsal: Terms | None = None,
+    rehearsal: LiveOptions | None = None,
     process: HostProcess | None = None,
 ) -> AsyncIterator[Playback]:
     """Build every part, add the routes to `app`, and play until left.
@@ -385,7 +385,7 @@ def _outside(need: Need, tempo: Tempo) -> Need:
 
 @asynccontextmanager
 async def _memory(
-    show: Show, rehearsal: Terms | None, conditions: Conditions
+    show: Show, rehearsal: LiveOptions | None, conditions: Conditions
 ) -> AsyncIterator[Memory]:
     if rehearsal is not None:
         async with Memory.unwritten(rehearsal.remembered) as memory:
@@ -397,7 +397,7 @@ async def _memory(
 
 
 @asynccontextmanager
-async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIterator[AsRun]:
+async def _asrun(show: Show, clock: Clock, rehearsal: LiveOptions | None) -> AsyncIterator[AsRun]:
     """Where it is written down what was played; a rehearsal is nowhere."""
     if rehearsal is not None:
         yield MemoryLog()
@@ -407,7 +407,7 @@ async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIter
         yield log
 
 
-def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None) -> Schedule:
+def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: LiveOptions | None) -> Schedule:
     if rehearsal is not None:
         return rehearsal.schedule(clock.wall())
     return build_schedule(
@@ -440,7 +440,7 @@ async def _engines(
     clock: Clock,
     *,
     given: Sequence[LiveEngine] | None,
-    rehearsal: Terms | None,
+    rehearsal: LiveOptions | None,
 ) -> AsyncIterator[LiveEngines]:
     """What may draw live: what was given, else the show's; what those draw is kept if it says so.
 

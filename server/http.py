@@ -32,10 +32,10 @@ from server.control.arguments import ARGUMENTS, RELEASED, Button, button
 from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
+from server.diagnostics.preflight import Preflight
 from server.metrics import Metrics
 from server.older.socket import OlderSocket
-from server.rehearsal.desk import RehearsalDesk
-from server.rehearsal.preflight import Preflight
+from server.rehearsal.jobs import RehearsalJobs
 from server.stage.messages import MAX_NAME
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
@@ -131,7 +131,7 @@ def build_routes(
     older: OlderSocket,
     metrics: Metrics,
     preflight: Preflight,
-    rehearsals: RehearsalDesk,
+    rehearsals: RehearsalJobs,
     conditions: Conditions,
     presence: ScreenPresence,
 ) -> list[BaseRoute]:
@@ -464,7 +464,7 @@ class ReportLinks:
     that opens this one report, until there is another.
     """
 
-    def __init__(self, desk: RehearsalDesk, access: Access) -> None:
+    def __init__(self, desk: RehearsalJobs, access: Access) -> None:
         self._desk = desk
         self._access = access
 

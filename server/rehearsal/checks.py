@@ -9,14 +9,14 @@ from typing import Any
 
 from server.clock import Clock
 from server.config.show import Show
+from server.diagnostics.live_checks import Looks, known_engines
+from server.diagnostics.preflight import Preflight
 from server.engines.live import LiveEngines
 from server.ensemble import Ensemble
 from server.metrics import Metrics
 from server.rehearsal.backstage import ChildBackstage
-from server.rehearsal.desk import RehearsalDesk
-from server.rehearsal.kept import REHEARSALS, KeptReports
-from server.rehearsal.looks import Looks, known_engines
-from server.rehearsal.preflight import Preflight
+from server.rehearsal.jobs import RehearsalJobs
+from server.reports.archive import REHEARSALS, ReportArchive
 from server.supply.sources import Supply
 
 
@@ -31,7 +31,7 @@ class Checks:
     """
 
     preflight: Preflight
-    desk: RehearsalDesk
+    desk: RehearsalJobs
     on: bool
 
     def told(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
@@ -76,8 +76,8 @@ async def open_checks(
         begins=lambda: ensemble.readiness.looked,
         noted=lambda result: metrics.preflight_errors.set(result.count("error")),
     )
-    kept = KeptReports(show.state_folder / REHEARSALS)
-    desk = RehearsalDesk(ChildBackstage(show, lambda: known_engines(ensemble, live)), kept, clock)
+    kept = ReportArchive(show.state_folder / REHEARSALS)
+    desk = RehearsalJobs(ChildBackstage(show, lambda: known_engines(ensemble, live)), kept, clock)
     if not on:
         yield Checks(preflight, desk, on)
         return
