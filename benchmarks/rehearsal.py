@@ -24,8 +24,8 @@ import structlog
 from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving, spread, watch
 from server.config.show import DEMO, Show, load_show
+from server.diagnostics.report import RehearsalOptions, Report
 from server.rehearsal.rehearsal import rehearse
-from server.rehearsal.report import RehearsalOptions, Report
 
 SEED = 7
 DAY = length(10, 2)

@@ -56,7 +56,7 @@ MINDED = {
         "catches all and tells `ShowProgress`, which notices one that hangs as well",
     ),
     ("server/performance/feed.py", "create_task"): (1, "raises where the frames are awaited"),
-    ("server/rehearsal/desk.py", "create_task"): (1, "catches all; how it ended is in the state"),
+    ("server/rehearsal/jobs.py", "create_task"): (1, "catches all; how it ended is in the state"),
     # Two or more things at once, awaited by whoever begins them.
     ("cache/flights.py", "create_task"): (
         1,
@@ -66,7 +66,7 @@ MINDED = {
     ("cache/parallel.py", "ensure_future"): (1, "awaited, all of them"),
     ("cache/pull.py", "create_task"): (1, "awaited, all of them"),
     ("cache/threads.py", "ensure_future"): (1, "awaited, even where its caller is cancelled"),
-    ("generator/batch.py", "create_task"): (1, "a TaskGroup raises what one of them raises"),
+    ("generator/batch.py", "create_task"): (1, "a TaskGroup raises what they raise"),
     ("generator/engines/_comfyui/listening.py", "create_task"): (
         1,
         "whoever waits for a message has a time-out, and the drawing fails",
@@ -85,7 +85,10 @@ MINDED = {
     ),
     ("server/older/socket.py", "create_task"): (1, "its result is asked for, or its end awaited"),
     ("server/older/socket.py", "ensure_future"): (2, "its result is asked for"),
-    ("server/rehearsal/play.py", "create_task"): (1, "a TaskGroup raises what one of them raises"),
+    ("server/rehearsal/simulation.py", "create_task"): (
+        1,
+        "a TaskGroup raises what one of them raises",
+    ),
     ("server/stage/screens.py", "create_task"): (3, "sender and receiver end their socket"),
     # Threads that do one thing that cannot fail.
     ("generator/engines/pooled.py", "Thread"): (1, "ends its process with its parent's"),

@@ -27,18 +27,18 @@ from server.cli.common import (
     load,
     load_or_raise,
 )
-from server.cli.rehearsal_table import WIDTH, print_report
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
+from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ranked
+from server.diagnostics.show import unloadable_findings
 from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
 from server.output import output_in_background
-from server.rehearsal.other_findings import unloadable_findings
-from server.rehearsal.page import render_page
+from server.rehearsal.live_rehearsal import FASTEST, SLOWEST, watch
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import ProbedEngine, RehearsalOptions, Report, ranked
-from server.rehearsal.watched import FASTEST, SLOWEST, watch
-from server.rehearsal.written import page_of, write_page
+from server.reports import render_page
+from server.reports.report_file import build_page, write_page
+from server.reports.terminal import WIDTH, print_report
 from server.serving import NotServed
 
 _MOST_SCREENINGS = 1000
@@ -171,7 +171,7 @@ def rehearse_show(
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
     if html is not None:
-        _write(html, asyncio.run(page_of(loaded, report)))
+        _write(html, asyncio.run(build_page(loaded, report)))
     _tell(report, as_json=as_json)
     raise SystemExit(0 if report.verdict == "ready" else 1)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from server.config.show import Show
 from server.control.dispatcher import Args, Caller, CommandError, Handler, expect
-from server.rehearsal.desk import DeskError, RehearsalDesk
-from server.rehearsal.order import BadOrder, Order
+from server.rehearsal.jobs import RehearsalJobError, RehearsalJobs
 from server.rehearsal.rehearsal import fail_names
+from server.rehearsal.request import BadRehearsalRequest, RehearsalRequest
 
 
 class RehearsalCommands:
@@ -21,7 +21,7 @@ class RehearsalCommands:
         desk: who does it.
     """
 
-    def __init__(self, show: Show, desk: RehearsalDesk) -> None:
+    def __init__(self, show: Show, desk: RehearsalJobs) -> None:
         self._show = show
         self._desk = desk
 
@@ -42,8 +42,8 @@ class RehearsalCommands:
     async def _rehearse(self, args: Args, caller: Caller) -> dict[str, Any]:
         """`rehearse {screenings?, bandwidth?, latency?, fail?, seed?, from?, to?, deep?}`."""
         try:
-            order = Order.read(args)
-        except BadOrder as error:
+            order = RehearsalRequest.read(args)
+        except BadRehearsalRequest as error:
             raise CommandError("bad_args", str(error)) from None
         self._check_times(order)
         unknown = await asyncio.to_thread(fail_names, self._show, order.fail)
@@ -54,7 +54,7 @@ class RehearsalCommands:
             raise CommandError("unknown_failure", text)
         try:
             self._desk.start(order, caller.name)
-        except DeskError as error:
+        except RehearsalJobError as error:
             raise CommandError(error.code, str(error)) from None
         return {"rehearsal": self._desk.state()}
 
@@ -63,7 +63,7 @@ class RehearsalCommands:
         expect(args)
         try:
             await self._desk.cancel(caller.name)
-        except DeskError as error:
+        except RehearsalJobError as error:
             raise CommandError(error.code, str(error)) from None
         return {"rehearsal": self._desk.state()}
 
@@ -72,7 +72,7 @@ class RehearsalCommands:
         expect(args)
         return {"rehearsal": self._desk.result()}
 
-    def _check_times(self, order: Order) -> None:
+    def _check_times(self, order: RehearsalRequest) -> None:
         start, duration = order.from_ or 0.0, self._show.duration
         if start >= duration:
             raise CommandError("out_of_range", f"from: the show is over after {duration:g} s")

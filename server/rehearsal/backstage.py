@@ -24,9 +24,9 @@ import structlog
 from pydantic import TypeAdapter
 
 from server.config.show import Show
-from server.rehearsal.kept import HTML, JSON
-from server.rehearsal.order import Order
-from server.rehearsal.report import ProbedEngine
+from server.diagnostics.report import ProbedEngine
+from server.rehearsal.request import RehearsalRequest
+from server.reports.archive import HTML, JSON
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class RehearsalEnded:
 class Backstage(Protocol):
     """Rehearses where it disturbs nobody."""
 
-    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
+    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
         """Rehearse; what was found lies in folder `into` then. To cancel this ends it.
 
         Raises:
@@ -85,7 +85,7 @@ class ScriptedBackstage:
     """
 
     def __init__(self) -> None:
-        self.orders: list[Order] = []
+        self.orders: list[RehearsalRequest] = []
         self.cancelled = 0
         self._ending: asyncio.Future[Callable[[Path], RehearsalEnded]] | None = None
 
@@ -118,7 +118,7 @@ class ScriptedBackstage:
             raise RuntimeError("nothing is rehearsed")
         self._ending.set_result(leave)
 
-    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
+    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`."""
         self.orders.append(order)
         self._ending = asyncio.get_running_loop().create_future()
@@ -147,7 +147,7 @@ class ChildBackstage:
         self._engines = engines
         self._path = show.toml if show.toml.exists() else show.folder
 
-    async def rehearse(self, order: Order, into: Path) -> RehearsalEnded:
+    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`. The child does not outlive us, however we end."""
         try:
             with await asyncio.to_thread((into / JSON).open, "wb") as report:

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from server.diagnostics.live_checks import Looks, known_engines
+from server.diagnostics.preflight import Preflight
 from server.lifecycle import Playout
 from server.rehearsal.backstage import ChildBackstage
-from server.rehearsal.desk import RehearsalDesk
-from server.rehearsal.kept import REHEARSALS, KeptReports
-from server.rehearsal.looks import Looks, known_engines
-from server.rehearsal.preflight import Preflight
+from server.rehearsal.jobs import RehearsalJobs
+from server.reports.archive import REHEARSALS, ReportArchive
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Checks:
     """
 
     preflight: Preflight
-    desk: RehearsalDesk
+    desk: RehearsalJobs
     on: bool
 
     def told(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
@@ -58,9 +58,9 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         begins=lambda: runtime.readiness.looked,
         noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
     )
-    kept = KeptReports(setup.show.state_folder / REHEARSALS)
+    archive = ReportArchive(setup.show.state_folder / REHEARSALS)
     backstage = ChildBackstage(setup.show, lambda: known_engines(runtime, live))
-    desk = RehearsalDesk(backstage, kept, clock)
+    desk = RehearsalJobs(backstage, archive, clock)
     if setup.activation != "show":
         yield Checks(preflight, desk, on=False)
         return

@@ -22,15 +22,13 @@ from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
-from server.memory import STATE, remembered
-from server.modes.proof import Unproven
-from server.rehearsal.catalogue import Catalogue, read_catalogue
-from server.rehearsal.excerpts import Excerpts, upcoming
-from server.rehearsal.line import SimulatedLine
-from server.rehearsal.loop import RehearsalLoop
-from server.rehearsal.other_findings import line_findings, remark_findings, unproven_findings
-from server.rehearsal.play import Behind, Played, Scenario, play
-from server.rehearsal.report import (
+from server.diagnostics.capacity import (
+    cache_too_small,
+    disk_space,
+    tight_cues,
+    unknown_durations,
+)
+from server.diagnostics.report import (
     Finding,
     LineReport,
     ProbedEngine,
@@ -41,15 +39,9 @@ from server.rehearsal.report import (
     ranked,
     verdict_of,
 )
-from server.rehearsal.room_findings import (
-    cache_too_small,
-    disk_space,
-    tight_cues,
-    unknown_durations,
-)
-from server.rehearsal.run_findings import NOTHING_TO_SHOW, THINNED, run_findings
-from server.rehearsal.schedule_findings import schedule_findings
-from server.rehearsal.set_findings import (
+from server.diagnostics.runs import NOTHING_TO_SHOW, THINNED, run_findings
+from server.diagnostics.schedule import schedule_findings
+from server.diagnostics.sets import (
     few_sets,
     listed_flaws,
     manifest_findings,
@@ -58,8 +50,16 @@ from server.rehearsal.set_findings import (
     standing_behind,
     verified_flaws,
 )
-from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
-from server.rehearsal.understudies import probe_engines
+from server.diagnostics.show import line_findings, remark_findings, unproven_findings
+from server.memory import STATE, remembered
+from server.modes.proof import Unproven
+from server.rehearsal.loop import RehearsalLoop
+from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, sheet_of, variety_of
+from server.rehearsal.screening_window import ScreeningWindows, upcoming
+from server.rehearsal.simulated_engines import probe_engines
+from server.rehearsal.simulated_store import SimulatedLine
+from server.rehearsal.simulation import RemoteStore, Scenario, SimulationResult, simulate
+from server.supply.inventory import StoreInventory, read_inventory
 from server.supply.sources import copies_of, free_on_disk
 
 AHEAD_AT_MOST: Final = 6 * 3600.0
@@ -76,13 +76,13 @@ class Around:
 
     Attributes:
         engines: every engine that plays live, as it answered.
-        catalogue: what lies in the store.
+        inventory: what lies in the store.
         verified: what is wrong with any image of any set, where all of them were looked at.
         free: bytes free on the disk that copies are kept on; None where none are.
     """
 
     engines: tuple[ProbedEngine, ...]
-    catalogue: Catalogue
+    inventory: StoreInventory
     verified: tuple[SetFinding, ...] = ()
     free: int | None = None
 
@@ -110,15 +110,15 @@ def rehearse(
         BadStoreAddress: `[store]` names no store.
     """
     around = asyncio.run(look_around(show, asked, known))
-    excerpts = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
-    scene = _scene(show, asked, around, excerpts, wall)
-    begins = excerpts.excerpts[0].opens if excerpts.excerpts else wall
-    clock = VirtualClock(begins - scene.ahead)
+    windows = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
+    scenario = _scenario(show, asked, around, windows, wall)
+    begins = windows.windows[0].opens if windows.windows else wall
+    clock = VirtualClock(begins - scenario.ahead)
     with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
-        played = runner.run(play(scene, clock, progress))
+        result = runner.run(simulate(scenario, clock, progress))
     here = machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC
-    times = schedule_findings(show, wall, here, _newest(around.catalogue))
-    return _report(asked, around, scene, played, times)
+    times = schedule_findings(show, wall, here, _newest(around.inventory))
+    return _report(asked, around, scenario, result, times)
 
 
 def seed_of(show: Show, asked: int | None) -> int:
@@ -164,15 +164,15 @@ async def look_around(
     Raises:
         BadStoreAddress: `[store]` names no store.
     """
-    engines, (catalogue, verified) = await asyncio.gather(
+    engines, (inventory, verified) = await asyncio.gather(
         probe_engines(show, asked.fail, known), _look_into_the_store(show, asked)
     )
-    return Around(engines, catalogue, verified, await asyncio.to_thread(_free, show))
+    return Around(engines, inventory, verified, await asyncio.to_thread(_free, show))
 
 
 async def _look_into_the_store(
     show: Show, asked: RehearsalOptions
-) -> tuple[Catalogue, tuple[SetFinding, ...]]:
+) -> tuple[StoreInventory, tuple[SetFinding, ...]]:
     """What lies in the store, and what is wrong with its images where that is asked for."""
 
     def wanted(manifest: Manifest) -> Mapping[str, str]:
@@ -181,9 +181,9 @@ async def _look_into_the_store(
     store, settings = store_of(show), show.settings.cache
     if isinstance(store, FolderStore) and settings.copies != "always":
         async with FolderStore(store.root, threads=0, follow=store.follow) as near:
-            return await read_catalogue(near, None, wanted), await _verified(show, asked, near)
+            return await read_inventory(near, None, wanted), await _verified(show, asked, near)
     async with copies_of(show, store) as cache:
-        return await read_catalogue(store, cache, wanted), await _verified(show, asked, cache)
+        return await read_inventory(store, cache, wanted), await _verified(show, asked, cache)
 
 
 async def _verified(show: Show, asked: RehearsalOptions, store: Store) -> tuple[SetFinding, ...]:
@@ -191,7 +191,7 @@ async def _verified(show: Show, asked: RehearsalOptions, store: Store) -> tuple[
     if not asked.deep:
         return ()
     library = Library(store, sets_remembered=1)
-    with suppress(StoreError, FormatError):  # the catalogue says so
+    with suppress(StoreError, FormatError):  # the inventory says so
         await library.refresh()
     manifest = library.manifest
     plan = show.plan(manifest.fingerprints)
@@ -219,23 +219,25 @@ def _folder(show: Show, asked: RehearsalOptions, store: Store) -> Path | None:
     return None if asked.bandwidth is not None or asked.latency else store.root
 
 
-def _scene(
-    show: Show, asked: RehearsalOptions, around: Around, excerpts: Excerpts, wall: float
+def _scenario(
+    show: Show, asked: RehearsalOptions, around: Around, windows: ScreeningWindows, wall: float
 ) -> Scenario:
     memory = remembered(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     ahead = 1.0
     store = store_of(show)
-    sets: Path | Behind | None = _folder(show, asked, store)
+    sets: Path | RemoteStore | None = _folder(show, asked, store)
     if sets is None:
-        sets = Behind(around.catalogue, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency))
-        if excerpts.excerpts and excerpts.excerpts[0].scheduled and around.catalogue.here:
+        sets = RemoteStore(
+            around.inventory, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency)
+        )
+        if windows.windows and windows.windows[0].scheduled and around.inventory.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
-            left = min(excerpts.excerpts[0].opens - wall, AHEAD_AT_MOST)
+            left = min(windows.windows[0].opens - wall, AHEAD_AT_MOST)
             ahead = max(1.0, left // _MINUTE * _MINUTE)
     return Scenario(
         show=show,
-        excerpts=excerpts,
+        windows=windows,
         chance=Chance(asked.seed),
         bags=memory.bags if memory is not None and goes_on else {},
         forces=memory.forces if memory is not None else (),
@@ -258,28 +260,28 @@ def _scene(
 def _report(
     asked: RehearsalOptions,
     around: Around,
-    scene: Scenario,
-    played: Played,
+    scenario: Scenario,
+    result: SimulationResult,
     times: Sequence[Finding],
 ) -> Report:
-    show, excerpts = scene.show, scene.excerpts
-    runs = runs_of(show, played, excerpts)
-    line = _line(show, asked, around, scene, played)
-    of_sets = _of_sets(show, asked, around, played)
-    tight = tight_cues(around.catalogue.sizes, played.plan, show.settings.cache.disk_bytes)
+    show, windows = scenario.show, scenario.windows
+    runs = runs_of(show, result, windows)
+    line = _line(show, asked, around, scenario, result)
+    of_sets = _of_sets(show, asked, around, result)
+    tight = tight_cues(around.inventory.sizes, result.plan, show.settings.cache.disk_bytes)
     of_runs = run_findings(
         runs, around.engines, show.settings.playback.fit, line, crowded=bool(tight)
     )
     findings = ranked(
         [
             *times,
-            *_not_told_otherwise(of_runs, of_sets, played.unproven),
+            *_not_told_otherwise(of_runs, of_sets, result.unproven),
             *of_sets,
-            *unproven_findings(played.plan, played.unproven),
-            *line_findings(around.catalogue),
-            *_of_room(around, scene, played, runs),
-            *unknown_durations(around.catalogue.metas, played.plan),
-            *remark_findings([*show.sheet.remarks, *played.plan.remarks]),
+            *unproven_findings(result.plan, result.unproven),
+            *line_findings(around.inventory),
+            *_of_room(around, scenario, result, runs),
+            *unknown_durations(around.inventory.metas, result.plan),
+            *remark_findings([*show.sheet.remarks, *result.plan.remarks]),
         ]
     )
     return Report(
@@ -291,18 +293,18 @@ def _report(
             duration=show.duration,
             timezone=show.timezone_name or "local",
             cues=len(show.sheet.cues),
-            actions=len(played.plan.actions),
+            actions=len(result.plan.actions),
             mode=show.settings.playback.mode,
             store=show.settings.store.url,
         ),
         asked=asked,
-        screenings=screenings_of(show, excerpts, runs),
+        screenings=screenings_of(show, windows, runs),
         cues=runs,
-        sheet=sheet_of(show, played.plan),
+        sheet=sheet_of(show, result.plan),
         engines=around.engines,
         line=line,
-        fetched=fetched_of(played.came, excerpts),
-        variety=variety_of(played, runs),
+        fetched=fetched_of(result.came, windows),
+        variety=variety_of(result, runs),
     )
 
 
@@ -318,69 +320,75 @@ def _not_told_otherwise(
 
 
 def _line(
-    show: Show, asked: RehearsalOptions, around: Around, scene: Scenario, played: Played
+    show: Show,
+    asked: RehearsalOptions,
+    around: Around,
+    scenario: Scenario,
+    result: SimulationResult,
 ) -> LineReport | None:
-    if scene.line is None:
+    if scenario.line is None:
         return None
-    origin = scene.excerpts.excerpts[0].slot.start if scene.excerpts.excerpts else 0.0
-    ready_at = None if played.ready_at is None else round(played.ready_at - origin, 3)
+    origin = scenario.windows.windows[0].slot.start if scenario.windows.windows else 0.0
+    ready_at = None if result.ready_at is None else round(result.ready_at - origin, 3)
     return LineReport(
         bits_per_second=asked.bandwidth,
         latency=asked.latency,
-        here_bytes=around.catalogue.here_bytes,
-        fetched_bytes=sum(each.size for each in played.came),
+        here_bytes=around.inventory.here_bytes,
+        fetched_bytes=sum(each.size for each in result.came),
         room_bytes=show.settings.cache.disk_bytes,
         ready_at=ready_at,
     )
 
 
-def _of_sets(show: Show, asked: RehearsalOptions, around: Around, played: Played) -> list[Finding]:
-    manifest = played.manifest
+def _of_sets(
+    show: Show, asked: RehearsalOptions, around: Around, result: SimulationResult
+) -> list[Finding]:
+    manifest = result.manifest
     a_day = len(show.settings.schedule.screenings)
     lost = {*asked.fail} - {"store", "engines"}
     flawed = [
-        *listed_flaws(around.catalogue, played.plan, manifest),
+        *listed_flaws(around.inventory, result.plan, manifest),
         *verified_flaws(around.verified),
-        *played_flaws(played.faults),
+        *played_flaws(result.faults),
     ]
     known = {(each.action_id, each.set_id) for each in flawed}
-    looked_at = played.inspector.flawed()
+    looked_at = result.inspector.flawed()
     flawed += [each for each in looked_at if (each.action_id, each.set_id) not in known]
     return [
         *set_findings(
             # What this rehearsal has made fail is told of where it was to be played.
             (each for each in flawed if each.action_id not in lost),
-            played.plan,
-            lambda action_id: played.usable.get(action_id, 0),
+            result.plan,
+            lambda action_id: result.usable.get(action_id, 0),
             standing_behind(show, around.engines),
         ),
-        *manifest_findings(around.catalogue, played.plan, manifest),
-        *few_sets(played.plan, played.usable, max(asked.screenings, a_day)),
+        *manifest_findings(around.inventory, result.plan, manifest),
+        *few_sets(result.plan, result.usable, max(asked.screenings, a_day)),
     ]
 
 
 def _of_room(
-    around: Around, scene: Scenario, played: Played, runs: Sequence[RehearsedRun]
+    around: Around, scenario: Scenario, result: SimulationResult, runs: Sequence[RehearsedRun]
 ) -> list[Finding]:
     """Whether there is room for what comes over the line."""
-    if scene.line is None:
+    if scenario.line is None:
         return []
-    cache, sizes = scene.show.settings.cache, around.catalogue.sizes
+    cache, sizes = scenario.show.settings.cache, around.inventory.sizes
     harmed = next((run for run in runs if run.left_out), None)
     findings = cache_too_small(
         sizes,
-        played.plan,
+        result.plan,
         cache.disk_bytes,
-        crowded_out=played.crowded_out,
+        crowded_out=result.crowded_out,
         harmed=None if harmed is None else harmed.cue,
     )
     if around.free is not None:
-        to_come = min(sum(sizes.values()), cache.disk_bytes) - around.catalogue.here_bytes
+        to_come = min(sum(sizes.values()), cache.disk_bytes) - around.inventory.here_bytes
         findings += disk_space(around.free, cache.keep_free, max(0, to_come), cache.dir)
     return findings
 
 
-def _newest(catalogue: Catalogue) -> float | None:
+def _newest(inventory: StoreInventory) -> float | None:
     """Unix time at which the newest set was drawn, as far as the metas tell."""
-    drawn = (meta.generated_at for meta in catalogue.metas.values() if isinstance(meta, SetMeta))
+    drawn = (meta.generated_at for meta in inventory.metas.values() if isinstance(meta, SetMeta))
     return max((each.timestamp() for each in drawn if each is not None), default=None)

@@ -15,10 +15,10 @@ from server.config.show import Show
 from server.control.dispatcher import Dispatcher
 from server.control.socket import ControlSocket
 from server.control.state import StateView
+from server.diagnostics.preflight import Preflight
 from server.metrics import Metrics
 from server.older.socket import OlderSocket
-from server.rehearsal.desk import RehearsalDesk
-from server.rehearsal.preflight import Preflight
+from server.rehearsal.jobs import RehearsalJobs
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
@@ -50,7 +50,7 @@ class Services:
     older: OlderSocket
     metrics: Metrics
     preflight: Preflight
-    rehearsals: RehearsalDesk
+    rehearsals: RehearsalJobs
     conditions: Conditions
     presence: ScreenPresence
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))

@@ -450,9 +450,9 @@ DECODING = {
     "cache/untrusted.py": "the border",
     "cache/local.py": "listings that we wrote, each with a proof of its content",
     "server/config/settings.py": "TOML, which knows neither halves nor depth; told by its place",
-    "server/rehearsal/kept.py": "the report of a child of ours, in a folder of ours",
-    "server/rehearsal/play.py": "messages of our own stage, in this process",
-    "server/rehearsal/watched.py": "a word of our own /healthz is looked for, and nothing taken",
+    "server/reports/archive.py": "the report of a child of ours, in a folder of ours",
+    "server/rehearsal/simulation.py": "messages of our own stage, in this process",
+    "server/rehearsal/live_rehearsal.py": "a word of our own /healthz is looked for",
 }
 WRITING = {
     "cache/durable.py": "the one way",
@@ -462,7 +462,7 @@ WRITING = {
     "server/engines/lifeline.py": "a setting of the kernel",
     "server/memory.py": "an unreadable file is renamed",
     "server/rehearsal/backstage.py": "a child's report, synced before its folder gets its name",
-    "server/rehearsal/kept.py": "a folder gets its name, all in it synced",
+    "server/reports/archive.py": "a folder gets its name, all in it synced",
     "server/output.py": "standard streams",
 }
 

@@ -23,11 +23,11 @@ from cache.store import StoreDenied
 from generator.engine import ScriptedEngine
 from server.clock import VirtualClock
 from server.config.show import load_show
+from server.diagnostics.live_checks import Looks
+from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines
 from server.providers.live import LiveEngine
-from server.rehearsal.looks import Looks
 from server.rehearsal.rehearsal import rehearse
-from server.rehearsal.report import RehearsalOptions
 from tests.helpers.engines import drawing
 from tests.helpers.house import house
 from tests.helpers.pictures import picture

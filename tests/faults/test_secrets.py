@@ -26,7 +26,7 @@ from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
 from server.cli.main import main
 from server.config.show import ShowError, load_show
-from server.rehearsal.understudies import probe_engines
+from server.rehearsal.simulated_engines import probe_engines
 from tests.helpers.hostile import hostile
 from tests.helpers.servers import server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show

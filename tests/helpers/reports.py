@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.rehearsal.report import (
+from server.diagnostics.report import (
     Fetched,
     Finding,
     LineReport,

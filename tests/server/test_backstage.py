@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from server.config.show import load_show
+from server.diagnostics.report import ProbedEngine
 from server.rehearsal.backstage import ChildBackstage, child_environment
-from server.rehearsal.kept import HTML, JSON
-from server.rehearsal.order import Order
-from server.rehearsal.report import ProbedEngine
+from server.rehearsal.request import RehearsalRequest
+from server.reports.archive import HTML, JSON
 from tests.helpers.servers import ROOT, ServerProcess, server_process
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, line, make_show, prompt
 
@@ -89,7 +89,7 @@ def status(server: ServerProcess) -> str:
 async def test_the_child_leaves_its_report_and_says_how_it_ended(
     tiny: TinyShow, tmp_path: Path
 ) -> None:
-    ended = await ChildBackstage(tiny.load()).rehearse(Order(screenings=2), tmp_path)
+    ended = await ChildBackstage(tiny.load()).rehearse(RehearsalRequest(screenings=2), tmp_path)
     assert (ended.status, ended.words) == (0, "")
     report = json.loads((tmp_path / JSON).read_text())
     assert (report["verdict"], len(report["screenings"])) == ("ready", 2)
@@ -97,7 +97,7 @@ async def test_the_child_leaves_its_report_and_says_how_it_ended(
 
 async def test_what_it_cannot_do_it_says(tiny: TinyShow, tmp_path: Path) -> None:
     show = tiny.load()
-    ended = await ChildBackstage(show).rehearse(Order(fail=("nobody",)), tmp_path)
+    ended = await ChildBackstage(show).rehearse(RehearsalRequest(fail=("nobody",)), tmp_path)
     assert ended.status == 2
     assert "nothing is called 'nobody'" in ended.words
 
@@ -105,7 +105,7 @@ async def test_what_it_cannot_do_it_says(tiny: TinyShow, tmp_path: Path) -> None
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_cancelled_it_is_gone(tmp_path: Path, deaf: str, *, stopped: bool) -> None:
     tiny = that_waits(tmp_path / "show", deaf)
-    task = asyncio.create_task(ChildBackstage(tiny.load()).rehearse(Order(), tmp_path))
+    task = asyncio.create_task(ChildBackstage(tiny.load()).rehearse(RehearsalRequest(), tmp_path))
     async with asyncio.timeout(20):
         while not children(tiny.folder):  # noqa: ASYNC110 - a process tells nobody
             await asyncio.sleep(0.02)
@@ -289,10 +289,10 @@ async def test_engines_that_the_show_knows_are_not_asked_again(tmp_path: Path) -
     known = ProbedEngine(name="gpu", kind="worker", local=False, state="ready", detail="draws")
     async with engine:
         backstage = ChildBackstage(tiny.load(), lambda: [known])
-        ended = await backstage.rehearse(Order(), tmp_path)
+        ended = await backstage.rehearse(RehearsalRequest(), tmp_path)
         assert ended.status == 0, ended.words
         assert not asked
-        await ChildBackstage(tiny.load()).rehearse(Order(), tmp_path)
+        await ChildBackstage(tiny.load()).rehearse(RehearsalRequest(), tmp_path)
         assert asked
     report = json.loads((tmp_path / JSON).read_text())
     assert report["engines"][0]["state"] == "dead"

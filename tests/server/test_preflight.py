@@ -15,11 +15,9 @@ from structlog.testing import capture_logs
 from cache.keys import MANIFEST, image_key
 from generator.engine import ScriptedEngine
 from server.clock import VirtualClock
-from server.engines.live import LiveEngines
-from server.providers.live import LiveEngine
-from server.rehearsal.glances import LITTLE_ROOM
-from server.rehearsal.looks import Looks
-from server.rehearsal.preflight import (
+from server.diagnostics.glances import LITTLE_ROOM
+from server.diagnostics.live_checks import Looks
+from server.diagnostics.preflight import (
     BEFORE,
     EVERY,
     EVERY_IN_NEED,
@@ -30,7 +28,9 @@ from server.rehearsal.preflight import (
     Result,
     due_at,
 )
-from server.rehearsal.report import Finding, Level
+from server.diagnostics.report import Finding, Level
+from server.engines.live import LiveEngines
+from server.providers.live import LiveEngine
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule
 from tests.helpers.house import Far, House, house

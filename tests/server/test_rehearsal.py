@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
 from server.memory import Remembered
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.rehearsal.report import RehearsalOptions, RehearsedRun, Report
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import serving
 from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt, write_show

@@ -1,0 +1,108 @@
+"""What a rehearsal in the background is asked for, and how the command line says it (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from generator.cues import format_time, parse_time
+from server.config.sections import BitsPerSecond
+
+MOST_SCREENINGS: Final = 100
+"""More than a week of them belongs in a terminal, where nobody else waits."""
+
+_LONGEST_LATENCY: Final = 60.0
+_MOST_FAILING: Final = 32
+_SEPARATORS: Final = re.compile(r"[,\s]+")
+
+
+def _position(value: object) -> object:
+    """A position as it is written, or in seconds."""
+    return parse_time(value) if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    """Names in a list, or in one text, apart by commas or spaces."""
+    return tuple(filter(None, _SEPARATORS.split(value))) if isinstance(value, str) else value
+
+
+Position = Annotated[float, BeforeValidator(_position), Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\s,-][^\s,]*$")]
+
+
+class BadRehearsalRequest(Exception):
+    """Something is asked for that cannot be, with the field and what was expected."""
+
+
+class RehearsalRequest(BaseModel):
+    """What is asked for.
+
+    Attributes:
+        screenings: how many, one after another.
+        bandwidth: bits a second of the line to the store; None for as it is.
+        latency: seconds of each request over it; None for as it is.
+        fail: what is to fail: ``store``, ``engines``, an engine or an action.
+        seed: of what is left to chance; None for the show's.
+        from_: position at which each screening begins.
+        to: position at which it ends; None for its end.
+        deep: whether every image is decoded wholly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    screenings: Annotated[int, Field(ge=1, le=MOST_SCREENINGS)] = 1
+    bandwidth: Annotated[BitsPerSecond, Field(gt=0)] | None = None
+    latency: Annotated[float, Field(ge=0, le=_LONGEST_LATENCY, allow_inf_nan=False)] | None = None
+    fail: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(max_length=_MOST_FAILING)] = ()
+    seed: Annotated[int, Field(ge=0)] | None = None
+    from_: Position | None = Field(default=None, alias="from")
+    to: Position | None = None
+    deep: bool = False
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> RehearsalRequest:
+        """Understand arguments as a technician gives them.
+
+        Raises:
+            BadRehearsalRequest: one of them cannot be.
+        """
+        try:
+            return cls.model_validate(
+                {name: value for name, value in given.items() if value is not None}
+            )
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            field = str(detail["loc"][0]) if detail["loc"] else "?"
+            if detail["type"] == "extra_forbidden":
+                known = ", ".join(each.alias or name for name, each in cls.model_fields.items())
+                raise BadRehearsalRequest(
+                    f"unknown argument {field!r:.40}: it takes {known}"
+                ) from None
+            message = detail["msg"].removeprefix("Value error, ")
+            raise BadRehearsalRequest(f"{field}: {message[:1].lower()}{message[1:]}") from None
+
+    def arguments(self) -> list[str]:
+        """The same, for `understudy rehearse`."""
+        given: list[str] = []
+        if self.screenings != 1:
+            given += ["--screenings", str(self.screenings)]
+        if self.bandwidth is not None:
+            given += ["--bandwidth", str(self.bandwidth)]
+        if self.latency is not None:
+            given += ["--latency", f"{self.latency:g}"]
+        for name in self.fail:
+            given += ["--fail", name]
+        if self.seed is not None:
+            given += ["--seed", str(self.seed)]
+        if self.from_ is not None:
+            given += ["--from", format_time(self.from_)]
+        if self.to is not None:
+            given += ["--to", format_time(self.to)]
+        return [*given, "--deep"] if self.deep else given
+
+    def plain(self) -> dict[str, Any]:
+        """What differs from a rehearsal of the show as it is, as JSON values."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -1,0 +1,97 @@
+"""Figures and sentences of the page (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from server.diagnostics.report import Level, Report
+from server.words import count
+
+LEVEL_WORDS: Final[dict[Level, str]] = {
+    "error": "error",
+    "warning": "warning",
+    "note": "note",
+}
+
+_FEW: Final = 6
+_AS_RECORDED: Final = 0.005
+
+
+def clock(position: float) -> str:
+    """``00:06:51``; what lies before the start has a minus sign."""
+    whole = round(abs(position))
+    sign = "\N{MINUS SIGN}" if position < 0 and whole else ""
+    return f"{sign}{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def seconds(length: float) -> str:
+    """``9.2 s``."""
+    return f"{length:.1f}\N{NO-BREAK SPACE}s"
+
+
+def factor(squeeze: float) -> str:
+    """The factor behind a multiplication sign; empty where nothing was squeezed."""
+    if abs(squeeze - 1) < _AS_RECORDED:
+        return ""
+    return f"\N{MULTIPLICATION SIGN}{squeeze:.2f}"
+
+
+def bits(per_second: float) -> str:
+    """``10 Mbit/s``."""
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if per_second < 1000:  # noqa: PLR2004 - as lines are sold
+            return f"{per_second:.3g} {unit}"
+        per_second /= 1000
+    return f"{per_second:.3g} Gbit/s"
+
+
+def listed(parts: Sequence[str], link: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    if len(parts) <= 1:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} {link} {parts[-1]}"
+
+
+def some(numbers: Sequence[int]) -> str:
+    """``1, 4 and 9``; of many the first few: ``1, 2, 3, 4, 5, 6 …``."""
+    if len(numbers) > _FEW:
+        return f"{', '.join(map(str, numbers[:_FEW]))} \N{HORIZONTAL ELLIPSIS}"
+    return listed([str(number) for number in numbers])
+
+
+def short(text: str, room: int) -> str:
+    """As much of a text as has room, in characters; broken between words where it can be."""
+    text = " ".join(text.split())
+    if len(text) <= room:
+        return text
+    if room < 2:  # noqa: PLR2004 - a letter and what says that it is not all
+        return ""
+    cut = text[: room - 1]
+    at = cut.rfind(" ")
+    if at > room // 2:
+        cut = cut[:at]
+    return cut.rstrip(" ,;:.-\N{EN DASH}\N{EM DASH}") + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def summary(report: Report) -> str:
+    """What was played and what was found, in one or two sentences."""
+    found = [
+        count(number, LEVEL_WORDS[level])
+        for level in LEVEL_WORDS
+        if (number := report.count(level))
+    ]
+    said = f"{listed(found)}." if found else "Nothing was found."
+    if not report.screenings:
+        return said
+    played = f"{count(len(report.screenings), 'screening')}, {count(len(report.cues), 'run')}"
+    return f"{played}: {said[0].lower()}{said[1:]}"
+
+
+def meaning(report: Report) -> str:
+    """What the verdict means for whoever opens the doors."""
+    if report.verdict == "not ready":
+        return "Visitors would see it. What is marked as an error keeps the show from opening."
+    if report.count("warning"):
+        return "The show can open. Visitors would notice nothing of what is marked as a warning."
+    return "The show can open."
