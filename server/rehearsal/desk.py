@@ -19,11 +19,11 @@ import structlog
 
 from cache.threads import write_in_thread
 from server.clock import Clock, timeout_at
+from server.formatting import duration
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.kept import HTML, JSON, Digest, KeptReports, RehearsalOutcome
 from server.rehearsal.order import Order
 from server.rehearsal.report import Finding, Level
-from server.words import duration
 
 T = TypeVar("T")
 

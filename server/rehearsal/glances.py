@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from generator.plan import Action
+from server.formatting import size
 from server.providers.timing import Fit, final_by
 from server.rehearsal.report import LEVELS, Finding, Level, about
 from server.rehearsal.run_findings import HURRIED, TOLD_FROM
-from server.words import size
 
 LITTLE_ROOM: Final = 256 * 2**20
 """Bytes free on a disk below which logs and copies are about to stop."""

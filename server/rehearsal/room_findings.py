@@ -13,8 +13,8 @@ from cache.formats import SetMeta
 from cache.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
+from server.formatting import size
 from server.rehearsal.report import Finding, Level, about
-from server.words import size
 
 _NAMED: Final = 5
 

@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import Final
 
 from cache.thumbnails import MEDIA_TYPE
+from server.formatting import count, duration, size
 from server.rehearsal.contacts import Contact, ContactPicture, ContactSheet
 from server.rehearsal.page.score import Numbered, Score, compose, run_anchor
 from server.rehearsal.page.wording import bits, clock, factor, listed, seconds, some
 from server.rehearsal.report import Finding, Level, RehearsalOptions, RehearsedRun, Report
-from server.words import count, duration, size
 
 _ALIKE: Final = 6
 """More findings of one kind in a row are folded away, but for the first few."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from server.formatting import size
 from server.rehearsal.page.wording import clock, factor, seconds, short
 from server.rehearsal.report import (
     Fetched,
@@ -21,7 +22,6 @@ from server.rehearsal.report import (
     Setback,
     SheetCue,
 )
-from server.words import size
 
 WIDTH: Final = 1080.0
 GUTTER: Final = 66.0

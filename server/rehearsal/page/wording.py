@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from server.formatting import count
 from server.rehearsal.report import Level, Report
-from server.words import count
 
 LEVEL_WORDS: Final[dict[Level, str]] = {
     "error": "error",
