@@ -16,6 +16,7 @@ import typer
 
 import cache
 import generator
+import server
 from server.asrun.log import AsRunUnreadable, read_rows, to_csv, to_json
 from server.cli.common import JsonOption, ShowOption, StoreOption, fail, load
 from server.cli.control import control
@@ -30,7 +31,6 @@ app = typer.Typer(
     name="understudy",
     help="Exhibition playback for AI-image pieces.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -67,6 +67,25 @@ def _check_packages() -> None:
                 f"in {found}; run Understudy from an environment of its own (make run makes one)",
                 2,
             )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"understudy {server.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself, before any command."""
 
 
 @app.command()
