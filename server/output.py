@@ -30,7 +30,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.conditions import Condition
-from server.words import count as counted
+from server.formatting import count as counted
 
 _log = structlog.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from server.clock import Clock
 from server.conditions import Condition
+from server.formatting import moment
 from server.metrics import Metrics
-from server.words import moment
 
 _log = structlog.get_logger(__name__)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from _pytest.terminal import TerminalReporter
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,15 @@ def logs_as_they_come() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the machine's pace is run again up to twice, and counted in the last line."""
+    """What needs the machine's pace is run again up to twice."""
     for item in items:
         if item.get_closest_marker("pace") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2))
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say what was run again: often the same test, and it is the test or the code that is wrong."""
+    again = sorted({report.nodeid for report in terminalreporter.getreports("rerun")})
+    if again:
+        tests = "1 test" if len(again) == 1 else f"{len(again)} tests"
+        terminalreporter.write_line(f"{tests} of pace were run again: {', '.join(again)}")

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+import server
 from generator.batch import BatchOutcome
 from generator.board import Failure
 from generator.plan import Action
@@ -73,6 +74,29 @@ def inside(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---------------------------------------------------------------- calling it
+
+
+def test_it_says_its_version_which_is_written_in_one_place() -> None:
+    done = understudy("--version")
+    assert (done.returncode, done.stdout) == (0, f"understudy {server.__version__}\n")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {server.__version__}" in changelog
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [
+        ("bash", {"COMP_WORDS": "understudy generate ver", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "understudy generate ver"}),
+    ],
+)
+def test_a_shell_completes_its_commands(shell: str, asked: Mapping[str, str]) -> None:
+    complete = "_UNDERSTUDY_COMPLETE"
+    script = understudy(environment={complete: f"source_{shell}"})
+    assert f"{complete}=complete_{shell}" in script.stdout
+    done = understudy(environment={complete: f"complete_{shell}", **asked})
+    assert "verify" in done.stdout
+    assert "batch" not in done.stdout
 
 
 def test_it_can_be_called_as_a_module_and_by_name() -> None:

@@ -28,6 +28,7 @@ from server.cli.common import (
     named_store,
 )
 from server.config.show import Show
+from server.formatting import count
 
 
 def approve(
@@ -95,7 +96,7 @@ async def _list(show: Show, names: Sequence[str], *, as_json: bool) -> int:
             table.add_row(f"{run.name}{stale}", steps, seconds, engine, prompt)
         if chosen:
             Console(highlight=False).print(table)
-        typer.echo(f"{_runs(len(chosen))} waiting for approval in {store.url}")
+        typer.echo(f"{count(len(chosen), 'run')} waiting for approval in {store.url}")
     return 0
 
 
@@ -129,7 +130,7 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
             typer.echo(f"{each['run']} is set {each['set_id']}")
         for lost in left:
             errors.print(f"{lost['run']}: {lost['reason']}", markup=False)
-        typer.echo(f"{_runs(len(done))} {what}, {len(left)} left")
+        typer.echo(f"{count(len(done), 'run')} {what}, {len(left)} left")
     return 1 if left else 0
 
 
@@ -148,10 +149,6 @@ async def _wanted(show: Show, store: Store) -> Mapping[str, str]:
     """The fingerprint that each action's sets must have."""
     manifest = await Library(store).refresh()
     return show.plan(manifest.fingerprints).wanted
-
-
-def _runs(number: int) -> str:
-    return f"{number} run" if number == 1 else f"{number} runs"
 
 
 def _is_stale(run: Harvested, wanted: Mapping[str, str]) -> bool:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from generator.estimate import Cost, Experience
 from generator.stock import Holding
-from server.words import count, duration, size
+from server.formatting import count, duration, size
 
 
 @dataclass(frozen=True, slots=True)

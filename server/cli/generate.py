@@ -48,8 +48,8 @@ from server.config.sections import EngineSection
 from server.config.show import Show
 from server.engines.elsewhere import BadEngine
 from server.engines.named import UnknownEngine, engines_of, find_engine, recording_engines
+from server.formatting import count, size
 from server.logs import configure_logs
-from server.words import count, size
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +18,7 @@ from typer.main import get_command, get_group
 
 import cache
 import generator
+import server
 from server.cli.common import fail
 from server.output import occupy_standard_descriptors, unwritten_output
 
@@ -53,7 +54,9 @@ class _CommandsByName(TyperGroup):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         found = getattr(import_module(module), attribute)
         if isinstance(found, typer.Typer):
-            return get_group(found)
+            group = get_group(found)
+            group.name = cmd_name
+            return group
         single = typer.Typer(add_completion=False)
         single.command(name=cmd_name)(found)
         return get_command(single)
@@ -63,14 +66,28 @@ app = typer.Typer(
     name="understudy",
     cls=_CommandsByName,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"understudy {server.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def understudy() -> None:
+def understudy(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
     """Exhibition playback for AI-image pieces."""
+    del version  # its callback has said it
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -7,32 +7,28 @@ it names, and are never printed.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
     field_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from cache.untrusted import clean_text
 from generator.cues import Identifier
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.config.environment import is_service_link, nearest, tidy, why_no_token
+from server.config.environment import PREFIX, is_service_link, nearest, tidy, why_no_token
 from server.config.sections import (
     CacheSection,
     DisplaySection,
@@ -60,16 +56,10 @@ _SENT = frozenset({"worker", "comfyui", "replicate"})
 """Tokens that we bring to others."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set, validated."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix="UNDERSTUDY_",
-        env_nested_delimiter="_",
-        env_nested_max_split=1,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     show: ShowSection = ShowSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -90,19 +80,6 @@ class Settings(BaseSettings):
     def remarks(self) -> tuple[str, ...]:
         """What was set to no effect, and is probably a slip; the show plays all the same."""
         return self._remarks
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load_settings` merged: it alone knows the precedence."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
 
     @field_validator("engines")
     @classmethod
@@ -165,7 +142,7 @@ def load_settings(
             merged["programs"], _default_steps(merged.get("generate"))
         )
     try:
-        settings = Settings(**merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         sources = (("command line", from_cli), ("environment", from_env))
         name = str(toml) if toml else "show.toml"
@@ -228,7 +205,7 @@ def _read_environment(
     ours = {
         name: value
         for name, value in env.items()
-        if name.startswith("UNDERSTUDY_") and not _is_token(name)
+        if name.startswith(PREFIX) and not _is_token(name)
         if not is_service_link(name, value)
     }
     known = _variables()
@@ -243,16 +220,34 @@ def _read_environment(
                 near = nearest(name, known)
                 remarks.append(f"environment: unknown {clean_text(name):.80} has no effect{near}")
             continue
-        source = EnvSettingsSource(Settings, env_ignore_empty=True)
-        source.env_vars = {name.lower(): value} if value else {}
+        if not value:
+            continue
         try:
-            found = _merge(found, source())
-        except ValueError:  # of the value itself nothing is said: it may be a secret
+            found = _merge(found, _set_by(name, value))
+        except (ValueError, RecursionError):  # the value itself is not told: it may be a secret
             problems.append(Problem("environment", f"{name}: expected JSON"))
     tokens = _read_tokens(env, problems)
     if tokens:
         found["tokens"] = tokens
     return found
+
+
+def _set_by(name: str, value: str) -> dict[str, Any]:
+    """What one variable sets: a section's key, or a whole section as JSON.
+
+    Raises:
+        ValueError: a table or a list that is not written as JSON.
+    """
+    section, _, key = name.removeprefix(PREFIX).partition("_")
+    section, annotation = section.lower(), Settings.model_fields[section.lower()].annotation
+    if not key:
+        return {section: json.loads(value)}
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        key = key.lower()
+        annotation = annotation.model_fields[key].annotation
+    kind = get_origin(annotation) or annotation
+    as_json = isinstance(kind, type) and issubclass(kind, BaseModel | Mapping | tuple)
+    return {section: {key: json.loads(value) if as_json else value}}
 
 
 def _variables() -> frozenset[str]:

@@ -23,6 +23,7 @@ from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog
 from server.engines.live import LiveEngines
+from server.formatting import count
 from server.modes.forces import Force
 from server.modes.manager import ModeManager
 from server.performance.playback import Playback
@@ -221,8 +222,7 @@ class StateView:
         ]
         lacking = len(self.readiness.without_sets())
         if lacking:
-            cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
-            problems.append(f"{cues} no set to play")
+            problems.append(f"{count(lacking, 'cue has', 'cues have')} no set to play")
         problems += self._preflight_errors()
         problems += self.readiness.notes()
         if problems:

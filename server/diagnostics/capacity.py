@@ -14,7 +14,7 @@ from cache.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
 from server.diagnostics.report import Finding, Level, about
-from server.words import size
+from server.formatting import size
 
 _NAMED: Final = 5
 

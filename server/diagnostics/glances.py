@@ -8,8 +8,8 @@ from typing import Final
 from generator.plan import Action
 from server.diagnostics.report import LEVELS, Finding, Level, about
 from server.diagnostics.runs import HURRIED, TOLD_FROM
+from server.formatting import size
 from server.providers.timing import Fit, final_by
-from server.words import size
 
 LITTLE_ROOM: Final = 256 * 2**20
 """Bytes free on a disk below which logs and copies are about to stop."""

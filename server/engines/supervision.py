@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from server.formatting import size
+
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
@@ -168,7 +170,7 @@ def next_move(life: Life, now: float, policy: Supervision) -> Move:
     if policy.memory_growth and life.had is not None and life.now_has is not None:
         grown = life.now_has - life.had
         if grown > policy.memory_growth:
-            return Recycle(f"it grew by {grown / 2**20:.0f} MiB")
+            return Recycle(f"it grew by {size(grown)}")
     if policy.recycle_after and life.runs >= policy.recycle_after:
         rested_at = life.idle_since + policy.idle
         if now >= rested_at:

@@ -19,6 +19,7 @@ from generator.cues import Mode
 from generator.plan import Action
 from server.clock import Clock
 from server.config.sections import PlaybackSection
+from server.formatting import count
 from server.modes.breaker import Breaker, Health
 from server.modes.budget import Budget
 from server.modes.forces import (
@@ -170,7 +171,7 @@ class ModeManager:
 
     def _in_words(self, name: str, health: Health) -> str | None:
         """Why an engine is not to be tried; None if it is."""
-        times = "1 failure" if health.failures == 1 else f"{health.failures} failures"
+        times = count(health.failures, "failure")
         match health.state:
             case "resting" if health.until is not None:
                 return f"engine {name} rests until {self._time_of(health.until)} after {times}"

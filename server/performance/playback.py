@@ -28,6 +28,7 @@ from generator.plan import Action, Planned
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
+from server.formatting import moment
 from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ModeManager
@@ -39,7 +40,6 @@ from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import Tableau, tableau_at
 from server.timeofday import local_text, read
-from server.words import moment
 
 _log = structlog.get_logger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from server.clock import Clock
 from server.conditions import Condition
+from server.formatting import moment
 from server.metrics import Metrics
-from server.words import moment
 
 CUES_IN_VAIN: Final = 3
 """Cues that fail in a row, of whatever kind, after which the show moves in name only."""

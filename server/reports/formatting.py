@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from server.diagnostics.report import Level, Report
-from server.words import count
+from server.formatting import count
 
 LEVEL_WORDS: Final[dict[Level, str]] = {
     "error": "error",

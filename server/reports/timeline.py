@@ -20,8 +20,8 @@ from server.diagnostics.report import (
     Setback,
     SheetCue,
 )
+from server.formatting import size
 from server.reports.formatting import clock, factor, seconds, short
-from server.words import size
 
 WIDTH: Final = 1080.0
 GUTTER: Final = 66.0

@@ -11,10 +11,10 @@ from typing import Final
 
 from cache.thumbnails import MEDIA_TYPE
 from server.diagnostics.report import Finding, Level, RehearsalOptions, RehearsedRun, Report
+from server.formatting import count, duration, size
 from server.reports.contact_sheets import Contact, ContactPicture, ContactSheet
 from server.reports.formatting import bits, clock, factor, listed, seconds, some
 from server.reports.timeline import Numbered, Timeline, compose_timeline, run_anchor
-from server.words import count, duration, size
 
 _ALIKE: Final = 6
 """More findings of one kind in a row are folded away, but for the first few."""

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from server.formatting import count as counted
+
 MOST: Final = 4096
 """Characters told to a screen at most: more than a show of Chinese has."""
 
@@ -63,5 +65,4 @@ def in_words(missing: str, count: int) -> str:
     """``7 characters of this show: ก ข …``; the first few of them by themselves."""
     some = " ".join(missing[:_NAMED])
     more = " …" if count > min(len(missing), _NAMED) else ""
-    noun = "1 character" if count == 1 else f"{count} characters"
-    return f"{noun} of this show: {some}{more}"
+    return f"{counted(count, 'character')} of this show: {some}{more}"

@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 
 from server.clock import Clock
 from server.conditions import Condition
+from server.formatting import moment
 from server.stage import glyphs
 from server.stage.stage import Screen, Stage
-from server.words import moment
 
 _log = structlog.get_logger(__name__)
 

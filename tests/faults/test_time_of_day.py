@@ -302,7 +302,7 @@ MAY = {
     "server/clock.py": "the clock itself",
     "server/timeofday.py": "who knows it, for all others",
     "server/timeline/schedule.py": "hours of the day into Unix time",
-    "server/words.py": "a Unix time in words, with the zone as an argument",
+    "server/formatting.py": "a Unix time in words, with the zone as an argument",
     "server/asrun/file.py": "Unix time of rows, in exports",
     "server/asrun/log.py": "when a run was, and when it is old: see its _prune",
     "server/lifecycle.py": "when the show was alive, for the next start",

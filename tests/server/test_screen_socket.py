@@ -452,6 +452,7 @@ async def test_a_huge_message_closes_its_socket_alone(address: Address) -> None:
         assert_in_time(good, good.frames)
 
 
+@pytest.mark.pace
 async def test_a_flood_is_held_back_and_nobody_else_notices(process: ServerProcess) -> None:
     async with screen(process.address, "good") as good, screen(process.address, "flood") as flood:
         text = json.dumps({"type": "sync", "t0": 1.0})
@@ -619,6 +620,7 @@ async def test_a_screen_that_never_reads_again_is_let_go(
 # ---------------------------------------------------------------- the end
 
 
+@pytest.mark.pace
 async def test_sigterm_ends_it_in_seconds_with_sockets_open(tmp_path: Path) -> None:
     rhythm = Rhythm(previews=19, step=0.2, size=150_000, sets=1)
     tiny = make_show(

@@ -136,6 +136,11 @@ def test_sources_are_laid_over_each_other_key_by_key(tmp_path: Path) -> None:
     assert (found.first_frame_timeout.static, found.first_frame_timeout.live) == (1.0, 3.0)
 
 
+def test_a_variable_may_set_one_program() -> None:
+    environ = {"UNDERSTUDY_PROGRAMS_P2": '{"steps": 3}'}
+    assert loaded(None, environ).programs["P2"].steps == 3
+
+
 def test_an_empty_variable_is_as_good_as_none() -> None:
     assert loaded(None, {"UNDERSTUDY_PLAYBACK_MODE": "", "EXHIBITION_MODE": ""}) == loaded()
 

@@ -53,7 +53,7 @@ def life(**known: object) -> Life:
         ({"runs": 3, "idle_since": OPENED + 10}, 15, Recycle("it has drawn 3 times")),
         ({"runs": 9, "drawing": 1, "owes_since": OPENED + 15}, 15, Wait(OPENED + 45)),
         ({"had": 50, "now_has": 150}, 0, Wait(OPENED + 60)),
-        ({"had": 0, "now_has": 200 * 2**20}, 0, Recycle("it grew by 200 MiB")),
+        ({"had": 0, "now_has": 200 * 2**20}, 0, Recycle("it grew by 210 MB")),
         (
             {"had": 0, "now_has": 200, "drawing": 1, "owes_since": OPENED},
             0,

@@ -1,7 +1,8 @@
-"""Figures for people: durations, sizes, rates, moments (pure)."""
+"""Figures and lists as people read them: durations, sizes, rates, counts, moments (pure)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, tzinfo
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -40,9 +41,24 @@ def rate(per_second: float) -> str:
     return f"{per_second * _HOUR:.1f} an hour"
 
 
-def count(number: int, noun: str) -> str:
-    """``1 set``, ``2 sets``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def bit_rate(bits_per_second: float) -> str:
+    """``10 Mbit/s``, ``2.5 Gbit/s``, as lines are sold."""
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if bits_per_second < _STEP:
+            return f"{bits_per_second:.3g} {unit}"
+        bits_per_second /= _STEP
+    return f"{bits_per_second:.3g} Gbit/s"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 set``, ``2 sets``; with another plural than an s: ``1 cue has``, ``2 cues have``."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def first_few(names: Iterable[object], limit: int) -> str:
+    """``1, 4, 9``; of more than `limit` the first of them: ``1, 2, 3, …``."""
+    named = [str(name) for name in names]
+    return ", ".join([*named[:limit], "…"] if len(named) > limit else named)
 
 
 def moment(at: float, now: float, zone: tzinfo | None) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.words import count, duration, rate, size
+from server.formatting import bit_rate, count, duration, first_few, rate, size
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_rates_and_counts() -> None:
         "3.6 an hour",
     ]
     assert [count(number, "set") for number in (0, 1, 2)] == ["0 sets", "1 set", "2 sets"]
+    assert [count(number, "cue has", "cues have") for number in (1, 2)] == [
+        "1 cue has",
+        "2 cues have",
+    ]
+    assert [bit_rate(value) for value in (800, 64e3, 10e6, 2.5e9)] == [
+        "800 bit/s",
+        "64 kbit/s",
+        "10 Mbit/s",
+        "2.5 Gbit/s",
+    ]
+
+
+def test_of_many_names_the_first_few() -> None:
+    assert [first_few(range(count_), 2) for count_ in range(4)] == ["", "0", "0, 1", "0, 1, …"]
