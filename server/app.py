@@ -45,12 +45,12 @@ from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobBody, JobName, Jobs
+from server.legacy.socket import LegacySocket, Repertoire
 from server.logs import LogCollector
 from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
-from server.older.socket import OlderSocket, Repertoire
 from server.output import OutputCollector, output_conditions
 from server.performance.playback import LOOK_IN, Playback
 from server.process import HostProcess
@@ -465,7 +465,7 @@ async def _engines(
 
 def _older(
     show: Show, ensemble: Ensemble, supply: Supply, clock: Clock, access: Access
-) -> OlderSocket:
+) -> LegacySocket:
     """The older wire, played from the show's sets and engines."""
     # Sets of its own bag: who plays with the older wire must not turn the show's round.
     chance = Chance(new_seed())
@@ -477,7 +477,7 @@ def _older(
         show.settings.playback.fit,
         shelf=supply.shelf,
     )
-    return OlderSocket(
+    return LegacySocket(
         Repertoire(ensemble.plan, show.programs, show.base_images, ensemble.playhead),
         partial(_ladder_beside, ensemble.modes, sets),
         show.settings.playback,

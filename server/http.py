@@ -32,8 +32,8 @@ from server.control.arguments import ARGUMENTS, RELEASED, Button, button
 from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
+from server.legacy.socket import LegacySocket
 from server.metrics import Metrics
-from server.older.socket import OlderSocket
 from server.rehearsal.desk import RehearsalDesk
 from server.rehearsal.preflight import Preflight
 from server.stage.messages import MAX_NAME
@@ -128,7 +128,7 @@ def build_routes(
     access: Access,
     screens: ScreenSocket,
     control: ControlSocket,
-    older: OlderSocket,
+    older: LegacySocket,
     metrics: Metrics,
     preflight: Preflight,
     rehearsals: RehearsalDesk,
