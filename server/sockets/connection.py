@@ -275,7 +275,7 @@ async def side_by_side(*works: Coroutine[Any, Any, None]) -> None:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await cancel_and_wait(*tasks)
-    error = next((found for task in done if (found := task.exception()) is not None), None)
+    error = next(filter(None, [task.exception() for task in done]), None)
     # An error holds all frames that it came through, and those would hold it by their tasks: a
     # circle in which pictures of 150 kB each lie until the collector comes by, minutes later.
     tasks.clear()

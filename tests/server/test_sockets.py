@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +20,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from server.clock import VirtualClock
 from server.serving import MAX_MESSAGE
 from server.sockets import connection
-from server.sockets.connection import InboundLimiter, PendingHandshakes, ProtocolAbuse
+from server.sockets.connection import (
+    InboundLimiter,
+    PendingHandshakes,
+    ProtocolAbuse,
+    side_by_side,
+)
 from tests.helpers.screens import command, screen
 from tests.helpers.servers import Address, ServerProcess, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
@@ -110,10 +117,11 @@ async def a_run_undisturbed(address: Address) -> AsyncIterator[None]:
     """A picture that comes to the wall whole and in time, whatever is done meanwhile."""
     async with screen(address, "good") as good:
         await command(address, "go", cue="lamp")
-        await good.until(lambda me: me.runs and me.frames_of(me.runs[-1]))
+        await good.until(lambda me: me.runs)
         yield
-        await good.until(lambda me: me.frames_of(me.runs[-1])[-1].message["final"])
-        frames = good.frames_of(good.runs[-1])
+        (run,) = good.runs
+        await good.until(lambda me: run in {end.message["run"] for end in me.of("run_end")})
+        frames = good.frames_of(run)
         assert len(frames) == RHYTHM.frames
         assert good.server_time(frames[-1]) <= frames[-1].message["present_at"]
         assert not good.of("error")
@@ -370,6 +378,38 @@ async def test_who_says_hello_leaves_a_seat_and_its_time_is_its_own_again() -> N
     async with room.wait(60):
         await asyncio.sleep(0.1)
     assert len(room) == 0
+
+
+class Picture:
+    """Something large."""
+
+
+async def test_of_works_that_end_by_an_error_nothing_lies_about() -> None:
+    held: list[weakref.ref[Picture]] = []
+    others: list[str] = []
+
+    async def fails() -> None:
+        picture = Picture()
+        held.append(weakref.ref(picture))
+        await asyncio.sleep(0)
+        raise OSError("it broke")
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            others.append("ended")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(OSError):
+            await side_by_side(waits(), fails(), waits())
+        assert others == ["ended", "ended"]
+        await asyncio.sleep(0)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_the_limiter_takes_a_burst_then_a_rate() -> None:
