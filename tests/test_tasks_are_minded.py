@@ -85,7 +85,7 @@ MINDED = {
     ("server/sockets/connection.py", "create_task"): (1, "`side_by_side` raises what one raises"),
     # Threads that do one thing that cannot fail.
     ("generator/engines/pooled.py", "Thread"): (1, "ends its process with its parent's"),
-    ("server/engines/lifeline.py", "Thread"): (1, "ends its process with its parent's"),
+    ("server/child_process.py", "Thread"): (1, "ends its process with its parent's"),
     ("server/logs.py", "Timer"): (1, "tells how many lines were left out"),
     ("server/process.py", "Timer"): (1, "ends the process"),
 }

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cache.untrusted import Unfit, fit_json
 from cache.urls import BadStoreAddress
 from generator.cues import parse_time
+from server.child_process import end_with_parent, give_way
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -30,7 +31,6 @@ from server.cli.common import (
 from server.cli.rehearsal_table import WIDTH, print_report
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
-from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
 from server.output import output_in_background
 from server.rehearsal.other_findings import unloadable_findings
