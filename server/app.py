@@ -28,10 +28,10 @@ from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
 from server.engines.watch import EngineWatch, probe_of
 from server.jobs import JobBody, JobName, Jobs
+from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.logs import LogCollector
 from server.metrics import Metrics, measure_loop_lag
-from server.older.ladder import older_socket
 from server.output import OutputCollector, output_conditions
 from server.process import HostProcess
 from server.providers.live import LiveEngine
@@ -181,7 +181,7 @@ def _services(
         asrun=playout.asrun,
         screens=ScreenSocket(stage, outside, access, metrics, presence=presence, seats=seats),
         control=ControlSocket(control.dispatcher, control.feed, outside, access, metrics),
-        older=older_socket(show, runtime, playout.supply, setup.clock, access),
+        older=legacy_socket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
         rehearsals=checks.desk,

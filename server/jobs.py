@@ -18,6 +18,7 @@ from typing import Final, Literal, Self
 
 import structlog
 
+from cache.backoff import back_off
 from cache.tasks import being_cancelled
 from server.clock import Clock
 from server.conditions import Condition
@@ -94,7 +95,7 @@ KEEPS_FAILING: Final = 3
 
 def pause_after(failures: int) -> float:
     """Seconds to wait after so many failures in a row, from 1 (pure)."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 32))
+    return back_off(failures, FIRST_PAUSE, LONGEST_PAUSE)
 
 
 def worth_a_line(failures: int) -> bool:

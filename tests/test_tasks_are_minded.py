@@ -79,20 +79,16 @@ MINDED = {
     ("generator/worker.py", "ensure_future"): (5, "awaited in the request that they serve"),
     ("server/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),
     ("server/control/osc.py", "create_task"): (1, "answers whatever happens"),
-    ("server/control/socket.py", "create_task"): (
-        3,
-        "sender and receiver end their socket; a command answers whatever happens",
-    ),
-    ("server/older/socket.py", "create_task"): (1, "its result is asked for, or its end awaited"),
-    ("server/older/socket.py", "ensure_future"): (2, "its result is asked for"),
+    ("server/control/socket.py", "create_task"): (1, "a command answers whatever happens"),
+    ("server/legacy/socket.py", "create_task"): (2, "results asked for, or their ends awaited"),
     ("server/rehearsal/simulation.py", "create_task"): (
         1,
         "a TaskGroup raises what one of them raises",
     ),
-    ("server/stage/screens.py", "create_task"): (3, "sender and receiver end their socket"),
+    ("server/sockets/connection.py", "create_task"): (1, "`side_by_side` raises what one raises"),
     # Threads that do one thing that cannot fail.
     ("generator/engines/pooled.py", "Thread"): (1, "ends its process with its parent's"),
-    ("server/engines/lifeline.py", "Thread"): (1, "ends its process with its parent's"),
+    ("server/child_process.py", "Thread"): (1, "ends its process with its parent's"),
     ("server/logs.py", "Timer"): (1, "tells how many lines were left out"),
     ("server/process.py", "Timer"): (1, "ends the process"),
 }

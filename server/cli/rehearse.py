@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cache.untrusted import Unfit, fit_json
 from cache.urls import BadStoreAddress
 from generator.cues import parse_time
+from server.child_process import end_with_parent, give_way
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -31,7 +32,6 @@ from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ranked
 from server.diagnostics.show import unloadable_findings
-from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
 from server.output import output_in_background
 from server.rehearsal.live_rehearsal import FASTEST, SLOWEST, watch

@@ -19,6 +19,7 @@ from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
 from server.access import is_loopback
+from server.child_process import end_with_parent, give_way
 from server.cli.common import (
     LogLevelOption,
     ShowOption,
@@ -31,7 +32,6 @@ from server.cli.common import (
 from server.config.sections import EngineSection, ServerSection
 from server.config.show import Show
 from server.engines.child import TOKEN_VARIABLE, ChildAssignment
-from server.engines.lifeline import end_with_parent, give_way
 from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
 from server.output import output_in_background

@@ -1,20 +1,20 @@
 """The control wire, protocol 1: what passes between the server and a technician (pure).
 
-All messages are JSON objects with a `type`. Times are seconds on the server's steady clock,
-but for `at` of a logged command, which is Unix time.
+Beside the messages of every JSON socket (`server/sockets/messages.py`). `at` of a logged command
+is Unix time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 
 from cache.encoding import json_text
-from cache.untrusted import NotJson, Unfit, fit_json, one_line
+from cache.untrusted import one_line
 from server.access import Role
-from server.stage.messages import MessageError
+from server.sockets.messages import BY_TYPE, Hello, MessageDecoder, SyncRequest, WireMessage
 
 PROTOCOL = 1
 MAX_TEXT_BYTES = 64 * 1024
@@ -23,22 +23,15 @@ MAX_TEXT_BYTES = 64 * 1024
 _MAX_NAME = 64
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class TechnicianHello(_Message):
+class TechnicianHello(Hello):
     """The first message: who it is. The name is for people, and scopes the ids of commands."""
 
-    type: Literal["hello"] = "hello"
-    protocol: int
-    token: str | None = Field(default=None, max_length=512, repr=False)
     name: Annotated[
         str, Field(max_length=_MAX_NAME), AfterValidator(lambda name: one_line(name, _MAX_NAME))
     ] = ""
 
 
-class Command(_Message):
+class Command(WireMessage):
     """Something to be done.
 
     Attributes:
@@ -57,42 +50,9 @@ class Command(_Message):
     sent_at: float | None = Field(default=None, allow_inf_nan=False)
 
 
-class TechnicianSyncRequest(_Message):
-    """One sample of clock synchronisation, and a question whether the line is alive."""
-
-    type: Literal["sync"] = "sync"
-    t0: float = Field(allow_inf_nan=False)
-
-
-FromTechnician = TechnicianHello | Command | TechnicianSyncRequest
-_FROM_TECHNICIAN: TypeAdapter[FromTechnician] = TypeAdapter(
-    Annotated[FromTechnician, Field(discriminator="type")]
-)
-
-
-def decode(text: str) -> FromTechnician:
-    """Read one message of a technician.
-
-    Raises:
-        MessageError: `too_large`, `malformed` (no JSON object), `unknown_type` or `invalid`.
-    """
-    size = len(text.encode(errors="surrogatepass"))
-    if size > MAX_TEXT_BYTES:
-        raise MessageError("too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {size}")
-    try:
-        return _FROM_TECHNICIAN.validate_json(fit_json(text))
-    except NotJson as error:
-        raise MessageError("malformed", f"expected a JSON object with a type: {error}") from None
-    except Unfit as error:
-        raise MessageError("invalid", str(error)) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        kind, place = first["type"], ".".join(str(part) for part in first["loc"])
-        if kind.startswith("union_tag"):
-            raise MessageError("unknown_type", "expected type hello, command or sync") from None
-        if kind == "json_invalid" or not first["loc"]:
-            raise MessageError("malformed", "expected a JSON object with a type") from None
-        raise MessageError("invalid", f"{place}: {first['msg']}") from None
+FromTechnician = Annotated[TechnicianHello | Command | SyncRequest, BY_TYPE]
+decode: Final[MessageDecoder[FromTechnician]] = MessageDecoder(FromTechnician, MAX_TEXT_BYTES)
+"""Reads one message of a technician."""
 
 
 def welcome(role: Role, name: str, epoch: str, server_time: float, commands: Sequence[str]) -> str:
@@ -124,16 +84,6 @@ def refusal(command_id: str | int | None, code: str, message: str) -> str:
     """A command was not carried out; `code` is a stable word for why."""
     problem = {"code": code, "message": message}
     return _encode({"type": "reply", "id": command_id, "ok": False, "error": problem})
-
-
-def sync(t0: float, t1: float, t2: float) -> str:
-    """`t1` is when the server had the request, `t2` when it answered."""
-    return _encode({"type": "sync", "t0": t0, "t1": t1, "t2": t2})
-
-
-def error(code: str, message: str) -> str:
-    """What was sent was not taken, and why."""
-    return _encode({"type": "error", "code": code, "message": message})
 
 
 def _encode(message: Mapping[str, Any]) -> str:

@@ -1,45 +1,42 @@
 """The control socket, `/ws/control`: one technician's connection, from hello to goodbye.
 
-Sending and receiving run side by side and end together. Each command is carried out in a task
-of its own, begun in the order they came: a long answer does not stand before a panic.
+Each command is carried out in a task of its own, begun in the order they came: a long answer
+does not stand before a panic. Its mailbox keeps every reply, and of the states the newest.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack
+from functools import partial
 
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from server.access import Access, AccessDenied
+from cache.tasks import cancel_and_wait
+from server.access import Access
 from server.clock import Clock
 from server.connections import identified
 from server.control import messages as wire
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.control.state_feed import StateFeed, TechnicianMailbox
 from server.metrics import Metrics
-from server.sockets import (
+from server.sockets.connection import (
+    NORMAL,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
-    Abuse,
-    Antechamber,
     InboundLimiter,
-    close,
-    refuse,
+    JsonConnection,
+    PendingHandshakes,
+    ProtocolAbuse,
+    SlowReader,
+    side_by_side,
 )
-from server.stage.messages import MessageError
+from server.sockets.messages import ErrorReply, SyncReply, SyncRequest
 
 _log = structlog.get_logger(__name__)
 
-HELLO_WITHIN = 10.0
-"""Seconds in which a technician must say who it is."""
-
-READS_WITHIN = 30.0
-"""Seconds in which one must have read what it was sent, or it is let go."""
-
-SEATS = 256
+MOST_SILENT = 256
 """Sockets that may be open without having said hello."""
 
 MOST_CLIENTS = 512
@@ -51,8 +48,7 @@ MOST_AT_ONCE = 32
 _RATE, _BURST = 40.0, 200.0
 
 
-class _TooSlow(Exception):
-    """Somebody who does not read."""
+_Connection = JsonConnection[wire.FromTechnician]
 
 
 class ControlSocket:
@@ -79,69 +75,51 @@ class ControlSocket:
         self._clock = clock
         self._access = access
         self._metrics = metrics
-        self._antechamber = Antechamber(SEATS)
+        self._pending = PendingHandshakes(MOST_SILENT)
         self._strangers = 0
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one socket until it goes."""
+        limiter = InboundLimiter(self._clock, _RATE, _BURST)
+        connection = JsonConnection(websocket, limiter, wire.decode, self._metrics.control_errors)
+        check = partial(self._access.check_origin, websocket)
+        await connection.serve(check, partial(self._attend, connection))
+
+    async def _attend(self, connection: _Connection) -> int:
         try:
-            self._access.check_origin(websocket)
-        except AccessDenied as error:
-            await refuse(websocket, error)
-            return
-        await websocket.accept()
-        patience = InboundLimiter(self._clock, _RATE, _BURST)
-        code = POLICY_VIOLATION
-        try:
-            async with asyncio.timeout(HELLO_WITHIN) as waits:
-                with self._antechamber.wait(waits):
-                    hello, caller = await self._hello(websocket, patience)
-            code = await self._attend(websocket, hello, caller, patience)
-        except WebSocketDisconnect:
-            return
-        except Abuse:
+            hello, caller = await connection.hello(
+                self._pending,
+                wire.TechnicianHello,
+                wire.PROTOCOL,
+                partial(self._caller, connection.websocket),
+            )
+            return await self._converse(connection, hello, caller)
+        except ProtocolAbuse:
             _log.warning("technician_closed", reason="too many bad messages, or no token")
         except TimeoutError:
             pass
-        await close(websocket, code)
+        return POLICY_VIOLATION
 
-    async def _hello(
-        self, websocket: WebSocket, patience: InboundLimiter
-    ) -> tuple[wire.TechnicianHello, Caller]:
-        while True:
-            message = await self._receive(websocket, patience)
-            if message is None:
-                continue
-            if not isinstance(message, wire.TechnicianHello):
-                await self._refuse(websocket, patience, "hello_first", "say hello first")
-                continue
-            if message.protocol != wire.PROTOCOL:
-                text = f"expected protocol {wire.PROTOCOL}, not {message.protocol}"
-                await self._refuse(websocket, patience, "unknown_protocol", text)
-                raise Abuse
-            client = websocket.client.host if websocket.client else None
-            try:
-                role = self._access.role_on(websocket, message.token)
-            except AccessDenied as error:
-                await self._refuse(websocket, patience, error.code, str(error))
-                raise Abuse from None
-            name = message.name.strip()
-            if not name:  # nobody else's ids may be taken for those of somebody without a name
-                self._strangers += 1
-                name = f"socket {client or '?'} #{self._strangers}"
-            return message, Caller(role, f"{name} ({role})")
+    def _caller(self, websocket: WebSocket, hello: wire.TechnicianHello) -> Caller:
+        """Who says hello.
 
-    async def _attend(
-        self,
-        websocket: WebSocket,
-        hello: wire.TechnicianHello,
-        caller: Caller,
-        patience: InboundLimiter,
+        Raises:
+            AccessDenied: it is not let in.
+        """
+        role = self._access.role_on(websocket, hello.token)
+        name = hello.name.strip()
+        if not name:  # nobody else's ids may be taken for those of somebody without a name
+            self._strangers += 1
+            name = f"socket {websocket.client.host if websocket.client else '?'} #{self._strangers}"
+        return Caller(role, f"{name} ({role})")
+
+    async def _converse(
+        self, connection: _Connection, hello: wire.TechnicianHello, caller: Caller
     ) -> int:
         """Tell one technician the state and do as it says until it goes; the code to close with."""
         if self._feed.listeners >= MOST_CLIENTS:
-            text = wire.error("too_many_clients", f"{MOST_CLIENTS} technicians are here already")
-            await websocket.send_text(text)
+            text = f"{MOST_CLIENTS} technicians are here already"
+            await connection.send(ErrorReply(code="too_many_clients", message=text).encode())
             return TRY_AGAIN_LATER
         welcome = wire.welcome(
             caller.role,
@@ -150,60 +128,42 @@ class ControlSocket:
             self._clock.now(),
             self._dispatcher.open_to(caller.role),
         )
-        identified(websocket)
+        identified(connection.websocket)
         _log.info("technician_joined", name=caller.name)
-        with self._feed.join(welcome) as mailbox:
+        with ExitStack() as stack:
+            mailbox = stack.enter_context(self._feed.join(welcome))
             self._metrics.technicians.set(self._feed.listeners)
-            tasks = {
-                asyncio.create_task(self._send(websocket, mailbox), name="control send"),
-                asyncio.create_task(
-                    self._listen(websocket, mailbox, caller, patience), name="control hear"
-                ),
-            }
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        self._metrics.technicians.set(self._feed.listeners)
-        _log.info("technician_left", name=caller.name)
-        for task in done:
-            error = task.exception()
-            if isinstance(error, _TooSlow):
+                await side_by_side(
+                    self._send(connection, mailbox), self._listen(connection, mailbox, caller)
+                )
+            except SlowReader:
                 _log.warning("technician_too_slow", name=caller.name)
                 return TRY_AGAIN_LATER
-            if error is not None:
-                raise error
-        return 1000
+            finally:
+                stack.close()
+                self._metrics.technicians.set(self._feed.listeners)
+                _log.info("technician_left", name=caller.name)
+        return NORMAL
 
-    async def _send(self, websocket: WebSocket, mailbox: TechnicianMailbox) -> None:
+    async def _send(self, connection: _Connection, mailbox: TechnicianMailbox) -> None:
         while True:
-            text = await mailbox.take()
-            try:
-                async with asyncio.timeout(READS_WITHIN):
-                    await websocket.send_text(text)
-            except TimeoutError:
-                raise _TooSlow from None
+            await connection.send(await mailbox.take())
 
     async def _listen(
-        self,
-        websocket: WebSocket,
-        mailbox: TechnicianMailbox,
-        caller: Caller,
-        patience: InboundLimiter,
+        self, connection: _Connection, mailbox: TechnicianMailbox, caller: Caller
     ) -> None:
         at_work: set[asyncio.Task[None]] = set()
         try:
             while True:
-                message = await self._receive(websocket, patience)
+                message = await connection.receive()
                 received_at = self._clock.now()
                 match message:
                     case wire.Command():
                         if len(at_work) + mailbox.waiting >= MOST_AT_ONCE:
                             text = f"{MOST_AT_ONCE} commands of yours are not answered yet"
                             mailbox.reply(wire.refusal(message.id, "busy", text))
-                            patience.strike()
+                            connection.limiter.strike()
                             continue
                         task = asyncio.create_task(
                             self._carry_out(message, mailbox, caller, received_at),
@@ -211,18 +171,15 @@ class ControlSocket:
                         )
                         at_work.add(task)
                         task.add_done_callback(at_work.discard)
-                    case wire.TechnicianSyncRequest():
-                        mailbox.reply(wire.sync(message.t0, received_at, self._clock.now()))
+                    case SyncRequest():
+                        reply = SyncReply(t0=message.t0, t1=received_at, t2=self._clock.now())
+                        mailbox.reply(reply.encode())
                     case wire.TechnicianHello():
-                        await self._refuse(
-                            websocket, patience, "hello_again", "hello is said once a connection"
-                        )
+                        await connection.refuse("hello_again", "hello is said once a connection")
                     case None:
                         pass
         finally:
-            for task in at_work:
-                task.cancel()
-            await asyncio.gather(*at_work, return_exceptions=True)
+            await cancel_and_wait(*at_work)
 
     async def _carry_out(
         self, message: wire.Command, mailbox: TechnicianMailbox, caller: Caller, received_at: float
@@ -242,33 +199,3 @@ class ControlSocket:
             text = f"{message.command:.40} failed; the server's log says why"
             reply = wire.refusal(message.id, "internal", text)
         mailbox.reply(reply)
-
-    async def _receive(
-        self, websocket: WebSocket, patience: InboundLimiter
-    ) -> wire.FromTechnician | None:
-        """The next message; None for one that was refused."""
-        event: Any = await websocket.receive()
-        if event["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(event.get("code", 1005))
-        if not patience.message():
-            await self._refuse(websocket, patience, "too_many", "too many messages; wait a little")
-            await asyncio.sleep(1.0)  # while we do not read, it cannot send
-            return None
-        text = event.get("text")
-        if text is None:
-            await self._refuse(websocket, patience, "binary", "expected text, got binary")
-            return None
-        try:
-            return wire.decode(text)
-        except MessageError as error:
-            await self._refuse(websocket, patience, error.code, str(error))
-            return None
-
-    async def _refuse(
-        self, websocket: WebSocket, patience: InboundLimiter, code: str, message: str
-    ) -> None:
-        self._metrics.control_errors.labels(code=code).inc()
-        with suppress(RuntimeError):  # it has gone in the meantime
-            async with asyncio.timeout(READS_WITHIN):
-                await websocket.send_text(wire.error(code, message))
-        patience.strike()

@@ -1,7 +1,6 @@
-"""`understudy worker` as a child process of ours: started, listened to, ended.
+"""`understudy worker` as a child process: started, listened to, ended.
 
-It listens on loopback alone, wants a token that only we know, is its own process group, and
-ends with us, however we end. What it says goes to our log.
+It listens on loopback alone and wants a token that only we know. What it says goes to our log.
 """
 
 from __future__ import annotations
@@ -12,21 +11,28 @@ import os
 import re
 import secrets
 import signal
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from cache.tasks import cancel_and_wait
 from cache.untrusted import clean_text, decode_answer
 from generator.engine import Engine
 from generator.engines.remote import RemoteEngine
 from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
-from server.clock import Clock, timeout_at
+from server.child_process import (
+    ChildFailed,
+    ChildProcess,
+    child_environment,
+    child_process,
+    exit_in_words,
+)
+from server.clock import Clock
 from server.config.sections import EngineSection
 
 _log = structlog.get_logger(__name__)
@@ -40,9 +46,6 @@ TOKEN_VARIABLE: Final = "UNDERSTUDY_WORKER_TOKEN"  # noqa: S105 - the variable's
 _TERM_WITHIN: Final = 2.0
 """Seconds between asking a child to end and ending it. It holds nothing worth more."""
 
-_KILL_WITHIN: Final = 5.0
-"""Seconds until a killed child is gone. One that a driver holds never is."""
-
 _HEARD_OUT_WITHIN: Final = 1.0
 _MINUTE: Final = 60.0
 _LINES_A_MINUTE: Final = 120
@@ -51,8 +54,8 @@ _LINE: Final = 2000
 
 _CHUNK: Final = 65536
 _ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:[0-9]+")
-_OURS: Final = re.compile(r"UNDERSTUDY_|R2_|AWS_")
-_ROOT: Final = Path(__file__).resolve().parents[2]
+_OURS: Final = re.compile(r"(UNDERSTUDY_|R2_|AWS_).*", re.DOTALL)
+"""What only the show needs, secrets above all."""
 
 
 class ChildAssignment(BaseModel):
@@ -69,10 +72,6 @@ class ChildAssignment(BaseModel):
 
     engine: EngineSection
     probe: Recipe
-
-
-class ChildFailed(Exception):
-    """A child could not be started, or ended by itself, with the reason in words."""
 
 
 class Child(Protocol):
@@ -164,45 +163,36 @@ class ScriptedChild:
             self.left = True
 
 
+@dataclass(frozen=True, slots=True)
 class WorkerChild:
     """A running `understudy worker`.
 
     Args:
-        process: it.
+        child: it.
         engine: what speaks to it.
         voice: what hears it out.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, engine: Engine, voice: _Voice) -> None:
-        self._process = process
-        self._engine = engine
-        self._voice = voice
-
-    @property
-    def engine(self) -> Engine:
-        """See `Child.engine`."""
-        return self._engine
+    child: ChildProcess
+    engine: Engine
+    voice: _Voice
 
     @property
     def pid(self) -> int:
         """See `Child.pid`."""
-        return self._process.pid
+        return self.child.process.pid
 
     def memory(self) -> int | None:
-        """See `Child.memory`: resident memory, on Linux."""
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return None
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        """See `Child.memory`."""
+        return self.child.memory()
 
     async def ended(self) -> str:
         """See `Child.ended`."""
-        return await _how_it_ended(self._process, self._voice)
+        return await _how_it_ended(self.child, self.voice)
 
     def kill(self) -> None:
         """See `Child.kill`."""
-        _signal(self._process, signal.SIGKILL)
+        self.child.signal(signal.SIGKILL)
 
 
 @asynccontextmanager
@@ -221,49 +211,33 @@ async def worker_child(
         ChildFailed: it could not be started, or ended before it served.
     """
     token = secrets.token_urlsafe(32)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a folder named server where we stand is not ours
-            *("-m", "server", "worker", "--supervised", "--port", "0"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=child_environment(os.environ, token),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ChildFailed(f"it cannot be started: {error.strerror}") from error
     voice = _Voice(section.name, token)
-    try:
-        async with voice.heard(process.stderr):
-            address = await _address(process, ChildAssignment(engine=section, probe=probe), voice)
-            async with (
-                outgoing_client() as client,
-                voice.heard(process.stdout),
-            ):
-                engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
-                yield WorkerChild(process, engine, voice)
-    finally:
-        await _end(process, section.name, clock)
+    assignment = ChildAssignment(engine=section, probe=probe)
+    async with (
+        child_process(
+            *("worker", "--supervised", "--port", "0"),
+            environment=worker_environment(os.environ, token),
+            clock=clock,
+            stuck=lambda pid: _log.error("engine_cannot_be_killed", engine=section.name, pid=pid),
+            term_within=_TERM_WITHIN,
+        ) as child,
+        voice.heard(child.process.stderr),
+    ):
+        address = await _address(child, assignment, voice)
+        async with outgoing_client() as client, voice.heard(child.process.stdout):
+            engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
+            yield WorkerChild(child, engine, voice)
 
 
-def child_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
-    """What a child gets to know: nothing of what only the show needs, least of all secrets."""
-    kept = {name: value for name, value in environment.items() if not _OURS.match(name)}
-    paths = [str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]
-    return {
-        **kept,
-        TOKEN_VARIABLE: token,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
-    }
+def worker_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
+    """What a worker gets to know: nothing of what only the show needs, least of all secrets."""
+    more = {TOKEN_VARIABLE: token, "PYTHONUNBUFFERED": "1"}
+    return child_environment(environment, _OURS, **more)
 
 
-async def _address(
-    process: asyncio.subprocess.Process, assignment: ChildAssignment, voice: _Voice
-) -> str:
+async def _address(child: ChildProcess, assignment: ChildAssignment, voice: _Voice) -> str:
     """Tell the child what it is to be, and hear from its first line where it listens."""
+    process = child.process
     if process.stdin is None or process.stdout is None:  # pragma: no cover - both were asked for
         raise ChildFailed("it has no pipes")
     with suppress(ConnectionError):  # it is dead; what it says below is the reason
@@ -276,8 +250,14 @@ async def _address(
     found = _ADDRESS.search(line.decode(errors="replace"))
     if found is not None:
         return found[0]
-    _signal(process, signal.SIGKILL)
-    raise ChildFailed(await _how_it_ended(process, voice))
+    child.signal(signal.SIGKILL)
+    raise ChildFailed(await _how_it_ended(child, voice))
+
+
+async def _how_it_ended(child: ChildProcess, voice: _Voice) -> str:
+    how = exit_in_words(await child.process.wait())
+    await voice.heard_out()
+    return f"{how}: {voice.last_words}" if voice.last_words else how
 
 
 class _Voice:
@@ -298,8 +278,7 @@ class _Voice:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_and_wait(task)
             self._listening.discard(task)
 
     async def heard_out(self) -> None:
@@ -360,36 +339,3 @@ async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str, Non
 def _said(line: bytes) -> str:
     """What a line says; an engine's colours and other controls are no part of it."""
     return clean_text(_COLOURS.sub("", line.decode(errors="replace"))).strip()
-
-
-async def _how_it_ended(process: asyncio.subprocess.Process, voice: _Voice) -> str:
-    status = await process.wait()
-    await voice.heard_out()
-    how = f"it was killed by signal {-status}" if status < 0 else f"it ended with status {status}"
-    return f"{how}: {voice.last_words}" if voice.last_words else how
-
-
-async def _end(process: asyncio.subprocess.Process, name: str, clock: Clock) -> None:
-    """See a child ended and reaped: asked first, then made to."""
-    try:
-        if process.returncode is None:
-            _signal(process, signal.SIGTERM)
-            with suppress(TimeoutError):
-                async with timeout_at(clock, clock.now() + _TERM_WITHIN):
-                    await process.wait()
-    finally:
-        # Also where we are cancelled meanwhile; and its own children, if it left any.
-        _signal(process, signal.SIGKILL)
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            async with timeout_at(clock, clock.now() + _KILL_WITHIN):
-                await process.wait()
-        except TimeoutError:
-            _log.error("engine_cannot_be_killed", engine=name, pid=process.pid)
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Signal a child and whatever it started: it is the leader of its own group."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import structlog
 
-from cache.tasks import being_cancelled
+from cache.tasks import being_cancelled, cancel_and_wait
 from generator.engine import (
     DrawingFailed,
     Engine,
@@ -28,8 +28,9 @@ from generator.engine import (
     Timing,
 )
 from generator.recipe import PipelineKind, Recipe
+from server.child_process import ChildFailed
 from server.clock import Clock, timeout_at
-from server.engines.child import Child, ChildFailed, StartChild
+from server.engines.child import Child, StartChild
 from server.engines.supervision import (
     Kill,
     Life,
@@ -240,8 +241,7 @@ class LocalEngine:
         traceback: TracebackType | None,
     ) -> None:
         if self._supervising is not None:
-            self._supervising.cancel()
-            await asyncio.gather(self._supervising, return_exceptions=True)
+            await cancel_and_wait(self._supervising)
         self._become("stopped")
 
     async def _supervise(self) -> None:
@@ -457,8 +457,7 @@ async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
 
 async def _first(*waited: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:
@@ -468,6 +467,4 @@ async def _first(*waited: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:
     try:
         await asyncio.wait([*own, *others], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in own:
-            task.cancel()
-        await asyncio.gather(*own, return_exceptions=True)
+        await cancel_and_wait(*own)

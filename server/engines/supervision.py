@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cache.backoff import back_off
 from server.formatting import size
 
 
@@ -47,7 +48,7 @@ def pause_after(failures: Sequence[float], now: float, policy: RestartPolicy) ->
     recent = sum(1 for at in failures if now - at < policy.within)
     if recent >= policy.cap:
         return Pause(policy.rest, rest=True)
-    return Pause(min(policy.longest_pause, policy.first_pause * 2 ** max(0, recent - 1)))
+    return Pause(back_off(recent, policy.first_pause, policy.longest_pause))
 
 
 @dataclass(frozen=True, slots=True)

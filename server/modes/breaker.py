@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cache.backoff import back_off
+
 REST = 15.0
 """Seconds that an engine rests after its first failure."""
 
@@ -104,8 +106,7 @@ class Breaker:
         self._failures += 1
         self._reason = reason
         self._grace_until = None
-        doubled = self._rest * 2.0 ** min(self._failures - 1, 32)
-        self._rests_until = now + min(doubled, self._longest)
+        self._rests_until = now + back_off(self._failures, self._rest, self._longest)
 
     def not_there(self, now: float, reason: str) -> None:
         """Nothing answers: a failure where it did before, else it may not have started yet."""

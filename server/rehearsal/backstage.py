@@ -12,10 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,6 +20,8 @@ from typing import Final, Protocol
 import structlog
 from pydantic import TypeAdapter
 
+from server.child_process import ChildFailed, child_environment, child_process
+from server.clock import SystemClock
 from server.config.show import Show
 from server.diagnostics.report import ProbedEngine
 from server.rehearsal.request import RehearsalRequest
@@ -30,7 +29,6 @@ from server.reports.archive import HTML, JSON
 
 _log = structlog.get_logger(__name__)
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
 _LETS_IN: Final = re.compile(r"UNDERSTUDY_(OPERATOR|VIEWER|SCREEN)_TOKEN(_FILE)?")
 """What a rehearsal has no use for. What engines are asked with it has."""
 
@@ -38,9 +36,6 @@ _TELLING: Final = TypeAdapter(tuple[ProbedEngine, ...])
 
 _LAST_WORDS: Final = 4000
 """Bytes of what a child says that are remembered."""
-
-_GONE_WITHIN: Final = 5.0
-"""Seconds until a killed child is gone."""
 
 
 class BackstageError(Exception):
@@ -148,32 +143,30 @@ class ChildBackstage:
         self._path = show.toml if show.toml.exists() else show.folder
 
     async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
-        """See `Backstage.rehearse`. The child does not outlive us, however we end."""
+        """See `Backstage.rehearse`."""
         try:
-            with await asyncio.to_thread((into / JSON).open, "wb") as report:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # a folder named server where we stand is not ours
-                    *("-m", "server", "rehearse", "--supervised"),
-                    *("--show", str(self._path), "--json", "--html", str(into / HTML)),
-                    *("--engines", _TELLING.dump_json(tuple(self._engines())).decode()),
-                    *order.arguments(),
-                    stdin=asyncio.subprocess.PIPE,  # its lifeline: it closes with us
-                    stdout=report,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=child_environment(os.environ, self._show),
-                    start_new_session=True,
-                )
+            report = await asyncio.to_thread((into / JSON).open, "wb")
         except OSError as error:
             raise NotBegun(f"it cannot be started: {error.strerror}") from error
         try:
-            words = await _heard_out(process)
-            return RehearsalEnded(await process.wait(), words)
-        finally:
-            await _end(process)
+            with report:
+                async with child_process(
+                    *("rehearse", "--supervised", "--show", str(self._path)),
+                    *("--json", "--html", str(into / HTML)),
+                    *("--engines", _TELLING.dump_json(tuple(self._engines())).decode()),
+                    *order.arguments(),
+                    environment=rehearsal_environment(os.environ, self._show),
+                    clock=SystemClock(),
+                    stuck=lambda pid: _log.error("rehearsal_cannot_be_killed", pid=pid),
+                    stdout=report,
+                ) as child:
+                    words = await _heard_out(child.process.stderr)
+                    return RehearsalEnded(await child.process.wait(), words)
+        except ChildFailed as error:
+            raise NotBegun(str(error)) from error
 
 
-def child_environment(environment: Mapping[str, str], show: Show) -> dict[str, str]:
+def rehearsal_environment(environment: Mapping[str, str], show: Show) -> dict[str, str]:
     """What the child gets to know: all but who may come in, and what our command line said.
 
     Args:
@@ -181,33 +174,19 @@ def child_environment(environment: Mapping[str, str], show: Show) -> dict[str, s
         show: as it plays here.
     """
     settings = show.settings
-    kept = {name: value for name, value in environment.items() if not _LETS_IN.fullmatch(name)}
     # A server started with --store or --mode is rehearsed with them.
-    kept["UNDERSTUDY_STORE_URL"] = settings.store.url
+    said = {
+        "UNDERSTUDY_STORE_URL": settings.store.url,
+        "UNDERSTUDY_PLAYBACK_MODE": settings.playback.mode,
+    }
     if settings.store.endpoint_url is not None:
-        kept["UNDERSTUDY_STORE_ENDPOINT_URL"] = settings.store.endpoint_url
-    kept["UNDERSTUDY_PLAYBACK_MODE"] = settings.playback.mode
-    paths = [str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+        said["UNDERSTUDY_STORE_ENDPOINT_URL"] = settings.store.endpoint_url
+    return child_environment(environment, _LETS_IN, **said)
 
 
-async def _heard_out(process: asyncio.subprocess.Process) -> str:
-    """Listen to the end, or its pipe would fill; the last that was said."""
+async def _heard_out(stream: asyncio.StreamReader | None) -> str:
+    """Listen to the end, or the pipe would fill; the last that was said."""
     tail = b""
-    while process.stderr is not None and (chunk := await process.stderr.read(65536)):
+    while stream is not None and (chunk := await stream.read(65536)):
         tail = (tail + chunk)[-_LAST_WORDS:]
     return tail.decode(errors="replace").strip()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """See the child ended and reaped."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # it holds nothing that is worth a farewell
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(_GONE_WITHIN):
-            await process.wait()
-    except TimeoutError:
-        _log.error("rehearsal_cannot_be_killed", pid=process.pid)

@@ -18,6 +18,7 @@ import anyio
 import structlog
 
 from cache.threads import write_in_thread
+from server.child_process import exit_in_words
 from server.clock import Clock, timeout_at
 from server.diagnostics.report import Finding, Level
 from server.formatting import duration
@@ -332,7 +333,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 def _how(ended: RehearsalEnded) -> str:
     """How a rehearsal came to nothing: the last that it said, or how it was ended."""
     if ended.status < 0:
-        return f"it was killed by signal {-ended.status}"
+        return exit_in_words(ended.status)
     lines = ended.words.splitlines()
     said = lines[-1].strip()[:_WORDS] if lines else ""
     return said or f"it ended with status {ended.status} and no report"

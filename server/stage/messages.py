@@ -1,9 +1,8 @@
 """The screen wire, protocol 1: every message that passes between server and kiosk (pure).
 
-Text messages are JSON objects with a `type`; a frame is one binary message: a 4-byte
-big-endian length, a JSON header of that many bytes, then the encoded picture. Every time
-is in seconds on the server's steady clock. `at` is when something begins: a screen that
-learns of it late joins in the middle of it.
+Text messages are those of every JSON socket (`server/sockets/messages.py`); a frame is one
+binary message: a 4-byte big-endian length, a JSON header of that many bytes, then the encoded
+picture. `at` is when something begins: a screen that learns of it late joins in the middle of it.
 
 What is a moment and what a length of time is told by its type: in a rehearsal that is watched
 they pass at another speed here than inside (`server/stage/pace.py`).
@@ -12,12 +11,19 @@ they pass at another speed here than inside (`server/stage/pace.py`).
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 
-from cache.encoding import json_text
-from cache.untrusted import NotJson, Unfit, decode_document, fit_json, one_line
+from cache.untrusted import decode_document, one_line
+from server.sockets.messages import (
+    BY_TYPE,
+    Hello,
+    MessageDecoder,
+    MessageError,
+    SyncRequest,
+    WireMessage,
+)
 
 PROTOCOL = 1
 MAX_TEXT_BYTES = 16 * 1024
@@ -50,45 +56,14 @@ ScreenName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValid
 """What a screen calls itself, in one line: it is shown to people, logged, and asked for."""
 
 
-class MessageError(Exception):
-    """A message from a screen that cannot be taken; `code` is a stable word for it."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class WireMessage(BaseModel):
-    """A message or a part of one; compared by value, sent without its empty fields' noise."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True, extra="ignore")
-
-    def encode(self) -> str:
-        """The text that goes over the wire."""
-        try:
-            return self.model_dump_json(by_alias=True)
-        except ValueError:  # half a character: a message that is mended is better than none
-            return json_text(self.model_dump(by_alias=True), place="screens")
-
-
 # ---------------------------------------------------------------- screen -> server
 
 
-class ScreenHello(WireMessage):
+class ScreenHello(Hello):
     """The first message of a screen: who it is and how it takes its frames."""
 
-    type: Literal["hello"] = "hello"
-    protocol: int
     screen: ScreenName
     frames: Literal["binary", "url"] = "binary"
-    token: str | None = Field(default=None, max_length=512, repr=False)
-
-
-class ScreenSyncRequest(WireMessage):
-    """One sample of clock synchronisation; `t0` is the screen's own time, sent back as it came."""
-
-    type: Literal["sync"] = "sync"
-    t0: float = Field(allow_inf_nan=False)
 
 
 class Presented(WireMessage):
@@ -116,39 +91,9 @@ class Glyphs(WireMessage):
     count: int = Field(default=0, ge=0, le=100_000)
 
 
-FromScreen = ScreenHello | ScreenSyncRequest | Presented | Log | Glyphs
-_FROM_SCREEN: TypeAdapter[FromScreen] = TypeAdapter(
-    Annotated[FromScreen, Field(discriminator="type")]
-)
-
-
-def decode(text: str) -> FromScreen:
-    """Read one text message of a screen.
-
-    Raises:
-        MessageError: `too_large`, `malformed` (no JSON object), `unknown_type` or `invalid`.
-    """
-    size = len(text.encode(errors="surrogatepass"))
-    if size > MAX_TEXT_BYTES:
-        raise MessageError("too_large", f"a message may have {MAX_TEXT_BYTES} bytes, not {size}")
-    try:
-        return _FROM_SCREEN.validate_json(fit_json(text))
-    except NotJson as error:
-        raise MessageError("malformed", f"expected a JSON object with a type: {error}") from None
-    except Unfit as error:
-        raise MessageError("invalid", str(error)) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        kind, place = first["type"], ".".join(str(part) for part in first["loc"])
-        if kind == "json_invalid" or (
-            not first["loc"] and kind not in {"union_tag_invalid", "union_tag_not_found"}
-        ):
-            raise MessageError("malformed", "expected a JSON object with a type") from None
-        if kind.startswith("union_tag"):
-            raise MessageError(
-                "unknown_type", "expected type hello, sync, presented, log or glyphs"
-            ) from None
-        raise MessageError("invalid", f"{place}: {first['msg']}") from None
+FromScreen = Annotated[ScreenHello | SyncRequest | Presented | Log | Glyphs, BY_TYPE]
+decode: Final[MessageDecoder[FromScreen]] = MessageDecoder(FromScreen, MAX_TEXT_BYTES)
+"""Reads one text message of a screen."""
 
 
 # ---------------------------------------------------------------- server -> screen
@@ -348,23 +293,6 @@ class Reload(WireMessage):
     type: Literal["reload"] = "reload"
 
 
-class SyncReply(WireMessage):
-    """`t1` is when the server had the request, `t2` when it answered."""
-
-    type: Literal["sync"] = "sync"
-    t0: float
-    t1: float
-    t2: float
-
-
-class Error(WireMessage):
-    """What a screen sent was not taken, and why."""
-
-    type: Literal["error"] = "error"
-    code: str
-    message: str
-
-
 class Snapshot(WireMessage):
     """Everything a screen needs to look right at once: the last message of each kind.
 
@@ -394,26 +322,6 @@ class Welcome(WireMessage):
     show: RehearsedShow | ShowInfo
     display: Display
     snapshot: Snapshot
-
-
-ToScreen = (
-    Welcome
-    | SyncReply
-    | Screening
-    | Scene
-    | Fade
-    | Caption
-    | Typing
-    | Slider
-    | RunStarted
-    | FrameHeader
-    | FrameByUrl
-    | RunEnd
-    | Hold
-    | Identify
-    | Reload
-    | Error
-)
 
 
 def frame_url(run: str, step: int) -> str:

@@ -15,7 +15,8 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from server.stage.messages import MOMENT, SECONDS, WireMessage
+from server.sockets.messages import WireMessage
+from server.stage.messages import MOMENT, SECONDS
 from server.tempo import Tempo
 
 M = TypeVar("M", bound=WireMessage)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from server.clock import Clock
+from server.sockets.messages import WireMessage
 from server.stage import messages as wire
 from server.stage.liveness import Liveness
 from server.stage.pace import heard, told
@@ -160,7 +161,7 @@ class ScreenMailbox:
         self._performance = None
         self._messages.clear()
 
-    def post(self, message: wire.WireMessage) -> None:
+    def post(self, message: WireMessage) -> None:
         """Leave a message; what a screen cannot keep up with sends it away."""
         if self._closing:
             return
@@ -545,7 +546,7 @@ class Stage:
             screen.mailbox.post(message)
         return len(addressed)
 
-    def _tell_all(self, message: wire.WireMessage) -> None:
+    def _tell_all(self, message: WireMessage) -> None:
         message = told(message, self.tempo)
         for screen in self._screens:
             screen.mailbox.post(message)

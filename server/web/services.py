@@ -16,8 +16,8 @@ from server.control.dispatcher import Dispatcher
 from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.diagnostics.preflight import Preflight
+from server.legacy.socket import LegacySocket
 from server.metrics import Metrics
-from server.older.socket import OlderSocket
 from server.rehearsal.jobs import RehearsalJobs
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
@@ -47,7 +47,7 @@ class Services:
     asrun: AsRun
     screens: ScreenSocket
     control: ControlSocket
-    older: OlderSocket
+    older: LegacySocket
     metrics: Metrics
     preflight: Preflight
     rehearsals: RehearsalJobs

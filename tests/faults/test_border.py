@@ -47,7 +47,8 @@ from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
 from server.control import messages as control
 from server.control.dispatcher import Caller, CommandError
-from server.older.messages import parse as parse_older
+from server.legacy.messages import parse as parse_legacy
+from server.sockets.messages import MessageError
 from server.stage import messages as stage
 from tests.helpers.house import House, house
 from tests.helpers.servers import serving
@@ -229,7 +230,7 @@ def test_no_message_of_a_socket_brings_in_what_is_unfit(message: dict[str, Any])
     for decode in (stage.decode, control.decode):
         try:
             taken = decode(text)
-        except stage.MessageError as error:
+        except MessageError as error:
             fit([str(error), error.code])
         else:
             fit(taken.model_dump(mode="python"))
@@ -259,7 +260,7 @@ def test_no_document_brings_in_what_is_unfit(
 @QUICK
 @given(TEXTS)
 def test_no_text_of_the_older_wire_brings_in_what_is_unfit(text: str) -> None:
-    asked = parse_older(f"P0:{text}", {})
+    asked = parse_legacy(f"P0:{text}", {})
     fit(getattr(asked, "text", "") or getattr(asked, "prompt", ""))
 
 

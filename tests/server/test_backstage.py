@@ -19,7 +19,7 @@ import pytest
 
 from server.config.show import load_show
 from server.diagnostics.report import ProbedEngine
-from server.rehearsal.backstage import ChildBackstage, child_environment
+from server.rehearsal.backstage import ChildBackstage, rehearsal_environment
 from server.rehearsal.request import RehearsalRequest
 from server.reports.archive import HTML, JSON
 from tests.helpers.servers import ROOT, ServerProcess, server_process
@@ -126,7 +126,7 @@ def test_who_may_come_in_is_none_of_its_business(tiny: TinyShow) -> None:
         "AWS_SECRET_ACCESS_KEY": "fetch",
         "HOME": "/root",
     }
-    environment = child_environment(given, show)
+    environment = rehearsal_environment(given, show)
     assert not environment.keys() & {*TOKENS, "UNDERSTUDY_VIEWER_TOKEN_FILE"}
     assert environment["UNDERSTUDY_WORKER_TOKEN"] == "ask"
     assert environment["AWS_SECRET_ACCESS_KEY"] == "fetch"
@@ -137,9 +137,7 @@ def test_who_may_come_in_is_none_of_its_business(tiny: TinyShow) -> None:
 
 
 def test_it_gives_way() -> None:
-    code = (
-        "import os; from server.engines.lifeline import give_way; give_way(19); print(os.nice(0))"
-    )
+    code = "import os; from server.child_process import give_way; give_way(19); print(os.nice(0))"
     said = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -20,16 +20,16 @@ import structlog
 from generator.engine import Engine, EngineUnavailable, RecipeRefused
 from generator.engines.remote import RemoteEngine
 from generator.engines.sketch import SketchEngine
+from server.child_process import ChildFailed
 from server.cli import worker as worker_command
 from server.clock import SystemClock
 from server.config.sections import EngineSection
 from server.engines.child import (
     TOKEN_VARIABLE,
     ChildAssignment,
-    ChildFailed,
     _Voice,
-    child_environment,
     worker_child,
+    worker_environment,
 )
 from server.engines.live import local_child
 from server.engines.local import LocalEngine
@@ -166,7 +166,7 @@ def test_a_child_is_told_no_secrets_and_finds_our_packages() -> None:
         "PYTHONPATH": "/elsewhere",
         "HF_HOME": "/models",
     }
-    told = child_environment(given, "t0k3n")
+    told = worker_environment(given, "t0k3n")
     assert set(told) == {TOKEN_VARIABLE, "PYTHONPATH", "PYTHONUNBUFFERED", "HF_HOME"}
     assert told[TOKEN_VARIABLE] == "t0k3n"
     assert told["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
@@ -205,7 +205,7 @@ async def test_it_ends_when_its_standard_input_closes() -> None:
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "server", "worker", "--supervised", "--port", "0"),
         cwd=ROOT,
-        env=child_environment(plain_environment(), "t0k3n"),
+        env=worker_environment(plain_environment(), "t0k3n"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -257,6 +257,7 @@ def test_what_a_child_says_last_is_written_before_it_goes_on(
 PARENT = """
 import asyncio
 from server.engines.child import worker_child
+from server.child_process import ChildFailed
 from server.clock import SystemClock
 from server.config.sections import EngineSection
 from generator.recipe import Recipe

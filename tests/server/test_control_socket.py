@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.clock import SystemClock
 from server.config.show import load_show
 from server.control import messages as control_messages
 from server.control import socket as control_socket
+from server.sockets import connection
 from tests.helpers.screens import screen, web
 from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
@@ -146,16 +146,6 @@ async def test_a_viewer_watches_and_may_not_operate(guarded: Address) -> None:
         await house.until(lambda me: me.state["screening"]["status"] == "active")
 
 
-async def test_a_page_from_elsewhere_is_refused(address: Address) -> None:
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
-        with pytest.raises(InvalidStatus) as error:
-            async with line(address, additional_headers={"Origin": origin}):
-                pass
-        assert error.value.response.status_code == 403, origin
-    async with line(address, additional_headers={"Origin": address.http}):
-        pass
-
-
 async def test_a_replayed_id_takes_effect_once_over_two_connections(address: Address) -> None:
     message = {"id": "7", "command": "next", "args": {}}
     async with technician(address) as foh:
@@ -229,33 +219,6 @@ async def test_what_cannot_be_taken_is_answered_and_nobody_else_notices(address:
         assert (await other.ask("state"))["ok"]
 
 
-async def test_hello_first_and_of_this_protocol(address: Address) -> None:
-    async with line(address) as foh:
-        await foh.send({"type": "command", "id": "1", "command": "go"})
-        await foh.until(lambda me: me.of("error"))
-        assert foh.of("error")[0]["code"] == "hello_first"
-        await foh.send({"type": "hello", "protocol": 2})
-        assert await foh.closed() == 1008
-        assert foh.of("error")[-1]["code"] == "unknown_protocol"
-
-
-async def test_ten_megabytes_close_the_socket_unread(address: Address) -> None:
-    async with technician(address) as foh, technician(address, "other") as other:
-        with suppress(ConnectionClosed):
-            await foh.send('{"type": "command", "command": "' + "x" * 10_000_000 + '"}')
-        assert await foh.closed() == 1009
-        assert (await other.ask("state"))["ok"]
-
-
-async def test_repeated_abuse_is_closed_with_1008(address: Address) -> None:
-    async with technician(address) as foh, technician(address, "other") as other:
-        with suppress(ConnectionClosed):
-            for _ in range(30):
-                await foh.send("{")
-        assert await foh.closed() == 1008
-        assert (await other.ask("state"))["ok"]
-
-
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200)))
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -273,7 +236,7 @@ async def test_whatever_is_sent(address: Address, message: str | bytes) -> None:
 async def test_a_thousand_that_never_say_hello_keep_nobody_out(
     address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_socket, "HELLO_WITHIN", 1.5)
+    monkeypatch.setattr(connection, "HELLO_WITHIN", 1.5)
     upgrade = (
         f"GET /ws/control HTTP/1.1\r\nHost: 127.0.0.1:{address.port}\r\nUpgrade: websocket\r\n"
         "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -327,7 +290,7 @@ async def test_who_is_too_many_is_told_so(
 async def test_one_that_does_not_read_is_let_go_and_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_socket, "READS_WITHIN", 0.3)
+    monkeypatch.setattr(connection, "READS_WITHIN", 0.3)
     marks = [cue(number, "navigate", route="/" + "x" * 180) for number in range(2000)]
     tiny = make_show(tmp_path / "show", [*marks, cue(3000, "end")], toml=MANUAL)
     async with (

@@ -19,8 +19,9 @@ from generator.engine import (
     Timing,
 )
 from generator.recipe import Lora, PipelineKind, Recipe
+from server.child_process import ChildFailed
 from server.clock import VirtualClock, settle
-from server.engines.child import Child, ChildFailed, ScriptedChild
+from server.engines.child import Child, ScriptedChild
 from server.engines.local import LocalEngine, State, warm_up_recipes
 from server.engines.supervision import RestartPolicy, Supervision
 from tests.generator.engine_contract import base_image, drawn, from_base, recipe

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.sockets.messages import ErrorReply, MessageError, SyncReply, SyncRequest, WireMessage
 from server.stage import messages as wire
-from server.stage.messages import MessageError, decode, decode_frame, encode_frame
+from server.stage.messages import decode, decode_frame, encode_frame
 
 CODES = {"too_large", "malformed", "unknown_type", "invalid"}
 
@@ -17,7 +18,7 @@ FRAME = wire.FrameHeader(
     run="r", cue="lamp", step=1, steps=5, final=False, present_at=1.5, media_type="image/jpeg"
 )
 
-SENT: list[wire.WireMessage] = [
+SENT: list[WireMessage] = [
     wire.Screening(status="active", next=None, started_at=1_795_000_000.25),
     wire.Scene(route="/studio"),
     wire.Fade(black=True, seconds=5.0, at=1.25),
@@ -38,8 +39,8 @@ SENT: list[wire.WireMessage] = [
     wire.Hold(),
     wire.Identify(),
     wire.Reload(),
-    wire.SyncReply(t0=1.0, t1=2.0, t2=3.0),
-    wire.Error(code="malformed", message="expected"),
+    SyncReply(t0=1.0, t1=2.0, t2=3.0),
+    ErrorReply(code="malformed", message="expected"),
     wire.Welcome(
         screen="wall",
         server_time=5.0,
@@ -51,7 +52,7 @@ SENT: list[wire.WireMessage] = [
 
 
 @pytest.mark.parametrize("message", SENT, ids=lambda message: type(message).__name__)
-def test_what_is_sent_can_be_read_back(message: wire.WireMessage) -> None:
+def test_what_is_sent_can_be_read_back(message: WireMessage) -> None:
     text = message.encode()
     assert type(message).model_validate_json(text) == message
     assert json.loads(text)["type"] == message.type  # type: ignore[attr-defined]
@@ -67,7 +68,7 @@ def test_a_slider_is_sent_under_the_names_of_the_contract() -> None:
     [
         wire.ScreenHello(protocol=1, screen="wall", frames="url", token="t"),
         wire.ScreenHello(protocol=9, screen="x" * 64),
-        wire.ScreenSyncRequest(t0=-1.5),
+        SyncRequest(t0=-1.5),
         wire.Presented(run="r", step=0, at=1.0),
         wire.Log(level="error", message=""),
     ],
@@ -117,7 +118,7 @@ def test_what_cannot_be_taken_has_a_stable_code(text: str, code: str) -> None:
 
 def test_the_longest_message_is_taken() -> None:
     text = json.dumps({"type": "sync", "t0": 1.0}).ljust(wire.MAX_TEXT_BYTES)
-    assert decode(text) == wire.ScreenSyncRequest(t0=1.0)
+    assert decode(text) == SyncRequest(t0=1.0)
 
 
 _values = st.recursive(

@@ -8,21 +8,18 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_sync
 
 from server.clock import SystemClock
 from server.config.show import load_show
-from server.serving import MAX_MESSAGE
-from server.stage import screens
+from server.sockets import connection
 from tests.helpers.screens import Heard, ScreenClient, command, line, screen, web
 from tests.helpers.servers import Address, ServerProcess, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
@@ -405,74 +402,6 @@ async def test_hello_comes_first_and_may_be_tried_again(process: ServerProcess) 
         assert not client.of("sync")
 
 
-async def test_another_protocol_is_refused(process: ServerProcess) -> None:
-    async with line(process.address) as client:
-        await client.send({"type": "hello", "protocol": 2, "screen": "from the future"})
-        assert await client.closed() == 1008
-        assert [h.message["code"] for h in client.of("error")] == ["unknown_protocol"]
-
-
-async def test_who_says_nothing_is_let_go(
-    address: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(screens, "HELLO_WITHIN", 0.2)
-    async with line(address) as client:
-        assert await client.closed() == 1008
-        assert client.heard == []
-
-
-async def test_repeated_abuse_is_closed_and_nobody_else_notices(address: Address) -> None:
-    async with screen(address, "good") as good:
-        await command(address, "go")
-        async with screen(address, "bad") as bad:
-            with suppress(ConnectionClosed):
-                for _ in range(200):
-                    await bad.send("nonsense")
-                    await asyncio.sleep(0.005)
-            assert await bad.closed() == 1008
-            assert 10 <= len(bad.of("error")) <= 12
-        await good.until(ended())
-        assert len(good.frames) == RHYTHM.frames
-        assert_in_time(good, good.frames)
-        assert not good.of("error")
-
-
-async def test_a_huge_message_closes_its_socket_alone(address: Address) -> None:
-    async with screen(address, "good") as good:
-        await command(address, "go")
-        async with screen(address, "huge") as huge:
-            await huge.send("x" * (MAX_MESSAGE + 1))
-            assert await huge.closed() == 1009
-        async with screen(address, "just below") as below:
-            await below.send("x" * MAX_MESSAGE)
-            await below.until(lambda me: me.of("error"))
-            assert below.of("error")[0].message["code"] == "too_large"
-        await good.until(ended())
-        assert len(good.frames) == RHYTHM.frames
-        assert_in_time(good, good.frames)
-
-
-@pytest.mark.pace
-async def test_a_flood_is_held_back_and_nobody_else_notices(process: ServerProcess) -> None:
-    async with screen(process.address, "good") as good, screen(process.address, "flood") as flood:
-        text = json.dumps({"type": "sync", "t0": 1.0})
-
-        async def pour() -> None:
-            for _ in range(3000):
-                await flood.send(text)
-
-        pouring = asyncio.create_task(pour())
-        await flood.until(lambda me: me.of("error"), why="never held back")
-        assert flood.of("error")[0].message["code"] == "too_many"
-        for _ in range(5):
-            began = time.monotonic()
-            await assert_still_served(good)
-            assert time.monotonic() - began < 1.0
-        pouring.cancel()
-        await asyncio.gather(pouring, return_exceptions=True)
-        flood.socket.transport.abort()  # it would wait for an answer to its goodbye
-
-
 async def test_a_connection_that_breaks_is_forgotten(process: ServerProcess) -> None:
     async with screen(process.address, "good"):
         async with screen(process.address, "breaking") as client:
@@ -489,34 +418,6 @@ async def test_a_connection_that_breaks_is_forgotten(process: ServerProcess) -> 
 
 
 # ---------------------------------------------------------------- who may come
-
-
-@pytest.mark.parametrize(
-    "origin",
-    ["https://evil.example", "http://127.0.0.1:1", "null", "http://127.0.0.1.evil.example"],
-)
-async def test_a_page_from_elsewhere_is_refused(process: ServerProcess, origin: str) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        await connect(process.address.screen, origin=origin, proxy=None)  # type: ignore[arg-type]
-    assert refused.value.response.status_code == 403
-
-
-async def test_our_own_page_is_let_in(process: ServerProcess) -> None:
-    async with line(process.address, origin=process.address.http) as client:
-        await client.hello("own page")
-
-
-async def test_a_foreign_name_for_this_machine_is_refused(process: ServerProcess) -> None:
-    port = process.address.port
-    with pytest.raises(InvalidStatus) as refused:
-        await connect(
-            f"ws://rebound.example:{port}/ws/screen",
-            host="127.0.0.1",
-            port=port,
-            origin=f"http://rebound.example:{port}",  # type: ignore[arg-type]
-            proxy=None,
-        )
-    assert refused.value.response.status_code == 403
 
 
 async def test_where_screens_need_a_token_they_bring_it(tiny: TinyShow) -> None:
@@ -596,7 +497,7 @@ async def test_a_screen_that_stops_reading_costs_nobody_anything(tmp_path: Path)
 async def test_a_screen_that_never_reads_again_is_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(screens, "READS_WITHIN", 0.5)
+    monkeypatch.setattr(connection, "READS_WITHIN", 0.5)
     rhythm = Rhythm(previews=39, step=0.05, size=250_000, sets=1)
     tiny = make_show(tmp_path / "show", [prompt(0, "one"), cue(60, "end")], rhythm=rhythm)
     async with (

@@ -1,21 +1,358 @@
+"""What all sockets have in common: one contract, run over each of them on a real server."""
+
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.clock import VirtualClock
-from server.sockets import Abuse, Antechamber, InboundLimiter
+from server.serving import MAX_MESSAGE
+from server.sockets import connection
+from server.sockets.connection import (
+    InboundLimiter,
+    PendingHandshakes,
+    ProtocolAbuse,
+    side_by_side,
+)
+from tests.helpers.screens import command, screen
+from tests.helpers.servers import Address, ServerProcess, server_process, serving
+from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
+
+PATIENCE = 15.0
+CUES = [prompt(0, "a lamp", id="lamp"), cue(60, "end")]
+RHYTHM = Rhythm(previews=4, step=0.2, first=0.4)
 
 
-async def test_the_antechamber_has_so_many_seats_and_the_newest_have_them() -> None:
-    room, sent_away = Antechamber(3), []
+@dataclass(frozen=True)
+class Wire:
+    """One socket's path, and how somebody honest speaks there.
+
+    Attributes:
+        most_silent: the setting of how many may be silent.
+        hello: the first message, None where there is none.
+        welcome: the first answer's type or text.
+        ping: what is always answered.
+        turned_away: the code for who has to make room.
+    """
+
+    path: str
+    most_silent: str
+    hello: dict[str, Any] | None = None
+    welcome: str = "welcome"
+    ping: str = json.dumps({"type": "sync", "t0": 7.5})
+    pong: dict[str, Any] | str = field(default_factory=lambda: {"type": "sync", "t0": 7.5})
+    turned_away: int = 1008
+
+    @property
+    def json(self) -> bool:
+        return self.hello is not None
+
+    @asynccontextmanager
+    async def line(self, address: Address, **options: Any) -> AsyncIterator[ClientConnection]:
+        """A socket on which nothing has been said yet."""
+        url = f"ws://{address.host}:{address.port}{self.path}"
+        async with connect(url, compression=None, proxy=None, max_queue=None, **options) as socket:
+            yield socket
+
+    @asynccontextmanager
+    async def client(self, address: Address) -> AsyncIterator[ClientConnection]:
+        """Somebody who has said hello, and was heard."""
+        async with self.line(address) as socket:
+            if self.hello is not None:
+                await socket.send(json.dumps(self.hello))
+            assert kind(await told(socket)) == self.welcome
+            yield socket
+
+    async def assert_served(self, socket: ClientConnection) -> None:
+        await socket.send(self.ping)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                said = await told(socket)
+                if self.pong == said or (isinstance(said, dict) and said.get("t0") == 7.5):
+                    return
+
+
+async def told(socket: ClientConnection) -> dict[str, Any] | str:
+    async with asyncio.timeout(PATIENCE):
+        said = await socket.recv()
+    assert isinstance(said, str)
+    found: dict[str, Any] | str = json.loads(said) if said.startswith("{") else said
+    return found
+
+
+async def error(socket: ClientConnection) -> str:
+    """The code of the next error that is told."""
+    while True:
+        said = await told(socket)
+        if isinstance(said, dict) and said["type"] == "error":
+            assert set(said) == {"type", "code", "message"}
+            assert said["message"]
+            return str(said["code"])
+
+
+def kind(said: dict[str, Any] | str) -> str:
+    return said if isinstance(said, str) else str(said["type"])
+
+
+async def closed(socket: ClientConnection) -> int | None:
+    async with asyncio.timeout(PATIENCE):
+        await socket.wait_closed()
+    return socket.close_code
+
+
+@asynccontextmanager
+async def a_run_undisturbed(address: Address) -> AsyncIterator[None]:
+    """A picture that comes to the wall whole and in time, whatever is done meanwhile."""
+    async with screen(address, "good") as good:
+        await command(address, "go", cue="lamp")
+        await good.until(lambda me: me.runs)
+        yield
+        (run,) = good.runs
+        await good.until(lambda me: run in {end.message["run"] for end in me.of("run_end")})
+        frames = good.frames_of(run)
+        assert len(frames) == RHYTHM.frames
+        assert good.server_time(frames[-1]) <= frames[-1].message["present_at"]
+        assert not good.of("error")
+
+
+SCREEN = Wire(
+    "/ws/screen",
+    "server.stage.screens.MOST_SILENT",
+    {"type": "hello", "protocol": 1, "screen": "wall", "frames": "url"},
+)
+CONTROL = Wire(
+    "/ws/control",
+    "server.control.socket.MOST_SILENT",
+    {"type": "hello", "protocol": 1, "name": "foh"},
+)
+LEGACY = Wire(
+    "/ws",
+    "server.legacy.socket.MOST_CLIENTS",
+    welcome="ready",
+    ping="ping",
+    pong="pong",
+    turned_away=1013,
+)
+every_wire = pytest.mark.parametrize("wire", [SCREEN, CONTROL, LEGACY], ids=lambda wire: wire.path)
+json_wire = pytest.mark.parametrize("wire", [SCREEN, CONTROL], ids=lambda wire: wire.path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyShow:
+    return make_show(tmp_path / "show", CUES, rhythm=RHYTHM, toml=MANUAL)
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all those who mean it ill."""
+    folder = tmp_path_factory.mktemp("abused") / "show"
+    make_show(folder, CUES, rhythm=RHYTHM, toml=MANUAL)
+    with server_process(folder) as server:
+        yield server
+
+
+# ---------------------------------------------------------------- who may come
+
+
+@every_wire
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "http://127.0.0.1:1", "null", "http://127.0.0.1.evil.example"],
+)
+async def test_a_page_from_elsewhere_is_refused(
+    process: ServerProcess, wire: Wire, origin: str
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with wire.line(process.address, origin=origin):
+            pass
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["error"]["code"] == "forbidden"
+
+
+@every_wire
+async def test_our_own_page_is_let_in(process: ServerProcess, wire: Wire) -> None:
+    async with wire.line(process.address, origin=process.address.http):
+        pass
+
+
+@every_wire
+async def test_a_foreign_name_for_this_machine_is_refused(
+    process: ServerProcess, wire: Wire
+) -> None:
+    port = process.address.port
+    foreign = Address(port, "rebound.example")
+    with pytest.raises(InvalidStatus) as refused:
+        async with wire.line(
+            foreign, host="127.0.0.1", port=port, origin=f"http://rebound.example:{port}"
+        ):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+# ---------------------------------------------------------------- who says nothing
+
+
+@every_wire
+async def test_a_silent_crowd_makes_way_for_somebody_honest(
+    tiny: TinyShow, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire.most_silent, 3)
+    async with serving(tiny.load()) as address, AsyncExitStack() as stack:
+        crowd = []
+        for _ in range(3):
+            crowd.append(await stack.enter_async_context(wire.line(address)))
+            await asyncio.sleep(0.05)
+        async with wire.client(address) as honest:
+            assert await closed(crowd[0]) == wire.turned_away
+            await wire.assert_served(honest)
+        assert [each.close_code for each in crowd[1:]] == [None, None]
+
+
+@every_wire
+async def test_who_says_nothing_is_let_go_where_hello_is_wanted(
+    tiny: TinyShow, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HELLO_WITHIN", 0.2)
+    async with serving(tiny.load()) as address, wire.line(address) as mute:
+        if wire.json:
+            with pytest.raises(ConnectionClosed):
+                await told(mute)
+            assert mute.close_code == 1008
+        else:
+            await asyncio.sleep(0.4)
+            await wire.assert_served(mute)
+
+
+# ---------------------------------------------------------------- who says too much
+
+
+@every_wire
+async def test_a_flood_is_held_back_and_nobody_else_notices(
+    process: ServerProcess, wire: Wire
+) -> None:
+    address = process.address
+    async with wire.client(address) as good, wire.client(address) as flood:
+
+        async def pour() -> None:
+            with suppress(ConnectionClosed):
+                for _ in range(3000):
+                    await flood.send(wire.ping)
+
+        pouring = asyncio.create_task(pour())
+        if wire.json:
+            assert await error(flood) == "too_many"
+        else:
+            with suppress(ConnectionClosed):
+                while True:
+                    assert await told(flood) == "pong"
+            assert flood.close_code == 1013
+        for _ in range(5):
+            began = time.monotonic()
+            await wire.assert_served(good)
+            assert time.monotonic() - began < 1.0
+        pouring.cancel()
+        await asyncio.gather(pouring, return_exceptions=True)
+        flood.transport.abort()  # it would wait for an answer to its goodbye
+
+
+@every_wire
+async def test_a_huge_message_closes_its_socket_alone(process: ServerProcess, wire: Wire) -> None:
+    address = process.address
+    async with a_run_undisturbed(address), wire.client(address) as huge:
+        with suppress(ConnectionClosed):
+            await huge.send("x" * (MAX_MESSAGE + 1))
+        assert await closed(huge) == 1009
+        async with wire.client(address) as below:
+            await below.send("x" * MAX_MESSAGE)
+            if wire.json:
+                assert await error(below) == "too_large"
+            else:
+                assert kind(await told(below)).startswith("unknown command: xxx")
+
+
+@every_wire
+async def test_what_is_binary_is_answered_and_forgiven(process: ServerProcess, wire: Wire) -> None:
+    async with wire.client(process.address) as client:
+        await client.send(b"\x00\x01")
+        if wire.json:
+            assert await error(client) == "binary"
+        else:
+            assert await told(client) == "unknown command: (binary)"
+        await wire.assert_served(client)
+
+
+@json_wire
+async def test_hello_is_said_first_once_and_of_this_protocol(
+    process: ServerProcess, wire: Wire
+) -> None:
+    async with wire.line(process.address) as client:
+        await client.send(wire.ping)
+        assert await error(client) == "hello_first"
+        await client.send(json.dumps(wire.hello))
+        while kind(await told(client)) != "welcome":
+            pass
+        await client.send(json.dumps(wire.hello))
+        assert await error(client) == "hello_again"
+        await wire.assert_served(client)
+    async with wire.line(process.address) as client:
+        await client.send(json.dumps({**(wire.hello or {}), "protocol": 2}))
+        assert await error(client) == "unknown_protocol"
+        assert await closed(client) == 1008
+
+
+@json_wire
+async def test_repeated_abuse_is_closed_and_nobody_else_notices(
+    process: ServerProcess, wire: Wire
+) -> None:
+    address = process.address
+    async with (
+        a_run_undisturbed(address),
+        wire.client(address) as good,
+        wire.client(address) as bad,
+    ):
+        with suppress(ConnectionClosed):
+            for _ in range(200):
+                await bad.send("nonsense")
+                await asyncio.sleep(0.005)
+        codes = []
+        with suppress(ConnectionClosed):
+            while True:
+                codes.append(await error(bad))
+        assert await closed(bad) == 1008
+        assert 10 <= len(codes) <= 12
+        assert set(codes) == {"malformed"}
+        await wire.assert_served(good)
+
+
+def test_after_all_that_the_server_is_well(process: ServerProcess) -> None:
+    assert process.state()["activation"] == "show"
+    log = process.log.read_text()
+    assert "Traceback" not in log
+    assert "Exception in ASGI" not in log
+
+
+# ---------------------------------------------------------------- the parts
+
+
+async def test_so_many_handshakes_may_be_pending_and_the_newest_are() -> None:
+    room, sent_away = PendingHandshakes(3), []
 
     async def wait(name: int) -> None:
         try:
-            async with asyncio.timeout(60) as patience:
-                with room.wait(patience):
-                    await asyncio.Event().wait()
+            async with room.wait(60):
+                await asyncio.Event().wait()
         except TimeoutError:
             sent_away.append(name)
 
@@ -34,34 +371,64 @@ async def test_the_antechamber_has_so_many_seats_and_the_newest_have_them() -> N
 
 
 async def test_who_says_hello_leaves_a_seat_and_its_time_is_its_own_again() -> None:
-    room = Antechamber(1)
-    async with asyncio.timeout(60) as first:
-        with room.wait(first):
-            pass
-        async with asyncio.timeout(60) as second:
-            with room.wait(second):
-                await asyncio.sleep(0)
+    room = PendingHandshakes(1)
+    async with room.wait(0.05):
+        assert len(room) == 1
+    assert len(room) == 0
+    async with room.wait(60):
+        await asyncio.sleep(0.1)
+    assert len(room) == 0
+
+
+class Picture:
+    """Something large."""
+
+
+async def test_of_works_that_end_by_an_error_nothing_lies_about() -> None:
+    held: list[weakref.ref[Picture]] = []
+    others: list[str] = []
+
+    async def fails() -> None:
+        picture = Picture()
+        held.append(weakref.ref(picture))
         await asyncio.sleep(0)
-    assert not first.expired()
+        raise OSError("it broke")
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            others.append("ended")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(OSError):
+            await side_by_side(waits(), fails(), waits())
+        assert others == ["ended", "ended"]
+        await asyncio.sleep(0)
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
-def test_patience_takes_a_burst_then_a_rate() -> None:
+def test_the_limiter_takes_a_burst_then_a_rate() -> None:
     clock = VirtualClock()
-    patience = InboundLimiter(clock, rate=10, burst=5)
-    assert [patience.message() for _ in range(7)] == [True] * 5 + [False] * 2
+    limiter = InboundLimiter(clock, rate=10, burst=5)
+    assert [limiter.message() for _ in range(7)] == [True] * 5 + [False] * 2
     clock.jump(0.25)
-    assert [patience.message() for _ in range(3)] == [True, True, False]
+    assert [limiter.message() for _ in range(3)] == [True, True, False]
     clock.jump(100)
-    assert [patience.message() for _ in range(6)] == [True] * 5 + [False]
+    assert [limiter.message() for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_patience_ends_with_the_eleventh_strike_of_a_minute() -> None:
+def test_the_limiter_ends_with_the_eleventh_strike_of_a_minute() -> None:
     clock = VirtualClock()
-    patience = InboundLimiter(clock)
+    limiter = InboundLimiter(clock)
     for _ in range(10):
-        patience.strike()
+        limiter.strike()
     clock.jump(61)
     for _ in range(10):
-        patience.strike()
-    with pytest.raises(Abuse):
-        patience.strike()
+        limiter.strike()
+    with pytest.raises(ProtocolAbuse):
+        limiter.strike()

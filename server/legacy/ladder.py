@@ -7,7 +7,7 @@ from server.access import Access
 from server.chance import Chance, new_seed
 from server.clock import Clock
 from server.config.show import Show
-from server.older.socket import OlderSocket, Repertoire
+from server.legacy.socket import LegacySocket, Repertoire
 from server.providers.base import Provider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
@@ -15,9 +15,9 @@ from server.runtime import Runtime
 from server.supply.sources import Supply
 
 
-def older_socket(
+def legacy_socket(
     show: Show, runtime: Runtime, supply: Supply, clock: Clock, access: Access
-) -> OlderSocket:
+) -> LegacySocket:
     """The older wire, played from the show's sets and engines."""
     # Sets of its own bag: who plays with the older wire must not turn the show's round.
     chance, modes = Chance(new_seed()), runtime.modes
@@ -31,4 +31,4 @@ def older_socket(
         return [sets if rung.engine is None else modes.provider(rung) for rung in rungs]
 
     repertoire = Repertoire(runtime.plan, show.programs, show.base_images, runtime.playhead)
-    return OlderSocket(repertoire, ladder, settings, clock, access)
+    return LegacySocket(repertoire, ladder, settings, clock, access)

@@ -1,4 +1,4 @@
-"""The older wire, as the piece's first browser program speaks it."""
+"""The legacy wire, as the piece's first browser program speaks it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from cache.keys import image_key, meta_key
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import load_show
-from server.older import socket as older_socket
-from server.older.messages import Ask, Ping, Unknown, parse, step_line
-from server.older.socket import Repertoire
+from server.legacy import socket as legacy_socket
+from server.legacy.messages import Ask, Ping, Unknown, parse, step_line
+from server.legacy.socket import Repertoire
 from tests.helpers.house import house
 from tests.helpers.screens import screen
 from tests.helpers.servers import Address, serving
@@ -270,7 +270,7 @@ async def test_who_may(
                 async with connect(address.older + query, additional_headers=headers, proxy=None):
                     pass
             assert error.value.response.status_code == 403
-        monkeypatch.setattr(older_socket, "MOST_CLIENTS", 1)
+        monkeypatch.setattr(legacy_socket, "MOST_CLIENTS", 1)
         async with browser(address, right) as first:
             await first.send("P4:a lamp")
             assert await told(first) == "done"
@@ -280,28 +280,3 @@ async def test_who_may(
                 assert second.close_code == 1013
             assert first.close_code is None
     assert "ERROR" not in {record.levelname for record in caplog.records}
-
-
-async def test_a_crowd_that_asks_for_nothing_keeps_nobody_out(
-    tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(older_socket, "MOST_CLIENTS", 3)
-    async with serving(tiny.load()) as address, AsyncExitStack() as stack:
-        crowd = [await stack.enter_async_context(browser(address)) for _ in range(3)]
-        async with browser(address) as honest:
-            await crowd[0].wait_closed()
-            assert crowd[0].close_code == 1013
-            await honest.send("ping")
-            assert await told(honest) == "pong"
-
-
-async def test_too_much_of_it_is_closed(address: Address) -> None:
-    async with browser(address) as socket, browser(address) as other:
-        with suppress(ConnectionClosed):
-            for _ in range(500):
-                await socket.send("ping")
-        async with asyncio.timeout(15):
-            await socket.wait_closed()
-        assert socket.close_code == 1013
-        await other.send("ping")
-        assert await told(other) == "pong"

@@ -1,4 +1,4 @@
-"""The older wire's socket, `/ws`: serves the piece's first browser program, unmodified.
+"""The legacy wire's socket, `/ws`: serves the piece's first browser program, unmodified.
 
 It asks for pictures itself. What it asks for is found among the show's actions by its recipe,
 and the same ladder of providers serves it, at the recorded pace; the stage knows nothing of
@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import structlog
 from PIL import Image
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from cache.images import on_black
+from cache.tasks import cancel_and_wait
 from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe
-from server.access import Access, AccessDenied
+from server.access import Access
 from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
 from server.connections import identified
-from server.older import messages as wire
+from server.legacy import messages as wire
 from server.providers.base import Frame, Provider, ProviderError, Slot, Take
-from server.sockets import (
+from server.sockets.connection import (
     TRY_AGAIN_LATER,
-    Abuse,
-    Antechamber,
     InboundLimiter,
-    close,
-    refuse,
+    PendingHandshakes,
+    SlowReader,
+    SocketConnection,
+    TooManyMessages,
 )
 from server.timeline.playhead import Playhead
 
@@ -43,9 +44,6 @@ _log = structlog.get_logger(__name__)
 MOST_CLIENTS = 64
 """Clients at once that have asked for something, and as many that have not."""
 
-READS_WITHIN = 30.0
-"""Seconds in which a client must have read what it was sent, or it is let go."""
-
 _ALIKE = 0.0005
 _QUALITY = 92
 _RATE, _BURST = 20.0, 60.0
@@ -53,7 +51,7 @@ _RATE, _BURST = 20.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Repertoire:
-    """Finds the action that a request of the older wire means."""
+    """Finds the action that a request of the legacy wire means."""
 
     plan: Planned
     programs: Mapping[str, Program]
@@ -110,7 +108,7 @@ Ladder = Callable[[Action], Sequence[Provider]]
 """The providers for an action, in the order in which they are tried."""
 
 
-class OlderSocket:
+class LegacySocket:
     """The endpoint.
 
     Args:
@@ -135,7 +133,8 @@ class OlderSocket:
         self._clock = clock
         self._access = access
         self._clients = 0
-        self._silent = Antechamber(MOST_CLIENTS)
+        # Only asking costs us anything: who has asked for nothing yet may have to make room.
+        self._silent = PendingHandshakes(MOST_CLIENTS)
         # One at a time: the threads are there for the show's own pictures.
         self._transcoding = asyncio.Semaphore(1)
         # Nor may a crowd that types keep an engine from the show: one drawing for all of it.
@@ -143,106 +142,80 @@ class OlderSocket:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one client until it goes."""
-        try:
-            self._access.check_origin(websocket)
-            self._access.check_screen(websocket.query_params.get("token"))
-        except AccessDenied as error:
-            await refuse(websocket, error)
-            return
-        await websocket.accept()
-        try:
-            # Only asking costs us anything: who has asked for nothing yet may have to make room.
-            async with asyncio.timeout(None) as stays:
-                with ExitStack() as seat:
-                    seat.enter_context(self._silent.wait(stays))
-                    await self._attend(websocket, seat)
-        except WebSocketDisconnect:
-            return
-        except (Abuse, TimeoutError):
-            reason = "too many messages, too many clients, or it does not read"
-            _log.warning("older_client_closed", reason=reason)
-            await close(websocket, TRY_AGAIN_LATER)
+        connection = SocketConnection(websocket, InboundLimiter(self._clock, _RATE, _BURST))
+        await connection.serve(partial(self._check, websocket), partial(self._attend, connection))
 
-    @contextmanager
-    def _asks(self) -> Iterator[None]:
-        """Be one of those who have asked for something.
+    def _check(self, websocket: WebSocket) -> None:
+        self._access.check_origin(websocket)
+        self._access.check_screen(websocket.query_params.get("token"))
 
-        Raises:
-            Abuse: there are too many already.
-        """
-        if self._clients >= MOST_CLIENTS:
-            raise Abuse
-        self._clients += 1
+    async def _attend(self, connection: SocketConnection) -> int:
         try:
-            yield
+            async with self._silent.wait(None):
+                await connection.send(wire.READY)
+                ask = await self._next_ask(connection)
+            if self._clients < MOST_CLIENTS:
+                identified(connection.websocket)
+                self._clients += 1
+                try:
+                    while True:
+                        ask = await self._draw_until_next(connection, ask)
+                finally:
+                    self._clients -= 1
+        except (TooManyMessages, SlowReader, TimeoutError):
+            pass
+        reason = "too many messages, too many clients, or it does not read"
+        _log.warning("older_client_closed", reason=reason)
+        return TRY_AGAIN_LATER
+
+    async def _next_ask(self, connection: SocketConnection) -> wire.Ask:
+        """Answer what it says, until it asks for a picture."""
+        while True:
+            text = await connection.receive_text()
+            said = (
+                wire.Unknown("(binary)")
+                if text is None
+                else wire.parse(text, self._repertoire.programs)
+            )
+            match said:
+                case wire.Ask():
+                    return said
+                case wire.Ping():
+                    await connection.send(wire.PONG)
+                case wire.Unknown():
+                    await connection.send(said.answer)
+
+    async def _draw_until_next(self, connection: SocketConnection, ask: wire.Ask) -> wire.Ask:
+        """Draw a picture, or as much of it as there is time for; what is asked for next."""
+        listening = asyncio.create_task(self._next_ask(connection))
+        drawing = asyncio.create_task(
+            self._draw(connection, ask), name=f"legacy wire {ask.program}"
+        )
+        try:
+            await asyncio.wait((listening, drawing), return_when=asyncio.FIRST_COMPLETED)
+            if drawing.done():
+                drawing.result()  # a client that does not read is found here
+            return await listening
         finally:
-            self._clients -= 1
+            await cancel_and_wait(listening, drawing)
 
-    async def _attend(self, websocket: WebSocket, seat: ExitStack) -> None:
-        has_asked = False
-        patience = InboundLimiter(self._clock, _RATE, _BURST)
-        drawing: asyncio.Task[None] | None = None
-        await self._say(websocket, wire.READY)
-        listening = asyncio.ensure_future(websocket.receive())
-        try:
-            while True:
-                waiting = {listening} if drawing is None else {listening, drawing}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if drawing is not None and drawing.done():
-                    drawing.result()  # a client that does not read is found here
-                    drawing = None
-                if not listening.done():
-                    continue
-                asked = self._asked(listening.result(), patience)
-                listening = asyncio.ensure_future(websocket.receive())
-                match asked:
-                    case wire.Ping():
-                        await self._say(websocket, wire.PONG)
-                    case wire.Unknown():
-                        await self._say(websocket, asked.answer)
-                    case wire.Ask():
-                        if not has_asked:
-                            has_asked = True
-                            seat.close()
-                            seat.enter_context(self._asks())
-                            identified(websocket)
-                        await _ended(drawing)
-                        drawing = asyncio.create_task(
-                            self._draw(websocket, asked), name=f"older wire {asked.program}"
-                        )
-        finally:
-            listening.cancel()
-            await _ended(drawing)
-
-    def _asked(
-        self, event: Mapping[str, Any], patience: InboundLimiter
-    ) -> wire.Ask | wire.Ping | wire.Unknown:
-        if event["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(event.get("code", 1005))
-        if not patience.message():
-            raise Abuse
-        text = event.get("text")
-        if text is None:
-            return wire.Unknown("(binary)")
-        return wire.parse(text, self._repertoire.programs)
-
-    async def _draw(self, websocket: WebSocket, ask: wire.Ask) -> None:
+    async def _draw(self, connection: SocketConnection, ask: wire.Ask) -> None:
         """Serve one picture; where there is none to be had, the client keeps what it has."""
         action = self._repertoire.find(ask)
         for provider in self._ladder(action):
             try:
-                await self._draw_with(provider, action, websocket, ask.program)
+                await self._draw_with(provider, action, connection, ask.program)
             except ProviderError as error:
                 _log.warning("older_wire", action_id=action.action_id, reason=str(error))
             else:
                 break
-        await self._say(websocket, wire.DONE)
+        await connection.send(wire.DONE)
 
     async def _draw_with(
-        self, provider: Provider, action: Action, websocket: WebSocket, program: str
+        self, provider: Provider, action: Action, connection: SocketConnection, program: str
     ) -> None:
-        start, patience = self._clock.now(), self._settings.first_frame_timeout
-        seconds = patience.static if provider.name == "static" else patience.live
+        start, timeouts = self._clock.now(), self._settings.first_frame_timeout
+        seconds = timeouts.static if provider.name == "static" else timeouts.live
         async with AsyncExitStack() as stack:
             try:
                 async with timeout_at(self._clock, start + self._clock.stretch(seconds)):
@@ -254,7 +227,7 @@ class OlderSocket:
                 raise ProviderError("no frame in time") from None
             while True:
                 await self._clock.sleep_until(frame.due)
-                await self._send(websocket, frame, program)
+                await self._send(connection, frame, program)
                 if frame.final:
                     return
                 try:
@@ -266,21 +239,16 @@ class OlderSocket:
                     _log.warning("older_wire", action_id=action.action_id, reason=str(error))
                     return
 
-    async def _send(self, websocket: WebSocket, frame: Frame, program: str) -> None:
+    async def _send(self, connection: SocketConnection, frame: Frame, program: str) -> None:
         if not frame.final:
-            await self._say(websocket, wire.step_line(frame.step, frame.steps))
+            await connection.send(wire.step_line(frame.step, frame.steps))
             if program in wire.WITHOUT_PREVIEWS:
                 return
         image = frame.image
         if frame.media_type != "image/jpeg":
             async with self._transcoding:
                 image = await asyncio.to_thread(as_jpeg, image)
-        async with asyncio.timeout(READS_WITHIN):
-            await websocket.send_bytes(image)
-
-    async def _say(self, websocket: WebSocket, text: str) -> None:
-        async with asyncio.timeout(READS_WITHIN):
-            await websocket.send_text(text.encode(errors="replace").decode())
+        await connection.send(image)
 
 
 def as_jpeg(image: bytes) -> bytes:
@@ -296,9 +264,3 @@ async def _next_frame(take: Take) -> Frame:
         return await anext(take.frames)
     except StopAsyncIteration:
         raise ProviderError("it ended without a final image") from None
-
-
-async def _ended(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
