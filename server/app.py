@@ -41,7 +41,7 @@ from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines, live_engines, named_only
-from server.engines.watch import EngineWatch, probe_of
+from server.engines.prober import EngineProber, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobBody, JobName, Jobs
@@ -208,7 +208,7 @@ async def build(
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
         presence = _presence(show, ensemble, memory, outside, metrics)
-        watch = EngineWatch(
+        watch = EngineProber(
             modes=modes,
             live=ensemble.live if spent else (),
             recipe=probe_of(plan),

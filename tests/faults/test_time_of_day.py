@@ -331,7 +331,7 @@ MAY = {
     "generator/recorder.py": "generated_at",
     "generator/importer.py": "generated_at, from the files",
     "generator/numbers.py": "a name",
-    "generator/engines/replicate.py": "a date in a header, where its sender says no other",
+    "generator/engines/replicate/engine.py": "a date in a header, where its sender says no other",
     "server/web/kiosk/hours.js": "days and hours of what the server told",
     "server/web/kiosk/lobby.js": "an older server's hour",
     "server/web/kiosk/main.js": "whether this machine slept",
