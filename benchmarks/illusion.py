@@ -118,7 +118,9 @@ def _write_show(folder: Path) -> Path:
     """A show of a few pictures, far apart, drawn by a pipeline of a million parameters."""
     model, show = folder / "model", folder / "show"
     if ENGINE == "diffusers":  # in a process of its own: torch would take this one's cores
-        saved = "from tests.generator.tiny_pipelines import save_sd; from pathlib import Path"
+        saved = (
+            "from tests.generator.engines.tiny_pipelines import save_sd; from pathlib import Path"
+        )
         _python("-c", f"{saved}; save_sd(Path({str(model)!r}))")
     show.mkdir()
     cues: list[dict[str, Any]] = [

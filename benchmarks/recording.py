@@ -18,8 +18,8 @@ from statistics import median
 from benchmarks.lengths import length
 from benchmarks.machinery import say
 from cache.folder import FolderStore
-from generator.engines._diffusers.untyped import Pipeline
-from generator.engines.diffusers import DiffusersEngine, DiffusersSettings
+from generator.engines.diffusers.engine import DiffusersEngine, DiffusersSettings
+from generator.engines.diffusers.untyped import Pipeline
 from generator.recipe import Recipe
 from generator.recorder import Description, Recorder
 
@@ -41,7 +41,7 @@ def main() -> None:
     except ImportError:
         say("torch and diffusers are not installed: pip install '.[diffusers]'")
         return
-    from tests.generator import tiny_pipelines  # noqa: PLC0415
+    from tests.generator.engines import tiny_pipelines  # noqa: PLC0415
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     with tempfile.TemporaryDirectory() as folder:

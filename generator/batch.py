@@ -17,7 +17,7 @@ from functools import partial
 from cache.documents import FormatError
 from cache.store import Store, StoreError, StoreUnavailable
 from generator.board import Board, Failure
-from generator.engine import (
+from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineDenied,
@@ -25,8 +25,8 @@ from generator.engine import (
     EnginePoisoned,
     EngineUnavailable,
 )
-from generator.makers import Maker, maker_for
 from generator.numbers import Numbers
+from generator.recorders import SetRecorder, recorder_for
 from generator.stock import Job
 
 MISSES = 6
@@ -142,8 +142,8 @@ async def run_batch(
     async with asyncio.TaskGroup() as group:
         for number, engine in enumerate(engines):
             say = partial(batch.say, number)
-            maker = maker_for(engine, store, anew=anew, numbers=numbers, say=say)
-            group.create_task(batch.work(number, maker), name=f"batch {engine.name}")
+            recorder = recorder_for(engine, store, anew=anew, numbers=numbers, say=say)
+            group.create_task(batch.work(number, recorder), name=f"batch {engine.name}")
     for failure in batch.board.left(batch.last_words):
         batch.give_up(failure)
     return batch.outcome
@@ -160,30 +160,32 @@ class _Batch:
     outcome: BatchOutcome = field(default_factory=BatchOutcome)
     last_words: list[str] = field(default_factory=list)
 
-    async def work(self, number: int, maker: Maker) -> None:
-        """Have one engine make what it can."""
+    async def work(self, number: int, recorder: SetRecorder) -> None:
+        """Have one engine record what it can."""
         misses = 0
-        while taken := await self.board.take(number, maker.at_once):
+        while taken := await self.board.take(number, recorder.at_once):
             await self.pace.wait(len(taken))
             self.watch(Began(number, taken))
-            error = await self._attempt(number, maker, taken)
+            error = await self._attempt(number, recorder, taken)
             missing = isinstance(error, EngineUnavailable | StoreUnavailable)
             misses = misses + 1 if missing else 0
             if isinstance(error, EnginePoisoned | EngineDenied) or misses >= MISSES:
-                self.last_words.append(f"{maker.name}: {error}")
+                self.last_words.append(f"{recorder.name}: {error}")
                 self.watch(Left(number, str(error)))
                 break
             if missing:
                 await self.sleep(REST * 2 ** (misses - 1))
         await self.board.leave(number)
 
-    async def _attempt(self, number: int, maker: Maker, taken: Sequence[Job]) -> Exception | None:
-        """Have sets made; what went wrong, if something did."""
+    async def _attempt(
+        self, number: int, recorder: SetRecorder, taken: Sequence[Job]
+    ) -> Exception | None:
+        """Have sets recorded; what went wrong, if something did."""
         left = {job.set_id: job for job in taken}
-        error: Exception = DrawingFailed(f"{maker.name} ended too early")
+        error: Exception = DrawingFailed(f"{recorder.name} ended too early")
         try:
-            async with aclosing(maker.make(taken[0].action, list(left))) as making:
-                async for made in making:
+            async with aclosing(recorder.record(taken[0].action, list(left))) as recording:
+                async for made in recording:
                     job = left.pop(made.set_id)
                     await self.board.done()
                     (self.outcome.drawn if made.drawn else self.outcome.found).append(job)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cache.store import StoreUnavailable
-from generator.engine import EngineError, EngineUnavailable, RecipeRefused
+from generator.engines.port import EngineError, EngineUnavailable, RecipeRefused
 from generator.stock import Job
 
 TRIES = 3

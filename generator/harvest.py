@@ -23,7 +23,7 @@ from cache.documents import FormatError
 from cache.store import Store, StoreError
 from cache.tasks import being_cancelled
 from generator import quarantine
-from generator.engine import Engine, EngineError, StepImage, Timing
+from generator.engines.port import Engine, EngineError, StepImage, Timing
 from generator.plan import Action
 from generator.recipe import Recipe
 from generator.recorder import latency_of

@@ -8,11 +8,22 @@ nothing that drips is waited for without end. Which proxy is used, `cache.outgoi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import socket
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import anyio
 import httpx
+from pydantic import SecretStr
 from websockets.asyncio.client import connect  # noqa: TID251 - the one place
 
 from cache.outgoing import proxy_for
@@ -28,6 +39,10 @@ MAX_MESSAGE: Final = 32 * 2**20
 
 SLOWEST: Final = 32 * 1024
 """Bytes a second that a line must carry while something is on its way."""
+
+_GONE_AFTER: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds of silence, seconds between questions, and unanswered ones, after which a machine that
+was switched off is noticed in the middle of a request."""
 
 _FRAMES_WAITING: Final = 4
 """Parts of messages that a socket takes before somebody reads: each may be of the full size."""
@@ -74,6 +89,22 @@ def outgoing_client(socket_options: SocketOptions | None = None) -> Client:
     """The client for everything that is asked over HTTP; to be entered."""
     # Its own view of the environment's proxies is not ours, and does not know what is near.
     return Client(transport=ProxyTransport(socket_options), trust_env=False)
+
+
+def client_for_engines() -> Client:
+    """A client whose connections notice a machine that has vanished; to be entered."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    options += [
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _GONE_AFTER.items()
+        if hasattr(socket, name)
+    ]
+    return outgoing_client(options)
+
+
+def bearer(token: SecretStr | None) -> dict[str, str]:
+    """The header that brings a token; none where there is no token."""
+    return {} if token is None else {"authorization": f"Bearer {token.get_secret_value()}"}
 
 
 @asynccontextmanager
@@ -172,6 +203,29 @@ async def ask(
             request=response.request,
             extensions={"reason_phrase": response.reason_phrase.encode()},
         )
+
+
+@asynccontextmanager
+async def begun_there(
+    post: Coroutine[Any, Any, None], stop: Callable[[asyncio.Task[None]], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Have something begun elsewhere that goes on by itself; leaving stops it.
+
+    The request is never broken off: it may be taken although nobody waits for the answer any more.
+
+    Args:
+        post: sends the request and takes in the answer, by which it can be stopped.
+        stop: is awaited on leaving, whatever happens, with the request's task.
+    """
+    posting = asyncio.create_task(post, name="begun there")
+    try:
+        await asyncio.shield(posting)
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await stop(posting)
+            posting.cancel()
+            await asyncio.gather(posting, return_exceptions=True)
 
 
 async def bounded_lines(

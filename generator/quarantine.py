@@ -32,7 +32,7 @@ from cache.manifest import ManifestAction, parse_config
 from cache.store import NotFound, Store, Version
 from cache.untrusted import Unfit, decode_answer
 from cache.within import StoreWithin
-from generator.engine import Engine, StepImage, Timing
+from generator.engines.port import Engine, StepImage, Timing
 from generator.numbers import STAMP, claim_key, claimed_for
 from generator.plan import Action
 from generator.recipe import Recipe

@@ -86,6 +86,11 @@ class Recipe(BaseModel):
             raise ValueError("base_image and strength are for image-to-image recipes only")
         return self
 
+    @property
+    def is_base_itself(self) -> bool:
+        """Whether `strength` leaves no step to draw: the picture is the base image."""
+        return self.strength is not None and int(self.steps * self.strength) < 1
+
     def with_seed(self, seed: int) -> Recipe:
         """The same recipe with another seed: another set of the same action."""
         return self.model_copy(update={"seed": seed % SEED_LIMIT})

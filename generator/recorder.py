@@ -23,7 +23,7 @@ from cache.library import BrokenSet, Library
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Store
 from generator.cues import format_time
-from generator.engine import (
+from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
     Engine,

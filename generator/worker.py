@@ -33,7 +33,7 @@ from cache.formats import dump_meta
 from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
-from generator.engine import (
+from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineError,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cache.formats import SetMeta
 from generator.cues import Identifier
-from generator.engine import Engine, EngineError
+from generator.engines.port import Engine, EngineError
 from generator.recipe import Recipe
 from generator.recorder import Description
 

@@ -26,7 +26,7 @@ from server.connections import ConnectionCollector, Connections
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
-from server.engines.watch import EngineWatch, probe_of
+from server.engines.prober import EngineProber, probe_of
 from server.jobs import JobBody, JobName, Jobs
 from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
@@ -201,7 +201,7 @@ def _jobs(
     )
     clock, outside, playback = setup.clock, setup.outside, runtime.playback
     is_show, server = setup.activation == "show", setup.show.settings.server
-    watch = EngineWatch(
+    watch = EngineProber(
         modes=runtime.modes,
         live=() if setup.no_live else runtime.live,
         recipe=probe_of(runtime.plan),

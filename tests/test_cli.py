@@ -26,7 +26,7 @@ from generator.plan import Action
 from generator.stock import Job
 from server.cli.generate import failures_told
 from server.cli.main import main
-from tests.generator.engine_contract import recipe
+from tests.generator.engines.engine_contract import recipe
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, line, make_show, prompt, write_show
 

@@ -235,7 +235,7 @@ async def test_a_whole_batch_of_real_diffusion(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    from tests.generator import tiny_pipelines  # noqa: PLC0415 - an extra
+    from tests.generator.engines import tiny_pipelines  # noqa: PLC0415 - an extra
 
     model = tiny_pipelines.save_sd(tmp_path / "sd")
     cues = [

@@ -67,14 +67,13 @@ MINDED = {
     ("cache/pull.py", "create_task"): (1, "awaited, all of them"),
     ("cache/threads.py", "ensure_future"): (1, "awaited, even where its caller is cancelled"),
     ("generator/batch.py", "create_task"): (1, "a TaskGroup raises what they raise"),
-    ("generator/engines/_comfyui/listening.py", "create_task"): (
+    ("generator/engines/comfyui/listening.py", "create_task"): (
         1,
         "whoever waits for a message has a time-out, and the drawing fails",
     ),
-    ("generator/engines/comfyui.py", "create_task"): (1, "awaited under a shield"),
-    ("generator/engines/replicate.py", "create_task"): (1, "awaited under a shield"),
-    ("generator/engines/sketch.py", "ensure_future"): (1, "awaited under a shield"),
+    ("generator/engines/sketch/engine.py", "ensure_future"): (1, "awaited under a shield"),
     ("generator/importer.py", "create_task"): (1, "awaited, all of them"),
+    ("generator/outgoing.py", "create_task"): (1, "awaited under a shield"),
     ("generator/recorder.py", "create_task"): (1, "awaited before the set is whole"),
     ("generator/worker.py", "ensure_future"): (5, "awaited in the request that they serve"),
     ("server/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),

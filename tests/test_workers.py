@@ -18,16 +18,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from generator.engine import EnginePoisoned, ScriptedEngine
+from generator.engines.comfyui.settings import ComfyUISection
+from generator.engines.port import EnginePoisoned, ScriptedEngine
+from generator.engines.settings import BadEngine, EngineAccess
 from server.cli.main import main
-from server.config.sections import Tokens
 from server.config.show import load_show
-from server.engines.elsewhere import BadEngine, engine_elsewhere
-from server.engines.named import find_engine
 from tests.cache.s3_servers import KEY_ID
 from tests.cache.s3_servers import SECRET as S3_SECRET
-from tests.generator.comfyui_server import Behaviour, ComfyUI, workflow
-from tests.generator.replicate_server import TOKEN, Replicate
+from tests.generator.engines.comfyui_server import Behaviour, ComfyUI, workflow
+from tests.generator.engines.replicate_server import TOKEN, Replicate
 from tests.helpers.buckets import SMALL, Place, Servers, in_a_bucket, s3_servers, sheet, whole
 from tests.helpers.programs import Program, start
 from tests.helpers.servers import ROOT, plain_environment
@@ -270,9 +269,10 @@ def test_a_workflow_that_is_none_is_told_with_its_place(
     if content is not None:
         path.parent.mkdir()
         path.write_text(content)
-    section = find_engine(load_show(folder, {}, {}).settings, "comfy")
+    section = load_show(folder, {}, {}).settings.engines[0]
+    assert isinstance(section, ComfyUISection)
     with pytest.raises(BadEngine) as caught:
-        engine_elsewhere(section, httpx.AsyncClient(), folder=folder, tokens=Tokens())
+        section.connect(EngineAccess(client=httpx.AsyncClient(), folder=folder))
     assert str(caught.value).startswith(f"the engine 'comfy': workflow: {path}: {expected}")
 
 

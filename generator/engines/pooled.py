@@ -15,10 +15,10 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 
-from generator.engine import EnginePoisoned, StepImage, Timing
+from generator.engines.port import EnginePoisoned, StepImage, Timing
 from generator.recipe import Recipe
 
 Draw = Callable[[Recipe, float], list[StepImage]]
@@ -73,16 +73,14 @@ class PooledEngine:
     pool: ProcessPoolExecutor
     timing: Timing = "simulated"
 
-    @asynccontextmanager
-    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; its images come together, once it is finished.
 
         Raises:
             EnginePoisoned: a process of the pool died, and with it the pool.
             EngineError: as the engine in the process raised it.
         """
-        async with aclosing(self._images(recipe)) as images:
-            yield images
+        return aclosing(self._images(recipe))
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         loop = asyncio.get_running_loop()

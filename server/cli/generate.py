@@ -24,6 +24,8 @@ from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import StoreError
 from generator.batch import BatchOutcome, Event, run_batch
+from generator.engines.registry import AnyEngine, UnknownEngine, find_engine, recording_engines
+from generator.engines.settings import BadEngine
 from generator.estimate import Experience
 from generator.importer import ImportReport, NothingToImport, import_sets
 from generator.plan import Plan
@@ -44,10 +46,7 @@ from server.cli.common import (
 )
 from server.cli.draft import Draft
 from server.cli.tally import Tally
-from server.config.sections import EngineSection
 from server.config.show import Show
-from server.engines.elsewhere import BadEngine
-from server.engines.named import UnknownEngine, engines_of, find_engine, recording_engines
 from server.formatting import count, size
 from server.logs import configure_logs
 
@@ -97,7 +96,7 @@ def plan(
         wanted,
         experience=Experience(meta for held in holdings for meta in held.metas.values()),
         engines=_kinds(sections),
-        beside=sum(engines_of(section, _parallel(loaded)) for section in sections),
+        beside=sum(section.beside_each_other(_parallel(loaded)) for section in sections),
     )
     if as_json:
         typer.echo(json.dumps(draft.as_json(), indent=2, ensure_ascii=False))
@@ -348,14 +347,14 @@ class Drawing:
     """How sets are drawn: for which show, with which engines."""
 
     show: Show
-    sections: Sequence[EngineSection]
+    sections: Sequence[AnyEngine]
     force: bool
     rate: float | None
 
     async def draw(self, jobs: Sequence[Job]) -> BatchOutcome:
         """Draw sets into the show's store, with progress where there is a terminal."""
         parallel = min(_parallel(self.show), len(jobs))
-        tokens = self.show.settings.tokens
+        tokens = self.show.settings.tokens.engines
         try:
             async with (
                 recording_engines(
@@ -413,20 +412,18 @@ def _as_json(outcome: BatchOutcome, kept: int) -> dict[str, Any]:
     return {"drawn": len(outcome.drawn), "kept": kept, "failed": failed}
 
 
-def _sections(show: Show, names: Sequence[str]) -> list[EngineSection]:
+def _sections(show: Show, names: Sequence[str]) -> list[AnyEngine]:
     """The engines that are meant; without a name the show's first."""
     try:
-        if not names:
-            return [find_engine(show.settings, None)]
-        return [find_engine(show.settings, name) for name in names]
+        return [find_engine(show.settings.engines, name) for name in names or (None,)]
     except UnknownEngine as error:
         fail(str(error), 2)
 
 
-def _kinds(sections: Sequence[EngineSection]) -> set[str] | None:
+def _kinds(sections: Sequence[AnyEngine]) -> set[str] | None:
     """What metas call these engines; None where a worker might have any."""
-    kinds = {section.kind for section in sections}
-    return None if "worker" in kinds else set(kinds)
+    kinds = {section.drawn_by for section in sections}
+    return None if None in kinds else {kind for kind in kinds if kind is not None}
 
 
 def _parallel(show: Show) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from generator.batch import Began, Event, Finished, GaveUp, Left, PutBack, Said
-from generator.engine import Engine
+from generator.engines.port import Engine
 
 _WINDOW = 40
 """Sets that a rate is judged by: the last ones."""

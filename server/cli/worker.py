@@ -14,7 +14,9 @@ from pydantic import SecretStr, ValidationError
 from cache.outgoing import redacted
 from cache.store import Store
 from cache.untrusted import Unfit, fit_json
-from generator.engine import Engine, EngineError
+from generator.engines.port import Engine, EngineError
+from generator.engines.registry import UnknownEngine, find_engine
+from generator.engines.settings import LocalSection
 from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
@@ -29,10 +31,9 @@ from server.cli.common import (
     load,
     named_store,
 )
-from server.config.sections import EngineSection, ServerSection
+from server.config.sections import ServerSection
 from server.config.show import Show
 from server.engines.child import TOKEN_VARIABLE, ChildAssignment
-from server.engines.named import UnknownEngine, find_engine, local_engine
 from server.logs import configure_logs
 from server.output import output_in_background
 from server.serving import (
@@ -76,14 +77,14 @@ def worker(
 
 def _be_on_its_own(loaded: Show, engine: str, host: str, port: int) -> None:
     """Serve an engine of a show, to whoever may."""
-    token = loaded.settings.tokens.worker
+    token = loaded.settings.tokens.engines.get("worker")
     if not is_loopback(host) and token is None:
         fail(f"refusing to listen on {host} without a token: set UNDERSTUDY_WORKER_TOKEN", 2)
     try:
-        section = find_engine(loaded.settings, engine)
+        section = find_engine(loaded.settings.engines, engine)
     except UnknownEngine as error:
         fail(str(error), 2)
-    if not section.local:
+    if not isinstance(section, LocalSection):
         fail(f"{redacted(engine)} draws elsewhere already: it is a {section.kind}", 2)
     _serve(section, probe_of(loaded), host, port, token=token, store=named_store(loaded))
 
@@ -102,14 +103,14 @@ def _be_supervised(host: str, port: int) -> None:
         fail(f"standard input: expected an assignment: {error}", 2)
     except ValidationError as error:
         fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
-    if not told.engine.local:
+    if not isinstance(told.engine, LocalSection):
         fail(f"{told.engine.name} draws elsewhere already", 2)
     configure_logs()
     _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
 
 
 def _serve(
-    section: EngineSection,
+    section: LocalSection,
     probe: Recipe,
     host: str,
     port: int,
@@ -118,26 +119,24 @@ def _serve(
     store: Store | None = None,
     draw_first: bool = False,
 ) -> None:
-    drawing, close = local_engine(section, wait=True)
-    if draw_first:
-        asyncio.run(_draw(drawing, probe))
     ended: list[EngineError] = []
 
     def poisoned(error: EngineError) -> None:
         ended.append(error)
         server.should_exit = True
 
-    serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
-    config = uvicorn_config(serving.app(), connections_of(ServerSection()))
-    try:
-        with listen(host, port) as listener:
-            where = f"http://{host}:{listener.getsockname()[1]}"
-            server = AnnouncingServer(config, f"{drawing.name}: {where}")
-            server.run(sockets=[listener])
-    except RefusedToServe as error:
-        fail(str(error), error.status)
-    finally:
-        close()
+    with section.open(wait=True) as drawing:
+        if draw_first:
+            asyncio.run(_draw(drawing, probe))
+        serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
+        config = uvicorn_config(serving.app(), connections_of(ServerSection()))
+        try:
+            with listen(host, port) as listener:
+                where = f"http://{host}:{listener.getsockname()[1]}"
+                server = AnnouncingServer(config, f"{drawing.name}: {where}")
+                server.run(sockets=[listener])
+        except RefusedToServe as error:
+            fail(str(error), error.status)
     if ended:
         errors.print(f"the engine can draw no more in this process: {ended[0]}", markup=False)
         raise SystemExit(1)

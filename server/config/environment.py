@@ -15,7 +15,7 @@ from typing import Final
 
 PREFIX: Final = "UNDERSTUDY_"
 
-_READ: Final = re.compile(r"UNDERSTUDY_|R2_|REPLICATE_API_TOKEN")
+_READ: Final = re.compile(r"UNDERSTUDY_|R2_")
 _SERVICE_LINK: Final = re.compile(
     r"(.*_)?SERVICE_(HOST|PORT(_\w+)?)|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -16,29 +16,16 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    field_validator,
     model_validator,
 )
 
 from cache.outgoing import has_password
-from generator.cues import Draw, Failover, Identifier, Mode
+from generator.cues import Draw, Failover, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 from server.stage.messages import ScreenName
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]
-RecipeInput = Literal[
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "strength",
-    "base_image",
-    "scheduler",
-]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 _RATE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG]?)(?:bit/s)?", re.ASCII)
@@ -309,144 +296,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-_KINDS_WITH_URL = {
-    "worker": "needs a url",
-    "comfyui": "needs a url",
-    "older-wire": "needs a url",
-    "replicate": "",
-}
-_ONLY_OF: dict[str, str] = {
-    "batch_size": "diffusers",
-    "workflow": "comfyui",
-    "output": "comfyui",
-    "preview_method": "comfyui",
-    "model": "replicate",
-    "inputs": "replicate",
-    "extra_inputs": "replicate",
-    "at_once": "replicate",
-}
-
-
-class EngineSection(_Section):
-    """One of `[[engines]]`, in order of preference.
-
-    Attributes:
-        name: what it is called.
-        kind: what it is.
-        pace: seconds a step; sketch and testcard.
-        url: where it is; worker, comfyui, and replicate if it is not Replicate's own.
-        device: ``cuda``, ``mps`` or ``cpu``, None for the best there is; diffusers.
-        previews: how previews are decoded; diffusers.
-        allow_download: whether a model that is not on this machine is fetched; diffusers.
-        keep_models: models kept in memory at once; None for one where sets are drawn, and for
-            all that the show draws with where it is live; diffusers.
-        live: whether it plays live; None for what its kind does.
-        recycle_after: drawings after which its process is replaced, 0 for never; where it is
-            local and live, as the next two.
-        memory_growth: bytes beyond what it opened with, with which it is; 0 for any.
-        hang_after: seconds without a step after which it is killed.
-        batch_size: sets of one action drawn together; None for 4 on CUDA, else 1; diffusers.
-        workflow: path of a workflow in API format, relative to the show; comfyui.
-        output: id of the node whose image is the final one, None for the last; comfyui.
-        preview_method: how ComfyUI decodes previews; comfyui.
-        model: ``owner/name``, ``owner/name:version`` or a version; replicate.
-        inputs: what the model calls our fields, None for the usual names; replicate.
-        extra_inputs: further inputs of the model, as they are; replicate.
-        at_once: predictions under way at once; replicate.
-    """
-
-    name: Identifier
-    kind: Literal[
-        "sketch", "testcard", "diffusers", "worker", "comfyui", "replicate", "older-wire"
-    ] = "sketch"
-    pace: Annotated[float, Field(gt=0, le=60)] = 0.45
-    url: Annotated[str | None, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = None
-    device: str | None = None
-    previews: Literal["auto", "vae", "taesd", "latent-rgb"] = "auto"
-    allow_download: bool = False
-    keep_models: Annotated[int, Field(ge=1, le=100)] | None = None
-    live: bool | None = None
-    recycle_after: Annotated[int, Field(ge=0)] = 200
-    memory_growth: Bytes = 4 * 2**30
-    hang_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
-    workflow: str | None = None
-    output: str | None = None
-    preview_method: Literal["auto", "latent2rgb", "taesd"] = "auto"
-    model: Annotated[str, Field(pattern=r"^[^\s?#]+$")] | None = None
-    inputs: dict[RecipeInput, str] | None = None
-    extra_inputs: dict[str, Any] = Field(default_factory=dict)
-    at_once: Annotated[int, Field(ge=1, le=64)] = 1
-
-    @model_validator(mode="after")
-    def _says_where(self) -> Self:
-        if self.url is None and _KINDS_WITH_URL.get(self.kind):
-            raise ValueError(f"{self._called}: a {self.kind} {_KINDS_WITH_URL[self.kind]}")
-        if self.url is not None and self.kind not in _KINDS_WITH_URL:
-            kinds = ", ".join(_KINDS_WITH_URL)
-            raise ValueError(f"{self._called}: only these have a url: {kinds}")
-        scheme = "ws" if self.kind == "older-wire" else "http"
-        if self.url is not None and not self.url.startswith(scheme):
-            raise ValueError(f"{self._called}: the url of a {self.kind} begins with {scheme}://")
-        return self
-
-    @field_validator("url")
-    @classmethod
-    def _keeps_no_secret(cls, url: str | None) -> str | None:
-        """What stands in `show.toml` is passed around, and engines are named by their address."""
-        if url is not None and has_password(url):
-            raise ValueError(
-                "expected an address without user or password, not one with; a token for it goes "
-                "into the environment: UNDERSTUDY_WORKER_TOKEN, UNDERSTUDY_COMFYUI_TOKEN"
-            )
-        if url is not None and url.startswith("http") and {"?", "#"} & set(url):
-            raise ValueError("expected an address without ? and #, not one with")
-        return url
-
-    @model_validator(mode="after")
-    def _says_what(self) -> Self:
-        fields = type(self).model_fields
-        strange = sorted(
-            f"{key} (a {kind}'s)"
-            for key, kind in _ONLY_OF.items()
-            if kind != self.kind
-            and getattr(self, key) != fields[key].get_default(call_default_factory=True)
-        )
-        if strange:
-            raise ValueError(f"{self._called}: a {self.kind} has no {', '.join(strange)}")
-        for kind, key in (("comfyui", "workflow"), ("replicate", "model")):
-            if self.kind == kind and getattr(self, key) is None:
-                raise ValueError(f"{self._called}: a {kind} needs a {key}")
-        if self.inputs is not None and not {"prompt", "seed"} <= self.inputs.keys():
-            raise ValueError(f"{self._called}: inputs needs names for prompt and seed")
-        return self
-
-    @property
-    def _called(self) -> str:
-        return f"the engine {self.name!r}"
-
-    @property
-    def local(self) -> bool:
-        """Whether it draws on this machine."""
-        return self.kind in {"sketch", "testcard", "diffusers"}
-
-    @property
-    def plays_live(self) -> bool:
-        """Whether it is a rung of the live ladder."""
-        if self.live is not None:
-            return self.live
-        return self.kind not in {"sketch", "testcard", "replicate"}
-
-
 class Tokens(_Section):
     """Secrets, from the environment alone. None: there is no such token.
 
-    The first four let in, the others are brought along: to ComfyUI and to Replicate.
+    Attributes:
+        operator: lets in who may operate, as `viewer` and `screen` let in others.
+        engines: what is brought to engines elsewhere, by their kind. A worker of ours wants the one
+            that workers are brought.
     """
 
     operator: SecretStr | None = None
     viewer: SecretStr | None = None
     screen: SecretStr | None = None
-    worker: SecretStr | None = None
-    comfyui: SecretStr | None = None
-    replicate: SecretStr | None = None
+    engines: Mapping[str, SecretStr] = Field(default_factory=dict)

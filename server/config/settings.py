@@ -27,12 +27,12 @@ from pydantic_core import ErrorDetails
 
 from cache.untrusted import clean_text
 from generator.cues import Identifier
+from generator.engines.registry import KINDS, AnyEngine, engine_keys
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.environment import PREFIX, is_service_link, nearest, tidy, why_no_token
 from server.config.sections import (
     CacheSection,
     DisplaySection,
-    EngineSection,
     GenerateSection,
     PlaybackSection,
     ScheduleSection,
@@ -43,17 +43,21 @@ from server.config.sections import (
     Tokens,
 )
 
-TOKEN_VARIABLES = {
-    **{role: f"UNDERSTUDY_{role.upper()}_TOKEN" for role in ("operator", "viewer", "screen")},
-    "worker": "UNDERSTUDY_WORKER_TOKEN",
-    "comfyui": "UNDERSTUDY_COMFYUI_TOKEN",
-    "replicate": "REPLICATE_API_TOKEN",  # as Replicate's own programs call it
-}
-"""Variables that hold a token; with ``_FILE`` behind its name, the path of a file that does."""
+_ROLES = ("operator", "viewer", "screen")
 
 
-_SENT = frozenset({"worker", "comfyui", "replicate"})
-"""Tokens that we bring to others."""
+def token_variables() -> dict[str, str]:
+    """Variables that hold a token, by the role that it lets in or the kind of engine that wants it.
+
+    With ``_FILE`` behind its name, the path of a file that does.
+    """
+    ours = {role: f"UNDERSTUDY_{role.upper()}_TOKEN" for role in _ROLES}
+    theirs = {kind: engine.token_variable for kind, engine in KINDS.items()}
+    return ours | {kind: name for kind, name in theirs.items() if name is not None}
+
+
+def _token_names() -> set[str]:
+    return {name + end for name in token_variables().values() for end in ("", "_FILE")}
 
 
 class Settings(BaseModel):
@@ -71,7 +75,7 @@ class Settings(BaseModel):
     generate: GenerateSection = GenerateSection()
     server: ServerSection = ServerSection()
     programs: Mapping[Identifier, Program] = Field(default_factory=dict)
-    engines: tuple[EngineSection, ...] = ()
+    engines: tuple[AnyEngine, ...] = ()
     tokens: Tokens = Tokens()
 
     _remarks: tuple[str, ...] = PrivateAttr(default=())
@@ -83,7 +87,7 @@ class Settings(BaseModel):
 
     @field_validator("engines")
     @classmethod
-    def _names_are_unique(cls, engines: tuple[EngineSection, ...]) -> tuple[EngineSection, ...]:
+    def _names_are_unique(cls, engines: tuple[AnyEngine, ...]) -> tuple[AnyEngine, ...]:
         names = [engine.name for engine in engines]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
@@ -126,7 +130,7 @@ def load_settings(
     Raises:
         SettingsError: with everything that is wrong, in one go.
     """
-    env = tidy(os.environ if environ is None else environ, _OLDER_NAMES)
+    env = tidy(os.environ if environ is None else environ, {*_OLDER_NAMES, *_token_names()})
     problems: list[Problem] = []
     remarks: list[str] = []
     from_file = _read_toml(toml, problems)
@@ -205,7 +209,7 @@ def _read_environment(
     ours = {
         name: value
         for name, value in env.items()
-        if name.startswith(PREFIX) and not _is_token(name)
+        if name.startswith(PREFIX) and name not in _token_names()
         if not is_service_link(name, value)
     }
     known = _variables()
@@ -252,7 +256,6 @@ def _set_by(name: str, value: str) -> dict[str, Any]:
 
 def _variables() -> frozenset[str]:
     """Every variable of ours that sets something, but for those that name a program."""
-    tokens = (name + end for name in TOKEN_VARIABLES.values() for end in ("", "_FILE"))
     keys = (
         f"{section}_{key}"
         for section, field in Settings.model_fields.items()
@@ -260,7 +263,10 @@ def _variables() -> frozenset[str]:
         for key in field.annotation.model_fields
     )
     return frozenset(
-        {*tokens, *(f"UNDERSTUDY_{name.upper()}" for name in (*keys, *Settings.model_fields))}
+        {
+            *_token_names(),
+            *(f"UNDERSTUDY_{name.upper()}" for name in (*keys, *Settings.model_fields)),
+        }
     )
 
 
@@ -268,13 +274,9 @@ def _is_known(name: str, known: frozenset[str]) -> bool:
     return name.upper() in known or name.upper().startswith("UNDERSTUDY_PROGRAMS_")
 
 
-def _is_token(name: str) -> bool:
-    return name.removesuffix("_FILE") in TOKEN_VARIABLES.values()
-
-
-def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
-    tokens: dict[str, str] = {}
-    for role, name in TOKEN_VARIABLES.items():
+def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
+    tokens: dict[str, Any] = {}
+    for role, name in token_variables().items():
         token, path = env.get(name), env.get(f"{name}_FILE")
         if path and not token:
             try:
@@ -285,10 +287,11 @@ def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, s
             else:
                 if not token:
                     problems.append(Problem("environment", f"{name}_FILE: {path}: is empty"))
-        if token and (why_not := why_no_token(token, sent=role in _SENT)) is not None:
+        sent = role not in _ROLES
+        if token and (why_not := why_no_token(token, sent=sent)) is not None:
             problems.append(Problem("environment", f"{name}: {why_not}"))
         elif token:
-            tokens[role] = token
+            (tokens.setdefault("engines", {}) if sent else tokens)[role] = token
     return tokens
 
 
@@ -346,6 +349,8 @@ def _problem(
 
 def _known_keys(location: Sequence[str]) -> list[str]:
     """The keys that there are in the section or table that `location` is in."""
+    if location[0] == "engines":
+        return sorted(engine_keys())
     here: Any = Settings
     for part in location[:-1]:
         if isinstance(here, type) and issubclass(here, BaseModel):

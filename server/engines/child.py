@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from cache.tasks import cancel_and_wait
 from cache.untrusted import clean_text, decode_answer
-from generator.engine import Engine
-from generator.engines.remote import RemoteEngine
+from generator.engines.port import Engine
+from generator.engines.registry import AnyEngine
+from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
 from server.child_process import (
@@ -33,7 +34,6 @@ from server.child_process import (
     exit_in_words,
 )
 from server.clock import Clock
-from server.config.sections import EngineSection
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class ChildAssignment(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    engine: EngineSection
+    engine: AnyEngine
     probe: Recipe
 
 
@@ -197,7 +197,7 @@ class WorkerChild:
 
 @asynccontextmanager
 async def worker_child(
-    section: EngineSection, probe: Recipe, clock: Clock, *, silence: float = SILENCE
+    section: AnyEngine, probe: Recipe, clock: Clock, *, silence: float = SILENCE
 ) -> AsyncIterator[Child]:
     """Run a worker for `section` until the context is left.
 

@@ -6,23 +6,26 @@ draw, and the local GPU opens in its own time. Until then each says that it is u
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
-from generator.engine import Engine, EngineUnavailable, StepImage, Timing
-from generator.engines.older_wire import OlderWireEngine, command, command_of
-from generator.outgoing import Client
-from generator.plan import Action, Planned
+from generator.engines.port import Engine, EngineUnavailable, StepImage, Timing
+from generator.engines.registry import AnyEngine
+from generator.engines.settings import (
+    BadEngine,
+    EngineAccess,
+    LocalSection,
+)
+from generator.outgoing import client_for_engines
+from generator.plan import Planned
 from generator.recipe import Recipe
 from server.clock import Clock
-from server.config.sections import EngineSection
 from server.config.show import Show
 from server.engines.child import worker_child
-from server.engines.elsewhere import BadEngine, client_for_engines, engine_elsewhere
 from server.engines.local import LocalEngine, LocalStatus, warm_up_recipes
 from server.engines.supervision import Supervision
 from server.providers.live import LiveEngine
@@ -76,27 +79,37 @@ async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator
         plan: what they will have to draw: it is what local ones warm up with.
         clock: what local ones are supervised by.
     """
-    sections = [section for section in show.settings.engines if section.plays_live]
     local: dict[str, LocalEngine] = {}
     ranked: list[LiveEngine] = []
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(client_for_engines())
-        # Sorting is stable: among themselves both keep their order.
-        for section in sorted(sections, key=lambda section: section.local):
+        for section in ranked_sections(show):
             engine: Engine
-            if section.local:
+            if isinstance(section, LocalSection):
                 engine = local[section.name] = await stack.enter_async_context(
                     local_child(section, [action.recipe for action in plan.actions], clock)
                 )
             else:
+                access = EngineAccess(
+                    client=client,
+                    token=show.settings.tokens.engines.get(section.kind),
+                    folder=show.folder,
+                    actions=plan.actions,
+                )
                 try:
-                    engine = distant_engine(section, client, show, plan.actions)
+                    engine = section.connect(access)
                 except BadEngine as error:
                     # The show goes on with the others; a batch that names it is told the same.
                     _log.error("engine_left_out", engine=section.name, reason=str(error))
                     continue
             ranked.append(LiveEngine(section.name, engine, section.local))
         yield LiveEngines(tuple(ranked), local)
+
+
+def ranked_sections(show: Show) -> list[AnyEngine]:
+    """Those of `[[engines]]` that play live, as they are asked: first those elsewhere."""
+    live = [section for section in show.settings.engines if section.plays_live]
+    return sorted(live, key=lambda section: section.local)  # stable: both keep their order
 
 
 def named_only(show: Show, why: str) -> LiveEngines:
@@ -106,11 +119,10 @@ def named_only(show: Show, why: str) -> LiveEngines:
         show: whose `[[engines]]`.
         why: in words, what one says that is asked all the same.
     """
-    sections = [section for section in show.settings.engines if section.plays_live]
     return LiveEngines(
         tuple(
             LiveEngine(section.name, _Unstarted(section.kind, why), section.local)
-            for section in sorted(sections, key=lambda section: section.local)
+            for section in ranked_sections(show)
         )
     )
 
@@ -129,13 +141,10 @@ class _Unstarted:
         raise EngineUnavailable(self.why)
 
 
-def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock) -> LocalEngine:
+def local_child(section: LocalSection, recipes: Sequence[Recipe], clock: Clock) -> LocalEngine:
     """An engine in a child process, warmed up with `recipes`; to be entered."""
     warm_up = warm_up_recipes(recipes) or (_anything(),)
-    if section.keep_models is None:
-        # A model that has to be loaded when its cue comes makes the wall wait for it.
-        models = len({recipe.model for recipe in recipes})
-        section = section.model_copy(update={"keep_models": max(1, models)})
+    section = section.keeping(len({recipe.model for recipe in recipes}))
     return LocalEngine(
         section.name,
         partial(worker_child, section, warm_up[-1], clock),
@@ -147,40 +156,6 @@ def local_child(section: EngineSection, recipes: Sequence[Recipe], clock: Clock)
             memory_growth=section.memory_growth,
         ),
     )
-
-
-def distant_engine(
-    section: EngineSection, client: Client, show: Show, actions: Iterable[Action]
-) -> Engine:
-    """An engine on another machine.
-
-    Args:
-        section: which.
-        client: for those that speak HTTP; entered and closed by its owner.
-        show: whose engine it is.
-        actions: by which the older wire knows the program that a recipe is of.
-
-    Raises:
-        BadEngine: it is set up in a way that cannot work.
-    """
-    if section.kind == "older-wire":
-        return OlderWireEngine(section.url or "", says=commands_of(actions))
-    return engine_elsewhere(section, client, folder=show.folder, tokens=show.settings.tokens)
-
-
-def commands_of(actions: Iterable[Action]) -> Callable[[Recipe], str]:
-    """What the older wire says for the recipes of a show.
-
-    A recipe does not tell by which program it is drawn, but the plan does. The wire takes the
-    cue's own words: what a program adds to them, the program at the other end adds, too.
-    """
-    known = {
-        action.fingerprint: command(
-            action.program, action.override or action.prompt, action.recipe.strength
-        )
-        for action in reversed(tuple(actions))
-    }
-    return lambda recipe: known.get(recipe.fingerprint) or command_of(recipe)
 
 
 def _anything() -> Recipe:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeVar
 import structlog
 
 from cache.tasks import being_cancelled, cancel_and_wait
-from generator.engine import (
+from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineError,

@@ -11,7 +11,7 @@ from random import Random
 import structlog
 
 from cache.images import MAX_PIXELS, BadImage, decode_check
-from generator.engine import (
+from generator.engines.port import (
     Engine,
     EngineDenied,
     EngineError,

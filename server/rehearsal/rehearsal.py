@@ -16,6 +16,7 @@ from cache.formats import SetMeta
 from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import Store, StoreError
+from generator.engines.settings import SimulatedSection
 from generator.plan import Plan
 from generator.verify import SetFinding, verify_sets
 from server.chance import Chance
@@ -249,7 +250,7 @@ def _scenario(
         paces={
             engine.name: engine.pace
             for engine in show.settings.engines
-            if engine.kind in {"sketch", "testcard"}
+            if isinstance(engine, SimulatedSection)
         },
     )
 

@@ -7,34 +7,32 @@ What an engine would draw is stood in for, at the pace that is known of it. The 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import httpx
 from pydantic import SecretStr
-from websockets.exceptions import WebSocketException
 
-from cache.outgoing import reason_of, redacted
-from generator.engine import EngineUnavailable, StepImage, Timing
-from generator.engines.replicate import API
+from generator.engines.port import EngineUnavailable, StepImage, Timing
+from generator.engines.settings import PROBE_WITHIN, EngineAccess, EngineSection, NotReady
 from generator.estimate import steps_of
-from generator.outgoing import Client, ask, open_socket, outgoing_client
+from generator.outgoing import Client, outgoing_client
 from generator.recipe import Recipe
 from server.clock import Clock
-from server.config.sections import EngineSection, Tokens
 from server.config.show import Show
 from server.diagnostics.report import ProbedEngine
+from server.engines.live import ranked_sections
 from server.providers.live import LiveEngine
 from server.rehearsal.simulated_store import small_image
-
-PROBE_WITHIN: Final = 20.0
-"""Seconds in which an engine must have answered."""
-
-_MAX_WORD: Final = 2**20
-"""Bytes of what an engine says of itself."""
 
 TYPICAL_STEP: Final = 0.65
 """Seconds a step is believed to take where nothing better is known."""
@@ -54,12 +52,10 @@ async def probe_engines(
             is not to be disturbed.
     """
     told = {engine.name: engine for engine in known}
-    sections = [section for section in show.settings.engines if section.plays_live]
-    sections.sort(key=lambda section: section.local)  # in the order in which they are asked
     async with outgoing_client() as client:
         probes = (
-            _probe(section, client, show.settings.tokens, fail, told.get(section.name))
-            for section in sections
+            _probe(section, client, show.settings.tokens.engines, fail, told.get(section.name))
+            for section in ranked_sections(show)
         )
         return tuple(await asyncio.gather(*probes))
 
@@ -67,7 +63,7 @@ async def probe_engines(
 async def _probe(
     section: EngineSection,
     client: Client,
-    tokens: Tokens,
+    tokens: Mapping[str, SecretStr],
     fail: Collection[str],
     known: ProbedEngine | None,
 ) -> ProbedEngine:
@@ -79,61 +75,16 @@ async def _probe(
     else:
         try:
             async with asyncio.timeout(PROBE_WITHIN):
-                detail = await _ask(section, client, tokens)
+                token = tokens.get(section.kind)
+                detail = await section.probe(EngineAccess(client=client, token=token))
             state = "not asked" if section.local else "ready"
         except TimeoutError:
             detail = f"no answer in {PROBE_WITHIN:g} s"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, WebSocketException) as error:
-            asked = section.url or API
-            detail = f"{redacted(asked)}: {reason_of(error, asked)}"
-        except _NotReady as error:
+        except NotReady as error:
             detail = str(error)
     return ProbedEngine(
         name=section.name, kind=section.kind, local=section.local, state=state, detail=detail
     )
-
-
-class _NotReady(Exception):
-    """It would not draw, and says why."""
-
-
-async def _ask(section: EngineSection, client: Client, tokens: Tokens) -> str:
-    """What an engine says.
-
-    Raises:
-        _NotReady: it would not draw.
-        httpx.HTTPError, OSError, WebSocketException: it cannot be reached.
-    """
-    match section.kind:
-        case "worker":
-            return await _get(client, f"{section.url}/health", tokens.worker)
-        case "comfyui":
-            return await _get(client, f"{section.url}/system_stats", tokens.comfyui)
-        case "replicate":
-            if tokens.replicate is None:
-                raise _NotReady("REPLICATE_API_TOKEN is not set")
-            return await _get(client, f"{section.url or API}/account", tokens.replicate)
-        case "older-wire":
-            # Programs that speak it greet in different words, and some only after a command.
-            async with open_socket(section.url or ""):
-                pass
-            return "it answers"
-        case "diffusers" if not _installed("diffusers", "torch"):
-            raise _NotReady("diffusers or torch is not installed on this machine")
-        case _:
-            return "it draws on this machine, in a process of its own"
-
-
-async def _get(client: Client, url: str, token: SecretStr | None) -> str:
-    headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-    answer = await ask(client, "GET", url, within=PROBE_WITHIN, limit=_MAX_WORD, headers=headers)
-    if answer.status_code != httpx.codes.OK:
-        raise _NotReady(f"{redacted(url)} answers {answer.status_code} {answer.reason_phrase}")
-    return "it answers"
-
-
-def _installed(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 @dataclass(frozen=True)

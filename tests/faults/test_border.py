@@ -39,7 +39,7 @@ from cache.untrusted import (
     whole_number,
 )
 from generator.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
-from generator.engines._comfyui.messages import parse as parse_comfyui
+from generator.engines.comfyui.messages import parse as parse_comfyui
 from server.access import Access, Role
 from server.config.environment import is_service_link
 from server.config.sections import Tokens

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from generator.engine import EngineStarting, EngineUnavailable, StepImage, Timing
+from generator.engines.port import EngineStarting, EngineUnavailable, StepImage, Timing
 from generator.recipe import Recipe
 from server.access import Role
 from server.clock import VirtualClock, settle
@@ -19,11 +19,11 @@ from server.control.dispatcher import Caller
 from server.engines.child import Child
 from server.engines.live import LiveEngines
 from server.engines.local import LocalEngine
-from server.engines.watch import IDLE, EngineWatch
+from server.engines.prober import IDLE, EngineProber
 from server.modes.breaker import ASK_AGAIN, Breaker
 from server.providers.base import NotThere
 from server.providers.live import LiveEngine
-from tests.generator.engine_contract import recipe
+from tests.generator.engines.engine_contract import recipe
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, Rhythm, cue, prompt
@@ -125,7 +125,7 @@ async def test_in_a_rehearsal_it_is_asked_again_by_the_clock_that_the_pause_was_
     box = LiveEngine("box", Box(clock), local=False)
     async with house(tmp_path, CUES, rhythm=NO_SETS, clock=clock, engines=[box]) as opened:
         providers = opened.ensemble.live
-        watch = EngineWatch(
+        watch = EngineProber(
             modes=opened.modes,
             live=providers,
             recipe=recipe(),

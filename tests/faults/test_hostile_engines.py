@@ -23,17 +23,17 @@ from cache.keys import Key
 from cache.s3 import S3Store
 from cache.s3_client import RetryPolicy
 from cache.store import StoreError
-from generator.engine import DrawingFailed, Engine, EngineError, EngineUnavailable
-from generator.engines._comfyui.listening import Heard, HeardQueue, listening
-from generator.engines._pictures import fitted_preview
-from generator.engines.comfyui import ComfyUIEngine
-from generator.engines.older_wire import OlderWireEngine
-from generator.engines.remote import RemoteEngine
-from generator.engines.replicate import ReplicateEngine
+from generator.engines.comfyui.engine import ComfyUIEngine
+from generator.engines.comfyui.listening import Heard, HeardQueue, listening
+from generator.engines.legacy.engine import OlderWireEngine
+from generator.engines.pictures import fitted_preview
+from generator.engines.port import DrawingFailed, Engine, EngineError, EngineUnavailable
+from generator.engines.remote.engine import RemoteEngine
+from generator.engines.replicate.engine import ReplicateEngine
 from generator.outgoing import Client, ask, bounded_lines, open_socket, outgoing_client
 from generator.recipe import Recipe
 from generator.worker import event
-from tests.generator.comfyui_server import workflow
+from tests.generator.engines.comfyui_server import workflow
 from tests.helpers.hostile import HARMS, SOCKET_HARMS, Harm, SocketHarm, hostile
 
 RECIPE = Recipe(model="none", prompt="a lamp", steps=4, width=160, height=96, seed=1)
@@ -84,9 +84,9 @@ def replicate(client: Client, url: str) -> Engine:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("generator.outgoing.CONNECT_WITHIN", 0.3)
-    monkeypatch.setattr("generator.engines.comfyui._ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr("generator.engines.replicate._MARGIN", -0.7)
-    monkeypatch.setattr("generator.engines.replicate._FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("generator.engines.comfyui.engine._ANSWER_WITHIN", 0.3)
+    monkeypatch.setattr("generator.engines.replicate.engine._MARGIN", -0.7)
+    monkeypatch.setattr("generator.engines.replicate.engine._FIRST_PAUSE", 0.05)
 
 
 async def draw(engine: Engine) -> None:

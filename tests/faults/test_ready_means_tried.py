@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from cache.folder import FolderStore
 from cache.keys import MANIFEST, Key, meta_key
 from cache.store import StoreDenied
-from generator.engine import ScriptedEngine
+from generator.engines.port import ScriptedEngine
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.diagnostics.live_checks import Looks

@@ -19,9 +19,9 @@ from cache.s3 import S3Store
 from cache.s3_client import RetryPolicy
 from cache.store import StoreDenied, StoreError
 from cache.urls import BadStoreAddress, open_store
-from generator.engine import EngineError
-from generator.engines.older_wire import OlderWireEngine
-from generator.engines.remote import RemoteEngine
+from generator.engines.legacy.engine import OlderWireEngine
+from generator.engines.port import EngineError
+from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
 from server.cli.main import main

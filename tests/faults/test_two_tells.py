@@ -20,9 +20,9 @@ from cache.formats import MAX_LATENCY, dump_meta, parse_meta
 from cache.keys import meta_key
 from cache.store import MemoryStore
 from generator import quarantine
-from generator.engine import Engine, ScriptedEngine, StepImage, Timing
-from generator.engines.remote import RemoteEngine
-from generator.engines.sketch import SketchEngine, nominal_latency
+from generator.engines.port import Engine, ScriptedEngine, StepImage, Timing
+from generator.engines.remote.engine import RemoteEngine
+from generator.engines.sketch.engine import SketchEngine, nominal_latency
 from generator.harvest import Harvester
 from generator.plan import Action
 from generator.recipe import Recipe

@@ -31,7 +31,8 @@ from generator.batch import (
     PutBack,
     run_batch,
 )
-from generator.engine import (
+from generator.engines.pooled import PooledEngine, process_pool
+from generator.engines.port import (
     DrawingFailed,
     DrawnSet,
     Engine,
@@ -42,8 +43,7 @@ from generator.engine import (
     StepImage,
     Timing,
 )
-from generator.engines.pooled import PooledEngine, process_pool
-from generator.engines.sketch import NAME, SketchEngine, draw_set
+from generator.engines.sketch.engine import NAME, SketchEngine, draw_set
 from generator.plan import Action
 from generator.recipe import Recipe, seed_for
 from generator.recorder import Recorder

@@ -8,7 +8,7 @@ from cache.formats import FileFacts, SetMeta
 from generator.estimate import Cost, Experience
 from generator.provenance import model_config
 from generator.recipe import Recipe
-from tests.generator.engine_contract import from_base, recipe
+from tests.generator.engines.engine_contract import from_base, recipe
 
 UNKNOWN = Cost(None, None)
 

@@ -11,13 +11,13 @@ import structlog
 from cache.store import MemoryStore, StoreFull
 from generator import quarantine
 from generator.approval import approve
-from generator.engine import DrawingFailed, Engine, ScriptedEngine, StepImage
-from generator.engines.sketch import SketchEngine
+from generator.engines.port import DrawingFailed, Engine, ScriptedEngine, StepImage
+from generator.engines.sketch.engine import SketchEngine
 from generator.harvest import Harvester
 from generator.plan import Action
 from generator.recipe import Recipe
 from tests.cache.samples import picture
-from tests.generator.engine_contract import EngineContract, drawn, recipe
+from tests.generator.engines.engine_contract import EngineContract, drawn, recipe
 from tests.generator.test_recorder import WHEN, action, run_of
 
 IMAGES = run_of(*(picture("jpg", seed) for seed in range(4)))

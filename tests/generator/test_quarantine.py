@@ -14,7 +14,7 @@ from cache.library import Library
 from cache.store import MemoryStore, Store, StoreUnavailable, Version
 from generator import quarantine
 from generator.approval import NotApproved, approve
-from generator.engine import DrawingFailed
+from generator.engines.port import DrawingFailed
 from generator.plan import Action
 from generator.quarantine import Harvested
 from generator.recorder import Recorder

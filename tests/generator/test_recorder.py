@@ -15,14 +15,14 @@ from cache.index import load_manifest
 from cache.keys import Key, config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
 from cache.store import MemoryStore, NotFound, Store, StoreUnavailable, Version
-from generator.engine import DrawingFailed, EngineUnavailable, ScriptedEngine, StepImage
-from generator.engines.sketch import SketchEngine, nominal_durations
+from generator.engines.port import DrawingFailed, EngineUnavailable, ScriptedEngine, StepImage
+from generator.engines.sketch.engine import SketchEngine, nominal_durations
 from generator.numbers import claim_key
 from generator.plan import Action
 from generator.recipe import PipelineKind, Recipe, seed_for
 from generator.recorder import Recorder
 from tests.cache.samples import picture, plain
-from tests.generator.engine_contract import base_image, difference
+from tests.generator.engines.engine_contract import base_image, difference
 
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 FILES = ("1.jpg", "2.jpg", "3.jpg", "final.jpg")

@@ -14,11 +14,11 @@ from PIL import Image
 from cache.keys import Key, image_key, meta_key
 from cache.library import Library
 from cache.store import MemoryStore
-from generator.engines.sketch import SketchEngine
+from generator.engines.sketch.engine import SketchEngine
 from generator.plan import Action
 from generator.recorder import Recorder
 from generator.verify import SetFinding, verify_sets
-from tests.generator.engine_contract import recipe
+from tests.generator.engines.engine_contract import recipe
 
 ACTION = Action("prompt_001", "prompt", 0, 0.0, "P4", "boats", None, recipe(steps=2))
 

@@ -19,7 +19,7 @@ from cache.keys import meta_key
 from cache.library import Library
 from cache.store import MemoryStore, StoreFull, StoreUnavailable
 from generator.batch import BatchOutcome, Began, Event, Said, run_batch
-from generator.engine import (
+from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineDenied,
@@ -30,13 +30,13 @@ from generator.engine import (
     ScriptedEngine,
     StepImage,
 )
-from generator.engines.remote import RemoteEngine, read_events
-from generator.engines.sketch import SketchEngine
+from generator.engines.remote.engine import RemoteEngine, read_events
+from generator.engines.sketch.engine import SketchEngine
 from generator.plan import Action
 from generator.recipe import seed_for
 from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
-from tests.generator.engine_contract import DistantEngineContract, drawn, recipe
+from tests.generator.engines.engine_contract import DistantEngineContract, drawn, recipe
 
 JSON = {"content-type": "application/json"}
 

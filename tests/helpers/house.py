@@ -28,7 +28,7 @@ from server.control.show_commands import Remember, ShowCommands, forget
 from server.control.state import StateView
 from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
-from server.engines.watch import EngineWatch, probe_of
+from server.engines.prober import EngineProber, probe_of
 from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
@@ -320,7 +320,7 @@ async def house(
     )
     stage, playback, modes = ensemble.stage, ensemble.playback, ensemble.modes
     readiness = ensemble.readiness
-    watch = EngineWatch(
+    watch = EngineProber(
         modes=modes,
         live=ensemble.live,
         recipe=probe_of(plan),

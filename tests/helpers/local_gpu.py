@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import server.serving  # all that a server has in memory
-from generator.engine import Engine, EngineUnavailable
+from generator.engines.port import Engine, EngineUnavailable
 from generator.recipe import Recipe
 from server.clock import SystemClock
 from server.config.show import load_show

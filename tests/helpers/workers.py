@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from generator.engines.remote import RemoteEngine
+from generator.engines.remote.engine import RemoteEngine
 from tests.helpers.servers import ROOT, plain_environment
 
 _PATIENCE = 30.0

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from server.access import Access, AccessDenied, Role, is_loopback
@@ -10,8 +9,9 @@ from server.config.sections import Tokens
 OPERATOR, VIEWER = "let me operate", "let me see"
 
 
-def tokens(**given: str) -> Tokens:
-    return Tokens(**{role: SecretStr(token) for role, token in given.items()})
+def tokens(*, worker: str | None = None, **given: str) -> Tokens:
+    engines = {} if worker is None else {"worker": worker}
+    return Tokens.model_validate({**given, "engines": engines})
 
 
 def asking(client: str | None = "127.0.0.1", **headers: str) -> HTTPConnection:

@@ -15,7 +15,7 @@ import pytest
 from cache.folder import FolderStore
 from cache.keys import image_key
 from generator import quarantine
-from generator.engine import ScriptedEngine
+from generator.engines.port import ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
 from server.cli.main import main

@@ -17,13 +17,15 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from generator.engine import Engine, EngineUnavailable, RecipeRefused
-from generator.engines.remote import RemoteEngine
-from generator.engines.sketch import SketchEngine
+from generator.engines.port import Engine, EngineUnavailable, RecipeRefused
+from generator.engines.registry import AnyEngine
+from generator.engines.remote.engine import RemoteEngine
+from generator.engines.remote.settings import WorkerSection
+from generator.engines.sketch.engine import SketchEngine
+from generator.engines.sketch.settings import SketchSection
 from server.child_process import ChildFailed
 from server.cli import worker as worker_command
 from server.clock import SystemClock
-from server.config.sections import EngineSection
 from server.engines.child import (
     TOKEN_VARIABLE,
     ChildAssignment,
@@ -35,17 +37,17 @@ from server.engines.live import local_child
 from server.engines.local import LocalEngine
 from server.engines.supervision import RestartPolicy, Supervision
 from server.output import BackgroundStream
-from tests.generator.engine_contract import DistantEngineContract, drawn, from_base, recipe
+from tests.generator.engines.engine_contract import DistantEngineContract, drawn, from_base, recipe
 from tests.helpers.servers import ROOT, plain_environment
 
-SKETCH = EngineSection(name="pencil", kind="sketch", pace=0.05)
+SKETCH = SketchSection(name="pencil", pace=0.05)
 AT_ONCE = Supervision(restarts=RestartPolicy(first_pause=0.01))
 PATIENCE = 60.0
 
 
 @asynccontextmanager
 async def supervised(
-    section: EngineSection = SKETCH, policy: Supervision = AT_ONCE, *, silence: float = 15
+    section: AnyEngine = SKETCH, policy: Supervision = AT_ONCE, *, silence: float = 15
 ) -> AsyncIterator[LocalEngine]:
     clock = SystemClock()
     start = partial(worker_child, section, recipe(), clock, silence=silence)
@@ -86,7 +88,7 @@ async def draw_and_signal(engine: Engine, pid: int, number: signal.Signals) -> N
 
 @pytest_asyncio.fixture(scope="class", loop_scope="class")
 async def shared() -> AsyncIterator[LocalEngine]:
-    section = EngineSection(name="pencil", kind="sketch", pace=0.005)
+    section = SketchSection(name="pencil", pace=0.005)
     async with local_child(section, [recipe()], SystemClock()) as engine:
         await asyncio.wait_for(engine.until("ready"), PATIENCE)
         yield engine
@@ -152,7 +154,7 @@ async def test_leaving_ends_it_while_it_starts() -> None:
 
 
 async def test_one_that_cannot_be_what_it_is_told_says_why() -> None:
-    section = EngineSection(name="far", kind="worker", url="http://127.0.0.1:1")
+    section = WorkerSection(name="far", url="http://127.0.0.1:1")
     with pytest.raises(ChildFailed, match="ended with status 2: far draws elsewhere"):
         async with worker_child(section, recipe(), SystemClock()):
             pass
@@ -259,12 +261,12 @@ import asyncio
 from server.engines.child import worker_child
 from server.child_process import ChildFailed
 from server.clock import SystemClock
-from server.config.sections import EngineSection
+from generator.engines.sketch.settings import SketchSection
 from generator.recipe import Recipe
 
 async def main():
     probe = Recipe(model="m", prompt="", steps=1, width=64, height=64)
-    child = lambda: worker_child(EngineSection(name="pencil"), probe, SystemClock())
+    child = lambda: worker_child(SketchSection(name="pencil"), probe, SystemClock())
     async with child() as one, child() as other:
         print(one.pid, other.pid, flush=True)
         await asyncio.sleep(60)

@@ -12,7 +12,7 @@ from generator.provenance import model_config
 from generator.recipe import Recipe
 from generator.stock import Holding
 from server.cli.draft import Draft
-from tests.generator.engine_contract import recipe
+from tests.generator.engines.engine_contract import recipe
 
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
+from generator.engines.port import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
 from server.clock import VirtualClock
 from tests.helpers.engines import PREVIEWS, drawing, flat, live, scripted, spoilt
 from tests.helpers.house import House, Told, house

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from generator.engine import StepImage
+from generator.engines.port import StepImage
 from server.clock import VirtualClock
 from server.providers.live import LiveEngine
 from tests.helpers.engines import drawing

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from cache.images import Decoded
-from generator.engine import DrawingFailed, EngineError, RecipeRefused, ScriptedEngine, StepImage
+from generator.engines.port import (
+    DrawingFailed,
+    EngineError,
+    RecipeRefused,
+    ScriptedEngine,
+    StepImage,
+)
 from generator.plan import Action
 from generator.recipe import seed_for
 from server.clock import VirtualClock, settle

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from generator.engine import EngineUnavailable
-from generator.engines.older_wire import OlderWireEngine
-from generator.engines.remote import RemoteEngine
+from generator.engines.legacy.engine import OlderWireEngine, commands_of
+from generator.engines.port import EngineUnavailable
+from generator.engines.remote.engine import RemoteEngine
 from server.clock import VirtualClock, settle
 from server.config.show import Show, load_show
-from server.engines.live import commands_of, live_engines
+from server.engines.live import live_engines
 from server.engines.local import LocalEngine
-from tests.generator.engine_contract import drawn, recipe
-from tests.generator.older_wire_server import OlderProgram, older_program
-from tests.generator.test_diffusers import needs_diffusers
+from tests.generator.engines.engine_contract import drawn, recipe
+from tests.generator.engines.older_wire_server import OlderProgram, older_program
+from tests.generator.engines.test_diffusers import needs_diffusers
 from tests.helpers.servers import ROOT, plain_environment
 from tests.helpers.shows import MANUAL, cue, line, prompt, write_show
 
@@ -118,7 +118,7 @@ async def test_the_older_wire_is_told_the_cues_own_words(tmp_path: Path) -> None
 
 @needs_diffusers
 def test_a_diffusers_child_is_killed_and_the_next_run_is_whole(tmp_path: Path) -> None:
-    from tests.generator import tiny_pipelines  # noqa: PLC0415 - where torch is installed
+    from tests.generator.engines import tiny_pipelines  # noqa: PLC0415 - where torch is installed
 
     model = tiny_pipelines.save_sd(tmp_path / "model")
     toml = f"""

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 import pytest
 
-from generator.engine import (
+from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineError,
@@ -24,7 +24,7 @@ from server.clock import VirtualClock, settle
 from server.engines.child import Child, ScriptedChild
 from server.engines.local import LocalEngine, State, warm_up_recipes
 from server.engines.supervision import RestartPolicy, Supervision
-from tests.generator.engine_contract import base_image, drawn, from_base, recipe
+from tests.generator.engines.engine_contract import base_image, drawn, from_base, recipe
 
 IMAGES = [
     StepImage(number, 3, number == 3, None if number == 3 else 1000.0 - number, 0.5, b"picture")

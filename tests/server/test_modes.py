@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
+from generator.engines.port import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
 from server.access import Role
 from server.clock import VirtualClock
 from server.control.dispatcher import Caller, CommandError

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cache.keys import MANIFEST, image_key
-from generator.engine import ScriptedEngine
+from generator.engines.port import ScriptedEngine
 from server.clock import VirtualClock
 from server.diagnostics.glances import LITTLE_ROOM
 from server.diagnostics.live_checks import Looks

@@ -10,7 +10,7 @@ import pytest
 
 from cache.library import Library
 from cache.store import MemoryStore
-from generator.engine import DrawingFailed, ScriptedEngine
+from generator.engines.port import DrawingFailed, ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
 from server.chance import Chance

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from generator.engines.registry import KINDS, engine_section
 from generator.programs import DEFAULT_PROGRAMS, Program
-from server.config.sections import EngineSection, FirstFrameTimeout
+from server.config.sections import FirstFrameTimeout, Tokens
 from server.config.settings import Settings, SettingsError, load_settings
 
 SECRET = "hunter2-correct-horse"
@@ -213,6 +214,12 @@ def test_the_command_line_may_choose_another_store_than_r2() -> None:
 # ---------------------------------------------------------------- secrets
 
 
+def token_for(tokens: Tokens, role: str) -> str | None:
+    """What lets in who has a role, or is brought to a kind of engine."""
+    found = tokens.engines.get(role) or getattr(tokens, role, None)
+    return None if found is None else str(found.get_secret_value())
+
+
 @pytest.mark.parametrize(
     ("role", "name"),
     [
@@ -230,10 +237,9 @@ def test_tokens_come_from_the_environment_or_a_file_it_names(
     path = tmp_path / "token"
     path.write_text(f"  {SECRET}\n")
     for environ in ({name: SECRET}, {f"{name}_FILE": str(path)}):
-        token = getattr(loaded(None, environ).tokens, role)
-        assert token.get_secret_value() == SECRET
+        assert token_for(loaded(None, environ).tokens, role) == SECRET
     both = loaded(None, {name: "itself", f"{name}_FILE": str(path)})
-    assert getattr(both.tokens, role).get_secret_value() == "itself"
+    assert token_for(both.tokens, role) == "itself"
 
 
 def test_secrets_are_never_shown() -> None:
@@ -520,10 +526,10 @@ def test_who_plays_live_unless_it_is_said(
     kind: str, url: str | None, local: bool, live: bool
 ) -> None:
     said = {"name": "a", "kind": kind} | ({} if url is None else {"url": url})
-    section = EngineSection.model_validate(said)
+    section = engine_section(said)
     assert (section.local, section.plays_live) == (local, live)
     for wanted in (True, False):
-        assert EngineSection.model_validate(said | {"live": wanted}).plays_live is wanted
+        assert engine_section(said | {"live": wanted}).plays_live is wanted
 
 
 @pytest.mark.parametrize(
@@ -578,15 +584,16 @@ def shown_in_the_demo() -> dict[str, dict[str, tuple[bool, Any]]]:
 
 def test_the_demos_file_shows_every_key_and_its_default() -> None:
     shown = shown_in_the_demo()
-    models: dict[str, type[BaseModel]] = {"programs": Program, "engines": EngineSection}
+    engines = {key: each for kind in KINDS.values() for key, each in kind.model_fields.items()}
+    models = {"programs": Program.model_fields, "engines": engines}
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            models[name] = field.annotation
+            models[name] = field.annotation.model_fields
     del models["tokens"]  # they never stand in a file
-    models["playback.first_frame_timeout"] = FirstFrameTimeout
+    models["playback.first_frame_timeout"] = FirstFrameTimeout.model_fields
     missing, wrong = [], []
-    for section, model in models.items():
-        for key, field in model.model_fields.items():
+    for section, fields in models.items():
+        for key, field in fields.items():
             if f"{section}.{key}" in models:
                 continue
             if key not in shown.get(section, {}):
@@ -605,6 +612,6 @@ def test_the_demos_file_shows_every_key_and_its_default() -> None:
         f"[{section}] {key}"
         for section, keys in shown.items()
         for key in keys
-        if section not in models or key not in models[section].model_fields
+        if section not in models or key not in models[section]
     ]
     assert (missing, wrong, strange) == ([], [], [])

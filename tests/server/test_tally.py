@@ -6,12 +6,12 @@ from rich.console import Console
 
 from generator.batch import Began, Finished, GaveUp, Left, PutBack, Said
 from generator.board import Failure
-from generator.engine import ScriptedEngine
+from generator.engines.port import ScriptedEngine
 from generator.plan import Action
 from generator.stock import Job
 from server.cli.batch_display import batch_display, picture, remark
 from server.cli.tally import Tally
-from tests.generator.engine_contract import recipe
+from tests.generator.engines.engine_contract import recipe
 
 ONE, OTHER = ScriptedEngine([], name="one 1"), ScriptedEngine([], name="other 1")
 

@@ -1,1 +1,0 @@
-"""The parts of the ComfyUI engine: the workflow, its messages, and the socket they come by."""

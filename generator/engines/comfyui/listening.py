@@ -1,0 +1,133 @@
+"""The socket on which ComfyUI tells of a run: kept open, and stamped on arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import WebSocketException
+
+from cache.outgoing import reason_of
+from generator.engines.comfyui.messages import HELLO
+from generator.engines.port import EngineUnavailable
+from generator.outgoing import open_socket
+
+MOST_WAITING: Final = 64 * 2**20
+"""Bytes of messages that wait to be looked at; what comes beyond is dropped."""
+
+_OVERHEAD: Final = 200
+"""Bytes that a message takes beside its own."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message, and when it came by `time.perf_counter`; None: the socket was lost."""
+
+    at: float
+    message: str | bytes | None
+
+
+class HeardQueue:
+    """What was heard and not looked at yet, in order, bounded in bytes."""
+
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self._queue: asyncio.Queue[Heard] = asyncio.Queue()
+        self._most = most
+        self._bytes = 0
+        self._dropping = False
+
+    def put(self, heard: Heard) -> None:
+        """Add one, or drop it where too much waits; the first that is dropped counts as a loss."""
+        size = _OVERHEAD + len(heard.message or "")
+        if self._bytes + size <= self._most:
+            self._dropping = False
+        elif self._dropping:
+            return
+        else:
+            self._dropping, heard, size = True, Heard(heard.at, None), _OVERHEAD
+        self._bytes += size
+        self._queue.put_nowait(heard)
+
+    async def get(self) -> Heard:
+        """The next one, as soon as there is one."""
+        heard = await self._queue.get()
+        self._bytes -= _OVERHEAD + len(heard.message or "")
+        return heard
+
+
+@asynccontextmanager
+async def listening(
+    url: str, headers: Mapping[str, str], silence: float
+) -> AsyncIterator[HeardQueue]:
+    """Listen until the context is left; what is heard is in the queue.
+
+    It is always read: ComfyUI sends to all of its clients from one loop, so one that does not
+    read would hold up the others. What is heard faster than it is looked at waits, up to a
+    bound; beyond it messages are dropped, as if the socket had been lost.
+
+    Args:
+        url: with the client id.
+        headers: for the handshake.
+        silence: seconds without a word after which the socket is replaced.
+
+    Raises:
+        EngineUnavailable: it cannot be opened; one that is lost later is opened again.
+    """
+    try:
+        socket = await _opened(url, headers)
+    except (OSError, WebSocketException, TimeoutError) as error:
+        reason = reason_of(error, url)
+        raise EngineUnavailable(f"ComfyUI's socket cannot be opened: {reason}") from error
+    heard = HeardQueue()
+    reader = asyncio.create_task(_read(socket, url, headers, silence, heard), name="comfyui socket")
+    try:
+        yield heard
+    finally:
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _read(
+    socket: ClientConnection,
+    url: str,
+    headers: Mapping[str, str],
+    silence: float,
+    heard: HeardQueue,
+) -> None:
+    while True:
+        try:
+            async with socket:
+                while True:
+                    async with asyncio.timeout(silence):
+                        message = await socket.recv()
+                    heard.put(Heard(time.perf_counter(), message))
+        except (OSError, WebSocketException, TimeoutError):
+            heard.put(Heard(time.perf_counter(), None))
+        socket = await _opened_again(url, headers)
+
+
+async def _opened_again(url: str, headers: Mapping[str, str]) -> ClientConnection:
+    pause = _FIRST_PAUSE
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            return await _opened(url, headers)
+        except (OSError, WebSocketException, TimeoutError):
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _opened(url: str, headers: Mapping[str, str]) -> ClientConnection:
+    socket = await open_socket(url, headers=headers)
+    try:
+        await socket.send(HELLO)
+    except BaseException:
+        await socket.close()
+        raise
+    return socket

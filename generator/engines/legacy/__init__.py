@@ -1,0 +1,1 @@
+"""A program that speaks the older wire, as an engine."""

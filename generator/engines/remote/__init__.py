@@ -1,0 +1,1 @@
+"""An engine behind `understudy worker`, on another machine or in a child process."""

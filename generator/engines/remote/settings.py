@@ -1,0 +1,29 @@
+"""What may be set of a worker."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from generator.engines.port import Engine
+from generator.engines.settings import EngineAccess, RemoteSection
+
+
+class WorkerSection(RemoteSection):
+    """An engine behind `understudy worker`."""
+
+    token_variable: ClassVar[str | None] = "UNDERSTUDY_WORKER_TOKEN"
+    schemes: ClassVar[frozenset[str]] = frozenset({"http", "https"})
+    health_path: ClassVar[str] = "/health"
+
+    kind: Literal["worker"] = "worker"
+
+    @property
+    def drawn_by(self) -> str | None:
+        """Whatever it is that the worker draws with."""
+        return None
+
+    def connect(self, access: EngineAccess) -> Engine:
+        """See `RemoteSection.connect`."""
+        from generator.engines.remote.engine import RemoteEngine
+
+        return RemoteEngine(access.client, self.url, token=access.token)

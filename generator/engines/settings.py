@@ -1,0 +1,243 @@
+"""What every kind of engine has in `[[engines]]`: the classes that its own settings extend.
+
+Settings are read by processes that never draw, so they load no engine: `open` and `connect`
+import it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Self
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from websockets.exceptions import WebSocketException
+
+from cache.outgoing import has_password, reason_of, redacted
+from generator.cues import Identifier
+from generator.engines.port import Engine
+from generator.outgoing import Client, ask, bearer
+from generator.plan import Action
+
+PROBE_WITHIN: Final = 20.0
+"""Seconds in which an engine must have answered when it is asked whether it is there."""
+
+_MAX_WORD: Final = 2**20
+"""Bytes of what an engine says of itself."""
+
+
+class BadEngine(Exception):
+    """An engine that is set up in a way that cannot work."""
+
+
+class NotReady(Exception):
+    """An engine would not draw now, with the reason in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineAccess:
+    """What an engine on another machine is reached with.
+
+    Attributes:
+        client: entered and closed by its owner.
+        token: what it must be brought; its own alone.
+        folder: the show's, where a path in its settings begins.
+        actions: that it will be asked for, as far as they are known.
+    """
+
+    client: Client
+    token: SecretStr | None = None
+    folder: Path = Path()
+    actions: Sequence[Action] = ()
+
+
+class EngineSection(BaseModel):
+    """One of `[[engines]]`, in order of preference.
+
+    Attributes:
+        name: what it is called.
+        kind: what it is.
+        live: whether it plays live; None for what its kind does.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    local: ClassVar[bool]
+    """Whether it draws on this machine."""
+
+    live_unless_told: ClassVar[bool] = True
+    """Whether it is a rung of the live ladder where `live` says nothing."""
+
+    token_variable: ClassVar[str | None] = None
+    """The variable with the token that it is brought."""
+
+    schemes: ClassVar[frozenset[str]] = frozenset()
+    """Of addresses by which an engine of this kind may be named on the command line."""
+
+    passed_over: ClassVar[frozenset[str]] = frozenset()
+    """Keys of this kind alone that another kind does not refuse: they have no effect there."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Keys without which it cannot be."""
+
+    name: Identifier
+    kind: str
+    live: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        for key in self.needs:
+            if not getattr(self, key):
+                raise ValueError(f"{self.called}: a {self.kind} needs a {key}")
+        return self
+
+    @property
+    def called(self) -> str:
+        """How a message speaks of it."""
+        return f"the engine {self.name!r}"
+
+    @property
+    def plays_live(self) -> bool:
+        """Whether it is a rung of the live ladder."""
+        return self.live_unless_told if self.live is None else self.live
+
+    @property
+    def drawn_by(self) -> str | None:
+        """What metas call what draws, without its version; None where that may be anything."""
+        return self.kind
+
+    def beside_each_other(self, parallel: int) -> int:
+        """How many sets it draws beside each other.
+
+        Args:
+            parallel: how many of what draws on this machine's cores.
+        """
+        del parallel
+        return 1
+
+    @abstractmethod
+    async def probe(self, access: EngineAccess) -> str:
+        """Ask whether it is there, and draw nothing; what it says.
+
+        Raises:
+            NotReady: it would not draw.
+            TimeoutError: it does not answer.
+        """
+
+
+class LocalSection(EngineSection):
+    """An engine of this machine; playing live, it draws in a process of its own.
+
+    Attributes:
+        recycle_after: drawings after which its process is replaced, 0 for never; where it is
+            live, as the next two.
+        memory_growth: bytes beyond what it opened with, with which it is; 0 for any.
+        hang_after: seconds without a step after which it is killed.
+    """
+
+    local: ClassVar[bool] = True
+
+    recycle_after: Annotated[int, Field(ge=0)] = 200
+    memory_growth: Annotated[int, Field(ge=0)] = 4 * 2**30
+    hang_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+
+    @abstractmethod
+    def open(self, *, wait: bool, processes: int = 1) -> AbstractContextManager[Engine]:
+        """Open it in this process until the context is left.
+
+        Args:
+            wait: whether an engine that only plays at drawing keeps a rhythm.
+            processes: how many it may draw in at once.
+        """
+
+    def keeping(self, models: int) -> Self:
+        """The same for a show that draws live with so many models."""
+        del models
+        return self
+
+    async def probe(self, access: EngineAccess) -> str:
+        """Nobody is asked: it has no process yet."""
+        del access
+        return "it draws on this machine, in a process of its own"
+
+
+class SimulatedSection(LocalSection):
+    """An engine that only plays at drawing.
+
+    Attributes:
+        pace: seconds a step.
+    """
+
+    live_unless_told: ClassVar[bool] = False
+
+    pace: Annotated[float, Field(gt=0, le=60)] = 0.45
+
+
+class RemoteSection(EngineSection):
+    """An engine on another machine.
+
+    Attributes:
+        url: where it is.
+    """
+
+    local: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("url",)
+    scheme: ClassVar[str] = "http"
+    """What its address begins with."""
+
+    health_path: ClassVar[str] = ""
+    """What is asked for below its address, to know whether it is there."""
+
+    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = ""
+
+    @field_validator("url")
+    @classmethod
+    def _keeps_no_secret(cls, url: str) -> str:
+        """What stands in `show.toml` is passed around, and engines are named by their address."""
+        if has_password(url):
+            raise ValueError(
+                "expected an address without user or password, not one with; a token for it goes "
+                "into the environment: UNDERSTUDY_WORKER_TOKEN, UNDERSTUDY_COMFYUI_TOKEN"
+            )
+        if url.startswith("http") and {"?", "#"} & set(url):
+            raise ValueError("expected an address without ? and #, not one with")
+        return url
+
+    @model_validator(mode="after")
+    def _speaks_its_scheme(self) -> Self:
+        if not self.url.startswith(self.scheme):
+            raise ValueError(
+                f"{self.called}: the url of a {self.kind} begins with {self.scheme}://"
+            )
+        return self
+
+    @abstractmethod
+    def connect(self, access: EngineAccess) -> Engine:
+        """What draws there; nothing is sent before it is to draw.
+
+        Raises:
+            BadEngine: it is set up in a way that cannot work.
+        """
+
+    async def probe(self, access: EngineAccess) -> str:
+        """See `EngineSection.probe`."""
+        try:
+            await self._reach(access)
+        except TimeoutError:
+            raise
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, WebSocketException) as error:
+            where, reason = redacted(self.url), reason_of(error, self.url)
+            raise NotReady(f"{where}: {reason}") from error
+        return "it answers"
+
+    async def _reach(self, access: EngineAccess) -> None:
+        url, headers = f"{self.url}{self.health_path}", bearer(access.token)
+        answer = await ask(
+            access.client, "GET", url, within=PROBE_WITHIN, limit=_MAX_WORD, headers=headers
+        )
+        if answer.status_code != httpx.codes.OK:
+            raise NotReady(f"{redacted(url)} answers {answer.status_code} {answer.reason_phrase}")

@@ -1,0 +1,1 @@
+"""The sketch engine: paints without a model, for the demo, rehearsals and tests."""
