@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from server.clock import SystemClock
 from server.config.show import load_show
@@ -184,50 +182,6 @@ async def test_commands_of_one_technician_take_effect_in_their_order(address: Ad
         assert [reply["id"] for reply in foh.of("reply")] == ["0", "1", "2", "3"]
         assert all(reply["ok"] for reply in foh.of("reply"))
         assert foh.of("reply")[-1]["result"]["paused"] is True
-
-
-# ---------------------------------------------------------------- what is refused
-
-
-NONSENSE: list[tuple[Any, str]] = [
-    ("", "malformed"),
-    ("[]", "malformed"),
-    ("{", "malformed"),
-    ('"hello"', "malformed"),
-    ("[" * 5000, "malformed"),
-    (b"\x00\x01", "binary"),
-    ({"type": "fire"}, "unknown_type"),
-    ({"no": "type"}, "unknown_type"),
-    ({"type": "command"}, "invalid"),
-    ({"type": "command", "command": "go", "args": []}, "invalid"),
-    ({"type": "command", "command": "go", "id": {}}, "invalid"),
-    ({"type": "command", "command": "go", "ttl": "soon"}, "invalid"),
-    ({"type": "hello", "protocol": 1}, "hello_again"),
-    ({"type": "command", "command": "go", "args": {"x": "y" * 70_000}}, "too_large"),
-]
-
-
-async def test_what_cannot_be_taken_is_answered_and_nobody_else_notices(address: Address) -> None:
-    async with technician(address, "other") as other:
-        for message, code in NONSENSE:
-            async with technician(address) as foh:
-                await foh.send(message)
-                await foh.until(lambda me: me.of("error"))
-                assert foh.of("error")[0]["code"] == code, message
-                assert (await foh.ask("state"))["ok"]
-        assert other.of("error") == []
-        assert (await other.ask("state"))["ok"]
-
-
-@given(st.one_of(st.text(max_size=200), st.binary(max_size=200)))
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-async def test_whatever_is_sent(address: Address, message: str | bytes) -> None:
-    async with line(address) as foh:
-        with suppress(UnicodeEncodeError):  # which is never sent
-            await foh.send(message)
-            await foh.until(lambda me: me.of("error"))
 
 
 # ---------------------------------------------------------------- crowds

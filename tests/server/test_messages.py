@@ -121,7 +121,7 @@ def test_the_longest_message_is_taken() -> None:
     assert decode(text) == SyncRequest(t0=1.0)
 
 
-_values = st.recursive(
+VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
@@ -129,7 +129,7 @@ _values = st.recursive(
 _NAMES = ("protocol", "screen", "frames", "token", "t0", "run", "step", "at", "level", "message")
 _nearly = st.fixed_dictionaries(
     {"type": st.sampled_from(["hello", "sync", "presented", "log", "frame", ""])},
-    optional=dict.fromkeys(_NAMES, _values),
+    optional=dict.fromkeys(_NAMES, VALUES),
 )
 
 
@@ -143,7 +143,7 @@ def understood(text: str) -> wire.FromScreen | None:
     return None
 
 
-@given(st.text(alphabet=st.characters()) | _values.map(json.dumps) | _nearly.map(json.dumps))
+@given(st.text(alphabet=st.characters()) | VALUES.map(json.dumps) | _nearly.map(json.dumps))
 @settings(max_examples=250)
 def test_decoding_raises_nothing_but_its_own_error(text: str) -> None:
     message = understood(text)

@@ -7,21 +7,18 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from websockets.sync.client import connect as connect_sync
 
 from server.clock import SystemClock
 from server.config.show import load_show
 from server.sockets import connection
 from tests.helpers.screens import Heard, ScreenClient, command, line, screen, web
-from tests.helpers.servers import Address, ServerProcess, server_process, serving
+from tests.helpers.servers import Address, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
 
 HEADER = {"type", "run", "cue", "step", "steps", "final", "present_at", "media_type"}
@@ -326,72 +323,9 @@ async def test_identify_and_reload_reach_the_screen_they_name(address: Address) 
 
 # ---------------------------------------------------------------- what is not taken
 
-BAD = {
-    "no json": ("hello?", "malformed"),
-    "empty": ("", "malformed"),
-    "an array": ("[]", "malformed"),
-    "a number": ("7", "malformed"),
-    "null": ("null", "malformed"),
-    "too deep": ("[" * 4000 + "]" * 4000, "malformed"),
-    "a field twice": ('{"type": "log", "message": "a", "message": "b"}', "invalid"),
-    "a time that cannot be": (
-        json.dumps({"type": "presented", "run": "r", "step": 1, "at": -1e308}),
-        "bad_time",
-    ),
-    "a name that cannot be read": (
-        json.dumps({"type": "hello", "protocol": 1, "screen": "\u0000 \u001b"}),
-        "hello_again",
-    ),
-    "not a number in JSON": ('{"type": "sync", "t0": 1e}', "malformed"),
-    "no type": ("{}", "unknown_type"),
-    "another type": ('{"type": "shutdown"}', "unknown_type"),
-    "a type of another type": ('{"type": ["sync"]}', "unknown_type"),
-    "a server's own type": ('{"type": "frame", "run": "x"}', "unknown_type"),
-    "a field missing": ('{"type": "sync"}', "invalid"),
-    "a field of another type": ('{"type": "sync", "t0": "soon"}', "invalid"),
-    "infinity": ('{"type": "sync", "t0": 1e999}', "invalid"),
-    "a step beyond measure": (
-        json.dumps({"type": "presented", "run": "r", "step": 10**30, "at": 1.0}),
-        "invalid",
-    ),
-    "a run that is long": (
-        json.dumps({"type": "presented", "run": "r" * 65, "step": 1, "at": 1.0}),
-        "invalid",
-    ),
-    "a log that is long": (json.dumps({"type": "log", "message": "x" * 2001}), "invalid"),
-    "a log of no known level": ('{"type": "log", "level": "fatal", "message": ""}', "invalid"),
-    "over 16 kB": (json.dumps({"type": "log", "message": "x" * 16384}), "too_large"),
-    "over 16 kB, not in characters": ('"' + "é" * 8192 + '"', "too_large"),
-    "binary": (b'{"type": "sync", "t0": 1}', "binary"),
-    "a second hello": ('{"type": "hello", "protocol": 1, "screen": "b"}', "hello_again"),
-}
 
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all those who mean it ill."""
-    folder = tmp_path_factory.mktemp("abused")
-    make_show(folder / "show", CUES, rhythm=RHYTHM)
-    with server_process(folder / "show") as server:
-        yield server
-
-
-@pytest.mark.parametrize(("said", "code"), BAD.values(), ids=BAD)
-async def test_a_bad_message_is_answered_and_forgiven(
-    process: ServerProcess, said: str | bytes, code: str
-) -> None:
-    async with screen(process.address) as client:
-        await client.send(said)
-        await client.until(lambda me: me.of("error"), why="no error")
-        error = client.of("error")[0].message
-        assert set(error) == {"type", "code", "message"}
-        assert error["code"] == code
-        assert error["message"]
-        await assert_still_served(client)
-
-
-async def test_hello_comes_first_and_may_be_tried_again(process: ServerProcess) -> None:
-    async with line(process.address) as client:
+async def test_hello_comes_first_and_may_be_tried_again(address: Address) -> None:
+    async with line(address) as client:
         await client.send({"type": "sync", "t0": 1.0})
         await client.send({"type": "hello", "protocol": 1, "screen": ""})
         await client.send({"type": "hello", "protocol": 1, "screen": "x" * 65})
@@ -402,13 +336,13 @@ async def test_hello_comes_first_and_may_be_tried_again(process: ServerProcess) 
         assert not client.of("sync")
 
 
-async def test_a_connection_that_breaks_is_forgotten(process: ServerProcess) -> None:
-    async with screen(process.address, "good"):
-        async with screen(process.address, "breaking") as client:
+async def test_a_connection_that_breaks_is_forgotten(address: Address) -> None:
+    async with screen(address, "good"):
+        async with screen(address, "breaking") as client:
             client.socket.transport.abort()
         names = {"breaking"}
         for _ in range(100):
-            screens_now = (await command(process.address, "screens"))["screens"]
+            screens_now = (await command(address, "screens"))["screens"]
             names = {told["screen"] for told in screens_now}
             if "breaking" not in names:
                 break
@@ -551,52 +485,3 @@ async def test_sigterm_does_not_wait_for_a_screen_that_does_not_read(tmp_path: P
             status, took = await asyncio.to_thread(server.terminate)
         assert status == 0
         assert took < 10.0
-
-
-# ---------------------------------------------------------------- any message at all
-
-_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=6,
-)
-_FIELDS = ("protocol", "screen", "frames", "t0", "run", "step", "at", "level", "message")
-_nearly = st.fixed_dictionaries(
-    {"type": st.sampled_from(["hello", "sync", "presented", "log", "error", "frame"])},
-    optional=dict.fromkeys(_FIELDS, _values),
-)
-_said = st.one_of(
-    st.text(max_size=200),
-    st.binary(max_size=200),
-    _values.map(json.dumps),
-    _nearly.map(json.dumps),
-)
-
-
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(st.lists(_said, max_size=9))
-def test_whatever_is_said_the_socket_lives(
-    process: ServerProcess, messages: list[str | bytes]
-) -> None:
-    with connect_sync(process.address.screen, compression=None, proxy=None) as client:
-        client.send(json.dumps({"type": "hello", "protocol": 1, "screen": "fuzz"}))
-        assert json.loads(client.recv(timeout=10))["type"] == "welcome"
-        for message in messages:
-            client.send(message)
-        client.send(json.dumps({"type": "sync", "t0": 424242.5}))
-        while True:
-            answer = json.loads(client.recv(timeout=10))
-            assert answer["type"] in {"error", "sync"}
-            if answer["type"] == "sync" and answer["t0"] == 424242.5:
-                break
-
-
-def test_after_all_that_the_server_is_well(process: ServerProcess) -> None:
-    assert process.state()["activation"] == "show"
-    log = process.log.read_text()
-    assert "Traceback" not in log
-    assert "Exception in ASGI" not in log

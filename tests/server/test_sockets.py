@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -29,6 +31,7 @@ from server.sockets.connection import (
 from tests.helpers.screens import command, screen
 from tests.helpers.servers import Address, ServerProcess, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
+from tests.server.test_messages import VALUES
 
 PATIENCE = 15.0
 CUES = [prompt(0, "a lamp", id="lamp"), cue(60, "end")]
@@ -282,14 +285,107 @@ async def test_a_huge_message_closes_its_socket_alone(process: ServerProcess, wi
                 assert kind(await told(below)).startswith("unknown command: xxx")
 
 
-@every_wire
-async def test_what_is_binary_is_answered_and_forgiven(process: ServerProcess, wire: Wire) -> None:
-    async with wire.client(process.address) as client:
+async def test_what_a_legacy_client_sends_in_binary_is_unknown(process: ServerProcess) -> None:
+    async with LEGACY.client(process.address) as client:
         await client.send(b"\x00\x01")
-        if wire.json:
-            assert await error(client) == "binary"
-        else:
-            assert await told(client) == "unknown command: (binary)"
+        assert await told(client) == "unknown command: (binary)"
+        await LEGACY.assert_served(client)
+
+
+def of(kind: str, **fields: object) -> str:
+    return json.dumps({"type": kind, **fields})
+
+
+NONSENSE: list[tuple[str | bytes, str]] = [
+    ("hello?", "malformed"),
+    ("", "malformed"),
+    ("[]", "malformed"),
+    ("7", "malformed"),
+    ("null", "malformed"),
+    ("{", "malformed"),
+    ('"hello"', "malformed"),
+    ("[" * 4000 + "]" * 4000, "malformed"),
+    ("[" * 5000, "malformed"),
+    ('{"type": "sync", "t0": 1e}', "malformed"),
+    ("{}", "unknown_type"),
+    ('{"no": "type"}', "unknown_type"),
+    ('{"type": ["sync"]}', "unknown_type"),
+    (of("shutdown"), "unknown_type"),
+    (of("frame", run="x"), "unknown_type"),
+    (of("sync"), "invalid"),
+    (of("sync", t0="soon"), "invalid"),
+    ('{"type": "sync", "t0": 1e999}', "invalid"),
+    ('{"type": "sync", "t0": 1, "t0": 2}', "invalid"),
+    (b'{"type": "sync", "t0": 1}', "binary"),
+    (b"\x00\x01", "binary"),
+]
+OF_A_SCREEN: list[tuple[str | bytes, str]] = [
+    (of("presented", run="r", step=1, at=-1e308), "bad_time"),
+    (of("presented", run="r", step=10**30, at=1.0), "invalid"),
+    (of("presented", run="r" * 65, step=1, at=1.0), "invalid"),
+    (of("log", message="x" * 2001), "invalid"),
+    (of("log", level="fatal", message=""), "invalid"),
+    (of("log", message="x" * 16384), "too_large"),
+    ('"' + "é" * 8192 + '"', "too_large"),
+    (of("hello", protocol=1, screen="\u0000 \u001b"), "hello_again"),
+]
+OF_A_TECHNICIAN: list[tuple[str | bytes, str]] = [
+    (of("fire"), "unknown_type"),
+    (of("command"), "invalid"),
+    (of("command", command="go", args=[]), "invalid"),
+    (of("command", command="go", id={}), "invalid"),
+    (of("command", command="go", ttl="soon"), "invalid"),
+    (of("command", command="go", args={"x": "y" * 70_000}), "too_large"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wire", "said", "code"),
+    [
+        pytest.param(wire, said, code, id=f"{wire.path} {said!r:.40} {code}")
+        for wire, own in ((SCREEN, OF_A_SCREEN), (CONTROL, OF_A_TECHNICIAN))
+        for said, code in (*NONSENSE, *own)
+    ],
+)
+async def test_what_cannot_be_taken_is_answered_and_forgiven(
+    process: ServerProcess, wire: Wire, said: str | bytes, code: str
+) -> None:
+    async with wire.client(process.address) as other, wire.client(process.address) as client:
+        await client.send(said)
+        assert await error(client) == code
+        await wire.assert_served(client)
+        await wire.assert_served(other)
+
+
+_fields = dict.fromkeys(("protocol", "screen", "frames", "run", "step", "at", "command"), VALUES)
+_nearly = st.fixed_dictionaries(
+    {"type": st.sampled_from(["hello", "sync", "presented", "log", "error", "command"])},
+    optional={**_fields, "t0": VALUES, "args": VALUES, "level": VALUES, "message": VALUES},
+)
+
+
+@json_wire
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    st.lists(
+        st.text(max_size=200)
+        | st.binary(max_size=200)
+        | VALUES.map(json.dumps)
+        | _nearly.map(json.dumps),
+        max_size=9,
+    )
+)
+async def test_whatever_is_said_the_socket_lives(
+    process: ServerProcess, wire: Wire, messages: list[str | bytes]
+) -> None:
+    async with wire.client(process.address) as client:
+        for message in messages:
+            with suppress(UnicodeEncodeError):  # which is never sent
+                await client.send(message)
         await wire.assert_served(client)
 
 
