@@ -31,15 +31,15 @@ from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.sections import ServerSection
 from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
+from server.control.commands.modes import ModeCommands
+from server.control.commands.rehearsal import RehearsalCommands
+from server.control.commands.show import ShowCommands
+from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
-from server.control.mode_commands import ModeCommands
 from server.control.osc import hear_osc
-from server.control.rehearsal_commands import RehearsalCommands
-from server.control.show_commands import ShowCommands
 from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
-from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines, live_engines, named_only
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble

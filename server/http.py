@@ -28,8 +28,9 @@ from server.access import Access, AccessDenied
 from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
-from server.control.arguments import ARGUMENTS, RELEASED, Button, button
-from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
+from server.control.buttons import RELEASED, Button, button
+from server.control.command import CODES, Caller, Command, CommandError
+from server.control.dispatcher import MAX_ID, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
 from server.metrics import Metrics
@@ -67,22 +68,6 @@ _REPORT_POLICY = (
 )
 """A report is one page that brings all it needs. It is a stranger here: nothing of ours, such as
 the token that a technician's page keeps, can be reached from it."""
-
-_STATUS = {
-    "unauthorized": 401,
-    "forbidden": 403,
-    "unknown_command": 404,
-    "unknown_cue": 404,
-    "unknown_screen": 404,
-    "unknown_failure": 404,
-    "no_report": 404,
-    "too_soon": 429,
-    "bad_args": 400,
-    "not_json": 415,
-    "expired": 410,
-    "id_reused": 422,
-    "internal": 500,
-}
 
 _READ_AT_ONCE = 2
 _READ_WITHIN = 10.0
@@ -396,7 +381,8 @@ class Api:
         try:
             role = self._access.role_of(request)
             command = request.path_params["command"]
-            pressed, body = _button_in(request, command), await _json_body(request)
+            known = self._dispatcher.commands.get(command)
+            pressed, body = _button_in(request, known), await _json_body(request)
             if not isinstance(body, dict):
                 pressed, body = button(body), {}
             if pressed == "released":
@@ -519,17 +505,17 @@ def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
 
 def _error(code: str, message: str) -> Response:
     body = {"ok": False, "error": {"code": code, "message": message}}
-    return JsonResponse(body, status_code=_STATUS.get(code, 409))
+    return JsonResponse(body, status_code=CODES[code][0])
 
 
-def _button_in(request: Request, command: str) -> Button | None:
+def _button_in(request: Request, command: Command | None) -> Button | None:
     """What the query says of a button, as in `POST …/panic?1`.
 
     Raises:
         CommandError: `bad_args`, where it holds an argument: without it, another cue would go.
     """
     for name, _ in request.query_params.multi_items():
-        if name in ARGUMENTS.get(command, ()):
+        if command is not None and name in command.fields:
             example = json_text({name: "…"}, place="http")
             raise CommandError("bad_args", f"{name}: expected in the body, as JSON: {example}")
     return button(request.url.query)

@@ -23,6 +23,8 @@ from server.cli.generate import generate
 from server.cli.pull import pull_store
 from server.cli.rehearse import rehearse_show
 from server.cli.worker import worker
+from server.control.command import command_help
+from server.control.commands import COMMANDS
 from server.output import occupy_standard_descriptors, output_in_background, unwritten_output
 from server.serving import NotServed, serve_show
 
@@ -124,7 +126,7 @@ def asrun(
         typer.echo(to_json(rows))
 
 
-app.command()(control)
+app.command(epilog=command_help(COMMANDS.values()))(control)
 app.command(name="rehearse")(rehearse_show)
 app.command()(worker)
 app.command(name="pull")(pull_store)

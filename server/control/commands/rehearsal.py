@@ -1,0 +1,61 @@
+"""The commands that rehearse in the background: `rehearse`, `rehearse.cancel`, `rehearsal`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from server.config.show import Show
+from server.control.command import Caller, CommandError, Result, command
+from server.rehearsal.desk import DeskError, RehearsalDesk
+from server.rehearsal.order import Order
+from server.rehearsal.rehearsal import fail_names
+
+
+@dataclass
+class RehearsalCommands:
+    """What a technician can ask of the rehearsal beside a show.
+
+    Attributes:
+        show: what is rehearsed: it knows what may be made to fail, and how long it is.
+        desk: who does it.
+    """
+
+    show: Show
+    desk: RehearsalDesk
+
+    @command("rehearse", "rehearses in the background")
+    async def rehearse(self, args: Order, caller: Caller) -> Result:
+        """Begin to rehearse, where what is asked for can be."""
+        start, duration = args.from_ or 0.0, self.show.duration
+        if start >= duration:
+            raise CommandError("out_of_range", f"from: the show is over after {duration:g} s")
+        if args.to is not None and args.to <= start:
+            raise CommandError("out_of_range", "to: expected a time after from")
+        unknown = await asyncio.to_thread(fail_names, self.show, args.fail)
+        if unknown:
+            engines = [each.name for each in self.show.settings.engines if each.plays_live]
+            known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
+            text = f"fail: nothing is called {unknown[0]!r:.70}: expected one of {known}"
+            raise CommandError("unknown_failure", text)
+        try:
+            self.desk.start(args, caller.name)
+        except DeskError as error:
+            raise CommandError(error.code, str(error)) from None
+        return {"rehearsal": self.desk.state()}
+
+    @command("rehearse.cancel", "breaks it off; when it is answered, nothing of it is left")
+    async def cancel(self, caller: Caller) -> Result:
+        """Break a rehearsal off."""
+        try:
+            await self.desk.cancel(caller.name)
+        except DeskError as error:
+            raise CommandError(error.code, str(error)) from None
+        return {"rehearsal": self.desk.state()}
+
+    @command(
+        "rehearsal", "how it stands, and the last report's findings (100 at most)", viewers=True
+    )
+    async def result(self) -> Result:
+        """See `RehearsalDesk.result`."""
+        return {"rehearsal": self.desk.result()}
