@@ -1,13 +1,13 @@
 """A control command: declared once, as one function, from which everything else follows.
 
     class ShowCommands:
-        @command("seek", "to a position in the show")
+        @command("seek")
         async def seek(self, args: SeekArguments) -> Result: ...
 
 The function may take `args`, annotated with the model that the arguments are read into, and
-`caller`. From that the dispatcher, HTTP and the terminal know what the command takes and who
-may give it, and so do the help and the tables in `docs/control.md`. OSC has no names for
-arguments: there they stand in the order of the model's fields.
+`caller`; its docstring is the help. From that the dispatcher, HTTP and the terminal know what
+the command takes and who may give it, and so do the help and the tables in `docs/control.md`.
+OSC has no names for arguments: there they stand in the order of the model's fields.
 """
 
 from __future__ import annotations
@@ -92,15 +92,18 @@ class Command:
 
     Attributes:
         name: as it is given.
-        summary: what it does, in a line.
         viewers: whether it changes nothing, so that a viewer may give it.
         function: what it means; a method of a group of commands.
     """
 
     name: str
-    summary: str
     viewers: bool
     function: Callable[..., Awaitable[Result]]
+
+    @property
+    def summary(self) -> str:
+        """What it does."""
+        return " ".join((self.function.__doc__ or "").split())
 
     @cached_property
     def arguments(self) -> type[BaseModel]:
@@ -173,13 +176,10 @@ class Command:
 
 
 def command(
-    name: str,
-    summary: str,
-    *,
-    viewers: bool = False,
+    name: str, *, viewers: bool = False
 ) -> Callable[[Callable[..., Awaitable[Result]]], Command]:
     """Declare a method as a command; see `Command`."""
-    return lambda function: Command(name, summary, viewers, function)
+    return lambda function: Command(name, viewers, function)
 
 
 def commands_of(group: type) -> tuple[Command, ...]:
@@ -199,7 +199,7 @@ def command_table(commands: Iterable[Command]) -> str:
     rows = ["| command | arguments | what it does |", "| --- | --- | --- |"]
     for each in commands:
         names = ", ".join(f"`{name}`" for name in each.fields)
-        may = "; a viewer may" if each.viewers else ""
+        may = " A viewer may." if each.viewers else ""
         rows.append(f"| `{each.name}` | {names} | {each.summary}{may} |")
     return "\n".join(rows)
 

@@ -124,7 +124,7 @@ class Anything(BaseModel):
 class Group:
     """Knows one command."""
 
-    @declared("go", "does nothing")
+    @declared("go")
     async def go(self, args: Anything) -> dict[str, Any]:
         del args
         return {}

@@ -40,9 +40,9 @@ class BowArguments(Arguments):
     times: Annotated[int, Field(ge=1, le=9, description="1 to 9")] = 1
 
 
-@command("curtain.bow", "somebody takes a bow")
+@command("curtain.bow")
 async def bow(self: object, args: BowArguments, caller: Caller) -> Result:
-    """All that a command takes."""
+    """Take a bow."""
     del self
     return {"bows": [args.who] * args.times, "for": caller.name.partition(" ")[0]}
 
@@ -111,9 +111,9 @@ def test_a_terminal_reads_numbers_where_it_takes_numbers(
 
 
 def test_it_stands_in_the_help_and_in_the_documentation() -> None:
-    assert command_help([bow]) == "curtain.bow who times: somebody takes a bow"
+    assert command_help([bow]) == "curtain.bow who times: Take a bow."
     assert command_table([bow]).splitlines()[-1] == (
-        "| `curtain.bow` | `who`, `times` | somebody takes a bow |"
+        "| `curtain.bow` | `who`, `times` | Take a bow. |"
     )
 
 

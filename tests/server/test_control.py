@@ -437,7 +437,7 @@ class Slow:
         self.times = 0
         self.broken = broken
 
-    @declared("slow", "takes its time")
+    @declared("slow")
     async def slow(self) -> dict[str, Any]:
         if self.broken:
             raise ZeroDivisionError("a secret")

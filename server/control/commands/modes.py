@@ -113,12 +113,9 @@ class ModeCommands:
 
     # ------------------------------------------------------------ the commands
 
-    @command(
-        "mode.force",
-        "forces a mode; `until` is `released`, `next_cue`, `end_of_screening`, or seconds",
-    )
+    @command("mode.force")
     async def force(self, args: ForceArguments, caller: Caller) -> Result:
-        """Force a mode, upon all cues or one."""
+        """Force a mode until `released`, `next_cue`, `end_of_screening`, or for seconds."""
         cue = self._action_id(args.cue)
         until, lasts = self._lasts(args.until)
         at_once = args.now and self._begun(cue)
@@ -137,23 +134,23 @@ class ModeCommands:
         outcome = self._outcome(at_once=at_once)
         return {**outcome, **kept_or_not(await self.keep())}
 
-    @command("mode.release", "ends a force")
+    @command("mode.release")
     async def release(self, args: ReleaseArguments) -> Result:
-        """End a force: where nothing is forced, there is nothing to do."""
+        """End a force."""
         cue = self._action_id(args.cue)
         begun = self._begun(cue)
         released = self.modes.release(cue)
         outcome = self._outcome(at_once=args.now and begun and released)
         return {"released": released, **outcome, **kept_or_not(await self.keep())}
 
-    @command("engines", "how engines do", viewers=True)
+    @command("engines", viewers=True)
     async def report(self) -> Result:
-        """See `StateView.engines`."""
+        """Tell how engines do."""
         return {"engines": self.view.engines()}
 
-    @command("engine.reset", "trusts an engine again at once")
+    @command("engine.reset")
     async def reset(self, args: EngineArguments) -> Result:
-        """Trust an engine again: somebody has looked after it."""
+        """Trust an engine again at once."""
         try:
             self.modes.reset(args.engine)
         except KeyError:

@@ -24,9 +24,9 @@ class RehearsalCommands:
     show: Show
     desk: RehearsalDesk
 
-    @command("rehearse", "rehearses in the background")
+    @command("rehearse")
     async def rehearse(self, args: Order, caller: Caller) -> Result:
-        """Begin to rehearse, where what is asked for can be."""
+        """Rehearse in the background."""
         start, duration = args.from_ or 0.0, self.show.duration
         if start >= duration:
             raise CommandError("out_of_range", f"from: the show is over after {duration:g} s")
@@ -44,18 +44,16 @@ class RehearsalCommands:
             raise CommandError(error.code, str(error)) from None
         return {"rehearsal": self.desk.state()}
 
-    @command("rehearse.cancel", "breaks it off; when it is answered, nothing of it is left")
+    @command("rehearse.cancel")
     async def cancel(self, caller: Caller) -> Result:
-        """Break a rehearsal off."""
+        """Break a rehearsal off; when it is answered, nothing of it is left."""
         try:
             await self.desk.cancel(caller.name)
         except DeskError as error:
             raise CommandError(error.code, str(error)) from None
         return {"rehearsal": self.desk.state()}
 
-    @command(
-        "rehearsal", "how it stands, and the last report's findings (100 at most)", viewers=True
-    )
+    @command("rehearsal", viewers=True)
     async def result(self) -> Result:
-        """See `RehearsalDesk.result`."""
+        """Tell how a rehearsal stands, and the last report's findings, 100 at most."""
         return {"rehearsal": self.desk.result()}

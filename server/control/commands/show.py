@@ -118,14 +118,14 @@ class ShowCommands:
 
     # ------------------------------------------------------------ the show
 
-    @command("state", "the whole state", viewers=True)
+    @command("state", viewers=True)
     async def state(self) -> Result:
-        """See `StateView.state`."""
+        """Tell the whole state."""
         return self.view.state()
 
-    @command("go", "fires the cue on standby, or that one. With no screening on, the show begins")
+    @command("go")
     async def go(self, args: MaybeCueArguments) -> Result:
-        """Go, but not twice by a slip of the finger."""
+        """Fire the cue on standby, or that one. With no screening on, the show begins."""
         self._refuse_in_the_dark()
         now = self.clock.now()
         if self._last_go is not None and now - self._last_go < self.clock.stretch(self.min_go):
@@ -134,103 +134,101 @@ class ShowCommands:
         self._last_go = now
         return self._where()
 
-    @command("standby", "what the next `go` fires")
+    @command("standby")
     async def standby(self, args: CueArguments) -> Result:
-        """Put a cue on standby."""
+        """Say what the next `go` fires."""
         self.playback.stand_by(self._index(args.cue))
         return self._where()
 
-    @command("next", "to the next cue that draws")
+    @command("next")
     async def next(self) -> Result:
         """Go to the next cue that draws."""
         self._refuse_in_the_dark()
         self.playback.next()
         return self._where()
 
-    @command("previous", "back to the cue that is on, or before it")
+    @command("previous")
     async def previous(self) -> Result:
-        """Go back."""
+        """Go back to the cue that is on, or before it."""
         self._refuse_in_the_dark()
         self.playback.previous()
         return self._where()
 
-    @command("pause", "the position stands; what is being drawn is finished")
+    @command("pause")
     async def pause(self) -> Result:
-        """Let the position stand."""
+        """Let the position stand; what is being drawn is finished."""
         self.playback.pause()
         return self._where()
 
-    @command("resume", "goes on after a pause")
+    @command("resume")
     async def resume(self) -> Result:
         """Go on after a pause."""
         self.playback.resume()
         return self._where()
 
-    @command("rejoin", "back to where the schedule is by now")
+    @command("rejoin")
     async def rejoin(self) -> Result:
-        """Go back to the schedule."""
+        """Go back to where the schedule is by now."""
         self.playback.rejoin()
         return self._where()
 
-    @command("seek", 'to a position: `"00:44:00"`, or seconds')
+    @command("seek")
     async def seek(self, args: SeekArguments) -> Result:
-        """Go to a position."""
+        """Go to a position: `"00:44:00"`, or seconds."""
         self.playback.seek(args.time)
         return self._where()
 
-    @command("regenerate", "draws the current cue again, from another set")
+    @command("regenerate")
     async def regenerate(self) -> Result:
-        """Draw the current cue again."""
+        """Draw the current cue again, from another set."""
         self._refuse_in_the_dark()
         if not self.playback.regenerate():
             raise CommandError("nothing_drawn", "no picture of this screening to draw again")
         return self._where()
 
-    @command(
-        "hold", "stops what is being drawn and keeps the picture, until the next cue that draws"
-    )
+    @command("hold")
     async def hold(self) -> Result:
-        """Keep the picture."""
+        """Stop what is being drawn and keep the picture, until the next cue that draws."""
         self._refuse_in_the_dark()
         self.playback.hold()
         return self._where()
 
-    @command("panic", "every screen fades to black (1 s), every run stops")
+    @command("panic")
     async def panic(self, caller: Caller) -> Result:
-        """Make the wall black, and keep it so across a restart."""
+        """Fade every screen to black (1 s), and stop every run."""
         why_not = await self.remember(self.playback.panic(caller.name))
         return {**self._where(), **kept_or_not(why_not)}
 
-    @command("restore", "undoes a panic: the wall is as it should be where the show is now")
+    @command("restore")
     async def restore(self) -> Result:
-        """Undo a panic."""
+        """Undo a panic: the wall is as it should be where the show is now."""
         if not self.playback.restore():
             raise CommandError("not_panicked", "there is no panic to undo")
         return {**self._where(), **kept_or_not(await self.remember(None))}
 
-    @command("cues", "every cue, and how ready it is", viewers=True)
+    @command("cues", viewers=True)
     async def cues(self) -> Result:
-        """See `StateView.cues`."""
+        """Tell every cue, and how ready it is."""
         return {"cues": self.view.cues()}
 
     # ------------------------------------------------------------ the screens
 
-    @command("screens", "every screen, and how it is", viewers=True)
+    @command("screens", viewers=True)
     async def screens(self) -> Result:
-        """See `StateView.screens`."""
+        """Tell how every screen is."""
         return {"screens": self.view.screens(self.clock.now())}
 
-    @command("identify", "a screen shows its name")
+    @command("identify")
     async def identify(self, args: ScreenArguments) -> Result:
         """Have a screen show its name."""
         return _reached(args.screen, self.stage.identify(args.screen))
 
-    @command("reload", "a screen loads its page anew")
+    @command("reload")
     async def reload(self, args: ScreenArguments) -> Result:
         """Have a screen load its page anew."""
         return _reached(args.screen, self.stage.reload(args.screen))
 
-    @command("screens.forget", "a remembered screen is not expected any more")
+    @command("screens.forget")
     async def forget_screen(self, args: ScreenArguments) -> Result:
         """Expect a remembered screen no more."""
         if self.view.presence is None:
@@ -243,14 +241,14 @@ class ShowCommands:
 
     # ------------------------------------------------------------ what was played
 
-    @command("asrun", f"the newest runs, {_MOST_ROWS} at most, and their `zone`", viewers=True)
+    @command("asrun", viewers=True)
     async def runs(self, args: RunsArguments) -> Result:
-        """Tell what was played."""
+        """Tell the newest runs, 500 at most, and their `zone`."""
         return {"rows": await self.asrun.rows(limit=args.limit), "zone": self.view.zone()}
 
-    @command("log", f"the newest commands, {_MOST_LOGGED} at most, and their `zone`", viewers=True)
+    @command("log", viewers=True)
     async def commands(self, args: LogArguments) -> Result:
-        """Tell who asked for what."""
+        """Tell the newest commands, 200 at most, and their `zone`."""
         return {"commands": self.log.newest(args.limit), "zone": self.view.zone()}
 
     # ------------------------------------------------------------

@@ -22,9 +22,9 @@ class SupplyCommands:
     supply: Supply
     lookahead: Lookahead
 
-    @command("prefetch", "brings what a cue needs, or what is coming, to this machine now")
+    @command("prefetch")
     async def prefetch(self, args: MaybeCueArguments) -> Result:
-        """Fetch now."""
+        """Bring what a cue needs, or what is coming, to this machine now."""
         answer: Result = {}
         if args.cue is not None:
             index = find_cue(self.lookahead.show, self.lookahead.plan, args.cue)
