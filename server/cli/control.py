@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -26,19 +26,20 @@ from cache.untrusted import Unfit, decode_answer, decode_message, one_line
 from generator.cues import format_time
 from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
-from server.control.arguments import usage
+from server.control.command import Command, command_help
+from server.control.commands import COMMANDS
+
+EPILOG = command_help(COMMANDS.values())
+"""Stands below the help: every command of a technician."""
 
 _PATH = "/ws/control"
 _SHOWN = 60
 _WRONG_USE = frozenset({"unknown_command", "bad_args"})
-_ARE_TEXT = frozenset({"cue", "screen", "engine", "reason", "mode"})
-"""Arguments whose values are names or words, though they may look like numbers."""
-
 _STYLES = {"ok": "green", "degraded": "yellow", "failing": "red"}
 
 
 def control(
-    command: Annotated[str, typer.Argument(help="Such as state, go, panic or mode.force.")],
+    command: Annotated[str, typer.Argument(help="What to ask for.")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Its arguments.")
     ] = None,
@@ -50,7 +51,7 @@ def control(
 ) -> None:
     """Ask a running server for something; the token comes from UNDERSTUDY_OPERATOR_TOKEN."""
     address = _address(url)
-    args = _arguments(command, arguments or [])
+    args = arguments_of(COMMANDS.get(command), arguments or [])
     message = {
         "type": "command",
         "id": uuid.uuid4().hex,
@@ -90,14 +91,16 @@ def _address(url: str) -> str:
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
-def _arguments(command: str, given: list[str]) -> dict[str, Any]:
+def arguments_of(command: Command | None, given: Sequence[str]) -> dict[str, Any]:
+    """What is typed as `key=value`, as the command takes it; a server may know others than we."""
     args: dict[str, Any] = {}
     for argument in given:
         key, equals, value = argument.partition("=")
         if not equals or not key:
-            takes = usage(command)
-            fail(f"expected key=value, not {argument!r}{f': {takes}' if takes else ''}", 2)
-        args[key] = value if key in _ARE_TEXT else _value(value)
+            takes = "" if command is None else f": {command.usage}"
+            fail(f"expected key=value, not {argument!r}{takes}", 2)
+        is_text = command is not None and key in command.fields and key not in command.numbers
+        args[key] = value if is_text else _value(value)
     return args
 
 

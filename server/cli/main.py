@@ -58,7 +58,7 @@ class _CommandsByName(TyperGroup):
             group.name = cmd_name
             return group
         single = typer.Typer(add_completion=False)
-        single.command(name=cmd_name)(found)
+        single.command(name=cmd_name, epilog=getattr(import_module(module), "EPILOG", None))(found)
         return get_command(single)
 
 

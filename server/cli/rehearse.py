@@ -34,9 +34,10 @@ from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ra
 from server.diagnostics.show import unloadable_findings
 from server.logs import configure_logs
 from server.output import output_in_background
+from server.rehearsal.failures import fail_names
 from server.rehearsal.live_rehearsal import FASTEST, SLOWEST, watch
-from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
-from server.reports import render_page
+from server.rehearsal.rehearsal import rehearse, seed_of
+from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
 from server.serving import NotServed

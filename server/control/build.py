@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.conditions import Conditions
-from server.control.dispatcher import CommandLog, Commands, Dispatcher
-from server.control.mode_commands import ModeCommands
-from server.control.rehearsal_commands import RehearsalCommands
-from server.control.show_commands import ShowCommands
+from server.control.commands.modes import ModeCommands
+from server.control.commands.rehearsal import RehearsalCommands
+from server.control.commands.show import ShowCommands
+from server.control.commands.supply import SupplyCommands
+from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
-from server.control.supply_commands import SupplyCommands
 from server.lifecycle import Playout, panic_keeper
 from server.memory import KEPT_WITHIN
 from server.rehearsal.checks import Checks
@@ -76,8 +76,8 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         keep=partial(memory.keep, KEPT_WITHIN),
     )
     supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
-    commands: list[Commands] = [show_commands, mode_commands, supply_commands]
+    groups: list[object] = [show_commands, mode_commands, supply_commands]
     if checks.on:
-        commands.append(RehearsalCommands(show, checks.desk))
-    dispatcher = Dispatcher(commands, setup.outside, log, changed=feed.nudge)
+        groups.append(RehearsalCommands(show, checks.desk))
+    dispatcher = Dispatcher(groups, setup.outside, log, changed=feed.nudge)
     return Control(view, feed, mode_commands, dispatcher)

@@ -2,7 +2,7 @@
 
 Adapters (the control socket, HTTP, OSC, through the first a terminal) find out who speaks
 and pass on a command's name and arguments; every caller hears the outcome. What the words
-mean is told in other rooms (`show_commands.py` and its like), which hand in their handlers.
+mean is declared in `server/control/commands/`.
 
 What is promised here holds for all of them: a command whose time is over is not carried
 out, the same id twice takes effect once, and who asked for what is written down.
@@ -14,9 +14,9 @@ import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from cachetools import TTLCache
@@ -24,6 +24,7 @@ from cachetools import TTLCache
 from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
+from server.control.command import Caller, Command, CommandError, commands_of
 from server.timeline.playhead import PlayheadError
 
 _log = structlog.get_logger(__name__)
@@ -39,19 +40,6 @@ _LOGGED = 200
 _MOST_EXACT = 2**53
 
 Args = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who gives a command.
-
-    Attributes:
-        role: what they may.
-        name: who they are, for logs and for other people: ``http 10.0.0.7 (operator)``.
-    """
-
-    role: Role
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,31 +128,6 @@ class CommandLog:
         return [entry.plain() for entry in list(self.entries)[::-1][:limit]]
 
 
-Handler = Callable[[Args, Caller], Awaitable[dict[str, Any]]]
-
-
-class CommandError(Exception):
-    """A command that was not carried out; `code` is a stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Commands(Protocol):
-    """A room that knows what some commands mean."""
-
-    @property
-    def handlers(self) -> Mapping[str, Handler]:
-        """By name; a handler raises `CommandError` or `PlayheadError`, or answers."""
-        ...
-
-    @property
-    def read_only(self) -> frozenset[str]:
-        """Those of them that change nothing, which a viewer may give."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Once:
     """A command that was given under an id, and the outcome, as soon as there is one."""
@@ -178,27 +141,30 @@ class Dispatcher:
     """Carries out commands.
 
     Args:
-        rooms: who knows what they mean; no two know the same word.
+        groups: who carries them out; no two declare the same one.
         clock: what their age is measured by.
         log: where they are written down.
         changed: called after each command that may have changed something.
+
+    Attributes:
+        commands: what may be asked, by name.
     """
 
     def __init__(
         self,
-        rooms: Iterable[Commands],
+        groups: Iterable[object],
         clock: Clock,
         log: CommandLog | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._handlers: dict[str, Handler] = {}
-        self._read_only: set[str] = set()
-        for room in rooms:
-            double = self._handlers.keys() & room.handlers.keys()
-            if double:
-                raise ValueError(f"two rooms know the command {min(double)!r}")
-            self._handlers |= room.handlers
-            self._read_only |= room.read_only
+        self._groups: dict[str, object] = {}
+        commands: dict[str, Command] = {}
+        for group in groups:
+            for each in commands_of(type(group)):
+                if each.name in commands:
+                    raise ValueError(f"two groups declare the command {each.name!r}")
+                commands[each.name], self._groups[each.name] = each, group
+        self.commands: Mapping[str, Command] = commands
         self._clock = clock
         self._log = log if log is not None else CommandLog()
         self.changed = changed
@@ -206,19 +172,9 @@ class Dispatcher:
             _MOST_REMEMBERED, REMEMBERED, timer=clock.now
         )
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """What may be asked."""
-        return tuple(self._handlers)
-
-    @property
-    def read_only(self) -> frozenset[str]:
-        """What a viewer may ask."""
-        return frozenset(self._read_only)
-
     def open_to(self, role: Role) -> list[str]:
         """What somebody of that role may ask."""
-        return [name for name in self._handlers if role == "operator" or name in self._read_only]
+        return [each.name for each in self.commands.values() if role == "operator" or each.viewers]
 
     async def dispatch(
         self, command: str, args: Args, caller: Caller, envelope: Envelope | None = None
@@ -233,9 +189,9 @@ class Dispatcher:
         # whoever comes next as well, so that the command log and the state can always be told.
         command = clean_text(command)
         args = mended({name: value for name, value in args.items() if value is not None})
-        may = caller.role == "operator" and command in self._handlers
+        known = self.commands.get(command)
         # What is refused anyway is not remembered: nobody may fill the memory with it.
-        if envelope.id is None or command in self._read_only or not may:
+        if envelope.id is None or known is None or known.viewers or caller.role != "operator":
             return await self._carry_out(command, args, caller, envelope)
         key = caller.name, envelope.id
         # Its hash: thousands of them are remembered, and each may be as long as a message.
@@ -265,7 +221,8 @@ class Dispatcher:
         problem: CommandError | None = None
         result: dict[str, Any] = {}
         try:
-            result = await self._handler(command, args, caller, envelope)(args, caller)
+            allowed = self._allowed(command, args, caller, envelope)
+            result = await allowed.carry_out(self._groups[command], args, caller)
         except PlayheadError as error:
             problem = CommandError(error.code, str(error))
         except CommandError as error:
@@ -273,7 +230,7 @@ class Dispatcher:
         except Exception:  # noqa: BLE001 - a command that breaks must not take its adapter along
             _log.exception("command_failed", command=command, sender=caller.name)
             problem = CommandError("internal", f"{command} failed; the server's log says why")
-        if problem is None and command in self._read_only:
+        if problem is None and self.commands[command].viewers:
             return result
         self._log.add(self._clock.wall(), caller, command, args, problem)
         note: dict[str, Any] = {"ok": True} if problem is None else {"ok": False}
@@ -285,19 +242,19 @@ class Dispatcher:
             raise problem
         return result
 
-    def _handler(self, command: str, args: Args, caller: Caller, envelope: Envelope) -> Handler:
-        handler = self._handlers.get(command)
-        if handler is None:
-            known = ", ".join(sorted(self._handlers))
-            raise CommandError("unknown_command", f"unknown command {command!r:.40}: try {known}")
-        if caller.role != "operator" and command not in self._read_only:
+    def _allowed(self, command: str, args: Args, caller: Caller, envelope: Envelope) -> Command:
+        known = self.commands.get(command)
+        if known is None:
+            names = ", ".join(sorted(self.commands))
+            raise CommandError("unknown_command", f"unknown command {command!r:.40}: try {names}")
+        if caller.role != "operator" and not known.viewers:
             raise CommandError("forbidden", f"{command} needs the operator's token")
         if envelope.too_old(self._clock.now()):
             raise CommandError("expired", f"{command} came after its ttl of {envelope.ttl:g} s")
         if None in args.values():
             # Never taken for one that is not there: a `go` to such a cue is not a `go`.
             raise CommandError("bad_args", "expected numbers that are finite and within 64 bits")
-        return handler
+        return known
 
 
 def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
@@ -318,20 +275,3 @@ def _short(value: object) -> Any:  # noqa: ANN401 - a JSON value
     if isinstance(value, (int, float)) and abs(value) < _MOST_EXACT:  # false for NaN
         return value
     return f"{value!s:.200}"
-
-
-def kept_or_not(why_not: str | None) -> dict[str, Any]:
-    """Whether what a command did survives a restart, for its result: `kept`, and why not."""
-    return {"kept": True} if why_not is None else {"kept": False, "not_kept": why_not}
-
-
-def expect(args: Args, *known: str) -> None:
-    """Refuse arguments that a command does not take.
-
-    Raises:
-        CommandError: `bad_args`.
-    """
-    unknown = sorted(set(args) - set(known))
-    if unknown:
-        takes = ", ".join(known) if known else "no arguments"
-        raise CommandError("bad_args", f"unknown argument {unknown[0]!r:.40}: it takes {takes}")

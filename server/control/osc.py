@@ -3,7 +3,7 @@
 ``/understudy/mode/force static`` is the command `mode.force` with its first argument; what
 follows a command in the address is an argument too (``/understudy/mode/force/static``), for
 buttons that can send nothing but that they were pressed. What such a button sends is known
-from `server/control/arguments.py`. The reply goes to where the message came from:
+from `server/control/buttons.py`. The reply goes to where the message came from:
 ``/understudy/reply <command> <"ok" or a code> <JSON or a message>``.
 
 OSC knows neither tokens nor sessions, so who may is decided by the address a message comes
@@ -27,15 +27,9 @@ from pythonosc.osc_message_builder import OscMessageBuilder
 from cache.encoding import json_text
 from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
-from server.control.arguments import (
-    ARGUMENTS,
-    FIRST_IS_A_NUMBER,
-    RELEASED,
-    Button,
-    as_number,
-    button,
-)
-from server.control.dispatcher import Caller, CommandError, Dispatcher
+from server.control.buttons import RELEASED, Button, as_number, button
+from server.control.command import Caller, Command, CommandError
+from server.control.dispatcher import Dispatcher
 from server.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -128,7 +122,7 @@ def _readable(datagram: bytes) -> bytes:
     return datagram[: at + 1] + types + datagram[end:]
 
 
-def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> OscCommand:
+def understand(address: str, params: Sequence[Any], commands: Mapping[str, Command]) -> OscCommand:
     """The command that a message means (pure).
 
     Raises:
@@ -136,13 +130,13 @@ def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> 
     """
     parts = address.removeprefix(ROOT).split("/") if address.startswith(ROOT) else []
     for length in range(len(parts), 0, -1):
-        command = ".".join(parts[:length])
-        if command in commands:
+        command = commands.get(".".join(parts[:length]))
+        if command is not None:
             break
     else:
         known = ", ".join(ROOT + name.replace(".", "/") for name in sorted(commands))
         raise CommandError("unknown_command", f"unknown address {address!r:.60}: try {known}")
-    names = ARGUMENTS.get(command, ())
+    names = list(command.fields)
     given: list[Any] = [*parts[length:], *params]
     pressed = _button_in(command, parts[length:], params)
     if pressed is not None:
@@ -151,23 +145,23 @@ def understand(address: str, params: Sequence[Any], commands: Sequence[str]) -> 
         given.pop()  # nothing, however it is said: Nil, an impulse, an empty text
     if len(given) > len(names):
         takes = " ".join(names) or "no arguments"
-        raise CommandError("bad_args", f"{command} takes {takes}, not {len(given)} arguments")
+        raise CommandError("bad_args", f"{command.name} takes {takes}, not {len(given)} arguments")
     args = {name: _plain(value) for name, value in zip(names, given, strict=False)}
     return OscCommand(
-        command,
+        command.name,
         {name: value for name, value in args.items() if value is not None},
         released=pressed == "released",
     )
 
 
-def _button_in(command: str, in_address: Sequence[str], params: Sequence[Any]) -> Button | None:
+def _button_in(command: Command, in_address: Sequence[str], params: Sequence[Any]) -> Button | None:
     """What the last value says of a button; None where it is an argument, or there is none.
 
     Raises:
         CommandError: `bad_args`, for a number of which it cannot be told which of both it is.
     """
-    names, alone = ARGUMENTS.get(command, ()), len(params) == 1 and not in_address
-    if not params or (alone and command in FIRST_IS_A_NUMBER):
+    names, alone = list(command.fields), len(params) == 1 and not in_address
+    if not params or (alone and command.is_number):
         return None
     last, number = params[-1], as_number(params[-1])
     if not names:
@@ -177,7 +171,7 @@ def _button_in(command: str, in_address: Sequence[str], params: Sequence[Any]) -
         return None  # text names something
     place = len(in_address) + len(params) - 1
     if number not in {0.0, 1.0} and place < len(names) and names[place] == "cue":
-        where = f"{ROOT}{command.replace('.', '/')}/{last}" if not place else "text"
+        where = f"{ROOT}{command.name.replace('.', '/')}/{last}" if not place else "text"
         raise CommandError(
             "bad_args",
             f"a number is a button: 1 pressed, 0 let go, not {last!r:.40}; a cue is named by "

@@ -18,7 +18,8 @@ from server.access import Access
 from server.clock import Clock
 from server.connections import identified
 from server.control import messages as wire
-from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
+from server.control.command import Caller, CommandError
+from server.control.dispatcher import Dispatcher, Envelope
 from server.control.state_feed import StateFeed, TechnicianMailbox
 from server.metrics import Metrics
 from server.sockets.connection import (

@@ -114,6 +114,10 @@ class StateView:
     def _local(self, unix: float | None) -> str | None:
         return None if unix is None else local_text(unix, self.show.timezone)
 
+    def cues(self) -> list[dict[str, Any]]:
+        """Every cue."""
+        return [self.cue(index) for index in range(len(self.show.sheet.cues))]
+
     def cue(self, index: int) -> dict[str, Any]:
         """One cue, with what it draws and how ready that is."""
         cue = self.show.sheet.cues[index]

@@ -17,7 +17,6 @@ from cache.library import Library
 from cache.manifest import Manifest
 from cache.store import Store, StoreError
 from generator.engines.settings import SimulatedSection
-from generator.plan import Plan
 from generator.verify import SetFinding, verify_sets
 from server.chance import Chance
 from server.clock import VirtualClock
@@ -67,8 +66,6 @@ AHEAD_AT_MOST: Final = 6 * 3600.0
 """Seconds before a screening from which its sets may be on their way."""
 
 _MINUTE: Final = 60.0
-_MANIFEST_WITHIN: Final = 5.0
-"""Seconds in which a store must have said what it has, where only names are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,28 +127,6 @@ def seed_of(show: Show, asked: int | None) -> int:
         return show.settings.playback.seed
     memory = remembered(show.state_folder / STATE)
     return 0 if memory is None or memory.seed is None else memory.seed
-
-
-def fail_names(show: Show, asked: Sequence[str]) -> list[str]:
-    """Those of `asked` that name nothing which could fail. Not to be called in an event loop."""
-    engines = {engine.name for engine in show.settings.engines if engine.plays_live}
-    known = {"store", "engines", *engines, *_ids(show.plan({}))}
-    if not known.issuperset(asked):
-        # A set that was drawn for an older sheet has kept its id: the manifest knows it.
-        known |= asyncio.run(_ids_of_sets(show))
-    return [name for name in asked if name not in known]
-
-
-def _ids(plan: Plan) -> set[str]:
-    return {action.action_id for action in plan.actions}
-
-
-async def _ids_of_sets(show: Show) -> set[str]:
-    with suppress(StoreError, FormatError, TimeoutError):
-        async with asyncio.timeout(_MANIFEST_WITHIN), store_of(show) as store:
-            manifest = await Library(store).refresh()
-            return _ids(show.plan(manifest.fingerprints))
-    return set()
 
 
 # ---------------------------------------------------------------- beforehand

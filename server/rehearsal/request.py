@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from generator.cues import format_time, parse_time
 from server.config.sections import BitsPerSecond
@@ -33,12 +32,8 @@ Position = Annotated[float, BeforeValidator(_position), Field(ge=0, allow_inf_na
 Name = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\s,-][^\s,]*$")]
 
 
-class BadRehearsalRequest(Exception):
-    """Something is asked for that cannot be, with the field and what was expected."""
-
-
 class RehearsalRequest(BaseModel):
-    """What is asked for.
+    """What is asked for; OSC gives it in the order of the fields.
 
     Attributes:
         screenings: how many, one after another.
@@ -55,34 +50,12 @@ class RehearsalRequest(BaseModel):
 
     screenings: Annotated[int, Field(ge=1, le=MOST_SCREENINGS)] = 1
     bandwidth: Annotated[BitsPerSecond, Field(gt=0)] | None = None
-    latency: Annotated[float, Field(ge=0, le=_LONGEST_LATENCY, allow_inf_nan=False)] | None = None
     fail: Annotated[tuple[Name, ...], BeforeValidator(_names), Field(max_length=_MOST_FAILING)] = ()
+    latency: Annotated[float, Field(ge=0, le=_LONGEST_LATENCY, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     from_: Position | None = Field(default=None, alias="from")
     to: Position | None = None
     deep: bool = False
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any]) -> RehearsalRequest:
-        """Understand arguments as a technician gives them.
-
-        Raises:
-            BadRehearsalRequest: one of them cannot be.
-        """
-        try:
-            return cls.model_validate(
-                {name: value for name, value in given.items() if value is not None}
-            )
-        except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            field = str(detail["loc"][0]) if detail["loc"] else "?"
-            if detail["type"] == "extra_forbidden":
-                known = ", ".join(each.alias or name for name, each in cls.model_fields.items())
-                raise BadRehearsalRequest(
-                    f"unknown argument {field!r:.40}: it takes {known}"
-                ) from None
-            message = detail["msg"].removeprefix("Value error, ")
-            raise BadRehearsalRequest(f"{field}: {message[:1].lower()}{message[1:]}") from None
 
     def arguments(self) -> list[str]:
         """The same, for `understudy rehearse`."""

@@ -16,8 +16,8 @@ from cache.store import StoreError
 from server.config.show import Show
 from server.config.stores import store_of
 from server.diagnostics.report import Report
-from server.reports import render_page
 from server.reports.contact_sheets import contact_sheets, everything
+from server.reports.html import render_page
 from server.supply.inventory import looked_through
 from server.supply.sources import copies_of
 

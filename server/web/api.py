@@ -16,8 +16,9 @@ from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
 from server.access import AccessDenied, Role
 from server.asrun.log import Row, csv_piece, json_piece
-from server.control.arguments import ARGUMENTS, RELEASED, Button, button
-from server.control.dispatcher import MAX_ID, Caller, CommandError, Envelope
+from server.control.buttons import RELEASED, Button, button
+from server.control.command import Caller, Command, CommandError
+from server.control.dispatcher import MAX_ID, Envelope
 from server.web.responses import error
 from server.web.services import Services, services
 
@@ -86,7 +87,8 @@ async def control(request: Request, asked: Services, role: Role) -> Response:
     Beside them may stand `id`, `ttl` and `sent_at`, which no command takes as an argument.
     """
     command = request.path_params["command"]
-    pressed, body = _button_in(request, command), await _json_body(request)
+    known = asked.dispatcher.commands.get(command)
+    pressed, body = _button_in(request, known), await _json_body(request)
     if not isinstance(body, dict):
         pressed, body = button(body), {}
     if pressed == "released":
@@ -131,14 +133,14 @@ def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
     return args, Envelope(None if command_id is None else str(command_id), ttl, sent_at)
 
 
-def _button_in(request: Request, command: str) -> Button | None:
+def _button_in(request: Request, command: Command | None) -> Button | None:
     """What the query says of a button, as in `POST …/panic?1`.
 
     Raises:
         CommandError: `bad_args`, where it holds an argument: without it, another cue would go.
     """
     for name, _ in request.query_params.multi_items():
-        if name in ARGUMENTS.get(command, ()):
+        if command is not None and name in command.fields:
             example = json_text({name: "…"}, place="http")
             raise CommandError("bad_args", f"{name}: expected in the body, as JSON: {example}")
     return button(request.url.query)

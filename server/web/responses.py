@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.answers import JsonResponse
+from server.control.command import CODES
 
 _POLICY: Final = b"content-security-policy"
 _HEADERS: Final = (
@@ -23,22 +24,6 @@ _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-
-_STATUS: Final = {
-    "unauthorized": 401,
-    "forbidden": 403,
-    "unknown_command": 404,
-    "unknown_cue": 404,
-    "unknown_screen": 404,
-    "unknown_failure": 404,
-    "no_report": 404,
-    "too_soon": 429,
-    "bad_args": 400,
-    "not_json": 415,
-    "expired": 410,
-    "id_reused": 422,
-    "internal": 500,
-}
 
 
 class SafeHeaders:
@@ -69,7 +54,7 @@ class SafeHeaders:
 def error(code: str, message: str) -> Response:
     """Why something was not done, as JSON, with the HTTP status that fits its code."""
     body = {"ok": False, "error": {"code": code, "message": message}}
-    return JsonResponse(body, status_code=_STATUS.get(code, 409))
+    return JsonResponse(body, status_code=CODES[code][0])
 
 
 def etag_of(data: bytes) -> str:

@@ -46,7 +46,7 @@ from server.config.sections import Tokens
 from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
 from server.control import messages as control
-from server.control.dispatcher import Caller, CommandError
+from server.control.command import Caller, CommandError
 from server.legacy.messages import parse as parse_legacy
 from server.sockets.messages import MessageError
 from server.stage import messages as stage

@@ -15,7 +15,7 @@ from pythonosc.osc_message import OscMessage
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.control.arguments import ARGUMENTS, FIRST_IS_A_NUMBER
+from server.control.commands import COMMANDS
 from server.control.osc import ROOT, OscEndpoint
 from tests.helpers.house import House, house
 from tests.helpers.osc import Surface, encoded, surface
@@ -140,9 +140,9 @@ async def test_every_command_is_in_the_table_and_takes_a_release(
     tiny = make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=2, step=0.1))
     async with serving(tiny.load()) as address, technician(address) as operator:
         welcome = operator.of("welcome")[0]
-    assert set(welcome["commands"]) == set(ARGUMENTS), "each command says what it takes, and how"
-    for command in opened.dispatcher.commands:
-        if command not in FIRST_IS_A_NUMBER:
+    assert set(welcome["commands"]) == set(COMMANDS)
+    for command, declared in opened.dispatcher.commands.items():
+        if not declared.is_number:
             answer = await desk.ask(ROOT + command.replace(".", "/"), 0)
             assert answer == [command, "ok", RELEASED]
     assert not opened.log.entries

@@ -15,7 +15,7 @@ from generator.engines.port import EngineStarting, EngineUnavailable, StepImage,
 from generator.recipe import Recipe
 from server.access import Role
 from server.clock import VirtualClock, settle
-from server.control.dispatcher import Caller
+from server.control.command import Caller
 from server.engines.child import Child
 from server.engines.live import LiveEngines
 from server.engines.local import LocalEngine

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
-from server.reports import render_page
+from server.reports.html import render_page
 from server.stage.glyphs import MOST, advice, characters, in_words
 from tests.helpers import walls
 from tests.helpers.reports import PROMPTS, full_report

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from cache.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
-from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
+from server.control.command import Caller, CommandError
+from server.control.command import command as declared
+from server.control.dispatcher import Dispatcher, Envelope
 from server.providers.shuffle import Bag, ShuffleBag
 from tests.cache.test_prefetch import bench, names
 from tests.helpers.pictures import picture
@@ -112,20 +115,23 @@ def test_only_what_has_sets_is_remembered() -> None:
     assert bag.bags["lamp"] != Bag()
 
 
-class Room:
+class Anything(BaseModel):
+    """Arguments of all kinds."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Group:
     """Knows one command."""
 
-    read_only = frozenset[str]()
-
-    def __init__(self) -> None:
-        self.handlers = {"go": self._go}
-
-    async def _go(self, _args: Any, _caller: Caller) -> dict[str, Any]:
+    @declared("go")
+    async def go(self, args: Anything) -> dict[str, Any]:
+        del args
         return {}
 
 
 async def test_a_refused_command_leaves_nothing_behind() -> None:
-    dispatcher = Dispatcher([Room()], VirtualClock())
+    dispatcher = Dispatcher([Group()], VirtualClock())
     for number in range(100):
         for caller, command in (("viewer", "go"), ("operator", "nothing")):
             with pytest.raises(CommandError):

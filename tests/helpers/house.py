@@ -22,11 +22,11 @@ from server.chance import Chance
 from server.clock import VirtualClock, settle
 from server.conditions import Conditions
 from server.config.show import Show, load_show
+from server.control.commands.modes import ModeCommands
+from server.control.commands.show import Remember, ShowCommands, forget
+from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
-from server.control.mode_commands import ModeCommands
-from server.control.show_commands import Remember, ShowCommands, forget
 from server.control.state import StateView
-from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
 from server.engines.prober import EngineProber, probe_of
 from server.memory import Panic

@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 from server.access import Role
 from server.clock import settle
 from server.control import dispatcher as control
-from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
+from server.control.command import Caller, CommandError
+from server.control.command import command as declared
+from server.control.dispatcher import Dispatcher, Envelope
 from server.memory import Panic
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
@@ -62,13 +64,13 @@ async def refused(at: House, command: str, role: Role = "operator", **args: Any)
 
 
 async def test_a_viewer_reads_and_no_more(opened: House) -> None:
-    for command in opened.dispatcher.commands:
-        if command in opened.dispatcher.read_only:
+    for command, found in opened.dispatcher.commands.items():
+        if found.viewers:
             assert await ask(opened, command, "viewer")
         else:
             assert await refused(opened, command, "viewer") == "forbidden"
     assert opened.playback.playhead.on_schedule
-    assert {"state", "screens", "asrun"} <= opened.dispatcher.read_only
+    assert all(opened.dispatcher.commands[name].viewers for name in ("state", "screens", "asrun"))
 
 
 async def test_what_is_no_command(opened: House) -> None:
@@ -350,19 +352,19 @@ async def test_ids_are_forgotten_after_a_while_and_their_number_is_bounded(opene
 
 
 async def test_twice_at_the_same_time_is_once(opened: House) -> None:
-    room = Slow()
-    dispatcher = Dispatcher([room], opened.clock)
+    group = Slow()
+    dispatcher = Dispatcher([group], opened.clock)
     caller, envelope = Caller("operator", "foh"), Envelope(id="1")
     first = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
     second = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
     await settle()
-    room.go_on.set()
+    group.go_on.set()
     assert await first == await second == {"times": 1}
 
 
 async def test_who_waits_for_a_caller_that_goes_away_is_told(opened: House) -> None:
-    room = Slow()
-    dispatcher = Dispatcher([room], opened.clock)
+    group = Slow()
+    dispatcher = Dispatcher([group], opened.clock)
     caller, envelope = Caller("operator", "foh"), Envelope(id="1")
     first = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
     second = asyncio.create_task(dispatcher.dispatch("slow", {}, caller, envelope))
@@ -428,23 +430,15 @@ async def test_the_log_of_commands_is_bounded_and_for_viewers_too(opened: House)
 
 
 class Slow:
-    """A room with one command, which takes its time."""
+    """A group with one command, which takes its time."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.go_on = asyncio.Event()
         self.times = 0
         self.broken = broken
 
-    @property
-    def handlers(self) -> dict[str, Any]:
-        return {"slow": self.slow}
-
-    @property
-    def read_only(self) -> frozenset[str]:
-        return frozenset()
-
-    async def slow(self, args: object, caller: Caller) -> dict[str, Any]:
-        del args, caller
+    @declared("slow")
+    async def slow(self) -> dict[str, Any]:
         if self.broken:
             raise ZeroDivisionError("a secret")
         self.times += 1

@@ -15,7 +15,7 @@ import pytest
 from generator.engines.port import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
 from server.access import Role
 from server.clock import VirtualClock
-from server.control.dispatcher import Caller, CommandError
+from server.control.command import Caller, CommandError
 from server.memory import Memory, Remembered
 from server.modes.forces import Force
 from server.modes.ladder import Rung

@@ -20,7 +20,8 @@ from server.clock import SystemClock
 from server.config.sections import ServerSection
 from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
-from server.control.dispatcher import CommandError
+from server.control.command import CommandError
+from server.control.commands import COMMANDS
 from server.control.osc import (
     BadDatagram,
     OscCommand,
@@ -38,7 +39,6 @@ from tests.helpers.servers import serving
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
 
 CUES = [cue(0, "start"), prompt(5, "a", id="a"), prompt(10, "b", id="b"), cue(60, "end")]
-COMMANDS = ("go", "mode.force", "mode.release", "identify", "seek", "pause", "asrun", "standby")
 
 
 @asynccontextmanager

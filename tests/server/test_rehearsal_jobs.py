@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from server.access import Role
 from server.clock import VirtualClock
 from server.config.show import Show, load_show
-from server.control.dispatcher import Caller, CommandError, Dispatcher
-from server.control.rehearsal_commands import RehearsalCommands
+from server.control.command import Caller, CommandError
+from server.control.commands.rehearsal import RehearsalCommands
+from server.control.dispatcher import Dispatcher
 from server.diagnostics.report import Finding, RehearsalOptions, Report, verdict_of
 from server.rehearsal.backstage import NotBegun, ScriptedBackstage
 from server.rehearsal.jobs import LIMIT, RehearsalJobs

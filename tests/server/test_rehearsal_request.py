@@ -4,17 +4,25 @@ from typing import Any
 
 import pytest
 
-from server.rehearsal.request import BadRehearsalRequest, RehearsalRequest
+from server.control.command import CommandError
+from server.control.commands import COMMANDS
+from server.rehearsal.request import RehearsalRequest
+
+
+def read(given: dict[str, Any]) -> RehearsalRequest:
+    request = COMMANDS["rehearse"].read(given)
+    assert isinstance(request, RehearsalRequest)
+    return request
 
 
 def test_nothing_asked_for_is_the_show_as_it_is() -> None:
-    order = RehearsalRequest.read({})
+    order = read({})
     assert order.arguments() == []
     assert order.plain() == {}
 
 
 def test_everything_is_said_to_the_command_line() -> None:
-    order = RehearsalRequest.read(
+    order = read(
         {
             "screenings": 10,
             "bandwidth": "2.5M",
@@ -35,9 +43,7 @@ def test_everything_is_said_to_the_command_line() -> None:
 
 
 def test_what_comes_by_osc_or_from_a_terminal_is_understood_too() -> None:
-    order = RehearsalRequest.read(
-        {"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu", "to": None}
-    )
+    order = read({"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu"})
     assert (order.screenings, order.bandwidth, order.fail) == (3, 10_000_000, ("store", "gpu"))
 
 
@@ -60,6 +66,6 @@ def test_what_comes_by_osc_or_from_a_terminal_is_understood_too() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_by_its_name(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadRehearsalRequest) as refused:
-        RehearsalRequest.read(given)
+    with pytest.raises(CommandError) as refused:
+        read(given)
     assert str(refused.value).startswith(says)

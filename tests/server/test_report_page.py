@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from cache.thumbnails import thumbnail
 from server.diagnostics.report import Finding, RehearsalOptions, Report
-from server.reports import render_page
 from server.reports.contact_sheets import Contact, ContactFrame, ContactPicture, ContactSheet
 from server.reports.formatting import bits, clock, short, some
+from server.reports.html import render_page
 from server.reports.timeline import GUTTER, WIDTH, Bar, Numbered, Timeline, compose_timeline
 from tests.helpers import walls
 from tests.helpers.pictures import picture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache.store import StoreUnavailable
-from server.control.dispatcher import Caller
+from server.control.command import Caller
 from tests.helpers.house import Far, House, Told, house
 from tests.helpers.servers import ROOT
 from tests.helpers.shows import LOOP, Rhythm, cue, line

@@ -1,0 +1,59 @@
+"""The commands that rehearse in the background: `rehearse`, `rehearse.cancel`, `rehearsal`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from server.config.show import Show
+from server.control.command import Caller, CommandError, Result, command
+from server.rehearsal.failures import fail_names
+from server.rehearsal.jobs import RehearsalJobError, RehearsalJobs
+from server.rehearsal.request import RehearsalRequest
+
+
+@dataclass
+class RehearsalCommands:
+    """What a technician can ask of the rehearsal beside a show.
+
+    Attributes:
+        show: what is rehearsed: it knows what may be made to fail, and how long it is.
+        desk: who does it.
+    """
+
+    show: Show
+    desk: RehearsalJobs
+
+    @command("rehearse")
+    async def rehearse(self, args: RehearsalRequest, caller: Caller) -> Result:
+        """Rehearse in the background."""
+        start, duration = args.from_ or 0.0, self.show.duration
+        if start >= duration:
+            raise CommandError("out_of_range", f"from: the show is over after {duration:g} s")
+        if args.to is not None and args.to <= start:
+            raise CommandError("out_of_range", "to: expected a time after from")
+        unknown = await asyncio.to_thread(fail_names, self.show, args.fail)
+        if unknown:
+            engines = [each.name for each in self.show.settings.engines if each.plays_live]
+            known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
+            text = f"fail: nothing is called {unknown[0]!r:.70}: expected one of {known}"
+            raise CommandError("unknown_failure", text)
+        try:
+            self.desk.start(args, caller.name)
+        except RehearsalJobError as error:
+            raise CommandError(error.code, str(error)) from None
+        return {"rehearsal": self.desk.state()}
+
+    @command("rehearse.cancel")
+    async def cancel(self, caller: Caller) -> Result:
+        """Break a rehearsal off; when it is answered, nothing of it is left."""
+        try:
+            await self.desk.cancel(caller.name)
+        except RehearsalJobError as error:
+            raise CommandError(error.code, str(error)) from None
+        return {"rehearsal": self.desk.state()}
+
+    @command("rehearsal", viewers=True)
+    async def result(self) -> Result:
+        """Tell how a rehearsal stands, and the last report's findings, 100 at most."""
+        return {"rehearsal": self.desk.result()}
