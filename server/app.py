@@ -1,6 +1,6 @@
 """The composition root: opens every part of a server once, in order, and takes it down.
 
-Read `open_server` from top to bottom: that is the order in which a server is built. Shutdown
+Read `_open_server` from top to bottom: that is the order in which a server is built. Shutdown
 goes the other way: sockets are refused and told to go (uvicorn does that before the lifespan
 ends), jobs are cancelled, playback the last of them, then the log, what is remembered and the
 store close. What becomes of a job that fails is declared in `server.jobs.CARE`.
@@ -8,8 +8,8 @@ store close. What becomes of a job that fails is declared in `server.jobs.CARE`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from server.access import Access
-from server.clock import Clock, SystemClock
 from server.conditions import ConditionCollector, Conditions
-from server.config.sections import ServerSection
-from server.config.show import Show
 from server.connections import ConnectionCollector, Connections
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
@@ -34,11 +31,10 @@ from server.logs import LogCollector
 from server.metrics import Metrics, measure_loop_lag
 from server.output import OutputCollector, output_conditions
 from server.process import HostProcess
-from server.providers.live import LiveEngine
 from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import Checks, open_checks
 from server.reverse_proxy import BehindProxies, ReverseProxies
-from server.setup import Setup, ShowSetup
+from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
 from server.systemd import keep_telling
@@ -49,34 +45,15 @@ from server.web.services import Services
 
 _log = structlog.get_logger(__name__)
 
-State = Mapping[str, Any]
-"""What endpoints find in `request.state`: see `server.web.services`."""
 
-
-def create_app(
-    show: Show,
-    *,
-    clock: Clock | None = None,
-    engines: Sequence[LiveEngine] | None = None,
-    process: HostProcess | None = None,
-) -> Starlette:
-    """The whole server for `show`, as an ASGI application; it plays while its lifespan lasts.
+def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
+    """The whole server, as an ASGI application; it plays while its lifespan lasts.
 
     Args:
-        show: what is played.
-        clock: the time; None for the machine's.
-        engines: what may draw live, in order of preference; opened and closed by their owner.
-            None for those of the show.
+        setup: a show, or a rehearsal on its screens.
         process: what it runs in; None for one that it only visits.
     """
-    setup = ShowSetup(show, clock or SystemClock(), engines)
-    return application(partial(open_server, setup, process=process), show.settings.server)
-
-
-def application(
-    opened: Callable[[Starlette], AbstractAsyncContextManager[State]], server: ServerSection
-) -> Starlette:
-    """The application in which a server is open while its lifespan lasts."""
+    server = setup.show.settings.server
     proxies = ReverseProxies(server.trusted_proxies, server.public_url)
     app = Starlette(
         routes=ROUTES,
@@ -85,32 +62,17 @@ def application(
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
-        lifespan=opened,
+        lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself
     return app
 
 
 @asynccontextmanager
-async def open_server(
-    setup: Setup,
-    app: Starlette,
-    *,
-    process: HostProcess | None = None,
-    playing: Callable[[Playout], None] = lambda _playout: None,
-) -> AsyncIterator[State]:
-    """Build every part, and play until left.
-
-    Args:
-        setup: a show, or a rehearsal.
-        app: by whose connections it is reached.
-        process: what it runs in, and ends with it where the show cannot move.
-        playing: told who plays.
-
-    Yields:
-        What endpoints answer from.
-    """
-    process, outside = process or HostProcess(), setup.outside
+async def _open_server(
+    setup: Setup, process: HostProcess, app: Starlette
+) -> AsyncIterator[Mapping[str, Any]]:
+    """Build every part, and play until left; yields what endpoints find in `request.state`."""
     metrics, conditions = Metrics(), Conditions()
     _observe_process(app, metrics, conditions)
     async with AsyncExitStack() as stack:
@@ -120,9 +82,9 @@ async def open_server(
         conditions.add(seats.conditions)
         checks = await stack.enter_async_context(open_checks(playout))
         control = build_control(playout, checks, conditions)
-        unhandled = UnhandledErrors(outside, metrics, setup.show.timezone)
+        unhandled = UnhandledErrors(setup.outside, metrics, setup.show.timezone)
         stack.enter_context(unhandled.of_the_loop())
-        jobs = await stack.enter_async_context(Jobs(outside, metrics, process.fail))
+        jobs = await stack.enter_async_context(Jobs(setup.outside, metrics, process.fail))
         conditions.add(
             playout.runtime.playback.conditions,
             jobs.conditions,
@@ -133,7 +95,7 @@ async def open_server(
             unhandled.conditions,
         )
         tell_remarks(playout, conditions)
-        playing(playout)
+        setup.playing(playout.runtime.playhead)
         jobs.start_all(_jobs(playout, checks, control, process))
         yield {
             "services": _services(playout, checks, control, seats, conditions),

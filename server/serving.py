@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 
 from cache.urls import BadStoreAddress
 from server.access import Access, is_loopback
-from server.app import create_app
 from server.config.sections import ServerSection
 from server.config.show import Show
 from server.config.stores import store_of
@@ -51,18 +50,6 @@ class ShowStopped(NotServed):
 
 class AddressTaken(RefusedToServe):
     """Something listens there already."""
-
-
-def serve_show(show: Show, *, log_level: str = "info") -> None:
-    """Serve `show` until SIGINT or SIGTERM.
-
-    Raises:
-        RefusedToServe: the address is not to be listened on, or not to be had.
-        ShowStopped: the show could not go on.
-    """
-    process = HostProcess.of_this_server()
-    app = create_app(show, process=process)
-    serve(show, app, show.title, process, log_level=log_level)
 
 
 def serve(

@@ -22,6 +22,7 @@ from server.memory import STATE, Memory
 from server.providers.live import LiveEngine
 from server.supply.sources import Supply
 from server.tempo import REAL_TIME, Tempo
+from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule, build_schedule
 
 _FRESH_START_AFTER = 120.0
@@ -86,6 +87,10 @@ class Setup(Protocol):
         self, plan: PlanInForce, supply: Supply
     ) -> AbstractAsyncContextManager[LiveEngines]:
         """What may draw live, in order of preference."""
+        ...
+
+    def playing(self, playhead: Playhead) -> None:
+        """Take note that it is about to play, and where one sees how far it is."""
         ...
 
 
@@ -159,3 +164,6 @@ class ShowSetup:
                 ]
                 opened = replace(opened, ranked=tuple(ranked))
             yield opened
+
+    def playing(self, playhead: Playhead) -> None:
+        """A show goes on until somebody ends it."""

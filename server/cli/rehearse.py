@@ -28,6 +28,7 @@ from server.cli.common import (
     load,
     load_or_raise,
 )
+from server.cli.live_rehearsal import FASTEST, SLOWEST, watch
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ranked
@@ -35,7 +36,6 @@ from server.diagnostics.show import unloadable_findings
 from server.logs import configure_logs
 from server.output import output_in_background
 from server.rehearsal.failures import fail_names
-from server.rehearsal.live_rehearsal import FASTEST, SLOWEST, watch
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page

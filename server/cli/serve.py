@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from server.app import create_app
 from server.cli.common import ShowOption, StoreOption, fail, load
+from server.clock import SystemClock
 from server.output import output_in_background
-from server.serving import NotServed, serve_show
+from server.process import HostProcess
+from server.serving import NotServed
+from server.serving import serve as run_server
+from server.setup import ShowSetup
 
 
 def serve(
@@ -29,6 +34,8 @@ def serve(
             playback={"mode": mode},
         )
         try:
-            serve_show(loaded, log_level=log_level)
+            process = HostProcess.of_this_server()
+            app = create_app(ShowSetup(loaded, SystemClock()), process)
+            run_server(loaded, app, loaded.title, process, log_level=log_level)
         except NotServed as error:
             fail(str(error), error.status)

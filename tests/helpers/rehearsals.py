@@ -19,7 +19,7 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from server.config.show import load_show
-from server.rehearsal.live_rehearsal import watch
+from server.cli.live_rehearsal import watch
 sys.exit(watch(load_show(Path(sys.argv[1]), {}, {}), port=0, **eval(sys.argv[2])))
 """
 

@@ -23,10 +23,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from server.app import create_app
+from server.clock import SystemClock
 from server.config.show import Show
 from server.connections import ConnectionLimits, Connections
 from server.providers.live import LiveEngine
 from server.serving import uvicorn_config
+from server.setup import ShowSetup
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = ConnectionLimits()
@@ -66,8 +68,8 @@ class Address:
 async def serving(
     show: Show, engines: Sequence[LiveEngine] = (), limits: ConnectionLimits = LIMITS
 ) -> AsyncIterator[Address]:
-    """Serve `show` in this process as `serve_show` does, at a free port of loopback."""
-    async with serving_app(create_app(show, engines=engines), limits) as address:
+    """Serve `show` in this process as `understudy serve` does, at a free port of loopback."""
+    async with serving_app(create_app(ShowSetup(show, SystemClock(), engines)), limits) as address:
         yield address
 
 

@@ -19,14 +19,16 @@ from cache.library import Library
 from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import PlanInForce
+from server.app import create_app
 from server.asrun.log import MemoryLog
 from server.chance import Chance
+from server.cli.live_rehearsal import watch
 from server.clock import ScaledClock, SystemClock, VirtualClock
 from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
-from server.rehearsal.live_rehearsal import LINGERS, LOBBY, NOT_SPENT, LiveRehearsal, watch
+from server.rehearsal.live_rehearsal import LINGERS, LOBBY, NOT_SPENT, LiveRehearsal
 from server.rehearsal.screening_window import in_a_row
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.serving import RefusedToServe
@@ -70,7 +72,7 @@ async def watched(
     tiny: TinyShow, speed: float, outside: VirtualClock | None = None, **more: Any
 ) -> AsyncIterator[tuple[Address, LiveRehearsal]]:
     rehearsal = LiveRehearsal(tiny.load(), outside or SystemClock(), speed=speed, **more)
-    async with serving_app(rehearsal.app) as address:
+    async with serving_app(create_app(rehearsal)) as address:
         yield address, rehearsal
 
 
