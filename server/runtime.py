@@ -24,7 +24,6 @@ from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
 from server.memory import Panic
 from server.metrics import Metrics
-from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
@@ -32,6 +31,7 @@ from server.performance.progress import ShowProgress
 from server.performance.run import Reports
 from server.performance.runs import Runs
 from server.providers.base import Beside
+from server.providers.budget import Budget
 from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag

@@ -22,7 +22,7 @@ from pydantic import (
 from cache.outgoing import has_password
 from generator.cues import Draw, Failover, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
-from server.stage.messages import ScreenName
+from server.config.screen_names import ScreenName
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0)]

@@ -2,7 +2,7 @@
 
 Owns the technicians' forces and what is known of the engines. The decisions themselves are
 made in pure rooms: forces (`server/modes/forces.py`), ladders (`server/modes/ladder.py`), circuit
-breakers (`server/modes/breaker.py`), caps (`server/modes/budget.py`).
+breakers (`server/modes/breaker.py`), caps (`server/providers/budget.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from server.clock import Clock
 from server.config.sections import PlaybackSection
 from server.formatting import count
 from server.modes.breaker import Breaker, Health
-from server.modes.budget import Budget
 from server.modes.forces import (
     Force,
     Forces,
@@ -43,6 +42,7 @@ from server.providers.base import (
     Starting,
     StoreSilent,
 )
+from server.providers.budget import Budget
 from server.providers.live import LiveEngine, LiveProvider
 from server.timeofday import TimeOfDay
 

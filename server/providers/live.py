@@ -25,7 +25,6 @@ from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
 from generator.recorder import latency_of
 from server.clock import Clock
-from server.modes.budget import Budget
 from server.providers.base import (
     ActionRefused,
     Beside,
@@ -39,6 +38,7 @@ from server.providers.base import (
     Starting,
     Take,
 )
+from server.providers.budget import Budget
 from server.providers.latency import Latencies
 from server.providers.timing import LiveDates
 

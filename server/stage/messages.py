@@ -13,9 +13,10 @@ from __future__ import annotations
 import struct
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from cache.untrusted import decode_document, one_line
+from cache.untrusted import decode_document
+from server.config.screen_names import MAX_NAME, ScreenName
 from server.sockets.messages import (
     BY_TYPE,
     Hello,
@@ -39,21 +40,7 @@ Seconds = Annotated[float, SECONDS]
 """How long something takes."""
 
 _HEADER_LENGTH = struct.Struct(">I")
-MAX_NAME = 64
-"""Characters of a screen's name."""
-
 _MAX_LOG = 2000
-
-
-def _screen_name(text: str) -> str:
-    name = one_line(text, MAX_NAME)
-    if not name:
-        raise ValueError("expected a name that can be read")
-    return name
-
-
-ScreenName = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_screen_name)]
-"""What a screen calls itself, in one line: it is shown to people, logged, and asked for."""
 
 
 # ---------------------------------------------------------------- screen -> server

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from cache.untrusted import one_line
 from generator.answers import JsonResponse
 from server.access import AccessDenied
-from server.stage.messages import MAX_NAME
+from server.config.screen_names import MAX_NAME
 from server.web.responses import error
 from server.web.services import services
 

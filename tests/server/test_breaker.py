@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.modes.breaker import GRACE, LONGEST_REST, REST, Breaker
-from server.modes.budget import HOUR, Budget
+from server.providers.budget import HOUR, Budget
 
 
 def test_it_rests_is_due_has_its_grace_and_is_trusted() -> None:

@@ -20,8 +20,8 @@ from generator.plan import Action
 from generator.recipe import seed_for
 from server.clock import VirtualClock, settle
 from server.config.show import load_show
-from server.modes.budget import Budget
 from server.providers.base import ActionRefused, Frame, ProviderError, Slot, Take
+from server.providers.budget import Budget
 from server.providers.live import LiveProvider
 from tests.helpers.engines import drawing, flat, live, scripted, spoilt
 from tests.helpers.pictures import picture
