@@ -18,7 +18,8 @@ from statistics import median
 from benchmarks.lengths import length
 from benchmarks.machinery import say
 from cache.folder import FolderStore
-from generator.engines.diffusers.engine import DiffusersEngine, DiffusersSettings
+from generator.engines.diffusers.engine import DiffusersEngine
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Pipeline
 from generator.recipe import Recipe
 from generator.recorder import Description, Recorder
@@ -59,11 +60,13 @@ async def _compare(model: Path, tiny: Path, sets: Path) -> None:
     bare = diffusers.AutoPipelineForText2Image.from_pretrained(model, local_files_only=True)
     bare.set_progress_bar_config(disable=True)
     engines = {
-        "latent-rgb": DiffusersEngine(DiffusersSettings(device="cpu", previews="latent-rgb")),
-        "taesd": DiffusersEngine(
-            DiffusersSettings(device="cpu", previews="taesd", tiny_decoder=str(tiny))
+        "latent-rgb": DiffusersEngine(
+            DiffusersSection(name="matrix", device="cpu", previews="latent-rgb")
         ),
-        "vae": DiffusersEngine(DiffusersSettings(device="cpu", previews="vae")),
+        "taesd": DiffusersEngine(
+            DiffusersSection(name="taesd", device="cpu", previews="taesd"), tiny_decoder=str(tiny)
+        ),
+        "vae": DiffusersEngine(DiffusersSection(name="vae", device="cpu", previews="vae")),
     }
     plain: list[float] = []
     plain_cpu: list[float] = []

@@ -209,13 +209,9 @@ async def ask(
 async def begun_there(
     post: Coroutine[Any, Any, None], stop: Callable[[asyncio.Task[None]], Awaitable[None]]
 ) -> AsyncIterator[None]:
-    """Have something begun elsewhere that goes on by itself; leaving stops it.
+    """Have something begun elsewhere that goes on by itself; on leaving, `stop` is awaited.
 
-    The request is never broken off: it may be taken although nobody waits for the answer any more.
-
-    Args:
-        post: sends the request and takes in the answer, by which it can be stopped.
-        stop: is awaited on leaving, whatever happens, with the request's task.
+    `post` is never broken off: it may be taken although nobody waits for the answer any more.
     """
     posting = asyncio.create_task(post, name="begun there")
     try:

@@ -17,7 +17,7 @@ from generator.engines.legacy.settings import OlderWireSection
 from generator.engines.port import Engine
 from generator.engines.remote.settings import WorkerSection
 from generator.engines.replicate.settings import ReplicateSection
-from generator.engines.settings import EngineAccess, EngineSection, LocalSection, RemoteSection
+from generator.engines.settings import EngineAccess, LocalSection, RemoteSection
 from generator.engines.sketch.settings import SketchSection
 from generator.engines.testcard.settings import TestCardSection
 from generator.outgoing import client_for_engines
@@ -44,8 +44,6 @@ class UnknownEngine(Exception):
 def engine_section(value: object) -> LocalSection | RemoteSection:
     """One of `[[engines]]`, by the settings of its kind.
 
-    A key that several kinds have is passed over by the others, one of another kind alone is not.
-
     Raises:
         ValueError: it cannot be used; a `ValidationError` where pydantic says so.
     """
@@ -55,17 +53,19 @@ def engine_section(value: object) -> LocalSection | RemoteSection:
         raise ValueError("expected a table of an engine's settings")  # noqa: TRY004 - pydantic's
     kind = value.get("kind", next(iter(KINDS)))
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ValidationError.from_exception_data("engines", [_no_such_kind(kind)])
-    section = KINDS[kind]
-    strange = {key: _kinds_with(key) for key in value.keys() - section.model_fields.keys()}
-    known = {key: each for key, each in value.items() if not strange.get(key)}
-    made = section.model_validate(known)
-    if strange.get("url"):
-        raise ValueError(f"{made.called}: only these have a url: {', '.join(strange['url'])}")
+        *others, last = (f"'{known}'" for known in KINDS)
+        expected = {"expected": f"{', '.join(others)} or {last}"}
+        wrong = InitErrorDetails(type="literal_error", loc=("kind",), input=kind, ctx=expected)
+        raise ValidationError.from_exception_data("engines", [wrong])
+    foreign = {key: _kinds_with(key) for key in sorted(value.keys() - KINDS[kind].model_fields)}
+    known = {key: each for key, each in value.items() if not foreign.get(key)}
+    made = KINDS[kind].model_validate(known)
+    if foreign.get("url"):
+        raise ValueError(f"{made.called}: only these have a url: {', '.join(foreign['url'])}")
     refused = [
         f"{key} (a {kinds[0]}'s)"
-        for key, kinds in sorted(strange.items())
-        if len(kinds) == 1 and _matters(key, value[key], KINDS[kinds[0]])
+        for key, kinds in foreign.items()
+        if len(kinds) == 1 and KINDS[kinds[0]].has_effect(key, value[key])
     ]
     if refused:
         raise ValueError(f"{made.called}: a {kind} has no {', '.join(refused)}")
@@ -74,17 +74,6 @@ def engine_section(value: object) -> LocalSection | RemoteSection:
 
 def _kinds_with(key: str) -> list[str]:
     return [kind for kind, section in KINDS.items() if key in section.model_fields]
-
-
-def _matters(key: str, value: object, section: type[EngineSection]) -> bool:
-    default = section.model_fields[key].get_default(call_default_factory=True)
-    return key not in section.passed_over and value != default
-
-
-def _no_such_kind(kind: object) -> InitErrorDetails:
-    *others, last = (f"'{known}'" for known in KINDS)
-    expected = f"{', '.join(others)} or {last}"
-    return {"type": "literal_error", "loc": ("kind",), "input": kind, "ctx": {"expected": expected}}
 
 
 AnyEngine = Annotated[SerializeAsAny[LocalSection | RemoteSection], BeforeValidator(engine_section)]
@@ -107,33 +96,29 @@ def find_engine(engines: Sequence[AnyEngine], name: str | None) -> AnyEngine:
     by_name = {section.name: section for section in engines}
     local = [kind for kind, section in KINDS.items() if section.local]
     if name is None:
-        name = engines[0].name if engines else local[0]
+        name = next(iter([*by_name, *local]))
     if name in by_name:
         return by_name[name]
-    scheme, colon, _ = name.partition("://")
-    for kind, section in KINDS.items():
-        if colon and scheme in section.schemes:
-            return _at(name, kind)
     if name in local:
         return engine_section({"name": name, "kind": name})
-    known = ", ".join([*by_name, *local, "or the address of a worker"])
+    scheme, colon, _ = name.partition("://")
     shown = redacted(name) if colon else name
+    for kind, section in KINDS.items():
+        if colon and scheme in section.schemes:
+            try:
+                return engine_section({"name": kind, "kind": kind, "url": name})
+            except ValidationError as error:
+                reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+                reason = reason.removeprefix("Value error, ")
+                raise UnknownEngine(f"the engine at {shown}: {reason}") from None
+    known = ", ".join([*by_name, *local, "or the address of a worker"])
     raise UnknownEngine(f"no engine {shown!r}: expected one of {known}")
-
-
-def _at(address: str, kind: str) -> AnyEngine:
-    try:
-        return engine_section({"name": kind, "kind": kind, "url": address})
-    except ValidationError as error:
-        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        reason = reason.removeprefix("Value error, ")
-        raise UnknownEngine(f"the engine at {redacted(address)}: {reason}") from None
 
 
 @asynccontextmanager
 async def recording_engines(
     sections: Sequence[AnyEngine],
-    parallel: int,
+    cores: int,
     *,
     folder: Path,
     tokens: Mapping[str, SecretStr],
@@ -144,7 +129,7 @@ async def recording_engines(
 
     Args:
         sections: which.
-        parallel: how many of what draws on this machine's cores.
+        cores: how many of this machine's may be drawn on.
         folder: the show's.
         tokens: what engines elsewhere must be brought, by kind.
 
@@ -154,7 +139,7 @@ async def recording_engines(
     engines: list[Engine] = []
     async with AsyncExitStack() as stack:
         for section in sections:
-            count = section.beside_each_other(parallel)
+            count = section.beside_each_other(cores)
             if isinstance(section, LocalSection):
                 engine = stack.enter_context(section.open(wait=False, processes=count))
             else:

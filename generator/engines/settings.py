@@ -1,7 +1,6 @@
 """What every kind of engine has in `[[engines]]`: the classes that its own settings extend.
 
-Settings are read by processes that never draw, so they load no engine: `open` and `connect`
-import it.
+Processes that never draw read them, so they load no engine: `open` and `connect` import it.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ PROBE_WITHIN: Final = 20.0
 
 _MAX_WORD: Final = 2**20
 """Bytes of what an engine says of itself."""
+
+Address = Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)]
 
 
 class BadEngine(Exception):
@@ -56,33 +57,29 @@ class EngineAccess:
 
 
 class EngineSection(BaseModel):
-    """One of `[[engines]]`, in order of preference.
+    """One of `[[engines]]`, in order of preference; not itself, but as a kind of engine.
 
     Attributes:
+        local: whether it draws on this machine.
+        live_unless_told: whether it plays live where `live` says nothing.
+        token_variable: the variable with the token that it is brought.
+        schemes: of addresses by which an engine of this kind may be named on the command line.
+        needs: keys without which it cannot be.
+        passed_over: keys that have no effect on another kind; all other keys are refused there,
+            if no third kind has them.
         name: what it is called.
         kind: what it is.
-        live: whether it plays live; None for what its kind does.
+        live: whether it plays live.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     local: ClassVar[bool]
-    """Whether it draws on this machine."""
-
     live_unless_told: ClassVar[bool] = True
-    """Whether it is a rung of the live ladder where `live` says nothing."""
-
     token_variable: ClassVar[str | None] = None
-    """The variable with the token that it is brought."""
-
     schemes: ClassVar[frozenset[str]] = frozenset()
-    """Of addresses by which an engine of this kind may be named on the command line."""
-
-    passed_over: ClassVar[frozenset[str]] = frozenset()
-    """Keys of this kind alone that another kind does not refuse: they have no effect there."""
-
     needs: ClassVar[tuple[str, ...]] = ()
-    """Keys without which it cannot be."""
+    passed_over: ClassVar[frozenset[str]] = frozenset()
 
     name: Identifier
     kind: str
@@ -94,6 +91,12 @@ class EngineSection(BaseModel):
             if not getattr(self, key):
                 raise ValueError(f"{self.called}: a {self.kind} needs a {key}")
         return self
+
+    @classmethod
+    def has_effect(cls, key: str, value: object) -> bool:
+        """Whether a key of this kind says something that another kind cannot do."""
+        default = cls.model_fields[key].get_default(call_default_factory=True)
+        return key not in cls.passed_over and value != default
 
     @property
     def called(self) -> str:
@@ -110,23 +113,10 @@ class EngineSection(BaseModel):
         """What metas call what draws, without its version; None where that may be anything."""
         return self.kind
 
-    def beside_each_other(self, parallel: int) -> int:
-        """How many sets it draws beside each other.
-
-        Args:
-            parallel: how many of what draws on this machine's cores.
-        """
-        del parallel
+    def beside_each_other(self, cores: int) -> int:
+        """How many sets it draws beside each other, on so many cores of this machine."""
+        del cores
         return 1
-
-    @abstractmethod
-    async def probe(self, access: EngineAccess) -> str:
-        """Ask whether it is there, and draw nothing; what it says.
-
-        Raises:
-            NotReady: it would not draw.
-            TimeoutError: it does not answer.
-        """
 
 
 class LocalSection(EngineSection):
@@ -143,7 +133,7 @@ class LocalSection(EngineSection):
 
     recycle_after: Annotated[int, Field(ge=0)] = 200
     memory_growth: Annotated[int, Field(ge=0)] = 4 * 2**30
-    hang_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    hang_after: Annotated[float, Field(gt=0)] = 30.0
 
     @abstractmethod
     def open(self, *, wait: bool, processes: int = 1) -> AbstractContextManager[Engine]:
@@ -160,17 +150,17 @@ class LocalSection(EngineSection):
         return self
 
     async def probe(self, access: EngineAccess) -> str:
-        """Nobody is asked: it has no process yet."""
+        """Say whether it would draw; it has no process that could be asked.
+
+        Raises:
+            NotReady: it would not.
+        """
         del access
         return "it draws on this machine, in a process of its own"
 
 
 class SimulatedSection(LocalSection):
-    """An engine that only plays at drawing.
-
-    Attributes:
-        pace: seconds a step.
-    """
+    """An engine that only plays at drawing, at a pace of so many seconds a step."""
 
     live_unless_told: ClassVar[bool] = False
 
@@ -181,18 +171,17 @@ class RemoteSection(EngineSection):
     """An engine on another machine.
 
     Attributes:
+        scheme: what its address begins with.
+        health_path: what is asked for below its address, to know whether it is there.
         url: where it is.
     """
 
     local: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ("url",)
     scheme: ClassVar[str] = "http"
-    """What its address begins with."""
-
     health_path: ClassVar[str] = ""
-    """What is asked for below its address, to know whether it is there."""
 
-    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = ""
+    url: Address = ""
 
     @field_validator("url")
     @classmethod
@@ -210,9 +199,8 @@ class RemoteSection(EngineSection):
     @model_validator(mode="after")
     def _speaks_its_scheme(self) -> Self:
         if not self.url.startswith(self.scheme):
-            raise ValueError(
-                f"{self.called}: the url of a {self.kind} begins with {self.scheme}://"
-            )
+            scheme = f"{self.scheme}://"
+            raise ValueError(f"{self.called}: the url of a {self.kind} begins with {scheme}")
         return self
 
     @abstractmethod
@@ -224,7 +212,12 @@ class RemoteSection(EngineSection):
         """
 
     async def probe(self, access: EngineAccess) -> str:
-        """See `EngineSection.probe`."""
+        """Ask whether it is there, without having it draw; what it says.
+
+        Raises:
+            NotReady: it cannot be reached, or would not draw.
+            TimeoutError: it does not answer.
+        """
         try:
             await self._reach(access)
         except TimeoutError:

@@ -23,7 +23,8 @@ from typing import Final, Literal
 from pydantic import SecretStr
 
 from generator.engines.port import EngineUnavailable, StepImage, Timing
-from generator.engines.settings import PROBE_WITHIN, EngineAccess, EngineSection, NotReady
+from generator.engines.registry import AnyEngine
+from generator.engines.settings import PROBE_WITHIN, EngineAccess, NotReady
 from generator.estimate import steps_of
 from generator.outgoing import Client, outgoing_client
 from generator.recipe import Recipe
@@ -61,7 +62,7 @@ async def probe_engines(
 
 
 async def _probe(
-    section: EngineSection,
+    section: AnyEngine,
     client: Client,
     tokens: Mapping[str, SecretStr],
     fail: Collection[str],

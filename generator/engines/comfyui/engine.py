@@ -118,6 +118,8 @@ class ComfyUIEngine:
         ValueError: the workflow is not in API format.
     """
 
+    timing: Timing = "measured"
+
     def __init__(
         self,
         client: Client,
@@ -146,11 +148,6 @@ class ComfyUIEngine:
     def name(self) -> str:
         """ComfyUI and its version; before the first drawing, where it is."""
         return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self._url)}"
-
-    @property
-    def timing(self) -> Timing:
-        """Always ``measured``: by the arrival of what ComfyUI tells."""
-        return "measured"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context interrupts ComfyUI, or takes it out of its queue.

@@ -32,7 +32,7 @@ from generator.engines.diffusers.pipelines import (
 )
 from generator.engines.diffusers.previews import decoder_for
 from generator.engines.diffusers.schedulers import StepWatch, fresh_scheduler
-from generator.engines.diffusers.settings import DiffusersSettings
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.timing import DeviceClock, Mark, clock_for
 from generator.engines.diffusers.untyped import Pipeline, Tensor
 from generator.engines.pictures import base_of
@@ -57,12 +57,16 @@ class Studio:
 
     Args:
         settings: how it draws.
+        precision: see `DiffusersEngine`, also of `tiny_decoder`.
     """
 
-    def __init__(self, settings: DiffusersSettings) -> None:
+    def __init__(
+        self, settings: DiffusersSection, precision: str | None, tiny_decoder: str | None
+    ) -> None:
         self._settings = settings
+        self._tiny_decoder = tiny_decoder
         self.device = settings.device or best_device()
-        self._models = Models(settings, self.device)
+        self._models = Models(settings, self.device, precision)
         self._clock = clock_for(self.device)
         self._previewer = ThreadPoolExecutor(1, thread_name_prefix="diffusers-previews")
 
@@ -154,7 +158,7 @@ class Studio:
     def _fetched(self, recipe: Recipe) -> Model:
         model = self._models.fetch(recipe)
         if model.decoder is None:
-            model.decoder = decoder_for(model.text, self._settings, self.device)
+            model.decoder = decoder_for(model.text, self._settings, self.device, self._tiny_decoder)
         return model
 
 

@@ -25,7 +25,7 @@ import anyio
 from generator.engines.diffusers.channel import Cancelled, Channel
 from generator.engines.diffusers.faults import is_out_of_memory
 from generator.engines.diffusers.profile import Profile
-from generator.engines.diffusers.settings import DiffusersSettings, PreviewDecoder
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     DrawnSet,
     EngineError,
@@ -38,8 +38,6 @@ from generator.recipe import Recipe
 
 if TYPE_CHECKING:
     from generator.engines.diffusers.drawing import Studio
-
-__all__ = ["DiffusersEngine", "DiffusersSettings", "EnginePoisoned", "PreviewDecoder"]
 
 _ON_A_GPU = 4
 """Pictures drawn at once where nothing is said. On a CPU one: together they take as long."""
@@ -56,11 +54,25 @@ class DiffusersEngine:
     Usable from one event loop after another. What is loaded stays loaded until `close`.
 
     Args:
-        settings: device, precision, previews and how many models to keep.
+        settings: device, previews and how many models to keep.
+        precision: name of a `torch.dtype`; None takes float32 on a CPU, float16 for U-Nets (SD 1.5,
+            SDXL) and bfloat16 for transformers (SD3, Flux) elsewhere.
+        tiny_decoder: name or path of the tiny decoder; None takes the one for the model.
     """
 
-    def __init__(self, settings: DiffusersSettings | None = None) -> None:
-        self._settings = settings or DiffusersSettings()
+    timing: Timing = "measured"
+    """Of one picture; a `DrawnSet` of a batch says its own."""
+
+    def __init__(
+        self,
+        settings: DiffusersSection | None = None,
+        *,
+        precision: str | None = None,
+        tiny_decoder: str | None = None,
+    ) -> None:
+        self._settings = settings or DiffusersSection(name="diffusers")
+        self._precision = precision
+        self._tiny_decoder = tiny_decoder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffusers-drawing")
         self._studio: Studio | None = None
         self._poison: EnginePoisoned | None = None
@@ -74,11 +86,6 @@ class DiffusersEngine:
             return f"diffusers {importlib.metadata.version('diffusers')}"
         except importlib.metadata.PackageNotFoundError:
             return "diffusers (not installed)"
-
-    @property
-    def timing(self) -> Timing:
-        """Always ``measured``; a `DrawnSet` of a batch says its own."""
-        return "measured"
 
     @property
     def batch_size(self) -> int:
@@ -206,7 +213,7 @@ class DiffusersEngine:
                     f"torch and diffusers are not installed here ({error}): "
                     "pip install 'understudy[diffusers]'"
                 ) from error
-            self._studio = Studio(self._settings)
+            self._studio = Studio(self._settings, self._precision, self._tiny_decoder)
         return self._studio
 
     def _draw_one(

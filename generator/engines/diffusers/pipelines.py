@@ -17,7 +17,7 @@ from huggingface_hub.errors import CacheNotFound
 from PIL import Image
 
 from generator.engines.diffusers.loras import lay_on
-from generator.engines.diffusers.settings import DiffusersSettings
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Autoencoder, Pipeline, Precision, Scheduler, Tensor
 from generator.engines.port import RecipeRefused
 from generator.recipe import Lora, PipelineKind, Recipe
@@ -73,13 +73,15 @@ class Models:
     """The models in memory, the one unused for longest first to go.
 
     Args:
-        settings: how many, from where, and in what precision.
+        settings: how many, and from where.
         device: where they lie.
+        precision: see `DiffusersEngine`.
     """
 
-    def __init__(self, settings: DiffusersSettings, device: str) -> None:
+    def __init__(self, settings: DiffusersSection, device: str, precision: str | None) -> None:
         self._settings = settings
         self._device = device
+        self._wanted_precision = precision
         self._kept: OrderedDict[str, Model] = OrderedDict()
         for library in (diffusers, transformers):
             library.utils.logging.disable_progress_bar()
@@ -94,7 +96,7 @@ class Models:
         model = self._kept.get(recipe.model)
         if model is None:
             index = self._index(recipe.model)
-            while len(self._kept) >= self._settings.keep_models:
+            while len(self._kept) >= (self._settings.keep_models or 1):
                 self._kept.popitem(last=False)
                 free_memory()
             model = self._load(recipe.model, index)
@@ -163,8 +165,8 @@ class Models:
             raise RecipeRefused(f"the model {name!r} cannot be loaded: {error}") from error
 
     def _precision(self, family: str) -> Precision:
-        if self._settings.precision is not None:
-            return getattr(torch, self._settings.precision)
+        if self._wanted_precision is not None:
+            return getattr(torch, self._wanted_precision)
         if self._device == "cpu":
             return torch.float32
         return torch.float16 if family.startswith(_UNET_FAMILIES) else torch.bfloat16

@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from generator.engines.diffusers.pipelines import decoded
-from generator.engines.diffusers.settings import DiffusersSettings
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Autoencoder, Pipeline, Tensor
 from generator.engines.port import RecipeRefused
 
@@ -47,13 +47,16 @@ _MATRICES: dict[float, tuple[list[list[float]], list[float]]] = {
 }  # fmt: skip
 
 
-def decoder_for(pipeline: Pipeline, settings: DiffusersSettings, device: str) -> Decoder:
+def decoder_for(
+    pipeline: Pipeline, settings: DiffusersSection, device: str, tiny_decoder: str | None
+) -> Decoder:
     """The decoder of a model's previews.
 
     Args:
         pipeline: the model's.
         settings: which one is wanted.
         device: where latents are.
+        tiny_decoder: see `DiffusersEngine`.
 
     Raises:
         RecipeRefused: the tiny decoder asked for is not on this machine.
@@ -66,7 +69,7 @@ def decoder_for(pipeline: Pipeline, settings: DiffusersSettings, device: str) ->
         return lambda latents: decoded(pipeline, latents)
     if wanted == "taesd":
         try:
-            return _tiny(_tiny_name(vae, settings), settings, vae, device)
+            return _tiny(tiny_decoder, settings, vae, device)
         except (OSError, ValueError, KeyError) as error:
             if settings.previews != "auto":
                 raise RecipeRefused(
@@ -76,14 +79,11 @@ def decoder_for(pipeline: Pipeline, settings: DiffusersSettings, device: str) ->
     return _matrix(pipeline, device)
 
 
-def _tiny_name(vae: Autoencoder, settings: DiffusersSettings) -> str:
-    name = settings.tiny_decoder or _TINY_DECODERS.get(vae.config.scaling_factor)
+def _tiny(name: str | None, settings: DiffusersSection, vae: Autoencoder, device: str) -> Decoder:
+    scale = vae.config.scaling_factor
+    name = name or _TINY_DECODERS.get(scale)
     if name is None:
-        raise ValueError(f"none is known for a scaling factor of {vae.config.scaling_factor}")
-    return name
-
-
-def _tiny(name: str, settings: DiffusersSettings, vae: Autoencoder, device: str) -> Decoder:
+        raise ValueError(f"none is known for a scaling factor of {scale}")
     tiny = diffusers.AutoencoderTiny.from_pretrained(
         name, local_files_only=not settings.allow_download, dtype=vae.dtype
     ).to(device)

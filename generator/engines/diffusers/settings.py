@@ -1,11 +1,10 @@
-"""What may be set of the diffusers engine, and how it is set up: small comparable values."""
+"""What may be set of the diffusers engine (free of torch)."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -21,50 +20,16 @@ decoder distilled from it (+4 %). ``latent-rgb``: a matrix, all but free, blurre
 taesd on a GPU if its weights are on this machine, else latent-rgb.
 """
 
-Precision = Literal["float32", "float16", "bfloat16"]
-
-
-@dataclass(frozen=True, slots=True)
-class DiffusersSettings:
-    """How the engine draws.
-
-    Attributes:
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is.
-        precision: None takes float32 on a CPU, float16 for U-Nets (SD 1.5, SDXL) and bfloat16
-            for transformers (SD3, Flux) elsewhere.
-        allow_download: whether a model that is not on this machine is fetched.
-        keep_models: models kept in memory; the one unused for longest goes first.
-        previews: how previews are decoded.
-        tiny_decoder: name or path of the tiny decoder; None takes the one for the model.
-        batch_size: most pictures drawn at once by `render_batch`; None takes 4 on CUDA and 1
-            elsewhere.
-    """
-
-    device: str | None = None
-    precision: Precision | None = None
-    allow_download: bool = False
-    keep_models: int = 1
-    previews: PreviewDecoder = "auto"
-    tiny_decoder: str | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.keep_models < 1 or (self.batch_size is not None and self.batch_size < 1):
-            raise ValueError(
-                "expected keep_models and batch_size of 1 or more, "
-                f"found {self.keep_models} and {self.batch_size}"
-            )
-
 
 class DiffusersSection(LocalSection):
     """Real diffusion on this machine.
 
     Attributes:
-        device: ``cuda``, ``mps`` or ``cpu``, None for the best there is.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``, None for the best there is.
         previews: how previews are decoded.
         allow_download: whether a model that is not on this machine is fetched.
-        keep_models: models kept in memory at once; None for one where sets are drawn, and for
-            all that the show draws with where it is live.
+        keep_models: models kept in memory at once, the one unused for longest goes first; None
+            for one where sets are drawn, and for all that the show draws with where it is live.
         batch_size: sets of one action drawn together; None for 4 on CUDA, else 1.
     """
 
@@ -85,15 +50,7 @@ class DiffusersSection(LocalSection):
         from generator.engines.diffusers.engine import DiffusersEngine
 
         del wait, processes
-        engine = DiffusersEngine(
-            DiffusersSettings(
-                device=self.device,
-                previews=self.previews,
-                allow_download=self.allow_download,
-                keep_models=self.keep_models or 1,
-                batch_size=self.batch_size,
-            )
-        )
+        engine = DiffusersEngine(self)
         try:
             yield engine
         finally:

@@ -121,6 +121,8 @@ class OlderWireEngine:
         max_size: bytes that a message may have.
     """
 
+    timing: Timing = "measured"
+
     def __init__(
         self,
         url: str,
@@ -142,11 +144,6 @@ class OlderWireEngine:
     def name(self) -> str:
         """Where it is: it does not say what it is."""
         return f"older wire at {redacted(self._url)}"
-
-    @property
-    def timing(self) -> Timing:
-        """Always ``measured``: by arrival."""
-        return "measured"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe` there; leaving hangs up.

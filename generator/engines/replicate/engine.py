@@ -110,6 +110,8 @@ class ReplicateEngine:
         ValueError: `input_map` has a field that recipes have not, or lacks prompt or seed.
     """
 
+    timing: Timing = "measured"
+
     def __init__(
         self,
         client: Client,
@@ -140,11 +142,6 @@ class ReplicateEngine:
     def name(self) -> str:
         """Replicate and the model."""
         return f"replicate {self._model}"
-
-    @property
-    def timing(self) -> Timing:
-        """Always ``measured``."""
-        return "measured"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context before it is drawn cancels the prediction.

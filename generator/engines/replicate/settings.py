@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from generator.engines.port import Engine
-from generator.engines.settings import BadEngine, EngineAccess, NotReady, RemoteSection
+from generator.engines.settings import Address, BadEngine, EngineAccess, NotReady, RemoteSection
 
 API: Final = "https://api.replicate.com"
 
@@ -27,20 +26,18 @@ RecipeInput = Literal[
 ]
 """A field of ours that a model may take."""
 
-DEFAULT_INPUT: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "prompt": "prompt",
-        "negative_prompt": "negative_prompt",
-        "seed": "seed",
-        "steps": "num_inference_steps",
-        "guidance_scale": "guidance_scale",
-        "width": "width",
-        "height": "height",
-        "strength": "prompt_strength",
-        "base_image": "image",
-        "scheduler": "scheduler",
-    }
-)
+DEFAULT_INPUT: Final[Mapping[str, str]] = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "seed": "seed",
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "width": "width",
+    "height": "height",
+    "strength": "prompt_strength",
+    "base_image": "image",
+    "scheduler": "scheduler",
+}
 """How the inputs of Replicate's Stable Diffusion models are called, by our fields."""
 
 
@@ -60,7 +57,7 @@ class ReplicateSection(RemoteSection):
     health_path: ClassVar[str] = "/account"
 
     kind: Literal["replicate"] = "replicate"
-    url: Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)] = API
+    url: Address = API
     model: Annotated[str, Field(pattern=r"^[^\s?#]+$")] = ""
     inputs: dict[RecipeInput, str] | None = None
     extra_inputs: dict[str, Any] = Field(default_factory=dict)
@@ -72,9 +69,9 @@ class ReplicateSection(RemoteSection):
             raise ValueError(f"{self.called}: inputs needs names for prompt and seed")
         return self
 
-    def beside_each_other(self, parallel: int) -> int:
-        """As many as it may have under way."""
-        del parallel
+    def beside_each_other(self, cores: int) -> int:
+        """As many as may be under way."""
+        del cores
         return self.at_once
 
     def connect(self, access: EngineAccess) -> Engine:

@@ -15,9 +15,9 @@ class SketchSection(SimulatedSection):
 
     kind: Literal["sketch"] = "sketch"
 
-    def beside_each_other(self, parallel: int) -> int:
-        """One in each process: see `generator.engines.pooled`."""
-        return max(1, parallel)
+    def beside_each_other(self, cores: int) -> int:
+        """One on each: see `generator.engines.pooled`."""
+        return max(1, cores)
 
     @contextmanager
     def open(self, *, wait: bool, processes: int = 1) -> Iterator[Engine]:

@@ -95,7 +95,7 @@ class TestContract(EngineContract):
         assert (await drawn(engine, recipe()))[-1].final
 
 
-OUR_TASKS = {"comfyui socket", "comfyui prompt"}
+OUR_TASKS = {"comfyui socket", "begun there"}
 MODERN = Behaviour()
 KINDS = {
     "modern": MODERN,

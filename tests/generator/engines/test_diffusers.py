@@ -22,9 +22,10 @@ from PIL import Image
 
 from generator.base_image import default_base_image
 from generator.engines.diffusers.channel import Cancelled, Channel
-from generator.engines.diffusers.engine import DiffusersEngine, DiffusersSettings
+from generator.engines.diffusers.engine import DiffusersEngine
 from generator.engines.diffusers.faults import translated
 from generator.engines.diffusers.profile import Profile
+from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
@@ -82,17 +83,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.set_num_threads(threads)
 
 
+def section(**settings: Any) -> DiffusersSection:
+    return DiffusersSection(name="gpu", device="cpu", **settings)
+
+
 @pytest.fixture(scope="module")
 def engine(models: Path) -> Iterator[DiffusersEngine]:
     del models
-    engine = DiffusersEngine(DiffusersSettings(device="cpu", keep_models=3, previews="vae"))
+    engine = DiffusersEngine(section(keep_models=3, previews="vae"))
     yield engine
     engine.close()
 
 
 @contextmanager
-def engine_with(**settings: Any) -> Iterator[DiffusersEngine]:
-    engine = DiffusersEngine(DiffusersSettings(device="cpu", **settings))
+def engine_with(
+    *, precision: str | None = None, tiny_decoder: str | None = None, **settings: Any
+) -> Iterator[DiffusersEngine]:
+    engine = DiffusersEngine(section(**settings), precision=precision, tiny_decoder=tiny_decoder)
     try:
         yield engine
     finally:
@@ -308,7 +315,7 @@ class TestPreviews:
             vae = None
 
         with pytest.raises(AttributeError):  # auto on a CPU goes straight to the matrix
-            decoder_for(Vaeless(), DiffusersSettings(tiny_decoder="nobody/nothing"), "cpu")
+            decoder_for(Vaeless(), section(), "cpu", "nobody/nothing")
 
 
 @needs_diffusers
@@ -815,5 +822,5 @@ def test_importing_the_engine_imports_no_torch() -> None:
 
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="keep_models"):
-        DiffusersSettings(keep_models=0)
-    assert DiffusersSettings() == DiffusersSettings()
+        section(keep_models=0)
+    assert section() == section()

@@ -50,7 +50,7 @@ async def engine_on(
 
 
 def ours() -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if task.get_name() == "replicate prediction"]
+    return [task for task in asyncio.all_tasks() if task.get_name() == "begun there"]
 
 
 class TestContract(EngineContract):
