@@ -32,6 +32,8 @@ from server.control.arguments import ARGUMENTS, RELEASED, Button, button
 from server.control.dispatcher import MAX_ID, Caller, CommandError, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
+from server.diagnostics.findings import sentences
+from server.diagnostics.live_checks import findings_now
 from server.diagnostics.preflight import Preflight
 from server.metrics import Metrics
 from server.older.socket import OlderSocket
@@ -236,19 +238,19 @@ class Probes:
     async def ready(self, request: Request) -> Response:
         """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
         del request
-        # Readiness knows of now; the preflight of a few minutes ago, and of more.
-        current = self._conditions.current()
+        conditions = self._conditions.current()
+        now = findings_now(self._readiness)
         problems = [
-            *self._readiness.problems(),
-            *(each.message for each in current if each.blocks_ready),
+            *sentences(now, "error"),
+            *(each.message for each in conditions if each.blocks_ready),
             *self._preflight.problems(),
         ]
         body = {
             "ready": not problems,
             "reasons": problems,
             "notes": [
-                *self._readiness.notes(),
-                *(each.message for each in current if not each.blocks_ready),
+                *sentences(now, "warning"),
+                *(each.message for each in conditions if not each.blocks_ready),
                 *self._preflight.notes(),
             ],
             **self._readiness.coverage(),

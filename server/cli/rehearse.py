@@ -29,8 +29,9 @@ from server.cli.common import (
 )
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
-from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ranked
-from server.diagnostics.show import unloadable_findings
+from server.diagnostics.findings import ranked
+from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
+from server.diagnostics.show import unloadable
 from server.engines.lifeline import end_with_parent, give_way
 from server.logs import configure_logs
 from server.output import output_in_background
@@ -254,7 +255,7 @@ def _watch(
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
     """The report of a show that cannot be loaded."""
-    findings = ranked(unloadable_findings(error))
+    findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 

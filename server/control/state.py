@@ -22,6 +22,8 @@ from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog
+from server.diagnostics.findings import sentences
+from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.modes.forces import Force
 from server.modes.manager import ModeManager
@@ -209,7 +211,8 @@ class StateView:
             return "failing", failing[0]
         if self.playback.panicked is not None:
             return "degraded", "panic: the wall is black"
-        problems = self.readiness.problems()
+        now = findings_now(self.readiness)
+        problems = sentences(now, "error")
         problems += [each.message for each in current if each.level == "degraded"]
         problems += [
             f"engine {each.name} is {each.health.state}: {each.health.reason}"
@@ -224,7 +227,7 @@ class StateView:
             cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
             problems.append(f"{cues} no set to play")
         problems += self._preflight_errors()
-        problems += self.readiness.notes()
+        problems += sentences(now, "warning")
         if problems:
             return "degraded", problems[0]
         return "ok", "every cue has a set to play"

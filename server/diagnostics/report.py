@@ -9,75 +9,15 @@ Times are seconds. A position counts from the start of its screening.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from generator.cues import format_time
-from generator.plan import Action
-
-Level = Literal["error", "warning", "note"]
-"""An error would be seen by visitors, a warning is survived, a note is good to know."""
-
-Verdict = Literal["ready", "not ready"]
-
-LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
-"""The worst first."""
+from server.diagnostics.findings import Finding, Level, Verdict
 
 
 class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Finding(_ReportModel):
-    """One thing that is wrong, or worth knowing.
-
-    Attributes:
-        level: how bad it is.
-        code: a stable word for what it is: ``missing_step``.
-        message: what is wrong, and why.
-        remedy: what to do about it.
-        cue: index of the cue in the sheet, from 0; None where it is about no single one.
-        time: the cue's time, as in the sheet.
-        action_id: the action it is about.
-        set_id: the set it is about.
-        count: how many times it was found in this rehearsal.
-    """
-
-    level: Level
-    code: str
-    message: str
-    remedy: str
-    cue: int | None = None
-    time: str | None = None
-    action_id: str | None = None
-    set_id: int | None = None
-    count: int = 1
-
-
-def about(
-    action: Action,
-    level: Level,
-    code: str,
-    *,
-    message: str,
-    remedy: str,
-    set_id: int | None = None,
-    count: int = 1,
-) -> Finding:
-    """A finding about an action, and so about its cue."""
-    return Finding(
-        level=level,
-        code=code,
-        message=message,
-        remedy=remedy,
-        cue=action.cue_index,
-        time=format_time(action.at),
-        action_id=action.action_id,
-        set_id=set_id,
-        count=count,
-    )
 
 
 class Setback(_ReportModel):
@@ -353,28 +293,3 @@ class Report(_ReportModel):
     def count(self, level: Level) -> int:
         """How many findings of a level there are."""
         return sum(finding.level == level for finding in self.findings)
-
-
-def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """Errors keep a show from opening; nothing else does."""
-    return "not ready" if any(finding.level == "error" for finding in findings) else "ready"
-
-
-def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The worst first, then in the order of the show; what is the same is told once."""
-    merged: dict[Finding, int] = {}
-    for finding in findings:
-        once = finding.model_copy(update={"count": 1})
-        merged[once] = merged.get(once, 0) + finding.count
-
-    def place(finding: Finding) -> tuple[int, int, str, str, int]:
-        return (
-            LEVELS.index(finding.level),
-            -1 if finding.cue is None else finding.cue,
-            finding.code,
-            finding.action_id or "",
-            -1 if finding.set_id is None else finding.set_id,
-        )
-
-    counted = (each.model_copy(update={"count": count}) for each, count in merged.items())
-    return tuple(sorted(counted, key=place))

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.clock import Clock
 from server.config.show import Show
-from server.diagnostics.live_checks import Looks, known_engines
+from server.diagnostics.live_checks import RunningShow, findings_now, looks
 from server.diagnostics.preflight import Preflight
 from server.engines.live import LiveEngines
 from server.ensemble import Ensemble
@@ -68,16 +68,18 @@ async def open_checks(
         metrics: where errors are counted.
         on: whether it is a show.
     """
+    running = RunningShow(show=show, ensemble=ensemble, supply=supply, live=live, wall=clock.wall)
     preflight = Preflight(
-        Looks(show, ensemble, supply, live=live, wall=clock.wall).all(),
+        looks(running),
         ensemble.playhead,
         ensemble.playback.quiet_for,
         clock,
+        now=lambda: findings_now(ensemble.readiness),
         begins=lambda: ensemble.readiness.looked,
         noted=lambda result: metrics.preflight_errors.set(result.count("error")),
     )
-    kept = ReportArchive(show.state_folder / REHEARSALS)
-    desk = RehearsalJobs(ChildBackstage(show, lambda: known_engines(ensemble, live)), kept, clock)
+    archive = ReportArchive(show.state_folder / REHEARSALS)
+    desk = RehearsalJobs(ChildBackstage(show, running.engines), archive, clock)
     if not on:
         yield Checks(preflight, desk, on)
         return

@@ -19,7 +19,7 @@ import structlog
 
 from cache.threads import write_in_thread
 from server.clock import Clock, timeout_at
-from server.diagnostics.report import Finding, Level
+from server.diagnostics.findings import Finding, Level
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.request import RehearsalRequest
 from server.reports.archive import HTML, JSON, Digest, RehearsalOutcome, ReportArchive

@@ -16,7 +16,8 @@ from server.clock import VirtualClock
 from server.config.show import Show, load_show
 from server.control.dispatcher import Caller, CommandError, Dispatcher
 from server.control.rehearsal_commands import RehearsalCommands
-from server.diagnostics.report import Finding, RehearsalOptions, Report, verdict_of
+from server.diagnostics.findings import Finding, verdict_of
+from server.diagnostics.report import RehearsalOptions, Report
 from server.rehearsal.backstage import NotBegun, ScriptedBackstage
 from server.rehearsal.jobs import LIMIT, RehearsalJobs
 from server.reports.archive import HTML, JSON, KEPT, ReportArchive
