@@ -24,11 +24,9 @@ class Setback(_ReportModel):
     """One rung of a run gave way to the next.
 
     Attributes:
-        at: position.
         step: the last step shown before; 0 for none.
         from_: the rung that failed: ``static``, ``live gpu``.
         to: the rung tried next, or ``hold``.
-        reason: in words.
     """
 
     at: float
@@ -100,12 +98,7 @@ class RehearsedRun(_ReportModel):
 class SheetCue(_ReportModel):
     """One cue of the sheet: for the timeline.
 
-    Attributes:
-        cue: index, from 0.
-        at: position.
-        action: transcript, prompt, navigate, …
-        label: what it says, short.
-        action_id: what it draws; None for nothing.
+    `label` is what it says, short; `action_id` is None where it draws nothing.
     """
 
     cue: int
@@ -116,15 +109,7 @@ class SheetCue(_ReportModel):
 
 
 class RehearsedScreening(_ReportModel):
-    """One screening.
-
-    Attributes:
-        number: from 1.
-        starts: local date and time, where a schedule says it; None for a loop or by hand.
-        from_: position at which playing began.
-        to: position at which it ended.
-        runs: how many there were.
-    """
+    """One screening; `starts` is local, where a schedule says when it is."""
 
     number: int
     starts: str | None
@@ -134,15 +119,7 @@ class RehearsedScreening(_ReportModel):
 
 
 class ProbedEngine(_ReportModel):
-    """One engine.
-
-    Attributes:
-        name: as in the settings.
-        kind: what sort of engine.
-        local: whether it draws on this machine.
-        state: whether it answered: ready, dead, or not asked (starting it would be spending).
-        detail: what it said.
-    """
+    """One engine, and what it answered; it is not asked where starting it would be spending."""
 
     name: str
     kind: str
@@ -156,12 +133,8 @@ class Fetched(_ReportModel):
 
     Attributes:
         screening: during which, from 1; 0 before the first.
-        action_id: whose set.
-        set_id: which.
         at: position at which its first file was asked for; negative before the start.
         until: position at which its last file was here.
-        bytes: that came.
-        files: that came.
     """
 
     screening: int
@@ -194,14 +167,7 @@ class LineReport(_ReportModel):
 
 
 class Variety(_ReportModel):
-    """Which of an action's sets were played.
-
-    Attributes:
-        action_id: the action.
-        cue: index of its cue.
-        sets: how many it has that can be played.
-        played: set numbers, in the order of the runs.
-    """
+    """How many of an action's sets can be played, and which were, in the order of the runs."""
 
     action_id: str
     cue: int
@@ -213,10 +179,7 @@ class RehearsalOptions(_ReportModel):
     """What was asked for.
 
     Attributes:
-        seed: of what is left to chance.
-        from_: position at which each screening began.
-        to: position at which it ended; None for its end.
-        screenings: how many.
+        to: position at which each screening ended; None for its end.
         bandwidth: bits a second of the line; None for as it is.
         latency: seconds of each request.
         fail: what was made to fail.
@@ -234,18 +197,7 @@ class RehearsalOptions(_ReportModel):
 
 
 class ReportedShow(_ReportModel):
-    """Which show.
-
-    Attributes:
-        title: its title.
-        sheet: file name of its cue sheet.
-        duration: seconds of one screening.
-        timezone: in which its times are meant.
-        cues: how many cues.
-        actions: how many of them draw.
-        mode: as configured.
-        store: where its sets lie.
-    """
+    """Which show; `actions` are the cues that draw, `store` is where its sets lie."""
 
     title: str
     sheet: str
@@ -261,17 +213,11 @@ class Report(_ReportModel):
     """The whole of it.
 
     Attributes:
-        verdict: whether the show can open.
         findings: the worst first, then in the order of the show.
         show: which show; None where it could not be loaded.
-        asked: what was asked for.
-        screenings: in order.
         cues: every run, in order.
         sheet: every cue, for the timeline.
-        engines: every engine.
         line: the line to the store; None where sets are read on this machine.
-        fetched: what came over it.
-        variety: which sets were played.
     """
 
     verdict: Verdict

@@ -21,11 +21,11 @@ from server.app import application, build
 from server.clock import Clock, ScaledClock, SystemClock
 from server.config.sections import ServerSection
 from server.config.show import Show
+from server.diagnostics.report import RehearsalOptions
 from server.memory import STATE, Remembered, remembered
 from server.performance.playback import Playback
 from server.process import HostProcess
 from server.rehearsal.options import LiveOptions
-from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.screening_window import in_a_row
 from server.serving import AddressTaken, RefusedToServe, serve
 from server.timeline.schedule import Schedule
@@ -43,60 +43,38 @@ LINGERS: Final = 3.0
 _ASKED_WITHIN: Final = 1.0
 
 
-def watch(
+def rehearse_live(
     show: Show,
+    asked: RehearsalOptions,
     *,
     speed: float,
-    seed: int | None = None,
-    from_: float = 0.0,
-    to: float | None = None,
-    screenings: int = 1,
-    spend_engines: bool = False,
     host: str | None = None,
     port: int | None = None,
     log_level: str = "info",
-) -> int:
+) -> None:
     """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
 
     Args:
         show: the show.
+        asked: which part of it, and with which seed.
         speed: seconds of the show in a real one.
-        seed: of what is left to chance; None for the show's.
-        from_: position at which each screening begins.
-        to: position at which each ends; None for its end.
-        screenings: how many, one after another.
-        spend_engines: whether engines that play live are started, and asked.
         host: the address to listen on; None for the show's.
         port: the port; None for the show's, 0 for any.
         log_level: what is logged.
-
-    Returns:
-        The program's exit status.
 
     Raises:
         RefusedToServe: it cannot be watched so, or not there.
         ShowStopped: it could not go on.
     """
-    _check(show, speed, from_, to)
+    _check(show, speed, asked.from_, asked.to)
     show = _elsewhere(show, host, port)
     process = HostProcess.of_this_server()
-    rehearsal = LiveRehearsal(
-        show,
-        SystemClock(),
-        process=process,
-        speed=speed,
-        seed=seed,
-        from_=from_,
-        to=to,
-        screenings=screenings,
-        spend_engines=spend_engines,
-    )
+    rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed, process=process)
     title = f"Rehearsal of {show.title}, {speed:g} times as fast"
     try:
         serve(show, rehearsal.app, title, process, log_level=log_level, over=rehearsal.over)
     except AddressTaken as error:
         raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
-    return 0
 
 
 class LiveRehearsal:
@@ -105,11 +83,8 @@ class LiveRehearsal:
     Args:
         show: the show.
         outside: real time.
+        asked: which part of the show, and with which seed.
         speed: seconds of the show in a real one.
-        seed: of what is left to chance; None for the show's.
-        from_: position at which each screening begins.
-        to: position at which each ends; None for its end.
-        screenings: how many, one after another.
         spend_engines: whether engines that play live are started, and asked.
         process: what it runs in; None for one that it only visits.
     """
@@ -118,32 +93,27 @@ class LiveRehearsal:
         self,
         show: Show,
         outside: Clock,
+        asked: RehearsalOptions,
         *,
         speed: float,
-        seed: int | None = None,
-        from_: float = 0.0,
-        to: float | None = None,
-        screenings: int = 1,
         spend_engines: bool = False,
         process: HostProcess | None = None,
     ) -> None:
         self._process = process
         self._show = show
+        self._asked = asked
         self._clock = ScaledClock(outside, speed)
-        self._part = (from_, to)
-        self._screenings = screenings
         self._playback: Playback | None = None
         self._over_at: float | None = None
-        chosen = seed_of(show, seed)
-        self._terms = LiveOptions(
-            self._clock, self._schedule, chosen, _copy(show, chosen), spend_engines
+        self._options = LiveOptions(
+            self._clock, self._schedule, asked.seed, _copy(show, asked.seed), spend_engines
         )
         self.app = application(self._opened, show.settings.server)
 
     @asynccontextmanager
     async def _opened(self, app: Starlette) -> AsyncIterator[None]:
         async with build(
-            self._show, self._clock, app, rehearsal=self._terms, process=self._process
+            self._show, self._clock, app, rehearsal=self._options, process=self._process
         ) as playback:
             self._playback = playback
             yield
@@ -152,8 +122,10 @@ class LiveRehearsal:
         """The screenings, from this moment on."""
         section = self._show.settings.schedule
         gap = section.gap if section.kind == "loop" else self._clock.stretch(LOBBY)
-        from_, to = self._part
-        return in_a_row(self._show, opens, self._screenings, gap=gap, from_=from_, to=to)
+        asked = self._asked
+        return in_a_row(
+            self._show, opens, asked.screenings, gap=gap, from_=asked.from_, to=asked.to
+        )
 
     def over(self) -> bool:
         """Whether the last screening has ended, and the screens have gone to their lobby.
