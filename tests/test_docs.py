@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
+from server.diagnostics.findings import table
 from server.stage.presence import _CODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,10 @@ def test_every_condition_can_be_looked_up() -> None:
         for code in re.findall(r"`([a-z_]+)`", line.split("|")[1])
     }
     assert listed == condition_codes()
+
+
+def test_every_finding_can_be_looked_up() -> None:
+    assert table() in (DOCS / "rehearsal.md").read_text(encoding="utf-8")
 
 
 def test_the_map_of_the_code_has_every_module() -> None:

@@ -11,6 +11,7 @@ from server.app import create_app
 from server.clock import SystemClock
 from server.config.sections import ServerSection
 from server.config.show import Show
+from server.diagnostics.report import RehearsalOptions
 from server.process import HostProcess
 from server.rehearsal.live_rehearsal import LiveRehearsal
 from server.serving import AddressTaken, RefusedToServe, serve
@@ -22,60 +23,41 @@ FASTEST: Final = 60.0
 _ASKED_WITHIN: Final = 1.0
 
 
-def watch(
+def rehearse_live(
     show: Show,
+    asked: RehearsalOptions,
     *,
     speed: float,
-    seed: int | None = None,
-    from_: float = 0.0,
-    to: float | None = None,
-    screenings: int = 1,
-    spend_engines: bool = False,
     host: str | None = None,
     port: int | None = None,
     log_level: str = "info",
-) -> int:
+) -> None:
     """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
 
     Args:
         show: the show.
+        asked: which part of it, and with which seed.
         speed: seconds of the show in a real one.
-        seed: of what is left to chance; None for the show's.
-        from_: position at which each screening begins.
-        to: position at which each ends; None for its end.
-        screenings: how many, one after another.
-        spend_engines: whether engines that play live are started, and asked.
         host: the address to listen on; None for the show's.
         port: the port; None for the show's, 0 for any.
         log_level: what is logged.
-
-    Returns:
-        The program's exit status.
 
     Raises:
         RefusedToServe: it cannot be watched so, or not there.
         ShowStopped: it could not go on.
     """
-    _check(show, speed, from_, to)
+    _check(show, speed, asked.from_, asked.to)
     show = _elsewhere(show, host, port)
     process = HostProcess.of_this_server()
-    rehearsal = LiveRehearsal(
-        show,
-        SystemClock(),
-        speed=speed,
-        seed=seed,
-        from_=from_,
-        to=to,
-        screenings=screenings,
-        spend_engines=spend_engines,
+    rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
+    app, title = (
+        create_app(rehearsal, process),
+        f"Rehearsal of {show.title}, {speed:g} times as fast",
     )
-    title = f"Rehearsal of {show.title}, {speed:g} times as fast"
     try:
-        app = create_app(rehearsal, process)
         serve(show, app, title, process, log_level=log_level, over=rehearsal.over)
     except AddressTaken as error:
         raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
-    return 0
 
 
 def _check(show: Show, speed: float, from_: float, to: float | None) -> None:

@@ -28,11 +28,12 @@ from server.cli.common import (
     load,
     load_or_raise,
 )
-from server.cli.live_rehearsal import FASTEST, SLOWEST, watch
+from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
-from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report, ranked
-from server.diagnostics.show import unloadable_findings
+from server.diagnostics.findings import ranked
+from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
+from server.diagnostics.show import unloadable
 from server.logs import configure_logs
 from server.output import output_in_background
 from server.rehearsal.failures import fail_names
@@ -128,16 +129,11 @@ def rehearse_show(
             "--deep": deep,
         }
         _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        _watch(
-            load(show, store=store),
-            speed=speed,
-            asked=RehearsalOptions(
-                seed=seed or 0, from_=start or 0.0, to=end, screenings=screenings
-            ),
-            seed=seed,
-            host=host,
-            port=port,
+        loaded = load(show, store=store)
+        asked = RehearsalOptions(
+            seed=seed_of(loaded, seed), from_=start or 0.0, to=end, screenings=screenings
         )
+        _rehearse_live(loaded, asked, speed, host, port)
     _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
     configure_logs("error")  # what went wrong is in the report
     try:
@@ -225,37 +221,22 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
         fail(f"{given[0]}: {what} {why}", 2)
 
 
-def _watch(
-    show: Show,
-    *,
-    speed: float,
-    asked: RehearsalOptions,
-    seed: int | None,
-    host: str | None,
-    port: int | None,
+def _rehearse_live(
+    show: Show, asked: RehearsalOptions, speed: float, host: str | None, port: int | None
 ) -> NoReturn:
     """Play it on the show's own screens, and end the program."""
     _check(show, asked)
     with output_in_background():
         try:
-            status = watch(
-                show,
-                speed=speed,
-                seed=seed,
-                from_=asked.from_,
-                to=asked.to,
-                screenings=asked.screenings,
-                host=host,
-                port=port,
-            )
+            rehearse_live(show, asked, speed=speed, host=host, port=port)
         except NotServed as error:
             fail(str(error), error.status)
-    raise SystemExit(status)
+    raise SystemExit(0)
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
     """The report of a show that cannot be loaded."""
-    findings = ranked(unloadable_findings(error))
+    findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 

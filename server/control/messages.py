@@ -31,7 +31,7 @@ class TechnicianHello(Hello):
     ] = ""
 
 
-class Command(WireMessage):
+class CommandMessage(WireMessage):
     """Something to be done.
 
     Attributes:
@@ -50,7 +50,7 @@ class Command(WireMessage):
     sent_at: float | None = Field(default=None, allow_inf_nan=False)
 
 
-FromTechnician = Annotated[TechnicianHello | Command | SyncRequest, BY_TYPE]
+FromTechnician = Annotated[TechnicianHello | CommandMessage | SyncRequest, BY_TYPE]
 decode: Final[MessageDecoder[FromTechnician]] = MessageDecoder(FromTechnician, MAX_TEXT_BYTES)
 """Reads one message of a technician."""
 

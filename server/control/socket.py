@@ -160,7 +160,7 @@ class ControlSocket:
                 message = await connection.receive()
                 received_at = self._clock.now()
                 match message:
-                    case wire.Command():
+                    case wire.CommandMessage():
                         if len(at_work) + mailbox.waiting >= MOST_AT_ONCE:
                             text = f"{MOST_AT_ONCE} commands of yours are not answered yet"
                             mailbox.reply(wire.refusal(message.id, "busy", text))
@@ -183,7 +183,11 @@ class ControlSocket:
             await cancel_and_wait(*at_work)
 
     async def _carry_out(
-        self, message: wire.Command, mailbox: TechnicianMailbox, caller: Caller, received_at: float
+        self,
+        message: wire.CommandMessage,
+        mailbox: TechnicianMailbox,
+        caller: Caller,
+        received_at: float,
     ) -> None:
         sent_at = received_at if message.sent_at is None else message.sent_at
         # A number and its digits are the same id.

@@ -22,6 +22,8 @@ from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control.dispatcher import CommandLog
+from server.diagnostics.findings import sentences
+from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.formatting import count
 from server.modes.forces import Force
@@ -214,7 +216,8 @@ class StateView:
             return "failing", failing[0]
         if self.playback.panicked is not None:
             return "degraded", "panic: the wall is black"
-        problems = self.readiness.problems()
+        now = findings_now(self.readiness)
+        problems = sentences(now, "error")
         problems += [each.message for each in current if each.level == "degraded"]
         problems += [
             f"engine {each.name} is {each.health.state}: {each.health.reason}"
@@ -228,7 +231,7 @@ class StateView:
         if lacking:
             problems.append(f"{count(lacking, 'cue has', 'cues have')} no set to play")
         problems += self._preflight_errors()
-        problems += self.readiness.notes()
+        problems += sentences(now, "warning")
         if problems:
             return "degraded", problems[0]
         return "ok", "every cue has a set to play"

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cache.images import BadImage, check_image, media_type_for
 from cache.keys import Key, set_place
-from server.diagnostics.sets import Flawed
+from server.diagnostics.facts import FlawedSet
 
 
 class Inspector:
@@ -18,7 +18,7 @@ class Inspector:
     def __init__(self) -> None:
         self._seen: set[Key] = set()
         self._sizes: dict[tuple[str, int], dict[tuple[int, int], str]] = defaultdict(dict)
-        self._flawed: list[Flawed] = []
+        self._flawed: list[FlawedSet] = []
 
     def look(self, key: Key, data: bytes) -> None:
         """Look at a file of a set that is about to be shown."""
@@ -36,14 +36,14 @@ class Inspector:
                 size = image.size
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
             reason = f"{name} cannot be decoded: {error}"
-            self._flawed.append(Flawed(place.action_id, place.set_id, "undecodable", reason))
+            self._flawed.append(FlawedSet(place.action_id, place.set_id, "undecodable", reason))
             return
         self._sizes[place.action_id, place.set_id].setdefault(size, name)
 
-    def flawed(self) -> list[Flawed]:
+    def flawed(self) -> list[FlawedSet]:
         """What was wrong with what went by."""
         mixed = [
-            Flawed(action_id, number, "mixed_sizes", _mixed(sizes))
+            FlawedSet(action_id, number, "mixed_sizes", _mixed(sizes))
             for (action_id, number), sizes in self._sizes.items()
             if len(sizes) > 1
         ]

@@ -8,15 +8,16 @@ changes, not each time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from server.clock import Clock, timeout_at
-from server.diagnostics.report import Finding, Verdict, ranked, verdict_of
+from server.diagnostics.findings import LEVELS, Finding, Verdict, ranked, sentences, verdict_of
+from server.diagnostics.live_checks import NO_ANSWER, NOT_LOOKED_AT, Look
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
@@ -45,26 +46,7 @@ _TOLD: Final = 20
 """Findings that the state tells; there may be hundreds where a store is gone."""
 
 _NAMED: Final = 5
-
-_TOLD_BY_READINESS: Final = frozenset(
-    {
-        "no_sets",
-        "not_here",
-        "store_silent",
-        "copies_stopped",
-        "cache_too_small",
-        "late",
-    }
-)
-"""What is known as of now, and told there, need not be told as it was minutes ago."""
-
-
-class Look(Protocol):
-    """One thing that is looked at, in steps; each brings what it found."""
-
-    def __call__(self) -> AsyncGenerator[Sequence[Finding], None]:
-        """Look once, from the beginning."""
-        ...
+"""Errors that the log names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +57,18 @@ class Result:
         at: steady time at which it was done.
         wall: the same, by the machine's time of day.
         findings: the worst first.
-        verdict: whether the show can go on.
+        looked: those of them that needed a closer look.
     """
 
     at: float
     wall: float
     findings: tuple[Finding, ...]
-    verdict: Verdict
+    looked: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the show can go on."""
+        return verdict_of(self.findings)
 
     def count(self, level: str) -> int:
         """How many findings of a level there are."""
@@ -106,6 +93,7 @@ class Preflight:
         playhead: where the show is, and when the next screening begins.
         quiet_for: whether the stage is quiet now and for some seconds to come.
         clock: the time.
+        now: what is wrong at this moment, which needs no look.
         begins: whether it may begin at all: the sets must have been looked through once.
         noted: called with each result, for whoever counts.
     """
@@ -117,6 +105,7 @@ class Preflight:
         quiet_for: Callable[[float], bool],
         clock: Clock,
         *,
+        now: Callable[[], Iterable[Finding]] = tuple,
         begins: Callable[[], bool] = lambda: True,
         noted: Callable[[Result], None] = lambda _result: None,
     ) -> None:
@@ -125,6 +114,7 @@ class Preflight:
         self._playhead = playhead
         self._quiet_for = quiet_for
         self._clock = clock
+        self._now = now
         self._begins = begins
         self._noted = noted
         self._last: Result | None = None
@@ -151,36 +141,28 @@ class Preflight:
             "findings": []
             if last is None
             else [each.model_dump(mode="json") for each in last.findings[:_TOLD]],
-            "errors": 0 if last is None else last.count("error"),
-            "warnings": 0 if last is None else last.count("warning"),
-            "notes": 0 if last is None else last.count("note"),
+            **{f"{level}s": 0 if last is None else last.count(level) for level in LEVELS},
             "next_at": self._next_at,
         }
 
     def problems(self) -> list[str]:
-        """The errors that are about coming cues, in words, the first of them named."""
-        return _in_words(
-            each
-            for each in self._found("error")
-            if each.cue is not None and self._is_coming(each.cue)
-        )
+        """The errors about coming cues that needed a closer look, in words."""
+        return sentences((each for each in self._looked() if self._is_coming(each.cue)), "error")
 
     def notes(self) -> list[str]:
-        """What else is wrong, in words."""
-        errors = (each for each in self._found("error") if each.cue is None)
-        return [*_in_words(errors), *_in_words(self._found("warning"))]
+        """What else needed a closer look, in words."""
+        looked = self._looked()
+        errors = (each for each in looked if each.cue is None)
+        return [*sentences(errors, "error"), *sentences(looked, "warning")]
 
-    def _is_coming(self, cue: int) -> bool:
+    def _looked(self) -> tuple[Finding, ...]:
+        """What is known as of now is told as it is now, not as it was minutes ago."""
+        return () if self._last is None else self._last.looked
+
+    def _is_coming(self, cue: int | None) -> bool:
         """Whether a cue will still be fired, as far as is known."""
         again = self._playhead.status != "active" or self._playhead.next_at is not None
-        return again or cue >= self._playhead.cursor
-
-    def _found(self, level: str) -> list[Finding]:
-        """Findings of a level that nobody else tells."""
-        found = () if self._last is None else self._last.findings
-        return [
-            each for each in found if each.level == level and each.code not in _TOLD_BY_READINESS
-        ]
+        return cue is not None and (again or cue >= self._playhead.cursor)
 
     # ------------------------------------------------------------ looking
 
@@ -196,10 +178,12 @@ class Preflight:
             except StopAsyncIteration:
                 continue
             except TimeoutError:
-                findings.append(_unanswered(look))
+                text = f"looking at the {look.__name__} took longer than {STEP_WITHIN:g} s"
+                findings.append(NO_ANSWER(text))
             except Exception as error:  # noqa: BLE001 - one look must not end the looking
-                _log.exception("preflight_broke", look=_name(look))
-                findings.append(_broken(look, error))
+                _log.exception("preflight_broke", look=look.__name__)
+                text = f"looking at the {look.__name__} failed: {error!r:.200}"
+                findings.append(NOT_LOOKED_AT(text))
         return ranked(findings)
 
     async def _until_quiet(self) -> None:
@@ -215,60 +199,22 @@ class Preflight:
         soon = now + LOOK_IN
         await self._clock.sleep_until(soon if until is None else min(until, soon))
 
-    def _judge(self, findings: tuple[Finding, ...]) -> None:
-        before, verdict = self._last, verdict_of(findings)
-        self._last = Result(self._clock.now(), self._clock.wall(), findings, verdict)
-        self._noted(self._last)
-        if before is None or before.verdict != verdict:
-            log = _log.info if verdict == "ready" else _log.warning
+    def _judge(self, looked: tuple[Finding, ...]) -> None:
+        before, findings = self._last, ranked([*self._now(), *looked])
+        self._last = last = Result(self._clock.now(), self._clock.wall(), findings, looked)
+        self._noted(last)
+        if before is None or before.verdict != last.verdict:
+            log = _log.info if last.verdict == "ready" else _log.warning
             log(
                 "preflight",
-                verdict=verdict,
-                errors=self._last.count("error"),
-                warnings=self._last.count("warning"),
+                verdict=last.verdict,
+                errors=last.count("error"),
+                warnings=last.count("warning"),
                 first=[_short(each) for each in findings[:_NAMED] if each.level == "error"],
             )
         self.changed()
 
 
-def _name(look: Look) -> str:
-    return getattr(look, "__name__", type(look).__name__)
-
-
-def _unanswered(look: Look) -> Finding:
-    return Finding(
-        level="warning",
-        code="no_answer",
-        message=f"looking at the {_name(look)} took longer than {STEP_WITHIN:g} s",
-        remedy="see whether the disk and the store answer",
-    )
-
-
-def _broken(look: Look, error: Exception) -> Finding:
-    """Not looked at is not well."""
-    return Finding(
-        level="warning",
-        code="not_looked_at",
-        message=f"looking at the {_name(look)} failed: {error!r:.200}",
-        remedy="see the server's log, and report it",
-    )
-
-
 def _short(finding: Finding) -> str:
     where = [finding.time, finding.action_id]
     return " ".join([finding.code, *(each for each in where if each)])
-
-
-def _in_words(findings: Iterable[Finding]) -> list[str]:
-    """One sentence for each kind, which names the first few that it is about."""
-    by_code: dict[str, list[Finding]] = {}
-    for each in findings:
-        by_code.setdefault(each.code, []).append(each)
-    said = []
-    for alike in by_code.values():
-        first = alike[0]
-        named = list(dict.fromkeys(each.action_id for each in alike if each.action_id))
-        about = ", ".join(named[:_NAMED]) + (", …" if len(named) > _NAMED else "")
-        more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
-        said.append(f"{about}: {first.message}{more}" if about else f"{first.message}{more}")
-    return said

@@ -9,86 +9,24 @@ Times are seconds. A position counts from the start of its screening.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from generator.cues import format_time
-from generator.plan import Action
-
-Level = Literal["error", "warning", "note"]
-"""An error would be seen by visitors, a warning is survived, a note is good to know."""
-
-Verdict = Literal["ready", "not ready"]
-
-LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
-"""The worst first."""
+from server.diagnostics.findings import Finding, Level, Verdict
 
 
 class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Finding(_ReportModel):
-    """One thing that is wrong, or worth knowing.
-
-    Attributes:
-        level: how bad it is.
-        code: a stable word for what it is: ``missing_step``.
-        message: what is wrong, and why.
-        remedy: what to do about it.
-        cue: index of the cue in the sheet, from 0; None where it is about no single one.
-        time: the cue's time, as in the sheet.
-        action_id: the action it is about.
-        set_id: the set it is about.
-        count: how many times it was found in this rehearsal.
-    """
-
-    level: Level
-    code: str
-    message: str
-    remedy: str
-    cue: int | None = None
-    time: str | None = None
-    action_id: str | None = None
-    set_id: int | None = None
-    count: int = 1
-
-
-def about(
-    action: Action,
-    level: Level,
-    code: str,
-    *,
-    message: str,
-    remedy: str,
-    set_id: int | None = None,
-    count: int = 1,
-) -> Finding:
-    """A finding about an action, and so about its cue."""
-    return Finding(
-        level=level,
-        code=code,
-        message=message,
-        remedy=remedy,
-        cue=action.cue_index,
-        time=format_time(action.at),
-        action_id=action.action_id,
-        set_id=set_id,
-        count=count,
-    )
-
-
 class Setback(_ReportModel):
     """One rung of a run gave way to the next.
 
     Attributes:
-        at: position.
         step: the last step shown before; 0 for none.
         from_: the rung that failed: ``static``, ``live gpu``.
         to: the rung tried next, or ``hold``.
-        reason: in words.
     """
 
     at: float
@@ -160,12 +98,7 @@ class RehearsedRun(_ReportModel):
 class SheetCue(_ReportModel):
     """One cue of the sheet: for the timeline.
 
-    Attributes:
-        cue: index, from 0.
-        at: position.
-        action: transcript, prompt, navigate, …
-        label: what it says, short.
-        action_id: what it draws; None for nothing.
+    `label` is what it says, short; `action_id` is None where it draws nothing.
     """
 
     cue: int
@@ -176,15 +109,7 @@ class SheetCue(_ReportModel):
 
 
 class RehearsedScreening(_ReportModel):
-    """One screening.
-
-    Attributes:
-        number: from 1.
-        starts: local date and time, where a schedule says it; None for a loop or by hand.
-        from_: position at which playing began.
-        to: position at which it ended.
-        runs: how many there were.
-    """
+    """One screening; `starts` is local, where a schedule says when it is."""
 
     number: int
     starts: str | None
@@ -194,15 +119,7 @@ class RehearsedScreening(_ReportModel):
 
 
 class ProbedEngine(_ReportModel):
-    """One engine.
-
-    Attributes:
-        name: as in the settings.
-        kind: what sort of engine.
-        local: whether it draws on this machine.
-        state: whether it answered: ready, dead, or not asked (starting it would be spending).
-        detail: what it said.
-    """
+    """One engine, and what it answered; it is not asked where starting it would be spending."""
 
     name: str
     kind: str
@@ -216,12 +133,8 @@ class Fetched(_ReportModel):
 
     Attributes:
         screening: during which, from 1; 0 before the first.
-        action_id: whose set.
-        set_id: which.
         at: position at which its first file was asked for; negative before the start.
         until: position at which its last file was here.
-        bytes: that came.
-        files: that came.
     """
 
     screening: int
@@ -254,14 +167,7 @@ class LineReport(_ReportModel):
 
 
 class Variety(_ReportModel):
-    """Which of an action's sets were played.
-
-    Attributes:
-        action_id: the action.
-        cue: index of its cue.
-        sets: how many it has that can be played.
-        played: set numbers, in the order of the runs.
-    """
+    """How many of an action's sets can be played, and which were, in the order of the runs."""
 
     action_id: str
     cue: int
@@ -273,10 +179,7 @@ class RehearsalOptions(_ReportModel):
     """What was asked for.
 
     Attributes:
-        seed: of what is left to chance.
-        from_: position at which each screening began.
-        to: position at which it ended; None for its end.
-        screenings: how many.
+        to: position at which each screening ended; None for its end.
         bandwidth: bits a second of the line; None for as it is.
         latency: seconds of each request.
         fail: what was made to fail.
@@ -294,18 +197,7 @@ class RehearsalOptions(_ReportModel):
 
 
 class ReportedShow(_ReportModel):
-    """Which show.
-
-    Attributes:
-        title: its title.
-        sheet: file name of its cue sheet.
-        duration: seconds of one screening.
-        timezone: in which its times are meant.
-        cues: how many cues.
-        actions: how many of them draw.
-        mode: as configured.
-        store: where its sets lie.
-    """
+    """Which show; `actions` are the cues that draw, `store` is where its sets lie."""
 
     title: str
     sheet: str
@@ -321,17 +213,11 @@ class Report(_ReportModel):
     """The whole of it.
 
     Attributes:
-        verdict: whether the show can open.
         findings: the worst first, then in the order of the show.
         show: which show; None where it could not be loaded.
-        asked: what was asked for.
-        screenings: in order.
         cues: every run, in order.
         sheet: every cue, for the timeline.
-        engines: every engine.
         line: the line to the store; None where sets are read on this machine.
-        fetched: what came over it.
-        variety: which sets were played.
     """
 
     verdict: Verdict
@@ -353,28 +239,3 @@ class Report(_ReportModel):
     def count(self, level: Level) -> int:
         """How many findings of a level there are."""
         return sum(finding.level == level for finding in self.findings)
-
-
-def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """Errors keep a show from opening; nothing else does."""
-    return "not ready" if any(finding.level == "error" for finding in findings) else "ready"
-
-
-def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The worst first, then in the order of the show; what is the same is told once."""
-    merged: dict[Finding, int] = {}
-    for finding in findings:
-        once = finding.model_copy(update={"count": 1})
-        merged[once] = merged.get(once, 0) + finding.count
-
-    def place(finding: Finding) -> tuple[int, int, str, str, int]:
-        return (
-            LEVELS.index(finding.level),
-            -1 if finding.cue is None else finding.cue,
-            finding.code,
-            finding.action_id or "",
-            -1 if finding.set_id is None else finding.set_id,
-        )
-
-    counted = (each.model_copy(update={"count": count}) for each, count in merged.items())
-    return tuple(sorted(counted, key=place))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-from server.config.sections import ScheduleSection
+from cache.formats import SetMeta
 from server.config.show import Show
-from server.diagnostics.report import Finding, Level
+from server.diagnostics.facts import SIMULATION, SimulationFacts
+from server.diagnostics.findings import Finding, Level, kind
 from server.timeline.schedule import Schedule, build_schedule
 
 _DAY_BEGINS: Final = 4
@@ -16,10 +18,41 @@ _DAY_BEGINS: Final = 4
 _CLOCK_OFF: Final = 3600.0
 """Seconds that another machine's clock may be ahead of ours."""
 
+_SET_ZONE: Final = (
+    "set [show] timezone to the gallery's, such as Europe/Berlin, or the machine's zone"
+)
+NO_SCREENING = kind(
+    "no_screening_today",
+    "there would be one in the machine's time zone; the day is over, or has none",
+    "nothing, if that is meant; else see [schedule] screenings and days",
+    *("error", "warning", "note"),
+)
+TIME_ZONE = kind(
+    "time_zone",
+    "the show's times are meant in another time zone than this machine's",
+    _SET_ZONE,
+    "warning",
+)
+CLOCK_BEHIND = kind(
+    "clock_behind",
+    "a set was drawn after what this machine takes for now",
+    "set the clock (timedatectl set-ntp true), and rehearse again",
+    "error",
+)
+
+
+@SIMULATION
+def calendar(facts: SimulationFacts) -> Iterator[Finding]:
+    """Whether there will be a screening, and the clock can be believed."""
+    metas = facts.around.inventory.metas.values()
+    drawn = (meta.generated_at for meta in metas if isinstance(meta, SetMeta))
+    newest = max((each.timestamp() for each in drawn if each is not None), default=None)
+    yield from schedule_findings(facts.show, facts.wall, facts.machine, newest)
+
 
 def schedule_findings(
-    show: Show, wall: float, machine: tzinfo, newest_set: float | None = None
-) -> list[Finding]:
+    show: Show, wall: float, machine: tzinfo, newest_set: float | None, over: Level = "warning"
+) -> Iterator[Finding]:
     """What is wrong with the times.
 
     Args:
@@ -27,27 +60,16 @@ def schedule_findings(
         wall: Unix time, as the machine has it.
         machine: the time zone that the machine is set to.
         newest_set: Unix time at which the newest set was drawn, if that is known.
+        over: how bad it is that the day's last screening has been.
     """
-    findings = []
     if newest_set is not None and newest_set > wall + _CLOCK_OFF:
-        findings.append(
-            Finding(
-                level="error",
-                code="clock_behind",
-                message=f"this machine's clock says {_when(wall, machine)}, but a set was drawn at "
-                f"{_when(newest_set, machine)}: the clock is wrong",
-                remedy="set the clock (timedatectl set-ntp true), and rehearse again",
-            )
+        yield CLOCK_BEHIND(
+            f"this machine's clock says {_when(wall, machine)}, but a set was drawn at "
+            f"{_when(newest_set, machine)}: the clock is wrong"
         )
     section = show.settings.schedule
-    if section.kind == "screenings" or (section.kind == "loop" and section.opens is not None):
-        findings += _of_the_day(show, section, wall, machine)
-    return findings
-
-
-def _of_the_day(
-    show: Show, section: ScheduleSection, wall: float, machine: tzinfo
-) -> list[Finding]:
+    if section.kind == "manual" or (section.kind == "loop" and section.opens is None):
+        return
     schedule = build_schedule(section, duration=show.duration, zone=show.timezone, anchor=wall)
     theirs, ours = _offset(wall, show.timezone), _offset(wall, machine)
     differ = theirs != ours
@@ -56,28 +78,20 @@ def _of_the_day(
         f"{_when(wall, show.timezone)}; this machine is set to another time zone, where it is "
         f"{_when(wall, machine)}"
     )
-    set_zone = "set [show] timezone to the gallery's, such as Europe/Berlin, or the machine's zone"
     if _left_today(schedule, wall, show.timezone):
-        if not differ:
-            return []
-        return [Finding(level="warning", code="time_zone", message=zones, remedy=set_zone)]
+        if differ:
+            yield TIME_ZONE(zones)
+        return
     following = schedule.next_after(wall)
     coming = "none comes" if following is None else f"next {_when(following.start, show.timezone)}"
     text = f"no screening is left today: {coming}"
     # The same times of the day, as the machine's zone would have them.
     shifted = wall + (ours - theirs).total_seconds()
     if differ and _left_today(schedule, shifted, show.timezone):
-        return [
-            Finding(
-                level="error",
-                code="no_screening_today",
-                message=f"{text}. {zones[0].upper()}{zones[1:]}, and there would be one",
-                remedy=set_zone,
-            )
-        ]
-    remedy = "nothing, if that is meant; else see [schedule] screenings and days"
-    level: Level = "error" if following is None else "warning"
-    return [Finding(level=level, code="no_screening_today", message=text, remedy=remedy)]
+        text += f". {zones[0].upper()}{zones[1:]}, and there would be one"
+        yield NO_SCREENING(text, level="error", remedy=_SET_ZONE)
+    else:
+        yield NO_SCREENING(text, level="error" if following is None else over)
 
 
 def _left_today(schedule: Schedule, wall: float, zone: tzinfo) -> bool:
@@ -85,9 +99,7 @@ def _left_today(schedule: Schedule, wall: float, zone: tzinfo) -> bool:
     if schedule.slot_at(wall) is not None:
         return True
     following = schedule.next_after(wall)
-    if following is None:
-        return False
-    return _day(following.start, zone) == _day(wall, zone)
+    return following is not None and _day(following.start, zone) == _day(wall, zone)
 
 
 def _day(unix: float, zone: tzinfo) -> datetime:

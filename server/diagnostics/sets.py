@@ -1,128 +1,134 @@
-"""What is wrong with a show's sets, as findings (pure)."""
+"""What is wrong with a show's sets (pure)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Final
 
 from cache.documents import FormatError
 from cache.formats import SetMeta, WrongFiles, image_set
 from cache.keys import META_NAME, meta_key, set_place
-from cache.library import SetFlaw
-from cache.manifest import Manifest, ManifestAction
-from generator.plan import Action, Plan, Planned
+from cache.manifest import ManifestAction
+from generator.plan import Action, Planned
 from generator.provenance import changes
 from generator.verify import SetFinding
-from server.config.show import Show
-from server.diagnostics.report import Finding, Level, ProbedEngine, about
+from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
+from server.diagnostics.findings import Finding, Level, first_few, kind
+from server.diagnostics.show import DRAW
 from server.providers.static import Fault
-from server.supply.inventory import StoreInventory
 
-Code = Literal[
-    "missing_set",
-    "bad_meta",
-    "missing_step",
-    "truncated_image",
-    "wrong_extension",
-    "wrong_hash",
-    "undecodable",
-    "black_final",
-    "stale_set",
-    "mixed_sizes",
-    "unreadable",
-]
+REPAIR: Final = "understudy generate verify --repair --only {action_id}"
 
-_CODES: Final[Mapping[SetFlaw | Literal["stale", "flat"], Code]] = {
-    "no meta": "missing_set",
-    "bad meta": "bad_meta",
-    "missing": "missing_step",
-    "unreadable": "unreadable",
-    "empty": "truncated_image",
-    "cut short": "truncated_image",
-    "size": "truncated_image",
-    "no image": "undecodable",
-    "wrong kind": "wrong_extension",
-    "hash": "wrong_hash",
-    "undecodable": "undecodable",
-    "stale": "stale_set",
-    "flat": "black_final",
+_BAD_META: Final = "the manifest lists a set whose `meta.json` is gone, or cannot be read"
+_BAD_FILE: Final = "a file of a set is not what it should be"
+_UNREADABLE: Final = "a file of a set cannot be read: rights, a bad disk, a link out of the store"
+_GIVE_RIGHTS: Final = "give the server's user the right to read it, or look after the disk"
+
+_FLAWS: Final = (
+    ("missing_set", _BAD_META, DRAW, "no meta"),
+    ("bad_meta", _BAD_META, REPAIR, "bad meta"),
+    ("missing_step", _BAD_FILE, REPAIR, "missing"),
+    ("truncated_image", _BAD_FILE, REPAIR, "empty", "cut short", "size"),
+    ("wrong_extension", _BAD_FILE, REPAIR, "wrong kind"),
+    ("wrong_hash", _BAD_FILE, REPAIR, "hash"),
+    ("undecodable", _BAD_FILE, REPAIR, "undecodable", "no image"),
+    ("black_final", "a final image is all one colour", REPAIR, "flat"),
+    ("unreadable", _UNREADABLE, _GIVE_RIGHTS, "unreadable"),
+    ("stale_set", "a set was drawn from another recipe, and what changed since", DRAW, "stale"),
+    ("mixed_sizes", "a set's images are not of one size", REPAIR),
+)
+"""Code, title, remedy; and what those call it who read the sets."""
+
+FLAWS: Final = {
+    code: kind(code, title, remedy, "error", "warning") for code, title, remedy, *_ in _FLAWS
 }
-_VERIFIED: Final[Mapping[str, Code]] = {
-    "stale": "stale_set",
-    "flat": "black_final",
-    "undecodable": "undecodable",
-    "size": "mixed_sizes",
-}
-_NAMED: Final = 5
+CODES: Final = {flaw: code for code, _, _, *flaws in _FLAWS for flaw in flaws}
+MANIFEST_MISMATCH = kind(
+    "manifest_mismatch",
+    "the manifest and the sets do not agree",
+    "understudy generate reindex",
+    "warning",
+)
+FEW_SETS = kind(
+    "few_sets",
+    "a single set for several screenings",
+    "understudy generate batch --sets 5 --only {action_id}",
+    "note",
+)
+UNKNOWN_DURATIONS = kind(
+    "unknown_durations",
+    "steps whose duration is made up",
+    f"nothing, if that is meant; else delete the set, and draw it again: {DRAW}",
+    "note",
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Flawed:
-    """One thing wrong with one set.
+@SIMULATION
+def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
+    """What is wrong with sets by the listing, where they were played, and wherever they went by."""
+    flawed = [*_listed(facts), *_verified(facts.around.verified), *played(facts.faults)]
+    known = {(each.action_id, each.set_id) for each in flawed}
+    flawed += [each for each in facts.flawed if (each.action_id, each.set_id) not in known]
+    # What this rehearsal has made fail is told of where it was to be played.
+    lost = {*facts.asked.fail} - {"store", "engines"}
+    playback = facts.show.settings.playback
+    alive = [engine.name for engine in facts.around.engines if engine.state != "dead"]
 
-    Attributes:
-        action_id: whose.
-        set_id: which.
-        code: what.
-        reason: what was expected and what was found, with the file's name.
-    """
+    def behind(action: Action) -> str | None:
+        mode = facts.show.sheet.cues[action.cue_index].mode or playback.mode
+        live = alive and (playback.fallback or mode != "static")
+        return f", engine {alive[0]} draws it" if live else None
 
-    action_id: str
-    set_id: int
-    code: Code
-    reason: str
-
-
-# ---------------------------------------------------------------- what is flawed
+    yield from told(
+        (each for each in flawed if each.action_id not in lost),
+        facts.plan,
+        lambda action_id: facts.usable.get(action_id, 0),
+        behind,
+    )
 
 
-def played_flaws(faults: Mapping[tuple[str, int], Fault]) -> Iterator[Flawed]:
-    """What those who played the sets found."""
+def played(faults: Mapping[tuple[str, int], Fault]) -> Iterator[FlawedSet]:
+    """What those who play the sets have found."""
     for (action_id, number), fault in faults.items():
-        yield Flawed(action_id, number, _CODES[fault.flaw], fault.reason)
+        yield FlawedSet(action_id, number, CODES[fault.flaw], fault.reason)
 
 
-def verified_flaws(found: Iterable[SetFinding]) -> Iterator[Flawed]:
+def _verified(found: Iterable[SetFinding]) -> Iterator[FlawedSet]:
     """What looking through every image found."""
     for each in found:
-        code = _CODES[each.flaw] if each.flaw is not None else _VERIFIED[each.code]
-        yield Flawed(each.action_id, each.set_id, code, each.message)
+        # Of a whole set it is the images that differ in size, not a file from its meta.
+        mixed = each.flaw is None and each.code == "size"
+        code = "mixed_sizes" if mixed else CODES[each.flaw or each.code]
+        yield FlawedSet(each.action_id, each.set_id, code, each.message)
 
 
-def listed_flaws(inventory: StoreInventory, plan: Plan, manifest: Manifest) -> Iterator[Flawed]:
+def _listed(facts: SimulationFacts) -> Iterator[FlawedSet]:
     """What the listing, the metas and the manifest say, without a look at any image."""
-    files = _files(inventory)
-    for action in plan.actions:
-        for number in manifest.set_ids(action.action_id, action.fingerprint):
-            yield from _of_set(inventory, action, number, files[action.action_id, number])
-
-
-def _files(inventory: StoreInventory) -> Mapping[tuple[str, int], dict[str, int]]:
-    """The files of each set, and their sizes."""
     files: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    for key, size in inventory.sizes.items():
+    for key, size in facts.around.inventory.sizes.items():
         place = set_place(key)
         if place is not None:
             files[place.action_id, place.set_id][key.rpartition("/")[2]] = size
-    return files
+    for action in facts.plan.actions:
+        for number in facts.manifest.set_ids(action.action_id, action.fingerprint):
+            for code, reason in _of_set(facts, action, number, files[action.action_id, number]):
+                yield FlawedSet(action.action_id, number, code, reason)
 
 
 def _of_set(
-    inventory: StoreInventory, action: Action, number: int, files: Mapping[str, int]
-) -> Iterator[Flawed]:
-    def flawed(code: Code, reason: str) -> Flawed:
-        return Flawed(action.action_id, number, code, reason)
-
-    key = meta_key(action.action_id, number)
+    facts: SimulationFacts, action: Action, number: int, files: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """The code and the reason of each flaw of a set."""
+    inventory, key = facts.around.inventory, meta_key(action.action_id, number)
     meta = inventory.metas.get(key)
     if key in inventory.unreadable:
-        yield flawed("unreadable", f"{META_NAME} cannot be read: {inventory.unreadable[key]}")
+        yield "unreadable", f"{META_NAME} cannot be read: {inventory.unreadable[key]}"
         return
     if meta is None:
         if inventory.silent is None:
-            yield flawed("missing_set", "the manifest lists it, and it has no meta.json")
+            yield "missing_set", "the manifest lists it, and it has no meta.json"
         return
     try:
         if isinstance(meta, FormatError):
@@ -130,150 +136,108 @@ def _of_set(
         found = image_set(action.action_id, number, meta, files)
     except WrongFiles as error:
         if inventory.silent is None:
-            yield flawed("missing_step", "; ".join(error.problems))
+            yield "missing_step", "; ".join(error.problems)
         return
     except FormatError as error:
-        yield flawed("bad_meta", "; ".join(error.problems))
+        yield "bad_meta", "; ".join(error.problems)
         return
     if meta.fingerprint is not None and meta.fingerprint != action.fingerprint:
         changed = changes(meta.config, action.recipe)
-        yield flawed("stale_set", "; ".join(["drawn from another recipe than the cue's", *changed]))
+        yield "stale_set", "; ".join(["drawn from another recipe than the cue's", *changed])
     for step in found.steps:
         size = files.get(step.name)
         if size is not None and step.size is not None and size != step.size:
             reason = f"{step.name}: expected {step.size} bytes (meta.json), found {size}"
-            yield flawed("truncated_image", reason)
+            yield "truncated_image", reason
 
 
-# ---------------------------------------------------------------- as findings
-
-
-def set_findings(
-    flawed: Iterable[Flawed],
+def told(
+    flawed: Iterable[FlawedSet],
     plan: Planned,
     usable: Callable[[str], int],
-    behind: Callable[[Action], str | None] = lambda _action: None,
-) -> list[Finding]:
+    behind: Callable[[Action], str | None],
+) -> Iterator[Finding]:
     """The flaws of sets, each told once; the same of several sets of an action in one.
 
     Args:
         flawed: in whatever order; of several that are alike the first is told.
         plan: the show's actions.
         usable: how many sets of an action can be played all the same.
-        behind: in words, what is seen of an action without any; None for nothing sure.
+        behind: in words, what is seen of an action without any; None for nothing sure. The still
+            image is no picture of the piece.
     """
     actions = {action.action_id: action for action in plan.actions}
-    told: dict[tuple[str, int, str], Flawed] = {}
+    once: dict[tuple[str, int, str], FlawedSet] = {}
     for each in flawed:
-        told.setdefault((each.action_id, each.set_id, each.code), each)
-    alike: dict[tuple[str, str, str], list[Flawed]] = defaultdict(list)
-    for each in told.values():
-        alike[each.action_id, each.code, each.reason].append(each)
-    return [
-        _finding(group, action, usable(action.action_id), behind(action))
-        for (action_id, _, _), group in alike.items()
-        if (action := actions.get(action_id)) is not None
-    ]
+        once.setdefault((each.action_id, each.set_id, each.code), each)
+    alike: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for each in once.values():
+        alike[each.action_id, each.code, each.reason].append(each.set_id)
+    for (action_id, code, reason), numbers in alike.items():
+        action = actions.get(action_id)
+        if action is None:
+            continue
+        left, instead = usable(action_id), behind(action)
+        level: Level = "warning" if left or instead is not None else "error"
+        others = f"{left} of its other sets" if left else "no set of it"
+        whose = f"sets {first_few(sorted(numbers))}: " if len(numbers) > 1 else ""
+        text = f"{whose}{reason}; {others} can be played{'' if left else instead or ''}"
+        only = numbers[0] if len(numbers) == 1 else None
+        yield FLAWS[code](text, action, level=level, set_id=only)
 
 
-def _finding(group: Sequence[Flawed], action: Action, left: int, behind: str | None) -> Finding:
-    first = group[0]
-    level: Level = "warning" if left or behind is not None else "error"
-    others = f"{left} of its other sets can be played" if left else "no set of it can be played"
-    if not left and behind is not None:
-        others += f", {behind}"
-    only = f"--only {action.action_id}"
-    stale = first.code in {"stale_set", "missing_set"}
-    remedy = f"understudy generate batch {only}" if stale else _repair(only)
-    if first.code == "unreadable":
-        remedy = "give the server's user the right to read it, or look after the disk"
-    whose = "" if len(group) == 1 else f"sets {_named([each.set_id for each in group])}: "
-    return about(
-        action,
-        level,
-        first.code,
-        message=f"{whose}{first.reason}; {others}",
-        remedy=remedy,
-        set_id=first.set_id if len(group) == 1 else None,
-    )
-
-
-def _named(numbers: Sequence[int]) -> str:
-    """The first few of them."""
-    return ", ".join(map(str, sorted(numbers)[:_NAMED])) + (", …" if len(numbers) > _NAMED else "")
-
-
-def _repair(only: str) -> str:
-    return f"understudy generate verify --repair {only}"
-
-
-def standing_behind(show: Show, engines: Iterable[ProbedEngine]) -> Callable[[Action], str | None]:
-    """What is seen of an action without sets: an engine's picture. The still image is none."""
-    settings = show.settings.playback
-    alive = [engine.name for engine in engines if engine.state != "dead"]
-
-    def behind(action: Action) -> str | None:
-        mode = show.sheet.cues[action.cue_index].mode or settings.mode
-        if alive and (settings.fallback or mode != "static"):
-            return f"engine {alive[0]} draws it"
-        return None
-
-    return behind
-
-
-def manifest_findings(inventory: StoreInventory, plan: Plan, manifest: Manifest) -> list[Finding]:
+@SIMULATION
+def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
     """Where the manifest and the sets do not agree."""
+    metas = facts.around.inventory.metas
     whole: dict[str, set[int]] = defaultdict(set)
-    for key in inventory.sizes:
+    for key in facts.around.inventory.sizes:
         place = set_place(key)
         if place is not None and key.endswith(f"/{META_NAME}"):
             whole[place.action_id].add(place.set_id)
-    findings = []
-    for action in plan.actions:
-        entry = manifest.actions.get(action.action_id, ManifestAction())
-        unlisted = sorted(whole[action.action_id].difference(entry.listed, entry.rejected))
+    for action in facts.plan.actions:
+        entry = facts.manifest.actions.get(action.action_id, ManifestAction())
+        unlisted = whole[action.action_id].difference(entry.listed, entry.rejected)
         if unlisted:
             text = (
-                f"the manifest does not list set {_named(unlisted)}, which the store has: "
-                "it is not played"
+                f"the manifest does not list set {first_few(sorted(unlisted))}, which the store "
+                "has: it is not played"
             )
-            findings.append(_mismatch(action, text))
+            yield MANIFEST_MISMATCH(text, action)
         if entry.fingerprint is None or action.fingerprint in entry.groups:
             continue
-        metas = _metas(inventory, action, manifest)
-        if metas and all(meta.fingerprint == action.fingerprint for meta in metas):
+        numbers = facts.manifest.set_ids(action.action_id, action.fingerprint)
+        found = [metas.get(meta_key(action.action_id, number)) for number in numbers]
+        drawn = {meta.fingerprint for meta in found if isinstance(meta, SetMeta)}
+        if drawn == {action.fingerprint}:
             text = "the manifest says that its sets were drawn from another recipe; they were not"
-            findings.append(_mismatch(action, text))
-    return findings
+            yield MANIFEST_MISMATCH(text, action)
 
 
-def _mismatch(action: Action, text: str) -> Finding:
-    return about(
-        action,
-        "warning",
-        "manifest_mismatch",
-        message=text,
-        remedy="understudy generate reindex",
-    )
-
-
-def _metas(inventory: StoreInventory, action: Action, manifest: Manifest) -> list[SetMeta]:
-    numbers = manifest.set_ids(action.action_id, action.fingerprint)
-    keys = (meta_key(action.action_id, number) for number in numbers)
-    found = (inventory.metas.get(key) for key in keys)
-    return [meta for meta in found if isinstance(meta, SetMeta)]
-
-
-def few_sets(plan: Plan, usable: Mapping[str, int], screenings: int) -> list[Finding]:
+@SIMULATION
+def few_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """Actions with a single set, where the show is seen more than once."""
-    return [
-        about(
-            action,
-            "note",
-            "few_sets",
-            message=f"it has a single set: the same picture in each of {screenings} screenings",
-            remedy=f"understudy generate batch --sets 5 --only {action.action_id}",
-        )
-        for action in plan.actions
-        if screenings > 1 and usable.get(action.action_id) == 1
-    ]
+    screenings = max(facts.asked.screenings, len(facts.show.settings.schedule.screenings))
+    for action in facts.plan.actions:
+        if screenings > 1 and facts.usable.get(action.action_id) == 1:
+            text = f"it has a single set: the same picture in each of {screenings} screenings"
+            yield FEW_SETS(text, action)
+
+
+@SIMULATION
+def unknown_durations(facts: SimulationFacts) -> Iterator[Finding]:
+    """Sets that do not tell how long their steps took: these are made up, anew for each run."""
+    lacking: dict[str, list[int]] = defaultdict(list)
+    for key, meta in sorted(facts.around.inventory.metas.items(), key=itemgetter(0)):
+        place = set_place(key)
+        if place is None or not isinstance(meta, SetMeta):
+            continue
+        if any(meta.duration(step) is None for step in range(1, meta.total_steps + 1)):
+            lacking[place.action_id].append(place.set_id)
+    for action in facts.plan.actions:
+        if action.action_id in lacking:
+            yield UNKNOWN_DURATIONS(
+                f"meta.json of set {first_few(lacking[action.action_id])} does not tell every "
+                "step's duration: 0.3 to 1.0 s each are made up",
+                action,
+            )

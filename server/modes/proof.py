@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from generator.plan import Action
 
-_NAMED = 5
-
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
@@ -64,13 +62,3 @@ def unproven(
             instead = "and will hold the picture before"
         found.append(Unproven(action.action_id, action.cue_index, instead))
     return tuple(found)
-
-
-def in_words(found: Sequence[Unproven]) -> str | None:
-    """One sentence that names the first of them; None where there are none."""
-    if not found:
-        return None
-    named = ", ".join(each.action_id for each in found[:_NAMED])
-    more = ", …" if len(found) > _NAMED else ""
-    cues = "1 cue has" if len(found) == 1 else f"{len(found)} cues have"
-    return f"{cues} no set to play, {found[0].reason}: {named}{more}"

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from server.diagnostics.live_checks import Looks, known_engines
+from server.diagnostics.live_checks import RunningShow, findings_now, looks
 from server.diagnostics.preflight import Preflight
 from server.lifecycle import Playout
 from server.rehearsal.backstage import ChildBackstage
@@ -48,19 +48,25 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
     Args:
         playout: beside what.
     """
-    setup, runtime, live = playout.setup, playout.runtime, playout.engines
-    clock = setup.outside
+    setup, runtime, clock = playout.setup, playout.runtime, playout.setup.outside
+    running = RunningShow(
+        show=setup.show,
+        runtime=runtime,
+        supply=playout.supply,
+        live=playout.engines,
+        wall=clock.wall,
+    )
     preflight = Preflight(
-        Looks(setup.show, runtime, playout.supply, live=live, wall=clock.wall).all(),
+        looks(running),
         runtime.playhead,
         runtime.playback.quiet_for,
         clock,
+        now=lambda: findings_now(runtime.readiness),
         begins=lambda: runtime.readiness.looked,
         noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
     )
     archive = ReportArchive(setup.show.state_folder / REHEARSALS)
-    backstage = ChildBackstage(setup.show, lambda: known_engines(runtime, live))
-    desk = RehearsalJobs(backstage, archive, clock)
+    desk = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)
     if setup.activation != "show":
         yield Checks(preflight, desk, on=False)
         return

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -20,7 +20,7 @@ import structlog
 from cache.threads import write_in_thread
 from server.child_process import exit_in_words
 from server.clock import Clock, timeout_at
-from server.diagnostics.report import Finding, Level
+from server.diagnostics.findings import Finding, Level
 from server.formatting import duration
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.request import RehearsalRequest
@@ -71,19 +71,6 @@ class _RehearsalJob:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """The newest report.
-
-    Attributes:
-        outcome: what it says.
-        key: lets whoever was told the state open it: a link in a page carries no token.
-    """
-
-    outcome: RehearsalOutcome
-    key: str
-
-
 class RehearsalJobs:
     """Owns the rehearsal in the background, and its reports. Opened with `open`.
 
@@ -104,16 +91,15 @@ class RehearsalJobs:
         self._limit = limit
         self._attempt: _RehearsalJob | None = None
         self._task: asyncio.Task[None] | None = None
-        self._newest: _Published | None = None
+        self._newest: RehearsalOutcome | None = None
+        self._key = ""
         self._cancelled_by = ""
         self._disk = anyio.CapacityLimiter(1)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[RehearsalJobs]:
         """Know the last report; end what is under way on leaving."""
-        newest = await self._on_disk(self._archive.newest)
-        if newest is not None:
-            self._newest = _published(newest)
+        self._publish(await self._on_disk(self._archive.newest))
         try:
             yield self
         finally:
@@ -155,63 +141,55 @@ class RehearsalJobs:
 
     def state(self) -> dict[str, Any]:
         """As JSON values: the rehearsal that was asked for last, and the last report before it."""
-        attempt, newest = self._attempt, self._newest
+        attempt, newest = self._attempt, self._report()
         if attempt is None:
-            told = _nothing() if newest is None else self._report(newest)
             status: Status = "none" if newest is None else "done"
+            told = newest or _nothing()
             return {"status": status, "since": None, "reason": "", **told, "previous": None}
-        done = attempt.status == "done" and newest is not None
-        shown = self._report(newest) if done and newest is not None else _nothing()
+        done = attempt.status == "done"
         return {
             "status": attempt.status,
             "since": attempt.since,
             "reason": attempt.reason,
-            **shown,
+            **((newest if done else None) or _nothing()),
             "by": attempt.by,
             "asked": attempt.request.plain(),
             "finished_at": attempt.finished_at,
-            "previous": None if done or newest is None else self._report(newest),
+            "previous": None if done else newest,
         }
 
     def result(self) -> dict[str, Any]:
         """The state, with every finding that is kept."""
-        newest = self._newest
-        findings = () if newest is None else newest.outcome.findings
+        findings = () if self._newest is None else self._newest.findings
         return {**self.state(), "findings": [_plain(each) for each in findings]}
 
     def opens(self, key: str | None) -> bool:
-        """Whether `key` is the newest report's."""
-        newest = self._newest
-        return (
-            newest is not None
-            and key is not None
-            and secrets.compare_digest(key.encode(errors="surrogatepass"), newest.key.encode())
-        )
+        """Whether `key` is the newest report's: a link in a page carries no token."""
+        if self._newest is None or key is None:
+            return False
+        return secrets.compare_digest(key.encode(errors="surrogatepass"), self._key.encode())
 
     async def read(self, file: Literal["report.html", "report.json"]) -> bytes | None:
         """A file of the newest report, None where there is none."""
         if self._newest is None:
             return None
         try:
-            name = self._newest.outcome.name
-            return await asyncio.to_thread(self._archive.read, name, file)
+            return await asyncio.to_thread(self._archive.read, self._newest.name, file)
         except OSError:
             return None
 
-    def _report(self, newest: _Published) -> dict[str, Any]:
-        outcome = newest.outcome
-        file = HTML if outcome.html else JSON
+    def _publish(self, outcome: RehearsalOutcome | None) -> None:
+        """Show it from now on, under a key of its own."""
+        self._newest, self._key = outcome, secrets.token_urlsafe(16)
+
+    def _report(self) -> dict[str, Any] | None:
+        outcome = self._newest
+        if outcome is None:
+            return None
         return {
-            "by": outcome.by,
-            "asked": outcome.asked,
-            "finished_at": outcome.finished_at,
-            "seconds": outcome.seconds,
-            "verdict": outcome.verdict,
-            "errors": outcome.errors,
-            "warnings": outcome.warnings,
-            "notes": outcome.notes,
+            **outcome.model_dump(mode="json", exclude={"name", "findings", "html"}),
             "worst": [_plain(each) for each in outcome.findings[:_WORST]],
-            "report": f"/rehearsal/{file}?key={newest.key}",
+            "report": f"/rehearsal/{HTML if outcome.html else JSON}?key={self._key}",
         }
 
     # ------------------------------------------------------------ the rehearsal
@@ -220,7 +198,7 @@ class RehearsalJobs:
         status: Status = "failed"
         reason = ""
         try:
-            self._newest = _published(await self._performed(attempt))
+            self._publish(await self._performed(attempt))
             status = "done"
         except asyncio.CancelledError:
             status = "cancelled"
@@ -237,13 +215,11 @@ class RehearsalJobs:
             reason = f"{type(error).__name__}; the server's log says more"
         finally:
             self._task = None
-            self._attempt = _RehearsalJob(
-                attempt.by,
-                attempt.request,
-                attempt.since,
-                status,
-                self._clock.wall(),
-                f"the rehearsal failed: {reason}" if status == "failed" else reason,
+            self._attempt = replace(
+                attempt,
+                status=status,
+                finished_at=self._clock.wall(),
+                reason=f"the rehearsal failed: {reason}" if status == "failed" else reason,
             )
             self._tell(status, reason)
             self.changed()
@@ -302,22 +278,12 @@ class RehearsalJobs:
 
     def _tell(self, status: Status, reason: str) -> None:
         if status == "done" and self._newest is not None:
-            outcome = self._newest.outcome
-            _log.info(
-                "rehearsal_done",
-                verdict=outcome.verdict,
-                errors=outcome.errors,
-                warnings=outcome.warnings,
-                seconds=outcome.seconds,
-            )
+            told = {"verdict", "errors", "warnings", "seconds"}
+            _log.info("rehearsal_done", **self._newest.model_dump(include=told))
         elif status == "failed":
             _log.warning("rehearsal_failed", reason=reason)
         else:
             _log.info("rehearsal_cancelled", reason=reason)
-
-
-def _published(outcome: RehearsalOutcome) -> _Published:
-    return _Published(outcome, secrets.token_urlsafe(16))
 
 
 def _nothing() -> dict[str, Any]:

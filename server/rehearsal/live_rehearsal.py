@@ -18,9 +18,9 @@ from server.asrun.log import AsRun, MemoryLog
 from server.asrun.record import Activation
 from server.clock import Clock, ScaledClock
 from server.config.show import Show
+from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines, live_engines, named_only
 from server.memory import STATE, Memory, Remembered, remembered
-from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.screening_window import in_a_row
 from server.supply.sources import Supply
 from server.timeline.playhead import Playhead
@@ -45,11 +45,8 @@ class LiveRehearsal:
     Args:
         show: the show.
         outside: real time.
+        asked: which part of the show, and with which seed.
         speed: seconds of the show in a real one.
-        seed: of what is left to chance; None for the show's.
-        from_: position at which each screening begins.
-        to: position at which each ends; None for its end.
-        screenings: how many, one after another.
         spend_engines: whether engines that play live are started, and asked.
     """
 
@@ -59,12 +56,9 @@ class LiveRehearsal:
         self,
         show: Show,
         outside: Clock,
+        asked: RehearsalOptions,
         *,
         speed: float,
-        seed: int | None = None,
-        from_: float = 0.0,
-        to: float | None = None,
-        screenings: int = 1,
         spend_engines: bool = False,
     ) -> None:
         self.show = show
@@ -72,9 +66,7 @@ class LiveRehearsal:
         self.clock = ScaledClock(outside, speed)
         self.tempo = self.clock.tempo
         self.no_live = "" if spend_engines else NOT_SPENT
-        self._part = (from_, to)
-        self._screenings = screenings
-        self._seed = seed_of(show, seed)
+        self._asked = asked
         self._playhead: Playhead | None = None
         self._over_at: float | None = None
 
@@ -84,7 +76,7 @@ class LiveRehearsal:
 
     def memory(self) -> AbstractAsyncContextManager[Memory]:
         """See `Setup`."""
-        return Memory.unwritten(_copy(self.show, self._seed))
+        return Memory.unwritten(_copy(self.show, self._asked.seed))
 
     @asynccontextmanager
     async def asrun(self) -> AsyncIterator[AsRun]:
@@ -94,16 +86,15 @@ class LiveRehearsal:
     def seed(self, memory: Memory) -> int:
         """See `Setup`."""
         del memory
-        return self._seed
+        return self._asked.seed
 
     def schedule(self, memory: Memory) -> Schedule:
         """The screenings, from this moment on."""
         del memory
         section = self.show.settings.schedule
         gap = section.gap if section.kind == "loop" else self.clock.stretch(LOBBY)
-        from_, to = self._part
-        opens = self.clock.wall()
-        return in_a_row(self.show, opens, self._screenings, gap=gap, from_=from_, to=to)
+        opens, asked = self.clock.wall(), self._asked
+        return in_a_row(self.show, opens, asked.screenings, gap=gap, from_=asked.from_, to=asked.to)
 
     @asynccontextmanager
     async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:

@@ -25,7 +25,7 @@ from cache.durable import (
 )
 from cache.encoding import json_text
 from cache.untrusted import fit_json
-from server.diagnostics.report import Finding, Verdict
+from server.diagnostics.findings import Finding, Verdict
 
 REHEARSALS: Final = "rehearsals"
 """Their folder, within that which `[cache] dir` names."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from server.diagnostics.report import Level, Report
+from server.diagnostics.findings import Level
+from server.diagnostics.report import Report
 from server.formatting import count
 
 LEVEL_WORDS: Final[dict[Level, str]] = {

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from generator.cues import format_time
-from server.diagnostics.report import LEVELS, Finding, Level, RehearsedRun, Report, Variety
+from server.diagnostics.findings import LEVELS, Finding, Level
+from server.diagnostics.report import RehearsedRun, Report, Variety
 
 WIDTH: Final = 100
 """Columns that it takes at most."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from server.diagnostics.findings import Level
 from server.diagnostics.report import (
     Fetched,
-    Level,
     RehearsedRun,
     RehearsedScreening,
     Report,

@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Final
 
 from cache.thumbnails import MEDIA_TYPE
-from server.diagnostics.report import Finding, Level, RehearsalOptions, RehearsedRun, Report
+from server.diagnostics.findings import Finding, Level
+from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
 from server.formatting import count, duration, size
 from server.reports.contact_sheets import Contact, ContactPicture, ContactSheet
 from server.reports.formatting import bits, clock, factor, listed, seconds, some

@@ -54,8 +54,7 @@ async def state(_request: Request, asked: Services, _role: Role) -> Response:
 @_for_roles
 async def cues(_request: Request, asked: Services, _role: Role) -> Response:
     """`GET /api/cues`."""
-    count = len(asked.view.show.sheet.cues)
-    return JsonResponse({"cues": [asked.view.cue(index) for index in range(count)]})
+    return JsonResponse({"cues": asked.view.cues()})
 
 
 @_for_roles

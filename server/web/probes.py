@@ -9,6 +9,8 @@ from cache.untrusted import one_line
 from generator.answers import JsonResponse
 from server.access import AccessDenied
 from server.config.screen_names import MAX_NAME
+from server.diagnostics.findings import sentences
+from server.diagnostics.live_checks import findings_now
 from server.web.responses import error
 from server.web.services import services
 
@@ -26,19 +28,18 @@ async def ready(request: Request) -> Response:
     """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
     asked = services(request)
     readiness, preflight = asked.readiness, asked.preflight
-    # Readiness knows of now; the preflight of a few minutes ago, and of more.
-    current = asked.conditions.current()
+    conditions, now = asked.conditions.current(), findings_now(readiness)
     problems = [
-        *readiness.problems(),
-        *(each.message for each in current if each.blocks_ready),
+        *sentences(now, "error"),
+        *(each.message for each in conditions if each.blocks_ready),
         *preflight.problems(),
     ]
     body = {
         "ready": not problems,
         "reasons": problems,
         "notes": [
-            *readiness.notes(),
-            *(each.message for each in current if not each.blocks_ready),
+            *sentences(now, "warning"),
+            *(each.message for each in conditions if not each.blocks_ready),
             *preflight.notes(),
         ],
         **readiness.coverage(),

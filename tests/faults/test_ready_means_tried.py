@@ -23,7 +23,7 @@ from cache.store import StoreDenied
 from generator.engines.port import ScriptedEngine
 from server.clock import VirtualClock
 from server.config.show import load_show
-from server.diagnostics.live_checks import Looks
+from server.diagnostics.live_checks import RunningShow, files
 from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines
 from server.providers.live import LiveEngine
@@ -176,10 +176,14 @@ async def test_a_show_that_draws_nothing_has_a_preflight(tmp_path: Path) -> None
         state = (await client.get("/api/state")).json()
         assert state["health"]["level"] == "ok"
     async with house(tmp_path / "bare", [cue(0, "start"), cue(9, "end")], toml=MANUAL) as opened:
-        looks = Looks(
-            opened.show, opened.ensemble, opened.supply, live=LiveEngines(), wall=opened.clock.wall
+        running = RunningShow(
+            show=opened.show,
+            runtime=opened.ensemble,
+            supply=opened.supply,
+            live=LiveEngines(),
+            wall=opened.clock.wall,
         )
-        assert [found async for found in looks.sets()] == []
+        assert [found async for found in files(running)] == []
 
 
 # ---------------------------------------------------------------- links to other disks

@@ -27,6 +27,8 @@ from server.control.commands.show import Remember, ShowCommands, forget
 from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
+from server.diagnostics.findings import Level, sentences
+from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.engines.prober import EngineProber, probe_of
 from server.memory import Panic
@@ -120,6 +122,10 @@ class House:
     def position_now(self) -> float | None:
         """Where the show is."""
         return self.playback.playhead.position(self.clock.now())
+
+    def wrong_now(self, level: Level) -> list[str]:
+        """What is wrong at this moment, in words."""
+        return sentences(findings_now(self.readiness), level)
 
     async def play_to(self, position: float, step: float = 0.25) -> None:
         """Let time pass, in small steps, and everybody do what they have to do."""

@@ -19,8 +19,11 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from server.config.show import load_show
-from server.cli.live_rehearsal import watch
-sys.exit(watch(load_show(Path(sys.argv[1]), {}, {}), port=0, **eval(sys.argv[2])))
+from server.cli.live_rehearsal import rehearse_live
+from server.diagnostics.report import RehearsalOptions
+from server.rehearsal.rehearsal import seed_of
+show, (speed, asked) = load_show(Path(sys.argv[1]), {}, {}), eval(sys.argv[2])
+rehearse_live(show, RehearsalOptions(seed=seed_of(show, None), **asked), speed=speed, port=0)
 """
 
 
@@ -42,11 +45,11 @@ class RehearsalProcess:
 
 
 @contextmanager
-def rehearsal_process(folder: Path, **arguments: Any) -> Iterator[RehearsalProcess]:
-    """`watch` the show in `folder`, ended at the end."""
+def rehearsal_process(folder: Path, *, speed: float, **asked: Any) -> Iterator[RehearsalProcess]:
+    """`rehearse_live` the show in `folder`, ended at the end."""
     with (folder.parent / "rehearsal.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(folder), repr(arguments)],
+            [sys.executable, "-c", _PROGRAM, str(folder), repr((speed, asked))],
             cwd=ROOT,
             env=plain_environment(PYTHONPATH=str(ROOT)),
             stdout=subprocess.PIPE,

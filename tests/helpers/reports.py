@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from server.diagnostics.findings import Finding, ranked, verdict_of
 from server.diagnostics.report import (
     Fetched,
-    Finding,
     LineReport,
     ProbedEngine,
     RehearsalOptions,
@@ -17,8 +17,6 @@ from server.diagnostics.report import (
     Setback,
     SheetCue,
     Variety,
-    ranked,
-    verdict_of,
 )
 
 STEPS = 8

@@ -275,7 +275,7 @@ async def test_a_show_without_sets_is_degraded_and_says_which(tmp_path: Path) ->
     rhythms = {"two": Rhythm(sets=0)}
     async with house(tmp_path, CUES, rhythm=RHYTHM, rhythms=rhythms, toml=LOOP) as opened:
         assert not opened.readiness.coverage()["faulty_sets"]
-        assert opened.readiness.problems()
+        assert opened.wrong_now("error")
         await opened.readiness.look()
         state = await ask(opened, "state")
         assert state["health"]["level"] == "degraded"

@@ -22,13 +22,16 @@ from generator.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
 from server.chance import Chance
-from server.cli.live_rehearsal import watch
+from server.cli.live_rehearsal import rehearse_live
 from server.clock import ScaledClock, SystemClock, VirtualClock
+from server.config.show import Show
+from server.diagnostics.report import RehearsalOptions
 from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
 from server.rehearsal.live_rehearsal import LINGERS, LOBBY, NOT_SPENT, LiveRehearsal
+from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.screening_window import in_a_row
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.serving import RefusedToServe
@@ -67,11 +70,18 @@ def written(tmp_path: Path, toml: str = LOOP, **more: Any) -> TinyShow:
     return make_show(tmp_path / "show", CUES, rhythm=RHYTHM, toml=toml + SEED, **more)
 
 
+def options(show: Show, **asked: Any) -> RehearsalOptions:
+    return RehearsalOptions(seed=seed_of(show, None), **asked)
+
+
 @asynccontextmanager
 async def watched(
     tiny: TinyShow, speed: float, outside: VirtualClock | None = None, **more: Any
 ) -> AsyncIterator[tuple[Address, LiveRehearsal]]:
-    rehearsal = LiveRehearsal(tiny.load(), outside or SystemClock(), speed=speed, **more)
+    show, spend = tiny.load(), more.pop("spend_engines", False)
+    rehearsal = LiveRehearsal(
+        show, outside or SystemClock(), options(show, **more), speed=speed, spend_engines=spend
+    )
     async with serving_app(create_app(rehearsal)) as address:
         yield address, rehearsal
 
@@ -413,8 +423,9 @@ async def test_a_show_says_nothing_of_rehearsals(tmp_path: Path) -> None:
 def test_what_cannot_be_watched_is_refused(
     tmp_path: Path, asked: dict[str, Any], says: str
 ) -> None:
+    show, speed = written(tmp_path).load(), asked.pop("speed")
     with pytest.raises(RefusedToServe, match=says) as refused:
-        watch(written(tmp_path).load(), **asked)
+        rehearse_live(show, options(show, **asked), speed=speed)
     assert refused.value.status == 2
 
 
@@ -422,13 +433,14 @@ async def test_where_the_show_runs_it_names_another_port(tmp_path: Path) -> None
     show = written(tmp_path, MANUAL).load()
     async with serving(show) as address:
         with pytest.raises(RefusedToServe, match=r"a show is running there.*--port") as refused:
-            await asyncio.to_thread(watch, show, speed=4, port=address.port)
+            await asyncio.to_thread(rehearse_live, show, options(show), speed=4, port=address.port)
     assert refused.value.status == 1
 
 
 def test_where_others_may_come_it_wants_a_token_as_the_show_does(tmp_path: Path) -> None:
+    show = written(tmp_path).load()
     with pytest.raises(RefusedToServe, match="operator token"):
-        watch(written(tmp_path).load(), speed=4, host="0.0.0.0")
+        rehearse_live(show, options(show), speed=4, host="0.0.0.0")
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:

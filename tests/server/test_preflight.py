@@ -15,20 +15,18 @@ from structlog.testing import capture_logs
 from cache.keys import MANIFEST, image_key
 from generator.engines.port import ScriptedEngine
 from server.clock import VirtualClock
-from server.diagnostics.glances import LITTLE_ROOM
-from server.diagnostics.live_checks import Looks
+from server.diagnostics.findings import Finding, Level
+from server.diagnostics.live_checks import LITTLE_ROOM, Look, RunningShow, findings_now, looks
 from server.diagnostics.preflight import (
     BEFORE,
     EVERY,
     EVERY_IN_NEED,
     PATIENT_FOR,
     STEP_WITHIN,
-    Look,
     Preflight,
     Result,
     due_at,
 )
-from server.diagnostics.report import Finding, Level
 from server.engines.live import LiveEngines
 from server.providers.live import LiveEngine
 from server.timeline.playhead import Playhead
@@ -57,6 +55,7 @@ class Room:
     def __init__(self, schedule: Schedule | None = None, looks: Sequence[Look] = ()) -> None:
         self.clock = VirtualClock()
         self.found: list[Finding] = []
+        self.now: list[Finding] = []
         self.looked: list[float] = []
         self.quiet: Callable[[float], bool] = lambda _seconds: True
         self.begins = True
@@ -68,6 +67,7 @@ class Room:
             self.playhead,
             self._quiet_for,
             self.clock,
+            now=lambda: self.now,
             begins=lambda: self.begins,
             noted=self.noted.append,
         )
@@ -128,7 +128,7 @@ async def test_it_looks_sooner_again_where_something_is_wrong() -> None:
 
 def test_once_more_within_ten_minutes_before_a_screening() -> None:
     def at(when: float) -> Result:
-        return Result(when, when, (), "ready")
+        return Result(when, when, ())
 
     assert due_at(None, 1000.0) == float("-inf")
     assert due_at(at(0.0), None) == EVERY
@@ -229,11 +229,12 @@ async def test_only_errors_about_coming_cues_make_a_show_not_ready() -> None:
         finding("error", "clock_behind", None),
         finding("warning", "missing_step", 2),
         finding("note", "overrun", 2),
-        finding("error", "no_sets", 2),
     ]
+    room.now = [finding("error", "no_sets", 2)]
     async with room.open():
         assert room.preflight.problems() == ["prompt_001, prompt_002: a error (and 1 more)"]
         assert room.preflight.notes() == ["a error", "prompt_002: a warning"]
+        assert room.preflight.state()["errors"] == 4, "what is known of now counts, too"
         room.playhead.go(room.clock.now(), 2)  # by hand, and the first has been
         room.playhead.tick(room.clock.now() + 6, room.clock.wall() + 6)
         assert room.playhead.cursor > 1
@@ -290,16 +291,17 @@ async def found(
     """Everything that is found, whatever the clock says."""
     if look:
         await opened.readiness.look()
-    looks = Looks(
-        opened.show,
-        opened.ensemble,
-        opened.supply,
+    running = RunningShow(
+        show=opened.show,
+        runtime=opened.ensemble,
+        supply=opened.supply,
         live=LiveEngines(),
         wall=lambda: wall,
         machine=machine,
         free=free,
     )
-    return [each for look in looks.all() async for findings in look() for each in findings]
+    closer = [each for look in looks(running) async for findings in look() for each in findings]
+    return [*findings_now(opened.readiness), *closer]
 
 
 def told(findings: Sequence[Finding]) -> list[tuple[str, str, str | None, int | None]]:
@@ -430,10 +432,10 @@ async def test_what_is_not_on_this_machine_yet_is_told_until_it_is(tmp_path: Pat
         before = await found(opened, look=False)
         await opened.play_to(120, step=1.0)
         after = await found(opened, look=False)
-    assert told(before) == [
-        ("error", "not_here", name, None) for name in ("sea", "lamp", "curtain")
-    ]
-    assert after == []
+    not_looked = ("error", "not_looked_at", None, None)
+    not_here = [("error", "not_here", name, None) for name in ("sea", "lamp", "curtain")]
+    assert told(before) == [not_looked, *not_here]
+    assert told(after) == [not_looked]
 
 
 async def test_in_a_house_it_looks_between_two_runs_and_the_frames_stay_what_they_were(
@@ -442,15 +444,16 @@ async def test_in_a_house_it_looks_between_two_runs_and_the_frames_stay_what_the
     async def play(folder: Path, *, look: bool) -> tuple[list[tuple[float, int]], float | None]:
         async with house(folder, CUES, toml=LOOP) as opened:
             await opened.readiness.look()
+            running = RunningShow(
+                show=opened.show,
+                runtime=opened.ensemble,
+                supply=opened.supply,
+                live=LiveEngines(),
+                wall=lambda: LATER,
+                free=plenty,
+            )
             preflight = Preflight(
-                Looks(
-                    opened.show,
-                    opened.ensemble,
-                    opened.supply,
-                    live=LiveEngines(),
-                    wall=lambda: LATER,
-                    free=plenty,
-                ).all(),
+                looks(running),
                 opened.playback.playhead,
                 opened.playback.quiet_for,
                 opened.clock,

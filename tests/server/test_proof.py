@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.config.show import load_show
-from server.modes.proof import in_words, unproven
+from server.modes.proof import Unproven, unproven
 from tests.helpers.house import house
 from tests.helpers.pictures import picture
 from tests.helpers.shows import LOOP, Rhythm, cue, prompt, write_show
@@ -17,19 +17,14 @@ def test_what_ends_in_nothing_sure_is_named(tmp_path: Path) -> None:
     found = unproven(actions, sets=lambda action_id: sets[action_id], still=False)
     assert [each.action_id for each in found] == ["nr0", "nr2", "nr4", "nr6"]
     assert [each.cue_index for each in found] == [0, 2, 4, 6]
-    text = "4 cues have no set to play, and will hold the picture before: nr0, nr2, nr4, nr6"
-    assert in_words(found) == text
-    assert in_words(found[:1]) == "1 cue has no set to play, and will hold the picture before: nr0"
-    assert in_words(()) is None
+    assert found[0] == Unproven("nr0", 0, "and will hold the picture before")
 
 
 def test_engines_prove_nothing_and_a_still_image_only_beneath_them(tmp_path: Path) -> None:
     actions = load_show(write_show(tmp_path, CUES), {}, {}).plan({}).actions
     found = unproven(actions, sets=lambda _: 0, still=False, engines=["gpu", "cloud"])
-    assert in_words(found) == (
-        "8 cues have no set to play, only engines, which may fail (gpu, cloud): "
-        "nr0, nr1, nr2, nr3, nr4, …"
-    )
+    assert {each.reason for each in found} == {"only engines, which may fail (gpu, cloud)"}
+    assert [each.action_id for each in found] == [each.action_id for each in actions]
     assert unproven(actions, sets=lambda _: 0, still=True, engines=["gpu"]) == ()
     nothing_else = unproven(actions, sets=lambda _: 0, still=True)
     assert [each.action_id for each in nothing_else] == [each.action_id for each in actions]
@@ -45,7 +40,8 @@ async def test_it_is_in_the_state(tmp_path: Path) -> None:
     rhythms = {"nr3": Rhythm(sets=0)}
     async with house(tmp_path / "bare", CUES, rhythms=rhythms, toml=LOOP) as opened:
         await opened.readiness.look()
-        assert any("nr3" in problem for problem in opened.readiness.problems())
+        (problem,) = opened.wrong_now("error")
+        assert problem == "nr3: there is no set to play, and will hold the picture before"
         coverage = opened.view.state()["coverage"]
         assert [each["action_id"] for each in coverage["unproven"]] == ["nr3"]
     (tmp_path / "still").mkdir()
@@ -53,7 +49,7 @@ async def test_it_is_in_the_state(tmp_path: Path) -> None:
     toml = 'still = "still.jpg"\n' + LOOP
     async with house(tmp_path / "still", CUES, rhythms=rhythms, toml=toml) as opened:
         await opened.readiness.look()
-        (problem,) = opened.readiness.problems()
+        (problem,) = opened.wrong_now("error")
         assert "nothing but the still image" in problem
         coverage = opened.view.state()["coverage"]
         assert coverage["without_sets"] == ["nr3"]

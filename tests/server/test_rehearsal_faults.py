@@ -14,7 +14,8 @@ from PIL import Image
 
 from cache.images import sniff
 from server.cli.main import main
-from server.diagnostics.report import Finding, RehearsalOptions, Report
+from server.diagnostics.findings import Finding
+from server.diagnostics.report import RehearsalOptions, Report
 from server.rehearsal.rehearsal import rehearse, seed_of
 from tests.helpers.servers import plain_environment
 from tests.helpers.shows import LOOP, Cue, Rhythm, TinyShow, cue, line, make_show, prompt

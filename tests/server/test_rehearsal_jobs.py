@@ -17,7 +17,8 @@ from server.config.show import Show, load_show
 from server.control.command import Caller, CommandError
 from server.control.commands.rehearsal import RehearsalCommands
 from server.control.dispatcher import Dispatcher
-from server.diagnostics.report import Finding, RehearsalOptions, Report, verdict_of
+from server.diagnostics.findings import Finding, verdict_of
+from server.diagnostics.report import RehearsalOptions, Report
 from server.rehearsal.backstage import NotBegun, ScriptedBackstage
 from server.rehearsal.jobs import LIMIT, RehearsalJobs
 from server.reports.archive import HTML, JSON, KEPT, ReportArchive

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from cache.thumbnails import thumbnail
-from server.diagnostics.report import Finding, RehearsalOptions, Report
+from server.diagnostics.findings import Finding
+from server.diagnostics.report import RehearsalOptions, Report
 from server.reports.contact_sheets import Contact, ContactFrame, ContactPicture, ContactSheet
 from server.reports.formatting import bits, clock, short, some
 from server.reports.html import render_page

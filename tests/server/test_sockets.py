@@ -241,6 +241,7 @@ async def test_who_says_nothing_is_let_go_where_hello_is_wanted(
 # ---------------------------------------------------------------- who says too much
 
 
+@pytest.mark.pace
 @every_wire
 async def test_a_flood_is_held_back_and_nobody_else_notices(
     process: ServerProcess, wire: Wire

@@ -80,7 +80,7 @@ async def test_a_store_that_is_silent_for_ten_minutes_is_not_noticed(tmp_path: P
         # Without the store, the same sets again; never the same twice running.
         before = len(at.of("run"))
         assert before == pytest.approx(740 / 135 * 8, abs=2)
-        assert at.readiness.problems() == []
+        assert at.wrong_now("error") == []
         at.store.answering.set()
         await at.play_to(1000)
         assert gone_missing(at) == {}
@@ -99,7 +99,7 @@ async def test_a_store_that_fails_says_so_and_the_show_goes_on(tmp_path: Path) -
         health = at.view.health()
         assert health["level"] == "degraded"
         assert "playing from the copies on this machine: the line is dead" in health["reason"]
-        assert at.readiness.problems() == []
+        assert at.wrong_now("error") == []
         await at.play_to(500)
         assert gone_missing(at) == {}
         assert set(await outcomes(at)) == {"completed"}
@@ -112,7 +112,7 @@ async def test_on_a_line_too_slow_there_is_every_final_image_and_it_says_so(
     far = Far(latency=0.1, bytes_per_second=6_000)
     async with house(tmp_path, CUES, rhythm=RHYTHM, far=far, toml=f"{LOOP}gap = 5\n") as at:
         await at.play_to(70)
-        assert "left out" in " ".join(at.readiness.notes())
+        assert "left out" in " ".join(at.wrong_now("warning"))
         await at.play_to(130)
         assert late(at) == []
         runs = [told.message["run"] for told in at.of("run")]
@@ -134,10 +134,11 @@ async def test_nothing_here_and_no_line_is_told_with_names(tmp_path: Path) -> No
         at.supply.nudge()
         await at.play_to(3)
         await look(at)
-        (problem,) = at.readiness.problems()
-        assert problem.startswith("8 cues have nothing to show on this machine yet")
+        (problem,) = at.wrong_now("error")
+        assert "nothing of its sets is on this machine yet" in problem
         assert "the line is dead" in problem
-        assert "line-0" in problem
+        assert problem.startswith("line-0, line-1, ")
+        assert problem.endswith("(and 7 more)")
         standby = at.view.state()["standby"]
         assert (standby["copies"], standby["ready"]) == ("none", False)
 

@@ -133,7 +133,7 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class SimulatedEngine:
+class PaintingEngine:
     """An engine that only plays at drawing.
 
     Attributes:
@@ -163,7 +163,7 @@ class SimulatedEngine:
         """Draw in the calling thread, an image each time it is advanced."""
 
 
-class SketchEngine(SimulatedEngine):
+class SketchEngine(PaintingEngine):
     """The embedded engine."""
 
     name: ClassVar[str] = NAME

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from generator.engines.port import StepImage
 from generator.engines.sketch.engine import (
     DEFAULT_PACE,
-    SimulatedEngine,
+    PaintingEngine,
     denoising_timesteps,
     nominal_durations,
     nominal_latency,
@@ -302,7 +302,7 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
         )
 
 
-class TestCardEngine(SimulatedEngine):
+class TestCardEngine(PaintingEngine):
     """Draws test cards, in the rhythm of `SketchEngine`."""
 
     __test__ = False  # a test card is no test: pytest would collect it by its name
