@@ -20,19 +20,17 @@ class Flight(Generic[T]):
             keeps nobody waiting.
         waiting: how many wait for it.
         staying: it goes on though nobody waits.
-        void: the content was changed meanwhile: what arrives must not be kept.
         before: an older one for the same key, that is being brought to its end.
     """
 
     arrived: asyncio.Future[T]
     waiting: int = 0
     staying: bool = False
-    void: bool = False
     before: Flight[T] | None = field(default=None, repr=False)
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
-class Flights(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """The requests under way. Those of nobody's interest any more are cancelled.
 
     A waiter that is cancelled leaves the others alone; when the last leaves before anything
@@ -90,15 +88,6 @@ class Flights(Generic[K, T]):
             if not flight.waiting and not flight.staying and not flight.arrived.done():
                 self._drop(key, flight)
         return flight.arrived.result()
-
-    async def void(self, key: K) -> None:
-        """What is under way for a key is not to be kept; returns when it cannot be any more."""
-        flight = self._flights.pop(key, None)
-        while flight is not None:
-            flight.void = True
-            if flight.arrived.done() and flight.task is not None:
-                await asyncio.wait([flight.task])
-            flight = flight.before
 
     async def close(self, error: BaseException) -> None:
         """Cancel what has not arrived, and bring the rest to its end; who waits gets the error."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,7 +104,7 @@ class DiskHealth:
             condition = "full"
         elif error.errno in _READ_ONLY:
             condition = "read-only"
-        self.ill(condition, os.strerror(error.errno) if error.errno else str(error))
+        self.ill(condition, error.strerror or str(error))
 
 
 class OriginHealth:

@@ -20,7 +20,7 @@ from cache.documents import FormatError, WrongVersion, whole
 from cache.formats import MAX_STEPS, SetMeta, image_set, parse_meta
 from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_config, parse_manifest
-from cache.store import Conflict, NotFound, Store, StoreDenied, Version
+from cache.store import Conflict, NotFound, ReadableStore, Store, StoreDenied, Version
 
 _ATTEMPTS: Final = 40
 _LONGEST_PAUSE: Final = 1.0
@@ -36,7 +36,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-async def load_manifest(store: Store) -> Manifest:
+async def load_manifest(store: ReadableStore) -> Manifest:
     """Read a store's manifest.
 
     Raises:

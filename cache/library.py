@@ -16,7 +16,7 @@ from cache.images import BadImage, Flaw, check_image
 from cache.index import load_manifest
 from cache.keys import Key, meta_key, set_place, set_prefix
 from cache.manifest import Manifest
-from cache.store import NotFound, Store, StoreDenied, StoreError, StoreUnavailable
+from cache.store import NotFound, ReadableStore, StoreDenied, StoreError, StoreUnavailable
 
 _LARGE: Final = 1024 * 1024
 """Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
@@ -55,7 +55,7 @@ class Library:
 
     def __init__(
         self,
-        store: Store,
+        store: ReadableStore,
         *,
         sets_remembered: int = 256,
         reread: Callable[[Key], Awaitable[bytes]] | None = None,

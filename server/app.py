@@ -454,9 +454,9 @@ async def _engines(
         return
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(live_engines(show, plan, clock))
-        if show.settings.playback.harvest and rehearsal is None:
+        if show.settings.playback.harvest and supply.origin is not None and rehearsal is None:
             harvester = await stack.enter_async_context(
-                Harvester(supply.store, lambda: plan.actions)
+                Harvester(supply.origin, lambda: plan.actions)
             )
             ranked = [replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked]
             opened = replace(opened, ranked=tuple(ranked))
