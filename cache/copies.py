@@ -29,9 +29,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import re
-import secrets
 import stat
 import struct
 import threading
@@ -74,17 +74,8 @@ _MISSING: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 )
 _FOREIGN: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO, errno.EMLINK})
-_UNKEEPABLE: Final = frozenset(
-    {
-        errno.EISDIR,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.ENOTEMPTY,
-        errno.ENAMETOOLONG,
-        errno.EINVAL,
-        errno.EILSEQ,
-        errno.ELOOP,
-    }
+_UNKEEPABLE: Final = (_MISSING - {errno.ENOENT}) | frozenset(
+    {errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
 )
 """What a name may be refused with, though the medium is well."""
 
@@ -126,6 +117,8 @@ class DiskCache:
     Attributes:
         pinned: names that are not evicted; to be replaced as a whole.
         held: names that are not evicted while their count is above 0.
+        total_bytes: bytes that all copies take, as far as known.
+        looked: whether the folder was looked through at least once.
         healed: how many flawed copies were found.
         evicted: how many copies were removed to make room.
     """
@@ -162,12 +155,13 @@ class DiskCache:
         self._books = threading.Lock()
         self._changing = threading.Lock()
         self._entries: dict[str, _CopyRecord] = {}
-        self._bytes = 0
+        self.total_bytes = 0
         self._pending = 0
         self._uses: dict[str, int] = {}
         self._journal: dict[str, _CopyRecord | None] | None = None
-        self._looked = False
+        self.looked = False
         self._lock: int | None = None
+        self._writes = itertools.count()
         self._room_known_until = 0.0
         self._room_known = 0
         self._hopeless: tuple[int, frozenset[str], int, float] | None = None
@@ -175,23 +169,13 @@ class DiskCache:
     # Without I/O.
 
     @property
-    def total_bytes(self) -> int:
-        """Bytes that all copies take, as far as known."""
-        return self._bytes
-
-    @property
     def count(self) -> int:
         """How many copies there are, as far as known."""
         return len(self._entries)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the folder was looked through at least once."""
-        return self._looked
-
     def surely_lacks(self, name: str) -> bool:
         """Whether there is no copy, as we know all that is there and nobody else writes."""
-        return self._looked and self._lock is not None and self._path_of(name) not in self._entries
+        return self.looked and self._lock is not None and self._path_of(name) not in self._entries
 
     def holds(self, name: str) -> bool:
         """Whether there is a copy, as far as known."""
@@ -230,7 +214,7 @@ class DiskCache:
                 return False
             except OSError:
                 pass  # no locks on this file system: then without
-            self._looked = False  # the owner before us has changed it
+            self.looked = False  # the owner before us has changed it
             self._lock = descriptor
             with os.scandir(f"{self._root}/{_UNFINISHED}") as scan:
                 for item in scan:  # what it was writing when it died
@@ -247,7 +231,7 @@ class DiskCache:
     def look(self, *, again: bool = False) -> None:
         """See what is there, whoever wrote it. The owner need not look again."""
         with self._changing:
-            if self._looked and not again:
+            if self.looked and not again:
                 return
             with self._books:
                 self._journal = {}
@@ -270,8 +254,8 @@ class DiskCache:
                     if entry is not None:
                         found[path] = entry
                 self._entries = found
-                self._bytes = sum(entry.size for entry in found.values())
-                self._looked = True
+                self.total_bytes = sum(entry.size for entry in found.values())
+                self.looked = True
 
     def read(self, name: str) -> CachedContent | None:
         """A copy, proven. One that is flawed is removed.
@@ -298,7 +282,7 @@ class DiskCache:
         size = len(copy.data) + PROOF_BYTES
         with self._books:
             entry = self._entries.get(path)
-            if entry is None and self._looked and self._lock is not None:
+            if entry is None and self.looked and self._lock is not None:
                 return copy  # it has just gone, and is not to come back into the books
             if entry is None or entry.size != size:
                 entry = self._enter(path, _CopyRecord(size, now))
@@ -400,7 +384,7 @@ class DiskCache:
     def _enter(self, path: str, entry: _CopyRecord) -> _CopyRecord:
         """Write a copy into the books, which the caller has locked."""
         old = self._entries.get(path)
-        self._bytes += entry.size - (old.size if old else 0)
+        self.total_bytes += entry.size - (old.size if old else 0)
         self._entries[path] = entry
         if self._journal is not None:
             self._journal[path] = entry
@@ -412,7 +396,7 @@ class DiskCache:
             entry = self._entries.pop(path, None)
             self._uses.pop(path, None)
             if entry is not None:
-                self._bytes -= entry.size
+                self.total_bytes -= entry.size
             if self._journal is not None:
                 self._journal[path] = None
             return entry
@@ -432,7 +416,7 @@ class DiskCache:
         self._forget(path)  # a look may have seen it in between
 
     def _write(self, path: str, content: CachedContent, now: int) -> None:
-        unfinished = f"{self._root}/{_UNFINISHED}/{secrets.token_hex(8)}"
+        unfinished = f"{self._root}/{_UNFINISHED}/{os.getpid()}-{id(self):x}-{next(self._writes)}"
         try:
             _write_copy(self._root, path, unfinished, content, now)
         except FileNotFoundError:
@@ -450,12 +434,12 @@ class DiskCache:
         Raises:
             NoRoom: there is none.
         """
-        if not self._looked:
+        if not self.looked:
             self.look()
         while True:
             floor = self._is_too_full(size)
             with self._books:
-                if not floor and self._bytes + self._pending + size <= self.limit:
+                if not floor and self.total_bytes + self._pending + size <= self.limit:
                     self._pending += size
                     return
             if not self._free(size):
@@ -489,7 +473,7 @@ class DiskCache:
             if self._is_hopeless(size):
                 return False
             with self._books:
-                over = self._bytes + self._pending + size - self.limit
+                over = self.total_bytes + self._pending + size - self.limit
             need = max(over, size - self._room_on_disk(), at_least)
             if need <= 0:
                 return True

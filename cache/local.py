@@ -115,6 +115,11 @@ class LocalCache:
 
     Whoever writes writes to the origin. Entering it enters the origin, leaving it leaves the
     origin.
+
+    Attributes:
+        demand: how many `get` are under way: prefetching gives way to them.
+        untidy: why the copies on disk are not looked through and put in order; None where they
+            are.
     """
 
     def __init__(
@@ -155,7 +160,6 @@ class LocalCache:
         """
         self._origin = origin
         self._within = answer_within
-        self._threads = threads
         self._sleep = sleep
         self._pins: frozenset[str] = frozenset({MANIFEST})
         self._held: Counter[str] = Counter()
@@ -166,10 +170,8 @@ class LocalCache:
             )
             self._disk.pinned, self._disk.held = self._pins, self._held
         # With a disk, what is needed stays there, and memory is for what is used most.
-        self._memory = (
-            MemoryCache(memory_bytes, self._is_needed)
-            if self._disk is None
-            else MemoryCache(memory_bytes)
+        self._memory = MemoryCache(
+            memory_bytes, lambda name: self._disk is None and self._is_needed(name)
         )
         self._disk_health = DiskHealth(
             off=self._disk is None, retry_after=retry_disk_after, now=now, wall=wall
@@ -177,13 +179,13 @@ class LocalCache:
         self._line = OriginHealth(now=now, wall=wall)
         self._metas = KnownMetas()
         self._flights: SingleFlight[Key, CachedContent] = SingleFlight(self._fly)
-        self._demand = 0
+        self.demand = 0
         self._memory_hits = self._disk_hits = self._misses = 0
         self._rejected = self._unkept = self._unkept_bytes = 0
-        self._readers: anyio.CapacityLimiter | None = None
-        self._writers: anyio.CapacityLimiter | None = None
+        self._readers = anyio.CapacityLimiter(threads) if threads else None
+        self._writers = anyio.CapacityLimiter(_WRITERS)
         self._tidying: asyncio.Task[None] | None = None
-        self._untidy: str | None = None
+        self.untidy: str | None = None
 
     def __repr__(self) -> str:
         return f"LocalCache({self._origin!r})"
@@ -192,16 +194,6 @@ class LocalCache:
     def url(self) -> str:
         """The origin's address."""
         return self._origin.url
-
-    @property
-    def untidy(self) -> str | None:
-        """Why the copies on disk are not looked through and put in order; None where they are."""
-        return self._untidy
-
-    @property
-    def demand(self) -> int:
-        """How many `get` are under way: prefetching gives way to them."""
-        return self._demand
 
     @property
     def capacity(self) -> int:
@@ -219,7 +211,7 @@ class LocalCache:
             memory_entries=len(self._memory),
             disk_bytes=disk.total_bytes if disk else 0,
             disk_entries=disk.count if disk else 0,
-            looked=disk.complete if disk else True,
+            looked=disk.looked if disk else True,
             memory_hits=self._memory_hits,
             disk_hits=self._disk_hits,
             misses=self._misses,
@@ -292,7 +284,7 @@ class LocalCache:
         if recalled is not None:
             return recalled
         parse_key(key)
-        self._demand += 1
+        self.demand += 1
         try:
             if _is_current(key):
                 return await self._current(key)
@@ -315,7 +307,7 @@ class LocalCache:
                 self._memory.offer(key, content)
             return content.data
         finally:
-            self._demand -= 1
+            self.demand -= 1
 
     async def at_hand(self, key: Key) -> bytes | None:
         """Our copy of a key, proven; None where there is none. The origin is not asked.
@@ -455,11 +447,8 @@ class LocalCache:
 
     async def _in_thread(self, work: Callable[[], T], *, writing: bool = False) -> T:
         """Do blocking work. Prefetching writes; reading for the show does not wait behind it."""
-        if not self._threads:
+        if self._readers is None:
             return work()
-        if self._readers is None or self._writers is None:
-            self._readers = anyio.CapacityLimiter(self._threads)
-            self._writers = anyio.CapacityLimiter(_WRITERS)
         if writing:
             return await write_in_thread(work, self._writers)
         return await read_in_thread(work, self._readers)
@@ -480,9 +469,9 @@ class LocalCache:
                     failure = error
                 except Exception as error:  # noqa: BLE001 - the next round may do
                     failure = error
-            if failure is not None and self._untidy is None:
+            if failure is not None and self.untidy is None:
                 _log.error("copies_not_tidied", exc_info=failure)
-            self._untidy = None if failure is None else f"{type(failure).__name__}: {failure}"
+            self.untidy = None if failure is None else f"{type(failure).__name__}: {failure}"
             await self._sleep(_TIDY_EVERY)
 
     # The origin.
