@@ -49,7 +49,7 @@ from cache.recent import CachedContent
 PROOF_BYTES: Final = 56
 """How much larger a copy's file is than its content."""
 
-_LISTING_NAME: Final = ".listing"
+LISTING_NAME: Final = ".listing"
 _UNFINISHED: Final = ".unfinished"
 _LOCK: Final = ".lock"
 
@@ -63,19 +63,15 @@ _BEYOND_REASON_NS: Final = 50 * 366 * 86_400 * 10**9
 _HOPELESS_FOR: Final = 5.0
 """Seconds before it is tried again to make room where all was needed."""
 
-_PLENTY: Final = 2**30
-_ROOM_KNOWN_FOR: Final = 1.0
-"""Seconds that plenty of room is taken to last: whoever else writes fills less in that time."""
-
 _STEP: Final = 32
 """This part of the bound is freed at once."""
 
 _MISSING: Final = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 )
 _FOREIGN: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EIO, errno.EMLINK})
 _UNKEEPABLE: Final = (_MISSING - {errno.ENOENT}) | frozenset(
-    {errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+    {errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
 )
 """What a name may be refused with, though the medium is well."""
 
@@ -162,8 +158,6 @@ class DiskCache:
         self.looked = False
         self._lock: int | None = None
         self._writes = itertools.count()
-        self._room_known_until = 0.0
-        self._room_known = 0
         self._hopeless: tuple[int, frozenset[str], int, float] | None = None
 
     # Without I/O.
@@ -321,6 +315,10 @@ class DiskCache:
         try:
             try:
                 self._write(path, content, now)
+            except FileNotFoundError:
+                # Somebody removed the folder, or the file while it was being written.
+                self._be_owner(still=True)
+                self._write(path, content, now)
             except OSError as error:
                 if error.errno not in _FULL or not self._free(0, at_least=size):
                     raise
@@ -411,18 +409,37 @@ class DiskCache:
         try:
             os.unlink(f"{self._root}/{path}")  # noqa: PTH108 - a Path costs more than the call
         except OSError as error:
-            if error.errno not in _MISSING | {errno.EISDIR}:
+            if error.errno not in _MISSING:
                 raise
         self._forget(path)  # a look may have seen it in between
 
     def _write(self, path: str, content: CachedContent, now: int) -> None:
+        """Write a file, whatever was there; where that fails, nothing is left of it."""
+        place = f"{self._root}/{path}"
         unfinished = f"{self._root}/{_UNFINISHED}/{os.getpid()}-{id(self):x}-{next(self._writes)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(unfinished, flags, 0o666)
         try:
-            _write_copy(self._root, path, unfinished, content, now)
-        except FileNotFoundError:
-            # Somebody removed the folder, or the file while it was being written.
-            self._be_owner(still=True)
-            _write_copy(self._root, path, unfinished, content, now)
+            try:
+                proof = _proof(path, len(content.data), bytes.fromhex(content.sha256))
+                written = os.writev(descriptor, [content.data, proof])
+                rest = memoryview(b"")
+                if written < len(content.data) + PROOF_BYTES:
+                    rest = memoryview(content.data + proof)[written:]
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.utime(descriptor, ns=(now, now))
+            finally:
+                os.close(descriptor)
+            try:
+                os.rename(unfinished, place)  # noqa: PTH104 - a Path costs more than the call
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+                os.rename(unfinished, place)  # noqa: PTH104
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(unfinished)  # noqa: PTH108
+            raise
 
     # Making room.
 
@@ -437,7 +454,7 @@ class DiskCache:
         if not self.looked:
             self.look()
         while True:
-            floor = self._is_too_full(size)
+            floor = self._room_on_disk() < size
             with self._books:
                 if not floor and self.total_bytes + self._pending + size <= self.limit:
                     self._pending += size
@@ -447,17 +464,9 @@ class DiskCache:
 
     def _room_on_disk(self) -> int:
         """Bytes that may be written before the disk is fuller than it should get."""
-        found = os.statvfs(self._root)
+        # By the lock, which is there even where somebody removed the folder.
+        found = os.statvfs(self._root if self._lock is None else self._lock)
         return found.f_bavail * found.f_frsize - self._keep_free
-
-    def _is_too_full(self, size: int) -> bool:
-        """Whether so much may not be written; where there is plenty, not asked for each time."""
-        now = time.monotonic()
-        if now > self._room_known_until or self._room_known < _PLENTY:
-            self._room_known = self._room_on_disk()
-            self._room_known_until = now + _ROOM_KNOWN_FOR
-        self._room_known -= size
-        return self._room_known < 0
 
     def _free(self, size: int, *, at_least: int = 0) -> bool:
         """Evict what was used longest ago until there is room.
@@ -542,7 +551,7 @@ def listing_name(action_id: str, set_id: int) -> str:
     Raises:
         BadKey: `action_id` is no action id, or `set_id` no set number.
     """
-    return f"{set_prefix(action_id, set_id)}{_LISTING_NAME}"
+    return f"{set_prefix(action_id, set_id)}{LISTING_NAME}"
 
 
 def _read_copy(root: str, path: str) -> CachedContent | None:
@@ -553,55 +562,16 @@ def _read_copy(root: str, path: str) -> CachedContent | None:
     """
     # Non-blocking and without following links: what stands in its place may be anything.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-    descriptor = os.open(f"{root}/{path}", flags)
-    try:
-        info = os.fstat(descriptor)
-        if stat.S_ISDIR(info.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "is a folder", path)
-        if not stat.S_ISREG(info.st_mode) or info.st_size < PROOF_BYTES:
-            return None
+    with open(f"{root}/{path}", "rb", opener=lambda place, _: os.open(place, flags)) as file:
+        info = os.fstat(file.fileno())
         length = info.st_size - PROOF_BYTES
-        data = _read_exactly(descriptor, length)
-        proof = _read_exactly(descriptor, PROOF_BYTES)
-    finally:
-        os.close(descriptor)
+        if not stat.S_ISREG(info.st_mode) or length < 0:
+            return None
+        data, proof = file.read(length), file.read(PROOF_BYTES)
     digest = hashlib.sha256(data)
     if len(data) != length or proof != _proof(path, length, digest.digest()):
         return None
     return CachedContent(data, digest.hexdigest())
-
-
-def _write_copy(
-    root: str, path: str, unfinished: str, content: CachedContent, used_ns: int
-) -> None:
-    """Write a copy, whatever was there.
-
-    Raises:
-        OSError: it could not be written; then nothing is left of it.
-    """
-    place = f"{root}/{path}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(unfinished, flags, 0o666)
-    try:
-        try:
-            proof = _proof(path, len(content.data), bytes.fromhex(content.sha256))
-            written = os.writev(descriptor, [content.data, proof])
-            if written < len(content.data) + PROOF_BYTES:
-                rest = memoryview(content.data + proof)[written:]
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
-            os.utime(descriptor, ns=(used_ns, used_ns))
-        finally:
-            os.close(descriptor)
-        try:
-            os.rename(unfinished, place)  # noqa: PTH104 - a Path costs more than the call
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-            os.rename(unfinished, place)  # noqa: PTH104
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(unfinished)  # noqa: PTH108
-        raise
 
 
 def _files_in(root: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -620,7 +590,7 @@ def _files_in(root: str) -> Iterator[tuple[str, os.stat_result]]:
             os.scandir(f"{root}/{folder}") as scan,
         ):
             for item in scan:
-                if item.name.startswith(".") and item.name != _LISTING_NAME:
+                if item.name.startswith(".") and item.name != LISTING_NAME:
                     continue
                 path = f"{folder}/{item.name}"
                 if item.is_dir(follow_symlinks=False):
@@ -634,14 +604,3 @@ def _proof(path: str, length: int, sha256: bytes) -> bytes:
     """What stands behind a content that belongs in this place, and nowhere else."""
     place = hashlib.sha256(path.encode()).digest()[:8]
     return _PROOF.pack(sha256, length, place, _MAGIC)
-
-
-def _read_exactly(descriptor: int, length: int) -> bytes:
-    """As many bytes, or fewer where the file ends."""
-    data = os.read(descriptor, length)
-    if len(data) == length or not data:
-        return data
-    parts = [data]
-    while (length := length - len(data)) and (data := os.read(descriptor, length)):
-        parts.append(data)
-    return b"".join(parts)

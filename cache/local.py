@@ -18,7 +18,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Final, Self, TypeVar
 import anyio
 import structlog
 
-from cache.copies import DiskCache, NoRoom, Unkeepable, listing_name
+from cache.copies import LISTING_NAME, DiskCache, NoRoom, Unkeepable, listing_name
 from cache.documents import FormatError, read_object
 from cache.facts import KnownMetas
 from cache.flights import Flight, SingleFlight
@@ -287,6 +287,7 @@ class LocalCache:
         self.demand += 1
         try:
             if _is_current(key):
+                self._misses += 1
                 return await self._current(key)
             if self._flights.get(key) is None:
                 copy = await self._copy(key)
@@ -356,10 +357,10 @@ class LocalCache:
                 raise
             self._line.answered()
             return
-        name = Key(listing_name(place.action_id, place.set_id))
-        task = asyncio.create_task(self._listing(prefix, name))
-        for entry in await self._or_copy(prefix, task, lambda: self._listed_before(prefix, name)):
-            yield entry
+        with suppress(NotFound):
+            listing = await self._current(Key(listing_name(place.action_id, place.set_id)))
+            for name, size in json.loads(listing):
+                yield Entry(Key(f"{prefix}{name}"), size)
 
     # Memory.
 
@@ -484,10 +485,7 @@ class LocalCache:
         return await self._flights.wait(key, flight, to_the_end=to_the_end)
 
     async def _fly(self, key: Key, flight: Flight[CachedContent]) -> None:
-        with self._line.request():
-            data = await self._told(key, self._origin.get(key))
-        self._line.answered(len(data))
-        content = await self._inspected(key, data)
+        content = await self._inspected(key, await self._from_origin(key))
         if not content.sound:
             self._rejected += 1
         if flight.arrived.done():  # closed meanwhile
@@ -514,81 +512,64 @@ class LocalCache:
             self._line.failed(str(error).removeprefix(f"{key}: "))
             raise
 
+    async def _from_origin(self, key: Key) -> bytes:
+        """What the origin has: a content, or the listing of a set in the form it is kept in."""
+        if not key.endswith(LISTING_NAME):
+            with self._line.request():
+                data = await self._told(key, self._origin.get(key))
+            self._line.answered(len(data))
+            return data
+        prefix = key.removesuffix(LISTING_NAME)
+
+        async def listed() -> list[tuple[str, int]]:
+            return [
+                (entry.key.removeprefix(prefix), entry.size)
+                async for entry in self._origin.list(prefix)
+            ]
+
+        entries = await self._told(prefix, listed())
+        self._line.answered()
+        if not entries:
+            await self._drop(key)
+            raise NotFound(key)
+        return json.dumps(entries).encode()
+
     async def _current(self, key: Key) -> bytes:
-        """The content as the origin has it, or our copy where the origin does not answer."""
-        self._misses += 1
-
-        async def asked() -> bytes:
-            content = await self._ask(key, anew=True)
-            if content.sound and self._disk is None:
-                self._memory.offer(key, content)
-            return content.data
-
-        async def kept() -> bytes | None:
-            content = await self._copy(key) or self._memory.get(key)
-            if content is None:
-                return None
-            flight = self._flights.get(key)
-            if flight is not None:
-                # On a slow line it may arrive yet, and then it is there for the next who asks.
-                flight.staying = True
-            return content.data
-
-        return await self._or_copy(key, asyncio.create_task(asked()), kept)
-
-    async def _or_copy(
-        self, key: str, asked: asyncio.Task[T], kept: Callable[[], Awaitable[T | None]]
-    ) -> T:
-        """What the origin answers; where it fails or is silent, what we kept, if anything.
+        """The content as the origin has it; where it fails or is silent, our copy, if any.
 
         Raises:
             NotFound: the origin says so: that is an answer.
             StoreError: the origin could not be read, and nothing was kept.
         """
+        asked = asyncio.create_task(self._ask(key, anew=True))
         timer = asyncio.ensure_future(self._sleep(self._within))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
-            copy = None if asked.done() else await kept()
+            copy = None if asked.done() else await self._copy(key) or self._memory.get(key)
             if copy is not None and not asked.done():
                 self._line.failed(f"does not answer within {self._within:g} s")
-                return copy
+                flight = self._flights.get(key)
+                if flight is not None:
+                    # On a slow line it may arrive yet, and then it is there for the next who asks.
+                    flight.staying = True
+                return copy.data
             try:
-                return await asked
+                content = await asked
             except NotFound:
                 raise
             except StoreError as error:
-                copy = copy or await kept()
+                copy = copy or await self._copy(key) or self._memory.get(key)
                 if copy is None:
                     raise
-                _log.info("copy_used_instead", key=key, reason=str(error))
-                return copy
+                _log.info("copy_used_instead", key=error.key, reason=str(error))
+                return copy.data
+            if content.sound and not self._is_on_disk(key):
+                self._memory.offer(key, content)
+            return content.data
         finally:
             for task in (timer, asked):
                 task.cancel()
             await asyncio.gather(timer, asked, return_exceptions=True)
-
-    async def _listing(self, prefix: str, name: Key) -> Sequence[Entry]:
-        """A set's listing from the origin, remembered."""
-
-        async def listed() -> Sequence[Entry]:
-            return [entry async for entry in self._origin.list(prefix)]
-
-        entries = await self._told(prefix, listed())
-        self._line.answered()
-        text = json.dumps([[entry.key.removeprefix(prefix), entry.size] for entry in entries])
-        content = CachedContent(text.encode(), await _hash(text.encode()))
-        self._memory.offer(name, content)
-        if entries:
-            await self._keep(name, content)
-        else:
-            await self._drop(name)
-        return entries
-
-    async def _listed_before(self, prefix: str, name: Key) -> Sequence[Entry] | None:
-        content = await self._copy(name) or self._memory.get(name)
-        if content is None:
-            return None
-        return [Entry(Key(f"{prefix}{each}"), size) for each, size in json.loads(content.data)]
 
     # What a set's meta says of its files.
 
