@@ -238,15 +238,16 @@ class DiskCache:
                         known = _CopyRecord(info.st_size, used_ns)
                     known.used_ns = max(known.used_ns, used_ns)
                     found[path] = known
-            finally:
-                with self._books:
-                    journal, self._journal = self._journal, None
+            except BaseException:
+                self._journal = None
+                raise
             with self._books:
                 # What changed meanwhile, the look may or may not have seen.
-                for path, entry in (journal or {}).items():
+                for path, entry in (self._journal or {}).items():
                     found.pop(path, None)
                     if entry is not None:
                         found[path] = entry
+                self._journal = None
                 self._entries = found
                 self.total_bytes = sum(entry.size for entry in found.values())
                 self.looked = True

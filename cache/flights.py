@@ -55,12 +55,13 @@ class SingleFlight(Generic[K, T]):
         """The request for a key that is under way."""
         return self._flights.get(key)
 
-    def begin(self, key: K, *, anew: bool = False) -> Flight[T]:
-        """The request for a key: the one under way, or a new one.
+    async def ask(self, key: K, *, anew: bool = False, to_the_end: bool = False) -> T:
+        """What arrives by the request under way for a key, or by a new one.
 
         Args:
             key: of what.
             anew: what has arrived already will not do.
+            to_the_end: also wait for what is done after the arrival.
         """
         flight = self._flights.get(key)
         if flight is None or (anew and flight.arrived.done()):
@@ -69,16 +70,6 @@ class SingleFlight(Generic[K, T]):
             self._under_way.add(flight)
             flight.task = asyncio.create_task(self._fly(key, flight))
             flight.task.add_done_callback(lambda _: self._under_way.discard(flight))
-        return flight
-
-    async def wait(self, key: K, flight: Flight[T], *, to_the_end: bool = False) -> T:
-        """What arrives.
-
-        Args:
-            key: of the request.
-            flight: the request.
-            to_the_end: also wait for what is done after the arrival.
-        """
         flight.waiting += 1
         try:
             # Not `shield`: it complains of errors that come after its waiter is gone.
@@ -86,7 +77,9 @@ class SingleFlight(Generic[K, T]):
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.staying and not flight.arrived.done():
-                self._drop(key, flight)
+                self._leave(key, flight)
+                if flight.task is not None:
+                    flight.task.cancel()
         return flight.arrived.result()
 
     async def close(self, error: BaseException) -> None:
@@ -100,11 +93,6 @@ class SingleFlight(Generic[K, T]):
                 if flight.task is not None:
                     flight.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _drop(self, key: K, flight: Flight[T]) -> None:
-        self._leave(key, flight)
-        if flight.task is not None:
-            flight.task.cancel()
 
     def _leave(self, key: K, flight: Flight[T]) -> None:
         """Nobody joins it any more; an older one that is not at its end yet is found again."""

@@ -99,11 +99,8 @@ class DiskHealth:
 
     def failed(self, error: OSError) -> None:
         """The operating system said why not."""
-        condition: DiskCondition = "failing"
-        if error.errno in _FULL:
-            condition = "full"
-        elif error.errno in _READ_ONLY:
-            condition = "read-only"
+        full, read_only = error.errno in _FULL, error.errno in _READ_ONLY
+        condition: DiskCondition = "full" if full else "read-only" if read_only else "failing"
         self.ill(condition, error.strerror or str(error))
 
 

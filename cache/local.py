@@ -46,7 +46,7 @@ from cache.keys import (
 from cache.recent import CachedContent, MemoryCache
 from cache.store import Entry, NotFound, ReadableStore, StoreError, StoreUnavailable
 from cache.tasks import being_cancelled
-from cache.threads import read_in_thread, write_in_thread
+from cache.threads import offload_large, read_in_thread, write_in_thread
 
 T = TypeVar("T")
 
@@ -54,9 +54,6 @@ _log = structlog.get_logger(__name__)
 
 KEEP_FREE: Final = 2**30
 """Bytes of the disk that are left free unless it is said otherwise."""
-
-_LARGE: Final = 1024 * 1024
-"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
 
 _READERS: Final = 8
 _WRITERS: Final = 4
@@ -113,13 +110,11 @@ class CacheStats:
 class LocalCache:
     """Copies of a store's contents in memory and on disk, read as the store itself is.
 
-    Whoever writes writes to the origin. Entering it enters the origin, leaving it leaves the
-    origin.
+    Whoever writes writes to the origin. Entering and leaving it enters and leaves the origin.
 
     Attributes:
         demand: how many `get` are under way: prefetching gives way to them.
-        untidy: why the copies on disk are not looked through and put in order; None where they
-            are.
+        untidy: why the copies on disk are not looked through and put in order; None if they are.
     """
 
     def __init__(
@@ -300,10 +295,10 @@ class LocalCache:
                     return recalled
             self._misses += 1
             joined = self._flights.get(key) is not None
-            content = await self._ask(key)
+            content = await self._flights.ask(key)
             if joined and not self._agrees(key, content):
                 # What was under way had been asked for before its set was drawn again.
-                content = await self._ask(key, anew=True)
+                content = await self._flights.ask(key, anew=True)
             if content.sound:
                 self._memory.offer(key, content)
             return content.data
@@ -325,7 +320,7 @@ class LocalCache:
         Raises:
             StoreError: the origin could not be read; then the copy stays.
         """
-        content = await self._ask(parse_key(key), anew=True, to_the_end=True)
+        content = await self._flights.ask(parse_key(key), anew=True, to_the_end=True)
         return content.data
 
     async def fetch(self, key: Key) -> int:
@@ -340,7 +335,7 @@ class LocalCache:
         parse_key(key)
         if not _is_current(key) and self._flights.get(key) is None and await self._is_here(key):
             return 0
-        content = await self._ask(key, to_the_end=True)
+        content = await self._flights.ask(key, to_the_end=True)
         if content.sound and not self._is_on_disk(key):
             self._memory.offer(key, content)
         return len(content.data)
@@ -477,13 +472,6 @@ class LocalCache:
 
     # The origin.
 
-    async def _ask(
-        self, key: Key, *, anew: bool = False, to_the_end: bool = False
-    ) -> CachedContent:
-        """What the origin has; all who ask for a key at once share one request."""
-        flight = self._flights.begin(key, anew=anew)
-        return await self._flights.wait(key, flight, to_the_end=to_the_end)
-
     async def _fly(self, key: Key, flight: Flight[CachedContent]) -> None:
         content = await self._inspected(key, await self._from_origin(key))
         if not content.sound:
@@ -541,7 +529,7 @@ class LocalCache:
             NotFound: the origin says so: that is an answer.
             StoreError: the origin could not be read, and nothing was kept.
         """
-        asked = asyncio.create_task(self._ask(key, anew=True))
+        asked = asyncio.create_task(self._flights.ask(key, anew=True))
         timer = asyncio.ensure_future(self._sleep(self._within))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
@@ -575,10 +563,19 @@ class LocalCache:
 
     async def _inspected(self, key: Key, data: bytes) -> CachedContent:
         """A content as it came, and whether it is fit to be kept."""
-        content = CachedContent(data, await _hash(data))
+        digest = await offload_large(len(data), lambda: hashlib.sha256(data))
+        content = CachedContent(data, digest.hexdigest())
         place = set_place(key)
         if place is None or place.name == META_NAME:
-            return content._replace(sound=await self._learnt(key, data))
+            # A document that cannot be understood must not replace ours.
+            sound = self._metas.learn(key, data)
+            if key == MANIFEST:
+                try:
+                    raw, _ = await self._in_thread(lambda: read_object(data, key))
+                    sound = "actions" in raw
+                except FormatError:
+                    sound = False
+            return content._replace(sound=sound)
         if not self._metas.know(place.action_id, place.set_id):
             await self._copy(meta_key(place.action_id, place.set_id))
         if self._agrees(key, content):
@@ -590,16 +587,6 @@ class LocalCache:
                 return content
         _log.warning("file_unlike_meta", key=key, bytes=len(data))
         return content._replace(sound=False)
-
-    async def _learnt(self, key: Key, data: bytes) -> bool:
-        """Whether a document can be understood; one that cannot be must not replace ours."""
-        if key == MANIFEST:
-            try:
-                raw, _ = await self._in_thread(lambda: read_object(data, key))
-            except FormatError:
-                return False
-            return "actions" in raw
-        return self._metas.learn(key, data)
 
     def _fits(self, name: str, copy: CachedContent) -> bool:
         """Whether a copy that was read is what its set's meta tells of; a meta is learnt."""
@@ -621,15 +608,5 @@ def _is_current(name: str) -> bool:
 
 def _with_listings(keys: Collection[Key]) -> list[str]:
     """Keys, and the listings of the sets whose metas are among them."""
-    names: list[str] = list(keys)
-    for key in keys:
-        place = set_place(key) if key.endswith(META_NAME) else None
-        if place is not None and place.name == META_NAME:
-            names.append(listing_name(place.action_id, place.set_id))
-    return names
-
-
-async def _hash(data: bytes) -> str:
-    if len(data) < _LARGE:
-        return hashlib.sha256(data).hexdigest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+    metas = (key for key in keys if key.endswith(f"/{META_NAME}"))
+    return [*keys, *(f"{meta.removesuffix(META_NAME)}{LISTING_NAME}" for meta in metas)]
