@@ -22,10 +22,11 @@ from pathlib import Path
 
 from benchmarks.lengths import length
 from benchmarks.machinery import quantile, say, spread
-from cache.copies import Copies
+from cache.copies import DiskCache
 from cache.credentials import S3Credentials
 from cache.keys import Key, image_key
 from cache.local import LocalCache
+from cache.recent import CachedContent
 from cache.s3 import S3Store
 from cache.store import MemoryStore
 
@@ -83,13 +84,13 @@ def writing(folder: Path) -> None:
     """What it would cost to flush each copy to the medium."""
     data = secrets.token_bytes(SIZE)
     sha256 = hashlib.sha256(data).hexdigest()
-    copies = Copies(folder / "writing", "memory:", limit=10**9, keep_free=0)
+    copies = DiskCache(folder / "writing", "memory:", limit=10**9, keep_free=0)
     copies.open()
     copies.look()
     ours, flushed = [], []
     for number in range(length(300, 20)):
         start = time.perf_counter()
-        copies.write(f"a/{number}", data, sha256)
+        copies.write(f"a/{number}", CachedContent(data, sha256))
         middle = time.perf_counter()
         with (folder / f"flushed-{number}").open("wb") as file:
             file.write(data)
@@ -111,11 +112,12 @@ async def starting(folder: Path) -> None:
         for set_id in range(100)
         for step in range(1, 22)
     ][:ENTRIES]
-    copies = Copies(folder / "many", "memory:", limit=10**10, keep_free=0)
+    copies = DiskCache(folder / "many", "memory:", limit=10**10, keep_free=0)
     copies.open()
     copies.look()
     for key in keys:
-        copies.write(key, data, sha256)
+        copies.write(key, CachedContent(data, sha256))
+    copies.close()
     origin = MemoryStore({})
     start = time.perf_counter()
     async with LocalCache(

@@ -13,7 +13,7 @@ from cache.keys import META_NAME, set_place
 _METAS: Final = 1024
 
 
-class Facts:
+class KnownMetas:
     """Sizes and hashes of images, from the last metas that passed by."""
 
     def __init__(self, metas: int = _METAS) -> None:
@@ -35,12 +35,6 @@ class Facts:
             return False
         self._sets[place.action_id, place.set_id] = meta.files
         return True
-
-    def forget(self, name: str) -> None:
-        """No longer hold a meta for true."""
-        place = set_place(name)
-        if place is not None and place.name == META_NAME:
-            self._sets.pop((place.action_id, place.set_id), None)
 
     def know(self, action_id: str, set_id: int) -> bool:
         """Whether the meta of a set was seen."""

@@ -20,19 +20,17 @@ class Flight(Generic[T]):
             keeps nobody waiting.
         waiting: how many wait for it.
         staying: it goes on though nobody waits.
-        void: the content was changed meanwhile: what arrives must not be kept.
         before: an older one for the same key, that is being brought to its end.
     """
 
     arrived: asyncio.Future[T]
     waiting: int = 0
     staying: bool = False
-    void: bool = False
     before: Flight[T] | None = field(default=None, repr=False)
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
-class Flights(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """The requests under way. Those of nobody's interest any more are cancelled.
 
     A waiter that is cancelled leaves the others alone; when the last leaves before anything
@@ -57,12 +55,13 @@ class Flights(Generic[K, T]):
         """The request for a key that is under way."""
         return self._flights.get(key)
 
-    def begin(self, key: K, *, anew: bool = False) -> Flight[T]:
-        """The request for a key: the one under way, or a new one.
+    async def ask(self, key: K, *, anew: bool = False, to_the_end: bool = False) -> T:
+        """What arrives by the request under way for a key, or by a new one.
 
         Args:
             key: of what.
             anew: what has arrived already will not do.
+            to_the_end: also wait for what is done after the arrival.
         """
         flight = self._flights.get(key)
         if flight is None or (anew and flight.arrived.done()):
@@ -71,16 +70,6 @@ class Flights(Generic[K, T]):
             self._under_way.add(flight)
             flight.task = asyncio.create_task(self._fly(key, flight))
             flight.task.add_done_callback(lambda _: self._under_way.discard(flight))
-        return flight
-
-    async def wait(self, key: K, flight: Flight[T], *, to_the_end: bool = False) -> T:
-        """What arrives.
-
-        Args:
-            key: of the request.
-            flight: the request.
-            to_the_end: also wait for what is done after the arrival.
-        """
         flight.waiting += 1
         try:
             # Not `shield`: it complains of errors that come after its waiter is gone.
@@ -88,17 +77,10 @@ class Flights(Generic[K, T]):
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.staying and not flight.arrived.done():
-                self._drop(key, flight)
+                self._leave(key, flight)
+                if flight.task is not None:
+                    flight.task.cancel()
         return flight.arrived.result()
-
-    async def void(self, key: K) -> None:
-        """What is under way for a key is not to be kept; returns when it cannot be any more."""
-        flight = self._flights.pop(key, None)
-        while flight is not None:
-            flight.void = True
-            if flight.arrived.done() and flight.task is not None:
-                await asyncio.wait([flight.task])
-            flight = flight.before
 
     async def close(self, error: BaseException) -> None:
         """Cancel what has not arrived, and bring the rest to its end; who waits gets the error."""
@@ -111,11 +93,6 @@ class Flights(Generic[K, T]):
                 if flight.task is not None:
                     flight.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _drop(self, key: K, flight: Flight[T]) -> None:
-        self._leave(key, flight)
-        if flight.task is not None:
-            flight.task.cancel()
 
     def _leave(self, key: K, flight: Flight[T]) -> None:
         """Nobody joins it any more; an older one that is not at its end yet is found again."""

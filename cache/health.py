@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -100,12 +99,9 @@ class DiskHealth:
 
     def failed(self, error: OSError) -> None:
         """The operating system said why not."""
-        condition: DiskCondition = "failing"
-        if error.errno in _FULL:
-            condition = "full"
-        elif error.errno in _READ_ONLY:
-            condition = "read-only"
-        self.ill(condition, os.strerror(error.errno) if error.errno else str(error))
+        full, read_only = error.errno in _FULL, error.errno in _READ_ONLY
+        condition: DiskCondition = "full" if full else "read-only" if read_only else "failing"
+        self.ill(condition, error.strerror or str(error))
 
 
 class OriginHealth:

@@ -20,7 +20,8 @@ from cache.documents import FormatError, WrongVersion, whole
 from cache.formats import MAX_STEPS, SetMeta, image_set, parse_meta
 from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
 from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_config, parse_manifest
-from cache.store import Conflict, NotFound, Store, StoreDenied, Version
+from cache.store import Conflict, NotFound, ReadableStore, Store, StoreDenied, Version
+from cache.threads import offload_large
 
 _ATTEMPTS: Final = 40
 _LONGEST_PAUSE: Final = 1.0
@@ -36,7 +37,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-async def load_manifest(store: Store) -> Manifest:
+async def load_manifest(store: ReadableStore) -> Manifest:
     """Read a store's manifest.
 
     Raises:
@@ -311,9 +312,7 @@ async def _read(store: Store, *, forgiving: bool) -> _Present:
 
 
 async def _parse(data: bytes) -> Manifest:
-    if len(data) < _LARGE:
-        return parse_manifest(data)
-    return await asyncio.to_thread(parse_manifest, data)
+    return await offload_large(len(data), lambda: parse_manifest(data), large=_LARGE)
 
 
 async def _listed_sets(store: Store) -> AsyncIterator[_ListedSet]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final, Literal
+from typing import Literal
 
 from cachetools import LRUCache
 
@@ -16,11 +15,8 @@ from cache.images import BadImage, Flaw, check_image
 from cache.index import load_manifest
 from cache.keys import Key, meta_key, set_place, set_prefix
 from cache.manifest import Manifest
-from cache.store import NotFound, Store, StoreDenied, StoreError, StoreUnavailable
-
-_LARGE: Final = 1024 * 1024
-"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
-
+from cache.store import NotFound, ReadableStore, StoreDenied, StoreError, StoreUnavailable
+from cache.threads import offload_large
 
 SetFlaw = Flaw | Literal["no meta", "bad meta", "missing", "unreadable"]
 """In which way a set is broken: its meta, an image that is missing or cannot be read, or one
@@ -55,7 +51,7 @@ class Library:
 
     def __init__(
         self,
-        store: Store,
+        store: ReadableStore,
         *,
         sets_remembered: int = 256,
         reread: Callable[[Key], Awaitable[bytes]] | None = None,
@@ -159,10 +155,7 @@ class Library:
         """
         try:
             data = await self._store.get(step.key)
-            if len(data) < _LARGE:
-                _check(step, data)
-            else:
-                await asyncio.to_thread(_check, step, data)
+            await offload_large(len(data), lambda: _check(step, data))
         except (NotFound, StoreDenied, BadImage) as error:
             place = set_place(step.key)
             if place is None:

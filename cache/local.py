@@ -1,4 +1,4 @@
-"""The local cache: a store around a store, so that the show does not depend on the line.
+"""The local cache: a store that is read instead of another, so that no line is depended on.
 
 What was read once is read again from memory, then from disk, and only then from the origin.
 Every copy is proven when it is read; a flawed one is fetched anew, and nobody hears of it.
@@ -18,8 +18,8 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +28,10 @@ from typing import Final, Self, TypeVar
 import anyio
 import structlog
 
-from cache.copies import Copies, NoRoom, Unkeepable
-from cache.copy_files import Copy, listing_name
+from cache.copies import LISTING_NAME, DiskCache, NoRoom, Unkeepable, listing_name
 from cache.documents import FormatError, read_object
-from cache.facts import Facts
-from cache.flights import Flight, Flights
+from cache.facts import KnownMetas
+from cache.flights import Flight, SingleFlight
 from cache.health import DiskHealth, DiskState, OriginHealth, OriginState
 from cache.keys import (
     ACTION_ID_PATTERN,
@@ -44,10 +43,10 @@ from cache.keys import (
     parse_key,
     set_place,
 )
-from cache.recent import CachedContent, Recent
-from cache.store import Entry, NotFound, Store, StoreError, StoreUnavailable, Version, Versioned
+from cache.recent import CachedContent, MemoryCache
+from cache.store import Entry, NotFound, ReadableStore, StoreError, StoreUnavailable
 from cache.tasks import being_cancelled
-from cache.threads import read_in_thread, write_in_thread
+from cache.threads import offload_large, read_in_thread, write_in_thread
 
 T = TypeVar("T")
 
@@ -56,13 +55,9 @@ _log = structlog.get_logger(__name__)
 KEEP_FREE: Final = 2**30
 """Bytes of the disk that are left free unless it is said otherwise."""
 
-_LARGE: Final = 1024 * 1024
-"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
-
 _READERS: Final = 8
 _WRITERS: Final = 4
 _TIDY_EVERY: Final = 60.0
-_KEEP_YOUNG: Final = 600.0
 _LAST_WORD: Final = 5.0
 """Seconds to write down the order of use when leaving."""
 
@@ -112,23 +107,19 @@ class CacheStats:
     origin: OriginState
 
 
-@dataclass(slots=True)
-class _Change:
-    """Writers of one key: how many, and whether any two were at it at once."""
-
-    writers: int = 0
-    overlapped: bool = False
-
-
 class LocalCache:
-    """Copies of a store's contents in memory and on disk. It is a store itself.
+    """Copies of a store's contents in memory and on disk, read as the store itself is.
 
-    Entering it enters the origin, leaving it leaves the origin.
+    Whoever writes writes to the origin. Entering and leaving it enters and leaves the origin.
+
+    Attributes:
+        demand: how many `get` are under way: prefetching gives way to them.
+        untidy: why the copies on disk are not looked through and put in order; None if they are.
     """
 
     def __init__(
         self,
-        origin: Store,
+        origin: ReadableStore,
         folder: Path | None,
         *,
         disk_bytes: int,
@@ -146,8 +137,8 @@ class LocalCache:
 
         Args:
             origin: whose contents are copied.
-            folder: where copies go; other processes and other origins may share it. None for
-                memory only.
+            folder: where copies go; copies of other origins may lie there, too. While another
+                process keeps copies in it, they are read, and none are made. None for memory only.
             disk_bytes: that the copies in the folder may take; 0 for memory only.
             memory_bytes: that contents in memory may take.
             keep_free: bytes of the disk that are left free.
@@ -164,35 +155,32 @@ class LocalCache:
         """
         self._origin = origin
         self._within = answer_within
-        self._threads = threads
         self._sleep = sleep
         self._pins: frozenset[str] = frozenset({MANIFEST})
         self._held: Counter[str] = Counter()
-        self._copies: Copies | None = None
+        self._disk: DiskCache | None = None
         if folder is not None and disk_bytes > 0:
-            self._copies = Copies(
+            self._disk = DiskCache(
                 folder, identity or origin.url, limit=disk_bytes, keep_free=keep_free, wall=wall
             )
-            self._copies.pinned, self._copies.held = self._pins, self._held
+            self._disk.pinned, self._disk.held = self._pins, self._held
         # With a disk, what is needed stays there, and memory is for what is used most.
-        self._memory = (
-            Recent(memory_bytes, self._is_needed) if self._copies is None else Recent(memory_bytes)
+        self._memory = MemoryCache(
+            memory_bytes, lambda name: self._disk is None and self._is_needed(name)
         )
-        self._disk = DiskHealth(
-            off=self._copies is None, retry_after=retry_disk_after, now=now, wall=wall
+        self._disk_health = DiskHealth(
+            off=self._disk is None, retry_after=retry_disk_after, now=now, wall=wall
         )
         self._line = OriginHealth(now=now, wall=wall)
-        self._facts = Facts()
-        self._flights: Flights[Key, CachedContent] = Flights(self._fly)
-        self._changes: dict[Key, _Change] = {}
-        self._changed = 0
-        self._demand = 0
+        self._metas = KnownMetas()
+        self._flights: SingleFlight[Key, CachedContent] = SingleFlight(self._fly)
+        self.demand = 0
         self._memory_hits = self._disk_hits = self._misses = 0
         self._rejected = self._unkept = self._unkept_bytes = 0
-        self._readers: anyio.CapacityLimiter | None = None
-        self._writers: anyio.CapacityLimiter | None = None
+        self._readers = anyio.CapacityLimiter(threads) if threads else None
+        self._writers = anyio.CapacityLimiter(_WRITERS)
         self._tidying: asyncio.Task[None] | None = None
-        self._untidy: str | None = None
+        self.untidy: str | None = None
 
     def __repr__(self) -> str:
         return f"LocalCache({self._origin!r})"
@@ -203,50 +191,40 @@ class LocalCache:
         return self._origin.url
 
     @property
-    def untidy(self) -> str | None:
-        """Why the copies on disk are not looked through and put in order; None where they are."""
-        return self._untidy
-
-    @property
-    def demand(self) -> int:
-        """How many `get` are under way: prefetching gives way to them."""
-        return self._demand
-
-    @property
     def capacity(self) -> int:
         """Bytes that copies may take: on disk, or in memory while the disk takes none."""
-        if self._copies is not None and self._disk.state.condition == "ok":
-            return self._copies.limit
+        if self._disk is not None and self._disk_health.state.condition == "ok":
+            return self._disk.limit
         return int(self._memory.maxsize)
 
     @property
     def stats(self) -> CacheStats:
         """How it is now."""
-        copies = self._copies
+        disk = self._disk
         return CacheStats(
             memory_bytes=int(self._memory.currsize),
             memory_entries=len(self._memory),
-            disk_bytes=copies.total_bytes if copies else 0,
-            disk_entries=copies.count if copies else 0,
-            looked=copies.complete if copies else True,
+            disk_bytes=disk.total_bytes if disk else 0,
+            disk_entries=disk.count if disk else 0,
+            looked=disk.looked if disk else True,
             memory_hits=self._memory_hits,
             disk_hits=self._disk_hits,
             misses=self._misses,
-            healed=copies.healed if copies else 0,
-            evicted=copies.evicted if copies else 0,
+            healed=disk.healed if disk else 0,
+            evicted=disk.evicted if disk else 0,
             rejected=self._rejected,
             unkept=self._unkept,
             unkept_bytes=self._unkept_bytes,
             fetched_bytes=self._line.bytes,
             fetching_seconds=self._line.busy_seconds,
-            disk=self._disk.state,
+            disk=self._disk_health.state,
             origin=self._line.state,
         )
 
     async def __aenter__(self) -> Self:
         await self._origin.__aenter__()
-        if self._copies is not None:
-            self._tidying = asyncio.create_task(self._tidy(self._copies))
+        if self._disk is not None:
+            self._tidying = asyncio.create_task(self._tidy(self._disk))
         return self
 
     async def __aexit__(
@@ -260,10 +238,11 @@ class LocalCache:
                 self._tidying.cancel()
                 await asyncio.gather(self._tidying, return_exceptions=True)
             await self._flights.close(StoreUnavailable("", "the cache was closed"))
-            if self._copies is not None:
+            if self._disk is not None:
                 with suppress(OSError, TimeoutError):
                     async with asyncio.timeout(_LAST_WORD):
-                        await self._in_thread(self._flush)
+                        await self._in_thread(self._disk.flush)
+                self._disk.close()
         finally:
             await self._origin.__aexit__(exc_type, exc, traceback)
 
@@ -271,23 +250,13 @@ class LocalCache:
 
     def holds(self, key: Key) -> bool:
         """Whether there is a copy, as far as known. Waits for nothing."""
-        return key in self._memory or (
-            self._copies is not None and self._copies.size(key) is not None
-        )
-
-    def size_of(self, key: Key) -> int | None:
-        """Bytes of the copy, None if there is none, as far as known. Waits for nothing."""
-        size = None if self._copies is None else self._copies.size(key)
-        if size is not None:
-            return size
-        content = self._memory.peek(key)
-        return None if content is None else len(content.data)
+        return key in self._memory or self._is_on_disk(key)
 
     def pin(self, keys: Collection[Key]) -> None:
         """Say which copies must stay, in place of those said before."""
         self._pins = frozenset({MANIFEST, *_with_listings(keys)})
-        if self._copies is not None:
-            self._copies.pinned = self._pins
+        if self._disk is not None:
+            self._disk.pinned = self._pins
 
     @contextmanager
     def holding(self, keys: Collection[Key]) -> Iterator[None]:
@@ -302,49 +271,39 @@ class LocalCache:
                 if self._held[name] <= 0:
                     del self._held[name]
 
-    async def discard(self, key: Key) -> None:
-        """Drop our copy: it turned out to be bad."""
-        self._changed += 1
-        self._memory.pop(key, None)
-        await self._flights.void(parse_key(key))
-        self._memory.pop(key, None)
-        await self._drop(key)
-
     # Reading.
 
     async def get(self, key: Key) -> bytes:
-        """See `Store.get`."""
+        """See `ReadableStore.get`."""
         recalled = self._recall(key)
         if recalled is not None:
-            self._memory_hits += 1
             return recalled
         parse_key(key)
-        self._demand += 1
+        self.demand += 1
         try:
             if _is_current(key):
+                self._misses += 1
                 return await self._current(key)
-            began = self._changed
             if self._flights.get(key) is None:
                 copy = await self._copy(key)
                 if copy is not None:
                     self._disk_hits += 1
-                    self._remember(key, copy, began)
+                    self._memory.offer(key, copy)
                     return copy.data
                 recalled = self._recall(key)  # it may have come while we looked on the disk
                 if recalled is not None:
-                    self._memory_hits += 1
                     return recalled
             self._misses += 1
             joined = self._flights.get(key) is not None
-            content = await self._ask(key)
+            content = await self._flights.ask(key)
             if joined and not self._agrees(key, content):
                 # What was under way had been asked for before its set was drawn again.
-                content = await self._ask(key, anew=True)
+                content = await self._flights.ask(key, anew=True)
             if content.sound:
-                self._remember(key, content, began)
+                self._memory.offer(key, content)
             return content.data
         finally:
-            self._demand -= 1
+            self.demand -= 1
 
     async def at_hand(self, key: Key) -> bytes | None:
         """Our copy of a key, proven; None where there is none. The origin is not asked.
@@ -352,14 +311,8 @@ class LocalCache:
         It counts as no use, and as no demand: nothing goes, comes or waits because of it.
         """
         parse_key(key)
-        content = self._memory.peek(key)
-        if content is not None and self._agrees(key, content):
-            return content.data
-        copies = self._copies
-        if copies is None or copies.surely_lacks(key):
-            return None
-        copy = await self._copy(key)
-        return None if copy is None else copy.data
+        content = self._peek(key) or await self._copy(key)
+        return None if content is None else content.data
 
     async def refresh(self, key: Key) -> bytes:
         """The content as the origin has it now, in place of our copy.
@@ -367,7 +320,7 @@ class LocalCache:
         Raises:
             StoreError: the origin could not be read; then the copy stays.
         """
-        content = await self._ask(parse_key(key), anew=True, to_the_end=True)
+        content = await self._flights.ask(parse_key(key), anew=True, to_the_end=True)
         return content.data
 
     async def fetch(self, key: Key) -> int:
@@ -382,27 +335,13 @@ class LocalCache:
         parse_key(key)
         if not _is_current(key) and self._flights.get(key) is None and await self._is_here(key):
             return 0
-        began = self._changed
-        content = await self._ask(key, to_the_end=True)
-        if content.sound and (self._copies is None or self._copies.size(key) is None):
-            self._remember(key, content, began)
+        content = await self._flights.ask(key, to_the_end=True)
+        if content.sound and not self._is_on_disk(key):
+            self._memory.offer(key, content)
         return len(content.data)
 
-    async def get_versioned(self, key: Key) -> Versioned:
-        """See `Store.get_versioned`; it is always asked of the origin."""
-        parse_key(key)
-        with self._line.request():
-            versioned = await self._told(key, self._origin.get_versioned(key))
-        self._line.answered(len(versioned.data))
-        if key not in self._changes:
-            content = await self._inspected(key, versioned.data)
-            if content.sound:
-                self._memory.pop(key, None)
-                await self._keep(key, content)
-        return versioned
-
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
-        """See `Store.list`; a listing of one set is remembered for when the origin is away."""
+        """See `ReadableStore.list`; that of one set is remembered for when the origin is away."""
         place = set_place(f"{prefix}x") if prefix.endswith("/") else None
         if place is None:
             try:
@@ -413,79 +352,10 @@ class LocalCache:
                 raise
             self._line.answered()
             return
-        name = Key(listing_name(place.action_id, place.set_id))
-        task = asyncio.create_task(self._listing(prefix, name))
-        for entry in await self._or_copy(prefix, task, lambda: self._listed_before(prefix, name)):
-            yield entry
-
-    # Writing goes to the origin; our copy follows.
-
-    async def put(self, key: Key, data: bytes) -> None:
-        """See `Store.put`."""
-        async with self._change(parse_key(key)) as change:
-            await self._origin.put(key, data)
-            await self._follow(key, data, change)
-
-    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
-        """See `Store.replace`."""
-        async with self._change(parse_key(key)) as change:
-            version = await self._origin.replace(key, data, expected=expected)
-            await self._follow(key, data, change)
-        return version
-
-    async def delete(self, key: Key) -> None:
-        """See `Store.delete`."""
-        async with self._change(parse_key(key)):
-            await self._origin.delete(key)
-            await self._forget(key)
-
-    @asynccontextmanager
-    async def _change(self, key: Key) -> AsyncIterator[_Change]:
-        """While a key is written, no copy of it is made by others; what is kept then is ours.
-
-        A copy must never differ from the origin for good. So it goes before the origin is
-        asked to change, and it stays away if it is not known what the origin has now.
-        """
-        change = self._changes.setdefault(key, _Change())
-        change.overlapped = change.overlapped or change.writers > 0
-        change.writers += 1
-        self._changed += 1
-        known = False
-        try:
-            await self._flights.void(key)
-            if not _is_current(key):  # an older one of these is of use, and never taken for new
-                await self._forget(key)
-            yield change
-            known = not change.overlapped
-        finally:
-            self._changed += 1
-            try:
-                await self._flights.void(key)
-                if not known and not _is_current(key):
-                    await self._forget(key)
-            finally:
-                change.writers -= 1
-                if not change.writers:
-                    del self._changes[key]
-
-    async def _follow(self, key: Key, data: bytes, change: _Change) -> None:
-        """Keep what was written."""
-        self._memory.pop(key, None)
-        if not change.overlapped:
-            sha256 = await _hash(data)
-            self._facts.learn(key, data)
-            await self._keep(key, CachedContent(data, sha256))
-
-    async def _forget(self, key: Key) -> None:
-        """Drop what we have of a key, and of its set's listing."""
-        self._memory.pop(key, None)
-        await self._drop(key)
-        place = set_place(key)
-        if place is not None:
-            name = listing_name(place.action_id, place.set_id)
-            self._memory.pop(name, None)
-            await self._drop(name)
-            self._facts.forget(key)
+        with suppress(NotFound):
+            listing = await self._current(Key(listing_name(place.action_id, place.set_id)))
+            for name, size in json.loads(listing):
+                yield Entry(Key(f"{prefix}{name}"), size)
 
     # Memory.
 
@@ -496,144 +366,114 @@ class LocalCache:
         if not self._agrees(key, content):
             del self._memory[key]
             return None
-        if self._copies is not None:
-            self._copies.used(key)
+        self._memory_hits += 1
+        if self._disk is not None:
+            self._disk.used(key)
         return content.data
 
-    def _remember(self, name: str, content: CachedContent, began: int) -> None:
-        """Keep a content in memory, unless something was changed since it was asked for."""
-        if began == self._changed:
-            self._memory.offer(name, content)
+    def _peek(self, key: Key) -> CachedContent | None:
+        content = self._memory.peek(key)
+        return content if content is not None and self._agrees(key, content) else None
 
     def _is_needed(self, name: str) -> bool:
         return name in self._pins or self._held[name] > 0
 
     # The disk.
 
+    def _is_on_disk(self, key: Key) -> bool:
+        return self._disk is not None and self._disk.holds(key)
+
     async def _copy(self, name: str) -> CachedContent | None:
         """The copy on disk, if it is sound and agrees with its set's meta."""
-        copies = self._copies
-        if copies is None:
+        disk = self._disk
+        if disk is None or disk.surely_lacks(name):
             return None
         try:
-            copy = await self._in_thread(lambda: copies.read(name))
+            copy = await self._in_thread(lambda: disk.read(name))
         except OSError as error:
-            self._disk.failed(error)
+            self._disk_health.failed(error)
             return None
-        if copy is None:
-            return None
-        content = CachedContent(*copy)
-        self._facts.learn(name, content.data)
-        return content if self._agrees(name, content) else None
+        return copy if copy is not None and self._fits(name, copy) else None
 
     async def _is_here(self, key: Key) -> bool:
         """Whether there is a copy that can be relied on: each is read once to be sure."""
-        copies = self._copies
-        found: Copy | bool = False
-        if copies is not None and not copies.surely_lacks(key):
+        disk = self._disk
+        if disk is not None and not disk.surely_lacks(key):
+            found: CachedContent | bool = False
             try:
-                found = await self._in_thread(lambda: copies.check(key))
+                found = await self._in_thread(lambda: disk.check(key))
             except OSError as error:
-                self._disk.failed(error)
+                self._disk_health.failed(error)
             if found is True:
-                copies.used(key)
-            elif found:
-                self._facts.learn(key, found.data)
-                found = self._agrees(key, CachedContent(*found))
-        return bool(found) or self._recall(key) is not None
+                disk.used(key)
+                return True
+            if found and self._fits(key, found):
+                return True
+        return self._peek(key) is not None
 
     async def _keep(self, name: str, content: CachedContent) -> None:
         """Keep a copy on disk, if that can be done; it is never an error if not."""
-        copies = self._copies
-        if copies is None:
+        disk = self._disk
+        if disk is None:
             return
-        kept = False
-        if self._disk.may_write():
+        if self._disk_health.may_write():
             try:
-                await self._in_thread(lambda: copies.write(name, *content[:2]), writing=True)
-                kept = True
-                self._disk.well()
+                await self._in_thread(lambda: disk.write(name, content), writing=True)
             except NoRoom as error:
                 if error.floor:
-                    self._disk.ill("full", str(error))
+                    self._disk_health.ill("full", str(error))
                 else:
                     self._unkept += 1
                     self._unkept_bytes += len(content.data)
             except Unkeepable as error:
                 _log.info("copy_not_kept", key=name, reason=str(error))
             except OSError as error:
-                self._disk.failed(error)
-        if not kept and not _is_current(name):
+                self._disk_health.failed(error)
+            else:
+                self._disk_health.well()
+                return
+        if not _is_current(name):
             await self._drop(name)  # what is there is not what the origin has
 
     async def _drop(self, name: str) -> None:
-        copies = self._copies
-        if copies is not None:
+        disk = self._disk
+        if disk is not None:
             with suppress(OSError):
-                await self._in_thread(lambda: copies.remove(name), writing=True)
+                await self._in_thread(lambda: disk.remove(name), writing=True)
 
     async def _in_thread(self, work: Callable[[], T], *, writing: bool = False) -> T:
         """Do blocking work. Prefetching writes; reading for the show does not wait behind it."""
-        if not self._threads:
+        if self._readers is None:
             return work()
-        if self._readers is None or self._writers is None:
-            self._readers = anyio.CapacityLimiter(self._threads)
-            self._writers = anyio.CapacityLimiter(_WRITERS)
         if writing:
             return await write_in_thread(work, self._writers)
         return await read_in_thread(work, self._readers)
 
-    async def _tidy(self, copies: Copies) -> None:
-        """See what is there, then keep the order of use. A mistake costs a round, and is told."""
-
-        async def begin() -> None:
-            await self._in_thread(copies.open, writing=True)
-
-        async def go_on() -> None:
-            if not copies.complete:
-                await self._in_thread(copies.look)
-            await self._in_thread(self._flush, writing=True)
-
-        await self._attempt(begin)
+    async def _tidy(self, disk: DiskCache) -> None:
+        """Own the folder, see what is there, keep the order of use; a mistake costs a round."""
         while True:
-            await self._attempt(go_on)
+            failure: BaseException | None = None
+            for work in (disk.open, disk.look, disk.flush):
+                try:
+                    # A look that nobody waits for any more does no harm, however long it takes.
+                    await self._in_thread(work, writing=work != disk.look)
+                except OSError as error:
+                    self._disk_health.failed(error)
+                except asyncio.CancelledError as error:
+                    if being_cancelled():
+                        raise
+                    failure = error
+                except Exception as error:  # noqa: BLE001 - the next round may do
+                    failure = error
+            if failure is not None and self.untidy is None:
+                _log.error("copies_not_tidied", exc_info=failure)
+            self.untidy = None if failure is None else f"{type(failure).__name__}: {failure}"
             await self._sleep(_TIDY_EVERY)
-
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
-        failure: BaseException | None = None
-        try:
-            await work()
-        except OSError as error:
-            self._disk.failed(error)
-            return
-        except asyncio.CancelledError as error:
-            if being_cancelled():
-                raise
-            failure = error
-        except Exception as error:  # noqa: BLE001 - the next round may do
-            failure = error
-        if failure is not None and self._untidy is None:
-            _log.error("copies_not_tidied", exc_info=failure)
-        self._untidy = None if failure is None else f"{type(failure).__name__}: {failure}"
-
-    def _flush(self) -> None:
-        if self._copies is not None:
-            self._copies.flush(keep_young=_KEEP_YOUNG)
 
     # The origin.
 
-    async def _ask(
-        self, key: Key, *, anew: bool = False, to_the_end: bool = False
-    ) -> CachedContent:
-        """What the origin has; all who ask for a key at once share one request."""
-        flight = self._flights.begin(key, anew=anew)
-        return await self._flights.wait(key, flight, to_the_end=to_the_end)
-
     async def _fly(self, key: Key, flight: Flight[CachedContent]) -> None:
-        with self._line.request():
-            data = await self._told(key, self._origin.get(key))
-        self._line.answered(len(data))
-        content = await self._inspected(key, data)
+        content = await self._inspected(key, await self._from_origin(key))
         if not content.sound:
             self._rejected += 1
         if flight.arrived.done():  # closed meanwhile
@@ -641,12 +481,12 @@ class LocalCache:
         flight.arrived.set_result(content)
         if flight.before is not None and flight.before.task is not None:
             await asyncio.wait([flight.before.task])
-        if content.sound and not flight.void and key not in self._changes:
+        if content.sound:
             stale = self._memory.peek(key)
             if stale is not None and stale.sha256 != content.sha256:
                 del self._memory[key]
-            if self._copies is None and stale is not None:
-                self._remember(key, content, self._changed)
+            if self._disk is None and stale is not None:
+                self._memory.offer(key, content)
             await self._keep(key, content)
 
     async def _told(self, key: str, answer: Awaitable[T]) -> T:
@@ -660,91 +500,83 @@ class LocalCache:
             self._line.failed(str(error).removeprefix(f"{key}: "))
             raise
 
+    async def _from_origin(self, key: Key) -> bytes:
+        """What the origin has: a content, or the listing of a set in the form it is kept in."""
+        if not key.endswith(LISTING_NAME):
+            with self._line.request():
+                data = await self._told(key, self._origin.get(key))
+            self._line.answered(len(data))
+            return data
+        prefix = key.removesuffix(LISTING_NAME)
+
+        async def listed() -> list[tuple[str, int]]:
+            return [
+                (entry.key.removeprefix(prefix), entry.size)
+                async for entry in self._origin.list(prefix)
+            ]
+
+        entries = await self._told(prefix, listed())
+        self._line.answered()
+        if not entries:
+            await self._drop(key)
+            raise NotFound(key)
+        return json.dumps(entries).encode()
+
     async def _current(self, key: Key) -> bytes:
-        """The content as the origin has it, or our copy where the origin does not answer."""
-        self._misses += 1
-
-        async def asked() -> bytes:
-            content = await self._ask(key, anew=True)
-            if content.sound and self._copies is None:
-                self._remember(key, content, self._changed)
-            return content.data
-
-        async def kept() -> bytes | None:
-            content = await self._copy(key) or self._memory.get(key)
-            if content is None:
-                return None
-            flight = self._flights.get(key)
-            if flight is not None:
-                # On a slow line it may arrive yet, and then it is there for the next who asks.
-                flight.staying = True
-            return content.data
-
-        return await self._or_copy(key, asyncio.create_task(asked()), kept)
-
-    async def _or_copy(
-        self, key: str, asked: asyncio.Task[T], kept: Callable[[], Awaitable[T | None]]
-    ) -> T:
-        """What the origin answers; where it fails or is silent, what we kept, if anything.
+        """The content as the origin has it; where it fails or is silent, our copy, if any.
 
         Raises:
             NotFound: the origin says so: that is an answer.
             StoreError: the origin could not be read, and nothing was kept.
         """
+        asked = asyncio.create_task(self._flights.ask(key, anew=True))
         timer = asyncio.ensure_future(self._sleep(self._within))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
-            copy = None if asked.done() else await kept()
+            copy = None if asked.done() else await self._copy(key) or self._memory.get(key)
             if copy is not None and not asked.done():
                 self._line.failed(f"does not answer within {self._within:g} s")
-                return copy
+                flight = self._flights.get(key)
+                if flight is not None:
+                    # On a slow line it may arrive yet, and then it is there for the next who asks.
+                    flight.staying = True
+                return copy.data
             try:
-                return await asked
+                content = await asked
             except NotFound:
                 raise
             except StoreError as error:
-                copy = copy or await kept()
+                copy = copy or await self._copy(key) or self._memory.get(key)
                 if copy is None:
                     raise
-                _log.info("copy_used_instead", key=key, reason=str(error))
-                return copy
+                _log.info("copy_used_instead", key=error.key, reason=str(error))
+                return copy.data
+            if content.sound and not self._is_on_disk(key):
+                self._memory.offer(key, content)
+            return content.data
         finally:
             for task in (timer, asked):
                 task.cancel()
             await asyncio.gather(timer, asked, return_exceptions=True)
 
-    async def _listing(self, prefix: str, name: Key) -> Sequence[Entry]:
-        """A set's listing from the origin, remembered."""
-
-        async def listed() -> Sequence[Entry]:
-            return [entry async for entry in self._origin.list(prefix)]
-
-        entries = await self._told(prefix, listed())
-        self._line.answered()
-        text = json.dumps([[entry.key.removeprefix(prefix), entry.size] for entry in entries])
-        content = CachedContent(text.encode(), await _hash(text.encode()))
-        self._remember(name, content, self._changed)
-        if entries:
-            await self._keep(name, content)
-        else:
-            await self._drop(name)
-        return entries
-
-    async def _listed_before(self, prefix: str, name: Key) -> Sequence[Entry] | None:
-        content = await self._copy(name) or self._memory.get(name)
-        if content is None:
-            return None
-        return [Entry(Key(f"{prefix}{each}"), size) for each, size in json.loads(content.data)]
-
     # What a set's meta says of its files.
 
     async def _inspected(self, key: Key, data: bytes) -> CachedContent:
         """A content as it came, and whether it is fit to be kept."""
-        content = CachedContent(data, await _hash(data))
+        digest = await offload_large(len(data), lambda: hashlib.sha256(data))
+        content = CachedContent(data, digest.hexdigest())
         place = set_place(key)
         if place is None or place.name == META_NAME:
-            return content._replace(sound=await self._learnt(key, data))
-        if not self._facts.know(place.action_id, place.set_id):
+            # A document that cannot be understood must not replace ours.
+            sound = self._metas.learn(key, data)
+            if key == MANIFEST:
+                try:
+                    raw, _ = await self._in_thread(lambda: read_object(data, key))
+                    sound = "actions" in raw
+                except FormatError:
+                    sound = False
+            return content._replace(sound=sound)
+        if not self._metas.know(place.action_id, place.set_id):
             await self._copy(meta_key(place.action_id, place.set_id))
         if self._agrees(key, content):
             return content
@@ -756,22 +588,17 @@ class LocalCache:
         _log.warning("file_unlike_meta", key=key, bytes=len(data))
         return content._replace(sound=False)
 
-    async def _learnt(self, key: Key, data: bytes) -> bool:
-        """Whether a document can be understood; one that cannot be must not replace ours."""
-        if key == MANIFEST:
-            try:
-                raw, _ = await self._in_thread(lambda: read_object(data, key))
-            except FormatError:
-                return False
-            return "actions" in raw
-        return self._facts.learn(key, data)
+    def _fits(self, name: str, copy: CachedContent) -> bool:
+        """Whether a copy that was read is what its set's meta tells of; a meta is learnt."""
+        self._metas.learn(name, copy.data)
+        return self._agrees(name, copy)
 
     def _agrees(self, name: str, content: CachedContent) -> bool:
         """Whether a content is what its set's meta tells of, as far as known.
 
         What is being played is left as it is: it was opened with the meta of its time.
         """
-        return self._held[name] > 0 or self._facts.allow(name, len(content.data), content.sha256)
+        return self._held[name] > 0 or self._metas.allow(name, len(content.data), content.sha256)
 
 
 def _is_current(name: str) -> bool:
@@ -781,15 +608,5 @@ def _is_current(name: str) -> bool:
 
 def _with_listings(keys: Collection[Key]) -> list[str]:
     """Keys, and the listings of the sets whose metas are among them."""
-    names: list[str] = list(keys)
-    for key in keys:
-        place = set_place(key) if key.endswith(META_NAME) else None
-        if place is not None and place.name == META_NAME:
-            names.append(listing_name(place.action_id, place.set_id))
-    return names
-
-
-async def _hash(data: bytes) -> str:
-    if len(data) < _LARGE:
-        return hashlib.sha256(data).hexdigest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+    metas = (key for key in keys if key.endswith(f"/{META_NAME}"))
+    return [*keys, *(f"{meta.removesuffix(META_NAME)}{LISTING_NAME}" for meta in metas)]

@@ -32,11 +32,9 @@ from cache.keys import (
 )
 from cache.manifest import Manifest, dump_manifest
 from cache.store import NotFound, Store, StoreDenied
+from cache.threads import offload_large
 
 PARALLEL: Final = 8
-
-_LARGE: Final = 1024 * 1024
-"""Bytes. Hashing more takes milliseconds, so it is done beside the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +284,11 @@ async def _content(store: Store, key: Key) -> bytes | None:
 
 
 async def _flaw(step: Step, data: bytes, listed: int | None) -> BadImage | None:
-    """What is wrong with an image, by its meta, the source's listing and itself."""
-    if len(data) < _LARGE:
-        return _find_flaw(step, data, listed)
-    return await asyncio.to_thread(_find_flaw, step, data, listed)
+    return await offload_large(len(data), lambda: _find_flaw(step, data, listed))
 
 
 def _find_flaw(step: Step, data: bytes, listed: int | None) -> BadImage | None:
+    """What is wrong with an image, by its meta, the source's listing and itself."""
     size = listed if step.size is None else step.size
     if size is not None and len(data) != size:
         return BadImage(step.name, f"expected {size} bytes, found {len(data)}", "size")

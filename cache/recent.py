@@ -19,7 +19,7 @@ class CachedContent(NamedTuple):
     sound: bool = True
 
 
-class Recent(LRUCache[str, CachedContent]):
+class MemoryCache(LRUCache[str, CachedContent]):
     """What was used last, by name; what is needed stays."""
 
     def __init__(self, limit: int, needed: Callable[[str], bool] = lambda _: False) -> None:

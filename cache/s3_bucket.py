@@ -157,15 +157,16 @@ class Bucket:
             length = answer.get("ContentLength")
             if isinstance(length, int):
                 attempt.allow(length)
-            data = bytearray()
+            pieces, size = [], 0
             _check_size(path, length if isinstance(length, int) else 0)
             async with answer["Body"] as body:
                 while piece := await body.read(_PIECE):
-                    data += piece
-                    _check_size(path, len(data))
-            if isinstance(length, int) and len(data) != length:
-                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=length)
-            return ObjectContent(bytes(data), _etag_in(answer))
+                    pieces.append(piece)
+                    size += len(piece)
+                    _check_size(path, size)
+            if isinstance(length, int) and size != length:
+                raise IncompleteReadError(actual_bytes=size, expected_bytes=length)
+            return ObjectContent(b"".join(pieces), _etag_in(answer))
 
         return await self._requests.ask(path, request)
 

@@ -248,6 +248,7 @@ def connect(
         # Servers other than AWS stumble over checksums that nothing asks for.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        parameter_validation=False,  # ours are typed; it is done for each request
         warm_up_loader_caches=True,  # in a thread: it reads megabytes of JSON
         user_agent="Understudy",  # one that botocore would not put together for each request
     )

@@ -1,4 +1,4 @@
-"""The port to where sets are kept, its errors, and a store in memory.
+"""The ports to where sets are kept, their errors, and a store in memory.
 
 StoreError
   NotFound            nothing has that key
@@ -92,15 +92,11 @@ class Entry(NamedTuple):
     size: int
 
 
-class Store(Protocol):
-    """Keeps bytes under keys. To be entered before use; leaving it closes connections.
+class ReadableStore(Protocol):
+    """Hands out bytes by key. To be entered before use; leaving it closes connections.
 
-    Whatever is cancelled or killed, each key holds a whole content: the one before, or the
-    new one. A write that was cancelled may have taken place. All methods may raise
-    `StoreUnavailable` and `StoreDenied`, and `BadKey` for keys that `parse_key` never saw.
-
-    A key that is written by `replace` should be written by nothing else: `put` and `delete`
-    ask for no version, so they may undo a `replace` that happens at the same time.
+    All methods may raise `StoreUnavailable` and `StoreDenied`, and `BadKey` for keys that
+    `parse_key` never saw.
     """
 
     @property
@@ -128,6 +124,29 @@ class Store(Protocol):
             NotFound: there is none.
         """
         ...
+
+    def list(self, prefix: str = "") -> AsyncIterator[Entry]:
+        """All keys that begin with a prefix, ascending, while others may be writing.
+
+        Keys there throughout are listed; one that comes or goes meanwhile may be or not.
+        What is no key (hidden files, unfinished writes) is left out.
+
+        Args:
+            prefix: text that the keys begin with, as in S3: ``actions/prompt_00`` finds
+                ``actions/prompt_001/config.json``. Empty for all.
+        """
+        ...
+
+
+class Store(ReadableStore, Protocol):
+    """Keeps bytes under keys.
+
+    Whatever is cancelled or killed, each key holds a whole content: the one before, or the
+    new one. A write that was cancelled may have taken place.
+
+    A key that is written by `replace` should be written by nothing else: `put` and `delete`
+    ask for no version, so they may undo a `replace` that happens at the same time.
+    """
 
     async def put(self, key: Key, data: bytes) -> None:
         """Write a key, whatever was there. It is on the medium when this returns.
@@ -164,18 +183,6 @@ class Store(Protocol):
 
     async def delete(self, key: Key) -> None:
         """Remove a key; one that is not there is fine."""
-        ...
-
-    def list(self, prefix: str = "") -> AsyncIterator[Entry]:
-        """All keys that begin with a prefix, ascending, while others may be writing.
-
-        Keys there throughout are listed; one that comes or goes meanwhile may be or not.
-        What is no key (hidden files, unfinished writes) is left out.
-
-        Args:
-            prefix: text that the keys begin with, as in S3: ``actions/prompt_00`` finds
-                ``actions/prompt_001/config.json``. Empty for all.
-        """
         ...
 
 

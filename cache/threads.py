@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
 T = TypeVar("T")
+
+LARGE: Final = 2**20
+"""Bytes. Hashing more takes milliseconds."""
+
+
+async def offload_large(size: int, work: Callable[[], T], *, large: int = LARGE) -> T:
+    """Do work on so many bytes: at once, or in a thread where it would hold up the loop."""
+    return work() if size < large else await asyncio.to_thread(work)
 
 
 async def read_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:

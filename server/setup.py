@@ -155,10 +155,9 @@ class ShowSetup:
             return
         async with AsyncExitStack() as stack:
             opened = await stack.enter_async_context(live_engines(self.show, plan, self.clock))
-            if self.show.settings.playback.harvest:
-                harvester = await stack.enter_async_context(
-                    Harvester(supply.store, lambda: plan.actions)
-                )
+            origin = supply.origin
+            if self.show.settings.playback.harvest and origin is not None:
+                harvester = await stack.enter_async_context(Harvester(origin, lambda: plan.actions))
                 ranked = [
                     replace(each, engine=harvester.tee(each.engine)) for each in opened.ranked
                 ]

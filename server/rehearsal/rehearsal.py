@@ -13,7 +13,7 @@ from cache.documents import FormatError
 from cache.folder import FolderStore
 from cache.library import Library
 from cache.manifest import Manifest
-from cache.store import Store, StoreError
+from cache.store import ReadableStore, Store, StoreError
 from generator.engines.settings import SimulatedSection
 from generator.verify import SetFinding, verify_sets
 from server.chance import Chance
@@ -137,7 +137,9 @@ async def _look_into_the_store(
         return await read_inventory(store, cache, wanted), await _verified(show, asked, cache)
 
 
-async def _verified(show: Show, asked: RehearsalOptions, store: Store) -> tuple[SetFinding, ...]:
+async def _verified(
+    show: Show, asked: RehearsalOptions, store: ReadableStore
+) -> tuple[SetFinding, ...]:
     """Every image of every set, looked at wholly; what is far away is fetched for it."""
     if not asked.deep:
         return ()

@@ -22,7 +22,7 @@ from cache.library import Library
 from cache.local import LocalCache
 from cache.prefetch import Coverage, Need, Prefetcher
 from cache.shelf import FullShelf, Shelf
-from cache.store import NotFound, SharedStore, Store
+from cache.store import NotFound, ReadableStore, SharedStore, Store
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
@@ -44,10 +44,10 @@ class Supply:
         shelf: what can be had at once.
         cache: the copies on this machine; None where the store is on this machine itself.
         prefetcher: who makes them; None likewise.
-        origin: what is copied, or `store` itself where nothing is; None in a rehearsal.
+        origin: what is copied, or `store` itself where nothing is; written to. None in a rehearsal.
     """
 
-    store: Store
+    store: ReadableStore
     library: Library
     shelf: Shelf
     cache: LocalCache | None = None

@@ -1,4 +1,7 @@
-"""What every store must do. Each implementation's tests inherit it and bring a `store`."""
+"""What every store must do. Each implementation's tests inherit it and bring a `store`.
+
+What can only be read inherits `ReadingContract`, and brings `contents` too: where it reads from.
+"""
 
 from __future__ import annotations
 
@@ -8,75 +11,47 @@ import contextlib
 import pytest
 
 from cache.keys import BadKey, Key, parse_key
-from cache.store import Conflict, Entry, NotFound, Store
+from cache.store import Conflict, Entry, NotFound, ReadableStore, Store
 
 A = parse_key("actions/prompt_001/sets/0/1.jpg")
 MANIFEST = parse_key("manifest.json")
+NO_KEYS = ["", "../x", "/etc/passwd", "a/../../b", ".hidden", "a\0b"]
 
 
-async def listed(store: Store, prefix: str = "") -> list[Entry]:
+async def listed(store: ReadableStore, prefix: str = "") -> list[Entry]:
     return [entry async for entry in store.list(prefix)]
 
 
-class StoreContract:
-    async def test_what_is_put_is_got(self, store: Store) -> None:
-        for data in (b"picture", b"", bytes(range(256)) * 4096):
-            await store.put(A, data)
-            assert await store.get(A) == data
+class ReadingContract:
+    async def test_what_is_there_is_got(self, store: ReadableStore, contents: Store) -> None:
+        for number, data in enumerate((b"picture", b"", bytes(range(256)) * 4096)):
+            key = parse_key(f"actions/a/sets/{number}/1.jpg")
+            await contents.put(key, data)
+            assert await store.get(key) == data
 
-    async def test_nothing_is_not_found(self, store: Store) -> None:
-        with pytest.raises(NotFound) as caught:
-            await store.get(A)
-        assert caught.value.key == A
-        assert A in str(caught.value)
-        with pytest.raises(NotFound):
-            await store.get_versioned(A)
-
-    async def test_what_leads_to_other_keys_is_not_found_itself(self, store: Store) -> None:
-        await store.put(A, b"x")
+    async def test_what_leads_to_other_keys_is_not_found_itself(
+        self, store: ReadableStore, contents: Store
+    ) -> None:
+        await contents.put(A, b"x")
         for key in ("actions", "actions/prompt_001", f"{A}/deeper"):
             with pytest.raises(NotFound):
                 await store.get(parse_key(key))
 
-    async def test_deleting_is_done_once_or_twice(self, store: Store) -> None:
-        await store.put(A, b"x")
-        await store.delete(A)
-        await store.delete(A)
-        await store.delete(parse_key("actions"))
-        with pytest.raises(NotFound):
-            await store.get(A)
-        assert await listed(store) == []
-
-    async def test_deleting_a_part_of_a_path_deletes_nothing(self, store: Store) -> None:
-        await store.put(A, b"x")
-        await store.delete(parse_key("actions/prompt_001"))
-        assert await store.get(A) == b"x"
-
-    @pytest.mark.parametrize("key", ["", "../x", "/etc/passwd", "a/../../b", ".hidden", "a\0b"])
-    async def test_what_is_no_key_is_refused_everywhere(self, store: Store, key: str) -> None:
-        bad = Key(key)
-        with pytest.raises(BadKey):
-            await store.get(bad)
-        with pytest.raises(BadKey):
-            await store.get_versioned(bad)
-        with pytest.raises(BadKey):
-            await store.put(bad, b"x")
-        with pytest.raises(BadKey):
-            await store.replace(bad, b"x", expected=None)
-        with pytest.raises(BadKey):
-            await store.delete(bad)
-
     @pytest.mark.parametrize("prefix", ["../", "/", ".hidden", "a//b"])
-    async def test_what_no_key_begins_with_is_refused(self, store: Store, prefix: str) -> None:
+    async def test_what_no_key_begins_with_is_refused(
+        self, store: ReadableStore, prefix: str
+    ) -> None:
         with pytest.raises(BadKey):
             await listed(store, prefix)
 
-    async def test_a_listing_is_ascending_and_by_prefix(self, store: Store) -> None:
+    async def test_a_listing_is_ascending_and_by_prefix(
+        self, store: ReadableStore, contents: Store
+    ) -> None:
         keys = ["a", "b.json", "b-/x", "b/y", "b0", "ab/c", "ab/d/e", "ab/d.jpg", "é/漢", "a b"]
         for key in keys:
             if key != "a":
-                await store.put(parse_key(key), key.encode())
-        await store.put(parse_key("a"), b"a")
+                await contents.put(parse_key(key), key.encode())
+        await contents.put(parse_key("a"), b"a")
         everything = [Entry(parse_key(key), len(key.encode())) for key in sorted(keys)]
         assert await listed(store) == everything
         for prefix in (
@@ -95,17 +70,73 @@ class StoreContract:
             expected = [entry for entry in everything if entry.key.startswith(prefix)]
             assert await listed(store, prefix) == expected, prefix
 
-    async def test_a_long_listing_is_whole(self, store: Store) -> None:
+    async def test_a_long_listing_is_whole(self, store: ReadableStore, contents: Store) -> None:
         keys = [parse_key(f"actions/a/sets/{number}/meta.json") for number in range(1100)]
-        await asyncio.gather(*(store.put(key, b"{}") for key in keys))
+        await asyncio.gather(*(contents.put(key, b"{}") for key in keys))
         assert [entry.key for entry in await listed(store, "actions/")] == sorted(keys)
 
-    async def test_names_of_every_allowed_kind(self, store: Store) -> None:
+    async def test_names_of_every_allowed_kind(self, store: ReadableStore, contents: Store) -> None:
         for text in ("x" * 255, "é漢字 with space", "-rf", "a:b*c?", "%2e%2e", "CON", "a.tmp", "~"):
             key = parse_key(f"actions/{text}")
-            await store.put(key, text.encode())
+            await contents.put(key, text.encode())
             assert await store.get(key) == text.encode()
             assert Entry(key, len(text.encode())) in await listed(store, "actions/")
+
+    async def test_the_address_is_for_people(self, store: ReadableStore) -> None:
+        assert ":" in store.url
+        assert "@" not in store.url
+
+    async def test_nothing_is_found_where_nothing_is(self, store: ReadableStore) -> None:
+        with pytest.raises(NotFound) as caught:
+            await store.get(A)
+        assert caught.value.key == A
+        assert A in str(caught.value)
+
+    @pytest.mark.parametrize("key", NO_KEYS)
+    async def test_what_is_no_key_is_not_read(self, store: ReadableStore, key: str) -> None:
+        with pytest.raises(BadKey):
+            await store.get(Key(key))
+
+
+class StoreContract(ReadingContract):
+    @pytest.fixture
+    def contents(self, store: Store) -> Store:
+        return store
+
+    async def test_what_is_put_is_got(self, store: Store) -> None:
+        for data in (b"picture", b"", bytes(range(256)) * 4096):
+            await store.put(A, data)
+            assert await store.get(A) == data
+
+    async def test_nothing_has_no_version(self, store: Store) -> None:
+        with pytest.raises(NotFound):
+            await store.get_versioned(A)
+
+    async def test_deleting_is_done_once_or_twice(self, store: Store) -> None:
+        await store.put(A, b"x")
+        await store.delete(A)
+        await store.delete(A)
+        await store.delete(parse_key("actions"))
+        with pytest.raises(NotFound):
+            await store.get(A)
+        assert await listed(store) == []
+
+    async def test_deleting_a_part_of_a_path_deletes_nothing(self, store: Store) -> None:
+        await store.put(A, b"x")
+        await store.delete(parse_key("actions/prompt_001"))
+        assert await store.get(A) == b"x"
+
+    @pytest.mark.parametrize("key", NO_KEYS)
+    async def test_what_is_no_key_is_refused_everywhere(self, store: Store, key: str) -> None:
+        bad = Key(key)
+        with pytest.raises(BadKey):
+            await store.get_versioned(bad)
+        with pytest.raises(BadKey):
+            await store.put(bad, b"x")
+        with pytest.raises(BadKey):
+            await store.replace(bad, b"x", expected=None)
+        with pytest.raises(BadKey):
+            await store.delete(bad)
 
     async def test_replace_creates_once(self, store: Store) -> None:
         version = await store.replace(MANIFEST, b"1", expected=None)
@@ -167,7 +198,3 @@ class StoreContract:
                 await task
             assert await store.get(A) in {old, new}
         assert await listed(store) == [Entry(A, len(old))]
-
-    async def test_the_address_is_for_people(self, store: Store) -> None:
-        assert ":" in store.url
-        assert "@" not in store.url

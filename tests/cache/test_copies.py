@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -23,8 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cache.copies
-from cache.copies import Copies, NoRoom, Unkeepable
-from cache.copy_files import PROOF_BYTES, files_in, listing_name, origin_folder, read_copy
+from cache.copies import (
+    PROOF_BYTES,
+    DiskCache,
+    NoRoom,
+    Unkeepable,
+    listing_name,
+    origin_folder,
+)
+from cache.recent import CachedContent
 
 REPOSITORY = Path(__file__).parents[2]
 ORIGIN = "memory:"
@@ -41,10 +49,24 @@ class Time:
         return self.now
 
 
-def copies_in(root: Path, **options: Any) -> Copies:
+OPENED: list[DiskCache] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
+def copies_in(root: Path, **options: Any) -> DiskCache:
+    """A cache that owns its folder; one that did before has let it go."""
+    for each in OPENED:
+        each.close()
     given: dict[str, Any] = {"limit": 10_000, "keep_free": 0, "wall": Time(), **options}
-    copies = Copies(root, given.pop("origin", ORIGIN), **given)
-    copies.open()
+    copies = DiskCache(root, given.pop("origin", ORIGIN), **given)
+    OPENED.append(copies)
+    assert copies.open()
     copies.look()
     return copies
 
@@ -53,11 +75,11 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write(copies: Copies, name: str, data: bytes) -> None:
-    copies.write(name, data, sha(data))
+def write(copies: DiskCache, name: str, data: bytes) -> None:
+    copies.write(name, CachedContent(data, sha(data)))
 
 
-def read(copies: Copies, name: str) -> bytes | None:
+def read(copies: DiskCache, name: str) -> bytes | None:
     copy = copies.read(name)
     assert copy is None or copy.sha256 == sha(copy.data)
     return None if copy is None else copy.data
@@ -97,7 +119,7 @@ def test_what_is_written_is_read(root: Path) -> None:
     for data in (b"", b"x", bytes(range(256)) * 20):
         write(copies, "a/b", data)
         assert read(copies, "a/b") == data
-        assert copies.size("a/b") == len(data)
+        assert copies.holds("a/b")
         assert copies.total_bytes == len(data) + PROOF_BYTES == sum(files(root).values())
     assert place(root, "a/b").is_file()
     copies.remove("a/b")
@@ -169,7 +191,7 @@ def test_the_bound_holds_and_what_is_needed_stays(
 
 @pytest.mark.parametrize("ahead", [365 * 86_400.0, 3600.0, -365 * 86_400.0])
 def test_a_start_with_a_wrong_clock_does_not_turn_the_order_round(root: Path, ahead: float) -> None:
-    def started(seconds: float) -> Copies:
+    def started(seconds: float) -> DiskCache:
         wall = Time()
         wall.now += seconds
         return copies_in(root, limit=4 * (1000 + PROOF_BYTES), wall=wall)
@@ -178,12 +200,12 @@ def test_a_start_with_a_wrong_clock_does_not_turn_the_order_round(root: Path, ah
     wrong = started(ahead)
     write(wrong, "b", bytes(1000))
     read(wrong, "b")
-    wrong.flush(keep_young=0)
+    wrong.flush()
     right = started(60)
     for name in ("c", "d"):
         write(right, name, bytes(1000))
     right.used("a")
-    right.flush(keep_young=0)
+    right.flush()
     again = started(120)
     write(again, "e", bytes(1000))
     assert place(root, "b").exists() is False, "used before all others, whatever its clock said"
@@ -209,24 +231,11 @@ def test_the_order_outlives_the_process(root: Path) -> None:
         write(copies, name, bytes(1000))
     read(copies, "a")
     copies.used("c")
-    copies.flush(keep_young=1e9)
+    copies.flush()
     again = copies_in(root, limit=5000, wall=clock)
     write(again, "e", bytes(1000))  # makes room for itself, and a little more
     write(again, "f", bytes(1000))
     assert {path.partition("/")[2] for path in files(root)} == {"a", "c", "e", "f"}
-
-
-def test_what_is_needed_is_kept_young_for_others_to_see(root: Path) -> None:
-    clock = Time()
-    mine, other = copies_in(root, wall=clock), copies_in(root, limit=3500, wall=clock)
-    for name in "abc":
-        write(mine, name, bytes(1000))
-    mine.pinned = frozenset("a")
-    clock.now += 700
-    mine.flush(keep_young=600)
-    write(other, "d", bytes(1000))
-    assert mine.read("a") is not None
-    assert mine.read("b") is None
 
 
 def test_copies_of_other_origins_count_and_go_too(root: Path) -> None:
@@ -236,7 +245,7 @@ def test_copies_of_other_origins_count_and_go_too(root: Path) -> None:
         write(other, name, bytes(2000))
     copies = copies_in(root, limit=5000, wall=clock)
     assert copies.total_bytes == 2 * (2000 + PROOF_BYTES)
-    assert copies.size("a") is None
+    assert not copies.holds("a")
     write(copies, "a", bytes(2000))
     assert other.read("a") is None
     assert other.read("b") is not None
@@ -250,21 +259,22 @@ def test_where_all_is_needed_nothing_goes_and_nothing_is_looked_for_again(
     for name in "abcd":
         write(copies, name, bytes(1000))
     copies.pinned = frozenset("abcd")
-    looks = Counter[str]()
-    look = copies._look
-    monkeypatch.setattr(copies, "_look", lambda: (looks.update(["look"]), look()))
+    asked, protected = Counter[str](), copies._protected
+    monkeypatch.setattr(
+        copies, "_protected", lambda path: (asked.update([path]), protected(path))[1]
+    )
     for _ in range(5):
         with pytest.raises(NoRoom) as caught:
             write(copies, "e", bytes(1000))
         assert not caught.value.floor
-    assert looks["look"] == 1
+    assert set(asked.values()) == {1}
     write(copies, "f", bytes(50))  # less may still fit
     copies.pinned = frozenset("abc")
     write(copies, "e", bytes(1000))
     assert {path.partition("/")[2] for path in files(root)} == {"a", "b", "c", "e", "f"}
     with pytest.raises(NoRoom):
         write(copies, "g", bytes(100_000))
-    assert copies.size("e") == 1000
+    assert copies.holds("e")
 
 
 def test_a_part_of_the_disk_stays_free(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,30 +314,6 @@ def test_where_a_quota_is_spent_room_is_made_once(
     assert read(copies, "d") == bytes(1000)
     assert read(copies, "a") is None
     assert unfinished(root) == []
-
-
-def test_what_others_write_is_reckoned_with(root: Path) -> None:
-    clock = Time()
-    idle, busy = copies_in(root, wall=clock), copies_in(root, wall=clock)
-    for number in range(9):
-        write(busy, f"busy/{number}", bytes(1000))
-    write(idle, "idle", bytes(1000))
-    assert sum(files(root).values()) <= 10_000
-    assert read(idle, "idle") is not None
-    assert read(busy, "busy/0") is None
-
-
-def test_a_ledger_that_grows_long_is_begun_anew(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache.copies, "_LEDGER_LENGTH", 20)
-    clock = Time()
-    one, two = copies_in(root, wall=clock), copies_in(root, wall=clock)
-    for number in range(60):
-        write(one, f"one/{number}", bytes(1000))
-        write(two, f"two/{number}", bytes(1000))
-        assert sum(files(root).values()) <= 10_000
-    assert (root / ".ledger").stat().st_size <= 40
 
 
 # What else may be in the folder.
@@ -380,16 +366,16 @@ def test_folders_that_become_empty_go(root: Path) -> None:
     assert [path.name for path in place(root, "actions").iterdir()] == ["b"]
 
 
-def test_what_dead_writers_left_goes(root: Path) -> None:
-    copies = copies_in(root)
-    for name in ("dead", "young"):
-        (root / ".unfinished" / name).write_bytes(b"half")
-    os.utime(root / ".unfinished" / "dead", (0, 0))
-    copies.look()
-    assert unfinished(root) == ["young"]
+def test_what_a_dead_owner_left_goes(root: Path) -> None:
+    copies_in(root)
+    (root / ".unfinished" / "half").write_bytes(b"half")
+    copies_in(root)
+    assert unfinished(root) == []
 
 
-def test_a_writer_that_is_swept_writes_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_taken_from_a_writer_is_written_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies = copies_in(root)
     rename, swept = os.rename, Counter[str]()
 
@@ -403,36 +389,6 @@ def test_a_writer_that_is_swept_writes_again(root: Path, monkeypatch: pytest.Mon
     write(copies, "a/b", b"x")
     assert read(copies, "a/b") == b"x"
     assert unfinished(root) == []
-
-
-def test_too_much_of_dead_writers_goes_however_young(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache.copies, "_UNFINISHED_BYTES", 2500)
-    copies = copies_in(root, wall=time.time)
-    now = time.time()
-    for age, name in enumerate(["new", "older", "oldest"]):
-        path = root / ".unfinished" / name
-        path.write_bytes(bytes(1000))
-        os.utime(path, (now - age, now - age))
-    copies.look()
-    assert unfinished(root) == ["new", "older"]
-    with pytest.raises(NoRoom):  # what others are writing counts as well
-        write(copies, "a", bytes(9000))
-
-
-def test_whoever_holds_the_lock_for_ever_stops_nobody(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache.copies, "_LOCK_PATIENCE", 0.02)
-    copies = copies_in(root, limit=1500)
-    write(copies, "a", bytes(1000))
-    with (root / ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(NoRoom):
-            write(copies, "b", bytes(1000))
-        assert read(copies, "a") is not None
-    write(copies, "b", bytes(1000))
 
 
 def test_what_is_pinned_while_room_is_made_stays(
@@ -452,7 +408,7 @@ def test_what_is_pinned_while_room_is_made_stays(
     write(copies, "d", bytes(1000))
     monkeypatch.undo()
     assert read(copies, "a") is not None
-    assert copies.size("a") == 1000
+    assert copies.holds("a")
     assert read(copies, "b") is None
 
 
@@ -467,16 +423,17 @@ def test_what_is_removed_during_a_look_is_out_of_the_books(
 
     def look_first(path: str) -> None:
         monkeypatch.setattr(os, "unlink", unlink)
-        copies.look()
+        copies.look(again=True)
         unlink(path)
 
     monkeypatch.setattr(os, "unlink", look_first)
     copies.remove("a/b")
-    assert [copies.size("a/b"), copies.size("a/c")] == [None, 1]
+    assert not copies.holds("a/b")
+    assert copies.holds("a/c")
     assert (copies.count, copies.total_bytes) == (1, 1 + PROOF_BYTES)
     write(copies, "a/b", b"xx")
-    copies.look()
-    assert copies.size("a/b") == 2
+    copies.look(again=True)
+    assert copies.total_bytes == 2 + 1 + 2 * PROOF_BYTES
 
 
 def test_what_is_written_during_a_look_is_in_the_books(
@@ -485,25 +442,20 @@ def test_what_is_written_during_a_look_is_in_the_books(
     copies = copies_in(root)
     write(copies, "gone", bytes(10))
     write(copies, "larger", bytes(10))
-    scan, unfinished = files_in, copies._unfinished
+    scan = cache.copies._files_in
 
     def slow_scan(root: str) -> Iterator[Any]:
         found = list(scan(root))
         copies.remove("gone")
         write(copies, "new", bytes(100))
         yield from found
-
-    def slow_unfinished() -> Any:
-        if copies._journal is not None:
-            write(copies, "larger", bytes(200))
-        return unfinished()
+        write(copies, "larger", bytes(200))
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.copies, "files_in", slow_scan)
-        patch.setattr(copies, "_unfinished", slow_unfinished)
-        copies.look()
-    assert (copies.size("gone"), copies.size("new"), copies.size("larger")) == (None, 100, 200)
-    assert copies.total_bytes == sum(files(root).values())
+        patch.setattr(cache.copies, "_files_in", slow_scan)
+        copies.look(again=True)
+    assert [copies.holds(name) for name in ("gone", "new", "larger")] == [False, True, True]
+    assert copies.total_bytes == sum(files(root).values()) == 300 + 2 * PROOF_BYTES
 
 
 def test_what_is_read_while_it_goes_does_not_come_back_into_the_books(
@@ -512,15 +464,17 @@ def test_what_is_read_while_it_goes_does_not_come_back_into_the_books(
     copies = copies_in(root)
     write(copies, "a", b"x")
 
+    read_copy = cache.copies._read_copy
+
     def overtaken(*arguments: Any) -> Any:
         copy = read_copy(*arguments)
         copies.remove("a")
         return copy
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.copies, "read_copy", overtaken)
+        patch.setattr(cache.copies, "_read_copy", overtaken)
         assert read(copies, "a") == b"x"
-    assert copies.size("a") is None
+    assert not copies.holds("a")
     assert copies.total_bytes == 0
 
 
@@ -557,69 +511,108 @@ def test_many_threads_keep_the_bound_and_their_books(root: Path) -> None:
 WRITER = """
 import hashlib, sys
 from pathlib import Path
-from cache.copies import Copies, NoRoom
+from cache.copies import DiskCache
+from cache.recent import CachedContent
 
-root, mark, limit = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-copies = Copies(root, "memory:", limit=limit, keep_free=0)
-copies.open()
+root, limit = Path(sys.argv[1]), int(sys.argv[2])
+copies = DiskCache(root, "memory:", limit=limit, keep_free=0)
+print(copies.open(), flush=True)
 copies.look()
-print("ready", flush=True)
 turn = 0
-while turn < int(sys.argv[4]):
+while True:
     turn += 1
-    data = bytes([mark, turn % 256]) * 10_000
-    name = f"actions/{mark}/sets/{turn % 40}/1.jpg"
-    copies.write(name, data, hashlib.sha256(data).hexdigest())
-    other = copies.read(f"actions/{3 - mark}/sets/{turn % 40}/1.jpg")
-    assert other is None or other.data[0] == 3 - mark
-print(copies.healed, copies.evicted, flush=True)
+    data = bytes([1, turn % 256]) * 10_000
+    name = f"actions/1/sets/{turn % 80}/1.jpg"
+    copies.write(name, CachedContent(data, hashlib.sha256(data).hexdigest()))
 """
 
 
 @contextmanager
-def writer(root: Path, mark: int, limit: int, turns: int) -> Iterator[Any]:
-    command = [sys.executable, "-c", WRITER, *map(str, (root, mark, limit, turns))]
+def writer(root: Path, limit: int) -> Iterator[Any]:
+    """Another process, that owns the folder and writes until it is killed."""
+    command = [sys.executable, "-c", WRITER, str(root), str(limit)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
             yield process
         finally:
             process.kill()
 
 
-def test_two_processes_share_a_folder(root: Path) -> None:
-    limit = 600_000
-    with writer(root, 1, limit, 300) as one, writer(root, 2, limit, 300) as two:
-        for process in (one, two):
-            assert process.stdout.readline() == "ready\n"
-        for process in (one, two):
-            healed, evicted = map(int, process.stdout.read().split())
-            assert process.wait() == 0
-            assert healed == 0
-            assert evicted > 0
-    # The bound, and what each did not know of the other then.
-    assert sum(files(root).values()) <= limit + 2 * (10_000 + PROOF_BYTES)
-    copies = copies_in(root, limit=limit)
+def test_one_process_owns_a_folder_and_others_read_it(root: Path) -> None:
+    limit = 1_000_000  # less than all that is written: what is read may go at any moment
+    reader = DiskCache(root, ORIGIN, limit=limit, keep_free=0)
+    with writer(root, limit):
+        found, until = 0, time.monotonic() + 20
+        for turn in itertools.count():
+            copy = reader.read(f"actions/1/sets/{turn % 80}/1.jpg")
+            assert copy is None or (len(copy.data), copy.data[0]) == (20_000, 1)
+            found += copy is not None
+            if found > 200 or time.monotonic() > until:
+                break
+        assert found > 200
+        reader.look()
+        assert not reader.open()
+        mine = place(root, "mine")
+        mine.write_bytes(b"flawed" * 20)
+        with pytest.raises(OSError, match="another process keeps the copies") as caught:
+            write(reader, "a", b"x")
+        assert caught.value.errno == errno.EROFS
+        with pytest.raises(OSError, match="another process keeps the copies"):
+            reader.remove("mine")
+        assert reader.read("mine") is None
+        assert mine.exists(), "it is the owner's to remove"
+        assert not reader.surely_lacks("nothing")
+    assert sum(files(root).values()) <= limit
+    write(reader, "a", b"x")
+    assert read(reader, "a") == b"x"
+    assert read(reader, "mine") is None
+    assert not mine.exists()
+    assert reader.surely_lacks("nothing")
     for path in files(root):
-        assert copies.read(path.partition("/")[2]) is not None
-    assert copies.healed == 0
+        assert reader.read(path.partition("/")[2]) is not None
+    assert reader.healed == 2
+    assert reader.total_bytes == sum(files(root).values()) <= limit
+    reader.close()
 
 
-def test_a_writer_that_is_killed_leaves_whole_copies_and_no_debris_for_long(root: Path) -> None:
+def test_who_lets_a_folder_go_is_followed_by_another(root: Path) -> None:
+    first = copies_in(root)
+    second = DiskCache(root, ORIGIN, limit=10_000, keep_free=0)
+    assert not second.open()
+    first.close()
+    assert second.open()
+    assert not first.open()
+    second.close()
+
+
+def test_where_there_are_no_locks_all_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    one, two = (DiskCache(root, ORIGIN, limit=10_000, keep_free=0) for _ in range(2))
+    for number, each in enumerate((one, two)):
+        assert each.open()
+        write(each, str(number), b"x")
+        each.close()
+    assert read(one, "1") == b"x"
+
+
+def test_an_owner_that_is_killed_leaves_whole_copies_and_no_debris(root: Path) -> None:
     found = 0
     for round_ in range(4):
-        with writer(root, 1, 10**7, 10**9) as process:
-            assert process.stdout.readline() == "ready\n"
+        with writer(root, 10**7):
             time.sleep(0.02 + 0.013 * round_)  # it is killed at any moment
         copies = copies_in(root, limit=10**7)
         names = [path.partition("/")[2] for path in files(root)]
         assert all(copies.read(name) is not None for name in names)
         found += len(names)
         assert copies.healed == 0
+        assert unfinished(root) == []
+        copies.close()
     assert found > 0
-    for name in unfinished(root):
-        os.utime(root / ".unfinished" / name, (0, 0))
-    copies_in(root, wall=time.time)
-    assert unfinished(root) == []
 
 
 def test_listings_have_names_that_no_key_has() -> None:

@@ -12,19 +12,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.copies import Copies
-from cache.copy_files import PROOF_BYTES, origin_folder
+from cache.copies import PROOF_BYTES, DiskCache, origin_folder
 from cache.folder import FolderStore
 from cache.keys import MANIFEST, Key, config_key, image_key, meta_key, parse_key
 from cache.local import LocalCache
-from cache.store import (
-    MemoryStore,
-    NotFound,
-    Store,
-    StoreUnavailable,
-)
+from cache.recent import CachedContent
+from cache.store import MemoryStore, NotFound, ReadableStore, StoreUnavailable
 from tests.cache.samples import add_set, images_of, original_meta, small_store
-from tests.cache.store_contract import StoreContract, listed
+from tests.cache.store_contract import ReadingContract, listed
 
 META = meta_key("prompt_001", 0)
 FINAL = image_key("prompt_001", 0, "final.jpg")
@@ -32,7 +27,7 @@ FIRST = image_key("prompt_001", 0, "1.jpg")
 MEGABYTE = 2**20
 
 
-def cache_of(origin: Store, folder: Path | None, **options: Any) -> LocalCache:
+def cache_of(origin: ReadableStore, folder: Path | None, **options: Any) -> LocalCache:
     given = {"disk_bytes": 64 * MEGABYTE, "memory_bytes": 16 * MEGABYTE, "keep_free": 0, **options}
     return LocalCache(origin, folder, **given)
 
@@ -86,38 +81,57 @@ def waiting(cache: LocalCache) -> int:
     return sum(flight.waiting for flight in cache._flights._under_way)
 
 
-# It is a store.
+# It is read as a store is.
 
 
-class TestOverMemory(StoreContract):
+class Reading(ReadingContract):
     @pytest.fixture
-    async def store(self, folder: Path) -> AsyncIterator[Store]:
-        async with cache_of(MemoryStore(), folder) as store:
+    def contents(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class TestOverMemory(Reading):
+    @pytest.fixture
+    async def store(self, contents: MemoryStore, folder: Path) -> AsyncIterator[ReadableStore]:
+        async with cache_of(contents, folder) as store:
             yield store
 
 
-class TestInMemoryOnly(StoreContract):
+class TestInMemoryOnly(Reading):
     @pytest.fixture
-    async def store(self) -> AsyncIterator[Store]:
-        async with cache_of(MemoryStore(), None) as store:
+    async def store(self, contents: MemoryStore) -> AsyncIterator[ReadableStore]:
+        async with cache_of(contents, None) as store:
             yield store
 
 
-class TestOverAFolder(StoreContract):
+class TestWithHardlyAnyRoom(Reading):
     @pytest.fixture
-    async def store(
-        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[Store]:
+    async def store(self, contents: MemoryStore, folder: Path) -> AsyncIterator[ReadableStore]:
+        async with cache_of(contents, folder, disk_bytes=200, memory_bytes=10) as store:
+            yield store
+
+
+class TestOverAFolder(ReadingContract):
+    @pytest.fixture
+    def contents(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStore:
         monkeypatch.setattr(os, "fsync", lambda _: None)
-        async with cache_of(FolderStore(tmp_path / "store"), folder) as store:
-            yield store
+        return FolderStore(tmp_path / "store")
 
-
-class TestWithHardlyAnyRoom(StoreContract):
     @pytest.fixture
-    async def store(self, folder: Path) -> AsyncIterator[Store]:
-        async with cache_of(MemoryStore(), folder, disk_bytes=200, memory_bytes=10) as store:
+    async def store(self, contents: FolderStore, folder: Path) -> AsyncIterator[ReadableStore]:
+        async with cache_of(contents, folder) as store:
             yield store
+
+
+class TestWithoutTheFolder(Reading):
+    """To a process that does not own the folder of copies it is a disk that is read-only."""
+
+    @pytest.fixture
+    async def store(self, contents: MemoryStore, folder: Path) -> AsyncIterator[ReadableStore]:
+        async with cache_of(MemoryStore(), folder) as owner:
+            await settled(lambda: owner.stats.looked)
+            async with cache_of(contents, folder) as store:
+                yield store
 
 
 # Where things come from.
@@ -134,9 +148,7 @@ async def test_what_was_read_once_is_not_asked_for_again(
     assert stats.fetched_bytes == len(origin.contents[FIRST])
     assert stats.origin.reachable
     assert cache.holds(FIRST)
-    assert cache.size_of(FIRST) == len(origin.contents[FIRST])
     assert not cache.holds(FINAL)
-    assert cache.size_of(FINAL) is None
 
 
 async def test_it_outlives_the_process(origin: MemoryStore, folder: Path) -> None:
@@ -175,13 +187,13 @@ async def test_without_a_disk_fetching_fills_the_memory(origin: MemoryStore) -> 
 
 
 async def test_two_origins_never_mix(folder: Path) -> None:
-    first, second = MemoryStore({FIRST: b"first"}), MemoryStore({FIRST: b"second"})
-    async with (
-        cache_of(first, folder, identity="s3://bucket at one") as one,
-        cache_of(second, folder, identity="s3://bucket at two") as two,
-    ):
-        assert await one.get(FIRST) == b"first"
-        assert await two.get(FIRST) == b"second"
+    for _ in range(2):
+        for content in (b"one", b"two"):
+            origin = MemoryStore({FIRST: content})
+            identity = f"s3://bucket at {content.decode()}"
+            async with cache_of(origin, folder, identity=identity) as cache:
+                assert await cache.get(FIRST) == content
+                await settled(lambda: not len(cache._flights))
     assert len(on_disk(folder)) == 2
     assert all(path.startswith("s3-bucket-at-") for path in on_disk(folder))
 
@@ -287,93 +299,17 @@ async def test_the_listing_of_a_set_is_remembered(
     prefix = "actions/prompt_001/sets/0/"
     entries = await listed(cache, prefix)
     assert len(entries) == 5
-    origin.fail_next(*[StoreUnavailable("", "cut")] * 4, on="list")
+    origin.fail_next(*[StoreUnavailable("", "cut")] * 3, on="list")
     assert await listed(cache, prefix) == entries
     with pytest.raises(StoreUnavailable):
         await listed(cache, "actions/")
     with pytest.raises(StoreUnavailable):
         await listed(cache, "actions/prompt_001/sets/1/")
     assert [path for path in on_disk(folder) if path.endswith(".listing")]
-    await cache.put(image_key("prompt_001", 0, "4.jpg"), b"x")
-    with pytest.raises(StoreUnavailable):  # what is remembered would be wrong
-        await listed(cache, prefix)
+    origin.contents[image_key("prompt_001", 0, "4.jpg")] = b"x"
     assert len(await listed(cache, prefix)) == 6
-
-
-# Writing.
-
-
-async def test_what_is_written_is_at_the_origin_and_here(
-    cache: LocalCache, origin: MemoryStore
-) -> None:
-    key = parse_key("notes.txt")
-    await cache.put(key, b"1")
-    assert origin.contents[key] == b"1"
-    assert cache.holds(key)
-    _, version = await cache.get_versioned(key)
-    await cache.replace(key, b"2", expected=version)
-    assert await cache.get(key) == b"2"
-    await cache.delete(key)
-    assert not cache.holds(key)
-    with pytest.raises(NotFound):
-        await cache.get(key)
-    origin.contents[key] = b"3"
-    assert (await cache.get_versioned(key)).data == b"3"
-    assert cache.holds(key)
-    assert await cache.get(key) == b"3"
-
-
-async def test_a_write_that_failed_half_way_leaves_no_copy(
-    cache: LocalCache, origin: MemoryStore
-) -> None:
-    key = parse_key("notes.txt")
-    origin.contents[key] = b"old"
-    await cache.get(key)
-    origin.contents[key] = b"new"  # it was written, and the answer was lost
-    origin.fail_next(StoreUnavailable(key, "hung up"), on="put")
-    with pytest.raises(StoreUnavailable):
-        await cache.put(key, b"new")
-    assert not cache.holds(key)
-    assert await cache.get(key) == b"new"
-
-
-async def test_what_is_read_while_it_is_written_is_not_kept(
-    cache: LocalCache, origin: MemoryStore
-) -> None:
-    key = parse_key("notes.txt")
-    origin.contents[key] = b"old"
-    origin.answering.clear()
-    reading = asyncio.create_task(cache.get(key))
-    await settled(lambda: origin.calls["get"] == 1)
-    writing = asyncio.create_task(cache.put(key, b"new"))
-    await settled(lambda: origin.calls["put"] == 1)
-    origin.answering.set()
-    assert await reading in {b"old", b"new"}
-    await writing
-    assert await cache.get(key) == b"new"
-
-
-async def test_what_was_asked_for_before_it_was_written_is_not_kept(folder: Path) -> None:
-    key = parse_key("notes.txt")
-    answer = asyncio.Event()
-
-    class Late(MemoryStore):
-        async def get(self, key: Key) -> bytes:
-            data = await super().get(key)
-            await answer.wait()
-            return data
-
-    origin = Late({key: b"old"})
-    async with cache_of(origin, folder) as cache:
-        reading = asyncio.create_task(cache.get(key))
-        await settled(lambda: origin.calls["get"] == 1)
-        await cache.put(key, b"new")
-        answer.set()
-        assert await reading == b"old"
-        await settled(lambda: not len(cache._flights))
-        assert await cache.get(key) == b"new"
-    async with cache_of(origin, folder) as cache:
-        assert await cache.get(key) == b"new"
+    origin.fail_next(StoreUnavailable("", "cut"), on="list")
+    assert len(await listed(cache, prefix)) == 6
 
 
 async def test_what_arrives_later_is_kept_last(
@@ -381,14 +317,14 @@ async def test_what_arrives_later_is_kept_last(
 ) -> None:
     key = parse_key("notes.txt")
     origin.contents[key] = b"old"
-    write, go_on = Copies.write, threading.Event()
+    write, go_on = DiskCache.write, threading.Event()
 
-    def slow(copies: Copies, name: str, data: bytes, sha256: str) -> None:
-        if data == b"old":
+    def slow(disk: DiskCache, name: str, content: CachedContent) -> None:
+        if content.data == b"old":
             go_on.wait(20)
-        write(copies, name, data, sha256)
+        write(disk, name, content)
 
-    monkeypatch.setattr(Copies, "write", slow)
+    monkeypatch.setattr(DiskCache, "write", slow)
     assert await cache.get(key) == b"old"  # and it is still being kept
     origin.fail_next(StoreUnavailable(key, "cut"))
     with pytest.raises(StoreUnavailable):
@@ -401,19 +337,6 @@ async def test_what_arrives_later_is_kept_last(
     assert await refreshing == b"new"
     assert await cache.get(key) == b"new"
     assert place_of(folder, key).read_bytes().startswith(b"new")
-
-
-async def test_of_two_who_write_at_once_neither_is_believed(
-    cache: LocalCache, origin: MemoryStore
-) -> None:
-    key = parse_key("notes.txt")
-    origin.answering.clear()
-    writers = [asyncio.create_task(cache.put(key, data)) for data in (b"1", b"2")]
-    await settled(lambda: origin.calls["put"] == 2)
-    origin.answering.set()
-    await asyncio.gather(*writers)
-    assert not cache.holds(key)
-    assert await cache.get(key) == origin.contents[key]
 
 
 # Many at once, and those who leave.
@@ -581,14 +504,6 @@ async def test_a_folder_in_place_of_a_copy_stays_and_the_show_goes_on(
     assert (place_of(folder, FIRST) / "mine").is_dir()
 
 
-async def test_what_turned_out_bad_is_dropped(cache: LocalCache, origin: MemoryStore) -> None:
-    await cache.get(FIRST)
-    await cache.discard(FIRST)
-    assert not cache.holds(FIRST)
-    assert await cache.get(FIRST) == origin.contents[FIRST]
-    assert origin.calls["get"] == 2
-
-
 # Against the set's meta.
 
 
@@ -653,13 +568,13 @@ async def test_what_is_being_played_stays_as_it_was(cache: LocalCache, origin: M
 async def test_what_is_still_being_written_is_not_taken_for_new(
     cache: LocalCache, origin: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, go_on = Copies.write, threading.Event()
+    write, go_on = DiskCache.write, threading.Event()
 
-    def slow(copies: Copies, name: str, data: bytes, sha256: str) -> None:
+    def slow(disk: DiskCache, name: str, content: CachedContent) -> None:
         assert name != FIRST or go_on.wait(20)
-        write(copies, name, data, sha256)
+        write(disk, name, content)
 
-    monkeypatch.setattr(Copies, "write", slow)
+    monkeypatch.setattr(DiskCache, "write", slow)
     await cache.get(META)
     await cache.get(FIRST)
     draw_again(origin, rotated(images_of(3)))
@@ -746,9 +661,9 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.error: int | None = None
-        self._open, self._write, self._unlink = os.open, os.write, os.unlink
+        self._open, self._writev, self._unlink = os.open, os.writev, os.unlink
         monkeypatch.setattr(os, "open", self.open)
-        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "writev", self.writev)
         monkeypatch.setattr(os, "unlink", self.unlink)
 
     def _fail(self, *errors: int) -> None:
@@ -760,9 +675,9 @@ class Disk:
             self._fail(errno.EROFS, errno.EACCES)
         return self._open(path, flags, *rest, **more)
 
-    def write(self, descriptor: int, data: Any) -> int:
+    def writev(self, descriptor: int, parts: Any) -> int:
         self._fail(errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        return self._write(descriptor, data)
+        return self._writev(descriptor, parts)
 
     def unlink(self, path: Any, **more: Any) -> None:
         self._fail(errno.EROFS, errno.EACCES)
@@ -839,6 +754,31 @@ async def test_a_folder_that_cannot_be_made_is_no_reason_not_to_play(
         await settled(lambda: cache.stats.disk.condition == "failing")
 
 
+async def test_copies_that_another_keeps_are_read_until_it_leaves(
+    origin: MemoryStore, folder: Path
+) -> None:
+    clock = [0.0]
+    async with cache_of(origin, folder) as owner:
+        await owner.fetch(FIRST)
+        async with cache_of(origin, folder, now=lambda: clock[0]) as cache:
+            assert await cache.get(FIRST) == origin.contents[FIRST]
+            assert cache.stats.disk_hits == 1
+            assert await cache.fetch(META) > 0
+            assert cache.holds(META)  # in memory
+            assert condition_of(cache) == "read-only"
+            assert cache.stats.disk.reason == "another process keeps the copies in this folder"
+            assert len(on_disk(folder)) == 1
+            await owner.fetch(FINAL)
+            assert await cache.fetch(FINAL) == 0
+            await owner.__aexit__(None, None, None)
+            clock[0] += 61
+            await cache.refresh(META)
+            assert condition_of(cache) == "ok"
+            assert len(on_disk(folder)) == 3
+            await settled(lambda: cache.stats.looked)
+            assert cache.stats.disk_entries == 3
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 256 kB, where it may be mounted."""
@@ -904,26 +844,25 @@ async def test_a_long_show_grows_nothing(folder: Path) -> None:
         assert len(asyncio.all_tasks()) <= tasks
         assert cache.stats.unkept == 0
         assert not cache._held
-        assert not cache._changes
 
 
 @pytest.mark.parametrize("mistake", [ValueError("a mistake"), asyncio.CancelledError()])
 async def test_a_mistake_in_tidying_costs_a_round_and_is_told(
     origin: MemoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch, mistake: BaseException
 ) -> None:
-    rightly, calls = LocalCache._flush, 0
+    rightly, calls = DiskCache.flush, 0
 
-    def flush(cache: LocalCache) -> None:
+    def flush(disk: DiskCache) -> None:
         nonlocal calls
         calls += 1
         if calls <= 2:
             raise mistake
-        rightly(cache)
+        rightly(disk)
 
     async def soon(_seconds: float) -> None:
         await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(LocalCache, "_flush", flush)
+    monkeypatch.setattr(DiskCache, "flush", flush)
     with capture_logs() as logs:
         async with cache_of(origin, folder, sleep=soon) as cache:
             await settled(lambda: cache.untidy is not None)

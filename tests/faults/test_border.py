@@ -457,7 +457,7 @@ DECODING = {
 }
 WRITING = {
     "cache/durable.py": "the one way",
-    "cache/copy_files.py": "copies: behind each stands the proof of it; none is missed",
+    "cache/copies.py": "copies: behind each stands the proof of it; none is missed",
     "cache/folder.py": "a store's files: as durable, and with locks for many writers",
     "server/asrun/file.py": "SQLite writes; a database that is beyond use is renamed",
     "server/engines/lifeline.py": "a setting of the kernel",
