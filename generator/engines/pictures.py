@@ -14,10 +14,8 @@ from cache.images import on_black
 from generator.engines.port import RecipeRefused, StepImage
 from generator.recipe import Recipe
 
+PREVIEW_QUALITY: Final = 80
 FINAL_QUALITY: Final = 92
-"""Of the final JPEG; as the diffusers engine's."""
-
-_PREVIEW_QUALITY: Final = 80
 
 _MOST_TIMES: Final = 16
 _SMALL: Final = 512 * 512
@@ -68,7 +66,7 @@ def fitted_preview(data: bytes, size: tuple[int, int]) -> bytes | None:
             fitted = on_black(image).resize(size, Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
-    return encoded(fitted, "JPEG", _PREVIEW_QUALITY)
+    return encoded(fitted, "JPEG", PREVIEW_QUALITY)
 
 
 def encoded(image: Image.Image, image_format: str, quality: int | None = None) -> bytes:

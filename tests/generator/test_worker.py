@@ -36,7 +36,7 @@ from generator.plan import Action
 from generator.recipe import seed_for
 from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
-from tests.generator.engines.engine_contract import DistantEngineContract, drawn, recipe
+from tests.generator.engines.engine_contract import AddressedEngineContract, drawn, recipe
 
 JSON = {"content-type": "application/json"}
 
@@ -77,7 +77,7 @@ def sketching(**options: object) -> Worker:
     return Worker(SketchEngine(wait=False), probe=recipe(steps=1), **options)  # type: ignore[arg-type]
 
 
-class TestRemoteEngine(DistantEngineContract):
+class TestRemoteEngine(AddressedEngineContract):
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         async with remote(sketching()) as engine:
@@ -158,14 +158,6 @@ class TestWhatIsSent:
         async with remote(Worker(ScriptedEngine([], error), probe=recipe())) as engine:
             with pytest.raises(expected, match=str(error)):
                 await drawn(engine, recipe())
-
-    async def test_nobody_there_is_unavailable(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        async with httpx.AsyncClient() as client:
-            with pytest.raises(EngineUnavailable):
-                await drawn(RemoteEngine(client, f"http://127.0.0.1:{port}"), recipe())
 
     async def test_a_worker_that_falls_silent_is_unavailable(self) -> None:
         silent = ScriptedEngine([], pause=0, error=None)

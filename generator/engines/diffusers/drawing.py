@@ -15,13 +15,7 @@ from PIL import Image
 
 from generator.engines.diffusers.channel import Cancelled
 from generator.engines.diffusers.faults import is_out_of_memory, translated
-from generator.engines.diffusers.pictures import (
-    FINAL_QUALITY,
-    PREVIEW_QUALITY,
-    check_not_flat,
-    jpeg,
-    to_image,
-)
+from generator.engines.diffusers.pictures import check_not_flat, to_image
 from generator.engines.diffusers.pipelines import (
     Model,
     Models,
@@ -35,7 +29,7 @@ from generator.engines.diffusers.schedulers import StepWatch, fresh_scheduler
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.timing import DeviceClock, Mark, clock_for
 from generator.engines.diffusers.untyped import Pipeline, Tensor
-from generator.engines.pictures import base_of
+from generator.engines.pictures import FINAL_QUALITY, PREVIEW_QUALITY, base_of, encoded
 from generator.engines.port import StepImage
 from generator.recipe import PipelineKind, Recipe
 
@@ -98,7 +92,7 @@ class Studio:
             started = time.perf_counter()
             asked = started if asked is None else asked
             base = base_of(recipe) if recipe.base_image is not None else None
-            if base is not None and int(recipe.steps * (recipe.strength or 0.0)) < 1:
+            if base is not None and recipe.is_base_itself:
                 _emit_base(base, len(seeds), emit, time.perf_counter() - started)
                 return
             model = self._fetched(recipe)
@@ -261,8 +255,8 @@ class _PipelineCall:
             moment = float(timestep)
         duration = self._clock.seconds(begun, ended)
         for index, image in enumerate(images):
-            encoded = jpeg(image, PREVIEW_QUALITY)
-            preview = StepImage(step, steps, False, moment, duration, encoded)
+            data = encoded(image, "JPEG", PREVIEW_QUALITY)
+            preview = StepImage(step, steps, False, moment, duration, data)
             self._emit(index, self._dated(preview) if step == 1 else preview)
 
     def _finish(self, latents: Tensor, after_steps: float) -> None:
@@ -280,9 +274,9 @@ class _PipelineCall:
                 pixels = decoded(self._pipeline, latents[index : index + 1])[0]
             image = to_image(pixels, (recipe.width, recipe.height))
             check_not_flat(pixels)
-            encoded = jpeg(image, FINAL_QUALITY)
+            data = encoded(image, "JPEG", FINAL_QUALITY)
             duration = after_steps + self._clock.seconds(begun, self._clock.mark())
-            final = StepImage(step, step, True, None, duration, encoded)
+            final = StepImage(step, step, True, None, duration, data)
             self._emit(index, self._dated(final) if step == 1 else final)
 
     def _dated(self, first: StepImage) -> StepImage:
@@ -292,9 +286,9 @@ class _PipelineCall:
 
 def _emit_base(base: Image.Image, count: int, emit: Emit, duration: float) -> None:
     """Where strength leaves no step to draw, the picture is the base image itself."""
-    encoded = jpeg(base, FINAL_QUALITY)
+    data = encoded(base, "JPEG", FINAL_QUALITY)
     for index in range(count):
-        emit(index, StepImage(1, 1, True, None, max(duration, 1e-6), encoded))
+        emit(index, StepImage(1, 1, True, None, max(duration, 1e-6), data))
 
 
 def _leave_off_if(cancelled: Callable[[], bool]) -> None:

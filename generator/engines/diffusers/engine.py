@@ -136,7 +136,7 @@ class DiffusersEngine:
             yield sets
 
     async def prepare(self, recipe: Recipe) -> None:
-        """Warm up, where a first run is slower than the others: see `WarmingEngine`.
+        """Load and draw briefly, where a first run is slower than others: see `WarmingEngine`.
 
         Raises:
             EngineError: as `render`.
@@ -146,20 +146,6 @@ class DiffusersEngine:
             studio = self._opened()
             if not studio.is_warm(recipe):
                 studio.warm_up(recipe, cancelled)
-
-        async with self._drawing(draw) as nothing:
-            async for _ in nothing:
-                pass
-
-    async def warm_up(self, recipe: Recipe) -> None:
-        """Load a recipe's model and draw it briefly, so that its first run is like the others.
-
-        Raises:
-            EngineError: as `render`.
-        """
-
-        def draw(_: Callable[[None], None], cancelled: Callable[[], bool]) -> None:
-            self._opened().warm_up(recipe, cancelled)
 
         async with self._drawing(draw) as nothing:
             async for _ in nothing:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
 from PIL import Image
 
 from generator.engines.diffusers.untyped import Tensor
 from generator.engines.port import DrawingFailed
-
-PREVIEW_QUALITY, FINAL_QUALITY = 80, 92
 
 _FLAT_SPAN = 4 / 255
 """A picture whose channels span no more is one colour to the eye, as `cache.images` has it."""
@@ -46,10 +42,3 @@ def check_not_flat(pixels: Tensor) -> None:
     shown = pixels.clamp(0, 1).flatten(1)
     if bool(((shown.amax(1) - shown.amin(1)) <= _FLAT_SPAN).all()):
         raise DrawingFailed("the final image is all one colour")
-
-
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    """Encoded, baseline, 4:2:0."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()

@@ -9,19 +9,17 @@ recipe, and kept as a rhythm when it is waited for (`SketchEngine.wait`).
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import ClassVar
 
 import anyio
 import numpy as np
-from PIL import Image
 
-from generator.engines.pictures import base_of
+from generator.engines.pictures import base_of, encoded
 from generator.engines.port import StepImage, Timing
 from generator.engines.sketch.diffusion import OracleDenoiser, progressions, timesteps
 from generator.engines.sketch.painting.painter import paint, stream
@@ -92,29 +90,30 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
     Raises:
         RecipeRefused: the base image cannot be decoded.
     """
-    durations = nominal_durations(recipe, pace)
+    return timed(_frames(recipe), recipe, pace)
+
+
+def _frames(recipe: Recipe) -> Iterator[bytes]:
     schedule = denoising_timesteps(recipe)
-    count, latency = len(schedule), nominal_latency(recipe)
     base = base_of(recipe) if recipe.kind is PipelineKind.IMAGE_TO_IMAGE else None
-    if count == 0 and base is not None:
-        alone = _jpeg(base, _FINAL_QUALITY)
-        yield StepImage(1, 1, True, None, durations[-1], alone, latency=latency)
+    if base is not None and not schedule:
+        yield encoded(base, "JPEG", _FINAL_QUALITY)
         return
     final = paint(recipe, base)
     denoiser = OracleDenoiser(final, stream(recipe, "noise"), recipe.steps, base)
-    for index, (timestep, progress) in enumerate(zip(schedule, progressions(count), strict=True)):
-        preview = denoiser.preview(timestep, progress)
-        yield StepImage(
-            step=index + 1,
-            steps=count + 1,
-            final=False,
-            timestep=float(timestep),
-            duration=durations[index],
-            image=_jpeg(preview, _PREVIEW_QUALITY),
-            latency=latency if index == 0 else None,
-        )
-    finished = _jpeg(final, _FINAL_QUALITY)
-    yield StepImage(count + 1, count + 1, True, None, durations[-1], finished)
+    for timestep, progress in zip(schedule, progressions(len(schedule)), strict=True):
+        yield encoded(denoiser.preview(timestep, progress), "JPEG", _PREVIEW_QUALITY)
+    yield encoded(final, "JPEG", _FINAL_QUALITY)
+
+
+def timed(frames: Iterable[bytes], recipe: Recipe, pace: float) -> Iterator[StepImage]:
+    """The previews and the final image of a recipe, each at its nominal time."""
+    timesteps = (*map(float, denoising_timesteps(recipe)), None)
+    planned = zip(timesteps, nominal_durations(recipe, pace), frames, strict=True)
+    for step, (timestep, duration, image) in enumerate(planned, 1):
+        latency = nominal_latency(recipe) if step == 1 else None
+        final = timestep is None
+        yield StepImage(step, len(timesteps), final, timestep, duration, image, latency=latency)
 
 
 def draw_set(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[StepImage]:
@@ -124,12 +123,6 @@ def draw_set(recipe: Recipe, pace: float = DEFAULT_PACE) -> list[StepImage]:
         RecipeRefused: the base image cannot be decoded.
     """
     return list(draw(recipe, pace))
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

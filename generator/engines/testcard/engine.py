@@ -9,20 +9,15 @@ shows at once. In the spirit of Philips' PM5544, and not a copy of it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
 from PIL import Image, ImageDraw, ImageFont
 
 from generator.engines.port import StepImage
-from generator.engines.sketch.engine import (
-    DEFAULT_PACE,
-    PaintingEngine,
-    denoising_timesteps,
-    nominal_durations,
-    nominal_latency,
-)
+from generator.engines.sketch.engine import DEFAULT_PACE, PaintingEngine, nominal_durations, timed
 from generator.recipe import Recipe
 
 NAME = "testcard 1"
@@ -280,26 +275,16 @@ def draw(recipe: Recipe, pace: float = DEFAULT_PACE) -> Iterator[StepImage]:
     Yields:
         As many previews as the schedule has, and the final card; JPEG, of the recipe's size.
     """
-    durations = nominal_durations(recipe, pace)
-    schedule = denoising_timesteps(recipe)
-    card = _Card(recipe)
-    steps, elapsed = len(schedule) + 1, 0.0
-    for index, duration in enumerate(durations):
-        elapsed += duration
-        final = index == len(schedule)
+    return timed(_frames(recipe, nominal_durations(recipe, pace)), recipe, pace)
+
+
+def _frames(recipe: Recipe, durations: Sequence[float]) -> Iterator[bytes]:
+    card, steps = _Card(recipe), len(durations)
+    for step, elapsed in enumerate(itertools.accumulate(durations), 1):
         buffer = io.BytesIO()
-        frame = card.frame(index + 1, steps, elapsed, final=final)
+        frame = card.frame(step, steps, elapsed, final=step == steps)
         frame.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-        timestep = None if final else float(schedule[index])
-        yield StepImage(
-            index + 1,
-            steps,
-            final,
-            timestep,
-            duration,
-            buffer.getvalue(),
-            latency=nominal_latency(recipe) if index == 0 else None,
-        )
+        yield buffer.getvalue()
 
 
 class TestCardEngine(PaintingEngine):

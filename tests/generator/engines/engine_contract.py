@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import socket
 import threading
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from generator.engines.port import Engine, StepImage
+from generator.engines.port import Engine, EngineUnavailable, StepImage
 from generator.recipe import PipelineKind, Recipe
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
@@ -190,6 +191,13 @@ class EngineContract:
 class DistantEngineContract(EngineContract):
     """The same for an engine that draws in another process: a connection outlives a drawing."""
 
+    tasks: ClassVar[frozenset[str]] = frozenset()
+    """Names of the engine's own tasks, of which none may be left. A server that is played in the
+    same loop has tasks, too."""
+
+    def check_no_task_is_left(self) -> None:
+        assert not [task for task in asyncio.all_tasks() if task.get_name() in self.tasks]
+
     async def test_cancelling_frees_everything_promptly(self, engine: Engine) -> None:
         started = asyncio.Event()
 
@@ -203,6 +211,7 @@ class DistantEngineContract(EngineContract):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, self.patience)
+        self.check_no_task_is_left()
         # One drawing at a time: the next begins only once the cancelled one is over there too.
         images = await asyncio.wait_for(drawn(engine, recipe()), self.patience)
         assert images[-1].final
@@ -212,4 +221,21 @@ class DistantEngineContract(EngineContract):
             async for image in images:
                 assert image.step == 1
                 break
+        self.check_no_task_is_left()
         assert (await asyncio.wait_for(drawn(engine, recipe()), self.patience))[-1].final
+
+
+class AddressedEngineContract(DistantEngineContract):
+    """The same for an engine that has an address, its `_url`."""
+
+    async def test_who_is_not_there_is_unavailable_and_told_without_its_secrets(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            scheme = str(vars(engine)["_url"]).partition("://")[0]
+            nowhere = f"{scheme}://me:secret@127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setattr(engine, "_url", nowhere)
+        with pytest.raises(EngineUnavailable) as caught:
+            await drawn(engine, recipe())
+        assert "secret" not in str(caught.value)

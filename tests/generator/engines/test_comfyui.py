@@ -30,7 +30,12 @@ from generator.engines.port import (
 )
 from generator.recipe import Lora, Recipe
 from tests.generator.engines.comfyui_server import Behaviour, ComfyUI, workflow, workflow_from_base
-from tests.generator.engines.engine_contract import EngineContract, drawn, from_base, recipe
+from tests.generator.engines.engine_contract import (
+    AddressedEngineContract,
+    drawn,
+    from_base,
+    recipe,
+)
 
 
 @asynccontextmanager
@@ -56,7 +61,9 @@ async def until(condition: Any) -> None:
     raise AssertionError("it did not come about within five seconds")
 
 
-class TestContract(EngineContract):
+class TestContract(AddressedEngineContract):
+    tasks = frozenset({"comfyui socket", "begun there"})
+
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         # A preview's noise is not seeded; the final image is.
@@ -68,34 +75,7 @@ class TestContract(EngineContract):
         assert len(first) == len(second) == 5
         assert first[-1].image == second[-1].image
 
-    # The engine's client keeps connections, and a server in the same loop has tasks of its own.
-    async def test_leaving_early_stops_it_and_the_next_run_is_whole(self, engine: Engine) -> None:
-        async with engine.render(recipe()) as images:
-            async for image in images:
-                assert image.step == 1
-                break
-        assert not [t for t in asyncio.all_tasks() if t.get_name() in OUR_TASKS]
-        assert (await drawn(engine, recipe()))[-1].final
 
-    async def test_cancelling_frees_everything_promptly(self, engine: Engine) -> None:
-        started = asyncio.Event()
-
-        async def watch() -> None:
-            async with engine.render(recipe(steps=200)) as images:
-                async for _ in images:
-                    started.set()
-
-        task = asyncio.create_task(watch())
-        await asyncio.wait_for(started.wait(), self.patience)
-        task.cancel()
-        async with asyncio.timeout(self.patience):
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        assert not [t for t in asyncio.all_tasks() if t.get_name() in OUR_TASKS]
-        assert (await drawn(engine, recipe()))[-1].final
-
-
-OUR_TASKS = {"comfyui socket", "begun there"}
 MODERN = Behaviour()
 KINDS = {
     "modern": MODERN,
@@ -281,7 +261,7 @@ class TestStopping:
                 group.cancel_scope.cancel()
             await until(lambda: comfy.running is None)
             assert len(comfy.interrupted) == 1
-            assert not [t for t in asyncio.all_tasks() if t.get_name() in OUR_TASKS]
+            TestContract().check_no_task_is_left()
 
     @pytest.mark.parametrize("queue", [[], {"queue_running": 5}, {"queue_running": [{}, None, 7]}])
     async def test_a_queue_that_makes_no_sense_stops_nobody_from_leaving(

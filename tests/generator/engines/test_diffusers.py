@@ -612,10 +612,13 @@ class TestModels:
             await drawn(engine, of(models / "flux", loras=(good,)))
         assert (await drawn(engine, of(models / "sd")))[-1].image == bare
 
-    async def test_warming_up_loads_and_draws_unseen(self, models: Path) -> None:
+    async def test_warming_up_loads_and_draws_unseen(
+        self, models: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("generator.engines.diffusers.drawing.ALWAYS_WARM", frozenset())
         with engine_with() as engine:
-            await engine.warm_up(img2img(models / "sd", 0.3))
-            await engine.warm_up(img2img(models / "sd", 0.3))
+            await engine.prepare(img2img(models / "sd", 0.3))
+            await engine.prepare(img2img(models / "sd", 0.3))
             assert len(await drawn(engine, img2img(models / "sd", 0.3))) == 4
 
 

@@ -9,7 +9,12 @@ import pytest
 from generator.engines.legacy.engine import OlderWireEngine, command, command_of
 from generator.engines.port import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
 from generator.recipe import Recipe
-from tests.generator.engines.engine_contract import DistantEngineContract, drawn, from_base, recipe
+from tests.generator.engines.engine_contract import (
+    AddressedEngineContract,
+    drawn,
+    from_base,
+    recipe,
+)
 from tests.generator.engines.older_wire_server import (
     DIALECTS,
     FINAL,
@@ -20,7 +25,7 @@ from tests.generator.engines.older_wire_server import (
 )
 
 
-class TestOlderWireEngine(DistantEngineContract):
+class TestOlderWireEngine(AddressedEngineContract):
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         async with older_program() as url:
@@ -193,12 +198,7 @@ async def test_a_picture_may_be_large_but_not_without_bound() -> None:
         await played(["p:s=0:t=9", large, FINAL, "done"], max_size=2**20)
 
 
-async def test_where_nobody_is_or_draws_it_is_unavailable() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(EngineUnavailable):
-        await drawn(OlderWireEngine(f"ws://127.0.0.1:{port}/ws"), recipe())
+async def test_where_nobody_draws_it_is_unavailable() -> None:
     async with older_program(OlderProgram(script=["ready"])) as url:
         with pytest.raises(EngineUnavailable, match="fell silent"):
             await drawn(OlderWireEngine(url, silence=0.1), recipe())
