@@ -409,9 +409,8 @@ class Api:
         return JsonResponse(self._view.state())
 
     async def _cues(self, request: Request) -> Response:
-        del request
-        count = len(self._view.show.sheet.cues)
-        return JsonResponse({"cues": [self._view.cue(index) for index in range(count)]})
+        cues = self._view.cues()
+        return _picture(request, cues.encoded, "application/json", "no-cache", cues.etag)
 
     async def _as_run(self, request: Request) -> Response:
         query = request.query_params

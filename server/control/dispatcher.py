@@ -25,6 +25,7 @@ from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
 from server.control.command import Caller, Command, CommandError, commands_of
+from server.control.contract import CommandState
 from server.timeline.playhead import PlayheadError
 
 _log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ class Logged:
     code: str | None = None
     message: str | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> CommandState:
         """As JSON values."""
         return {
             "number": self.number,
@@ -123,7 +124,7 @@ class CommandLog:
             )
         )
 
-    def newest(self, limit: int) -> list[dict[str, Any]]:
+    def newest(self, limit: int) -> list[CommandState]:
         """The last `limit` of them, newest first."""
         return [entry.plain() for entry in list(self.entries)[::-1][:limit]]
 

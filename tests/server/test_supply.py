@@ -139,6 +139,7 @@ async def test_nothing_here_and_no_line_is_told_with_names(tmp_path: Path) -> No
         assert "the line is dead" in problem
         assert "line-0" in problem
         standby = at.view.state()["standby"]
+        assert standby is not None
         assert (standby["copies"], standby["ready"]) == ("none", False)
 
 
