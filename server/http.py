@@ -29,7 +29,7 @@ from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
 from server.control.buttons import RELEASED, Button, button
-from server.control.command import CODES, Caller, Command, CommandError
+from server.control.command import CODES, Caller, ControlCommand, CommandError
 from server.control.dispatcher import MAX_ID, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView
@@ -507,7 +507,7 @@ def _error(code: str, message: str) -> Response:
     return JsonResponse(body, status_code=CODES[code][0])
 
 
-def _button_in(request: Request, command: Command | None) -> Button | None:
+def _button_in(request: Request, command: ControlCommand | None) -> Button | None:
     """What the query says of a button, as in `POST …/panic?1`.
 
     Raises:

@@ -332,7 +332,7 @@ MAY = {
     "generator/importer.py": "generated_at, from the files",
     "generator/numbers.py": "a name",
     "generator/engines/replicate.py": "a date in a header, where its sender says no other",
-    "server/web/kiosk/hours.js": "days and hours of what the server told",
+    "server/web/shared/hours.js": "days and hours of what the server told",
     "server/web/kiosk/lobby.js": "an older server's hour",
     "server/web/kiosk/main.js": "whether this machine slept",
     "server/web/control/words.js": "Unix times in the show's zone",
