@@ -26,7 +26,7 @@ from cache.untrusted import Unfit, decode_answer, decode_message, one_line
 from generator.cues import format_time
 from generator.outgoing import MAX_MESSAGE
 from server.cli.common import JsonOption, fail
-from server.control.command import Command, command_help
+from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS
 
 EPILOG = command_help(COMMANDS.values())
@@ -91,7 +91,7 @@ def _address(url: str) -> str:
     return urlunsplit((schemes[parts.scheme], parts.netloc, path, "", ""))
 
 
-def arguments_of(command: Command | None, given: Sequence[str]) -> dict[str, Any]:
+def arguments_of(command: ControlCommand | None, given: Sequence[str]) -> dict[str, Any]:
     """What is typed as `key=value`, as the command takes it; a server may know others than we."""
     args: dict[str, Any] = {}
     for argument in given:

@@ -87,7 +87,7 @@ class Arguments(BaseModel):
 
 
 @dataclass(frozen=True)
-class Command:
+class ControlCommand:
     """A declared command.
 
     Attributes:
@@ -177,24 +177,24 @@ class Command:
 
 def command(
     name: str, *, viewers: bool = False
-) -> Callable[[Callable[..., Awaitable[Result]]], Command]:
-    """Declare a method as a command; see `Command`."""
-    return lambda function: Command(name, viewers, function)
+) -> Callable[[Callable[..., Awaitable[Result]]], ControlCommand]:
+    """Declare a method as a command; see `ControlCommand`."""
+    return lambda function: ControlCommand(name, viewers, function)
 
 
-def commands_of(group: type) -> tuple[Command, ...]:
+def commands_of(group: type) -> tuple[ControlCommand, ...]:
     """The commands that a class declares, in their order."""
-    return tuple(each for each in vars(group).values() if isinstance(each, Command))
+    return tuple(each for each in vars(group).values() if isinstance(each, ControlCommand))
 
 
-def command_help(commands: Iterable[Command]) -> str:
+def command_help(commands: Iterable[ControlCommand]) -> str:
     """Every command with its arguments and what it does, for a terminal."""
     return "\n\n".join(
         " ".join([each.name, *each.fields]) + f": {each.summary}" for each in commands
     )
 
 
-def command_table(commands: Iterable[Command]) -> str:
+def command_table(commands: Iterable[ControlCommand]) -> str:
     """Every command with its arguments and what it does, as the documentation has it."""
     rows = ["| command | arguments | what it does |", "| --- | --- | --- |"]
     for each in commands:

@@ -24,7 +24,8 @@ from cachetools import TTLCache
 from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
-from server.control.command import Caller, Command, CommandError, commands_of
+from server.control.command import Caller, CommandError, ControlCommand, commands_of
+from server.control.contract import CommandState
 from server.timeline.playhead import PlayheadError
 
 _log = structlog.get_logger(__name__)
@@ -83,7 +84,7 @@ class Logged:
     code: str | None = None
     message: str | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> CommandState:
         """As JSON values."""
         return {
             "number": self.number,
@@ -123,7 +124,7 @@ class CommandLog:
             )
         )
 
-    def newest(self, limit: int) -> list[dict[str, Any]]:
+    def newest(self, limit: int) -> list[CommandState]:
         """The last `limit` of them, newest first."""
         return [entry.plain() for entry in list(self.entries)[::-1][:limit]]
 
@@ -158,13 +159,13 @@ class Dispatcher:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._groups: dict[str, object] = {}
-        commands: dict[str, Command] = {}
+        commands: dict[str, ControlCommand] = {}
         for group in groups:
             for each in commands_of(type(group)):
                 if each.name in commands:
                     raise ValueError(f"two groups declare the command {each.name!r}")
                 commands[each.name], self._groups[each.name] = each, group
-        self.commands: Mapping[str, Command] = commands
+        self.commands: Mapping[str, ControlCommand] = commands
         self._clock = clock
         self._log = log if log is not None else CommandLog()
         self.changed = changed
@@ -242,7 +243,9 @@ class Dispatcher:
             raise problem
         return result
 
-    def _allowed(self, command: str, args: Args, caller: Caller, envelope: Envelope) -> Command:
+    def _allowed(
+        self, command: str, args: Args, caller: Caller, envelope: Envelope
+    ) -> ControlCommand:
         known = self.commands.get(command)
         if known is None:
             names = ", ".join(sorted(self.commands))

@@ -28,7 +28,7 @@ from cache.encoding import json_text
 from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
 from server.control.buttons import RELEASED, Button, as_number, button
-from server.control.command import Caller, Command, CommandError
+from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import Dispatcher
 from server.metrics import Metrics
 
@@ -122,7 +122,9 @@ def _readable(datagram: bytes) -> bytes:
     return datagram[: at + 1] + types + datagram[end:]
 
 
-def understand(address: str, params: Sequence[Any], commands: Mapping[str, Command]) -> OscCommand:
+def understand(
+    address: str, params: Sequence[Any], commands: Mapping[str, ControlCommand]
+) -> OscCommand:
     """The command that a message means (pure).
 
     Raises:
@@ -154,7 +156,9 @@ def understand(address: str, params: Sequence[Any], commands: Mapping[str, Comma
     )
 
 
-def _button_in(command: Command, in_address: Sequence[str], params: Sequence[Any]) -> Button | None:
+def _button_in(
+    command: ControlCommand, in_address: Sequence[str], params: Sequence[Any]
+) -> Button | None:
     """What the last value says of a button; None where it is an argument, or there is none.
 
     Raises:

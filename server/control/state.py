@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
+from cache.encoding import json_text
 from generator.cues import (
     Cue,
     FadeCue,
-    Mode,
     NavigateCue,
     PromptCue,
     SliderCue,
     TranscriptCue,
     format_time,
 )
-from generator.plan import Action
 from server.asrun.record import Activation
 from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
+from server.control.contract import (
+    CoverageState,
+    CueForceState,
+    CueState,
+    EngineState,
+    ForceState,
+    HealthState,
+    ModeState,
+    NowState,
+    PanicState,
+    PreflightState,
+    RehearsalState,
+    ScreenState,
+    StandbyState,
+    State,
+    WallState,
+    ZoneState,
+)
 from server.control.dispatcher import CommandLog
 from server.diagnostics.findings import sentences
 from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.formatting import count
 from server.modes.forces import Force
-from server.modes.manager import ModeManager
+from server.modes.manager import EngineReport, ModeManager
 from server.performance.playback import Playback
 from server.stage.presence import ScreenPresence, ScreenStatus
-from server.stage.stage import Screen, Stage
+from server.stage.stage import Stage
 from server.supply.readiness import Readiness
 from server.tempo import REAL_TIME, Tempo
 from server.timeofday import TimeOfDay, local_text
@@ -40,12 +58,29 @@ _COMMANDS = 12
 
 
 Told = Callable[[], Mapping[str, Any]]
-"""What somebody tells of himself, as JSON values."""
+"""What somebody tells of himself, as JSON values: as `server/control/contract.py` has it."""
 
 
 @dataclass(frozen=True, slots=True)
+class CueList:
+    """Every cue, as long as nothing has changed that a cue tells of.
+
+    Attributes:
+        key: what they were described by.
+        cues: as JSON values; nobody changes them.
+        encoded: the same as JSON.
+        etag: names what is encoded.
+    """
+
+    key: object
+    cues: list[CueState]
+    encoded: bytes
+    etag: str
+
+
+@dataclass(slots=True)
 class StateView:
-    """Reads the state from those who own it; holds nothing itself."""
+    """Reads the state from those who own it."""
 
     show: Show
     clock: Clock
@@ -62,13 +97,10 @@ class StateView:
     conditions: Conditions = field(default_factory=Conditions)
     presence: ScreenPresence | None = None
     time_of_day: TimeOfDay = field(kw_only=True)
+    _cues: CueList | None = field(default=None, init=False)
 
-    def state(self) -> dict[str, Any]:
-        """The whole state, as JSON values.
-
-        Times are steady seconds of those who read it, to count by and not to print; positions
-        are seconds of the show, of which `speed` pass in one. What ends in `_local` is to print.
-        """
+    def state(self) -> State:
+        """The whole state, as JSON values."""
         playhead, now = self.playback.playhead, self.clock.now()
         position = playhead.position(now)
         return {
@@ -94,19 +126,18 @@ class StateView:
             "next_cues": [self.cue(index) for index in self._coming()],
             "mode": self.mode(),
             "engines": self.engines(),
-            "coverage": self.readiness.coverage(),
+            "coverage": cast("CoverageState", self.readiness.coverage()),
             "screens": self.screens(now),
             "health": self.health(),
-            "preflight": None if self.preflight is None else self.preflight(),
-            "rehearsal": None if self.rehearsal is None else self.rehearsal(),
+            "preflight": self._preflight(),
+            "rehearsal": None
+            if self.rehearsal is None
+            else cast("RehearsalState", self.rehearsal()),
             "commands": self.commands.newest(_COMMANDS),
         }
 
-    def zone(self) -> dict[str, Any]:
-        """In which time zone hours are told: its name, if it has one, and seconds ahead of UTC.
-
-        `clock_offset` is what has to be added to a server time to print it.
-        """
+    def zone(self) -> ZoneState:
+        """In which time zone hours are told."""
         return {
             "name": self.show.timezone_name or None,
             "utc_offset": self.time_of_day.utc_offset(),
@@ -116,15 +147,24 @@ class StateView:
     def _local(self, unix: float | None) -> str | None:
         return None if unix is None else local_text(unix, self.show.timezone)
 
-    def cues(self) -> list[dict[str, Any]]:
-        """Every cue."""
-        return [self.cue(index) for index in range(len(self.show.sheet.cues))]
+    def cues(self) -> CueList:
+        """Every cue, described and encoded anew when something has changed."""
+        playhead, actions = self.playback.playhead, self.playback.plan.actions
+        due = self.tempo.to_real(playhead.due_at(0)) if playhead.started_at else None
+        copies = tuple(self.readiness.copies(action.action_id) for action in actions)
+        key = due, copies, self.readiness.revision, self.modes.outlook
+        if self._cues is None or self._cues.key != key:
+            cues = [self.cue(index) for index in range(len(self.show.sheet.cues))]
+            encoded = json_text({"cues": cues}, place="control").encode()
+            etag = f'"{hashlib.sha256(encoded).hexdigest()[:32]}"'
+            self._cues = CueList(key, cues, encoded, etag)
+        return self._cues
 
-    def cue(self, index: int) -> dict[str, Any]:
+    def cue(self, index: int) -> CueState:
         """One cue, with what it draws and how ready that is."""
         cue = self.show.sheet.cues[index]
         action = self.playback.plan.of_cue(index)
-        described: dict[str, Any] = {
+        described: CueState = {
             "index": index,
             "time": format_time(cue.at),
             "at": cue.at,
@@ -137,31 +177,28 @@ class StateView:
         if cue.id is not None:
             described["cue"] = cue.id
         if action is not None:
-            sets = self.readiness.sets(action.action_id)
+            sets, copies = (
+                self.readiness.sets(action.action_id),
+                self.readiness.copies(action.action_id),
+            )
+            # What would be tried first, leaving out sets that are not there.
+            here = bool(sets) and copies != "none"
+            rungs = self.modes.decide(action, cue.mode).rungs
+            first = next((rung for rung in rungs if rung.provider == "live" or here), None)
             described |= {
                 "cue": action.action_id,
                 "program": action.program,
                 "prompt": action.prompt,
                 "sets": sets,
-                "copies": self.readiness.copies(action.action_id),
+                "copies": copies,
                 "regenerates": action.regenerate,
-                **self._standing(action, cue.mode),
+                "ready": first is not None,
+                "provider": "hold" if first is None else first.provider,
+                "engine": None if first is None else first.engine,
             }
         return described
 
-    def _standing(self, action: Action, mode: Mode | None) -> dict[str, Any]:
-        """What would be tried first for an action, leaving out sets that are not there."""
-        sets = self.readiness.sets(action.action_id)
-        here = bool(sets) and self.readiness.copies(action.action_id) != "none"
-        rungs = self.modes.decide(action, mode).rungs
-        first = next((rung for rung in rungs if rung.provider == "live" or here), None)
-        return {
-            "ready": first is not None,
-            "provider": "hold" if first is None else first.provider,
-            "engine": None if first is None else first.engine,
-        }
-
-    def screens(self, now: float) -> list[dict[str, Any]]:
+    def screens(self, now: float) -> list[ScreenState]:
         """Every screen, how it is, and how long ago it last painted a frame.
 
         Those that are connected come first, in the order they came, then those that are missing.
@@ -170,47 +207,47 @@ class StateView:
             statuses = [ScreenStatus(each.name, False, each) for each in self.stage.screens]
         else:
             statuses = self.presence.all()
-        return [
-            {
-                "screen": each.name,
-                "connected": each.screen is not None,
-                "expected": each.expected,
-                "trouble": each.message or None,
-                "gone_since": each.gone_since,
-                **self._painting(each.screen, now),
-            }
-            for each in statuses
-        ]
+        return [self._screen(each, now) for each in statuses]
 
-    def _painting(self, screen: Screen | None, now: float) -> dict[str, Any]:
-        """What a screen has reported; nothing, of one that is not there."""
-        told = dict.fromkeys(("frames", "joined_at", "painted", "painted_at", "painted_age"))
-        if screen is None:
-            return {**told, "skipped": 0, "cannot_draw": None}
-        if screen.painted is not None and screen.painted_at is not None:
-            age = self.tempo.real_seconds(max(0.0, now - screen.painted_at))
-            run, step = screen.painted
-            painted = {"run": run, "step": step}
-            at = self.tempo.to_real(screen.painted_at)
-            told |= {"painted": painted, "painted_at": at, "painted_age": round(age, 3)}
-        return {
-            **told,
-            "frames": screen.frames,
-            "joined_at": self.tempo.to_real(screen.joined_at),
-            "skipped": screen.mailbox.skipped,
-            "cannot_draw": screen.lacks or None,
+    def _screen(self, status: ScreenStatus, now: float) -> ScreenState:
+        screen = status.screen
+        told: ScreenState = {
+            "screen": status.name,
+            "connected": screen is not None,
+            "expected": status.expected,
+            "trouble": status.message or None,
+            "gone_since": status.gone_since,
+            "frames": None if screen is None else screen.frames,
+            "joined_at": None if screen is None else self.tempo.to_real(screen.joined_at),
+            "painted": None,
+            "painted_at": None,
+            "painted_age": None,
+            "skipped": 0 if screen is None else screen.mailbox.skipped,
+            "cannot_draw": None if screen is None else screen.lacks or None,
         }
+        if screen is not None and screen.painted is not None and screen.painted_at is not None:
+            age = self.tempo.real_seconds(max(0.0, now - screen.painted_at))
+            told["painted"] = dict(zip(("run", "step"), screen.painted, strict=True))
+            told["painted_at"] = self.tempo.to_real(screen.painted_at)
+            told["painted_age"] = round(age, 3)
+        return told
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> HealthState:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
         current = self.conditions.current()
         level, reason = self._verdict(current)
-        conditions = [
-            {"code": each.code, "level": each.level, "message": each.message} for each in current
-        ]
-        return {"level": level, "reason": reason, "conditions": conditions}
+        return {
+            "level": level,
+            "reason": reason,
+            "conditions": [
+                {"code": each.code, "level": each.level, "message": each.message}
+                for each in current
+            ],
+        }
 
-    def _verdict(self, current: Sequence[Condition]) -> tuple[str, str]:
+    def _verdict(
+        self, current: Sequence[Condition]
+    ) -> tuple[Literal["ok", "degraded", "failing"], str]:
         failing = [each.message for each in current if each.level == "failing"]
         if failing:
             return "failing", failing[0]
@@ -238,14 +275,17 @@ class StateView:
 
     def _preflight_errors(self) -> list[str]:
         """What the preflight found that visitors would see."""
-        found = [] if self.preflight is None else self.preflight()["findings"]
-        errors = [each for each in found if each["level"] == "error"]
+        found = self._preflight()
         return [
             ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
-            for each in errors
+            for each in ([] if found is None else found["findings"])
+            if each["level"] == "error"
         ]
 
-    def _wall(self) -> dict[str, Any]:
+    def _preflight(self) -> PreflightState | None:
+        return None if self.preflight is None else cast("PreflightState", self.preflight())
+
+    def _wall(self) -> WallState:
         """What visitors should see: which picture, whether a curtain is before it, the words."""
         frame = self.stage.on_the_wall()
         return {
@@ -255,7 +295,7 @@ class StateView:
             "caption": self.stage.caption,
         }
 
-    def _panic(self) -> dict[str, Any] | None:
+    def _panic(self) -> PanicState | None:
         panic, at = self.playback.panicked, self.playback.panicked_at
         if panic is None:
             return None
@@ -267,22 +307,22 @@ class StateView:
         """A moment of the show, as those have it who read this."""
         return None if moment is None else self.tempo.to_real(moment)
 
-    def mode(self) -> dict[str, Any]:
-        """The mode, and who forced what until when. `until_at` is Unix time, as `at` is."""
-        force = self.modes.force
+    def mode(self) -> ModeState:
+        """The mode, and who forced what until when."""
+        cues: list[CueForceState] = [
+            {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
+        ]
         return {
             "configured": self.modes.configured,
             "effective": self.modes.effective,
-            **self._force(force),
-            "cues": [
-                {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
-            ],
+            **self._force(self.modes.force),
+            "cues": cues,
         }
 
-    def _force(self, force: Force | None) -> dict[str, Any]:
+    def _force(self, force: Force | None) -> ForceState:
         if force is None:
-            empty = dict.fromkeys(("forced", "by", "until", "until_at"))
-            return {**empty, "reason": f"{self.modes.configured} as configured"}
+            reason = f"{self.modes.configured} as configured"
+            return {"forced": None, "by": None, "until": None, "until_at": None, "reason": reason}
         return {
             "forced": force.mode,
             "by": force.by,
@@ -302,34 +342,28 @@ class StateView:
             return None
         return round(self.time_of_day.unix(self.tempo.to_real(force.deadline)), 3)
 
-    def engines(self) -> list[dict[str, Any]]:
-        """Every engine that may draw live, in order of preference. Times are steady seconds."""
-        return [
-            {
-                "name": each.name,
-                "draws": each.engine,
-                "local": each.local,
-                "state": each.health.state,
-                "usable": each.health.usable,
-                "failures": each.health.failures,
-                "until": self._real(each.health.until),
-                "reason": each.health.reason or self.modes.no_live,
-                **self._process(each.name),
-            }
-            for each in self.modes.engines
-        ]
+    def engines(self) -> list[EngineState]:
+        """Every engine that may draw live, in order of preference."""
+        return [self._engine(each) for each in self.modes.engines]
 
-    def _process(self, name: str) -> dict[str, Any]:
-        """How the process of an engine on this machine does; it prevails where it cannot draw."""
-        status, absent = self.live.process(name), self.live.absent(name)
-        if status is None:
-            return {"process": None}
-        told = {"process": asdict(status)}
-        if absent is None:
-            return told
-        return {**told, "state": status.state, "usable": False, "reason": status.reason or absent}
+    def _engine(self, engine: EngineReport) -> EngineState:
+        process, absent = self.live.process(engine.name), self.live.absent(engine.name)
+        told: EngineState = {
+            "name": engine.name,
+            "draws": engine.engine,
+            "local": engine.local,
+            "state": engine.health.state,
+            "usable": engine.health.usable,
+            "failures": engine.health.failures,
+            "until": self._real(engine.health.until),
+            "reason": engine.health.reason or self.modes.no_live,
+            "process": None if process is None else asdict(process),
+        }
+        if process is not None and absent is not None:  # it prevails where it cannot draw
+            told |= {"state": process.state, "usable": False, "reason": process.reason or absent}
+        return told
 
-    def _now(self, now: float) -> dict[str, Any] | None:
+    def _now(self, now: float) -> NowState | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current
         if on_stage is None or current is None:
             return None
@@ -349,12 +383,13 @@ class StateView:
             "next_cycle_at": self._real(self.playback.performer.pause_until),
         }
 
-    def _standby(self) -> dict[str, Any] | None:
+    def _standby(self) -> StandbyState | None:
         index = self.playback.playhead.standby
         if index is None:
             return None
         # A cue that draws nothing stands on nothing that could fail.
-        standby = {"ready": True, "provider": None, **self.cue(index)}
+        cue = {"ready": True, "provider": None, **self.cue(index)}
+        standby = cast("StandbyState", cue)
         action = self.playback.plan.of_cue(index)
         if action is not None:
             decision = self.modes.decide(action, self.show.sheet.cues[index].mode)

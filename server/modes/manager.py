@@ -150,6 +150,17 @@ class ModeManager:
         )
         return decide(asked(self._settings.mode, cue, force), outlook)
 
+    @property
+    def outlook(self) -> tuple[object, ...]:
+        """What decisions depend on beside the action and its sets: equal while they stay."""
+        now, doubt = self._clock.now(), self._store_in_doubt_until
+        engines = tuple(
+            (self._absent(name) or self._in_words(name, self.health(name)), frozenset(refused))
+            for name, refused in ((name, self._refused[name]) for name in self._live)
+        )
+        refusal = self._budget.refusal(now)
+        return self.forces, refusal, doubt is not None and now < doubt, engines
+
     def provider(self, rung: Rung) -> Provider:
         """Who plays a rung."""
         return self._static if rung.engine is None else self._live[rung.engine]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import is_not
 from typing import Any, get_args
 
 import structlog
@@ -73,11 +74,33 @@ class Readiness:
         self._followed: Mapping[str, tuple[str, ...]] | None = None
         self.looked = False
         self.store_problem: str | None = None
+        self._seen: tuple[object, ...] = ()
+        self._revision = 0
+        self._counted: dict[str, int] = {}
+        self._lacking: tuple[Action, ...] = ()
         self._unproven: tuple[Unproven, ...] = ()
+
+    @property
+    def revision(self) -> int:
+        """Counts up when it has changed which sets can be played, as far as is known."""
+        self._counts()
+        return self._revision
 
     def sets(self, action_id: str) -> int:
         """How many sets of an action can be played, as far as is known."""
-        return len(self.static.usable(action_id))
+        return self._counts().get(action_id, 0)
+
+    def _counts(self) -> Mapping[str, int]:
+        """The same of every action: looked through once, until there is a new manifest or fault."""
+        manifest = self.supply.library.manifest
+        seen = manifest, self.plan.actions, self.store_problem, *self.static.faults
+        if len(seen) != len(self._seen) or any(map(is_not, seen, self._seen)):
+            self._seen = seen
+            self._revision += 1
+            ids = (action.action_id for action in self.plan.actions)
+            self._counted = {each: len(self.static.usable(each)) for each in ids}
+            self._lacking = tuple(a for a in self.plan.actions if not self._counted[a.action_id])
+        return self._counted
 
     def copies(self, action_id: str) -> Coverage | None:
         """How much of a coming action is on this machine; None where that is no question."""
@@ -85,7 +108,8 @@ class Readiness:
 
     def without_sets(self) -> list[str]:
         """The actions without a set that can be played."""
-        return [each.action_id for each in self.plan.actions if not self.sets(each.action_id)]
+        self._counts()
+        return [each.action_id for each in self._lacking]
 
     def coverage(self) -> Mapping[str, Any]:
         """How many actions can be played from sets, and what is wrong with the others."""
@@ -116,9 +140,10 @@ class Readiness:
 
     def unproven(self) -> tuple[Unproven, ...]:
         """The cues whose ladder ends in nothing that cannot fail."""
+        counts = self._counts()
         return unproven(
-            self.plan.actions,
-            sets=self.sets,
+            self._lacking,
+            sets=counts.__getitem__,
             still=self._still,
             engines=self._engines,
             may_draw=self._may_draw,

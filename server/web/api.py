@@ -17,9 +17,9 @@ from generator.answers import JsonResponse
 from server.access import AccessDenied, Role
 from server.asrun.log import Row, csv_piece, json_piece
 from server.control.buttons import RELEASED, Button, button
-from server.control.command import Caller, Command, CommandError
+from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
-from server.web.responses import error
+from server.web.responses import error, picture
 from server.web.services import Services, services
 
 MAX_BODY: Final = 64 * 1024
@@ -52,9 +52,10 @@ async def state(_request: Request, asked: Services, _role: Role) -> Response:
 
 
 @_for_roles
-async def cues(_request: Request, asked: Services, _role: Role) -> Response:
+async def cues(request: Request, asked: Services, _role: Role) -> Response:
     """`GET /api/cues`."""
-    return JsonResponse({"cues": asked.view.cues()})
+    cues = asked.view.cues()
+    return picture(request, cues.encoded, "application/json", "no-cache", cues.etag)
 
 
 @_for_roles
@@ -132,7 +133,7 @@ def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
     return args, Envelope(None if command_id is None else str(command_id), ttl, sent_at)
 
 
-def _button_in(request: Request, command: Command | None) -> Button | None:
+def _button_in(request: Request, command: ControlCommand | None) -> Button | None:
     """What the query says of a button, as in `POST …/panic?1`.
 
     Raises:

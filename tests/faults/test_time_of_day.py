@@ -334,7 +334,7 @@ MAY = {
     "generator/importer.py": "generated_at, from the files",
     "generator/numbers.py": "a name",
     "generator/engines/replicate/engine.py": "a date in a header, where its sender says no other",
-    "server/web/static/kiosk/hours.js": "days and hours of what the server told",
+    "server/web/static/shared/hours.js": "days and hours of what the server told",
     "server/web/static/kiosk/lobby.js": "an older server's hour",
     "server/web/static/kiosk/main.js": "whether this machine slept",
     "server/web/static/control/words.js": "Unix times in the show's zone",

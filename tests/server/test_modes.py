@@ -196,6 +196,7 @@ async def test_a_number_of_seconds_is_that_many_whatever_the_clock_is_set_to(
         told = opened.view.state()["mode"]
         assert told["effective"] == "static"
         assert told["until_at"] == pytest.approx(opened.opened_at + step + 20, abs=0.01)
+        assert told["until_at"] is not None
         at = datetime.fromtimestamp(told["until_at"], UTC)
         assert told["until"] == f"{at:%H:%M:%S}", "printed as the clock is now"
         await opened.play_to(20.5)
@@ -288,9 +289,11 @@ async def test_auto_is_hybrid_and_a_cue_may_be_named_by_its_number(tmp_path: Pat
 async def test_hybrid_plays_sets_and_draws_what_has_none(tmp_path: Path) -> None:
     async with show(tmp_path, HYBRID, rhythms={"nr1": Rhythm(sets=0)}) as opened:
         standby = opened.view.state()["standby"]
+        assert standby is not None
         assert (standby["ready"], standby["provider"]) == (True, "static")
         await opened.play_to(15)
         standby = opened.view.state()["standby"]
+        assert standby is not None
         assert (standby["provider"], standby["engine"]) == ("live", "gpu")
         await opened.play_to(35)
         assert await played(opened) == [("nr0", "static"), ("nr1", "live"), ("nr2", "static")]

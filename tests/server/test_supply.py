@@ -140,6 +140,7 @@ async def test_nothing_here_and_no_line_is_told_with_names(tmp_path: Path) -> No
         assert problem.startswith("line-0, line-1, ")
         assert problem.endswith("(and 7 more)")
         standby = at.view.state()["standby"]
+        assert standby is not None
         assert (standby["copies"], standby["ready"]) == ("none", False)
 
 

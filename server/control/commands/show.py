@@ -121,7 +121,7 @@ class ShowCommands:
     @command("state", viewers=True)
     async def state(self) -> Result:
         """Tell the whole state."""
-        return self.view.state()
+        return {**self.view.state()}
 
     @command("go")
     async def go(self, args: MaybeCueArguments) -> Result:
@@ -209,7 +209,7 @@ class ShowCommands:
     @command("cues", viewers=True)
     async def cues(self) -> Result:
         """Tell every cue, and how ready it is."""
-        return {"cues": self.view.cues()}
+        return {"cues": self.view.cues().cues}
 
     # ------------------------------------------------------------ the screens
 

@@ -4,9 +4,9 @@
  * Nothing here is believed before the server has said it.
  */
 
-import { socket } from "../kiosk/address.js";
-import { Clock, Sync } from "../kiosk/clock.js";
-import { Link } from "../kiosk/socket.js";
+import { socket } from "../shared/address.js";
+import { Clock, Sync } from "../shared/clock.js";
+import { Link } from "../shared/socket.js";
 
 const PROTOCOL = 1;
 /** Seconds a command is worth anything: a GO that comes late is worse than none. */

@@ -4,7 +4,7 @@
  * says so. Where the line is lost it says that at once, and how old what it shows is.
  */
 
-import { here } from "../kiosk/address.js";
+import { here } from "../shared/address.js";
 import { times } from "../kiosk/rehearsal.js";
 import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";

@@ -1,7 +1,7 @@
 // @ts-check
 /** What is on the wall now, and what comes next. The picture is the server's newest frame that is due; no screen is asked. */
 
-import { here } from "../kiosk/address.js";
+import { here } from "../shared/address.js";
 import { element, mark, say } from "./dom.js";
 import * as words from "./words.js";
 

@@ -1,7 +1,7 @@
 // @ts-check
 /** Numbers and states in words, for people in the dark (pure). */
 
-import { daysAhead, written } from "../kiosk/hours.js";
+import { daysAhead, written } from "../shared/hours.js";
 
 const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
 

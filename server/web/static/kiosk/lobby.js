@@ -4,8 +4,8 @@
  * picture while a screening has none yet.
  */
 
-import { here } from "./address.js";
-import { daysAhead, written } from "./hours.js";
+import { here } from "../shared/address.js";
+import { daysAhead, written } from "../shared/hours.js";
 
 /** @typedef {import("./messages.js").Screening} Screening */
 /** @typedef {{text: string, told: boolean}} Piece a piece of the line; told: an hour, a day, or what is left until then */

@@ -6,9 +6,9 @@
  * Address: ?screen=NAME  ?frames=url  ?token=…  ?latency=MS (what the projector adds after the browser)
  */
 
-import { here, socket } from "./address.js";
+import { here, socket } from "../shared/address.js";
 import { Captions } from "./captions.js";
-import { Clock, Sync } from "./clock.js";
+import { Clock, Sync } from "../shared/clock.js";
 import { Curtain } from "./curtain.js";
 import * as glyphs from "./glyphs.js";
 import { Display } from "./display.js";
@@ -23,7 +23,7 @@ import { RehearsalMark } from "./rehearsal.js";
 import { Report } from "./report.js";
 import { Schedule } from "./schedule.js";
 import { Slider } from "./slider.js";
-import { Link } from "./socket.js";
+import { Link } from "../shared/socket.js";
 import { TypedLine } from "./typing.js";
 
 /** Reports of presented frames kept while the line is down. */

@@ -4,7 +4,7 @@
  * nearest to `present_at`, and says when each was really seen.
  */
 
-import { here } from "./address.js";
+import { here } from "../shared/address.js";
 import { FrameQueue } from "./frames.js";
 
 /**
@@ -48,7 +48,7 @@ export class Presenter {
 
   /**
    * @param {object} parts
-   * @param {import("./clock.js").Clock} parts.clock
+   * @param {import("../shared/clock.js").Clock} parts.clock
    * @param {import("./display.js").Display} parts.display
    * @param {import("./picture.js").Picture} parts.picture
    * @param {object} hooks

@@ -10,7 +10,7 @@ const LOOK = 1;
 export class Schedule {
   #clock;
 
-  /** @param {import("./clock.js").Clock} clock */
+  /** @param {import("../shared/clock.js").Clock} clock */
   constructor(clock) {
     this.#clock = clock;
   }

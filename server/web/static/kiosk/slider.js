@@ -38,7 +38,7 @@ export class Slider {
    * @param {HTMLElement} root
    * @param {object} parts
    * @param {import("./schedule.js").Schedule} parts.schedule
-   * @param {import("./clock.js").Clock} parts.clock
+   * @param {import("../shared/clock.js").Clock} parts.clock
    * @param {import("./display.js").Display} parts.display
    */
   constructor(root, { schedule, clock, display }) {
