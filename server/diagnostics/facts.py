@@ -14,7 +14,7 @@ from generator.verify import SetFinding
 from server.config.show import Show
 from server.diagnostics.findings import Selection
 from server.diagnostics.report import LineReport, ProbedEngine, RehearsalOptions, RehearsedRun
-from server.modes.proof import Unproven
+from server.modes.proof import UncoveredCue
 from server.providers.static import Fault
 from server.supply.inventory import StoreInventory
 
@@ -68,7 +68,7 @@ class SimulationFacts:
         faults: why a set, by action id and number, was not played.
         flawed: what was wrong with the images that went by.
         usable: how many sets of each action can be played.
-        unproven: cues that nothing sure stands beneath.
+        uncovered: cues that nothing sure stands beneath.
         crowded_out: coming runs that found no room in the cache, at the worst.
         runs: everything that was played, in order.
         line: the line to the store; None where there is none.
@@ -84,7 +84,7 @@ class SimulationFacts:
     faults: Mapping[tuple[str, int], Fault]
     flawed: tuple[FlawedSet, ...]
     usable: Mapping[str, int]
-    unproven: tuple[Unproven, ...]
+    uncovered: tuple[UncoveredCue, ...]
     crowded_out: int
     runs: tuple[RehearsedRun, ...]
     line: LineReport | None

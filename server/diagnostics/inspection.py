@@ -35,7 +35,8 @@ class Inspector:
             with Image.open(io.BytesIO(data)) as image:
                 size = image.size
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-            reason = f"{name} cannot be decoded: {error}"
+            why = str(error).partition(" <")[0]  # whose address in memory it is says nothing
+            reason = f"{name} cannot be decoded: {why}"
             self._flawed.append(FlawedSet(place.action_id, place.set_id, "undecodable", reason))
             return
         self._sizes[place.action_id, place.set_id].setdefault(size, name)

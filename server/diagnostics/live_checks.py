@@ -94,7 +94,7 @@ def ladders(readiness: Readiness) -> Iterator[Finding]:
     for (action_id, number), fault in sorted(readiness.static.faults.items(), key=itemgetter(0)):
         why.setdefault(action_id, f" ({action_id} set {number}: {fault.reason})")
     otherwise = "" if readiness.supply.library.found else " (there is no manifest in the store)"
-    for each in readiness.unproven() if readiness.looked else ():
+    for each in readiness.uncovered() if readiness.looked else ():
         text = f"there is no set to play, {each.reason}{why.get(each.action_id, otherwise)}"
         yield NO_SETS(text, readiness.plan.of_cue(each.cue_index))
 
@@ -195,7 +195,7 @@ def looks(running: RunningShow) -> list[Look]:
 async def faults(running: RunningShow) -> Steps:
     """Which sets are passed over. Where something else is sure to be seen, it is only a pity."""
     runtime = running.runtime
-    unsure = {each.action_id for each in runtime.readiness.unproven()}
+    unsure = {each.action_id for each in runtime.readiness.uncovered()}
     yield list(
         sets.told(
             sets.played(runtime.static.faults),

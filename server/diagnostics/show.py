@@ -39,7 +39,7 @@ SHEET_REMARK = kind(
 @SIMULATION
 def no_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """Cues that nothing sure stands beneath."""
-    for each in facts.unproven:
+    for each in facts.uncovered:
         yield NO_SETS(f"there is no set to play, {each.reason}", facts.plan.of_cue(each.cue_index))
 
 

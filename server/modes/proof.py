@@ -15,8 +15,8 @@ from generator.plan import Action
 
 
 @dataclass(frozen=True, slots=True)
-class Unproven:
-    """A cue without anything sure beneath it.
+class UncoveredCue:
+    """A cue that nothing sure stands beneath.
 
     Attributes:
         action_id: what it draws.
@@ -29,14 +29,14 @@ class Unproven:
     reason: str
 
 
-def unproven(
+def uncovered(
     actions: Iterable[Action],
     *,
     sets: Callable[[str], int],
     still: bool,
     engines: Sequence[str] = (),
     may_draw: Callable[[Action], bool] = lambda _action: True,
-) -> tuple[Unproven, ...]:
+) -> tuple[UncoveredCue, ...]:
     """The cues whose ladder ends in nothing sure, in the order of the show.
 
     Args:
@@ -47,7 +47,7 @@ def unproven(
         may_draw: whether they may be in that of an action.
     """
     named = ", ".join(engines)
-    found: list[Unproven] = []
+    found: list[UncoveredCue] = []
     for action in actions:
         if sets(action.action_id):
             continue
@@ -60,5 +60,5 @@ def unproven(
             instead = "and no engine: nothing but the still image, or the picture before, is seen"
         else:
             instead = "and will hold the picture before"
-        found.append(Unproven(action.action_id, action.cue_index, instead))
+        found.append(UncoveredCue(action.action_id, action.cue_index, instead))
     return tuple(found)

@@ -86,7 +86,7 @@ def rehearse(
         faults=result.faults,
         flawed=tuple(result.inspector.flawed()),
         usable=result.usable,
-        unproven=result.unproven,
+        uncovered=result.uncovered,
         crowded_out=result.crowded_out,
         runs=runs,
         line=_line(scenario, asked, around, result),

@@ -39,7 +39,7 @@ from server.diagnostics.report import ProbedEngine
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
-from server.modes.proof import Unproven
+from server.modes.proof import UncoveredCue
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import Fault
 from server.rehearsal.screening_window import ScreeningWindows
@@ -134,7 +134,7 @@ class SimulationResult:
         readiness: how much of its action was at hand then.
         faults: why a set, by action id and number, is not played.
         usable: how many sets of each action can be played.
-        unproven: cues that nothing sure stands beneath.
+        uncovered: cues that nothing sure stands beneath.
         came: what came over the line.
         ready_at: when everything that was wanted was here first; None for never.
         crowded_out: coming runs that found no room in the cache, at the worst.
@@ -150,7 +150,7 @@ class SimulationResult:
     readiness: dict[str, Coverage | None] = field(default_factory=dict)
     faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
     usable: dict[str, int] = field(default_factory=dict)
-    unproven: tuple[Unproven, ...] = ()
+    uncovered: tuple[UncoveredCue, ...] = ()
     came: list[FetchedFile] = field(default_factory=list)
     ready_at: float | None = None
     crowded_out: int = 0
@@ -205,7 +205,7 @@ async def simulate(
         async with _beside(jobs):
             await _to_the_end(scenario.windows, clock, progress)
         result.rows = (await log.rows(limit=None))[::-1]
-    result.unproven = ensemble.readiness.unproven()
+    result.uncovered = ensemble.readiness.uncovered()
     result.faults = dict(ensemble.static.faults)
     result.usable = {
         action.action_id: len(ensemble.static.usable(action.action_id)) for action in plan.actions

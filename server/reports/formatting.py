@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from server.diagnostics.findings import Level
+from server.diagnostics.findings import LEVELS
 from server.diagnostics.report import Report
 from server.formatting import count
-
-LEVEL_WORDS: Final[dict[Level, str]] = {
-    "error": "error",
-    "warning": "warning",
-    "note": "note",
-}
 
 _FEW: Final = 6
 _AS_RECORDED: Final = 0.005
@@ -77,11 +71,7 @@ def short(text: str, room: int) -> str:
 
 def summary(report: Report) -> str:
     """What was played and what was found, in one or two sentences."""
-    found = [
-        count(number, LEVEL_WORDS[level])
-        for level in LEVEL_WORDS
-        if (number := report.count(level))
-    ]
+    found = [count(number, level) for level in LEVELS if (number := report.count(level))]
     said = f"{listed(found)}." if found else "Nothing was found."
     if not report.screenings:
         return said

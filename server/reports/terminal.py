@@ -13,6 +13,7 @@ from rich.text import Text
 from generator.cues import format_time
 from server.diagnostics.findings import LEVELS, Finding, Level
 from server.diagnostics.report import RehearsedRun, Report, Variety
+from server.formatting import count
 
 WIDTH: Final = 100
 """Columns that it takes at most."""
@@ -39,8 +40,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def verdict_line(report: Report) -> Text:
     """``READY``, or not, and how much there is to say about it."""
-    counts = [(report.count(level), level) for level in LEVELS]
-    told = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for count, level in counts)
+    told = ", ".join(count(report.count(level), level) for level in LEVELS)
     ready = report.verdict == "ready"
     style = "bold black on green" if ready else "bold white on red"
     return Text.assemble((f" {report.verdict.upper()} ", style), f"  {told}")

@@ -15,7 +15,7 @@ from generator.plan import Action, PlanInForce
 from server.clock import Clock
 from server.metrics import Metrics
 from server.modes.ladder import Sets
-from server.modes.proof import Unproven, unproven
+from server.modes.proof import UncoveredCue, uncovered
 from server.providers.static import StaticProvider
 from server.supply.sources import Supply
 
@@ -78,7 +78,7 @@ class Readiness:
         self._revision = 0
         self._counted: dict[str, int] = {}
         self._lacking: tuple[Action, ...] = ()
-        self._unproven: tuple[Unproven, ...] = ()
+        self._uncovered: tuple[UncoveredCue, ...] = ()
 
     @property
     def revision(self) -> int:
@@ -122,7 +122,7 @@ class Readiness:
             "without_sets": without_sets,
             "unproven": [
                 {"action_id": each.action_id, "cue_index": each.cue_index, "reason": each.reason}
-                for each in self.unproven()
+                for each in self.uncovered()
             ],
             "faulty_sets": [
                 {"action_id": action_id, "set_id": number, "reason": fault.reason}
@@ -138,10 +138,10 @@ class Readiness:
         counts = {level: levels.count(level) for level in get_args(Coverage)}
         return counts if any(counts.values()) else None
 
-    def unproven(self) -> tuple[Unproven, ...]:
+    def uncovered(self) -> tuple[UncoveredCue, ...]:
         """The cues whose ladder ends in nothing that cannot fail."""
         counts = self._counts()
-        return unproven(
+        return uncovered(
             self._lacking,
             sets=counts.__getitem__,
             still=self._still,
@@ -203,9 +203,9 @@ class Readiness:
         counts = [self.sets(action.action_id) for action in self.plan.actions]
         self._metrics.sets_usable.set(sum(counts))
         self._metrics.cues_without_sets.set(counts.count(0))
-        found = self.unproven()
-        if found != self._unproven:
-            self._unproven = found
+        found = self.uncovered()
+        if found != self._uncovered:
+            self._uncovered = found
             if found:
                 first = [each.action_id for each in found[:_NAMED]]
                 _log.warning("ladder_unproven", count=len(found), first=first, why=found[0].reason)
