@@ -41,24 +41,33 @@ class ChildFailed(Exception):
 # ---------------------------------------------------------------- for its parent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChildProcess:
     """A child that was started."""
 
     process: asyncio.subprocess.Process
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
     def memory(self) -> int | None:
         """Bytes of resident memory that it has, on Linux; None where that cannot be told."""
         try:
-            pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         except (OSError, IndexError):
             return None
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def kill(self) -> None:
+        """End it and its own children at once."""
+        self.signal(signal.SIGKILL)
+
     def signal(self, number: signal.Signals) -> None:
         """Signal it, and whatever it started."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
+            os.killpg(self.pid, number)
 
     async def gone(self, clock: Clock, within: float) -> bool:
         """Whether it has ended, and is reaped, within so many seconds."""
@@ -112,7 +121,7 @@ async def child_process(
                 await child.gone(clock, term_within)
         finally:
             # Also where we are cancelled meanwhile; and its own children, if it left any.
-            child.signal(signal.SIGKILL)
+            child.kill()
             if process.stdin is not None:
                 process.stdin.close()
             if not await child.gone(clock, _GONE_WITHIN):
@@ -122,13 +131,7 @@ async def child_process(
 def child_environment(
     environment: Mapping[str, str], without: re.Pattern[str], **more: str
 ) -> dict[str, str]:
-    """What a child gets to know: where our packages are, and `environment` but for some of it.
-
-    Args:
-        environment: ours.
-        without: the names that are none of its business.
-        more: what it is told besides.
-    """
+    """What a child gets to know: where our packages are, and all but some of `environment`."""
     kept = {name: value for name, value in environment.items() if not without.fullmatch(name)}
     paths = [str(_ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), **more}

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import secrets
-import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -111,6 +110,8 @@ class ScriptedChild:
     """A child for tests: an engine in this process, which dies when it is told to.
 
     Attributes:
+        engine: see `Child.engine`.
+        pid: see `Child.pid`.
         bytes: the memory that it says it has.
         killed: whether somebody killed it.
         left: whether its context was left.
@@ -120,20 +121,10 @@ class ScriptedChild:
         self.bytes: int | None = 100 * 2**20
         self.killed = False
         self.left = False
-        self._engine = engine
-        self._pid = pid
+        self.engine = engine
+        self.pid = pid
         self._how = ""
         self._dead = asyncio.Event()
-
-    @property
-    def engine(self) -> Engine:
-        """See `Child.engine`."""
-        return self._engine
-
-    @property
-    def pid(self) -> int:
-        """See `Child.pid`."""
-        return self._pid
 
     def memory(self) -> int | None:
         """See `Child.memory`."""
@@ -163,36 +154,21 @@ class ScriptedChild:
             self.left = True
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerChild:
+@dataclass(frozen=True)
+class WorkerChild(ChildProcess):
     """A running `understudy worker`.
 
     Args:
-        child: it.
         engine: what speaks to it.
         voice: what hears it out.
     """
 
-    child: ChildProcess
     engine: Engine
     voice: _Voice
 
-    @property
-    def pid(self) -> int:
-        """See `Child.pid`."""
-        return self.child.process.pid
-
-    def memory(self) -> int | None:
-        """See `Child.memory`."""
-        return self.child.memory()
-
     async def ended(self) -> str:
         """See `Child.ended`."""
-        return await _how_it_ended(self.child, self.voice)
-
-    def kill(self) -> None:
-        """See `Child.kill`."""
-        self.child.signal(signal.SIGKILL)
+        return await _how_it_ended(self.process, self.voice)
 
 
 @asynccontextmanager
@@ -226,7 +202,7 @@ async def worker_child(
         address = await _address(child, assignment, voice)
         async with outgoing_client() as client, voice.heard(child.process.stdout):
             engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
-            yield WorkerChild(child, engine, voice)
+            yield WorkerChild(child.process, engine, voice)
 
 
 def worker_environment(environment: Mapping[str, str], token: str) -> dict[str, str]:
@@ -250,12 +226,12 @@ async def _address(child: ChildProcess, assignment: ChildAssignment, voice: _Voi
     found = _ADDRESS.search(line.decode(errors="replace"))
     if found is not None:
         return found[0]
-    child.signal(signal.SIGKILL)
-    raise ChildFailed(await _how_it_ended(child, voice))
+    child.kill()
+    raise ChildFailed(await _how_it_ended(process, voice))
 
 
-async def _how_it_ended(child: ChildProcess, voice: _Voice) -> str:
-    how = exit_in_words(await child.process.wait())
+async def _how_it_ended(process: asyncio.subprocess.Process, voice: _Voice) -> str:
+    how = exit_in_words(await process.wait())
     await voice.heard_out()
     return f"{how}: {voice.last_words}" if voice.last_words else how
 

@@ -33,7 +33,6 @@ from server.sockets.connection import (
     TRY_AGAIN_LATER,
     InboundLimiter,
     PendingHandshakes,
-    SlowReader,
     SocketConnection,
     TooManyMessages,
 )
@@ -162,7 +161,7 @@ class LegacySocket:
                         ask = await self._draw_until_next(connection, ask)
                 finally:
                     self._clients -= 1
-        except (TooManyMessages, SlowReader, TimeoutError):
+        except (TooManyMessages, TimeoutError):
             pass
         reason = "too many messages, too many clients, or it does not read"
         _log.warning("older_client_closed", reason=reason)

@@ -47,7 +47,7 @@ class ProtocolAbuse(Exception):
     """Somebody has sent too much nonsense, or may not come in; its connection is closed."""
 
 
-class SlowReader(Exception):
+class SlowReader(TimeoutError):
     """Somebody has not read within `READS_WITHIN` what it was sent."""
 
 

@@ -36,7 +36,7 @@ from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
 _log = structlog.get_logger(__name__)
 
 MOST_SILENT = 256
-"""Sockets that may be open without having said hello."""
+"""Sockets that may be open without having said hello, if no more screens may be."""
 
 LONGEST_AGO = 60.0
 """Seconds after which a screen no more tells what it has painted: its clock is wrong."""
@@ -82,7 +82,8 @@ class ScreenSocket:
         self._clock = clock
         self._access = access
         self._metrics = metrics
-        self._pending = PendingHandshakes(MOST_SILENT)
+        # All screens come back at once when the server was restarted.
+        self._pending = PendingHandshakes(max(MOST_SILENT, seats.most))
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one socket until it goes."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from server.stage.messages import decode_frame
 from tests.helpers.servers import Address
-
-Message = dict[str, Any]
+from tests.helpers.sockets import Message, SocketClient
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,16 @@ class Heard:
 
 
 @dataclass
-class ScreenClient:
-    """One connected screen. `heard` has everything, welcome and sync replies included."""
+class ScreenClient(SocketClient[Heard]):
+    """One connected screen; sync replies are heard too."""
 
-    socket: ClientConnection
-    heard: list[Heard] = field(default_factory=list)
     ahead: float = 0.0
     """Seconds from our monotonic clock to the server's."""
-    _more: asyncio.Event = field(default_factory=asyncio.Event)
-    _reader: asyncio.Task[None] | None = None
+
+    def note(self, raw: str | bytes) -> Heard:
+        """See `SocketClient.note`."""
+        at = time.monotonic()
+        return Heard(at, json.loads(raw)) if isinstance(raw, str) else Heard(at, *decode_frame(raw))
 
     def of(self, kind: str) -> list[Heard]:
         """Every message of a type."""
@@ -79,58 +76,6 @@ class ScreenClient:
         """When a message came, by the server's clock."""
         return heard.at + self.ahead
 
-    async def send(self, message: object) -> None:
-        """Say something; text goes as it is."""
-        await self.socket.send(
-            message if isinstance(message, (str, bytes)) else json.dumps(message)
-        )
-
-    def listen(self) -> None:
-        """Begin to note what comes."""
-        self._reader = asyncio.create_task(self._read())
-
-    def deaf(self) -> None:
-        """Stop reading; the connection stays."""
-        assert self._reader is not None
-        self._reader.cancel()
-        self._reader = None
-
-    async def _read(self) -> None:
-        with suppress(ConnectionClosed):
-            async for raw in self.socket:
-                at = time.monotonic()
-                if isinstance(raw, str):
-                    self.heard.append(Heard(at, json.loads(raw)))
-                else:
-                    self.heard.append(Heard(at, *decode_frame(raw)))
-                self._more.set()
-        self._more.set()
-
-    async def until(
-        self, enough: Callable[[ScreenClient], object], *, within: float = 15.0, why: str = ""
-    ) -> None:
-        """Wait until `enough` says so; fail if it takes too long or the line is lost."""
-        try:
-            async with asyncio.timeout(within):
-                while not enough(self):
-                    self._more.clear()
-                    assert self._reader is None or not self._reader.done(), f"gone: {self.goodbye}"
-                    await self._more.wait()
-        except TimeoutError:
-            told = [heard.type for heard in self.heard][-40:]
-            raise AssertionError(f"{why or 'not'} within {within} s; told of {told}") from None
-
-    async def closed(self, within: float = 15.0) -> int | None:
-        """Wait for the server to close the socket; its code."""
-        async with asyncio.timeout(within):
-            await self.socket.wait_closed()
-        return self.socket.close_code
-
-    @property
-    def goodbye(self) -> tuple[int | None, str | None]:
-        """Why the server closed, if it did."""
-        return self.socket.close_code, self.socket.close_reason
-
     async def hello(self, name: str, style: str = "binary", **extra: Any) -> None:
         """Say hello and wait for the welcome."""
         await self.send({"type": "hello", "protocol": 1, "screen": name, "frames": style, **extra})
@@ -151,20 +96,9 @@ class ScreenClient:
                 self.ahead = (times["t1"] + times["t2"] - times["t0"] - answer.at) / 2
 
 
-@asynccontextmanager
-async def line(address: Address, **options: Any) -> AsyncIterator[ScreenClient]:
+def line(address: Address, **options: Any) -> AbstractAsyncContextManager[ScreenClient]:
     """An open socket on which nothing has been said yet."""
-    async with connect(
-        address.screen, max_size=None, compression=None, proxy=None, **options
-    ) as socket:
-        client = ScreenClient(socket)
-        client.listen()
-        try:
-            yield client
-        finally:
-            if client._reader is not None:
-                client._reader.cancel()
-                await asyncio.gather(client._reader, return_exceptions=True)
+    return ScreenClient.line(address.screen, **options)
 
 
 @asynccontextmanager

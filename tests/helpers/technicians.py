@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
-
 from tests.helpers.servers import Address
-
-Message = dict[str, Any]
+from tests.helpers.sockets import Message, SocketClient
 
 
 @dataclass
-class Technician:
-    """One connected control client. `heard` has everything, in order."""
+class Technician(SocketClient[Message]):
+    """One connected control client."""
 
-    socket: ClientConnection
-    heard: list[Message] = field(default_factory=list)
-    _more: asyncio.Event = field(default_factory=asyncio.Event)
-    _reader: asyncio.Task[None] | None = None
     _ids: int = 0
+
+    def note(self, raw: str | bytes) -> Message:
+        """See `SocketClient.note`."""
+        message: Message = json.loads(raw)
+        return message
 
     def of(self, kind: str) -> list[Message]:
         """Every message of a type."""
@@ -36,42 +32,6 @@ class Technician:
         """The state that was told last."""
         state: Message = self.of("state")[-1]["state"]
         return state
-
-    def listen(self) -> None:
-        """Begin to note what comes."""
-        self._reader = asyncio.create_task(self._read())
-
-    async def deaf(self) -> None:
-        """Stop reading; the connection stays."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
-            self._reader = None
-
-    async def _read(self) -> None:
-        with suppress(ConnectionClosed):
-            async for raw in self.socket:
-                self.heard.append(json.loads(raw))
-                self._more.set()
-        self._more.set()
-
-    async def send(self, message: object) -> None:
-        """Say something; text and bytes go as they are."""
-        await self.socket.send(
-            message if isinstance(message, (str, bytes)) else json.dumps(message)
-        )
-
-    async def until(self, enough: Callable[[Technician], object], *, within: float = 15.0) -> None:
-        """Wait until `enough` says so; fail if it takes too long or the line is lost."""
-        try:
-            async with asyncio.timeout(within):
-                while not enough(self):
-                    self._more.clear()
-                    gone = self._reader is not None and self._reader.done()
-                    assert not gone, f"gone: {self.socket.close_code} {self.heard[-3:]}"
-                    await self._more.wait()
-        except TimeoutError:
-            raise AssertionError(f"not within {within} s; told {self.heard[-3:]}") from None
 
     async def ask(self, command: str, **args: Any) -> Message:
         """Give a command; the reply, whatever it is."""
@@ -89,25 +49,10 @@ class Technician:
         """The replies to an id."""
         return [reply for reply in self.of("reply") if reply["id"] == command_id]
 
-    async def closed(self, within: float = 15.0) -> int | None:
-        """Wait for the server to close the socket; its code."""
-        async with asyncio.timeout(within):
-            await self.socket.wait_closed()
-        return self.socket.close_code
 
-
-@asynccontextmanager
-async def line(address: Address, **options: Any) -> AsyncIterator[Technician]:
+def line(address: Address, **options: Any) -> AbstractAsyncContextManager[Technician]:
     """An open socket on which nothing has been said yet."""
-    async with connect(
-        address.control, max_size=None, compression=None, proxy=None, **options
-    ) as socket:
-        client = Technician(socket)
-        client.listen()
-        try:
-            yield client
-        finally:
-            await client.deaf()
+    return Technician.line(address.control, **options)
 
 
 @asynccontextmanager

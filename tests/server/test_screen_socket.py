@@ -381,7 +381,7 @@ async def stuck_screen(address: Address, name: str) -> AsyncIterator[ScreenClien
     await asyncio.get_running_loop().sock_connect(raw, (address.host, address.port))
     async with line(address, sock=raw, max_queue=1, close_timeout=1, ping_interval=None) as client:
         await client.hello(name)
-        client.deaf()
+        await client.deaf()
         yield client
 
 

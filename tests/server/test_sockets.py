@@ -8,15 +8,14 @@ import json
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.clock import VirtualClock
@@ -31,11 +30,29 @@ from server.sockets.connection import (
 from tests.helpers.screens import command, screen
 from tests.helpers.servers import Address, ServerProcess, server_process, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
+from tests.helpers.sockets import Message, SocketClient
 from tests.server.test_messages import VALUES
 
-PATIENCE = 15.0
 CUES = [prompt(0, "a lamp", id="lamp"), cue(60, "end")]
 RHYTHM = Rhythm(previews=4, step=0.2, first=0.4)
+
+
+class Peer(SocketClient[Message]):
+    """Somebody on any of the sockets; what is no JSON is noted as a type."""
+
+    def note(self, raw: str | bytes) -> Message:
+        message: Message = json.loads(raw) if raw[:1] == "{" else {"type": raw}
+        return message
+
+    def of(self, kind: str) -> list[Message]:
+        return [message for message in self.heard if message["type"] == kind]
+
+    @property
+    def codes(self) -> list[str]:
+        return [error["code"] for error in self.of("error")]
+
+    async def told(self, kind: str) -> None:
+        await self.until(lambda me: me.of(kind), why=f"no {kind}")
 
 
 @dataclass(frozen=True)
@@ -45,74 +62,36 @@ class Wire:
     Attributes:
         most_silent: the setting of how many may be silent.
         hello: the first message, None where there is none.
-        welcome: the first answer's type or text.
-        ping: what is always answered.
+        welcome: the type of the first answer.
+        ping: what is always answered, with a message of type `pong`.
         turned_away: the code for who has to make room.
     """
 
     path: str
     most_silent: str
-    hello: dict[str, Any] | None = None
+    hello: Message | None = None
     welcome: str = "welcome"
-    ping: str = json.dumps({"type": "sync", "t0": 7.5})
-    pong: dict[str, Any] | str = field(default_factory=lambda: {"type": "sync", "t0": 7.5})
+    ping: str = '{"type": "sync", "t0": 7.5}'
+    pong: str = "sync"
     turned_away: int = 1008
 
-    @property
-    def json(self) -> bool:
-        return self.hello is not None
-
-    @asynccontextmanager
-    async def line(self, address: Address, **options: Any) -> AsyncIterator[ClientConnection]:
+    def line(self, address: Address, **options: Any) -> AbstractAsyncContextManager[Peer]:
         """A socket on which nothing has been said yet."""
-        url = f"ws://{address.host}:{address.port}{self.path}"
-        async with connect(url, compression=None, proxy=None, max_queue=None, **options) as socket:
-            yield socket
+        return Peer.line(f"ws://{address.host}:{address.port}{self.path}", **options)
 
     @asynccontextmanager
-    async def client(self, address: Address) -> AsyncIterator[ClientConnection]:
+    async def client(self, address: Address) -> AsyncIterator[Peer]:
         """Somebody who has said hello, and was heard."""
-        async with self.line(address) as socket:
+        async with self.line(address) as peer:
             if self.hello is not None:
-                await socket.send(json.dumps(self.hello))
-            assert kind(await told(socket)) == self.welcome
-            yield socket
+                await peer.send(self.hello)
+            await peer.told(self.welcome)
+            yield peer
 
-    async def assert_served(self, socket: ClientConnection) -> None:
-        await socket.send(self.ping)
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                said = await told(socket)
-                if self.pong == said or (isinstance(said, dict) and said.get("t0") == 7.5):
-                    return
-
-
-async def told(socket: ClientConnection) -> dict[str, Any] | str:
-    async with asyncio.timeout(PATIENCE):
-        said = await socket.recv()
-    assert isinstance(said, str)
-    found: dict[str, Any] | str = json.loads(said) if said.startswith("{") else said
-    return found
-
-
-async def error(socket: ClientConnection) -> str:
-    """The code of the next error that is told."""
-    while True:
-        said = await told(socket)
-        if isinstance(said, dict) and said["type"] == "error":
-            assert set(said) == {"type", "code", "message"}
-            assert said["message"]
-            return str(said["code"])
-
-
-def kind(said: dict[str, Any] | str) -> str:
-    return said if isinstance(said, str) else str(said["type"])
-
-
-async def closed(socket: ClientConnection) -> int | None:
-    async with asyncio.timeout(PATIENCE):
-        await socket.wait_closed()
-    return socket.close_code
+    async def assert_served(self, peer: Peer) -> None:
+        before = len(peer.of(self.pong))
+        await peer.send(self.ping)
+        await peer.until(lambda me: len(me.of(self.pong)) > before)
 
 
 @asynccontextmanager
@@ -212,15 +191,15 @@ async def test_a_silent_crowd_makes_way_for_somebody_honest(
     tiny: TinyShow, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire.most_silent, 3)
-    async with serving(tiny.load()) as address, AsyncExitStack() as stack:
+    async with serving(tiny.load(server={"max_screens": 3})) as address, AsyncExitStack() as stack:
         crowd = []
         for _ in range(3):
             crowd.append(await stack.enter_async_context(wire.line(address)))
             await asyncio.sleep(0.05)
         async with wire.client(address) as honest:
-            assert await closed(crowd[0]) == wire.turned_away
+            assert await crowd[0].closed() == wire.turned_away
             await wire.assert_served(honest)
-        assert [each.close_code for each in crowd[1:]] == [None, None]
+        assert [each.socket.close_code for each in crowd[1:]] == [None, None]
 
 
 @every_wire
@@ -229,10 +208,9 @@ async def test_who_says_nothing_is_let_go_where_hello_is_wanted(
 ) -> None:
     monkeypatch.setattr(connection, "HELLO_WITHIN", 0.2)
     async with serving(tiny.load()) as address, wire.line(address) as mute:
-        if wire.json:
-            with pytest.raises(ConnectionClosed):
-                await told(mute)
-            assert mute.close_code == 1008
+        if wire.hello is not None:
+            assert await mute.closed() == 1008
+            assert mute.heard == []
         else:
             await asyncio.sleep(0.4)
             await wire.assert_served(mute)
@@ -255,20 +233,18 @@ async def test_a_flood_is_held_back_and_nobody_else_notices(
                     await flood.send(wire.ping)
 
         pouring = asyncio.create_task(pour())
-        if wire.json:
-            assert await error(flood) == "too_many"
+        if wire.hello is not None:
+            await flood.told("error")
+            assert flood.codes[0] == "too_many"
         else:
-            with suppress(ConnectionClosed):
-                while True:
-                    assert await told(flood) == "pong"
-            assert flood.close_code == 1013
+            assert await flood.closed() == 1013
         for _ in range(5):
             began = time.monotonic()
             await wire.assert_served(good)
             assert time.monotonic() - began < 1.0
         pouring.cancel()
         await asyncio.gather(pouring, return_exceptions=True)
-        flood.transport.abort()  # it would wait for an answer to its goodbye
+        flood.socket.transport.abort()  # it would wait for an answer to its goodbye
 
 
 @every_wire
@@ -277,19 +253,18 @@ async def test_a_huge_message_closes_its_socket_alone(process: ServerProcess, wi
     async with a_run_undisturbed(address), wire.client(address) as huge:
         with suppress(ConnectionClosed):
             await huge.send("x" * (MAX_MESSAGE + 1))
-        assert await closed(huge) == 1009
+        assert await huge.closed() == 1009
         async with wire.client(address) as below:
             await below.send("x" * MAX_MESSAGE)
-            if wire.json:
-                assert await error(below) == "too_large"
-            else:
-                assert kind(await told(below)).startswith("unknown command: xxx")
+            answer = "error" if wire.hello else "unknown command: xxx"
+            await below.until(lambda me: me.heard[-1]["type"].startswith(answer))
+            assert below.codes == (["too_large"] if wire.hello else [])
 
 
 async def test_what_a_legacy_client_sends_in_binary_is_unknown(process: ServerProcess) -> None:
     async with LEGACY.client(process.address) as client:
         await client.send(b"\x00\x01")
-        assert await told(client) == "unknown command: (binary)"
+        await client.told("unknown command: (binary)")
         await LEGACY.assert_served(client)
 
 
@@ -353,7 +328,11 @@ async def test_what_cannot_be_taken_is_answered_and_forgiven(
 ) -> None:
     async with wire.client(process.address) as other, wire.client(process.address) as client:
         await client.send(said)
-        assert await error(client) == code
+        await client.told("error")
+        (error,) = client.of("error")
+        assert set(error) == {"type", "code", "message"}
+        assert error["code"] == code
+        assert error["message"]
         await wire.assert_served(client)
         await wire.assert_served(other)
 
@@ -396,17 +375,16 @@ async def test_hello_is_said_first_once_and_of_this_protocol(
 ) -> None:
     async with wire.line(process.address) as client:
         await client.send(wire.ping)
-        assert await error(client) == "hello_first"
-        await client.send(json.dumps(wire.hello))
-        while kind(await told(client)) != "welcome":
-            pass
-        await client.send(json.dumps(wire.hello))
-        assert await error(client) == "hello_again"
+        await client.send(wire.hello)
+        await client.told("welcome")
+        assert client.codes == ["hello_first"]
+        await client.send(wire.hello)
         await wire.assert_served(client)
+        assert client.codes == ["hello_first", "hello_again"]
     async with wire.line(process.address) as client:
-        await client.send(json.dumps({**(wire.hello or {}), "protocol": 2}))
-        assert await error(client) == "unknown_protocol"
-        assert await closed(client) == 1008
+        await client.send({**(wire.hello or {}), "protocol": 2})
+        assert await client.closed() == 1008
+        assert client.codes == ["unknown_protocol"]
 
 
 @json_wire
@@ -423,13 +401,9 @@ async def test_repeated_abuse_is_closed_and_nobody_else_notices(
             for _ in range(200):
                 await bad.send("nonsense")
                 await asyncio.sleep(0.005)
-        codes = []
-        with suppress(ConnectionClosed):
-            while True:
-                codes.append(await error(bad))
-        assert await closed(bad) == 1008
-        assert 10 <= len(codes) <= 12
-        assert set(codes) == {"malformed"}
+        assert await bad.closed() == 1008
+        assert 10 <= len(bad.codes) <= 12
+        assert set(bad.codes) == {"malformed"}
         await wire.assert_served(good)
 
 
