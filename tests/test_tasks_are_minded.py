@@ -75,7 +75,7 @@ MINDED = {
     ("generator/importer.py", "create_task"): (1, "awaited, all of them"),
     ("generator/outgoing.py", "create_task"): (1, "awaited under a shield"),
     ("generator/recorder.py", "create_task"): (1, "awaited before the set is whole"),
-    ("generator/worker.py", "ensure_future"): (5, "awaited in the request that they serve"),
+    ("generator/worker.py", "ensure_future"): (3, "awaited in the request that they serve"),
     ("server/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),
     ("server/control/osc.py", "create_task"): (1, "answers whatever happens"),
     ("server/control/socket.py", "create_task"): (
