@@ -182,7 +182,7 @@ class Recorder:
         files: dict[str, FileFacts] = {}
         finished, asked = False, time.monotonic()
         async with (
-            _uploads(self.store) as upload,
+            uploads(self.store) as upload,
             drawing as images,
             aclosing(_checked(images)) as checked,
         ):
@@ -269,7 +269,7 @@ Upload = Callable[[Key, bytes], Awaitable[None]]
 
 
 @asynccontextmanager
-async def _uploads(store: Store) -> AsyncIterator[Upload]:
+async def uploads(store: Store) -> AsyncIterator[Upload]:
     """Keep files beside the drawing, a few at once; on leaving, all are kept.
 
     A far store takes longer for a file than an engine for a step: one after the other, the

@@ -72,7 +72,6 @@ MINDED = {
         "whoever waits for a message has a time-out, and the drawing fails",
     ),
     ("generator/engines/sketch/engine.py", "ensure_future"): (1, "awaited under a shield"),
-    ("generator/importer.py", "create_task"): (1, "awaited, all of them"),
     ("generator/outgoing.py", "create_task"): (1, "awaited under a shield"),
     ("generator/recorder.py", "create_task"): (1, "awaited before the set is whole"),
     ("generator/worker.py", "ensure_future"): (3, "awaited in the request that they serve"),
