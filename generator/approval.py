@@ -11,14 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import dump_meta, parse_meta
+from cache.formats import dump_meta
 from cache.index import register
 from cache.keys import config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
 from cache.manifest import dump_config
 from cache.store import Conflict, NotFound, Store
-from generator.numbers import claim_key, next_free
+from generator.numbers import claim_key, next_free, noted_in
 from generator.quarantine import APPROVAL, Harvested, approved_as, remove, store_of
 
 _TAKEN_FROM: Final = "harvested"
@@ -44,7 +43,7 @@ async def approve(store: Store, run: Harvested) -> int:
     """
     own = store_of(store, run.action_id, run.token)
     set_id, _ = await approved_as(own)
-    if set_id is None or await _holder(store, run.action_id, set_id) != run.token:
+    if set_id is None or await noted_in(store, run.action_id, set_id, _TAKEN_FROM) != run.token:
         # All of them before anything is written: a damaged one leaves nothing behind.
         images = await _images(own, run)
         set_id = await _number(store, run)
@@ -71,7 +70,7 @@ async def _images(own: Store, run: Harvested) -> dict[str, bytes]:
 async def _become_set(
     store: Store, run: Harvested, set_id: int, images: Mapping[str, bytes]
 ) -> None:
-    if await _holder(store, run.action_id, set_id) == run.token:
+    if await noted_in(store, run.action_id, set_id, _TAKEN_FROM) == run.token:
         return
     for name, data in images.items():
         await store.put(image_key(run.action_id, set_id, name), data)
@@ -82,7 +81,7 @@ async def _become_set(
         await store.replace(meta_key(run.action_id, set_id), dump_meta(meta), expected=None)
     except Conflict:
         # Another who approves of the very same run may have been first.
-        if await _holder(store, run.action_id, set_id) != run.token:
+        if await noted_in(store, run.action_id, set_id, _TAKEN_FROM) != run.token:
             raise
 
 
@@ -137,19 +136,7 @@ async def _claimed(store: Store, run: Harvested, number: int) -> bool:
                 return False
         except NotFound:
             return False  # it has just become a set
-    if await _holder(store, run.action_id, number) in {None, run.token}:
+    if await noted_in(store, run.action_id, number, _TAKEN_FROM) in {None, run.token}:
         return True
     await store.delete(claim)  # whoever had it before has finished meanwhile
     return False
-
-
-async def _holder(store: Store, action_id: str, number: int) -> str | None:
-    """Which run the set of that number was; empty for none, None if there is no such set."""
-    key = meta_key(action_id, number)
-    try:
-        meta = parse_meta(await store.get(key), key)
-    except NotFound:
-        return None
-    except FormatError:
-        return ""
-    return str(meta.unknown.get(_TAKEN_FROM, ""))

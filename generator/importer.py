@@ -28,15 +28,16 @@ from pathlib import Path
 from typing import Final
 
 from cache.documents import FormatError, read_object, real, shown
-from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta, parse_meta
+from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
 from cache.images import BadImage, check_image, decode_check
 from cache.index import load_manifest, register
 from cache.keys import config_key, image_key, meta_key
 from cache.manifest import ManifestAction, dump_config
 from cache.store import Conflict, NotFound, Store
 from generator.cues import format_time
+from generator.numbers import noted_in
 from generator.plan import Action, ActionType
-from generator.recorder import describe
+from generator.recorder import describe, uploads
 
 ORIGIN: Final = "imported_from"
 """The field of an imported `meta.json` that says where it came from."""
@@ -57,7 +58,6 @@ _FOLDER: Final = re.compile(
 )
 _VARIANT: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _IMAGE: Final = re.compile(r"([0-9]{1,5}|final)\.png", re.ASCII | re.IGNORECASE)
-_UPLOADS: Final = 4
 _CLOSE: Final = 0.5
 """Slider percentages that are no further apart are the same."""
 
@@ -363,7 +363,7 @@ async def _import_set(
 ) -> None:
     set_id = int(path.name) - 1
     result = Imported(action.action_id, set_id, place)
-    taken = await _taken_by(store, action.action_id, set_id)
+    taken = await noted_in(store, action.action_id, set_id, ORIGIN)
     if taken == place:
         await _register(store, action, set_id)
         report.present.append(result)
@@ -394,18 +394,6 @@ async def _is_rejected(store: Store, action_id: str, set_id: int) -> bool:
     return False
 
 
-async def _taken_by(store: Store, action_id: str, set_id: int) -> str | None:
-    """Where the set that is there came from; None if there is none."""
-    key = meta_key(action_id, set_id)
-    try:
-        meta = parse_meta(await store.get(key), key)
-    except NotFound:
-        return None
-    except FormatError:
-        return "somewhere unknown"
-    return str(meta.unknown.get(ORIGIN, "here"))
-
-
 async def _keep(store: Store, action: Action, set_id: int, variant: _Variant, place: str) -> bool:
     """Write a set, its meta last; False if another writer made that set meanwhile."""
     action_id = action.action_id
@@ -423,19 +411,9 @@ async def _keep(store: Store, action: Action, set_id: int, variant: _Variant, pl
         unknown={ORIGIN: place},
     )
     document = dump_meta(meta, untimed=not timed)
-    gate = asyncio.Semaphore(_UPLOADS)
-
-    async def put(name: str, data: bytes) -> None:
-        async with gate:
-            await store.put(image_key(action_id, set_id, name), data)
-
-    tasks = [asyncio.create_task(put(name, data)) for name, data in variant.files.items()]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with uploads(store) as upload:
+        for name, data in variant.files.items():
+            await upload(image_key(action_id, set_id, name), data)
     try:
         # Compare-and-swap, for once: a set that was drawn meanwhile is not ours to replace.
         await store.replace(meta_key(action_id, set_id), document, expected=None)

@@ -38,6 +38,21 @@ def claim_key(action_id: str, number: int) -> Key:
     return Key(f"{QUARANTINE_PREFIX}{action_id}/numbers/{number}")
 
 
+async def noted_in(store: Store, action_id: str, number: int, field: str) -> str | None:
+    """What the meta of a set says in a field of ours; empty for nothing, None for no such set.
+
+    Raises:
+        StoreError: the store could not be read.
+    """
+    key = meta_key(action_id, number)
+    try:
+        return str(parse_meta(await store.get(key), key).unknown.get(field, ""))
+    except NotFound:
+        return None
+    except FormatError:
+        return ""
+
+
 async def claim(store: Store, action_id: str, number: int, fingerprint: str) -> bool:
     """Keep a number for a set that is about to be drawn; False if it is another recipe's.
 

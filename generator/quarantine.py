@@ -10,8 +10,8 @@ import asyncio
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -32,7 +32,7 @@ from cache.manifest import ManifestAction, parse_config
 from cache.store import NotFound, Store, Version
 from cache.untrusted import Unfit, decode_answer
 from cache.within import StoreWithin
-from generator.engines.port import Engine, StepImage, Timing
+from generator.engines.port import Engine, StepImage, Timing, each_of
 from generator.numbers import STAMP, claim_key, claimed_for
 from generator.plan import Action
 from generator.recipe import Recipe
@@ -132,17 +132,10 @@ class _Again:
     timing: Timing
     images: Sequence[StepImage]
 
-    @asynccontextmanager
-    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """The same images, whatever the recipe."""
         del recipe
-
-        async def each() -> AsyncGenerator[StepImage, None]:
-            for image in self.images:
-                yield image
-
-        async with aclosing(each()) as iterator:
-            yield iterator
+        return aclosing(each_of(self.images))
 
 
 async def waiting(store: Store, action_id: str | None = None) -> Quarantine:

@@ -26,10 +26,11 @@ from generator.cues import format_time
 from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
+    DrawnSet,
     Engine,
     StepImage,
-    Timing,
     WarmingEngine,
+    each_of,
 )
 from generator.numbers import NumberTaken, claim, release
 from generator.plan import Action
@@ -140,7 +141,7 @@ class Recorder:
         if isinstance(self.engine, WarmingEngine):
             await self.engine.prepare(recipe)
         place = _Place(action_id, set_id, recipe, description)
-        return await self._keep(place, self.engine.render(recipe), lambda: self.engine.timing)
+        return await self._keep(place, self.engine.render(recipe), self.engine)
 
     async def record_batch(
         self, engine: BatchEngine, action: Action, set_ids: Sequence[int]
@@ -163,13 +164,13 @@ class Recorder:
                 if drawn is None or drawn.seed != recipe.seed:
                     raise DrawingFailed(f"{engine.name} drew other pictures than it was asked for")
                 place = _Place(action.action_id, set_id, recipe, describe(action))
-                yield await self._keep(place, _at_hand(drawn.images), _always(drawn.timing))
+                yield await self._keep(place, aclosing(each_of(drawn.images)), drawn)
 
     async def _keep(
         self,
         place: _Place,
         drawing: AbstractAsyncContextManager[AsyncIterator[StepImage]],
-        timing: Callable[[], Timing],
+        timed: Engine | DrawnSet,
     ) -> SetMeta:
         """Keep what is drawn as it comes, then the meta, and register it."""
         action_id, set_id, recipe = place.action_id, place.set_id, place.recipe
@@ -181,7 +182,7 @@ class Recorder:
         files: dict[str, FileFacts] = {}
         finished, asked = False, time.monotonic()
         async with (
-            _uploads(self.store) as upload,
+            uploads(self.store) as upload,
             drawing as images,
             aclosing(_checked(images)) as checked,
         ):
@@ -209,7 +210,7 @@ class Recorder:
             seed=recipe.seed,
             fingerprint=recipe.fingerprint,
             engine=self.engine.name,
-            timing=timing(),
+            timing=timed.timing,
             latency=latency,
             files=files,
         )
@@ -264,27 +265,11 @@ async def found_set(
     return found.meta
 
 
-@asynccontextmanager
-async def _at_hand(images: Sequence[StepImage]) -> AsyncIterator[AsyncIterator[StepImage]]:
-    """Images that are drawn already, as an engine would hand them out."""
-
-    async def each() -> AsyncGenerator[StepImage, None]:
-        for image in images:
-            yield image
-
-    async with aclosing(each()) as iterator:
-        yield iterator
-
-
-def _always(timing: Timing) -> Callable[[], Timing]:
-    return lambda: timing
-
-
 Upload = Callable[[Key, bytes], Awaitable[None]]
 
 
 @asynccontextmanager
-async def _uploads(store: Store) -> AsyncIterator[Upload]:
+async def uploads(store: Store) -> AsyncIterator[Upload]:
     """Keep files beside the drawing, a few at once; on leaving, all are kept.
 
     A far store takes longer for a file than an engine for a step: one after the other, the

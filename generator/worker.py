@@ -13,7 +13,7 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -104,8 +104,20 @@ def started_event(image: StepImage, queued: float) -> bytes:
     return event("started", data)
 
 
-class WorkerBusy(Exception):
+class RequestRefused(Exception):
+    """A request that is answered with an error: its status, its code, and what to say."""
+
+    def __init__(self, status: int, code: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = {"code": code, "message": message, "retryable": retryable}
+
+
+class WorkerBusy(RequestRefused):
     """So many drawings wait already that another would not begin in useful time."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "busy", "too many drawings wait already", retryable=True)
 
 
 @dataclass
@@ -189,40 +201,33 @@ class Worker:
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`: a recipe in, events out."""
-        recipe = _read(Recipe, await _body(request))
-        if isinstance(recipe, Response):
-            return recipe
+        recipe = await _read(Recipe, request)
         if self._queue.waiting >= self._queue.limit:
-            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+            raise WorkerBusy
         return _Stream(self._with_heartbeat(self._events(recipe)))
 
     async def action_set(self, request: Request) -> Response:
         """`POST /action-sets`: draw one set into the store; the same request again only looks."""
-        asked = _read(SetRequest, await _body(request))
-        if isinstance(asked, Response):
-            return asked
+        asked = await _read(SetRequest, request)
         if self._store is None:
-            return _problem(409, "no_store", "this worker was given no store", retryable=False)
+            raise RequestRefused(409, "no_store", "this worker was given no store")
         if asked.store not in {None, self._address}:
             where = self._address or "in a folder of its own"
             text = f"this worker keeps its sets elsewhere: {where}"
-            return _problem(409, "other_store", text, retryable=False)
-        return await self._draw_set(request, self._store, asked)
-
-    async def _draw_set(self, request: Request, store: Store, asked: SetRequest) -> Response:
+            raise RequestRefused(409, "other_store", text)
         try:
-            return await _until_closed(request, self._record(store, asked))
+            answer = await _unless_hung_up(request.receive, self._record(self._store, asked))
         except EngineError as error:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
-            return _problem(502 if retryable else 422, code, str(error), retryable=retryable)
+            status = 502 if retryable else 422
+            raise RequestRefused(status, code, str(error), retryable=retryable) from error
         except NumberTaken as error:
-            return _problem(409, "number_taken", str(error), retryable=False)
+            raise RequestRefused(409, "number_taken", str(error)) from error
         except (StoreError, FormatError) as error:
             passing = isinstance(error, StoreUnavailable | Conflict)
-            return _problem(507, "store", str(error), retryable=passing)
-        except WorkerBusy:
-            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+            raise RequestRefused(507, "store", str(error), retryable=passing) from error
+        return answer or Response(status_code=499)  # nobody hears it
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: draws something small, for only that proves that it can draw."""
@@ -236,15 +241,14 @@ class Worker:
             ):
                 finished = [image async for image in images][-1:]
         except TimeoutError:
-            return _problem(503, "slow", f"no picture in {HEALTH_WITHIN:g} s", retryable=True)
-        except WorkerBusy:
-            return _problem(503, "busy", "too many drawings wait already", retryable=True)
+            text = f"no picture in {HEALTH_WITHIN:g} s"
+            raise RequestRefused(503, "slow", text, retryable=True) from None
         except EngineError as error:
             self._tell_if_poisoned(error)
             code, retryable = error_code(error)
-            return _problem(503, code, str(error), retryable=retryable)
+            raise RequestRefused(503, code, str(error), retryable=retryable) from error
         if not finished or not finished[0].final:
-            return _problem(503, "failed", "it ended without a final image", retryable=True)
+            raise RequestRefused(503, "failed", "it ended without a final image", retryable=True)
         return JsonResponse(
             {
                 "healthy": True,
@@ -292,9 +296,8 @@ class Worker:
             _log.warning("drawing_failed", code=code, reason=str(error))
             yield event("error", {"code": code, "message": str(error), "retryable": retryable})
             self._tell_if_poisoned(error)
-        except WorkerBusy:
-            message = "too many drawings wait already"
-            yield event("error", {"code": "busy", "message": message, "retryable": True})
+        except WorkerBusy as error:
+            yield event("error", error.error)
 
     async def _with_heartbeat(
         self, events: AsyncGenerator[bytes, None]
@@ -327,33 +330,26 @@ class Worker:
         self, answer: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            refusal = _from_a_page(request, open_to_all=self._token is None)
-            if refusal is not None:
-                return _problem(403, "forbidden", refusal, retryable=False)
-            if request.method == "POST" and not _is_json(request):
-                text = "expected Content-Type: application/json"
-                return _problem(415, "not_json", text, retryable=False)
-            if self._token is not None:
-                scheme, _, given = request.headers.get("authorization", "").partition(" ")
-                expected = self._token.get_secret_value()
-                if scheme.lower() != "bearer" or not hmac.compare_digest(
-                    given.encode(), expected.encode()
-                ):
-                    return _problem(
-                        401, "unauthorized", "a bearer token is needed", retryable=False
-                    )
             try:
+                self._admit(request)
                 return await answer(request)
-            except _TooLarge:
-                text = f"a request may have {MAX_BODY} bytes"
-                return _problem(413, "too_large", text, retryable=False)
+            except RequestRefused as refused:
+                return JsonResponse({"error": refused.error}, status_code=refused.status)
 
         return guarded
 
-
-def _is_json(request: Request) -> bool:
-    kind = request.headers.get("content-type", "").partition(";")[0]
-    return kind.strip().lower() == "application/json"
+    def _admit(self, request: Request) -> None:
+        refusal = _from_a_page(request, open_to_all=self._token is None)
+        if refusal is not None:
+            raise RequestRefused(403, "forbidden", refusal)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method == "POST" and kind != "application/json":
+            raise RequestRefused(415, "not_json", "expected Content-Type: application/json")
+        if self._token is not None:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            expected = self._token.get_secret_value().encode()
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), expected):
+                raise RequestRefused(401, "unauthorized", "a bearer token is needed")
 
 
 def _from_a_page(request: Request, *, open_to_all: bool) -> str | None:
@@ -379,34 +375,26 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+_Answer = TypeVar("_Answer")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _TooLarge(Exception):
-    """A body over `MAX_BODY`."""
-
-
-async def _body(request: Request) -> bytes:
-    chunks, size = [], 0
+async def _read(model: type[_Model], request: Request) -> _Model:
+    body = bytearray()
     async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise _TooLarge
-    return b"".join(chunks)
-
-
-def _read(model: type[_Model], body: bytes) -> _Model | Response:
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RequestRefused(413, "too_large", f"a request may have {MAX_BODY} bytes")
     try:
-        return model.model_validate_json(fit_json(body))
+        return model.model_validate_json(fit_json(bytes(body)))
     except Unfit as error:
-        return _problem(422, "invalid", f"body: {error}", retryable=False)
+        raise RequestRefused(422, "invalid", f"body: {error}") from error
     except ValidationError as error:
         places = "; ".join(
             f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"
             for detail in error.errors(include_url=False, include_input=False)
         )
-        return _problem(422, "invalid", places[:2000], retryable=False)
+        raise RequestRefused(422, "invalid", places[:2000]) from error
 
 
 class _Stream(StreamingResponse):
@@ -425,30 +413,20 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until they end or nobody listens."""
-        sending = asyncio.ensure_future(self.stream_response(send))
-        gone = asyncio.ensure_future(_hung_up(receive))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        except OSError:
-            return  # it hung up while we sent
+            with suppress(OSError):  # it hung up while we sent
+                await _unless_hung_up(receive, self.stream_response(send))
         finally:
-            for job in (sending, gone):
-                job.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
             await self._events.aclose()
 
 
-async def _until_closed(request: Request, work: Awaitable[Response]) -> Response:
-    """Do `work`, unless the caller hangs up before it is done."""
+async def _unless_hung_up(receive: Receive, work: Awaitable[_Answer]) -> _Answer | None:
+    """Do `work`; None where the caller hangs up before it is done."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request.receive))
+    gone = asyncio.ensure_future(_hung_up(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return Response(status_code=499)  # nobody hears it
+        return task.result() if task.done() else None
     finally:
         for job in (task, gone):
             job.cancel()
@@ -458,8 +436,3 @@ async def _until_closed(request: Request, work: Awaitable[Response]) -> Response
 async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _problem(status: int, code: str, message: str, *, retryable: bool) -> Response:
-    error = {"code": code, "message": message, "retryable": retryable}
-    return JsonResponse({"error": error}, status_code=status)

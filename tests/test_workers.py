@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,7 @@ import pytest
 from generator.engines.comfyui.settings import ComfyUISection
 from generator.engines.port import EnginePoisoned, ScriptedEngine
 from generator.engines.settings import BadEngine, EngineAccess
+from generator.engines.sketch.settings import SketchSection
 from server.cli.main import main
 from server.config.show import load_show
 from tests.cache.s3_servers import KEY_ID
@@ -282,7 +283,7 @@ def test_a_worker_whose_engine_is_lost_ends_with_status_1(
     folder = write_show(tmp_path / "show", sheet(1), MANUAL + SMALL)
     lost = ScriptedEngine([], EnginePoisoned("the GPU is lost to this process"))
     said, answers = queue.Queue[str](), list[httpx.Response]()
-    monkeypatch.setattr("server.cli.worker.local_engine", lambda *_, **__: (lost, lambda: None))
+    monkeypatch.setattr(SketchSection, "open", lambda *_, **__: nullcontext(lost))
     monkeypatch.setattr("server.serving.print", lambda text, **_: said.put(text), raising=False)
     monkeypatch.setattr("server.cli.worker.configure_logs", lambda _level: None)
     for name in os.environ.keys() - plain_environment().keys():

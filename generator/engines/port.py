@@ -111,6 +111,12 @@ def check_count(recipe: Recipe, number: int) -> None:
         raise DrawingFailed(f"it sent more than {most} pictures for {recipe.steps} steps")
 
 
+async def each_of(images: Sequence[StepImage]) -> AsyncGenerator[StepImage, None]:
+    """Images that are drawn already, as an engine hands them out."""
+    for image in images:
+        yield image
+
+
 class Engine(Protocol):
     """Draws. `name` says what drew, with its version, and goes into the meta."""
 
