@@ -16,7 +16,7 @@ from server.clock import VirtualClock
 from server.config.show import Show, load_show
 from server.control.dispatcher import Caller, CommandError, Dispatcher
 from server.control.rehearsal_commands import RehearsalCommands
-from server.rehearsal.backstage import NotBegun, ScriptedBackstage
+from server.rehearsal.backstage import BackstageError, ScriptedBackstage
 from server.rehearsal.desk import LIMIT, RehearsalDesk
 from server.rehearsal.kept import HTML, JSON, KEPT, KeptReports
 from server.rehearsal.report import Finding, RehearsalOptions, Report, verdict_of
@@ -213,7 +213,7 @@ async def test_one_that_hangs_is_ended(house: Desk) -> None:
 async def test_one_that_cannot_be_started_says_why(house: Desk) -> None:
     await house.ask("rehearse")
     await house.begun()
-    house.backstage.refuse(NotBegun("it cannot be started: Cannot allocate memory"))
+    house.backstage.refuse(BackstageError("it cannot be started: Cannot allocate memory"))
     assert (await house.over())["reason"].endswith("Cannot allocate memory")
 
 
