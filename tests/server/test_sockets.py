@@ -219,6 +219,7 @@ async def test_who_says_nothing_is_let_go_where_hello_is_wanted(
 # ---------------------------------------------------------------- who says too much
 
 
+@pytest.mark.pace
 @every_wire
 async def test_a_flood_is_held_back_and_nobody_else_notices(
     process: ServerProcess, wire: Wire
@@ -246,6 +247,7 @@ async def test_a_flood_is_held_back_and_nobody_else_notices(
         flood.socket.transport.abort()  # it would wait for an answer to its goodbye
 
 
+@pytest.mark.pace
 @every_wire
 async def test_a_huge_message_closes_its_socket_alone(process: ServerProcess, wire: Wire) -> None:
     address = process.address
@@ -342,6 +344,7 @@ async def test_hello_is_said_first_once_and_of_this_protocol(
         assert client.codes == ["unknown_protocol"]
 
 
+@pytest.mark.pace
 @json_wire
 async def test_repeated_abuse_is_closed_and_nobody_else_notices(
     process: ServerProcess, wire: Wire
