@@ -10,8 +10,8 @@ import math
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -263,14 +263,23 @@ class _Voice:
             await asyncio.wait(self._listening, timeout=_HEARD_OUT_WITHIN)
 
     async def _listen(self, stream: asyncio.StreamReader | None) -> None:
-        async with aclosing(_lines(stream)) as lines:
-            async for line in lines:
-                try:
-                    level, text = _level_of(line.replace(self._token, "…"))
-                    self.last_words = text
-                    self._pass_on(level, text)
-                except Exception:  # noqa: BLE001 - unread, its pipe would fill and stop the engine
-                    _log.exception("engine_not_understood", engine=self._name)
+        rest = b""
+        while stream is not None and (chunk := await stream.read(_CHUNK)):
+            *whole, rest = (rest + chunk).split(b"\n")
+            rest = rest[:_LINE]
+            for line in whole:
+                self._hear(line[:_LINE])
+        self._hear(rest)
+
+    def _hear(self, line: bytes) -> None:
+        try:
+            # An engine's colours and other controls are no part of what it says.
+            said = clean_text(_COLOURS.sub("", line.decode(errors="replace"))).strip()
+            if said:
+                level, self.last_words = _level_of(said.replace(self._token, "…"))
+                self._pass_on(level, self.last_words)
+        except Exception:  # noqa: BLE001 - unread, its pipe would fill and stop the engine
+            _log.exception("engine_not_understood", engine=self._name)
 
     def _pass_on(self, level: int, text: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -297,21 +306,3 @@ def _level_of(line: str) -> tuple[int, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return _LEVELS["info"], line
     return level, " ".join([str(event), *(f"{key}={value}" for key, value in entry.items())])
-
-
-async def _lines(stream: asyncio.StreamReader | None) -> AsyncGenerator[str, None]:
-    """The lines of a stream, each cut off where it grows too long."""
-    rest = b""
-    while stream is not None and (chunk := await stream.read(_CHUNK)):
-        *whole, rest = (rest + chunk).split(b"\n")
-        rest = rest[:_LINE]
-        for line in whole:
-            if text := _said(line[:_LINE]):
-                yield text
-    if text := _said(rest):
-        yield text
-
-
-def _said(line: bytes) -> str:
-    """What a line says; an engine's colours and other controls are no part of it."""
-    return clean_text(_COLOURS.sub("", line.decode(errors="replace"))).strip()

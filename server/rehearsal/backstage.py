@@ -1,8 +1,5 @@
 """Where a rehearsal runs while the show is on: in a process of its own, which gives way to it.
 
-    BackstageError
-    └── NotBegun        the process could not be started
-
 The child is told by its command line what to rehearse, and by its environment where the sets
 are: credentials of the store are inherited, the tokens that let people in are not.
 """
@@ -42,10 +39,6 @@ class BackstageError(Exception):
     """A rehearsal that came to nothing, in words."""
 
 
-class NotBegun(BackstageError):
-    """It could not be started."""
-
-
 @dataclass(frozen=True, slots=True)
 class RehearsalEnded:
     """How a rehearsal ended.
@@ -66,7 +59,7 @@ class Backstage(Protocol):
         """Rehearse; what was found lies in folder `into` then. To cancel this ends it.
 
         Raises:
-            NotBegun: it could not be started.
+            BackstageError: it could not be started.
         """
         ...
 
@@ -147,7 +140,7 @@ class ChildBackstage:
         try:
             report = await asyncio.to_thread((into / JSON).open, "wb")
         except OSError as error:
-            raise NotBegun(f"it cannot be started: {error.strerror}") from error
+            raise BackstageError(f"it cannot be started: {error.strerror}") from error
         try:
             with report:
                 async with child_process(
@@ -163,7 +156,7 @@ class ChildBackstage:
                     words = await _heard_out(child.process.stderr)
                     return RehearsalEnded(await child.process.wait(), words)
         except ChildFailed as error:
-            raise NotBegun(str(error)) from error
+            raise BackstageError(str(error)) from error
 
 
 def rehearsal_environment(environment: Mapping[str, str], show: Show) -> dict[str, str]:

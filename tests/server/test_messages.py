@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.sockets.messages import ErrorReply, MessageError, SyncReply, SyncRequest, WireMessage
+from server.control import messages as control
+from server.sockets.messages import (
+    ErrorReply,
+    MessageDecoder,
+    MessageError,
+    SyncReply,
+    SyncRequest,
+    WireMessage,
+)
 from server.stage import messages as wire
 from server.stage.messages import decode, decode_frame, encode_frame
 
@@ -88,32 +96,75 @@ def test_a_token_is_not_shown() -> None:
     assert "sesame" not in str(hello)
 
 
+def of(kind: str, **fields: object) -> str:
+    return json.dumps({"type": kind, **fields})
+
+
+NONSENSE = [
+    ("", "malformed"),
+    ("hello?", "malformed"),
+    ("[1]", "malformed"),
+    ("7", "malformed"),
+    ("{", "malformed"),
+    ("null", "malformed"),
+    ('"hello"', "malformed"),
+    ("[" * 4000 + "]" * 4000, "malformed"),
+    ("[" * 8000, "malformed"),
+    ('{"type": "hello"', "malformed"),
+    ('{"type": "sync", "t0": 1e}', "malformed"),
+    ("{}", "unknown_type"),
+    ('{"Type": "hello"}', "unknown_type"),
+    ('{"type": null}', "unknown_type"),
+    ('{"type": {}}', "unknown_type"),
+    ('{"type": ["sync"]}', "unknown_type"),
+    (of("shutdown"), "unknown_type"),
+    (of("frame", run="x"), "unknown_type"),
+    (of("hello", protocol=1.5, screen="x"), "invalid"),
+    (of("sync"), "invalid"),
+    (of("sync", t0="soon"), "invalid"),
+    ('{"type": "sync", "t0": NaN}', "invalid"),
+    ('{"type": "sync", "t0": 1e999}', "invalid"),
+    ('{"type": "sync", "t0": 1, "t0": 2}', "invalid"),
+]
+"""What no socket takes, and the code that says why."""
+
+
 @pytest.mark.parametrize(
-    ("text", "code"),
+    ("decode", "text", "code"),
     [
-        ("", "malformed"),
-        ("\ud800", "malformed"),
-        ('"\ud800"', "malformed"),
-        ("{", "malformed"),
-        ("[1]", "malformed"),
-        ("[" * 8000, "malformed"),
-        ('{"type": "hello"', "malformed"),
-        ('{"type": null}', "unknown_type"),
-        ('{"type": {}}', "unknown_type"),
-        ('{"Type": "hello"}', "unknown_type"),
-        ('{"type": "hello", "protocol": 1}', "invalid"),
-        ('{"type": "hello", "protocol": 1.5, "screen": "x"}', "invalid"),
-        ('{"type": "sync", "t0": NaN}', "invalid"),
-        ('{"type": "presented", "run": "r", "step": -1, "at": 0}', "invalid"),
-        ("x" * (wire.MAX_TEXT_BYTES + 1), "too_large"),
-        ("é" * (wire.MAX_TEXT_BYTES // 2 + 1), "too_large"),
+        *((decode, *case) for decode in (wire.decode, control.decode) for case in NONSENSE),
+        (wire.decode, "\ud800", "malformed"),
+        (wire.decode, '"\ud800"', "malformed"),
+        (wire.decode, of("hello", protocol=1), "invalid"),
+        (wire.decode, of("presented", run="r", step=-1, at=0), "invalid"),
+        (wire.decode, of("presented", run="r", step=10**30, at=1.0), "invalid"),
+        (wire.decode, of("presented", run="r" * 65, step=1, at=1.0), "invalid"),
+        (wire.decode, of("log", message="x" * 2001), "invalid"),
+        (wire.decode, of("log", level="fatal", message=""), "invalid"),
+        (wire.decode, "x" * (wire.MAX_TEXT_BYTES + 1), "too_large"),
+        (wire.decode, "é" * (wire.MAX_TEXT_BYTES // 2 + 1), "too_large"),
+        (control.decode, of("fire"), "unknown_type"),
+        (control.decode, of("command"), "invalid"),
+        (control.decode, of("command", command="go", args=[]), "invalid"),
+        (control.decode, of("command", command="go", id={}), "invalid"),
+        (control.decode, of("command", command="go", ttl="soon"), "invalid"),
+        (control.decode, "x" * (control.MAX_TEXT_BYTES + 1), "too_large"),
     ],
 )
-def test_what_cannot_be_taken_has_a_stable_code(text: str, code: str) -> None:
+def test_what_cannot_be_taken_has_a_stable_code(
+    decode: MessageDecoder[Any], text: str, code: str
+) -> None:
     with pytest.raises(MessageError) as refused:
         decode(text)
     assert refused.value.code == code
     assert str(refused.value)
+
+
+def test_the_types_that_are_expected_are_told() -> None:
+    with pytest.raises(MessageError, match=r"type hello, sync, presented, log or glyphs$"):
+        wire.decode("{}")
+    with pytest.raises(MessageError, match=r"type hello, command or sync$"):
+        control.decode("{}")
 
 
 def test_the_longest_message_is_taken() -> None:

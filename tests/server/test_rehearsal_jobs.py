@@ -19,7 +19,7 @@ from server.control.commands.rehearsal import RehearsalCommands
 from server.control.dispatcher import Dispatcher
 from server.diagnostics.findings import Finding, verdict_of
 from server.diagnostics.report import RehearsalOptions, Report
-from server.rehearsal.backstage import NotBegun, ScriptedBackstage
+from server.rehearsal.backstage import BackstageError, ScriptedBackstage
 from server.rehearsal.jobs import LIMIT, RehearsalJobs
 from server.reports.archive import HTML, JSON, KEPT, ReportArchive
 from tests.helpers.shows import MANUAL, cue, line, write_show
@@ -215,7 +215,7 @@ async def test_one_that_hangs_is_ended(house: Desk) -> None:
 async def test_one_that_cannot_be_started_says_why(house: Desk) -> None:
     await house.ask("rehearse")
     await house.begun()
-    house.backstage.refuse(NotBegun("it cannot be started: Cannot allocate memory"))
+    house.backstage.refuse(BackstageError("it cannot be started: Cannot allocate memory"))
     assert (await house.over())["reason"].endswith("Cannot allocate memory")
 
 
