@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
+from urllib.parse import unquote
 
 import anyio
 import structlog
@@ -42,6 +43,7 @@ from cache.store import (
     content_version,
 )
 from cache.threads import read_in_thread, write_in_thread
+from cache.urls import SCHEME, SUPPORTED, BadStoreAddress, StoreOptions
 
 T = TypeVar("T")
 
@@ -433,6 +435,29 @@ class FolderStore:
                     yield from self._walk_folder(place, f"{key}/", prefix, above | {here})
                 elif stat.S_ISREG(info.st_mode) and key.startswith(prefix):
                     yield Entry(Key(key), info.st_size)
+
+
+def open_address(address: str, options: StoreOptions) -> FolderStore:
+    """The store in a folder: ``file:relative``, ``file:///absolute``, or a path.
+
+    Raises:
+        BadStoreAddress: it is no folder's.
+    """
+    path, scheme = address, SCHEME.match(address)
+    if scheme is not None:
+        path = unquote(address[scheme.end() :])
+        if path.startswith("//"):
+            host, slash, rest = path[2:].partition("/")
+            if host not in {"", "localhost"} or not slash:
+                raise BadStoreAddress(
+                    f"a file: address names no host, expected {SUPPORTED}; found host {host!r}"
+                )
+            path = f"/{rest}"
+    if not path or "\0" in path:
+        raise BadStoreAddress(f"expected {SUPPORTED}, found {'nothing' if not path else 'a NUL'}")
+    folder = Path(path).expanduser() if path.startswith("~") else Path(path)
+    follow = [options.base / Path(each).expanduser() for each in options.follow]
+    return FolderStore(options.base / folder, follow=follow)
 
 
 def _listing_order(item: os.DirEntry[str]) -> str:

@@ -86,7 +86,7 @@ class S3Store:
         region: str | None = None,
         credentials: S3Credentials | None = None,
         connections: int = 32,
-        patience: RetryPolicy | None = None,
+        retry: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Choose the bucket; nothing is asked yet.
@@ -98,7 +98,7 @@ class S3Store:
             region: None for what the environment or the endpoint suggests.
             credentials: None to look where other S3 programs do.
             connections: how many requests may be under way at once.
-            patience: how long to wait and how often to ask.
+            retry: how long to wait and how often to ask.
             sleep: how to wait between attempts.
         """
         self._sleep = sleep
@@ -109,7 +109,7 @@ class S3Store:
             region=region,
             credentials=credentials,
             connections=connections,
-            patience=patience or RetryPolicy(),
+            retry=retry or RetryPolicy(),
             sleep=sleep,
         )
         self._probing = asyncio.Lock()

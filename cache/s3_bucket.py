@@ -86,7 +86,7 @@ class Bucket:
         region: str | None,
         credentials: S3Credentials | None,
         connections: int,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._bucket = bucket
@@ -95,12 +95,12 @@ class Bucket:
         self._region = region
         self._credentials = credentials
         self._connections = connections
-        self._patience = patience
+        self._retry = retry
         self._requests = Requests(
             bucket=bucket,
             endpoint_url=endpoint_url,
             connections=connections,
-            patience=patience,
+            retry=retry,
             sleep=sleep,
         )
         self._stack: AsyncExitStack | None = None
@@ -128,7 +128,7 @@ class Bucket:
                     region=self._region,
                     credentials=self._credentials,
                     connections=self._connections,
-                    patience=self._patience,
+                    retry=self._retry,
                 )
             )
             self._stack = stack.pop_all()

@@ -214,7 +214,7 @@ def connect(
     region: str | None,
     credentials: S3Credentials | None,
     connections: int,
-    patience: RetryPolicy,
+    retry: RetryPolicy,
 ) -> AbstractAsyncContextManager[S3Client]:
     """Make a client; connections are made as they are needed, and closed on leaving."""
     # On DEBUG they log what they sign, a session's token and all headers.
@@ -238,8 +238,8 @@ def connect(
         # Empty is none: left out, botocore would look into the environment by rules of its own.
         proxies={} if proxy is None else {"http": proxy, "https": proxy},
         http_session_cls=_BoundedSession,
-        connect_timeout=patience.connect,
-        read_timeout=patience.silence,
+        connect_timeout=retry.connect,
+        read_timeout=retry.silence,
         max_pool_connections=connections,
         connector_args={"keepalive_timeout": _WARM},
         retries={"total_max_attempts": 1},  # `Requests` repeats; both would multiply
@@ -347,13 +347,13 @@ class Requests:
         bucket: str,
         endpoint_url: str | None,
         connections: int,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._bucket = bucket
         self._host = urlsplit(endpoint_url).netloc if endpoint_url else "AWS"
-        self._patience = patience
+        self._retry = retry
         self._slots = asyncio.Semaphore(connections)
         self._sleep = sleep
         self._uniform = uniform
@@ -371,23 +371,23 @@ class Requests:
         Raises:
             StoreError: of the kind that the last attempt met.
         """
-        patience, now = self._patience, asyncio.get_running_loop().time
-        left = patience.total
+        retry, now = self._retry, asyncio.get_running_loop().time
+        left = retry.total
         for number in itertools.count(1):
             async with self._slots:  # waiting for our own turn is not the server's silence
                 started = now()
                 try:
-                    async with asyncio.timeout(min(patience.attempt, left)) as limit:
-                        attempt = Attempt(number, limit, patience.slowest)
+                    async with asyncio.timeout(min(retry.attempt, left)) as limit:
+                        attempt = Attempt(number, limit, retry.slowest)
                         attempt.allow(size)
                         return await request(attempt)
                 except FOREIGN as error:
                     met, failure = error, self._translate(key, error)
                 left -= now() - started
-            longest = min(patience.longest_pause, patience.first_pause * 2 ** (number - 1))
+            longest = min(retry.longest_pause, retry.first_pause * 2 ** (number - 1))
             pause = self._uniform(0.0, longest)
             left -= pause
-            if not failure.again or number >= patience.attempts or left <= 0:
+            if not failure.again or number >= retry.attempts or left <= 0:
                 _raise(failure.error, met)
             _log.info("store_asked_again", key=key, attempt=number, reason=str(failure.error))
             await self._sleep(pause)

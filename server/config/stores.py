@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cache.store import Store
-from cache.urls import open_store
+from cache.urls import StoreOptions, open_store
 from server.config.show import Show
 
 
@@ -16,7 +16,5 @@ def store_of(show: Show) -> Store:
     settings = show.settings.store
     return open_store(
         settings.url,
-        base=show.folder,
-        endpoint_url=settings.endpoint_url,
-        follow=settings.follow,
+        StoreOptions(base=show.folder, endpoint_url=settings.endpoint_url, follow=settings.follow),
     )

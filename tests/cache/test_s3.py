@@ -311,11 +311,11 @@ REGISTRAR = """
 import asyncio, sys
 from cache.index import update_manifest
 from cache.manifest import ManifestAction
-from cache.urls import open_store
+from cache.urls import StoreOptions, open_store
 
 async def main():
     url, endpoint_url, name = sys.argv[1:]
-    async with open_store(url, endpoint_url=endpoint_url) as store:
+    async with open_store(url, StoreOptions(endpoint_url=endpoint_url)) as store:
         for set_id in range(6):
             await update_manifest(store, lambda m: m.with_set(name, ManifestAction(), set_id))
             await update_manifest(store, lambda m: m.with_set("both", ManifestAction(), set_id))
@@ -395,7 +395,7 @@ async def test_a_turn_that_lapses_is_given_up_and_its_claim_left(
     monkeypatch.setattr(cache.s3, "LEASE", 1.0)
     async with (
         FaultyProxy(rclone_server.port) as proxy,
-        through(proxy, rclone_server.new_bucket(), patience=RetryPolicy()) as store,
+        through(proxy, rclone_server.new_bucket(), retry=RetryPolicy()) as store,
     ):
         proxy.rule = lambda request: (
             SILENT if request.method == "PUT" and request.path.endswith(MANIFEST) else None
@@ -461,14 +461,14 @@ def through(
     proxy: FaultyProxy,
     bucket: str,
     *,
-    patience: RetryPolicy = HASTE,
+    retry: RetryPolicy = HASTE,
     credentials: S3Credentials = TRUSTED,
     **options: Any,
 ) -> S3Store:
     return S3Store(
         bucket,
         endpoint_url=proxy.endpoint_url,
-        patience=patience,
+        retry=retry,
         credentials=credentials,
         **options,
     )
@@ -534,7 +534,7 @@ async def test_a_content_that_always_breaks_off_is_never_given_out(
 ) -> None:
     # As often as it may, however slow this machine is today: not in haste.
     calm = replace(HASTE, silence=20.0, attempt=30.0, total=90.0)
-    async with through(proxy, moto_server.new_bucket(), patience=calm) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=calm) as store:
         await store.put(KEY, b"x" * 50_000)
         proxy.seen.clear()
         proxy.rule = lambda _: TRUNCATED
@@ -575,8 +575,8 @@ async def test_pauses_grow_are_random_and_bounded(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    patience = RetryPolicy(attempts=8, first_pause=0.1, longest_pause=0.5)
-    async with through(proxy, moto_server.new_bucket(), patience=patience, sleep=sleep) as store:
+    retry = RetryPolicy(attempts=8, first_pause=0.1, longest_pause=0.5)
+    async with through(proxy, moto_server.new_bucket(), retry=retry, sleep=sleep) as store:
         proxy.rule = lambda _: SLOW_DOWN
         with pytest.raises(StoreUnavailable):
             await store.get(KEY)
@@ -659,7 +659,7 @@ async def test_a_bucket_that_is_missing_is_named(server: S3Server) -> None:
 async def test_what_is_cancelled_leaves_nothing_open(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
-    async with through(proxy, moto_server.new_bucket(), patience=RetryPolicy()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=RetryPolicy()) as store:
         await store.put(KEY, b"x" * 1000)
         for fault in (SILENT, TRICKLE):
             proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
@@ -694,9 +694,9 @@ async def test_connections_are_few_and_their_queue_is_not_the_servers_silence(
             return await whole(head, body)
 
         proxy._ask = counted  # type: ignore[method-assign]
-        patience = RetryPolicy(attempt=0.8, total=0.8, attempts=1)
+        retry = RetryPolicy(attempt=0.8, total=0.8, attempts=1)
         bucket = moto_server.new_bucket()
-        async with through(proxy, bucket, patience=patience, connections=3) as store:
+        async with through(proxy, bucket, retry=retry, connections=3) as store:
             # Each has its own key: moto answers 500 where two write the same at once.
             keys = [parse_key(f"actions/a/sets/0/{number}.jpg") for number in range(1, 37)]
             await asyncio.gather(*(store.put(key, b"x") for key in keys))

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+import cache.stores
 from cache.credentials import S3Credentials, credentials_from
 from cache.folder import FolderStore
+from cache.keys import parse_key
 from cache.s3 import S3Store
-from cache.urls import BadStoreAddress, open_store
+from cache.urls import BadStoreAddress, StoreOptions, open_store
 
 MINIO = "http://minio.local:9000"
 R2 = "https://0123abcd.r2.cloudflarestorage.com"
 
 
 def root_of(url: str, base: Path | None = None) -> Path:
-    store = open_store(url, base=base)
+    store = open_store(url, StoreOptions(base=base or Path()))
     assert isinstance(store, FolderStore)
     return store.root
 
@@ -74,6 +78,37 @@ def test_other_addresses_are_refused_without_their_secrets(url: str, message: st
     assert "secret" not in str(caught.value)
 
 
+# Others.
+
+TOY = """
+from cache.store import MemoryStore
+from cache.urls import BadStoreAddress
+
+
+def open_address(address, options):
+    if address != "toy:box":
+        raise BadStoreAddress("expected toy:box")
+    return MemoryStore({"manifest.json": b"{}"})
+"""
+
+
+async def test_a_kind_of_store_is_added_by_its_module_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.stores, "__path__", [*cache.stores.__path__, str(tmp_path)])
+    with pytest.raises(BadStoreAddress, match="stores of kind toy: are not supported"):
+        open_store("toy:box")
+    (tmp_path / "toy.py").write_text(TOY)
+    importlib.invalidate_caches()
+    try:
+        async with open_store("toy:box") as store:
+            assert await store.get(parse_key("manifest.json")) == b"{}"
+        with pytest.raises(BadStoreAddress, match="expected toy:box"):
+            open_store("TOY:chest")
+    finally:
+        sys.modules.pop("cache.stores.toy", None)
+
+
 # Buckets.
 
 
@@ -96,7 +131,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 )
 @pytest.mark.usefixtures("environ")
 def test_a_bucket_is_opened_with_its_prefix(url: str, address: str) -> None:
-    store = open_store(url, base=Path("/show"), endpoint_url=MINIO)
+    store = open_store(url, StoreOptions(base=Path("/show"), endpoint_url=MINIO))
     assert isinstance(store, S3Store)
     assert store.url == address
 
@@ -108,13 +143,13 @@ def test_a_bucket_is_opened_with_its_prefix(url: str, address: str) -> None:
 )  # fmt: skip
 def test_an_endpoint_is_a_plain_address(endpoint_url: str) -> None:
     with pytest.raises(BadStoreAddress, match="endpoint_url: expected https://host") as caught:
-        open_store("s3://bucket", endpoint_url=endpoint_url)
+        open_store("s3://bucket", StoreOptions(endpoint_url=endpoint_url))
     assert "secret" not in str(caught.value)
 
 
 def test_the_environment_may_name_the_endpoint(environ: pytest.MonkeyPatch) -> None:
     environ.setenv("AWS_ENDPOINT_URL", "no address")
-    open_store("s3://bucket", endpoint_url=MINIO)
+    open_store("s3://bucket", StoreOptions(endpoint_url=MINIO))
     with pytest.raises(BadStoreAddress, match="endpoint_url"):
         open_store("s3://bucket")
     environ.setenv("AWS_ENDPOINT_URL_S3", MINIO)

@@ -178,10 +178,10 @@ async def test_lines_are_what_they_were() -> None:
 
 @pytest.mark.parametrize("harm", HARMS)
 async def test_a_store(harm: Harm) -> None:
-    patience = RetryPolicy(silence=0.5, attempt=1.0, total=2.0, attempts=1)
+    retry = RetryPolicy(silence=0.5, attempt=1.0, total=2.0, attempts=1)
     async with hostile(harm) as it:
         store = S3Store(
-            "bucket", endpoint_url=it.url, credentials=S3Credentials("a", "b"), patience=patience
+            "bucket", endpoint_url=it.url, credentials=S3Credentials("a", "b"), retry=retry
         )
         async with store:
             async with asyncio.timeout(WITHIN):

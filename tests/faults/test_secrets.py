@@ -18,7 +18,7 @@ from cache.keys import Key
 from cache.s3 import S3Store
 from cache.s3_client import RetryPolicy
 from cache.store import StoreDenied, StoreError
-from cache.urls import BadStoreAddress, open_store
+from cache.urls import BadStoreAddress, StoreOptions, open_store
 from generator.engines.legacy.engine import OlderWireEngine
 from generator.engines.port import EngineError
 from generator.engines.remote.engine import RemoteEngine
@@ -119,10 +119,10 @@ def test_a_password_in_an_engines_address_is_refused(
 )
 def test_an_endpoint_with_the_buckets_name(endpoint: str, *, refused: bool) -> None:
     if not refused:
-        open_store("s3://art/show", endpoint_url=endpoint)
+        open_store("s3://art/show", StoreOptions(endpoint_url=endpoint))
         return
     with pytest.raises(BadStoreAddress, match="without the bucket's name"):
-        open_store("s3://art/show", endpoint_url=endpoint)
+        open_store("s3://art/show", StoreOptions(endpoint_url=endpoint))
 
 
 @asynccontextmanager
@@ -160,7 +160,7 @@ async def test_all_that_is_far_goes_through_one_proxy(monkeypatch: pytest.Monkey
             "art",
             endpoint_url="http://s3.example",
             credentials=S3Credentials("a", "b"),
-            patience=RetryPolicy(attempts=1),
+            retry=RetryPolicy(attempts=1),
         )
         async with store:
             with pytest.raises(StoreError) as denied:

@@ -1,0 +1,1 @@
+"""The kinds of stores that an address may name; `cache/urls.py` says how one is added."""
