@@ -29,7 +29,7 @@ from server.asrun.log import AsRun, Row, csv_piece, json_piece
 from server.conditions import Conditions
 from server.config.show import Show
 from server.control.buttons import RELEASED, Button, button
-from server.control.command import CODES, Caller, ControlCommand, CommandError
+from server.control.command import CODES, Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Dispatcher, Envelope
 from server.control.socket import ControlSocket
 from server.control.state import StateView

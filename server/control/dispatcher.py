@@ -24,7 +24,7 @@ from cachetools import TTLCache
 from cache.untrusted import clean_text, mended
 from server.access import Role
 from server.clock import Clock
-from server.control.command import Caller, ControlCommand, CommandError, commands_of
+from server.control.command import Caller, CommandError, ControlCommand, commands_of
 from server.control.contract import CommandState
 from server.timeline.playhead import PlayheadError
 

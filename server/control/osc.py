@@ -28,7 +28,7 @@ from cache.encoding import json_text
 from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
 from server.control.buttons import RELEASED, Button, as_number, button
-from server.control.command import Caller, ControlCommand, CommandError
+from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import Dispatcher
 from server.metrics import Metrics
 

@@ -336,7 +336,7 @@ MAY = {
     "server/web/kiosk/lobby.js": "an older server's hour",
     "server/web/kiosk/main.js": "whether this machine slept",
     "server/web/control/words.js": "Unix times in the show's zone",
-    "server/web/control/desk.js": "an older server's hour",
+    "server/web/control/connection.js": "an older server's hour",
 }
 """Who reads or writes out the time of day, and what for. A span of time is never among it."""
 
