@@ -323,7 +323,7 @@ def test_a_rehearsal_and_a_force_cannot_be_mistaken(tiny: TinyShow, browser: Bro
                 "forced": "static",
                 "by": "foh-tablet (operator)",
                 "reason": "GPU host noisy",
-                "until": "next_cue",
+                "until": "next cue",
             },
             "engines": [
                 {"name": "box", "local": False, "state": "resting", "reason": "hung", "since": None}

@@ -338,7 +338,7 @@ MAY = {
     "server/web/static/kiosk/lobby.js": "an older server's hour",
     "server/web/static/kiosk/main.js": "whether this machine slept",
     "server/web/static/control/words.js": "Unix times in the show's zone",
-    "server/web/static/control/desk.js": "an older server's hour",
+    "server/web/static/control/connection.js": "an older server's hour",
 }
 """Who reads or writes out the time of day, and what for. A span of time is never among it."""
 

@@ -3,8 +3,6 @@
 
 import { element, keep, make, mark, say } from "./dom.js";
 
-/** @typedef {{code: string, level: "failing" | "degraded" | "note", message: string}} Condition */
-
 /** The levels, in a technician's words. */
 const MEANS = { failing: "failing", degraded: "trouble", note: "note" };
 
@@ -12,7 +10,7 @@ const MEANS = { failing: "failing", degraded: "trouble", note: "note" };
 const roomy = matchMedia("(min-width: 700px)");
 let shown = false;
 
-/** @param {Condition[]} conditions */
+/** @param {import("./types.js").ConditionState[]} conditions */
 export function show(conditions) {
   const root = element("conditions");
   root.hidden = conditions.length === 0;

@@ -10,7 +10,7 @@ const LEFT_ALONE = 12;
 export class Cues {
   #list = element("cue-list");
   #act;
-  /** @type {any[]} */
+  /** @type {import("./types.js").CueState[]} */
   #cues = [];
   /** @type {Map<number, any>} */
   #rows = new Map();
@@ -32,7 +32,7 @@ export class Cues {
     }
   }
 
-  /** @param {any[]} cues */
+  /** @param {import("./types.js").CueState[]} cues */
   load(cues) {
     this.#cues = cues;
     this.#rows = new Map(cues.map((cue) => [cue.index, this.#row(cue)]));
@@ -43,7 +43,7 @@ export class Cues {
     this.#filter();
   }
 
-  /** What of readiness has changed, without touching the rows. @param {any[]} cues */
+  /** What of readiness has changed, without touching the rows. @param {import("./types.js").CueState[]} cues */
   refresh(cues) {
     if (cues.length !== this.#cues.length) return this.load(cues);
     this.#cues = cues;
@@ -55,7 +55,7 @@ export class Cues {
     this.#follow();
   }
 
-  /** @param {any} cue */
+  /** @param {import("./types.js").CueState} cue */
   #row(cue) {
     const choose = make(
       "button",
@@ -71,13 +71,13 @@ export class Cues {
     return row;
   }
 
-  /** @param {any} row @param {any} cue */
+  /** @param {any} row @param {import("./types.js").CueState} cue */
   #dress(row, cue) {
     if (!cue.program) return;
     const stock = row.querySelector(".stock");
-    say(stock, cue.sets ? `${cue.provider ?? "static"} ${cue.sets}` : (cue.provider ?? "none"));
-    stock.setAttribute("aria-label", cue.ready === false || (cue.ready === undefined && !cue.sets) ? "not ready" : `ready, ${cue.sets} sets`);
-    mark(row, "ready", cue.ready === false || (cue.ready === undefined && !cue.sets) ? "no" : "yes");
+    say(stock, cue.sets ? `${cue.provider} ${cue.sets}` : String(cue.provider));
+    stock.setAttribute("aria-label", cue.ready ? `ready, ${cue.sets} sets` : "not ready");
+    mark(row, "ready", cue.ready ? "yes" : "no");
   }
 
   /** @param {number} index */
@@ -113,14 +113,15 @@ export class Cues {
   /** Called when new buttons have appeared. */
   onchoose() {}
 
-  /** @param {import("./desk.js").Desk} desk */
-  show(desk) {
-    const { state } = desk;
-    const at = desk.position();
+  /** @param {import("./connection.js").ServerConnection} server */
+  show(server) {
+    const { state } = server;
+    const at = server.position();
     const standby = state.standby?.index ?? -1;
     let current = -1;
     // The last that draws and has been: from the picture that is on, else from the position.
-    const onstage = state.now && at !== null ? this.#cues.find((cue) => cue.cue === state.now.cue) : null;
+    const { now } = state;
+    const onstage = now && at !== null ? this.#cues.find((cue) => cue.cue === now.cue) : null;
     if (onstage) current = onstage.index;
     else if (at !== null) for (const cue of this.#cues) if (cue.program && cue.at <= at) current = cue.index;
     for (const [index, row] of this.#rows) {

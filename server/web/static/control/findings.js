@@ -6,7 +6,7 @@ import * as words from "./words.js";
 
 /**
  * @param {HTMLElement} list
- * @param {any[]} found the worst first
+ * @param {import("./types.js").FindingState[]} found the worst first
  * @param {number} most how many are told
  */
 export function tell(list, found, most) {

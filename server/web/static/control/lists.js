@@ -16,12 +16,12 @@ export class Lists {
     this.#act = act;
   }
 
-  /** @param {any} state */
+  /** @param {import("./types.js").State} state */
   show(state) {
-    this.#screens(state.screens ?? []);
+    this.#screens(state.screens);
     this.#engines(state.engines);
     this.#sets(state.coverage);
-    this.#log(state.commands ?? []);
+    this.#log(state.commands);
   }
 
   /** Forget what hours were told in another time zone. */
@@ -30,40 +30,40 @@ export class Lists {
     element("asrun").replaceChildren();
   }
 
-  /** @param {import("./desk.js").Desk} desk */
-  tick(desk) {
-    const drawing = desk.state.now && !desk.state.now.outcome && desk.state.now.step > 0;
+  /** @param {import("./connection.js").ServerConnection} server */
+  tick(server) {
+    const drawing = server.state.now && !server.state.now.outcome && server.state.now.step > 0;
     for (const row of element("screens").children) {
       if (row.dataset.trouble) continue;
       const at = Number(row.dataset.painted);
-      const past = at ? desk.now() - at : null;
+      const past = at ? server.now() - at : null;
       say(row.querySelector(".age"), past === null ? "has painted nothing yet" : `painted ${words.age(past)} ago`);
       mark(row, "quiet", drawing && (past === null || past > QUIET) ? "" : null);
     }
   }
 
-  /** @param {any[]} screens */
+  /** @param {import("./types.js").ScreenState[]} screens */
   #screens(screens) {
-    const there = screens.filter((screen) => screen.connected !== false).length;
+    const there = screens.filter((screen) => screen.connected).length;
     const all = there === screens.length ? String(there) : `${there} of ${screens.length}`;
     say(element("screens-title").querySelector(".count"), there ? all : "none connected");
     mark(element("screens").parentElement, "alarm", there && there === screens.length ? null : "");
     keep(
       element("screens"),
       screens,
-      (screen) => `${screen.connected === false ? "missing" : "there"} ${screen.screen}`,
+      (screen) => `${screen.connected ? "there" : "missing"} ${screen.screen}`,
       (screen) =>
         make(
           "li",
           {},
           make("span", { className: "name" }, screen.screen),
           make("span", { className: "age" }),
-          ...(screen.connected === false
-            ? [this.#deed("Forget", "screens.forget", { screen: screen.screen }, `Expect ${screen.screen} no more`)]
-            : [
+          ...(screen.connected
+            ? [
                 this.#deed("Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
                 this.#deed("Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
-              ]),
+              ]
+            : [this.#deed("Forget", "screens.forget", { screen: screen.screen }, `Expect ${screen.screen} no more`)]),
         ),
       (row, screen) => {
         mark(row, "trouble", screen.trouble ? "yes" : null);
@@ -76,13 +76,12 @@ export class Lists {
     );
   }
 
-  /** @param {any[] | undefined} engines */
+  /** @param {import("./types.js").EngineState[]} engines */
   #engines(engines) {
-    const some = engines ?? [];
-    say(element("engines-title").querySelector(".count"), some.length ? String(some.length) : "none: sets alone are played");
+    say(element("engines-title").querySelector(".count"), engines.length ? String(engines.length) : "none: sets alone are played");
     keep(
       element("engines"),
-      some,
+      engines,
       (engine) => engine.name,
       (engine) =>
         make(
@@ -93,24 +92,23 @@ export class Lists {
           this.#deed("Reset", "engine.reset", { engine: engine.name }, `Trust ${engine.name} again`),
         ),
       (row, engine) => {
-        const place = engine.local === undefined ? "" : engine.local ? "here · " : "remote · ";
-        say(row.querySelector(".age"), `${place}${engine.state ?? ""}${engine.reason ? `: ${engine.reason}` : ""}`);
-        mark(row, "state", String(engine.state ?? ""));
+        const place = engine.local ? "here" : "remote";
+        say(row.querySelector(".age"), `${place} · ${engine.state}${engine.reason ? `: ${engine.reason}` : ""}`);
+        mark(row, "state", engine.state);
       },
     );
   }
 
-  /** @param {any} coverage */
+  /** @param {import("./types.js").CoverageState} coverage */
   #sets(coverage) {
     const count = element("sets-title").querySelector(".count");
-    if (!coverage) return say(count, "");
     say(count, `${coverage.with_sets} of ${coverage.actions} cues have sets`);
     const lines = [];
-    const missing = coverage.without_sets ?? [];
+    const missing = coverage.without_sets;
     if (missing.length) {
       lines.push(`without sets: ${missing.slice(0, NAMED).join(", ")}${missing.length > NAMED ? ` and ${missing.length - NAMED} more` : ""}`);
     }
-    for (const fault of (coverage.faulty_sets ?? []).slice(0, NAMED)) lines.push(`${fault.action_id} set ${fault.set_id}: ${fault.reason}`);
+    for (const fault of coverage.faulty_sets.slice(0, NAMED)) lines.push(`${fault.action_id} set ${fault.set_id}: ${fault.reason}`);
     for (const [name, value] of Object.entries(coverage)) {
       if (typeof value === "number" && !["actions", "with_sets"].includes(name)) lines.push(`${name.replaceAll("_", " ")}: ${value}`);
     }
@@ -119,7 +117,7 @@ export class Lists {
     style.setProperty("--share", String(coverage.actions ? coverage.with_sets / coverage.actions : 1));
   }
 
-  /** @param {any[]} commands newest first */
+  /** @param {import("./types.js").CommandState[]} commands newest first */
   #log(commands) {
     keep(
       element("log"),

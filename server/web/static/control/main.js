@@ -8,7 +8,7 @@ import { here } from "../shared/address.js";
 import { times } from "../kiosk/rehearsal.js";
 import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
-import { Desk } from "./desk.js";
+import { ServerConnection } from "./connection.js";
 import { element, mark, say } from "./dom.js";
 import { Guard } from "./guard.js";
 import { Lists } from "./lists.js";
@@ -58,7 +58,7 @@ function ownName() {
 
 // ----------------------------------------------------------------- parts
 
-const desk = new Desk({ hello: () => ({ token, name: ownName() }), changed: show, restarted, refused });
+const server = new ServerConnection({ hello: () => ({ token, name: ownName() }), changed: show, restarted, refused });
 const wall = new Wall();
 const cues = new Cues(act);
 const mode = new Mode(act);
@@ -100,12 +100,12 @@ async function act(command, args = {}) {
   const buttons = document.querySelectorAll(`[data-command="${CSS.escape(command)}"]`);
   for (const button of buttons) mark(/** @type {HTMLElement} */ (button), "pending", "");
   try {
-    const result = await desk.ask(command, args);
+    const result = await server.ask(command, args);
     const did = done[command]?.(result, args) ?? `${command}: done`;
     if (result?.kept === false) tell(`${did}, but NOT KEPT: a restart forgets it (${result.not_kept})`, "no");
     else tell(did, "ok");
   } catch (problem) {
-    const { code, message } = /** @type {import("./desk.js").Problem} */ (problem);
+    const { code, message } = /** @type {import("./connection.js").Problem} */ (problem);
     tell(code === "too_soon" ? "Too soon after the last go: nothing was done" : `${command}: ${message}`, "no");
   } finally {
     for (const button of buttons) mark(/** @type {HTMLElement} */ (button), "pending", null);
@@ -131,7 +131,7 @@ let shownRun = "";
 let shownZone = "";
 
 function show() {
-  const { state } = desk;
+  const { state } = server;
   if (state) {
     if (JSON.stringify(state.zone) !== shownZone) {
       shownZone = JSON.stringify(state.zone);
@@ -141,34 +141,34 @@ function show() {
       for (const place of document.querySelectorAll(".zone")) say(/** @type {HTMLElement} */ (place), words.zoneName());
     }
     showTop(state);
-    wall.show(desk);
-    wall.next(desk);
+    wall.show(server);
+    wall.next(server);
     mode.show(state.mode);
-    cues.show(desk);
+    cues.show(server);
     lists.show(state);
     preflight.show(state);
-    rehearsal.show(desk);
+    rehearsal.show(server);
     const { standby } = state;
     const cue = standby ? (standby.cue ?? `${words.kind(standby)} ${standby.time}`) : state.screening.status === "active" ? "no cue left" : "start the show";
     say(element("go-cue"), state.panic ? "restore first" : cue);
     say(element("panic").querySelector("b"), state.panic ? "Black" : "Panic");
     say(element("pause"), state.screening.paused ? "Resume" : "Pause");
     element("pause").dataset.command = state.screening.paused ? "resume" : "pause";
-    const coverage = JSON.stringify([state.coverage, state.mode?.effective, state.mode?.forced, state.engines]);
-    if (desk.fresh && coverage !== shownCoverage) {
+    const coverage = JSON.stringify([state.coverage, state.mode.effective, state.mode.forced, state.engines]);
+    if (server.fresh && coverage !== shownCoverage) {
       shownCoverage = coverage;
-      desk.ask("cues").then(({ cues: all }) => {
+      server.ask("cues").then(({ cues: all }) => {
         cues.refresh(all);
-        cues.show(desk);
-        rehearsal.actions = all.filter((/** @type {any} */ cue) => cue.program).map((/** @type {any} */ cue) => cue.cue);
-        rehearsal.show(desk);
+        cues.show(server);
+        rehearsal.actions = all.filter((/** @type {import("./types.js").CueState} */ cue) => cue.program).map((/** @type {import("./types.js").CueState} */ cue) => cue.cue);
+        rehearsal.show(server);
         permit();
       }, () => (shownCoverage = ""));
     }
     const run = `${state.now?.run} ${state.now?.outcome} ${state.now?.provider}`;
-    if (desk.fresh && run !== shownRun) {
+    if (server.fresh && run !== shownRun) {
       shownRun = run;
-      desk.ask("asrun", { limit: 12 }).then(({ rows }) => lists.asrun(rows), () => (shownRun = ""));
+      server.ask("asrun", { limit: 12 }).then(({ rows }) => lists.asrun(rows), () => (shownRun = ""));
     }
   }
   showLine();
@@ -176,14 +176,14 @@ function show() {
   tick();
 }
 
-/** @param {any} state */
+/** @param {import("./types.js").State} state */
 function showTop(state) {
   say(element("title"), state.show.title);
   document.title = `${state.panic ? "PANIC · " : ""}${state.activation === "show" ? "" : "REHEARSAL · "}${state.show.title} · Control`;
   const rehearsal = state.activation !== "show";
   mark(body, "activation", state.activation);
   element("activation").hidden = !rehearsal;
-  say(element("activation"), rehearsal ? `Rehearsal ${times(state.speed ?? 1)}` : "");
+  say(element("activation"), rehearsal ? `Rehearsal ${times(state.speed)}` : "");
   const { screening } = state;
   const off = !screening.on_schedule;
   mark(body, "schedule", off ? "off" : "on");
@@ -198,15 +198,15 @@ function showTop(state) {
   );
   element("alarm-panic").hidden = !state.panic;
   if (state.panic) say(element("alarm-panic").querySelector("p"), `Panic: black until restored. ${words.who(state.panic.by)}, ${words.timeOfDay(state.panic.at)}.`);
-  conditions.show(state.health.conditions ?? []);
+  conditions.show(state.health.conditions);
 }
 
 /** How it is, unless that is not known. */
 function showHealth() {
-  const { health } = desk.state;
-  const { fresh } = desk;
+  const { health } = server.state;
+  const { fresh } = server;
   mark(element("health"), "level", fresh ? health.level : "unknown");
-  const since = desk.statedWall === null ? "" : ` since ${words.timeOfDay(desk.statedWall)}`;
+  const since = server.statedWall === null ? "" : ` since ${words.timeOfDay(server.statedWall)}`;
   say(element("health").querySelector(".words"), !fresh ? `unknown${since}` : health.level === "ok" ? "ok" : health.reason);
   element("health").title = fresh ? health.reason : "";
 }
@@ -215,46 +215,46 @@ function showHealth() {
 let refusal = "";
 
 function showLine() {
-  const fresh = desk.fresh;
-  mark(body, "line", fresh ? "live" : desk.state ? "stale" : "connecting");
-  mark(body, "role", desk.role);
-  say(element("line"), fresh ? (desk.role === "viewer" ? "viewing only" : "") : desk.heard ? "no news" : "no line");
-  if (desk.state) showHealth();
+  const fresh = server.fresh;
+  mark(body, "line", fresh ? "live" : server.state ? "stale" : "connecting");
+  mark(body, "role", server.role);
+  say(element("line"), fresh ? (server.role === "viewer" ? "viewing only" : "") : server.heard ? "no news" : "no line");
+  if (server.state) showHealth();
   const alarm = element("alarm-line");
-  const lost = !fresh && (desk.state !== null || desk.heardAt > -Infinity || performance.now() > 3000);
-  alarm.hidden = !lost || desk.refused !== null;
+  const lost = !fresh && (server.state !== null || server.heardAt > -Infinity || performance.now() > 3000);
+  alarm.hidden = !lost || server.refused !== null;
   if (alarm.hidden) return;
-  const old = desk.statedWall === null ? "" : ` What you see is old: since ${words.timeOfDay(desk.statedWall)} nothing has come.`;
-  const why = refusal ? `The server lets this page in on no socket: ${refusal}. Trying again.` : desk.heard ? "The server answers, but does not say how the show is; trying again." : "No line to the server; trying again.";
+  const old = server.statedWall === null ? "" : ` What you see is old: since ${words.timeOfDay(server.statedWall)} nothing has come.`;
+  const why = refusal ? `The server lets this page in on no socket: ${refusal}. Trying again.` : server.heard ? "The server answers, but does not say how the show is; trying again." : "No line to the server; trying again.";
   say(alarm.querySelector("p"), `${why}${old} The walls go on by themselves.`);
-  const past = desk.clock.local() - desk.statedAt; // not read out: it never stands still
+  const past = server.clock.local() - server.statedAt; // not read out: it never stands still
   say(element("alarm-age"), Number.isFinite(past) ? `${words.age(past)} old` : "");
 }
 
 /** Buttons that could not do anything say so by being off. */
 function permit() {
-  const panic = Boolean(desk.state?.panic);
+  const panic = Boolean(server.state?.panic);
   const dark = new Set(["go", "next", "previous", "regenerate", "hold"]);
   for (const button of document.querySelectorAll("button[data-command]")) {
     const { command = "" } = /** @type {HTMLElement} */ (button).dataset;
-    /** @type {HTMLButtonElement} */ (button).disabled = !desk.may(command) || (panic && dark.has(command));
+    /** @type {HTMLButtonElement} */ (button).disabled = !server.may(command) || (panic && dark.has(command));
   }
   for (const input of document.querySelectorAll("#mode-terms select, #mode-terms input")) {
-    /** @type {HTMLInputElement} */ (input).disabled = !desk.may("mode.force");
+    /** @type {HTMLInputElement} */ (input).disabled = !server.may("mode.force");
   }
-  element("prefetch").hidden = !desk.commands.has("prefetch");
-  mark(element("mode"), "fixed", desk.commands.has("mode.force") ? null : "");
-  mark(element("rehearsal"), "fixed", desk.commands.has("rehearse") ? null : "");
-  element("panic").disabled = !desk.may("panic") || panic;
-  const nothingToFire = desk.state?.screening.status === "active" && !desk.state.standby;
+  element("prefetch").hidden = !server.commands.has("prefetch");
+  mark(element("mode"), "fixed", server.commands.has("mode.force") ? null : "");
+  mark(element("rehearsal"), "fixed", server.commands.has("rehearse") ? null : "");
+  element("panic").disabled = !server.may("panic") || panic;
+  const nothingToFire = server.state?.screening.status === "active" && !server.state.standby;
   if (nothingToFire) element("go").disabled = true;
 }
 
 function tick() {
-  if (!desk.state) return;
-  wall.tick(desk);
-  lists.tick(desk);
-  rehearsal.tick(desk);
+  if (!server.state) return;
+  wall.tick(server);
+  lists.tick(server);
+  rehearsal.tick(server);
 }
 
 function restarted() {
@@ -338,7 +338,7 @@ element("door").addEventListener("close", () => {
   element("door-token").value = "";
   if (token) kept.set("token", token);
   rename(element("door-name").value);
-  desk.connect();
+  server.connect();
 });
 
 function openHelp() {
@@ -352,7 +352,7 @@ element("help").addEventListener("close", () => {
   kept.set("keys", keys ? "on" : "off", localStorage);
   if (element("help-name").value.trim() !== name) {
     rename(element("help-name").value);
-    desk.connect();
+    server.connect();
   }
 });
 
@@ -363,7 +363,7 @@ function rename(to) {
 }
 
 async function askWhy() {
-  if (desk.fresh || desk.heard || document.visibilityState !== "visible") {
+  if (server.fresh || server.heard || document.visibilityState !== "visible") {
     refusal = "";
     return;
   }
@@ -381,4 +381,4 @@ setInterval(() => {
   permit();
 }, 250);
 setInterval(askWhy, 3000);
-desk.connect();
+server.connect();

@@ -26,17 +26,12 @@ export class Mode {
     element("mode-release").addEventListener("click", () => act("mode.release", {}));
   }
 
-  /** @param {any} mode */
+  /** @param {import("./types.js").ModeState} mode */
   show(mode) {
-    mark(this.#root, "forced", mode?.forced ? "" : null);
-    if (!mode) {
-      say(element("mode-effective"), "unknown");
-      say(element("mode-why"), "this server does not say");
-      return;
-    }
+    mark(this.#root, "forced", mode.forced ? "" : null);
     say(element("mode-effective"), mode.effective);
     // The reason of a force tells by whom it is already.
-    const told = mode.forced && String(mode.reason ?? "").startsWith("forced");
+    const told = mode.forced && mode.reason.startsWith("forced");
     const by = told ? "" : `forced by ${words.who(mode.by)} `;
     const forced = mode.forced ? `${by}${words.until(mode.until)}` : "";
     const differs = !mode.forced && mode.configured !== mode.effective ? `configured ${mode.configured}` : "";

@@ -7,7 +7,7 @@ import * as words from "./words.js";
 
 const TOLD = 4;
 
-/** @param {any} state */
+/** @param {import("./types.js").State} state */
 export function show(state) {
   const { preflight } = state;
   const root = element("preflight");
@@ -19,8 +19,8 @@ export function show(state) {
     element("preflight-said"),
     preflight.verdict === null ? "waits for a quiet moment" : `${preflight.verdict}${words.counts(preflight) ? `: ${words.counts(preflight)}` : ""}`,
   );
-  const found = preflight.findings ?? [];
-  findings.tell(element("preflight-findings"), found.filter((/** @type {any} */ f) => f.level !== "note"), TOLD);
+  const found = preflight.findings;
+  findings.tell(element("preflight-findings"), found.filter((f) => f.level !== "note"), TOLD);
   const more = preflight.errors + preflight.warnings - TOLD;
   say(element("preflight-more"), more > 0 ? `and ${more} more: rehearse to see them all` : "");
 }

@@ -47,12 +47,12 @@ export class Rehearsal {
     };
   }
 
-  /** @param {import("./desk.js").Desk} desk */
-  show(desk) {
-    const { rehearsal } = desk.state;
+  /** @param {import("./connection.js").ServerConnection} server */
+  show(server) {
+    const { rehearsal } = server.state;
     this.#root.hidden = !rehearsal;
     if (!rehearsal) return;
-    this.#offer(desk.state.engines ?? [], desk.state.coverage);
+    this.#offer(server.state.engines, server.state.coverage);
     const running = rehearsal.status === "running";
     const told = rehearsal.verdict ? rehearsal : rehearsal.previous;
     mark(this.#root, "status", rehearsal.status);
@@ -61,7 +61,7 @@ export class Rehearsal {
     say(element("rehearsal-when"), this.#when(rehearsal));
     say(element("rehearsal-asked"), words.asked(rehearsal.asked));
     say(element("rehearsal-counts"), rehearsal.verdict ? words.counts(rehearsal) : "");
-    findings.tell(element("rehearsal-findings"), rehearsal.worst ?? [], TOLD);
+    findings.tell(element("rehearsal-findings"), rehearsal.worst, TOLD);
     const link = element("rehearsal-report");
     link.hidden = !told?.report;
     if (told?.report) link.href = here(told.report);
@@ -71,10 +71,10 @@ export class Rehearsal {
     if (running) element("rehearse-terms").hidden = true;
     if (running) element("rehearse-more").setAttribute("aria-expanded", "false");
     element("rehearse-cancel").hidden = !running;
-    this.tick(desk);
+    this.tick(server);
   }
 
-  /** @param {any} rehearsal */
+  /** @param {import("./types.js").RehearsalState} rehearsal */
   #said(rehearsal) {
     switch (rehearsal.status) {
       case "running":
@@ -90,7 +90,7 @@ export class Rehearsal {
     }
   }
 
-  /** @param {any} rehearsal */
+  /** @param {import("./types.js").RehearsalState} rehearsal */
   #when(rehearsal) {
     const at = rehearsal.finished_at ? words.timeOfDay(rehearsal.finished_at) : "";
     switch (rehearsal.status) {
@@ -107,17 +107,17 @@ export class Rehearsal {
     }
   }
 
-  /** The seconds, apart: they are not read out. @param {import("./desk.js").Desk} desk */
-  tick(desk) {
-    const rehearsal = desk.state?.rehearsal;
+  /** The seconds, apart: they are not read out. @param {import("./connection.js").ServerConnection} server */
+  tick(server) {
+    const rehearsal = server.state?.rehearsal;
     const running = rehearsal?.status === "running";
-    const seconds = running ? Math.max(0, desk.now() - rehearsal.since) : rehearsal?.seconds;
-    say(element("rehearsal-seconds"), seconds === null || seconds === undefined ? "" : running ? `${Math.floor(seconds)} s` : `took ${words.age(seconds)}`);
+    const seconds = running ? Math.max(0, server.now() - (rehearsal.since ?? server.now())) : (rehearsal?.seconds ?? null);
+    say(element("rehearsal-seconds"), seconds === null ? "" : running ? `${Math.floor(seconds)} s` : `took ${words.age(seconds)}`);
   }
 
-  /** @param {any[]} engines @param {any} coverage */
+  /** @param {import("./types.js").EngineState[]} engines @param {import("./types.js").CoverageState} coverage */
   #offer(engines, coverage) {
-    const missing = new Set(coverage?.without_sets ?? []);
+    const missing = new Set(coverage.without_sets);
     const names = engines.map((engine) => engine.name);
     const key = JSON.stringify([names, this.actions]);
     if (key === this.#offered) return;

@@ -15,10 +15,10 @@ export class Wall {
   #wanted = null;
   #loading = false;
 
-  /** @param {import("./desk.js").Desk} desk */
-  show(desk) {
-    const { state } = desk;
-    const wall = state.wall ?? { picture: null, black: false, lobby: false, caption: "" };
+  /** @param {import("./connection.js").ServerConnection} server */
+  show(server) {
+    const { state } = server;
+    const { wall } = state;
     this.#want(wall.picture);
     const over = state.panic ? "black: panic" : wall.black ? "faded to black" : wall.lobby ? "lobby: no screening is on" : !wall.picture ? "no picture yet" : "";
     mark(this.#root, "over", over ? (state.panic || wall.black ? "black" : "lobby") : null);
@@ -63,24 +63,24 @@ export class Wall {
       });
   }
 
-  /** @param {import("./desk.js").Desk} desk */
-  tick(desk) {
-    const { state } = desk;
-    const at = desk.position();
+  /** @param {import("./connection.js").ServerConnection} server */
+  tick(server) {
+    const { state } = server;
+    const at = server.position();
     const { screening, standby } = state;
     say(element("clock"), at !== null ? words.position(at) : "--:--:--");
     const next = standby && at !== null && !screening.paused ? words.countdown(standby.at - at) : "";
     if (at === null && screening.next !== null) {
-      const left = screening.next - desk.now();
+      const left = screening.next - server.now();
       const when = screening.next_local ? `${words.nextAt(screening.next_local, left)}, ` : "";
       say(element("countdown"), `screening ${when}in ${words.countdown(left)}`);
     }
     else say(element("countdown"), standby && standby.at - (at ?? 0) < -1 ? "by hand" : next && next !== "now" ? `in ${next}` : next);
   }
 
-  /** @param {import("./desk.js").Desk} desk */
-  next(desk) {
-    const { standby } = desk.state;
+  /** @param {import("./connection.js").ServerConnection} server */
+  next(server) {
+    const { standby } = server.state;
     const ready = element("next-ready");
     mark(element("next"), "empty", standby ? null : "");
     if (!standby) {

@@ -33,7 +33,7 @@ export function age(seconds) {
 /** In which hours are told: the show's, wherever this page is read. @type {{name: string | null, utc_offset: number} | null} */
 let zone = null;
 
-/** @param {any} given as the state tells it; an older server does not */
+/** @param {import("./types.js").ZoneState} given as the state tells it */
 export function inZone(given) {
   zone = given ?? null;
 }
@@ -75,32 +75,29 @@ export function nextAt(local, left) {
   return `${written(local, "en", days <= 6 ? { weekday: "short" } : { day: "numeric", month: "short" })} ${time}`;
 }
 
-/** Until when a force lasts. @param {any} until */
+/** Until when a force lasts, in the server's words. @param {string | null} until */
 export function until(until) {
-  if (until === null || until === undefined || until === "released") return "until released";
-  if (until === "next_cue") return "until the next cue is over";
-  if (until === "end_of_screening") return "until the screening ends";
-  if (typeof until === "number") return until > 1e9 ? `until ${timeOfDay(until)}` : `for ${age(until)}`;
-  return `until ${until}`;
+  const means = { "next cue": "the next cue is over", "end of screening": "the screening ends" };
+  return `until ${means[/** @type {keyof means} */ (until)] ?? until ?? "released"}`;
 }
 
-/** Who, without what the log knows of the role anyway. @param {any} name */
+/** Who, without what the log knows of the role anyway. @param {string | null} name */
 export const who = (name) => String(name ?? "somebody").replace(/ \((operator|viewer)\)$/, "");
 
-/** What a run is made of. @param {any} now */
+/** What a run is made of. @param {{provider: string, engine: string | null, set_id: number | null}} now */
 export function source(now) {
   if (now.provider === "hold") return "holding the picture before";
   if (now.set_id !== null && now.set_id !== undefined) return `${now.provider}, set ${now.set_id}`;
   return now.engine ? `${now.provider}, ${now.engine}` : now.provider;
 }
 
-/** A cue's kind, short. @param {any} cue */
+/** A cue's kind, short. @param {import("./types.js").CueState} cue */
 export function kind(cue) {
   const names = { transcript: "line", prompt: "prompt", "move-slider": "slider", navigate: "scene", "set-fade-status": "fade" };
   return names[/** @type {keyof names} */ (cue.action)] ?? cue.action;
 }
 
-/** What a cue says or does. @param {any} cue */
+/** What a cue says or does. @param {import("./types.js").CueState} cue */
 export function said(cue) {
   if (cue.action === "move-slider" && cue.prompt) return `${cue.prompt}, at ${cue.text}`;
   return cue.text || cue.prompt || cue.action;
@@ -108,7 +105,7 @@ export function said(cue) {
 
 const several = (/** @type {number} */ n, /** @type {string} */ noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
 
-/** How many findings of each kind there are. @param {any} told */
+/** How many findings of each kind there are. @param {{errors: number, warnings: number, notes: number}} told */
 export function counts(told) {
   return [
     told.errors ? several(told.errors, "error") : "",
@@ -117,7 +114,7 @@ export function counts(told) {
   ].filter(Boolean).join(", ");
 }
 
-/** Where in the show a finding is. @param {any} finding */
+/** Where in the show a finding is. @param {import("./types.js").FindingState} finding */
 export function place(finding) {
   const set = finding.set_id === null || finding.set_id === undefined ? "" : `set ${finding.set_id}`;
   const where = [finding.time, finding.action_id, set].filter(Boolean).join(" · ") || finding.code.replaceAll("_", " ");

@@ -23,10 +23,10 @@ export const STATE_STALE = 10;
 
 /** @typedef {{code: string, message: string}} Problem */
 
-export class Desk {
+export class ServerConnection {
   clock = new Clock();
-  /** @type {any} */
-  state = null;
+  /** As it was last told; nothing is shown before. @type {import("./types.js").State} */
+  state = /** @type {any} */ (null);
   /** @type {"viewer" | "operator" | null} */
   role = null;
   /** @type {Set<string>} */
