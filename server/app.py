@@ -268,7 +268,7 @@ async def build(
                     keep=partial(memory.keep, KEPT_WITHIN),
                 ),
                 SupplyCommands(supply, lookahead),
-                *([RehearsalCommands(show, checks.desk)] if checks.on else []),
+                *([RehearsalCommands(show, checks.jobs)] if checks.on else []),
             ],
             outside,
             log,
@@ -298,7 +298,7 @@ async def build(
                 older=_older(show, ensemble, supply, clock, access),
                 metrics=metrics,
                 preflight=checks.preflight,
-                rehearsals=checks.desk,
+                rehearsals=checks.jobs,
                 conditions=conditions,
                 presence=presence,
             )

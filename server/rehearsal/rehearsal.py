@@ -20,7 +20,7 @@ from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
-from server.diagnostics.facts import SIMULATION, SimulationFacts, Surroundings
+from server.diagnostics.facts import SIMULATION, SimulationFacts, SimulationResult, Surroundings
 from server.diagnostics.findings import ranked, verdict_of
 from server.diagnostics.report import (
     LineReport,
@@ -35,7 +35,7 @@ from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, 
 from server.rehearsal.screening_window import ScreeningWindows, upcoming
 from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
-from server.rehearsal.simulation import RemoteStore, Scenario, SimulationResult, simulate
+from server.rehearsal.simulation import RemoteStore, Scenario, simulate
 from server.supply.inventory import StoreInventory, read_inventory
 from server.supply.sources import copies_of, free_on_disk
 
@@ -76,24 +76,9 @@ def rehearse(
     clock = VirtualClock(begins - scenario.ahead)
     with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
         result = runner.run(simulate(scenario, clock, progress))
-    runs = runs_of(show, result, windows)
-    facts = SimulationFacts(
-        show=show,
-        asked=asked,
-        wall=wall,
-        machine=machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC,
-        around=around,
-        plan=result.plan,
-        manifest=result.manifest,
-        faults=result.faults,
-        flawed=tuple(result.inspector.flawed()),
-        usable=result.usable,
-        uncovered=result.uncovered,
-        crowded_out=result.crowded_out,
-        runs=runs,
-        line=_line(scenario, asked, around, result),
-    )
-    return _report(facts, windows, result)
+    here = machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC
+    runs, line = runs_of(show, result, windows), _line(scenario, asked, around, result)
+    return _report(SimulationFacts(show, asked, around, result, runs, line, wall, here), windows)
 
 
 def seed_of(show: Show, asked: int | None) -> int:
@@ -236,8 +221,9 @@ def _scenario(
 # ---------------------------------------------------------------- afterwards
 
 
-def _report(facts: SimulationFacts, windows: ScreeningWindows, result: SimulationResult) -> Report:
-    show, findings = facts.show, ranked(SIMULATION.findings(facts))
+def _report(facts: SimulationFacts, windows: ScreeningWindows) -> Report:
+    show, result = facts.show, facts.result
+    findings = ranked(SIMULATION.findings(facts))
     return Report(
         verdict=verdict_of(findings),
         findings=findings,
@@ -247,14 +233,14 @@ def _report(facts: SimulationFacts, windows: ScreeningWindows, result: Simulatio
             duration=show.duration,
             timezone=show.timezone_name or "local",
             cues=len(show.sheet.cues),
-            actions=len(facts.plan.actions),
+            actions=len(result.plan.actions),
             mode=show.settings.playback.mode,
             store=show.settings.store.url,
         ),
         asked=facts.asked,
         screenings=screenings_of(show, windows, facts.runs),
         cues=facts.runs,
-        sheet=sheet_of(show, facts.plan),
+        sheet=sheet_of(show, result.plan),
         engines=facts.around.engines,
         line=facts.line,
         fetched=fetched_of(result.came, windows),

@@ -13,6 +13,7 @@ from generator.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
 from generator.plan import Action, Plan
 from server.asrun.file import Row
 from server.config.show import Show
+from server.diagnostics.facts import FetchedFile, ObservedRun, SimulationResult
 from server.diagnostics.report import (
     Fetched,
     RehearsedRun,
@@ -22,8 +23,6 @@ from server.diagnostics.report import (
     Variety,
 )
 from server.rehearsal.screening_window import ScreeningWindow, ScreeningWindows
-from server.rehearsal.simulated_store import FetchedFile
-from server.rehearsal.simulation import ObservedRun, SimulationResult
 
 _LABEL = 60
 

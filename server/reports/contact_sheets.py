@@ -130,10 +130,10 @@ async def contact_sheets(
     first = _first_played(report)
     actions = tuple(dict.fromkeys(_actions(report)))
     pictures = sum(len(library.set_ids(action_id)) + STRIP for action_id in actions)
-    desk = _SheetMaker(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
+    maker = _SheetMaker(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
 
     async def lay_out(action_id: str) -> ContactSheet:
-        return await desk.lay_out(action_id, first.get(action_id))
+        return await maker.lay_out(action_id, first.get(action_id))
 
     sheets: dict[str, ContactSheet] = {}
     async with aclosing(in_order(lay_out, actions, at_once=_AT_ONCE)) as ready:

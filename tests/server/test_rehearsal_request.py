@@ -8,13 +8,13 @@ from server.rehearsal.request import BadRehearsalRequest, RehearsalRequest
 
 
 def test_nothing_asked_for_is_the_show_as_it_is() -> None:
-    order = RehearsalRequest.read({})
-    assert order.arguments() == []
-    assert order.plain() == {}
+    request = RehearsalRequest.read({})
+    assert request.arguments() == []
+    assert request.plain() == {}
 
 
 def test_everything_is_said_to_the_command_line() -> None:
-    order = RehearsalRequest.read(
+    request = RehearsalRequest.read(
         {
             "screenings": 10,
             "bandwidth": "2.5M",
@@ -26,19 +26,23 @@ def test_everything_is_said_to_the_command_line() -> None:
             "deep": True,
         }
     )
-    assert order.arguments() == [
+    assert request.arguments() == [
         *("--screenings", "10", "--bandwidth", "2500000", "--latency", "0.08"),
-        *("--fail", "store", "--fail", "gpu", "--seed", "7"),
-        *("--from", "00:44:00", "--to", "00:50:00.5", "--deep"),
+        *("--seed", "7", "--from", "00:44:00", "--to", "00:50:00.5"),
+        *("--fail", "store", "--fail", "gpu", "--deep"),
     ]
-    assert order.plain()["from"] == 2640.0
+    assert request.plain()["from"] == 2640.0
 
 
 def test_what_comes_by_osc_or_from_a_terminal_is_understood_too() -> None:
-    order = RehearsalRequest.read(
+    request = RehearsalRequest.read(
         {"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu", "to": None}
     )
-    assert (order.screenings, order.bandwidth, order.fail) == (3, 10_000_000, ("store", "gpu"))
+    assert (request.screenings, request.bandwidth, request.fail) == (
+        3,
+        10_000_000,
+        ("store", "gpu"),
+    )
 
 
 @pytest.mark.parametrize(
