@@ -32,7 +32,7 @@ from server.diagnostics.report import (
 from server.memory import STATE, remembered
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, sheet_of, variety_of
-from server.rehearsal.screening_window import ScreeningWindows, upcoming
+from server.rehearsal.screening_window import ScreeningWindow, upcoming
 from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
 from server.rehearsal.simulation import RemoteStore, Scenario, simulate
@@ -72,7 +72,7 @@ def rehearse(
     around = asyncio.run(look_around(show, asked, known))
     windows = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
     scenario = _scenario(show, asked, around, windows, wall)
-    begins = windows.windows[0].opens if windows.windows else wall
+    begins = windows[0].opens if windows else wall
     clock = VirtualClock(begins - scenario.ahead)
     with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
         result = runner.run(simulate(scenario, clock, progress))
@@ -183,7 +183,7 @@ def _scenario(
     show: Show,
     asked: RehearsalOptions,
     around: Surroundings,
-    windows: ScreeningWindows,
+    windows: Sequence[ScreeningWindow],
     wall: float,
 ) -> Scenario:
     memory = remembered(show.state_folder / STATE)
@@ -195,9 +195,9 @@ def _scenario(
         sets = RemoteStore(
             around.inventory, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency)
         )
-        if windows.windows and windows.windows[0].scheduled and around.inventory.here:
+        if windows and windows[0].scheduled and around.inventory.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
-            left = min(windows.windows[0].opens - wall, AHEAD_AT_MOST)
+            left = min(windows[0].opens - wall, AHEAD_AT_MOST)
             ahead = max(1.0, left // _MINUTE * _MINUTE)
     return Scenario(
         show=show,
@@ -221,7 +221,7 @@ def _scenario(
 # ---------------------------------------------------------------- afterwards
 
 
-def _report(facts: SimulationFacts, windows: ScreeningWindows) -> Report:
+def _report(facts: SimulationFacts, windows: Sequence[ScreeningWindow]) -> Report:
     show, result = facts.show, facts.result
     findings = ranked(SIMULATION.findings(facts))
     return Report(
@@ -253,8 +253,7 @@ def _line(
 ) -> LineReport | None:
     if scenario.line is None:
         return None
-    windows = scenario.windows.windows
-    origin = windows[0].slot.start if windows else 0.0
+    origin = scenario.windows[0].slot.start if scenario.windows else 0.0
     return LineReport(
         bits_per_second=asked.bandwidth,
         latency=asked.latency,

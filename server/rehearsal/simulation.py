@@ -40,7 +40,7 @@ from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
 from server.providers.shuffle import Bag, ShuffleBag
-from server.rehearsal.screening_window import ScreeningWindows
+from server.rehearsal.screening_window import ScreeningWindow, WindowSchedule
 from server.rehearsal.simulated_engines import TYPICAL_STEP, simulated_engines
 from server.rehearsal.simulated_store import SimulatedLine, SimulatedStore
 from server.stage.stage import Stage, StageFrame
@@ -88,7 +88,7 @@ class Scenario:
     """
 
     show: Show
-    windows: ScreeningWindows
+    windows: Sequence[ScreeningWindow]
     chance: Chance
     bags: Mapping[str, Bag]
     sets: Path | RemoteStore
@@ -202,7 +202,7 @@ def _circumstances(
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Circumstances(
         clock=clock,
-        schedule=scenario.windows,
+        schedule=WindowSchedule(scenario.windows),
         chance=chance,
         bag=ShuffleBag(chance, dict(scenario.bags)),
         asrun=log,
@@ -223,13 +223,13 @@ async def _now(function: Callable[[], T]) -> T:
 
 
 async def _to_the_end(
-    windows: ScreeningWindows, clock: VirtualClock, progress: Callable[[float], None]
+    windows: Sequence[ScreeningWindow], clock: VirtualClock, progress: Callable[[float], None]
 ) -> None:
     """Let time pass up to the end of the last window."""
-    if not windows.windows:
+    if not windows:
         return
-    begins = windows.windows[0].opens
-    ends = windows.windows[-1].slot.end + _AFTERWARDS
+    begins = windows[0].opens
+    ends = windows[-1].slot.end + _AFTERWARDS
     for percent in range(101):
         await clock.sleep_until(begins + (ends - begins) * percent / 100)
         progress(percent / 100)
