@@ -146,7 +146,7 @@ def _services(
         older=legacy_socket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
-        rehearsals=checks.desk,
+        rehearsals=checks.jobs,
         conditions=conditions,
         presence=presence,
     )

@@ -7,6 +7,7 @@ so whatever is told in one of them is told in all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -83,9 +84,7 @@ class ConditionCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """One sample a code and level; none where all is well."""
-        counts: dict[tuple[str, str], int] = {}
-        for each in self._conditions.current():
-            counts[each.code, each.level] = counts.get((each.code, each.level), 0) + 1
+        counts = Counter((each.code, each.level) for each in self._conditions.current())
         family = GaugeMetricFamily(
             "understudy_conditions",
             "What is wrong at this moment, by code and level.",

@@ -78,6 +78,6 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
     supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
     groups: list[object] = [show_commands, mode_commands, supply_commands]
     if checks.on:
-        groups.append(RehearsalCommands(show, checks.desk))
+        groups.append(RehearsalCommands(show, checks.jobs))
     dispatcher = Dispatcher(groups, setup.outside, log, changed=feed.nudge)
     return Control(view, feed, mode_commands, dispatcher)

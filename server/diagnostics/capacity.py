@@ -40,7 +40,7 @@ def tight_cues(facts: SimulationFacts) -> list[tuple[Action, int, int]]:
     largest: dict[str, int] = defaultdict(int)
     for (action_id, _), bytes_ in sets.items():
         largest[action_id] = max(largest[action_id], bytes_)
-    actions = facts.plan.actions
+    actions = facts.result.plan.actions
     needed = itertools.pairwise([0, *(largest[action.action_id] for action in actions)])
     room = facts.show.settings.cache.disk_bytes
     return [
@@ -66,17 +66,17 @@ def cache_too_small(facts: SimulationFacts) -> Iterator[Finding]:
         text = f"a set of it takes {size(own)}{beside}, and [cache] disk_bytes is {size(room)}: "
         remedy = wanted(max(before + own for _, before, own in tight))
         yield CACHE_TOO_SMALL(f"{text}{harm} left out", action, remedy=remedy, count=len(tight))
-    elif facts.crowded_out and whole > room:
+    elif facts.result.crowded_out and whole > room:
         text = (
             f"the sets take {size(whole)}, and [cache] disk_bytes is {size(room)}: "
-            f"{facts.crowded_out} of the coming ones were seen to find no room for a while, "
+            f"{facts.result.crowded_out} of the coming ones were seen to find no room for a while, "
         )
         if harmed is None:
             text += "and came in time all the same"
             yield CACHE_TOO_SMALL(text, level="note", remedy=wanted(whole))
         else:
             text += f"and {harm} left out"
-            yield CACHE_TOO_SMALL(text, facts.plan.of_cue(harmed), remedy=wanted(whole))
+            yield CACHE_TOO_SMALL(text, facts.result.plan.of_cue(harmed), remedy=wanted(whole))
 
 
 @SIMULATION

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
 from typing import Final
 
+from cache.keys import Key
 from cache.manifest import Manifest
+from cache.prefetch import Coverage
 from generator.plan import Plan
 from generator.verify import SetFinding
+from server.asrun.file import Row
 from server.config.show import Show
 from server.diagnostics.findings import Selection
 from server.diagnostics.report import LineReport, ProbedEngine, RehearsalOptions, RehearsedRun
@@ -53,41 +55,82 @@ class FlawedSet:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class FetchedFile:
+    """One file that came over the line; steady times."""
+
+    key: Key
+    asked_at: float
+    here_at: float
+    size: int
+
+
+@dataclass(slots=True)
+class ObservedRun:
+    """What a screen was sent of one run: when each step is due, by its number."""
+
+    steps: int
+    due: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class SimulationResult:
+    """What came of playing it. Steady times.
+
+    Attributes:
+        plan: the show's actions, under their sets' ids.
+        manifest: as it was read.
+        rows: the as-run log, oldest first.
+        observed: what a screen was sent, by run.
+        begun: when each run began.
+        readiness: how much of its action was at hand then.
+        faults: why a set, by action id and number, is not played.
+        flawed: what was wrong with the images that went by.
+        usable: how many sets of each action can be played.
+        uncovered: cues that nothing sure stands beneath.
+        came: what came over the line.
+        ready_at: when everything that was wanted was here first; None for never.
+        crowded_out: coming runs that found no room in the cache, at the worst.
+    """
+
+    plan: Plan
+    manifest: Manifest
+    rows: list[Row] = field(default_factory=list)
+    observed: dict[str, ObservedRun] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
+    readiness: dict[str, Coverage | None] = field(default_factory=dict)
+    faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
+    flawed: list[FlawedSet] = field(default_factory=list)
+    usable: dict[str, int] = field(default_factory=dict)
+    uncovered: tuple[UncoveredCue, ...] = ()
+    came: list[FetchedFile] = field(default_factory=list)
+    ready_at: float | None = None
+    crowded_out: int = 0
+
+
+@dataclass(frozen=True)
 class SimulationFacts:
     """A show, what is around it, and what became of it when it was played.
 
     Attributes:
         show: the show.
         asked: what of it was played, and under which circumstances.
-        wall: Unix time, as the machine has it.
-        machine: the time zone that the machine is set to.
         around: what was found out before.
-        plan: the show's actions, under their sets' ids.
-        manifest: as it was read.
-        faults: why a set, by action id and number, was not played.
-        flawed: what was wrong with the images that went by.
-        usable: how many sets of each action can be played.
-        uncovered: cues that nothing sure stands beneath.
-        crowded_out: coming runs that found no room in the cache, at the worst.
+        result: what came of playing it.
         runs: everything that was played, in order.
         line: the line to the store; None where there is none.
+        wall: Unix time, as the machine has it.
+        machine: the time zone that the machine is set to.
     """
 
     show: Show
     asked: RehearsalOptions
-    wall: float
-    machine: tzinfo
     around: Surroundings
-    plan: Plan
-    manifest: Manifest
-    faults: Mapping[tuple[str, int], Fault]
-    flawed: tuple[FlawedSet, ...]
-    usable: Mapping[str, int]
-    uncovered: tuple[UncoveredCue, ...]
-    crowded_out: int
+    result: SimulationResult
     runs: tuple[RehearsedRun, ...]
     line: LineReport | None
+    wall: float
+    machine: tzinfo
 
     @cached_property
     def cues(self) -> list[list[RehearsedRun]]:

@@ -150,9 +150,14 @@ class Selection(Generic[F]):
         ]
 
 
+def count_of(findings: Iterable[Finding], level: Level) -> int:
+    """How many findings of a level there are."""
+    return sum(finding.level == level for finding in findings)
+
+
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """Errors keep a show from opening; nothing else does."""
-    return "not ready" if any(finding.level == "error" for finding in findings) else "ready"
+    return "not ready" if count_of(findings, "error") else "ready"
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

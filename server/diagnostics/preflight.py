@@ -16,7 +16,16 @@ from typing import Any, Final
 import structlog
 
 from server.clock import Clock, timeout_at
-from server.diagnostics.findings import LEVELS, Finding, Verdict, ranked, sentences, verdict_of
+from server.diagnostics.findings import (
+    LEVELS,
+    Finding,
+    Level,
+    Verdict,
+    count_of,
+    ranked,
+    sentences,
+    verdict_of,
+)
 from server.diagnostics.live_checks import NO_ANSWER, NOT_LOOKED_AT, Look
 from server.timeline.playhead import Playhead
 
@@ -70,9 +79,9 @@ class Result:
         """Whether the show can go on."""
         return verdict_of(self.findings)
 
-    def count(self, level: str) -> int:
+    def count(self, level: Level) -> int:
         """How many findings of a level there are."""
-        return sum(finding.level == level for finding in self.findings)
+        return count_of(self.findings, level)
 
 
 def due_at(last: Result | None, next_screening: float | None) -> float:

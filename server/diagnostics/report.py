@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.diagnostics.findings import Finding, Level, Verdict
+from server.diagnostics.findings import Finding, Level, Verdict, count_of
 
 
 class _ReportModel(BaseModel):
@@ -238,4 +238,4 @@ class Report(_ReportModel):
 
     def count(self, level: Level) -> int:
         """How many findings of a level there are."""
-        return sum(finding.level == level for finding in self.findings)
+        return count_of(self.findings, level)

@@ -75,14 +75,11 @@ def _of(
     runs: Sequence[RehearsedRun],
     run: RehearsedRun,
     message: str,
-    *,
-    level: Level | None = None,
     remedy: str | None = None,
 ) -> Finding:
     """A finding about `run`, the worst of `runs`."""
     where = CuePlace(run.cue, run.time, run.action_id)
-    found = len(runs)
-    return kind(message, where, level=level, remedy=remedy, set_id=run.set_id, count=found)
+    return kind(message, where, remedy=remedy, set_id=run.set_id, count=len(runs))
 
 
 @SIMULATION
@@ -98,7 +95,7 @@ def nothing_to_show(facts: SimulationFacts) -> Iterator[Finding]:
         names = sorted(name for name in dead if name in tried or name in run.why)
         if names:
             text = f"engine {names[0]} is dead ({dead[names[0]]}) and no set stands behind it"
-            yield _of(ENGINE_DEAD, held, run, text, remedy=get_going(names[0], run.action_id))
+            yield _of(ENGINE_DEAD, held, run, text, get_going(names[0], run.action_id))
         else:
             seen = "" if run.left_out == len(run.due) else "breaks off, "
             text = f"nothing can be played: {seen}the picture before stays ({run.why})"
@@ -224,6 +221,6 @@ def thinned(facts: SimulationFacts) -> Iterator[Finding]:
         elif tight_cues(facts):
             remedy = "give them more ([cache] disk_bytes), and rehearse again"
             text = f"only {shown} are here in time, as copies have no room"
-            yield _of(LATE, few, run, text, remedy=remedy)
+            yield _of(LATE, few, run, text, remedy)
         else:
             yield _of(LATE, few, run, f"the line brings only {shown} in time")

@@ -68,9 +68,9 @@ UNKNOWN_DURATIONS = kind(
 @SIMULATION
 def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """What is wrong with sets by the listing, where they were played, and wherever they went by."""
-    flawed = [*_listed(facts), *_verified(facts.around.verified), *played(facts.faults)]
+    flawed = [*_listed(facts), *_verified(facts.around.verified), *played(facts.result.faults)]
     known = {(each.action_id, each.set_id) for each in flawed}
-    flawed += [each for each in facts.flawed if (each.action_id, each.set_id) not in known]
+    flawed += [each for each in facts.result.flawed if (each.action_id, each.set_id) not in known]
     # What this rehearsal has made fail is told of where it was to be played.
     lost = {*facts.asked.fail} - {"store", "engines"}
     playback = facts.show.settings.playback
@@ -83,8 +83,8 @@ def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
 
     yield from told(
         (each for each in flawed if each.action_id not in lost),
-        facts.plan,
-        lambda action_id: facts.usable.get(action_id, 0),
+        facts.result.plan,
+        lambda action_id: facts.result.usable.get(action_id, 0),
         behind,
     )
 
@@ -111,8 +111,8 @@ def _listed(facts: SimulationFacts) -> Iterator[FlawedSet]:
         place = set_place(key)
         if place is not None:
             files[place.action_id, place.set_id][key.rpartition("/")[2]] = size
-    for action in facts.plan.actions:
-        for number in facts.manifest.set_ids(action.action_id, action.fingerprint):
+    for action in facts.result.plan.actions:
+        for number in facts.result.manifest.set_ids(action.action_id, action.fingerprint):
             for code, reason in _of_set(facts, action, number, files[action.action_id, number]):
                 yield FlawedSet(action.action_id, number, code, reason)
 
@@ -195,8 +195,8 @@ def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
         place = set_place(key)
         if place is not None and key.endswith(f"/{META_NAME}"):
             whole[place.action_id].add(place.set_id)
-    for action in facts.plan.actions:
-        entry = facts.manifest.actions.get(action.action_id, ManifestAction())
+    for action in facts.result.plan.actions:
+        entry = facts.result.manifest.actions.get(action.action_id, ManifestAction())
         unlisted = whole[action.action_id].difference(entry.listed, entry.rejected)
         if unlisted:
             text = (
@@ -206,7 +206,7 @@ def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
             yield MANIFEST_MISMATCH(text, action)
         if entry.fingerprint is None or action.fingerprint in entry.groups:
             continue
-        numbers = facts.manifest.set_ids(action.action_id, action.fingerprint)
+        numbers = facts.result.manifest.set_ids(action.action_id, action.fingerprint)
         found = [metas.get(meta_key(action.action_id, number)) for number in numbers]
         drawn = {meta.fingerprint for meta in found if isinstance(meta, SetMeta)}
         if drawn == {action.fingerprint}:
@@ -218,8 +218,8 @@ def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
 def few_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """Actions with a single set, where the show is seen more than once."""
     screenings = max(facts.asked.screenings, len(facts.show.settings.schedule.screenings))
-    for action in facts.plan.actions:
-        if screenings > 1 and facts.usable.get(action.action_id) == 1:
+    for action in facts.result.plan.actions:
+        if screenings > 1 and facts.result.usable.get(action.action_id) == 1:
             text = f"it has a single set: the same picture in each of {screenings} screenings"
             yield FEW_SETS(text, action)
 
@@ -234,7 +234,7 @@ def unknown_durations(facts: SimulationFacts) -> Iterator[Finding]:
             continue
         if any(meta.duration(step) is None for step in range(1, meta.total_steps + 1)):
             lacking[place.action_id].append(place.set_id)
-    for action in facts.plan.actions:
+    for action in facts.result.plan.actions:
         if action.action_id in lacking:
             yield UNKNOWN_DURATIONS(
                 f"meta.json of set {first_few(lacking[action.action_id])} does not tell every "

@@ -39,8 +39,10 @@ SHEET_REMARK = kind(
 @SIMULATION
 def no_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """Cues that nothing sure stands beneath."""
-    for each in facts.uncovered:
-        yield NO_SETS(f"there is no set to play, {each.reason}", facts.plan.of_cue(each.cue_index))
+    for each in facts.result.uncovered:
+        yield NO_SETS(
+            f"there is no set to play, {each.reason}", facts.result.plan.of_cue(each.cue_index)
+        )
 
 
 @SIMULATION
@@ -55,7 +57,7 @@ def store_silent(facts: SimulationFacts) -> Iterator[Finding]:
 @SIMULATION
 def sheet_remarks(facts: SimulationFacts) -> Iterator[Finding]:
     """What was odd in the sheet."""
-    for each in (*facts.show.sheet.remarks, *facts.plan.remarks):
+    for each in (*facts.show.sheet.remarks, *facts.result.plan.remarks):
         yield SHEET_REMARK(each.message, CuePlace(each.index, each.time))
 
 

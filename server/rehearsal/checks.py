@@ -21,24 +21,24 @@ class Checks:
 
     Attributes:
         preflight: looks through everything while nobody looks.
-        desk: rehearses when it is asked to.
+        jobs: rehearses when it is asked to.
         on: whether there is a show beside which they are; a rehearsal is not rehearsed.
     """
 
     preflight: Preflight
-    desk: RehearsalJobs
+    jobs: RehearsalJobs
     on: bool
 
     def told(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
         """What they tell of themselves, by its name in the state."""
         return {
             "preflight": self.preflight.state if self.on else None,
-            "rehearsal": self.desk.state if self.on else None,
+            "rehearsal": self.jobs.state if self.on else None,
         }
 
     def tell(self, changed: Callable[[], None]) -> None:
         """Have `changed` called when they have something new to tell."""
-        self.preflight.changed = self.desk.changed = changed
+        self.preflight.changed = self.jobs.changed = changed
 
 
 @asynccontextmanager
@@ -66,9 +66,9 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
     )
     archive = ReportArchive(setup.show.state_folder / REHEARSALS)
-    desk = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)
+    jobs = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)
     if setup.activation != "show":
-        yield Checks(preflight, desk, on=False)
+        yield Checks(preflight, jobs, on=False)
         return
-    async with desk.open():
-        yield Checks(preflight, desk, on=True)
+    async with jobs.open():
+        yield Checks(preflight, jobs, on=True)

@@ -20,7 +20,7 @@ import structlog
 from cache.threads import write_in_thread
 from server.child_process import exit_in_words
 from server.clock import Clock, timeout_at
-from server.diagnostics.findings import Finding, Level
+from server.diagnostics.findings import Finding, count_of
 from server.formatting import duration
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.request import RehearsalRequest
@@ -55,10 +55,7 @@ class _RehearsalJob:
     """One rehearsal, from when it was asked for.
 
     Attributes:
-        by: who asked.
-        request: for what.
         since: steady time at which it began.
-        status: how it stands.
         finished_at: Unix time at which it ended, however it did.
         reason: why it failed, or who cancelled it.
     """
@@ -259,9 +256,6 @@ class RehearsalJobs:
     def _outcome(
         self, attempt: _RehearsalJob, folder: Path, digest: Digest, *, html: bool
     ) -> RehearsalOutcome:
-        def count(level: Level) -> int:
-            return sum(finding.level == level for finding in digest.findings)
-
         return RehearsalOutcome(
             name=self._archive.name_of(folder),
             by=attempt.by,
@@ -269,9 +263,9 @@ class RehearsalJobs:
             finished_at=self._clock.wall(),
             seconds=round(self._clock.now() - attempt.since, 3),
             verdict=digest.verdict,
-            errors=count("error"),
-            warnings=count("warning"),
-            notes=count("note"),
+            errors=count_of(digest.findings, "error"),
+            warnings=count_of(digest.findings, "warning"),
+            notes=count_of(digest.findings, "note"),
             findings=digest.findings[:_KEPT_FINDINGS],
             html=html,
         )

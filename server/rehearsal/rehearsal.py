@@ -20,7 +20,7 @@ from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
-from server.diagnostics.facts import SIMULATION, SimulationFacts, Surroundings
+from server.diagnostics.facts import SIMULATION, SimulationFacts, SimulationResult, Surroundings
 from server.diagnostics.findings import ranked, verdict_of
 from server.diagnostics.report import (
     LineReport,
@@ -32,10 +32,10 @@ from server.diagnostics.report import (
 from server.memory import STATE, remembered
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, sheet_of, variety_of
-from server.rehearsal.screening_window import ScreeningWindows, upcoming
+from server.rehearsal.screening_window import ScreeningWindow, upcoming
 from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
-from server.rehearsal.simulation import RemoteStore, Scenario, SimulationResult, simulate
+from server.rehearsal.simulation import RemoteStore, Scenario, simulate
 from server.supply.inventory import StoreInventory, read_inventory
 from server.supply.sources import copies_of, free_on_disk
 
@@ -70,28 +70,13 @@ def rehearse(
     around = asyncio.run(look_around(show, asked, known))
     windows = upcoming(show, wall, asked.screenings, from_=asked.from_, to=asked.to)
     scenario = _scenario(show, asked, around, windows, wall)
-    begins = windows.windows[0].opens if windows.windows else wall
+    begins = windows[0].opens if windows else wall
     clock = VirtualClock(begins - scenario.ahead)
     with asyncio.Runner(loop_factory=lambda: RehearsalLoop(clock)) as runner:
         result = runner.run(simulate(scenario, clock, progress))
-    runs = runs_of(show, result, windows)
-    facts = SimulationFacts(
-        show=show,
-        asked=asked,
-        wall=wall,
-        machine=machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC,
-        around=around,
-        plan=result.plan,
-        manifest=result.manifest,
-        faults=result.faults,
-        flawed=tuple(result.inspector.flawed()),
-        usable=result.usable,
-        uncovered=result.uncovered,
-        crowded_out=result.crowded_out,
-        runs=runs,
-        line=_line(scenario, asked, around, result),
-    )
-    return _report(facts, windows, result)
+    here = machine or datetime.fromtimestamp(wall).astimezone().tzinfo or UTC
+    runs, line = runs_of(show, result, windows), _line(scenario, asked, around, result)
+    return _report(SimulationFacts(show, asked, around, result, runs, line, wall, here), windows)
 
 
 def seed_of(show: Show, asked: int | None) -> int:
@@ -176,7 +161,7 @@ def _scenario(
     show: Show,
     asked: RehearsalOptions,
     around: Surroundings,
-    windows: ScreeningWindows,
+    windows: Sequence[ScreeningWindow],
     wall: float,
 ) -> Scenario:
     memory = remembered(show.state_folder / STATE)
@@ -188,9 +173,9 @@ def _scenario(
         sets = RemoteStore(
             around.inventory, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency)
         )
-        if windows.windows and windows.windows[0].scheduled and around.inventory.here:
+        if windows and windows[0].scheduled and around.inventory.here:
             # The server is at it already; in whole minutes, so that soon is the same as now.
-            left = min(windows.windows[0].opens - wall, AHEAD_AT_MOST)
+            left = min(windows[0].opens - wall, AHEAD_AT_MOST)
             ahead = max(1.0, left // _MINUTE * _MINUTE)
     return Scenario(
         show=show,
@@ -214,8 +199,9 @@ def _scenario(
 # ---------------------------------------------------------------- afterwards
 
 
-def _report(facts: SimulationFacts, windows: ScreeningWindows, result: SimulationResult) -> Report:
-    show, findings = facts.show, ranked(SIMULATION.findings(facts))
+def _report(facts: SimulationFacts, windows: Sequence[ScreeningWindow]) -> Report:
+    show, result = facts.show, facts.result
+    findings = ranked(SIMULATION.findings(facts))
     return Report(
         verdict=verdict_of(findings),
         findings=findings,
@@ -225,14 +211,14 @@ def _report(facts: SimulationFacts, windows: ScreeningWindows, result: Simulatio
             duration=show.duration,
             timezone=show.timezone_name or "local",
             cues=len(show.sheet.cues),
-            actions=len(facts.plan.actions),
+            actions=len(result.plan.actions),
             mode=show.settings.playback.mode,
             store=show.settings.store.url,
         ),
         asked=facts.asked,
         screenings=screenings_of(show, windows, facts.runs),
         cues=facts.runs,
-        sheet=sheet_of(show, facts.plan),
+        sheet=sheet_of(show, result.plan),
         engines=facts.around.engines,
         line=facts.line,
         fetched=fetched_of(result.came, windows),
@@ -245,8 +231,7 @@ def _line(
 ) -> LineReport | None:
     if scenario.line is None:
         return None
-    windows = scenario.windows.windows
-    origin = windows[0].slot.start if windows else 0.0
+    origin = scenario.windows[0].slot.start if scenario.windows else 0.0
     return LineReport(
         bits_per_second=asked.bandwidth,
         latency=asked.latency,

@@ -13,6 +13,7 @@ from generator.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
 from generator.plan import Action, Plan
 from server.asrun.file import Row
 from server.config.show import Show
+from server.diagnostics.facts import FetchedFile, ObservedRun, SimulationResult
 from server.diagnostics.report import (
     Fetched,
     RehearsedRun,
@@ -21,29 +22,25 @@ from server.diagnostics.report import (
     SheetCue,
     Variety,
 )
-from server.rehearsal.screening_window import ScreeningWindow, ScreeningWindows
-from server.rehearsal.simulated_store import FetchedFile
-from server.rehearsal.simulation import ObservedRun, SimulationResult
+from server.rehearsal.screening_window import ScreeningWindow
 
 _LABEL = 60
 
 
 def runs_of(
-    show: Show, result: SimulationResult, windows: ScreeningWindows
+    show: Show, result: SimulationResult, windows: Sequence[ScreeningWindow]
 ) -> tuple[RehearsedRun, ...]:
     """Every run, in order."""
-    opens = [each.opens for each in windows.windows]
-    runs = []
-    for row in result.rows:
-        number = _screening(opens, result.begun[row["run"]])
-        window = windows.windows[max(number, 1) - 1]
-        runs.append(_run(show, result, row, max(number, 1), window))
-    return tuple(runs)
+    return tuple(
+        _run(show, result, row, *_screening(windows, result.begun[row["run"]]))
+        for row in result.rows
+    )
 
 
-def _screening(opens: Sequence[float], at: float) -> int:
-    """Which screening a steady time is in, from 1; 0 before the first."""
-    return bisect_right(opens, at + 1e-3)
+def _screening(windows: Sequence[ScreeningWindow], at: float) -> tuple[int, ScreeningWindow]:
+    """Which screening a steady time is in, from 1; 0 before the first, in whose time it is told."""
+    number = bisect_right(windows, at + 1e-3, key=lambda each: each.opens)
+    return number, windows[max(number, 1) - 1]
 
 
 def _run(
@@ -75,7 +72,7 @@ def _run(
     squeeze = float(row["squeeze"])
     slot = _slot(show, result.plan, action, row["position"], window)
     return RehearsedRun(
-        screening=number,
+        screening=max(number, 1),
         cue=row["cue_index"],
         time=row["cue"]["time"],
         action_id=row["action_id"],
@@ -122,7 +119,7 @@ def _rounded(seconds: float) -> float:
 
 
 def screenings_of(
-    show: Show, windows: ScreeningWindows, runs: Iterable[RehearsedRun]
+    show: Show, windows: Sequence[ScreeningWindow], runs: Iterable[RehearsedRun]
 ) -> tuple[RehearsedScreening, ...]:
     """Every screening, in order."""
     counts: dict[int, int] = defaultdict(int)
@@ -136,7 +133,7 @@ def screenings_of(
             to=_rounded(each.to),
             runs=counts[number],
         )
-        for number, each in enumerate(windows.windows, start=1)
+        for number, each in enumerate(windows, start=1)
     )
 
 
@@ -175,9 +172,10 @@ def _label(cue: Cue) -> str:
     return text if len(text) <= _LABEL else text[: _LABEL - 1].rstrip() + "…"
 
 
-def fetched_of(came: Iterable[FetchedFile], windows: ScreeningWindows) -> tuple[Fetched, ...]:
+def fetched_of(
+    came: Iterable[FetchedFile], windows: Sequence[ScreeningWindow]
+) -> tuple[Fetched, ...]:
     """What came over the line, a set in a row."""
-    opens = [each.opens for each in windows.windows]
     sets: dict[tuple[str, int], list[FetchedFile]] = defaultdict(list)
     for each in came:
         place = set_place(each.key)
@@ -186,8 +184,8 @@ def fetched_of(came: Iterable[FetchedFile], windows: ScreeningWindows) -> tuple[
     found = []
     for (action_id, set_id), files in sets.items():
         first = min(each.asked_at for each in files)
-        number = _screening(opens, first)
-        origin = windows.windows[max(number, 1) - 1].slot.start
+        number, window = _screening(windows, first)
+        origin = window.slot.start
         found.append(
             Fetched(
                 screening=number,

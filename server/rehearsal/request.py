@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -59,22 +60,17 @@ class RehearsalRequest(BaseModel):
 
     def arguments(self) -> list[str]:
         """The same, for `understudy rehearse`."""
-        given: list[str] = []
-        if self.screenings != 1:
-            given += ["--screenings", str(self.screenings)]
-        if self.bandwidth is not None:
-            given += ["--bandwidth", str(self.bandwidth)]
-        if self.latency is not None:
-            given += ["--latency", f"{self.latency:g}"]
-        for name in self.fail:
-            given += ["--fail", name]
-        if self.seed is not None:
-            given += ["--seed", str(self.seed)]
-        if self.from_ is not None:
-            given += ["--from", format_time(self.from_)]
-        if self.to is not None:
-            given += ["--to", format_time(self.to)]
-        return [*given, "--deep"] if self.deep else given
+        given = {
+            "--screenings": None if self.screenings == 1 else self.screenings,
+            "--bandwidth": self.bandwidth,
+            "--latency": None if self.latency is None else f"{self.latency:g}",
+            "--seed": self.seed,
+            "--from": None if self.from_ is None else format_time(self.from_),
+            "--to": None if self.to is None else format_time(self.to),
+        }
+        options = [(name, str(value)) for name, value in given.items() if value is not None]
+        options += [("--fail", name) for name in self.fail]
+        return [*chain.from_iterable(options), *(["--deep"] if self.deep else [])]
 
     def plain(self) -> dict[str, Any]:
         """What differs from a rehearsal of the show as it is, as JSON values."""

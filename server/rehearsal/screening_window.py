@@ -42,7 +42,7 @@ class ScreeningWindow:
 
 
 @dataclass(frozen=True)
-class ScreeningWindows:
+class WindowSchedule:
     """A schedule of nothing but windows."""
 
     windows: Sequence[ScreeningWindow]
@@ -69,7 +69,7 @@ class ScreeningWindows:
 
 def upcoming(
     show: Show, wall: float, count: int, *, from_: float = 0.0, to: float | None = None
-) -> ScreeningWindows:
+) -> tuple[ScreeningWindow, ...]:
     """The next `count` screenings of a show; those without a time of the day follow on another.
 
     Args:
@@ -89,12 +89,12 @@ def upcoming(
         for slot in _following(schedule, wall, count)
     ]
     # What begins before the one before it is over cuts that off, here as in the show.
-    return ScreeningWindows(tuple(_cut_off(windows)))
+    return tuple(_cut_off(windows))
 
 
 def in_a_row(
     show: Show, opens: float, count: int, *, gap: float, from_: float = 0.0, to: float | None = None
-) -> ScreeningWindows:
+) -> WindowSchedule:
     """So many screenings, whatever the time of the day.
 
     Args:
@@ -110,7 +110,7 @@ def in_a_row(
         slot = _part(ScreeningSlot(opens, opens + show.duration), from_, to)
         windows.append(ScreeningWindow(opens, slot, scheduled=False))
         opens = slot.end + gap
-    return ScreeningWindows(tuple(windows))
+    return WindowSchedule(tuple(windows))
 
 
 def _following(schedule: Schedule, wall: float, count: int) -> list[ScreeningSlot]:

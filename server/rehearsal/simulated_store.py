@@ -20,6 +20,7 @@ from cache.images import MediaType, extension_for, media_type_for
 from cache.keys import META_NAME, Key, set_place
 from cache.store import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
 from server.clock import Clock
+from server.diagnostics.facts import FetchedFile
 from server.supply.inventory import StoreInventory
 
 _SIDE = 16
@@ -54,16 +55,6 @@ def small_image(media_type: MediaType) -> bytes:
 def simulated_image(media_type: MediaType, weight: int) -> SimulatedImage:
     """A picture that can be decoded, and weighs `weight` bytes."""
     return SimulatedImage(small_image(media_type), weight)
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedFile:
-    """One file that came over the line; steady times."""
-
-    key: Key
-    asked_at: float
-    here_at: float
-    size: int
 
 
 @dataclass

@@ -14,37 +14,34 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from cache.folder import FolderStore
 from cache.formats import SetMeta
 from cache.keys import Key, meta_key, set_place
 from cache.library import BrokenSet, Library
 from cache.local import LocalCache
-from cache.manifest import Manifest
-from cache.prefetch import Coverage, Need, Prefetcher
+from cache.prefetch import Need, Prefetcher
 from cache.shelf import FullShelf
 from cache.store import NotFound, StoreError, StoreUnavailable
 from generator.estimate import Experience, steps_of
-from generator.plan import Plan, PlanInForce
+from generator.plan import PlanInForce
 from generator.recipe import Recipe
-from server.asrun.file import Row
 from server.asrun.log import MemoryLog
 from server.asrun.record import RunRecord
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
+from server.diagnostics.facts import ObservedRun, SimulationResult
 from server.diagnostics.inspection import Inspector
 from server.diagnostics.report import ProbedEngine
 from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
-from server.modes.proof import UncoveredCue
 from server.providers.shuffle import Bag, ShuffleBag
-from server.providers.static import Fault
-from server.rehearsal.screening_window import ScreeningWindows
+from server.rehearsal.screening_window import ScreeningWindow, WindowSchedule
 from server.rehearsal.simulated_engines import TYPICAL_STEP, simulated_engines
-from server.rehearsal.simulated_store import FetchedFile, SimulatedLine, SimulatedStore
+from server.rehearsal.simulated_store import SimulatedLine, SimulatedStore
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.stage.stage import Stage, StageFrame
 from server.supply.inventory import StoreInventory
@@ -91,7 +88,7 @@ class Scenario:
     """
 
     show: Show
-    windows: ScreeningWindows
+    windows: Sequence[ScreeningWindow]
     chance: Chance
     bags: Mapping[str, Bag]
     sets: Path | RemoteStore
@@ -113,51 +110,6 @@ class Scenario:
         return place is not None and place.action_id in self.fail
 
 
-@dataclass(slots=True)
-class ObservedRun:
-    """What a screen was sent of one run: when each step is due, by its number."""
-
-    steps: int
-    due: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass
-class SimulationResult:
-    """What came of it. Steady times.
-
-    Attributes:
-        plan: the show's actions, under their sets' ids.
-        manifest: as it was read.
-        rows: the as-run log, oldest first.
-        observed: what a screen was sent, by run.
-        begun: when each run began.
-        readiness: how much of its action was at hand then.
-        faults: why a set, by action id and number, is not played.
-        usable: how many sets of each action can be played.
-        uncovered: cues that nothing sure stands beneath.
-        came: what came over the line.
-        ready_at: when everything that was wanted was here first; None for never.
-        crowded_out: coming runs that found no room in the cache, at the worst.
-        store_problem: why the sets could not be looked through.
-        inspector: looked at the pictures that went by.
-    """
-
-    plan: Plan
-    manifest: Manifest
-    rows: list[Row] = field(default_factory=list)
-    observed: dict[str, ObservedRun] = field(default_factory=dict)
-    begun: dict[str, float] = field(default_factory=dict)
-    readiness: dict[str, Coverage | None] = field(default_factory=dict)
-    faults: dict[tuple[str, int], Fault] = field(default_factory=dict)
-    usable: dict[str, int] = field(default_factory=dict)
-    uncovered: tuple[UncoveredCue, ...] = ()
-    came: list[FetchedFile] = field(default_factory=list)
-    ready_at: float | None = None
-    crowded_out: int = 0
-    store_problem: str | None = None
-    inspector: Inspector = field(default_factory=Inspector)
-
-
 async def simulate(
     scenario: Scenario, clock: VirtualClock, progress: Callable[[float], None] = lambda _share: None
 ) -> SimulationResult:
@@ -175,15 +127,12 @@ async def simulate(
 
         inspector = Inspector()
         supply = await stack.enter_async_context(_supply(scenario, clock, needs, inspector))
-        problem = None
-        try:
+        with suppress(StoreError, ValueError):  # the inventory says so
             await supply.library.refresh()
-        except (StoreError, ValueError) as error:
-            problem = str(error)
         manifest = supply.library.manifest
         plan = scenario.show.plan(manifest.fingerprints)
         supply.library.want(plan.wanted)
-        result = SimulationResult(plan, manifest, store_problem=problem, inspector=inspector)
+        result = SimulationResult(plan, manifest)
         log = _ObservedLog(result, supply, clock)
         pace = _StepTimes(scenario.paces)
         ensemble = build_runtime(
@@ -202,9 +151,13 @@ async def simulate(
         ]
         if supply.prefetcher is not None:
             jobs.append(_mind_the_line(supply.prefetcher, clock, result))
-        async with _beside(jobs):
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
             await _to_the_end(scenario.windows, clock, progress)
+            for task in tasks:
+                task.cancel()
         result.rows = (await log.rows(limit=None))[::-1]
+    result.flawed = inspector.flawed()
     result.uncovered = ensemble.readiness.uncovered()
     result.faults = dict(ensemble.static.faults)
     result.usable = {
@@ -249,7 +202,7 @@ def _circumstances(
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Dependencies(
         clock=clock,
-        schedule=scenario.windows,
+        schedule=WindowSchedule(scenario.windows),
         chance=chance,
         bag=ShuffleBag(chance, dict(scenario.bags)),
         asrun=log,
@@ -270,28 +223,16 @@ async def _now(function: Callable[[], T]) -> T:
 
 
 async def _to_the_end(
-    windows: ScreeningWindows, clock: VirtualClock, progress: Callable[[float], None]
+    windows: Sequence[ScreeningWindow], clock: VirtualClock, progress: Callable[[float], None]
 ) -> None:
     """Let time pass up to the end of the last window."""
-    if not windows.windows:
+    if not windows:
         return
-    begins = windows.windows[0].opens
-    ends = windows.windows[-1].slot.end + _AFTERWARDS
+    begins = windows[0].opens
+    ends = windows[-1].slot.end + _AFTERWARDS
     for percent in range(101):
         await clock.sleep_until(begins + (ends - begins) * percent / 100)
         progress(percent / 100)
-
-
-@asynccontextmanager
-async def _beside(jobs: Sequence[Any]) -> AsyncIterator[None]:
-    """Run jobs beside the body, the first of them to have failed raising in its place."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(job) for job in jobs]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
 
 
 async def _watch(stage: Stage, observed: dict[str, ObservedRun]) -> None:

@@ -68,14 +68,9 @@ class RehearsalOutcome(BaseModel):
 
     Attributes:
         name: its folder's.
-        by: who asked for it.
         asked: what was asked for, as far as it differs from the show as it is.
         finished_at: Unix time, by the machine's time of day.
         seconds: how long it took.
-        verdict: whether the show can open.
-        errors: how many findings are errors.
-        warnings: how many are warnings.
-        notes: how many are notes.
         findings: the worst of them, in the order of the report.
         html: whether there is a page of it.
     """

@@ -52,15 +52,12 @@ class ContactPicture:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """One set, by its final image.
+    """One set, by its final image; what is not known is None.
 
     Attributes:
-        set_id: which.
-        picture: its final image.
-        steps: how many images it has; None where that is not known.
-        seconds: as long as it takes as recorded; None likewise.
-        seed: of the random generator; None likewise.
-        engine: what drew it; None likewise.
+        steps: how many images it has.
+        seconds: as long as it takes as recorded.
+        seed: of the random generator.
     """
 
     set_id: int
@@ -68,18 +65,11 @@ class Contact:
     steps: int | None = None
     seconds: float | None = None
     seed: int | None = None
-    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ContactFrame:
-    """One picture of a strip.
-
-    Attributes:
-        step: its number, from 1.
-        final: whether it is the finished one.
-        picture: what it looks like.
-    """
+    """One picture of a strip: the step's number is from 1, the finished one is the last."""
 
     step: int
     final: bool
@@ -114,7 +104,6 @@ async def contact_sheets(
     report: Report,
     *,
     at_hand: Callable[[Key], bool] = everything,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ContactSheet]:
     """Lay out every action that a report speaks of, in the order of the show.
 
@@ -125,23 +114,17 @@ async def contact_sheets(
         library: where the sets are; refreshed before by its owner.
         report: names the actions, and which set of each was played first.
         at_hand: whether a file can be had at once: `Shelf.holds`.
-        progress: told after each action how many are done, and of how many.
     """
     first = _first_played(report)
     actions = tuple(dict.fromkeys(_actions(report)))
     pictures = sum(len(library.set_ids(action_id)) + STRIP for action_id in actions)
-    desk = _SheetMaker(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
+    maker = _SheetMaker(library, at_hand, *(_LARGE if pictures <= _FEW else _SMALL))
 
     async def lay_out(action_id: str) -> ContactSheet:
-        return await desk.lay_out(action_id, first.get(action_id))
+        return await maker.lay_out(action_id, first.get(action_id))
 
-    sheets: dict[str, ContactSheet] = {}
     async with aclosing(in_order(lay_out, actions, at_once=_AT_ONCE)) as ready:
-        async for sheet in ready:
-            sheets[sheet.action_id] = sheet
-            if progress is not None:
-                progress(len(sheets), len(actions))
-    return sheets
+        return {sheet.action_id: sheet async for sheet in ready}
 
 
 def _actions(report: Report) -> Iterable[str]:
@@ -208,7 +191,6 @@ class _SheetMaker:
             steps=len(opened.steps),
             seconds=sum(known) if len(known) == len(durations) else None,
             seed=opened.meta.seed,
-            engine=opened.meta.engine,
         )
 
     async def _strip(self, opened: ImageSet) -> tuple[ContactFrame, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from server.diagnostics.findings import LEVELS
-from server.diagnostics.report import Report
-from server.formatting import count
+from server.diagnostics.report import RehearsalOptions, Report
+from server.formatting import count, duration, size
 
 _FEW: Final = 6
 _AS_RECORDED: Final = 0.005
@@ -86,3 +87,70 @@ def meaning(report: Report) -> str:
     if report.count("warning"):
         return "The show can open. Visitors would notice nothing of what is marked as a warning."
     return "The show can open."
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What was asked for, or what was there."""
+
+    term: str
+    lines: tuple[str, ...]
+
+
+def facts(report: Report) -> Iterable[Fact]:
+    """What was asked for, and what was there."""
+    asked, line, show = report.asked, report.line, report.show
+    if show is not None:
+        yield Fact(
+            "Show",
+            (
+                f"{show.sheet}: {count(show.cues, 'cue')}, {show.actions} of them draw",
+                f"{duration(show.duration)} a screening, mode {show.mode}",
+                f"time zone {show.timezone}",
+                f"sets in {show.store}",
+            ),
+        )
+    yield Fact("Asked for", tuple(_asked(asked)))
+    if line is not None:
+        yield Fact("Line and copies", tuple(_line(report)))
+    elif show is not None:
+        yield Fact("Line and copies", ("The sets are on this machine: nothing is fetched.",))
+
+
+def _asked(asked: RehearsalOptions) -> Iterable[str]:
+    part = ""
+    if asked.from_ or asked.to is not None:
+        end = "the end" if asked.to is None else clock(asked.to)
+        part = f", from {clock(asked.from_)} to {end}"
+    yield f"{count(asked.screenings, 'screening')}{part}"
+    yield f"seed {asked.seed}"
+    if asked.bandwidth is not None:
+        yield f"a line of {bits(asked.bandwidth)}"
+    if asked.latency:
+        yield f"{asked.latency:g} s latency"
+    if asked.fail:
+        yield f"made to fail: {listed(asked.fail)}"
+    yield "every image decoded wholly" if asked.deep else "images checked, not decoded wholly"
+
+
+def _line(report: Report) -> Iterable[str]:
+    line = report.line
+    if line is None:
+        return
+    speed = "as fast as it goes"
+    if line.bits_per_second is not None:
+        speed = bits(line.bits_per_second)
+    yield f"{speed}, {line.latency:g} s a request"
+    yield f"{size(line.here_bytes)} here at the beginning, {size(line.fetched_bytes)} fetched"
+    early = [each for each in report.fetched if each.at < 0]
+    if early:
+        begun = clock(min(each.at for each in early))
+        what = f"{count(len(early), 'set')}, {size(sum(each.bytes for each in early))}"
+        yield f"before the start, from {begun} on: {what}"
+    yield f"room for {size(line.room_bytes)} of copies"
+    if line.ready_at is None:
+        yield "what was needed was never all here"
+    elif line.ready_at <= 0:
+        yield "all that was needed was here before the start"
+    else:
+        yield f"from {clock(line.ready_at)} on, all that was needed was here"

@@ -24,15 +24,12 @@ from server.supply.sources import copies_of
 _SETS_REMEMBERED = 1024
 
 
-async def build_page(
-    show: Show, report: Report, *, progress: Callable[[int, int], None] | None = None
-) -> str:
+async def build_page(show: Show, report: Report) -> str:
     """The report's page. Of a store behind a line it shows what this machine has copies of.
 
     Args:
         show: whose store it is.
         report: of its rehearsal.
-        progress: told how many actions are laid out, and of how many.
 
     Raises:
         BadStoreAddress: `[store]` names no store.
@@ -41,7 +38,7 @@ async def build_page(
         with suppress(StoreError, FormatError):  # the report says so: then there are no pictures
             manifest = await library.refresh()
             library.want(show.plan(manifest.fingerprints).wanted)
-        contacts = await contact_sheets(library, report, at_hand=at_hand, progress=progress)
+        contacts = await contact_sheets(library, report, at_hand=at_hand)
     return await asyncio.to_thread(render_page, report, contacts)
 
 

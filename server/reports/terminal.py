@@ -14,6 +14,7 @@ from generator.cues import format_time
 from server.diagnostics.findings import LEVELS, Finding, Level
 from server.diagnostics.report import RehearsedRun, Report, Variety
 from server.formatting import count
+from server.reports.formatting import facts
 
 WIDTH: Final = 100
 """Columns that it takes at most."""
@@ -26,14 +27,18 @@ _OTHERS_SHOWN: Final = 40
 def print_report(report: Report, console: Console) -> None:
     """Print it; `console` should be `WIDTH` wide at most."""
     if report.show is not None:
-        _print_heading(report, console)
+        console.print(Text(report.show.title, style="bold"))
+        for fact in facts(report):
+            console.print(Text(f"{fact.term}: {' · '.join(fact.lines)}", style="dim"))
         first = [run for run in report.cues if run.screening == 1]
         if first:
             console.print(_runs(first))
         if len(report.screenings) > 1:
             console.print(_screenings(report))
             console.print(_variety(report.variety))
-    _print_around(report, console)
+    for engine in report.engines:
+        style = _STYLES["error"] if engine.state == "dead" else ""
+        console.print(Text(f"engine {engine.name}: {engine.state}, {engine.detail}", style=style))
     _print_findings(report.findings, console)
     console.print(verdict_line(report))
 
@@ -44,25 +49,6 @@ def verdict_line(report: Report) -> Text:
     ready = report.verdict == "ready"
     style = "bold black on green" if ready else "bold white on red"
     return Text.assemble((f" {report.verdict.upper()} ", style), f"  {told}")
-
-
-def _print_heading(report: Report, console: Console) -> None:
-    show, asked = report.show, report.asked
-    if show is None:
-        return
-    console.print(Text(show.title, style="bold"))
-    parts = [
-        f"{show.cues} cues, {show.actions} of them draw",
-        f"{format_time(show.duration)} a screening",
-        f"{show.mode} as configured",
-        f"seed {asked.seed}",
-    ]
-    if asked.from_ or asked.to is not None:
-        until = format_time(asked.to) if asked.to is not None else "the end"
-        parts.append(f"from {format_time(asked.from_)} to {until}")
-    if asked.fail:
-        parts.append(f"failing: {', '.join(asked.fail)}")
-    console.print(Text(" · ".join(parts), style="dim"))
 
 
 def _runs(runs: Iterable[RehearsedRun]) -> Table:
@@ -134,30 +120,6 @@ def _variety(variety: Iterable[Variety]) -> Table:
         played = " ".join(str(number) for number in each.played)
         table.add_row(Text(each.action_id), str(each.sets), played)
     return table
-
-
-def _print_around(report: Report, console: Console) -> None:
-    for engine in report.engines:
-        style = _STYLES["error"] if engine.state == "dead" else ""
-        console.print(Text(f"engine {engine.name}: {engine.state}, {engine.detail}", style=style))
-    line = report.line
-    if line is not None:
-        rate = (
-            "as fast as it will"
-            if line.bits_per_second is None
-            else f"at {line.bits_per_second / 1e6:g} Mbit/s"
-        )
-        ready = (
-            "never all of it"
-            if line.ready_at is None
-            else "from the beginning"
-            if line.ready_at <= 0
-            else f"all of it by {format_time(round(line.ready_at))}"
-        )
-        console.print(
-            f"line: {rate}, {line.fetched_bytes / 1e6:.0f} MB come, "
-            f"{line.here_bytes / 1e6:.0f} MB are here already; {ready}"
-        )
 
 
 def _print_findings(findings: Iterable[Finding], console: Console) -> None:

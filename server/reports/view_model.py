@@ -12,9 +12,9 @@ from typing import Final
 from cache.thumbnails import MEDIA_TYPE
 from server.diagnostics.findings import Finding, Level
 from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
-from server.formatting import count, duration, size
+from server.formatting import count
 from server.reports.contact_sheets import Contact, ContactPicture, ContactSheet
-from server.reports.formatting import bits, clock, factor, listed, seconds, some
+from server.reports.formatting import Fact, clock, factor, facts, listed, seconds, some
 from server.reports.timeline import Numbered, Timeline, compose_timeline, run_anchor
 
 _ALIKE: Final = 6
@@ -48,14 +48,6 @@ class FindingGroup:
     level: Level
     rows: tuple[FindingRow, ...]
     folded: tuple[FindingRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What was asked for, or what was there."""
-
-    term: str
-    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +135,7 @@ def view_of(report: Report, contacts: Mapping[str, ContactSheet]) -> ReportView:
     return ReportView(
         report=report,
         title=report.show.title if report.show else "The show could not be loaded",
-        facts=tuple(_facts(report)),
+        facts=tuple(facts(report)),
         findings=tuple(_groups(report, numbered, sheets)),
         screenings=tuple(_screenings(report, by_cue, sheets)),
         sheets=rows,
@@ -153,64 +145,6 @@ def view_of(report: Report, contacts: Mapping[str, ContactSheet]) -> ReportView:
 
 
 # ------------------------------------------------------------------ what was asked, what was there
-
-
-def _facts(report: Report) -> Iterable[Fact]:
-    asked, line, show = report.asked, report.line, report.show
-    if show is not None:
-        yield Fact(
-            "Show",
-            (
-                f"{show.sheet}: {count(show.cues, 'cue')}, {show.actions} of them draw",
-                f"{duration(show.duration)} a screening, mode {show.mode}",
-                f"time zone {show.timezone}",
-                f"sets in {show.store}",
-            ),
-        )
-    yield Fact("Asked for", tuple(_asked(asked)))
-    if line is not None:
-        yield Fact("Line and copies", tuple(_line(report)))
-    elif show is not None:
-        yield Fact("Line and copies", ("The sets are on this machine: nothing is fetched.",))
-
-
-def _asked(asked: RehearsalOptions) -> Iterable[str]:
-    part = ""
-    if asked.from_ or asked.to is not None:
-        end = "the end" if asked.to is None else clock(asked.to)
-        part = f", from {clock(asked.from_)} to {end}"
-    yield f"{count(asked.screenings, 'screening')}{part}"
-    yield f"seed {asked.seed}"
-    if asked.bandwidth is not None:
-        yield f"a line of {bits(asked.bandwidth)}"
-    if asked.latency:
-        yield f"{asked.latency:g} s latency"
-    if asked.fail:
-        yield f"made to fail: {listed(asked.fail)}"
-    yield "every image decoded wholly" if asked.deep else "images checked, not decoded wholly"
-
-
-def _line(report: Report) -> Iterable[str]:
-    line = report.line
-    if line is None:
-        return
-    speed = "as fast as it goes"
-    if line.bits_per_second is not None:
-        speed = bits(line.bits_per_second)
-    yield f"{speed}, {line.latency:g} s a request"
-    yield f"{size(line.here_bytes)} here at the beginning, {size(line.fetched_bytes)} fetched"
-    early = [each for each in report.fetched if each.at < 0]
-    if early:
-        begun = clock(min(each.at for each in early))
-        what = f"{count(len(early), 'set')}, {size(sum(each.bytes for each in early))}"
-        yield f"before the start, from {begun} on: {what}"
-    yield f"room for {size(line.room_bytes)} of copies"
-    if line.ready_at is None:
-        yield "what was needed was never all here"
-    elif line.ready_at <= 0:
-        yield "all that was needed was here before the start"
-    else:
-        yield f"from {clock(line.ready_at)} on, all that was needed was here"
 
 
 def _again(asked: RehearsalOptions) -> str:

@@ -73,7 +73,6 @@ async def read_inventory(
     store: Store,
     cache: LocalCache | None,
     wanted: Callable[[Manifest], Mapping[str, str]] = lambda _manifest: {},
-    read: Callable[[], None] = lambda: None,
 ) -> StoreInventory:
     """Read what lies in a store.
 
@@ -81,7 +80,6 @@ async def read_inventory(
         store: asked what there is; entered.
         cache: the copies of it on this machine, entered; None to read documents from the store.
         wanted: of which recipe each action's sets are wanted, by its id.
-        read: called for each meta that was read.
     """
     if cache is not None:
         await looked_through(cache)
@@ -115,7 +113,6 @@ async def read_inventory(
     )
     async with aclosing(in_order(meta, metas, at_once=_AT_ONCE)) as reading:
         async for key, data in reading:
-            read()
             if data is not None:
                 documents[key] = data
     if silent is not None:

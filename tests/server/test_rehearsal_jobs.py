@@ -46,12 +46,12 @@ def report(*findings: Finding) -> str:
 
 
 @dataclass
-class Desk:
+class JobsHouse:
     show: Show
     clock: VirtualClock
     backstage: ScriptedBackstage
     kept: ReportArchive
-    desk: RehearsalJobs
+    jobs: RehearsalJobs
     dispatcher: Dispatcher
     told: list[str] = field(default_factory=list)
 
@@ -69,8 +69,8 @@ class Desk:
         await self.until(lambda: self.backstage.busy)
 
     async def over(self) -> dict[str, Any]:
-        await self.until(lambda: self.desk.state()["status"] != "running")
-        return self.desk.state()
+        await self.until(lambda: self.jobs.state()["status"] != "running")
+        return self.jobs.state()
 
     async def until(self, there: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -79,19 +79,19 @@ class Desk:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[Desk]:
+async def house(tmp_path: Path) -> AsyncIterator[JobsHouse]:
     show = load_show(write_show(tmp_path / "show", CUES, MANUAL), {}, {})
     clock, backstage = VirtualClock(), ScriptedBackstage()
     kept = ReportArchive(tmp_path / "rehearsals")
-    async with RehearsalJobs(backstage, kept, clock).open() as desk:
-        dispatcher = Dispatcher([RehearsalCommands(show, desk)], clock)
-        opened = Desk(show, clock, backstage, kept, desk, dispatcher)
-        desk.changed = lambda: opened.told.append(desk.state()["status"])
+    async with RehearsalJobs(backstage, kept, clock).open() as jobs:
+        dispatcher = Dispatcher([RehearsalCommands(show, jobs)], clock)
+        opened = JobsHouse(show, clock, backstage, kept, jobs, dispatcher)
+        jobs.changed = lambda: opened.told.append(jobs.state()["status"])
         yield opened
 
 
-async def test_a_rehearsal_is_told_from_its_beginning_to_its_report(house: Desk) -> None:
-    assert house.desk.state()["status"] == "none"
+async def test_a_rehearsal_is_told_from_its_beginning_to_its_report(house: JobsHouse) -> None:
+    assert house.jobs.state()["status"] == "none"
     running = await house.ask("rehearse", screenings=2, fail="sea")
     assert (running["status"], running["by"], running["since"]) == (
         "running",
@@ -110,13 +110,13 @@ async def test_a_rehearsal_is_told_from_its_beginning_to_its_report(house: Desk)
     assert done["worst"][0]["action_id"] == "sea"
     assert done["report"].startswith("/rehearsal/report.html?key=")
     assert house.told == ["done"]
-    assert await house.desk.read(HTML) == b"<!doctype html><title>Rehearsal</title>"
-    assert (await house.desk.read(JSON) or b"").startswith(b"{")
+    assert await house.jobs.read(HTML) == b"<!doctype html><title>Rehearsal</title>"
+    assert (await house.jobs.read(JSON) or b"").startswith(b"{")
     listed = await house.ask("rehearsal", "viewer")
     assert len(listed["findings"]) == 3
 
 
-async def test_only_the_worst_findings_are_in_the_state(house: Desk) -> None:
+async def test_only_the_worst_findings_are_in_the_state(house: JobsHouse) -> None:
     await house.ask("rehearse")
     await house.begun()
     house.backstage.end(1, report(*(finding("error", number) for number in range(300))))
@@ -125,7 +125,7 @@ async def test_only_the_worst_findings_are_in_the_state(house: Desk) -> None:
     assert len((await house.ask("rehearsal"))["findings"]) == 100
 
 
-async def test_there_is_one_at_a_time(house: Desk) -> None:
+async def test_there_is_one_at_a_time(house: JobsHouse) -> None:
     await house.ask("rehearse")
     assert await house.refused("rehearse") == "rehearsing"
     await house.begun()
@@ -134,7 +134,7 @@ async def test_there_is_one_at_a_time(house: Desk) -> None:
     assert (await house.ask("rehearse"))["status"] == "running"
 
 
-async def test_a_viewer_may_look_and_not_touch(house: Desk) -> None:
+async def test_a_viewer_may_look_and_not_touch(house: JobsHouse) -> None:
     assert await house.refused("rehearse", "viewer") == "forbidden"
     assert await house.refused("rehearse.cancel", "viewer") == "forbidden"
     assert (await house.ask("rehearsal", "viewer"))["status"] == "none"
@@ -151,13 +151,13 @@ async def test_a_viewer_may_look_and_not_touch(house: Desk) -> None:
     ],
 )
 async def test_what_cannot_be_rehearsed_is_refused(
-    house: Desk, args: dict[str, Any], code: str
+    house: JobsHouse, args: dict[str, Any], code: str
 ) -> None:
     assert await house.refused("rehearse", **args) == code
-    assert house.desk.state()["status"] == "none"
+    assert house.jobs.state()["status"] == "none"
 
 
-async def test_one_that_is_cancelled_leaves_nothing(house: Desk) -> None:
+async def test_one_that_is_cancelled_leaves_nothing(house: JobsHouse) -> None:
     assert await house.refused("rehearse.cancel") == "not_rehearsing"
     await house.ask("rehearse")
     await house.begun()
@@ -169,7 +169,7 @@ async def test_one_that_is_cancelled_leaves_nothing(house: Desk) -> None:
     assert (await house.ask("rehearse"))["status"] == "running"
 
 
-async def test_one_that_dies_says_so_in_its_last_words(house: Desk) -> None:
+async def test_one_that_dies_says_so_in_its_last_words(house: JobsHouse) -> None:
     await house.ask("rehearse")
     await house.begun()
     with capture_logs() as logs:
@@ -192,7 +192,7 @@ async def test_one_that_dies_says_so_in_its_last_words(house: Desk) -> None:
     ],
 )
 async def test_without_a_whole_report_it_failed(
-    house: Desk, status: int, text: str | None, why: str
+    house: JobsHouse, status: int, text: str | None, why: str
 ) -> None:
     await house.ask("rehearse")
     await house.begun()
@@ -201,58 +201,58 @@ async def test_without_a_whole_report_it_failed(
     assert (failed["status"], failed["reason"]) == ("failed", f"the rehearsal failed: {why}")
 
 
-async def test_one_that_hangs_is_ended(house: Desk) -> None:
+async def test_one_that_hangs_is_ended(house: JobsHouse) -> None:
     await house.ask("rehearse")
     await house.begun()
     await house.clock.advance(LIMIT - 1)
-    assert house.desk.state()["status"] == "running"
+    assert house.jobs.state()["status"] == "running"
     await house.clock.advance(2)
     failed = await house.over()
     assert failed["reason"].endswith("it had not come to its end after 30 min")
     assert house.backstage.cancelled == 1
 
 
-async def test_one_that_cannot_be_started_says_why(house: Desk) -> None:
+async def test_one_that_cannot_be_started_says_why(house: JobsHouse) -> None:
     await house.ask("rehearse")
     await house.begun()
     house.backstage.refuse(BackstageError("it cannot be started: Cannot allocate memory"))
     assert (await house.over())["reason"].endswith("Cannot allocate memory")
 
 
-async def test_a_report_that_cannot_be_kept_costs_nothing_else(house: Desk) -> None:
+async def test_a_report_that_cannot_be_kept_costs_nothing_else(house: JobsHouse) -> None:
     house.kept.folder.write_text("not a folder")
     await house.ask("rehearse")
     failed = await house.over()
     assert failed["reason"].startswith("the rehearsal failed: its report cannot be kept: ")
 
 
-async def test_the_report_before_is_kept_in_sight(house: Desk) -> None:
+async def test_the_report_before_is_kept_in_sight(house: JobsHouse) -> None:
     await house.ask("rehearse")
     await house.begun()
     house.backstage.end(0, report())
     before = await house.over()
     await house.ask("rehearse")
-    assert house.desk.state()["previous"]["report"] == before["report"]
-    assert house.desk.opens(before["report"].partition("key=")[2])
+    assert house.jobs.state()["previous"]["report"] == before["report"]
+    assert house.jobs.opens(before["report"].partition("key=")[2])
     await house.begun()
     await house.ask("rehearse.cancel")
-    assert house.desk.state()["previous"]["verdict"] == "ready"
+    assert house.jobs.state()["previous"]["verdict"] == "ready"
 
 
-async def test_a_key_opens_one_report_and_no_other(house: Desk) -> None:
-    assert not house.desk.opens(None)
-    assert not house.desk.opens("")
+async def test_a_key_opens_one_report_and_no_other(house: JobsHouse) -> None:
+    assert not house.jobs.opens(None)
+    assert not house.jobs.opens("")
     keys = []
     for _ in range(2):
         await house.ask("rehearse")
         await house.begun()
         house.backstage.end(0, report())
         keys.append((await house.over())["report"].partition("key=")[2])
-    assert [house.desk.opens(key) for key in keys] == [False, True]
-    assert not house.desk.opens("\udc80")
+    assert [house.jobs.opens(key) for key in keys] == [False, True]
+    assert not house.jobs.opens("\udc80")
 
 
-async def test_the_last_few_are_kept_also_over_a_restart(house: Desk) -> None:
+async def test_the_last_few_are_kept_also_over_a_restart(house: JobsHouse) -> None:
     for _ in range(KEPT + 2):
         await house.ask("rehearse", seed=3)
         await house.begun()
@@ -272,7 +272,7 @@ async def test_the_last_few_are_kept_also_over_a_restart(house: Desk) -> None:
 
 
 async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_ones(
-    house: Desk,
+    house: JobsHouse,
 ) -> None:
     year = 365 * 86_400.0
     house.clock.step_wall(year)
@@ -283,7 +283,7 @@ async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_
         await house.begun()
         house.backstage.end(1, report(finding("error")))
         await house.over()
-        assert await house.desk.read(JSON) is not None, "the newest is there to be opened"
+        assert await house.jobs.read(JSON) is not None, "the newest is there to be opened"
     async with RehearsalJobs(ScriptedBackstage(), house.kept, house.clock).open() as again:
         assert again.state()["asked"] == {"seed": KEPT + 1}
     assert len(list(house.kept.folder.iterdir())) == KEPT
@@ -292,9 +292,9 @@ async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_
 async def test_the_end_of_the_server_is_the_end_of_it(tmp_path: Path) -> None:
     backstage = ScriptedBackstage()
     kept = ReportArchive(tmp_path / "rehearsals")
-    async with RehearsalJobs(backstage, kept, VirtualClock()).open() as desk:
+    async with RehearsalJobs(backstage, kept, VirtualClock()).open() as jobs:
         dispatcher = Dispatcher(
-            [RehearsalCommands(load_show(write_show(tmp_path, CUES, MANUAL), {}, {}), desk)],
+            [RehearsalCommands(load_show(write_show(tmp_path, CUES, MANUAL), {}, {}), jobs)],
             VirtualClock(),
         )
         await dispatcher.dispatch("rehearse", {}, Caller("operator", "foh"))

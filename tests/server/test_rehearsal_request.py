@@ -16,13 +16,13 @@ def read(given: dict[str, Any]) -> RehearsalRequest:
 
 
 def test_nothing_asked_for_is_the_show_as_it_is() -> None:
-    order = read({})
-    assert order.arguments() == []
-    assert order.plain() == {}
+    request = read({})
+    assert request.arguments() == []
+    assert request.plain() == {}
 
 
 def test_everything_is_said_to_the_command_line() -> None:
-    order = read(
+    request = read(
         {
             "screenings": 10,
             "bandwidth": "2.5M",
@@ -34,17 +34,18 @@ def test_everything_is_said_to_the_command_line() -> None:
             "deep": True,
         }
     )
-    assert order.arguments() == [
+    assert request.arguments() == [
         *("--screenings", "10", "--bandwidth", "2500000", "--latency", "0.08"),
-        *("--fail", "store", "--fail", "gpu", "--seed", "7"),
-        *("--from", "00:44:00", "--to", "00:50:00.5", "--deep"),
+        *("--seed", "7", "--from", "00:44:00", "--to", "00:50:00.5"),
+        *("--fail", "store", "--fail", "gpu", "--deep"),
     ]
-    assert order.plain()["from"] == 2640.0
+    assert request.plain()["from"] == 2640.0
 
 
 def test_what_comes_by_osc_or_from_a_terminal_is_understood_too() -> None:
-    order = read({"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu"})
-    assert (order.screenings, order.bandwidth, order.fail) == (3, 10_000_000, ("store", "gpu"))
+    request = read({"screenings": "3", "bandwidth": 10_000_000, "fail": "store, gpu"})
+    assert (request.screenings, request.bandwidth) == (3, 10_000_000)
+    assert request.fail == ("store", "gpu")
 
 
 @pytest.mark.parametrize(

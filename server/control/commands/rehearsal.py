@@ -18,11 +18,11 @@ class RehearsalCommands:
 
     Attributes:
         show: what is rehearsed: it knows what may be made to fail, and how long it is.
-        desk: who does it.
+        jobs: who does it.
     """
 
     show: Show
-    desk: RehearsalJobs
+    jobs: RehearsalJobs
 
     @command("rehearse")
     async def rehearse(self, args: RehearsalRequest, caller: Caller) -> Result:
@@ -39,21 +39,21 @@ class RehearsalCommands:
             text = f"fail: nothing is called {unknown[0]!r:.70}: expected one of {known}"
             raise CommandError("unknown_failure", text)
         try:
-            self.desk.start(args, caller.name)
+            self.jobs.start(args, caller.name)
         except RehearsalJobError as error:
             raise CommandError(error.code, str(error)) from None
-        return {"rehearsal": self.desk.state()}
+        return {"rehearsal": self.jobs.state()}
 
     @command("rehearse.cancel")
     async def cancel(self, caller: Caller) -> Result:
         """Break a rehearsal off; when it is answered, nothing of it is left."""
         try:
-            await self.desk.cancel(caller.name)
+            await self.jobs.cancel(caller.name)
         except RehearsalJobError as error:
             raise CommandError(error.code, str(error)) from None
-        return {"rehearsal": self.desk.state()}
+        return {"rehearsal": self.jobs.state()}
 
     @command("rehearsal", viewers=True)
     async def result(self) -> Result:
         """Tell how a rehearsal stands, and the last report's findings, 100 at most."""
-        return {"rehearsal": self.desk.result()}
+        return {"rehearsal": self.jobs.result()}
