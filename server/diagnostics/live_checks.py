@@ -197,8 +197,8 @@ async def faults(running: RunningShow) -> Steps:
     runtime = running.runtime
     unsure = {each.action_id for each in runtime.readiness.uncovered()}
     yield list(
-        sets.told(
-            sets.played(runtime.static.faults),
+        sets.findings_of(
+            sets.passed_over(runtime.static.faults),
             runtime.plan,
             runtime.readiness.sets,
             lambda action: None if action.action_id in unsure else "",

@@ -70,7 +70,7 @@ THINNED = kind(
 )
 
 
-def _of(
+def _finding(
     kind: FindingKind,
     runs: Sequence[RehearsedRun],
     run: RehearsedRun,
@@ -95,11 +95,11 @@ def nothing_to_show(facts: SimulationFacts) -> Iterator[Finding]:
         names = sorted(name for name in dead if name in tried or name in run.why)
         if names:
             text = f"engine {names[0]} is dead ({dead[names[0]]}) and no set stands behind it"
-            yield _of(ENGINE_DEAD, held, run, text, get_going(names[0], run.action_id))
+            yield _finding(ENGINE_DEAD, held, run, text, get_going(names[0], run.action_id))
         else:
             seen = "" if run.left_out == len(run.due) else "breaks off, "
             text = f"nothing can be played: {seen}the picture before stays ({run.why})"
-            yield _of(NOTHING_TO_SHOW, held, run, text)
+            yield _finding(NOTHING_TO_SHOW, held, run, text)
 
 
 def get_going(engine: str, action_id: str) -> str:
@@ -115,7 +115,7 @@ def failed_over(facts: SimulationFacts) -> Iterator[Finding]:
         if saved:
             setback = saved[0].setbacks[0]
             text = f"{setback.from_} fails ({setback.reason}); {setback.to} takes over"
-            yield _of(FAILED_OVER, saved, saved[0], text)
+            yield _finding(FAILED_OVER, saved, saved[0], text)
 
 
 @SIMULATION
@@ -204,7 +204,7 @@ def overlapping(facts: SimulationFacts) -> Iterator[Finding]:
             f"cycle {run.cycle} of the regenerating cue begins {run.slot or 0.0:.1f} s before the "
             f"next cue that draws, and takes {_takes(run):.1f} s: {how}"
         )
-        yield _of(REGENERATION_OVERLAP, hit, run, text)
+        yield _finding(REGENERATION_OVERLAP, hit, run, text)
 
 
 @SIMULATION
@@ -217,10 +217,10 @@ def thinned(facts: SimulationFacts) -> Iterator[Finding]:
             continue
         shown = f"{len(run.due) - run.left_out} of {len(run.due)} pictures"
         if facts.line is None:
-            yield _of(THINNED, few, run, f"only {shown} of its set can be shown")
+            yield _finding(THINNED, few, run, f"only {shown} of its set can be shown")
         elif tight_cues(facts):
             remedy = "give them more ([cache] disk_bytes), and rehearse again"
             text = f"only {shown} are here in time, as copies have no room"
-            yield _of(LATE, few, run, text, remedy)
+            yield _finding(LATE, few, run, text, remedy)
         else:
-            yield _of(LATE, few, run, f"the line brings only {shown} in time")
+            yield _finding(LATE, few, run, f"the line brings only {shown} in time")

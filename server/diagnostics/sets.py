@@ -68,7 +68,7 @@ UNKNOWN_DURATIONS = kind(
 @SIMULATION
 def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """What is wrong with sets by the listing, where they were played, and wherever they went by."""
-    flawed = [*_listed(facts), *_verified(facts.around.verified), *played(facts.result.faults)]
+    flawed = [*_listed(facts), *_verified(facts.around.verified), *passed_over(facts.result.faults)]
     known = {(each.action_id, each.set_id) for each in flawed}
     flawed += [each for each in facts.result.flawed if (each.action_id, each.set_id) not in known]
     # What this rehearsal has made fail is told of where it was to be played.
@@ -81,7 +81,7 @@ def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
         live = alive and (playback.fallback or mode != "static")
         return f", engine {alive[0]} draws it" if live else None
 
-    yield from told(
+    yield from findings_of(
         (each for each in flawed if each.action_id not in lost),
         facts.result.plan,
         lambda action_id: facts.result.usable.get(action_id, 0),
@@ -89,7 +89,7 @@ def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
     )
 
 
-def played(faults: Mapping[tuple[str, int], Fault]) -> Iterator[FlawedSet]:
+def passed_over(faults: Mapping[tuple[str, int], Fault]) -> Iterator[FlawedSet]:
     """What those who play the sets have found."""
     for (action_id, number), fault in faults.items():
         yield FlawedSet(action_id, number, CODES[fault.flaw], fault.reason)
@@ -151,7 +151,7 @@ def _of_set(
             yield "truncated_image", reason
 
 
-def told(
+def findings_of(
     flawed: Iterable[FlawedSet],
     plan: Planned,
     usable: Callable[[str], int],
