@@ -28,8 +28,8 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import KW_ONLY, InitVar, dataclass, field
+from typing import Any, ClassVar, Final
 
 import anyio
 import httpx
@@ -93,6 +93,7 @@ class _Execution:
     unanswered: int = 0
 
 
+@dataclass(eq=False)
 class ComfyUIEngine:
     """Draws on a ComfyUI server.
 
@@ -118,36 +119,27 @@ class ComfyUIEngine:
         ValueError: the workflow is not in API format.
     """
 
-    timing: Timing = "measured"
+    client: Client = field(repr=False)
+    url: str = field(repr=False)
+    workflow: InitVar[Mapping[str, Any]]
+    _: KW_ONLY
+    token: SecretStr | None = None
+    preview_method: str = "auto"
+    output: str | None = None
+    quality: int | None = FINAL_QUALITY
+    silence: float = SILENCE
+    give_up: float = GIVE_UP
+    timing: ClassVar[Timing] = "measured"
 
-    def __init__(
-        self,
-        client: Client,
-        url: str,
-        workflow: Mapping[str, Any],
-        *,
-        token: SecretStr | None = None,
-        preview_method: str = "auto",
-        output: str | None = None,
-        quality: int | None = FINAL_QUALITY,
-        silence: float = SILENCE,
-        give_up: float = GIVE_UP,
-    ) -> None:
-        self._client = client
-        self._url = url.rstrip("/")
+    def __post_init__(self, workflow: Mapping[str, Any]) -> None:
+        self.url = self.url.rstrip("/")
         self._workflow = Workflow(workflow)
-        self._token = token
-        self._preview_method = preview_method
-        self._output = output
-        self._quality = quality
-        self._silence = silence
-        self._give_up = give_up
         self._version: str | None = None
 
     @property
     def name(self) -> str:
         """ComfyUI and its version; before the first drawing, where it is."""
-        return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self._url)}"
+        return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self.url)}"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context interrupts ComfyUI, or takes it out of its queue.
@@ -166,9 +158,9 @@ class ComfyUIEngine:
         base = await self._upload(recipe) if self._workflow.takes_base else ""
         run = uuid.uuid4().hex
         prompt = self._workflow.filled(recipe, base, run)
-        address = f"ws{self._url.removeprefix('http')}/ws?clientId={run}"
+        address = f"ws{self.url.removeprefix('http')}/ws?clientId={run}"
         async with (
-            listening(address, bearer(self._token), self._silence) as heard,
+            listening(address, bearer(self.token), self.silence) as heard,
             self._executing(prompt, run) as execution,
             aclosing(self._drawn(recipe, execution, heard)) as images,
         ):
@@ -214,7 +206,7 @@ class ComfyUIEngine:
     ) -> AsyncGenerator[tuple[Preview, float], None]:
         """A run's previews and when each came, until the run has ended."""
         clock = asyncio.get_running_loop().time
-        pause, told = self._silence, clock()
+        pause, told = self.silence, clock()
         due = told + pause
         while execution.ended is None:
             try:
@@ -224,11 +216,11 @@ class ComfyUIEngine:
                 item = Heard(time.perf_counter(), None)
             if item.message is None:
                 # From here on nobody can tell whether the socket speaks: it is asked after.
-                pause = min(self._silence, _POLL)
+                pause = min(self.silence, _POLL)
                 if not await self._still_running(execution):
                     told = clock()
-                elif clock() - told > self._give_up:
-                    raise DrawingFailed(f"ComfyUI made no progress for {self._give_up:g} s")
+                elif clock() - told > self.give_up:
+                    raise DrawingFailed(f"ComfyUI made no progress for {self.give_up:g} s")
                 due = clock() + pause
                 continue
             said = parse(item.message)
@@ -295,13 +287,13 @@ class ComfyUIEngine:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
         self._check_ended_well(entry)
-        found = final_output(entry, self._output)
+        found = final_output(entry, self.output)
         if found is None:
-            where = f"node {self._output}" if self._output else "any node"
+            where = f"node {self.output}" if self.output else "any node"
             raise DrawingFailed(f"ComfyUI finished without an image of {where}")
         params = {name: str(found.get(name, "")) for name in ("filename", "subfolder", "type")}
-        if self._quality is not None:
-            params["preview"] = f"jpeg;{self._quality}"
+        if self.quality is not None:
+            params["preview"] = f"jpeg;{self.quality}"
         response = await self._ask("GET", "/view", params=params)
         if response.status_code != httpx.codes.OK or sniff(response.content) is None:
             raise DrawingFailed(
@@ -378,7 +370,7 @@ class ComfyUIEngine:
                 "prompt": prompt,
                 "client_id": run,
                 "prompt_id": execution.prompt_id,
-                "extra_data": {"preview_method": self._preview_method},
+                "extra_data": {"preview_method": self.preview_method},
             },
         )
         answer = json_of(response)
@@ -412,17 +404,17 @@ class ComfyUIEngine:
     async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401  # httpx's
         try:
             response = await ask(
-                self._client,
+                self.client,
                 method,
-                f"{self._url}{path}",
+                f"{self.url}{path}",
                 within=_ANSWER_WITHIN,
-                headers=bearer(self._token),
+                headers=bearer(self.token),
                 **content,
             )
         except httpx.HTTPError as error:
-            where, reason = redacted(self._url), reason_of(error, self._url)
+            where, reason = redacted(self.url), reason_of(error, self.url)
             raise EngineUnavailable(f"ComfyUI at {where}: {reason}") from error
         if response.is_server_error or response.status_code in _NOT_FOR_US:
             kind = EngineDenied if response.status_code in _DENIED else EngineUnavailable
-            raise kind(f"ComfyUI at {redacted(self._url)} answered {response.status_code}")
+            raise kind(f"ComfyUI at {redacted(self.url)} answered {response.status_code}")
         return response
