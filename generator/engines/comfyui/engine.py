@@ -29,6 +29,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import anyio
@@ -180,26 +181,13 @@ class ComfyUIEngine:
                     continue
                 number += 1
                 check_count(recipe, number)
-                placed = progress.place(preview, at)
-                yield StepImage(
-                    step=number,
-                    steps=number + placed.left + 1,
-                    final=False,
-                    timestep=placed.timestep,
-                    duration=placed.duration,
-                    image=fitted,
-                )
+                at_step = progress.place(preview, at)
+                steps = number + at_step.left + 1
+                yield StepImage(number, steps, False, at_step.timestep, at_step.duration, fitted)
         duration = progress.lap(execution.ended or time.perf_counter())
         image = await self._final(execution)
-        yield StepImage(
-            step=number + 1,
-            steps=number + 1,
-            final=True,
-            timestep=None,
-            duration=duration,
-            image=image,
-            media_type=sniff(image) or "application/octet-stream",
-        )
+        media_type = sniff(image) or "application/octet-stream"
+        yield StepImage(number + 1, number + 1, True, None, duration, image, media_type)
 
     async def _followed(
         self, execution: _Execution, heard: HeardQueue, progress: Progress
@@ -354,12 +342,7 @@ class ComfyUIEngine:
     async def _executing(self, prompt: dict[str, Any], run: str) -> AsyncIterator[_Execution]:
         """Have a prompt executed; on leaving before its end, it is stopped."""
         execution = _Execution(str(uuid.uuid4()))
-
-        async def stop(posting: asyncio.Task[None]) -> None:
-            if execution.ended is None:
-                await self._stop(posting, execution)
-
-        async with begun_there(self._post(prompt, run, execution), stop):
+        async with begun_there(self._post(prompt, run, execution), partial(self._stop, execution)):
             yield execution
 
     async def _post(self, prompt: dict[str, Any], run: str, execution: _Execution) -> None:
@@ -381,21 +364,20 @@ class ComfyUIEngine:
         if response.status_code != httpx.codes.OK or answer.get("node_errors"):
             raise RecipeRefused(f"ComfyUI refuses the prompt: {refusal(response, self._workflow)}")
 
-    async def _stop(self, posting: asyncio.Task[None], execution: _Execution) -> None:
+    async def _stop(self, execution: _Execution, posting: asyncio.Task[None]) -> None:
         """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by.
 
         An old ComfyUI interrupts whatever runs, whoever asked for it: so only what is ours.
         """
+        if execution.ended is not None:
+            return
         with anyio.move_on_after(_CANCEL_WITHIN):
             await asyncio.wait({posting})
             with suppress(EngineError):
                 await self._ask("POST", "/queue", json={"delete": [execution.prompt_id]})
-                if await self._is_running(execution.prompt_id):
+                queue = json_of(await self._ask("GET", "/queue"))
+                if stands_in(queue.get("queue_running"), execution.prompt_id):
                     await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
-
-    async def _is_running(self, prompt_id: str) -> bool:
-        queue = json_of(await self._ask("GET", "/queue"))
-        return stands_in(queue.get("queue_running"), prompt_id)
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)

@@ -253,14 +253,9 @@ def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
     seconds = real(duration)
     if seconds is None or isinstance(duration, str) or not 0 <= seconds <= MAX_DURATION:
         raise DrawingFailed(f"the worker sent a duration that is none: {duration!r:.40}")
+    media_type = str(data.get("media_type", "image/jpeg"))
     return StepImage(
-        step=number,
-        steps=steps,
-        final=event.name == "final",
-        timestep=real(timestep),
-        duration=seconds,
-        image=image,
-        media_type=str(data.get("media_type", "image/jpeg")),
+        number, steps, event.name == "final", real(timestep), seconds, image, media_type
     )
 
 

@@ -24,6 +24,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import anyio
@@ -162,15 +163,8 @@ class ReplicateEngine:
         media_type = sniff(image)
         if media_type is None:
             raise DrawingFailed("Replicate's output is no jpg, png or webp")
-        yield StepImage(
-            step=1,
-            steps=1,
-            final=True,
-            timestep=None,
-            duration=_predict_time(prediction) or max(waited, FLOOR),
-            image=image,
-            media_type=media_type,
-        )
+        duration = _predict_time(prediction) or max(waited, FLOOR)
+        yield StepImage(1, 1, True, None, duration, image, media_type)
 
     def _body(self, recipe: Recipe, base: bytes | None) -> dict[str, Any]:
         """What is posted.
@@ -206,12 +200,7 @@ class ReplicateEngine:
     async def _predicting(self, body: dict[str, Any]) -> AsyncIterator[_Prediction]:
         """Have a prediction made; on leaving before its end, it is cancelled."""
         prediction = _Prediction({})
-
-        async def stop(posting: asyncio.Task[None]) -> None:
-            if not prediction.ended:
-                await self._cancel(posting, prediction)
-
-        async with begun_there(self._create(body, prediction), stop):
+        async with begun_there(self._create(body, prediction), partial(self._cancel, prediction)):
             yield prediction
 
     async def _create(self, body: dict[str, Any], prediction: _Prediction) -> None:
@@ -274,7 +263,7 @@ class ReplicateEngine:
                 self.client,
                 "GET",
                 first,
-                within=self._within,
+                within=self.wait + _MARGIN,
                 headers=self._headers_for(first),
                 follow_redirects=True,
             )
@@ -287,7 +276,9 @@ class ReplicateEngine:
             )
         return response.content
 
-    async def _cancel(self, posting: asyncio.Task[None], prediction: _Prediction) -> None:
+    async def _cancel(self, prediction: _Prediction, posting: asyncio.Task[None]) -> None:
+        if prediction.ended:
+            return
         with anyio.move_on_after(self.wait + _CANCEL_WITHIN):
             # It has no name before Replicate has answered. What slips by ends at Cancel-After.
             await asyncio.wait({posting})
@@ -296,10 +287,6 @@ class ReplicateEngine:
                     await self._ask("POST", self._url_of(prediction, "cancel"))
 
     # ------------------------------------------------------------ questions and answers
-
-    @property
-    def _within(self) -> float:
-        return self.wait + _MARGIN
 
     def _url_of(self, prediction: _Prediction, name: str) -> str:
         """Where to ask after a prediction, or to cancel it; never anywhere but at the API."""
@@ -325,7 +312,7 @@ class ReplicateEngine:
                 self.client,
                 method,
                 url,
-                within=self._within,
+                within=self.wait + _MARGIN,
                 json=json,
                 headers={**self._headers_for(url), **(headers or {})},
             )
