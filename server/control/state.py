@@ -22,6 +22,7 @@ from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control.contract import (
+    ConditionState,
     CoverageState,
     CueForceState,
     CueState,
@@ -99,7 +100,8 @@ class StateView:
     def state(self) -> State:
         """The whole state, as JSON values."""
         playhead, now = self.playback.playhead, self.clock.now()
-        position = playhead.position(now)
+        position, first = playhead.position(now), playhead.cursor
+        coming = range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
             "zone": self.zone(),
@@ -110,7 +112,9 @@ class StateView:
                 "status": playhead.status,
                 "started_at": self._real(playhead.started_at),
                 "next": self._real(playhead.next_at),
-                "next_local": self._local(playhead.next_start),
+                "next_local": None
+                if playhead.next_start is None
+                else local_text(playhead.next_start, self.show.timezone),
                 "on_schedule": playhead.on_schedule,
                 "paused": playhead.paused,
             },
@@ -120,7 +124,7 @@ class StateView:
             "wall": self._wall(),
             "now": self._now(now),
             "standby": self._standby(),
-            "next_cues": [self.cue(index) for index in self._coming()],
+            "next_cues": [self.cue(index) for index in coming],
             "mode": self.mode(),
             "engines": self.engines(),
             "coverage": cast("CoverageState", self.readiness.coverage()),
@@ -140,9 +144,6 @@ class StateView:
             "utc_offset": self.time_of_day.utc_offset(),
             "clock_offset": round(self.time_of_day.offset, 3),
         }
-
-    def _local(self, unix: float | None) -> str | None:
-        return None if unix is None else local_text(unix, self.show.timezone)
 
     def cues(self) -> CueList:
         """Every cue, described and encoded anew when something has changed."""
@@ -174,10 +175,8 @@ class StateView:
         if cue.id is not None:
             described["cue"] = cue.id
         if action is not None:
-            sets, copies = (
-                self.readiness.sets(action.action_id),
-                self.readiness.copies(action.action_id),
-            )
+            sets = self.readiness.sets(action.action_id)
+            copies = self.readiness.copies(action.action_id)
             # What would be tried first, leaving out sets that are not there.
             here = bool(sets) and copies != "none"
             rungs = self.modes.decide(action, cue.mode).rungs
@@ -233,14 +232,10 @@ class StateView:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
         current = self.conditions.current()
         level, reason = self._verdict(current)
-        return {
-            "level": level,
-            "reason": reason,
-            "conditions": [
-                {"code": each.code, "level": each.level, "message": each.message}
-                for each in current
-            ],
-        }
+        conditions: list[ConditionState] = [
+            {"code": each.code, "level": each.level, "message": each.message} for each in current
+        ]
+        return {"level": level, "reason": reason, "conditions": conditions}
 
     def _verdict(
         self, current: Sequence[Condition]
@@ -264,20 +259,16 @@ class StateView:
         if lacking:
             cues = "1 cue has" if lacking == 1 else f"{lacking} cues have"
             problems.append(f"{cues} no set to play")
-        problems += self._preflight_errors()
+        preflight = self._preflight()
+        problems += [
+            ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
+            for each in (preflight["findings"] if preflight else ())
+            if each["level"] == "error"  # visitors would see it
+        ]
         problems += self.readiness.notes()
         if problems:
             return "degraded", problems[0]
         return "ok", "every cue has a set to play"
-
-    def _preflight_errors(self) -> list[str]:
-        """What the preflight found that visitors would see."""
-        found = self._preflight()
-        return [
-            ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
-            for each in ([] if found is None else found["findings"])
-            if each["level"] == "error"
-        ]
 
     def _preflight(self) -> PreflightState | None:
         return None if self.preflight is None else cast("PreflightState", self.preflight())
@@ -320,24 +311,17 @@ class StateView:
         if force is None:
             reason = f"{self.modes.configured} as configured"
             return {"forced": None, "by": None, "until": None, "until_at": None, "reason": reason}
+        until, until_at = force.until.replace("_", " "), None
+        if force.until == "time" and force.deadline is not None:  # as the time of day is now
+            ends = self.tempo.to_real(force.deadline)
+            until, until_at = self.time_of_day.hour(ends), round(self.time_of_day.unix(ends), 3)
         return {
             "forced": force.mode,
             "by": force.by,
             "reason": force.words,
-            "until": self._until(force),
-            "until_at": self._ends(force),
+            "until": until,
+            "until_at": until_at,
         }
-
-    def _until(self, force: Force) -> str:
-        if force.until == "time" and force.deadline is not None:
-            return self.time_of_day.hour(self.tempo.to_real(force.deadline))
-        return force.until.replace("_", " ")
-
-    def _ends(self, force: Force) -> float | None:
-        """Unix time at which a number of seconds is over, as the time of day is now."""
-        if force.until != "time" or force.deadline is None:
-            return None
-        return round(self.time_of_day.unix(self.tempo.to_real(force.deadline)), 3)
 
     def engines(self) -> list[EngineState]:
         """Every engine that may draw live, in order of preference."""
@@ -392,10 +376,6 @@ class StateView:
             decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
             standby |= {"mode": decision.mode, "why": decision.why}
         return standby
-
-    def _coming(self) -> range:
-        first = self.playback.playhead.cursor
-        return range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
 
 
 def _text_of(cue: Cue) -> str:

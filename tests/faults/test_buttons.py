@@ -86,7 +86,7 @@ async def test_go_pressed_and_let_go_goes_once_and_never_to_the_beginning(
     assert before > 5
     assert await desk.ask("/understudy/go", 0) == ["go", "ok", RELEASED]
     assert opened.position_now() == before
-    assert [entry.command for entry in opened.log.entries] == ["go"]
+    assert [entry["command"] for entry in opened.log.entries] == ["go"]
 
 
 async def test_a_cue_is_chosen_by_text_or_in_the_address_and_never_by_a_number(

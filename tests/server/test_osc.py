@@ -224,7 +224,7 @@ async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
         assert (await desk.ask("/understudy/restore"))[:2] == ["restore", "ok"]
         assert (await desk.ask("/understudy/engage"))[:2] == ["engage", "unknown_command"]
         assert (await desk.ask("/understudy/state"))[:2] == ["state", "ok"]
-    senders = {entry.sender for entry in opened.log.entries}
+    senders = {entry["sender"] for entry in opened.log.entries}
     assert senders == {"osc 127.0.0.1 (operator)"}
 
 
@@ -243,7 +243,7 @@ async def test_nonsense_and_strangers_get_no_answer(opened: House) -> None:
         async with asyncio.timeout(10):
             assert (await desk.replies.get())[:2] == ["pause", "not_active"]
         assert desk.replies.empty()
-    assert [entry.command for entry in opened.log.entries] == ["pause"]
+    assert [entry["command"] for entry in opened.log.entries] == ["pause"]
 
 
 @pytest.mark.parametrize(
