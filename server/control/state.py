@@ -21,25 +21,7 @@ from server.asrun.record import Activation
 from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
-from server.control.contract import (
-    ConditionState,
-    CoverageState,
-    CueForceState,
-    CueState,
-    EngineState,
-    ForceState,
-    HealthState,
-    ModeState,
-    NowState,
-    PanicState,
-    PreflightState,
-    RehearsalState,
-    ScreenState,
-    StandbyState,
-    State,
-    WallState,
-    ZoneState,
-)
+from server.control import contract
 from server.control.dispatcher import CommandLog
 from server.engines.live import LiveEngines
 from server.modes.forces import Force
@@ -71,7 +53,7 @@ class CueList:
     """
 
     key: object
-    cues: list[CueState]
+    cues: list[contract.CueState]
     encoded: bytes
     etag: str
 
@@ -97,7 +79,7 @@ class StateView:
     time_of_day: TimeOfDay = field(kw_only=True)
     _cues: CueList | None = field(default=None, init=False)
 
-    def state(self) -> State:
+    def state(self) -> contract.State:
         """The whole state, as JSON values."""
         playhead, now = self.playback.playhead, self.clock.now()
         position, first = playhead.position(now), playhead.cursor
@@ -127,17 +109,17 @@ class StateView:
             "next_cues": [self.cue(index) for index in coming],
             "mode": self.mode(),
             "engines": self.engines(),
-            "coverage": cast("CoverageState", self.readiness.coverage()),
+            "coverage": cast("contract.CoverageState", self.readiness.coverage()),
             "screens": self.screens(now),
             "health": self.health(),
             "preflight": self._preflight(),
             "rehearsal": None
             if self.rehearsal is None
-            else cast("RehearsalState", self.rehearsal()),
+            else cast("contract.RehearsalState", self.rehearsal()),
             "commands": self.commands.newest(_COMMANDS),
         }
 
-    def zone(self) -> ZoneState:
+    def zone(self) -> contract.ZoneState:
         """In which time zone hours are told."""
         return {
             "name": self.show.timezone_name or None,
@@ -158,11 +140,11 @@ class StateView:
             self._cues = CueList(key, cues, encoded, etag)
         return self._cues
 
-    def cue(self, index: int) -> CueState:
+    def cue(self, index: int) -> contract.CueState:
         """One cue, with what it draws and how ready that is."""
         cue = self.show.sheet.cues[index]
         action = self.playback.plan.of_cue(index)
-        described: CueState = {
+        described: contract.CueState = {
             "index": index,
             "time": format_time(cue.at),
             "at": cue.at,
@@ -194,7 +176,7 @@ class StateView:
             }
         return described
 
-    def screens(self, now: float) -> list[ScreenState]:
+    def screens(self, now: float) -> list[contract.ScreenState]:
         """Every screen, how it is, and how long ago it last painted a frame.
 
         Those that are connected come first, in the order they came, then those that are missing.
@@ -205,9 +187,9 @@ class StateView:
             statuses = self.presence.all()
         return [self._screen(each, now) for each in statuses]
 
-    def _screen(self, status: ScreenStatus, now: float) -> ScreenState:
+    def _screen(self, status: ScreenStatus, now: float) -> contract.ScreenState:
         screen = status.screen
-        told: ScreenState = {
+        told: contract.ScreenState = {
             "screen": status.name,
             "connected": screen is not None,
             "expected": status.expected,
@@ -228,11 +210,11 @@ class StateView:
             told["painted_age"] = round(age, 3)
         return told
 
-    def health(self) -> HealthState:
+    def health(self) -> contract.HealthState:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
         current = self.conditions.current()
         level, reason = self._verdict(current)
-        conditions: list[ConditionState] = [
+        conditions: list[contract.ConditionState] = [
             {"code": each.code, "level": each.level, "message": each.message} for each in current
         ]
         return {"level": level, "reason": reason, "conditions": conditions}
@@ -270,10 +252,10 @@ class StateView:
             return "degraded", problems[0]
         return "ok", "every cue has a set to play"
 
-    def _preflight(self) -> PreflightState | None:
-        return None if self.preflight is None else cast("PreflightState", self.preflight())
+    def _preflight(self) -> contract.PreflightState | None:
+        return None if self.preflight is None else cast("contract.PreflightState", self.preflight())
 
-    def _wall(self) -> WallState:
+    def _wall(self) -> contract.WallState:
         """What visitors should see: which picture, whether a curtain is before it, the words."""
         frame = self.stage.on_the_wall()
         return {
@@ -283,7 +265,7 @@ class StateView:
             "caption": self.stage.caption,
         }
 
-    def _panic(self) -> PanicState | None:
+    def _panic(self) -> contract.PanicState | None:
         panic, at = self.playback.panicked, self.playback.panicked_at
         if panic is None:
             return None
@@ -295,9 +277,9 @@ class StateView:
         """A moment of the show, as those have it who read this."""
         return None if moment is None else self.tempo.to_real(moment)
 
-    def mode(self) -> ModeState:
+    def mode(self) -> contract.ModeState:
         """The mode, and who forced what until when."""
-        cues: list[CueForceState] = [
+        cues: list[contract.CueForceState] = [
             {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
         ]
         return {
@@ -307,7 +289,7 @@ class StateView:
             "cues": cues,
         }
 
-    def _force(self, force: Force | None) -> ForceState:
+    def _force(self, force: Force | None) -> contract.ForceState:
         if force is None:
             reason = f"{self.modes.configured} as configured"
             return {"forced": None, "by": None, "until": None, "until_at": None, "reason": reason}
@@ -323,13 +305,13 @@ class StateView:
             "until_at": until_at,
         }
 
-    def engines(self) -> list[EngineState]:
+    def engines(self) -> list[contract.EngineState]:
         """Every engine that may draw live, in order of preference."""
         return [self._engine(each) for each in self.modes.engines]
 
-    def _engine(self, engine: EngineReport) -> EngineState:
+    def _engine(self, engine: EngineReport) -> contract.EngineState:
         process, absent = self.live.process(engine.name), self.live.absent(engine.name)
-        told: EngineState = {
+        told: contract.EngineState = {
             "name": engine.name,
             "draws": engine.engine,
             "local": engine.local,
@@ -344,7 +326,7 @@ class StateView:
             told |= {"state": process.state, "usable": False, "reason": process.reason or absent}
         return told
 
-    def _now(self, now: float) -> NowState | None:
+    def _now(self, now: float) -> contract.NowState | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current
         if on_stage is None or current is None:
             return None
@@ -364,13 +346,13 @@ class StateView:
             "next_cycle_at": self._real(self.playback.performer.pause_until),
         }
 
-    def _standby(self) -> StandbyState | None:
+    def _standby(self) -> contract.StandbyState | None:
         index = self.playback.playhead.standby
         if index is None:
             return None
         # A cue that draws nothing stands on nothing that could fail.
         cue = {"ready": True, "provider": None, **self.cue(index)}
-        standby = cast("StandbyState", cue)
+        standby = cast("contract.StandbyState", cue)
         action = self.playback.plan.of_cue(index)
         if action is not None:
             decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
