@@ -194,5 +194,5 @@ def test_an_address_may_be_written_in_several_ways(ask: Any, server: ServerProce
 
 def test_a_screen_that_is_missing_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     told = {"painted_age": None, "trouble": "left: gone since 14:03", "screen": "left"}
-    Console(width=80).print(_screens([told], ages=True))
+    Console(width=80).print(_screens([told]))
     assert "gone since 14:03" in capsys.readouterr().out

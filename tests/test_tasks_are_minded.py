@@ -32,7 +32,7 @@ MINDED = {
     ("cache/tasks.py", "create_task"): (1, "`first_of` raises what the first of them raised"),
     # Loops that go on for long, and catch all that is not their own end.
     ("cache/local.py", "create_task"): (
-        3,
+        2,
         "tidying catches all and tells it by `untidy`; requests are awaited where they are begun",
     ),
     ("cache/prefetch.py", "create_task"): (1, "fetchers catch all, and are told by `stumbled`"),

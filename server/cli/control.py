@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -176,7 +176,7 @@ def _show(command: str, result: Mapping[str, Any]) -> None:
         case "state":
             _show_state(console, result)
         case "screens":
-            console.print(_screens(result["screens"], ages=True))
+            console.print(_screens(result["screens"]))
         case "cues":
             console.print(_cues(result["cues"]))
         case "asrun":
@@ -208,7 +208,7 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     title = Text(state["show"]["title"], style="bold")
     if state["activation"] != "show":
         title.append("  REHEARSAL", style="bold reverse yellow")
-    if state.get("panic"):
+    if state["panic"]:
         title.append(f"  PANIC by {state['panic']['by']}: the wall is black", style="bold red")
     console.print(title)
     facts = Table.grid(padding=(0, 2))
@@ -222,7 +222,7 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     if state["position"] is None and screening["next"] is not None:
         wait = max(0.0, screening["next"] - state["server_time"])
         where.append(f"  next screening in {format_time(int(wait))}")
-        if screening.get("next_local"):
+        if screening["next_local"]:
             at = datetime.fromisoformat(screening["next_local"])
             where.append(f", {at:%a %d %b %H:%M} {_zone_name(_zone_of(state))}", style="dim")
     facts.add_row("position", where)
@@ -231,24 +231,24 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     if standby:
         ready = "ready" if standby["ready"] else "NOT READY"
         text = Text(f"{standby['time']}  {standby.get('cue') or standby['action']}  {ready}")
-        text.append(f"  {standby.get('prompt') or standby.get('text') or ''}", style="dim")
+        text.append(f"  {standby.get('prompt') or standby['text']}", style="dim")
         facts.add_row("next", text)
     facts.add_row("mode", _mode(state["mode"]))
-    for engine in state.get("engines") or ():
-        reason = f": {engine['reason']}" if engine.get("reason") else ""
-        facts.add_row("engine", Text(f"{engine['name']}  {engine.get('state', '')}{reason}"))
+    for engine in state["engines"]:
+        reason = f": {engine['reason']}" if engine["reason"] else ""
+        facts.add_row("engine", Text(f"{engine['name']}  {engine['state']}{reason}"))
     coverage = state["coverage"]
     facts.add_row("sets", Text(f"{coverage['with_sets']} of {coverage['actions']} cues have sets"))
     facts.add_row(
         "health",
         Text(f"{health['level']}: {health['reason']}", style=_STYLES.get(health["level"], "")),
     )
-    for each in health.get("conditions") or ():
+    for each in health["conditions"]:
         if each["message"] != health["reason"]:
             style = _STYLES.get(each["level"], "dim")
             facts.add_row("", Text(f"{each['level']}: {each['message']}", style=style))
     console.print(facts)
-    console.print(_screens(state["screens"], ages=True))
+    console.print(_screens(state["screens"]))
 
 
 def _now(now: Mapping[str, Any] | None) -> Text:
@@ -265,78 +265,76 @@ def _now(now: Mapping[str, Any] | None) -> Text:
 
 
 def _mode(mode: Mapping[str, Any]) -> Text:
-    text = Text(str(mode["effective"]), style="bold")
-    if mode.get("forced"):
-        text.append(f"  forced by {mode.get('by')}", style="yellow")
-        if mode.get("until") is not None:
-            text.append(f" until {mode['until']}", style="yellow")
-    if mode.get("reason"):
-        text.append(f"  {mode['reason']}", style="dim")
+    text = Text(mode["effective"], style="bold")
+    if mode["forced"]:
+        text.append(f"  forced by {mode['by']} until {mode['until']}", style="yellow")
+    text.append(f"  {mode['reason']}", style="dim")
     return text
 
 
-def _screens(screens: list[Mapping[str, Any]], *, ages: bool) -> Table | Text:
+def _screens(screens: list[Mapping[str, Any]]) -> Table | Text:
     if not screens:
         return Text("no screen is connected", style="yellow")
-    table = _table("screen", "last painted")
+    rows = []
     for screen in screens:
-        age = screen.get("painted_age")
-        painted = "nothing yet" if age is None else f"{age:.1f} s ago" if ages else ""
-        trouble = screen.get("trouble")
-        if trouble:
-            painted = trouble.removeprefix(f"{screen['screen']}: ")
-        table.add_row(Text(screen["screen"]), Text(painted, style="yellow" if trouble else ""))
-    return table
+        age, trouble = screen["painted_age"], screen["trouble"]
+        painted = "nothing yet" if age is None else f"{age:.1f} s ago"
+        said = trouble.removeprefix(f"{screen['screen']}: ") if trouble else painted
+        rows.append((screen["screen"], Text(said, style="yellow" if trouble else "")))
+    return _table(("screen", "last painted"), rows)
 
 
 def _cues(cues: list[Mapping[str, Any]]) -> Table:
-    table = _table("#", "time", "cue", "", "sets", "text")
-    for cue in cues:
-        table.add_row(
-            str(cue["index"]),
+    rows = (
+        (
+            cue["index"],
             cue["time"],
-            Text(str(cue.get("cue") or "")),
+            cue.get("cue", ""),
             cue["action"],
-            str(cue.get("sets", "")),
-            Text(str(cue.get("text") or "")),
+            cue.get("sets", ""),
+            cue["text"],
         )
-    return table
+        for cue in cues
+    )
+    return _table(("#", "time", "cue", "", "sets", "text"), rows)
 
 
 def _runs(rows: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
-    table = _table(f"started {_zone_name(zone)}".strip(), "cue", "mode", "from", "outcome", "why")
-    for row in rows:
-        source = (
-            row["provider"] if row["set_id"] is None else f"{row['provider']} set {row['set_id']}"
-        )
-        table.add_row(
+    told = (
+        (
             _time_of_day(row["started_wall"], zone),
-            Text(row["action_id"]),
+            row["action_id"],
             row["mode"],
-            Text(source),
+            row["provider"] + ("" if row["set_id"] is None else f" set {row['set_id']}"),
             row["outcome"] or "playing",
-            Text(row["why"]),
+            row["why"],
         )
-    return table
+        for row in rows
+    )
+    return _table(
+        (f"started {_zone_name(zone)}".strip(), "cue", "mode", "from", "outcome", "why"), told
+    )
 
 
 def _log(commands: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
-    table = _table(f"at {_zone_name(zone)}".strip(), "who", "what", "")
-    for entry in commands:
-        args = " ".join(f"{key}={value}" for key, value in entry["args"].items())
-        table.add_row(
+    told = (
+        (
             _time_of_day(entry["at"], zone),
-            Text(entry["sender"]),
-            Text(f"{entry['command']} {args}".strip()),
-            Text(entry["code"] or "ok"),
+            entry["sender"],
+            " ".join([entry["command"], *(f"{k}={v}" for k, v in entry["args"].items())]),
+            entry["code"] or "ok",
         )
-    return table
+        for entry in commands
+    )
+    return _table((f"at {_zone_name(zone)}".strip(), "who", "what", ""), told)
 
 
-def _table(*columns: str) -> Table:
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:  # as texts: names of people and pictures are no markup
+        table.add_row(*(each if isinstance(each, Text) else Text(str(each)) for each in row))
     return table
 
 

@@ -152,7 +152,11 @@ class CoverageState(TypedDict):
 
 
 class ScreenState(TypedDict):
-    """A screen; `gone_since` is Unix time, and what it has painted is of server time."""
+    """A screen, and what it has painted, in server time.
+
+    `trouble` is what is wrong, in words; `gone_since` Unix time; `cannot_draw` some characters of
+    the show for which it has no font.
+    """
 
     screen: str
     connected: bool
@@ -199,7 +203,7 @@ class FindingState(TypedDict):
 
 
 class PreflightState(TypedDict):
-    """What the last look through everything found; `at` is Unix time."""
+    """What the last look through everything found; `verdict` is `ready` or `not ready`."""
 
     verdict: str | None
     at: float | None
@@ -226,7 +230,10 @@ class ReportState(TypedDict):
 
 
 class RehearsalState(ReportState):
-    """The rehearsal in the background, and the report before it while there is no newer one."""
+    """The rehearsal in the background; `previous` is the last report, while there is no newer.
+
+    `reason` is why it failed, or who broke it off; `since` null where that was before a restart.
+    """
 
     status: Literal["none", "running", "done", "failed", "cancelled"]
     since: float | None

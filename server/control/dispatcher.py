@@ -15,7 +15,8 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -65,68 +66,35 @@ class Envelope:
         return age >= self.ttl
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """One command, who gave it, and what became of it.
-
-    Attributes:
-        number: counts up from 1.
-        at: Unix time, by the machine's time of day.
-        code: why it was not carried out; None where it was.
-    """
-
-    number: int
-    at: float
-    sender: str
-    role: Role
-    command: str
-    args: Mapping[str, Any]
-    code: str | None = None
-    message: str | None = None
-
-    def plain(self) -> CommandState:
-        """As JSON values."""
-        return {
-            "number": self.number,
-            "at": round(self.at, 3),
-            "sender": self.sender,
-            "role": self.role,
-            "command": self.command,
-            "args": dict(self.args),
-            "ok": self.code is None,
-            "code": self.code,
-            "message": self.message,
-        }
-
-
-@dataclass
 class CommandLog:
-    """The commands of late, newest last; the whole log is the server's."""
+    """The commands of late, newest first; the whole log is the server's."""
 
-    entries: deque[Logged] = field(default_factory=lambda: deque(maxlen=_LOGGED))
-    count: int = 0
+    def __init__(self) -> None:
+        self.entries: deque[CommandState] = deque(maxlen=_LOGGED)
+        self._count = 0
 
     def add(
         self, at: float, caller: Caller, command: str, args: Args, problem: CommandError | None
     ) -> None:
-        """Write one down."""
-        self.count += 1
-        self.entries.append(
-            Logged(
-                number=self.count,
-                at=at,
-                sender=caller.name,
-                role=caller.role,
-                command=f"{command:.60}",
-                args=_shortened(args),
-                code=problem.code if problem else None,
-                message=str(problem) if problem else None,
-            )
+        """Write one down, and why it was not carried out, where it was not."""
+        self._count += 1
+        self.entries.appendleft(
+            {
+                "number": self._count,
+                "at": round(at, 3),
+                "sender": caller.name,
+                "role": caller.role,
+                "command": f"{command:.60}",
+                "args": _shortened(args),
+                "ok": problem is None,
+                "code": problem.code if problem else None,
+                "message": str(problem) if problem else None,
+            }
         )
 
     def newest(self, limit: int) -> list[CommandState]:
         """The last `limit` of them, newest first."""
-        return [entry.plain() for entry in list(self.entries)[::-1][:limit]]
+        return list(islice(self.entries, limit))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ from server.control.dispatcher import Dispatcher, Envelope
 from server.control.state_feed import StateFeed, TechnicianMailbox
 from server.metrics import Metrics
 from server.sockets.connection import (
-    NORMAL,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     InboundLimiter,
@@ -140,12 +139,11 @@ class ControlSocket:
                 )
             except SlowReader:
                 _log.warning("technician_too_slow", name=caller.name)
-                return TRY_AGAIN_LATER
             finally:
                 stack.close()
                 self._metrics.technicians.set(self._feed.listeners)
                 _log.info("technician_left", name=caller.name)
-        return NORMAL
+        return TRY_AGAIN_LATER
 
     async def _send(self, connection: _Connection, mailbox: TechnicianMailbox) -> None:
         while True:

@@ -21,24 +21,7 @@ from server.asrun.record import Activation
 from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
-from server.control.contract import (
-    CoverageState,
-    CueForceState,
-    CueState,
-    EngineState,
-    ForceState,
-    HealthState,
-    ModeState,
-    NowState,
-    PanicState,
-    PreflightState,
-    RehearsalState,
-    ScreenState,
-    StandbyState,
-    State,
-    WallState,
-    ZoneState,
-)
+from server.control import contract
 from server.control.dispatcher import CommandLog
 from server.diagnostics.findings import sentences
 from server.diagnostics.live_checks import findings_now
@@ -73,7 +56,7 @@ class CueList:
     """
 
     key: object
-    cues: list[CueState]
+    cues: list[contract.CueState]
     encoded: bytes
     etag: str
 
@@ -99,10 +82,11 @@ class StateView:
     time_of_day: TimeOfDay = field(kw_only=True)
     _cues: CueList | None = field(default=None, init=False)
 
-    def state(self) -> State:
+    def state(self) -> contract.State:
         """The whole state, as JSON values."""
         playhead, now = self.playback.playhead, self.clock.now()
-        position = playhead.position(now)
+        position, first = playhead.position(now), playhead.cursor
+        coming = range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
             "zone": self.zone(),
@@ -113,7 +97,9 @@ class StateView:
                 "status": playhead.status,
                 "started_at": self._real(playhead.started_at),
                 "next": self._real(playhead.next_at),
-                "next_local": self._local(playhead.next_start),
+                "next_local": None
+                if playhead.next_start is None
+                else local_text(playhead.next_start, self.show.timezone),
                 "on_schedule": playhead.on_schedule,
                 "paused": playhead.paused,
             },
@@ -123,29 +109,26 @@ class StateView:
             "wall": self._wall(),
             "now": self._now(now),
             "standby": self._standby(),
-            "next_cues": [self.cue(index) for index in self._coming()],
+            "next_cues": [self.cue(index) for index in coming],
             "mode": self.mode(),
             "engines": self.engines(),
-            "coverage": cast("CoverageState", self.readiness.coverage()),
+            "coverage": cast("contract.CoverageState", self.readiness.coverage()),
             "screens": self.screens(now),
             "health": self.health(),
             "preflight": self._preflight(),
             "rehearsal": None
             if self.rehearsal is None
-            else cast("RehearsalState", self.rehearsal()),
+            else cast("contract.RehearsalState", self.rehearsal()),
             "commands": self.commands.newest(_COMMANDS),
         }
 
-    def zone(self) -> ZoneState:
+    def zone(self) -> contract.ZoneState:
         """In which time zone hours are told."""
         return {
             "name": self.show.timezone_name or None,
             "utc_offset": self.time_of_day.utc_offset(),
             "clock_offset": round(self.time_of_day.offset, 3),
         }
-
-    def _local(self, unix: float | None) -> str | None:
-        return None if unix is None else local_text(unix, self.show.timezone)
 
     def cues(self) -> CueList:
         """Every cue, described and encoded anew when something has changed."""
@@ -160,11 +143,11 @@ class StateView:
             self._cues = CueList(key, cues, encoded, etag)
         return self._cues
 
-    def cue(self, index: int) -> CueState:
+    def cue(self, index: int) -> contract.CueState:
         """One cue, with what it draws and how ready that is."""
         cue = self.show.sheet.cues[index]
         action = self.playback.plan.of_cue(index)
-        described: CueState = {
+        described: contract.CueState = {
             "index": index,
             "time": format_time(cue.at),
             "at": cue.at,
@@ -177,10 +160,8 @@ class StateView:
         if cue.id is not None:
             described["cue"] = cue.id
         if action is not None:
-            sets, copies = (
-                self.readiness.sets(action.action_id),
-                self.readiness.copies(action.action_id),
-            )
+            sets = self.readiness.sets(action.action_id)
+            copies = self.readiness.copies(action.action_id)
             # What would be tried first, leaving out sets that are not there.
             here = bool(sets) and copies != "none"
             rungs = self.modes.decide(action, cue.mode).rungs
@@ -198,7 +179,7 @@ class StateView:
             }
         return described
 
-    def screens(self, now: float) -> list[ScreenState]:
+    def screens(self, now: float) -> list[contract.ScreenState]:
         """Every screen, how it is, and how long ago it last painted a frame.
 
         Those that are connected come first, in the order they came, then those that are missing.
@@ -209,9 +190,9 @@ class StateView:
             statuses = self.presence.all()
         return [self._screen(each, now) for each in statuses]
 
-    def _screen(self, status: ScreenStatus, now: float) -> ScreenState:
+    def _screen(self, status: ScreenStatus, now: float) -> contract.ScreenState:
         screen = status.screen
-        told: ScreenState = {
+        told: contract.ScreenState = {
             "screen": status.name,
             "connected": screen is not None,
             "expected": status.expected,
@@ -232,18 +213,14 @@ class StateView:
             told["painted_age"] = round(age, 3)
         return told
 
-    def health(self) -> HealthState:
+    def health(self) -> contract.HealthState:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
         current = self.conditions.current()
         level, reason = self._verdict(current)
-        return {
-            "level": level,
-            "reason": reason,
-            "conditions": [
-                {"code": each.code, "level": each.level, "message": each.message}
-                for each in current
-            ],
-        }
+        conditions: list[contract.ConditionState] = [
+            {"code": each.code, "level": each.level, "message": each.message} for each in current
+        ]
+        return {"level": level, "reason": reason, "conditions": conditions}
 
     def _verdict(
         self, current: Sequence[Condition]
@@ -267,25 +244,21 @@ class StateView:
         lacking = len(self.readiness.without_sets())
         if lacking:
             problems.append(f"{count(lacking, 'cue has', 'cues have')} no set to play")
-        problems += self._preflight_errors()
+        preflight = self._preflight()
+        problems += [
+            ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
+            for each in (preflight["findings"] if preflight else ())
+            if each["level"] == "error"  # visitors would see it
+        ]
         problems += sentences(now, "warning")
         if problems:
             return "degraded", problems[0]
         return "ok", "every cue has a set to play"
 
-    def _preflight_errors(self) -> list[str]:
-        """What the preflight found that visitors would see."""
-        found = self._preflight()
-        return [
-            ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
-            for each in ([] if found is None else found["findings"])
-            if each["level"] == "error"
-        ]
+    def _preflight(self) -> contract.PreflightState | None:
+        return None if self.preflight is None else cast("contract.PreflightState", self.preflight())
 
-    def _preflight(self) -> PreflightState | None:
-        return None if self.preflight is None else cast("PreflightState", self.preflight())
-
-    def _wall(self) -> WallState:
+    def _wall(self) -> contract.WallState:
         """What visitors should see: which picture, whether a curtain is before it, the words."""
         frame = self.stage.on_the_wall()
         return {
@@ -295,7 +268,7 @@ class StateView:
             "caption": self.stage.caption,
         }
 
-    def _panic(self) -> PanicState | None:
+    def _panic(self) -> contract.PanicState | None:
         panic, at = self.playback.panicked, self.playback.panicked_at
         if panic is None:
             return None
@@ -307,9 +280,9 @@ class StateView:
         """A moment of the show, as those have it who read this."""
         return None if moment is None else self.tempo.to_real(moment)
 
-    def mode(self) -> ModeState:
+    def mode(self) -> contract.ModeState:
         """The mode, and who forced what until when."""
-        cues: list[CueForceState] = [
+        cues: list[contract.CueForceState] = [
             {"cue": each.cue, **self._force(each)} for each in self.modes.forces if each.cue
         ]
         return {
@@ -319,36 +292,29 @@ class StateView:
             "cues": cues,
         }
 
-    def _force(self, force: Force | None) -> ForceState:
+    def _force(self, force: Force | None) -> contract.ForceState:
         if force is None:
             reason = f"{self.modes.configured} as configured"
             return {"forced": None, "by": None, "until": None, "until_at": None, "reason": reason}
+        until, until_at = force.until.replace("_", " "), None
+        if force.until == "time" and force.deadline is not None:  # as the time of day is now
+            ends = self.tempo.to_real(force.deadline)
+            until, until_at = self.time_of_day.hour(ends), round(self.time_of_day.unix(ends), 3)
         return {
             "forced": force.mode,
             "by": force.by,
             "reason": force.words,
-            "until": self._until(force),
-            "until_at": self._ends(force),
+            "until": until,
+            "until_at": until_at,
         }
 
-    def _until(self, force: Force) -> str:
-        if force.until == "time" and force.deadline is not None:
-            return self.time_of_day.hour(self.tempo.to_real(force.deadline))
-        return force.until.replace("_", " ")
-
-    def _ends(self, force: Force) -> float | None:
-        """Unix time at which a number of seconds is over, as the time of day is now."""
-        if force.until != "time" or force.deadline is None:
-            return None
-        return round(self.time_of_day.unix(self.tempo.to_real(force.deadline)), 3)
-
-    def engines(self) -> list[EngineState]:
+    def engines(self) -> list[contract.EngineState]:
         """Every engine that may draw live, in order of preference."""
         return [self._engine(each) for each in self.modes.engines]
 
-    def _engine(self, engine: EngineReport) -> EngineState:
+    def _engine(self, engine: EngineReport) -> contract.EngineState:
         process, absent = self.live.process(engine.name), self.live.absent(engine.name)
-        told: EngineState = {
+        told: contract.EngineState = {
             "name": engine.name,
             "draws": engine.engine,
             "local": engine.local,
@@ -363,7 +329,7 @@ class StateView:
             told |= {"state": process.state, "usable": False, "reason": process.reason or absent}
         return told
 
-    def _now(self, now: float) -> NowState | None:
+    def _now(self, now: float) -> contract.NowState | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current
         if on_stage is None or current is None:
             return None
@@ -383,22 +349,18 @@ class StateView:
             "next_cycle_at": self._real(self.playback.performer.pause_until),
         }
 
-    def _standby(self) -> StandbyState | None:
+    def _standby(self) -> contract.StandbyState | None:
         index = self.playback.playhead.standby
         if index is None:
             return None
         # A cue that draws nothing stands on nothing that could fail.
         cue = {"ready": True, "provider": None, **self.cue(index)}
-        standby = cast("StandbyState", cue)
+        standby = cast("contract.StandbyState", cue)
         action = self.playback.plan.of_cue(index)
         if action is not None:
             decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
             standby |= {"mode": decision.mode, "why": decision.why}
         return standby
-
-    def _coming(self) -> range:
-        first = self.playback.playhead.cursor
-        return range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
 
 
 def _text_of(cue: Cue) -> str:

@@ -24,7 +24,6 @@ from server.access import AccessDenied
 from server.clock import Clock
 from server.sockets.messages import ErrorReply, Hello, MessageDecoder, MessageError, WireMessage
 
-NORMAL = 1000
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
@@ -264,7 +263,7 @@ class JsonConnection(SocketConnection, Generic[M]):
         await self.send(ErrorReply(code=code, message=message).encode())
 
 
-async def side_by_side(*works: Coroutine[Any, Any, None]) -> None:
+async def side_by_side(*works: Coroutine[Any, Any, object]) -> None:
     """Run `works` until one of them ends, and see the others ended; its error is raised.
 
     Sending and receiving are such works: a handler that only sends would hang the server's

@@ -16,7 +16,6 @@ from server.clock import Clock
 from server.connections import identified
 from server.metrics import Metrics
 from server.sockets.connection import (
-    NORMAL,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     InboundLimiter,
@@ -45,10 +44,6 @@ SOON = 5.0
 """Seconds that a screen's clock may be ahead of ours."""
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-
-class _Dismissed(Exception):
-    """Another screen came by the same name, while this one had fallen silent."""
 
 
 _Connection = JsonConnection[wire.FromScreen]
@@ -121,24 +116,22 @@ class ScreenSocket:
             self._presence.look()
             self._metrics.screens.set(len(self._stage.screens))
             try:
+                # Of these only the last can end without an error.
                 await side_by_side(
                     self._send(connection, screen),
                     self._listen(connection, screen),
-                    self._dismissed(screen),
+                    screen.dismissed.wait(),
                 )
+                _log.warning("screen_replaced", screen=screen.name)
             except (ScreenTooSlow, SlowReader):
                 _log.warning("screen_too_slow", screen=screen.name)
-                return TRY_AGAIN_LATER
-            except _Dismissed:
-                _log.warning("screen_replaced", screen=screen.name)
-                return TRY_AGAIN_LATER
             finally:
                 stack.close()  # whoever is told now looks at who is still there
                 self._presence.left(screen)
                 self._metrics.screens.set(len(self._stage.screens))
                 self._metrics.frames_skipped.inc(screen.mailbox.skipped)
                 _log.info("screen_left", screen=screen.name, skipped=screen.mailbox.skipped)
-        return NORMAL
+        return TRY_AGAIN_LATER
 
     async def _send(self, connection: _Connection, screen: Screen) -> None:
         while True:
@@ -158,10 +151,6 @@ class ScreenSocket:
         screen.frames_sent += 1
         self._metrics.frames_sent.inc()
         self._stage.sent(screen, item)
-
-    async def _dismissed(self, screen: Screen) -> None:
-        await screen.dismissed.wait()
-        raise _Dismissed
 
     async def _listen(self, connection: _Connection, screen: Screen) -> None:
         while True:

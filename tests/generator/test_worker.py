@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -37,6 +36,7 @@ from generator.recipe import seed_for
 from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
 from tests.generator.engines.engine_contract import AddressedEngineContract, drawn, recipe
+from tests.helpers.servers import listening
 
 JSON = {"content-type": "application/json"}
 
@@ -50,20 +50,9 @@ def posting(
 @asynccontextmanager
 async def working(worker: Worker) -> AsyncIterator[str]:
     """Serve `worker` on loopback; where."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(worker.app(), log_config=None, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    with listener:
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            assert not task.done()
-            await asyncio.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+    async with listening(config) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @asynccontextmanager

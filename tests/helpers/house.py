@@ -23,7 +23,7 @@ from server.clock import VirtualClock, settle
 from server.conditions import Conditions
 from server.config.show import Show, load_show
 from server.control.commands.modes import ModeCommands
-from server.control.commands.show import Remember, ShowCommands, forget
+from server.control.commands.show import Remember, ShowCommands
 from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
@@ -261,7 +261,7 @@ async def house(
     far: Far | None = None,
     contents: Mapping[str, bytes] | None = None,
     panic: Panic | None = None,
-    remember: Remember = forget,
+    remember: Remember | None = None,
 ) -> AsyncIterator[House]:
     """Open a house; with the loop of `LOOP` the show begins at once.
 
@@ -356,7 +356,7 @@ async def house(
         clock=clock,
         min_go=show.settings.playback.min_go,
         log=log,
-        remember=remember,
+        remember=remember or forget,
     )
     mode_commands = ModeCommands(
         modes=modes,
@@ -364,6 +364,7 @@ async def house(
         view=view,
         clock=clock,
         engines=LiveEngines(tuple(engines)),
+        keep=forget,
     )
     dispatcher = Dispatcher(
         (commands, mode_commands, SupplyCommands(supply, ensemble.lookahead)), clock, log
@@ -410,6 +411,11 @@ async def house(
         asyncio.all_tasks() - before - {asyncio.current_task()}
     )  # a fixture ends in a task of its own
     assert not left, f"still running: {left}"
+
+
+async def forget(*_: Panic | None) -> str | None:
+    """Nothing survives a restart of this house, and nobody says why."""
+    return None
 
 
 async def at_once(function: Callable[[], Decoded]) -> Decoded:

@@ -42,7 +42,10 @@ class Surface(asyncio.DatagramProtocol):
         self.transport.sendto(datagram)
 
     async def ask(self, address: str, *values: Any) -> list[Any]:
-        self.send(encoded(address, *values))
+        return await self.reply(encoded(address, *values))
+
+    async def reply(self, datagram: bytes) -> list[Any]:
+        self.send(datagram)
         async with asyncio.timeout(10):
             return await self.replies.get()
 

@@ -76,10 +76,16 @@ async def serving(
 @asynccontextmanager
 async def serving_app(app: Starlette, limits: ConnectionLimits = LIMITS) -> AsyncIterator[Address]:
     """Serve an application of ours in this process, at a free port of loopback."""
+    app.state.connections = connections = Connections(limits)
+    async with listening(uvicorn_config(app, connections)) as port:
+        yield Address(port)
+
+
+@asynccontextmanager
+async def listening(config: uvicorn.Config) -> AsyncIterator[int]:
+    """Run a server in this loop at a free port of loopback; which."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
-    app.state.connections = connections = Connections(limits)
-    config = uvicorn_config(app, connections)
     server = uvicorn.Server(config)
     with listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -87,7 +93,7 @@ async def serving_app(app: Starlette, limits: ConnectionLimits = LIMITS) -> Asyn
             while not server.started:
                 assert not task.done(), "the server did not start"
                 await asyncio.sleep(0.01)
-            yield Address(listener.getsockname()[1])
+            yield listener.getsockname()[1]
         finally:
             server.should_exit = True
             await asyncio.wait_for(task, _PATIENCE)

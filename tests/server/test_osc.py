@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pythonosc.osc_bundle_builder import IMMEDIATELY, OscBundleBuilder
 from pythonosc.osc_message import OscMessage
+from typer.testing import CliRunner
 
+from server.cli.main import app
 from server.clock import SystemClock
 from server.config.sections import ServerSection
 from server.config.settings import SettingsError, load_settings
@@ -23,6 +25,7 @@ from server.config.show import load_show
 from server.control.command import CommandError
 from server.control.commands import COMMANDS
 from server.control.osc import (
+    ROOT,
     BadDatagram,
     OscCommand,
     OscEndpoint,
@@ -33,11 +36,13 @@ from server.control.osc import (
 )
 from server.jobs import Jobs
 from tests.helpers.house import House, house
-from tests.helpers.osc import encoded, surface
+from tests.helpers.osc import Surface, encoded, surface
 from tests.helpers.screens import web
 from tests.helpers.servers import serving
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
+from tests.helpers.technicians import technician
 
+RELEASED = '{"button":"released"}'
 CUES = [cue(0, "start"), prompt(5, "a", id="a"), prompt(10, "b", id="b"), cue(60, "end")]
 
 
@@ -58,6 +63,13 @@ async def listening(at: House, *senders: str) -> AsyncIterator[int]:
 @pytest.fixture
 async def opened(tmp_path: Path) -> AsyncIterator[House]:
     async with house(tmp_path, CUES, rhythm=Rhythm(previews=2, step=0.1), toml=MANUAL) as one:
+        yield one
+
+
+@pytest.fixture
+async def desk(opened: House) -> AsyncIterator[Surface]:
+    """A control surface, over real UDP."""
+    async with listening(opened) as port, surface(port) as one:
         yield one
 
 
@@ -215,8 +227,7 @@ async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
         assert json.loads(result)["status"] == "active"
         assert (await desk.ask("/understudy/go"))[:2] == ["go", "too_soon"]
         assert (await desk.ask("/understudy/panic", 1.0))[:2] == ["panic", "ok"]
-        released = ["panic", "ok", '{"button":"released"}']
-        assert await desk.ask("/understudy/panic", 0.0) == released
+        assert await desk.ask("/understudy/panic", 0.0) == ["panic", "ok", RELEASED]
         assert opened.playback.panicked is not None
         command, code, message = await desk.ask("/understudy/go", "nobody")
         assert (command, code) == ("go", "panicked")
@@ -224,7 +235,7 @@ async def test_a_surface_operates_and_hears_the_outcome(opened: House) -> None:
         assert (await desk.ask("/understudy/restore"))[:2] == ["restore", "ok"]
         assert (await desk.ask("/understudy/engage"))[:2] == ["engage", "unknown_command"]
         assert (await desk.ask("/understudy/state"))[:2] == ["state", "ok"]
-    senders = {entry.sender for entry in opened.log.entries}
+    senders = {entry["sender"] for entry in opened.log.entries}
     assert senders == {"osc 127.0.0.1 (operator)"}
 
 
@@ -243,7 +254,7 @@ async def test_nonsense_and_strangers_get_no_answer(opened: House) -> None:
         async with asyncio.timeout(10):
             assert (await desk.replies.get())[:2] == ["pause", "not_active"]
         assert desk.replies.empty()
-    assert [entry.command for entry in opened.log.entries] == ["pause"]
+    assert [entry["command"] for entry in opened.log.entries] == ["pause"]
 
 
 @pytest.mark.parametrize(
@@ -357,3 +368,136 @@ def test_osc_beyond_this_machine_names_its_senders(
         load_settings(toml, {}, {})
     assert problem in str(error.value)
     assert "show.toml: [server]" in str(error.value)
+
+
+# ---------------------------------------------------------------- what buttons send
+
+
+def typed(address: str, types: bytes, values: bytes = b"") -> bytes:
+    """A message that our encoder cannot make."""
+
+    def padded(text: bytes) -> bytes:
+        return text + bytes(4 - len(text) % 4)
+
+    return padded(address.encode()) + padded(b"," + types) + values
+
+
+async def test_a_stream_decks_panic_is_a_panic_and_its_release_is_nothing(
+    opened: House, desk: Surface
+) -> None:
+    assert (await desk.ask("/understudy/panic", 1))[:2] == ["panic", "ok"]
+    assert opened.playback.panicked is not None
+    assert await desk.ask("/understudy/panic", 0) == ["panic", "ok", RELEASED]
+    assert await desk.ask("/understudy/restore", 0) == ["restore", "ok", RELEASED]
+    assert opened.playback.panicked is not None, "letting go restores nothing"
+    assert (await desk.ask("/understudy/restore", 1))[:2] == ["restore", "ok"]
+    assert opened.playback.panicked is None
+
+
+async def test_go_pressed_and_let_go_goes_once_and_never_to_the_beginning(
+    opened: House, desk: Surface
+) -> None:
+    assert (await desk.ask("/understudy/go", 1))[:2] == ["go", "ok"]
+    await opened.play_to(7)
+    before = opened.position_now()
+    assert before is not None
+    assert before > 5
+    assert await desk.ask("/understudy/go", 0) == ["go", "ok", RELEASED]
+    assert opened.position_now() == before
+    assert [entry["command"] for entry in opened.log.entries] == ["go"]
+
+
+async def test_a_cue_is_chosen_by_text_or_in_the_address_and_never_by_a_number(
+    opened: House, desk: Surface
+) -> None:
+    command, code, message = await desk.ask("/understudy/go", 2)
+    assert (command, code) == ("go", "bad_args")
+    assert "/understudy/go/2" in message
+    assert opened.position_now() is None
+    assert (await desk.ask("/understudy/standby", "2"))[:2] == ["standby", "ok"]
+    assert opened.playback.playhead.standby == 2
+    assert (await desk.ask("/understudy/standby/a", 1.0))[:2] == ["standby", "ok"]
+    assert opened.playback.playhead.standby == 1
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        encoded("/understudy/panic"),
+        encoded("/understudy/panic", 1),
+        encoded("/understudy/panic", 1.0),
+        encoded("/understudy/panic", 127),
+        encoded("/understudy/panic", True),
+        encoded("/understudy/panic", "1"),
+        encoded("/understudy/panic", ""),
+        typed("/understudy/panic", b"N"),
+        typed("/understudy/panic", b"I"),
+        typed("/understudy/panic", b"d", struct.pack(">d", 1.0)),
+        typed("/understudy/panic", b"h", struct.pack(">q", 1)),
+    ],
+)
+async def test_no_button_is_refused_a_panic(opened: House, desk: Surface, beside: bytes) -> None:
+    assert (await desk.reply(beside))[:2] == ["panic", "ok"]
+    assert opened.playback.panicked is not None
+
+
+async def test_a_bundle_for_another_time_is_meant_now(opened: House, desk: Surface) -> None:
+    bundle = OscBundleBuilder(2_000_000_000)  # in 2033, by its time tag
+    bundle.add_content(OscMessage(encoded("/understudy/panic", 1)))
+    bundle.add_content(OscMessage(encoded("/understudy/panic", 0)))
+    desk.send(bundle.build().dgram)
+    async with asyncio.timeout(10):
+        answers = [await desk.replies.get(), await desk.replies.get()]
+    assert sorted(answer[2] == RELEASED for answer in answers) == [False, True]
+    assert opened.playback.panicked is not None
+
+
+async def test_every_command_is_in_the_table_and_takes_a_release(
+    tmp_path: Path, opened: House, desk: Surface
+) -> None:
+    tiny = make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=2, step=0.1))
+    async with serving(tiny.load()) as address, technician(address) as operator:
+        welcome = operator.of("welcome")[0]
+    assert set(welcome["commands"]) == set(COMMANDS)
+    for command, declared in opened.dispatcher.commands.items():
+        if not declared.is_number:
+            answer = await desk.ask(ROOT + command.replace(".", "/"), 0)
+            assert answer == [command, "ok", RELEASED]
+    assert not opened.log.entries
+
+
+async def test_over_http_a_number_is_a_button_as_well(tmp_path: Path) -> None:
+    tiny = make_show(tmp_path / "show", CUES, rhythm=Rhythm(previews=2, step=0.1))
+    async with serving(tiny.load()) as address, web(address) as client:
+
+        async def post(path: str, content: str = "") -> tuple[int, dict[str, Any]]:
+            answer = await client.post(f"/api/control/{path}", content=content)
+            return answer.status_code, answer.json()
+
+        async def panicked() -> bool:
+            return (await client.get("/api/state")).json()["panic"] is not None
+
+        assert (await post("panic?1"))[0] == 200
+        assert await panicked()
+        for released in (("restore?0", ""), ("restore", "0"), ("restore", "false")):
+            assert await post(*released) == (200, {"ok": True, "result": json.loads(RELEASED)})
+        assert await panicked()
+        assert (await post("restore", "1"))[0] == 200
+        assert not await panicked()
+        status, body = await post("go?cue=b")
+        assert (status, body["error"]["code"]) == (400, "bad_args")
+        assert "cue: expected in the body, as JSON" in body["error"]["message"]
+        state = (await client.get("/api/state")).json()
+        assert state["position"] is None, "without its cue, another would have gone"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "helps"),
+    [(["go", "1"], "go takes cue=…"), (["panic", "1"], "panic takes no arguments")],
+)
+def test_in_a_terminal_a_bare_number_is_told_what_the_command_takes(
+    arguments: list[str], helps: str
+) -> None:
+    result = CliRunner().invoke(app, ["control", *arguments])
+    assert result.exit_code == 2
+    assert helps in result.output

@@ -28,8 +28,9 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import KW_ONLY, InitVar, dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Final
 
 import anyio
 import httpx
@@ -93,6 +94,7 @@ class _Execution:
     unanswered: int = 0
 
 
+@dataclass(eq=False)
 class ComfyUIEngine:
     """Draws on a ComfyUI server.
 
@@ -118,36 +120,27 @@ class ComfyUIEngine:
         ValueError: the workflow is not in API format.
     """
 
-    timing: Timing = "measured"
+    client: Client = field(repr=False)
+    url: str = field(repr=False)
+    workflow: InitVar[Mapping[str, Any]]
+    _: KW_ONLY
+    token: SecretStr | None = None
+    preview_method: str = "auto"
+    output: str | None = None
+    quality: int | None = FINAL_QUALITY
+    silence: float = SILENCE
+    give_up: float = GIVE_UP
+    timing: ClassVar[Timing] = "measured"
 
-    def __init__(
-        self,
-        client: Client,
-        url: str,
-        workflow: Mapping[str, Any],
-        *,
-        token: SecretStr | None = None,
-        preview_method: str = "auto",
-        output: str | None = None,
-        quality: int | None = FINAL_QUALITY,
-        silence: float = SILENCE,
-        give_up: float = GIVE_UP,
-    ) -> None:
-        self._client = client
-        self._url = url.rstrip("/")
+    def __post_init__(self, workflow: Mapping[str, Any]) -> None:
+        self.url = self.url.rstrip("/")
         self._workflow = Workflow(workflow)
-        self._token = token
-        self._preview_method = preview_method
-        self._output = output
-        self._quality = quality
-        self._silence = silence
-        self._give_up = give_up
         self._version: str | None = None
 
     @property
     def name(self) -> str:
         """ComfyUI and its version; before the first drawing, where it is."""
-        return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self._url)}"
+        return f"comfyui {self._version}" if self._version else f"comfyui at {redacted(self.url)}"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context interrupts ComfyUI, or takes it out of its queue.
@@ -166,9 +159,9 @@ class ComfyUIEngine:
         base = await self._upload(recipe) if self._workflow.takes_base else ""
         run = uuid.uuid4().hex
         prompt = self._workflow.filled(recipe, base, run)
-        address = f"ws{self._url.removeprefix('http')}/ws?clientId={run}"
+        address = f"ws{self.url.removeprefix('http')}/ws?clientId={run}"
         async with (
-            listening(address, bearer(self._token), self._silence) as heard,
+            listening(address, bearer(self.token), self.silence) as heard,
             self._executing(prompt, run) as execution,
             aclosing(self._drawn(recipe, execution, heard)) as images,
         ):
@@ -188,33 +181,20 @@ class ComfyUIEngine:
                     continue
                 number += 1
                 check_count(recipe, number)
-                placed = progress.place(preview, at)
-                yield StepImage(
-                    step=number,
-                    steps=number + placed.left + 1,
-                    final=False,
-                    timestep=placed.timestep,
-                    duration=placed.duration,
-                    image=fitted,
-                )
+                at_step = progress.place(preview, at)
+                steps = number + at_step.left + 1
+                yield StepImage(number, steps, False, at_step.timestep, at_step.duration, fitted)
         duration = progress.lap(execution.ended or time.perf_counter())
         image = await self._final(execution)
-        yield StepImage(
-            step=number + 1,
-            steps=number + 1,
-            final=True,
-            timestep=None,
-            duration=duration,
-            image=image,
-            media_type=sniff(image) or "application/octet-stream",
-        )
+        media_type = sniff(image) or "application/octet-stream"
+        yield StepImage(number + 1, number + 1, True, None, duration, image, media_type)
 
     async def _followed(
         self, execution: _Execution, heard: HeardQueue, progress: Progress
     ) -> AsyncGenerator[tuple[Preview, float], None]:
         """A run's previews and when each came, until the run has ended."""
         clock = asyncio.get_running_loop().time
-        pause, told = self._silence, clock()
+        pause, told = self.silence, clock()
         due = told + pause
         while execution.ended is None:
             try:
@@ -224,11 +204,11 @@ class ComfyUIEngine:
                 item = Heard(time.perf_counter(), None)
             if item.message is None:
                 # From here on nobody can tell whether the socket speaks: it is asked after.
-                pause = min(self._silence, _POLL)
+                pause = min(self.silence, _POLL)
                 if not await self._still_running(execution):
                     told = clock()
-                elif clock() - told > self._give_up:
-                    raise DrawingFailed(f"ComfyUI made no progress for {self._give_up:g} s")
+                elif clock() - told > self.give_up:
+                    raise DrawingFailed(f"ComfyUI made no progress for {self.give_up:g} s")
                 due = clock() + pause
                 continue
             said = parse(item.message)
@@ -295,13 +275,13 @@ class ComfyUIEngine:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
         self._check_ended_well(entry)
-        found = final_output(entry, self._output)
+        found = final_output(entry, self.output)
         if found is None:
-            where = f"node {self._output}" if self._output else "any node"
+            where = f"node {self.output}" if self.output else "any node"
             raise DrawingFailed(f"ComfyUI finished without an image of {where}")
         params = {name: str(found.get(name, "")) for name in ("filename", "subfolder", "type")}
-        if self._quality is not None:
-            params["preview"] = f"jpeg;{self._quality}"
+        if self.quality is not None:
+            params["preview"] = f"jpeg;{self.quality}"
         response = await self._ask("GET", "/view", params=params)
         if response.status_code != httpx.codes.OK or sniff(response.content) is None:
             raise DrawingFailed(
@@ -362,12 +342,7 @@ class ComfyUIEngine:
     async def _executing(self, prompt: dict[str, Any], run: str) -> AsyncIterator[_Execution]:
         """Have a prompt executed; on leaving before its end, it is stopped."""
         execution = _Execution(str(uuid.uuid4()))
-
-        async def stop(posting: asyncio.Task[None]) -> None:
-            if execution.ended is None:
-                await self._stop(posting, execution)
-
-        async with begun_there(self._post(prompt, run, execution), stop):
+        async with begun_there(self._post(prompt, run, execution), partial(self._stop, execution)):
             yield execution
 
     async def _post(self, prompt: dict[str, Any], run: str, execution: _Execution) -> None:
@@ -378,7 +353,7 @@ class ComfyUIEngine:
                 "prompt": prompt,
                 "client_id": run,
                 "prompt_id": execution.prompt_id,
-                "extra_data": {"preview_method": self._preview_method},
+                "extra_data": {"preview_method": self.preview_method},
             },
         )
         answer = json_of(response)
@@ -389,21 +364,20 @@ class ComfyUIEngine:
         if response.status_code != httpx.codes.OK or answer.get("node_errors"):
             raise RecipeRefused(f"ComfyUI refuses the prompt: {refusal(response, self._workflow)}")
 
-    async def _stop(self, posting: asyncio.Task[None], execution: _Execution) -> None:
+    async def _stop(self, execution: _Execution, posting: asyncio.Task[None]) -> None:
         """Take a prompt out of the queue, or interrupt it; in this order, so it cannot slip by.
 
         An old ComfyUI interrupts whatever runs, whoever asked for it: so only what is ours.
         """
+        if execution.ended is not None:
+            return
         with anyio.move_on_after(_CANCEL_WITHIN):
             await asyncio.wait({posting})
             with suppress(EngineError):
                 await self._ask("POST", "/queue", json={"delete": [execution.prompt_id]})
-                if await self._is_running(execution.prompt_id):
+                queue = json_of(await self._ask("GET", "/queue"))
+                if stands_in(queue.get("queue_running"), execution.prompt_id):
                     await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
-
-    async def _is_running(self, prompt_id: str) -> bool:
-        queue = json_of(await self._ask("GET", "/queue"))
-        return stands_in(queue.get("queue_running"), prompt_id)
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
         entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)
@@ -412,17 +386,17 @@ class ComfyUIEngine:
     async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401  # httpx's
         try:
             response = await ask(
-                self._client,
+                self.client,
                 method,
-                f"{self._url}{path}",
+                f"{self.url}{path}",
                 within=_ANSWER_WITHIN,
-                headers=bearer(self._token),
+                headers=bearer(self.token),
                 **content,
             )
         except httpx.HTTPError as error:
-            where, reason = redacted(self._url), reason_of(error, self._url)
+            where, reason = redacted(self.url), reason_of(error, self.url)
             raise EngineUnavailable(f"ComfyUI at {where}: {reason}") from error
         if response.is_server_error or response.status_code in _NOT_FOR_US:
             kind = EngineDenied if response.status_code in _DENIED else EngineUnavailable
-            raise kind(f"ComfyUI at {redacted(self._url)} answered {response.status_code}")
+            raise kind(f"ComfyUI at {redacted(self.url)} answered {response.status_code}")
         return response

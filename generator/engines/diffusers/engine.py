@@ -16,8 +16,9 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -95,8 +96,7 @@ class DiffusersEngine:
         on_a_gpu = self._studio is not None and self._studio.device.startswith("cuda")
         return _ON_A_GPU if on_a_gpu else 1
 
-    @asynccontextmanager
-    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving ends it within the step being drawn.
 
         A model being loaded is let finish loading first: that cannot be broken off.
@@ -107,18 +107,11 @@ class DiffusersEngine:
             EnginePoisoned: the GPU is lost to this process, which should end.
             EngineUnavailable: diffusers is not installed.
         """
-        asked = time.perf_counter()
+        return self._drawing(partial(self._draw_one, recipe, time.perf_counter()))
 
-        def draw(put: Callable[[StepImage], None], cancelled: Callable[[], bool]) -> None:
-            self._draw_one(recipe, put, cancelled, asked)
-
-        async with self._drawing(draw) as images:
-            yield images
-
-    @asynccontextmanager
-    async def render_batch(
+    def render_batch(
         self, recipe: Recipe, seeds: Sequence[int]
-    ) -> AsyncIterator[AsyncIterator[DrawnSet]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[DrawnSet]]:
         """Draw one picture of `recipe` for each seed, several at once.
 
         Those that are drawn alone are ``measured``. One is where this engine has not timed the
@@ -128,12 +121,7 @@ class DiffusersEngine:
         Raises:
             EngineError: as `render`; sets handed out before are whole.
         """
-
-        def draw(put: Callable[[DrawnSet], None], cancelled: Callable[[], bool]) -> None:
-            self._draw_batch(recipe, list(seeds), put, cancelled)
-
-        async with self._drawing(draw) as sets:
-            yield sets
+        return self._drawing(partial(self._draw_batch, recipe, list(seeds)))
 
     async def prepare(self, recipe: Recipe) -> None:
         """Load and draw briefly, where a first run is slower than others: see `WarmingEngine`.
@@ -205,9 +193,9 @@ class DiffusersEngine:
     def _draw_one(
         self,
         recipe: Recipe,
+        asked: float,
         put: Callable[[StepImage], None],
         cancelled: Callable[[], bool],
-        asked: float,
     ) -> None:
         studio = self._opened()
         warm = studio.is_warm(recipe)

@@ -23,8 +23,8 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -106,6 +106,7 @@ def commands_of(actions: Iterable[Action]) -> Callable[[Recipe], Command]:
     return lambda recipe: known.get(recipe.fingerprint) or command_of(recipe)
 
 
+@dataclass(eq=False)
 class OlderWireEngine:
     """Draws on a program that speaks the older wire.
 
@@ -121,29 +122,19 @@ class OlderWireEngine:
         max_size: bytes that a message may have.
     """
 
-    timing: Timing = "measured"
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        says: Callable[[Recipe], Command] = command_of,
-        connect_within: float = CONNECT_WITHIN,
-        silence: float = SILENCE,
-        end_within: float = END_WITHIN,
-        max_size: int = MAX_MESSAGE,
-    ) -> None:
-        self._url = url
-        self._says = says
-        self._connect_within = connect_within
-        self._silence = silence
-        self._end_within = end_within
-        self._max_size = max_size
+    url: str = field(repr=False)
+    _: KW_ONLY
+    says: Callable[[Recipe], Command] = command_of
+    connect_within: float = CONNECT_WITHIN
+    silence: float = SILENCE
+    end_within: float = END_WITHIN
+    max_size: int = MAX_MESSAGE
+    timing: ClassVar[Timing] = "measured"
 
     @property
     def name(self) -> str:
         """Where it is: it does not say what it is."""
-        return f"older wire at {redacted(self._url)}"
+        return f"older wire at {redacted(self.url)}"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe` there; leaving hangs up.
@@ -156,11 +147,11 @@ class OlderWireEngine:
         return aclosing(base_itself(recipe) if recipe.is_base_itself else self._images(recipe))
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
-        said = self._says(recipe)
+        said = self.says(recipe)
         drawing = _ImageAssembler(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
         try:
             async with open_socket(
-                self._url, max_size=self._max_size, open_within=self._connect_within
+                self.url, max_size=self.max_size, open_within=self.connect_within
             ) as socket:
                 # At once: who waits for a greeting waits in vain, since most greet only then.
                 await socket.send(said)
@@ -170,17 +161,17 @@ class OlderWireEngine:
                         check_count(recipe, image.step)
                         yield image
         except (OSError, WebSocketException, TimeoutError) as error:
-            reason = reason_of(error, self._url)
+            reason = reason_of(error, self.url)
             if drawing.begun and not isinstance(error, TimeoutError):
                 raise DrawingFailed(f"it hung up in the middle of a drawing: {reason}") from error
-            raise EngineUnavailable(f"{redacted(self._url)}: {reason}") from error
+            raise EngineUnavailable(f"{redacted(self.url)}: {reason}") from error
 
     async def _followed(
         self, socket: ClientConnection, drawing: _ImageAssembler
     ) -> AsyncGenerator[StepImage, None]:
         """A drawing's images as they come; its end is its last."""
         clock = asyncio.get_running_loop().time
-        due = clock() + self._silence
+        due = clock() + self.silence
         while not drawing.ended:
             try:
                 async with asyncio.timeout_at(due):
@@ -189,14 +180,14 @@ class OlderWireEngine:
                 if not drawing.nearly_over:
                     if isinstance(error, ConnectionClosed):
                         raise
-                    raise TimeoutError(f"it fell silent for {self._silence:g} s") from None
+                    raise TimeoutError(f"it fell silent for {self.silence:g} s") from None
                 heard = drawing.give_up()
             else:
                 heard = drawing.hear(message, time.perf_counter())
             if heard.counts:  # chatter is no sign of life
                 # What may well be the end is waited for no longer than a step has taken.
-                patience = max(self._end_within, 2 * drawing.longest_gap)
-                due = clock() + (patience if drawing.nearly_over else self._silence)
+                patience = max(self.end_within, 2 * drawing.longest_gap)
+                due = clock() + (patience if drawing.nearly_over else self.silence)
             if heard.image is not None:
                 yield heard.image
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, cast
 
 import httpx
@@ -112,6 +112,7 @@ def error_of(data: dict[str, Any]) -> EngineError:
     return kind(message)
 
 
+@dataclass(eq=False)
 class RemoteEngine:
     """Draws on a worker.
 
@@ -122,25 +123,16 @@ class RemoteEngine:
         silence: seconds without a word after which it is given up.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        url: str,
-        *,
-        token: SecretStr | None = None,
-        silence: float = SILENCE,
-    ) -> None:
-        self._client = client
-        self._url = url.rstrip("/")
-        self._token = token
-        self._silence = silence
-        self._name = f"worker at {redacted(self._url)}"
-        self._timing: Timing = "measured"
+    client: Client = field(repr=False)
+    url: str = field(repr=False)
+    _: KW_ONLY
+    token: SecretStr | None = None
+    silence: float = SILENCE
 
-    @property
-    def url(self) -> str:
-        """The worker's address."""
-        return self._url
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        self._name = f"worker at {redacted(self.url)}"
+        self._timing: Timing = "measured"
 
     @property
     def name(self) -> str:
@@ -155,7 +147,7 @@ class RemoteEngine:
     @property
     def headers(self) -> dict[str, str]:
         """What every request brings."""
-        return {"content-type": "application/json", **bearer(self._token)}
+        return {"content-type": "application/json", **bearer(self.token)}
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe` there; leaving hangs up, and the worker stops within a step.
@@ -177,20 +169,20 @@ class RemoteEngine:
         """
         try:
             response = await ask(
-                self._client,
+                self.client,
                 "POST",
-                f"{self._url}/action-sets",
+                f"{self.url}/action-sets",
                 within=SET_WITHIN,
                 limit=_MAX_META,
                 content=asked.model_dump_json(),
                 headers=self.headers,
             )
         except httpx.HTTPError as error:
-            raise _unreachable(self._url, error) from error
+            raise _unreachable(self.url, error) from error
         if response.status_code != httpx.codes.OK:
             raise _refusal(response.status_code, response.content)
         try:
-            meta = parse_meta(response.content, f"the answer of {redacted(self._url)}")
+            meta = parse_meta(response.content, f"the answer of {redacted(self.url)}")
         except FormatError as error:
             raise DrawingFailed(f"the worker answered with no meta: {error}") from error
         self._name = meta.engine or self._name
@@ -199,18 +191,18 @@ class RemoteEngine:
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         limit = max(_LEAST_EVENT, recipe.width * recipe.height * _BYTES_A_PIXEL)
         begun = stream(
-            self._client,
+            self.client,
             "POST",
-            f"{self._url}/generate",
-            within=self._silence,
+            f"{self.url}/generate",
+            within=self.silence,
             content=recipe.model_dump_json(),
             headers=self.headers,
         )
         try:
             async with begun as response:
                 if response.status_code != httpx.codes.OK:
-                    raise _refusal(response.status_code, await read_whole(response, self._silence))
-                lines = bounded_lines(response, limit=limit, within=self._silence)
+                    raise _refusal(response.status_code, await read_whole(response, self.silence))
+                lines = bounded_lines(response, limit=limit, within=self.silence)
                 async with (
                     aclosing(lines),
                     aclosing(read_events(lines, limit)) as events,
@@ -219,7 +211,7 @@ class RemoteEngine:
                     async for image in images:
                         yield image
         except httpx.HTTPError as error:
-            raise _unreachable(self._url, error) from error
+            raise _unreachable(self.url, error) from error
 
     async def _read(
         self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe
@@ -261,14 +253,9 @@ def _image(event: ServerEvent, number: int, steps: int) -> StepImage:
     seconds = real(duration)
     if seconds is None or isinstance(duration, str) or not 0 <= seconds <= MAX_DURATION:
         raise DrawingFailed(f"the worker sent a duration that is none: {duration!r:.40}")
+    media_type = str(data.get("media_type", "image/jpeg"))
     return StepImage(
-        step=number,
-        steps=steps,
-        final=event.name == "final",
-        timestep=real(timestep),
-        duration=seconds,
-        image=image,
-        media_type=str(data.get("media_type", "image/jpeg")),
+        number, steps, event.name == "final", real(timestep), seconds, image, media_type
     )
 
 

@@ -22,9 +22,10 @@ import time
 import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, ClassVar, Final
 
 import anyio
 import httpx
@@ -87,6 +88,7 @@ class _Prediction:
         return found if isinstance(found, str) else ""
 
 
+@dataclass(eq=False)
 class ReplicateEngine:
     """Draws with a model on Replicate.
 
@@ -110,38 +112,29 @@ class ReplicateEngine:
         ValueError: `input_map` has a field that recipes have not, or lacks prompt or seed.
     """
 
-    timing: Timing = "measured"
+    client: Client = field(repr=False)
+    model: str
+    _: KW_ONLY
+    token: SecretStr
+    input_map: Mapping[str, str] = field(default_factory=lambda: DEFAULT_INPUT)
+    extra_input: Mapping[str, Any] = field(default_factory=dict)
+    url: str = field(default=API, repr=False)
+    wait: int = WAIT
+    deadline: float = DEADLINE
+    timing: ClassVar[Timing] = "measured"
 
-    def __init__(
-        self,
-        client: Client,
-        model: str,
-        *,
-        token: SecretStr,
-        input_map: Mapping[str, str] = DEFAULT_INPUT,
-        extra_input: Mapping[str, Any] | None = None,
-        url: str = API,
-        wait: int = WAIT,
-        deadline: float = DEADLINE,
-    ) -> None:
-        if not {"prompt", "seed"} <= input_map.keys() <= _FIELDS:
+    def __post_init__(self) -> None:
+        if not {"prompt", "seed"} <= self.input_map.keys() <= _FIELDS:
             raise ValueError(
                 f"input_map: expected prompt, seed and any of {', '.join(sorted(_FIELDS))},"
-                f" found {', '.join(sorted(input_map))}"
+                f" found {', '.join(sorted(self.input_map))}"
             )
-        self._client = client
-        self._model = model
-        self._token = token
-        self._input_map = dict(input_map)
-        self._extra_input = dict(extra_input or {})
-        self._url = url.rstrip("/")
-        self._wait = wait
-        self._deadline = deadline
+        self.url = self.url.rstrip("/")
 
     @property
     def name(self) -> str:
         """Replicate and the model."""
-        return f"replicate {self._model}"
+        return f"replicate {self.model}"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context before it is drawn cancels the prediction.
@@ -161,24 +154,17 @@ class ReplicateEngine:
         body = self._body(recipe, base)
         begun = time.perf_counter()
         try:
-            async with asyncio.timeout(self._deadline), self._predicting(body) as prediction:
+            async with asyncio.timeout(self.deadline), self._predicting(body) as prediction:
                 await self._finished(prediction)
                 waited = time.perf_counter() - begun
                 image = await self._output(prediction)
         except TimeoutError:
-            raise DrawingFailed(f"Replicate took longer than {self._deadline:g} s") from None
+            raise DrawingFailed(f"Replicate took longer than {self.deadline:g} s") from None
         media_type = sniff(image)
         if media_type is None:
             raise DrawingFailed("Replicate's output is no jpg, png or webp")
-        yield StepImage(
-            step=1,
-            steps=1,
-            final=True,
-            timestep=None,
-            duration=_predict_time(prediction) or max(waited, FLOOR),
-            image=image,
-            media_type=media_type,
-        )
+        duration = _predict_time(prediction) or max(waited, FLOOR)
+        yield StepImage(1, 1, True, None, duration, image, media_type)
 
     def _body(self, recipe: Recipe, base: bytes | None) -> dict[str, Any]:
         """What is posted.
@@ -199,45 +185,38 @@ class ReplicateEngine:
         if base is not None:
             demanded.add("base_image")
             values["base_image"] = f"data:image/jpeg;base64,{base64.b64encode(base).decode()}"
-        missing = sorted(demanded - self._input_map.keys())
+        missing = sorted(demanded - self.input_map.keys())
         if recipe.loras:
             missing.append("loras")
         if missing:
             raise RecipeRefused(f"{self.name} is not told of {', '.join(missing)} (input_map)")
-        inputs = {
-            theirs: values[ours] for ours, theirs in self._input_map.items() if ours in values
-        }
-        body: dict[str, Any] = {"input": {**self._extra_input, **inputs}}
-        if "/" not in self._model or ":" in self._model:
-            body["version"] = self._model.rpartition(":")[2]
+        inputs = {theirs: values[ours] for ours, theirs in self.input_map.items() if ours in values}
+        body: dict[str, Any] = {"input": {**self.extra_input, **inputs}}
+        if "/" not in self.model or ":" in self.model:
+            body["version"] = self.model.rpartition(":")[2]
         return body
 
     @asynccontextmanager
     async def _predicting(self, body: dict[str, Any]) -> AsyncIterator[_Prediction]:
         """Have a prediction made; on leaving before its end, it is cancelled."""
         prediction = _Prediction({})
-
-        async def stop(posting: asyncio.Task[None]) -> None:
-            if not prediction.ended:
-                await self._cancel(posting, prediction)
-
-        async with begun_there(self._create(body, prediction), stop):
+        async with begun_there(self._create(body, prediction), partial(self._cancel, prediction)):
             yield prediction
 
     async def _create(self, body: dict[str, Any], prediction: _Prediction) -> None:
-        path = "/v1/predictions" if "version" in body else f"/v1/models/{self._model}/predictions"
+        path = "/v1/predictions" if "version" in body else f"/v1/models/{self.model}/predictions"
         headers = {
-            "prefer": f"wait={self._wait}",
-            "cancel-after": f"{max(_LEAST_CANCEL_AFTER, math.ceil(self._deadline))}s",
+            "prefer": f"wait={self.wait}",
+            "cancel-after": f"{max(_LEAST_CANCEL_AFTER, math.ceil(self.deadline))}s",
         }
         for attempt in itertools.count(1):
-            response = await self._ask("POST", self._url + path, json=body, headers=headers)
+            response = await self._ask("POST", self.url + path, json=body, headers=headers)
             busy = response.status_code == httpx.codes.TOO_MANY_REQUESTS
             pause = _retry_after(response)
             if pause is None:
                 pause = _FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1)
             # Where it says itself that waiting is of no use, another engine is asked at once.
-            if not busy or attempt == _BUSY_ATTEMPTS or pause > self._deadline:
+            if not busy or attempt == _BUSY_ATTEMPTS or pause > self.deadline:
                 self._take(response, prediction)
                 return
             await asyncio.sleep(pause)
@@ -281,10 +260,10 @@ class ReplicateEngine:
                 raise DrawingFailed("Replicate's output is a data URL that is not base64") from None
         try:
             response = await ask(
-                self._client,
+                self.client,
                 "GET",
                 first,
-                within=self._within,
+                within=self.wait + _MARGIN,
                 headers=self._headers_for(first),
                 follow_redirects=True,
             )
@@ -297,8 +276,10 @@ class ReplicateEngine:
             )
         return response.content
 
-    async def _cancel(self, posting: asyncio.Task[None], prediction: _Prediction) -> None:
-        with anyio.move_on_after(self._wait + _CANCEL_WITHIN):
+    async def _cancel(self, prediction: _Prediction, posting: asyncio.Task[None]) -> None:
+        if prediction.ended:
+            return
+        with anyio.move_on_after(self.wait + _CANCEL_WITHIN):
             # It has no name before Replicate has answered. What slips by ends at Cancel-After.
             await asyncio.wait({posting})
             if prediction.data and not prediction.ended:
@@ -307,20 +288,16 @@ class ReplicateEngine:
 
     # ------------------------------------------------------------ questions and answers
 
-    @property
-    def _within(self) -> float:
-        return self._wait + _MARGIN
-
     def _url_of(self, prediction: _Prediction, name: str) -> str:
         """Where to ask after a prediction, or to cancel it; never anywhere but at the API."""
         url = prediction.url(name)
-        if _origin(url) == _origin(self._url):
+        if _origin(url) == _origin(self.url):
             return url
         suffix = {"get": "", "cancel": "/cancel"}[name]
-        return f"{self._url}/v1/predictions/{prediction.data.get('id')}{suffix}"
+        return f"{self.url}/v1/predictions/{prediction.data.get('id')}{suffix}"
 
     def _headers_for(self, url: str) -> dict[str, str]:
-        return bearer(self._token if _origin(url) == _origin(self._url) else None)
+        return bearer(self.token if _origin(url) == _origin(self.url) else None)
 
     async def _ask(
         self,
@@ -332,10 +309,10 @@ class ReplicateEngine:
     ) -> httpx.Response:
         try:
             response = await ask(
-                self._client,
+                self.client,
                 method,
                 url,
-                within=self._within,
+                within=self.wait + _MARGIN,
                 json=json,
                 headers={**self._headers_for(url), **(headers or {})},
             )
@@ -367,7 +344,7 @@ class ReplicateEngine:
         raise (RecipeRefused if refused else EngineUnavailable)(text)
 
     def _without_token(self, text: str) -> str:
-        return text.replace(self._token.get_secret_value() or "\0", "…")[:_SHOWN]
+        return text.replace(self.token.get_secret_value() or "\0", "…")[:_SHOWN]
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

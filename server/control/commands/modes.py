@@ -38,11 +38,6 @@ Keep = Callable[[], Awaitable[str | None]]
 None."""
 
 
-async def no_disk() -> str | None:
-    """Keep nothing: for a house without a disk."""
-    return None
-
-
 def _until(given: object) -> object:
     """Seconds or a word, as JSON has them or as they are typed in a terminal."""
     if not isinstance(given, str):
@@ -106,7 +101,7 @@ class ModeCommands:
     view: StateView
     clock: Clock
     engines: LiveEngines
-    keep: Keep = no_disk
+    keep: Keep
     _wish: tuple[str, float | None] | None = field(default=None, init=False)
     """The cue, and its screening, that is played live as soon as its engine is there."""
     _wished: asyncio.Event = field(default_factory=asyncio.Event, init=False)

@@ -85,12 +85,6 @@ class LogArguments(Arguments):
     ] = 50
 
 
-async def forget(panic: Panic | None) -> str | None:
-    """Remember nothing: for a house without a disk."""
-    del panic
-    return None
-
-
 @dataclass(kw_only=True)
 class ShowCommands:
     """The commands that move the show, look after its screens, and tell what was played.
@@ -112,8 +106,8 @@ class ShowCommands:
     asrun: AsRun
     clock: Clock
     min_go: float
-    log: CommandLog = field(default_factory=CommandLog)
-    remember: Remember = forget
+    log: CommandLog
+    remember: Remember
     _last_go: float | None = field(default=None, init=False)
 
     # ------------------------------------------------------------ the show

@@ -12,7 +12,6 @@ import email.policy
 import hashlib
 import io
 import json
-import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +28,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tests.helpers.servers import listening
+
 JPEG, PNG = 1, 2
 SAMPLERS = ("euler", "ddim", "dpmpp_2m")
 
@@ -36,8 +37,6 @@ SAMPLERS = ("euler", "ddim", "dpmpp_2m")
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """Serve `app` in this loop at a free port of loopback; where."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
         ws="websockets-sansio",
@@ -45,17 +44,8 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         log_config=None,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
-    with listener:
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started:
-            assert not task.done()
-            await asyncio.sleep(0.005)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+    async with listening(config) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def workflow(**ksampler: Any) -> dict[str, Any]:

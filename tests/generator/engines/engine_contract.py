@@ -226,16 +226,16 @@ class DistantEngineContract(EngineContract):
 
 
 class AddressedEngineContract(DistantEngineContract):
-    """The same for an engine that has an address, its `_url`."""
+    """The same for an engine that has an address, its `url`."""
 
     async def test_who_is_not_there_is_unavailable_and_told_without_its_secrets(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            scheme = str(vars(engine)["_url"]).partition("://")[0]
+            scheme = str(vars(engine)["url"]).partition("://")[0]
             nowhere = f"{scheme}://me:secret@127.0.0.1:{free.getsockname()[1]}"
-        monkeypatch.setattr(engine, "_url", nowhere)
+        monkeypatch.setattr(engine, "url", nowhere)
         with pytest.raises(EngineUnavailable) as caught:
             await drawn(engine, recipe())
         assert "secret" not in str(caught.value)
