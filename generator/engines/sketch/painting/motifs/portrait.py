@@ -47,15 +47,8 @@ def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
             hair,
         )
     _torso(canvas, rng, palette, (x0, y0), size=size, cloth=cloth, light=light)
-    _modelled(
-        canvas,
-        (x0, y0 + size * 1.05),
-        size * 0.46,
-        size * 0.75,
-        skin=skin.lit(-0.06),
-        palette=palette,
-        light=light,
-    )
+    throat, rx, ry = (x0, y0 + size * 1.05), size * 0.46, size * 0.75
+    _modelled(canvas, throat, rx, ry, skin=skin.lit(-0.06), palette=palette, light=light)
     _head(canvas, rng, palette, (x0, y0), size=size, skin=skin, light=light)
     part = between(rng, -0.5, 0.5) * size
     fringe = y0 - size * between(rng, 0.42, 0.72)
@@ -134,23 +127,16 @@ def _torso(
             (x0 + side * size * 0.95, shoulder - size * 0.1),
             (x0 + side * size * 0.12, shoulder + size * 1.1),
         ]
-        canvas.shape(
-            [lapel],
-            cloth.mix(palette.paper if side == light else palette.dark, 0.4),
-            opacity=0.8,
-            soften=0.004,
-        )
+        paint = cloth.mix(palette.paper if side == light else palette.dark, 0.4)
+        canvas.shape([lapel], paint, opacity=0.8, soften=0.004)
 
 
 def _modelled(
     canvas: Canvas, at: Point, rx: float, ry: float, *, skin: Lab, palette: Palette, light: int
 ) -> None:
     """An ellipsoid under one side light."""
-    canvas.shape(
-        [ellipse(at, rx, ry, corners=40)],
-        _shading(canvas, at, rx, ry, skin=skin, palette=palette, light=light),
-        soften=0.003,
-    )
+    planes = _shading(canvas, at, rx, ry, skin=skin, palette=palette, light=light)
+    canvas.shape([ellipse(at, rx, ry, corners=40)], planes, soften=0.003)
 
 
 def _shading(
@@ -177,15 +163,8 @@ def _head(
 ) -> None:
     """A face of broad planes: sockets, nose, mouth and cheek, no more than paint would say."""
     x0, y0 = at
-    planes = _shading(
-        canvas,
-        (x0, y0 + size * 0.05),
-        size * 1.02,
-        size * 1.5,
-        skin=skin,
-        palette=palette,
-        light=light,
-    )
+    middle, rx, ry = (x0, y0 + size * 0.05), size * 1.02, size * 1.5
+    planes = _shading(canvas, middle, rx, ry, skin=skin, palette=palette, light=light)
     jaw = between(rng, 0.52, 0.66)
     xs = (-0.9, -0.55, 0.55, 0.9, 0.86, jaw, 0.2, -0.2, -jaw, -0.86)
     ys = (-0.5, -1.12, -1.12, -0.5, 0.25, 0.88, 1.22, 1.22, 0.88, 0.25)
@@ -208,14 +187,14 @@ def _head(
     ]
     canvas.shape([nose], deep, opacity=0.5, soften=size * 0.05)
     lips = skin.mix(palette.warm, 0.45)
-    middle = x0 + gaze
+    nose_x = x0 + gaze
     # The bridge of the nose, its shadow, the lips and the line between them, chin and cheek.
     for x, down, wide, high, paint, opacity, soften in (
-        (middle + light * size * 0.04, 0.18, 0.05, 0.26, skin.mix(palette.spark, 0.5), 0.6, 0.04),
-        (middle, 0.45, 0.18, 0.05, deep, 0.6, 0.03),
-        (middle, 0.72, 0.27, 0.075, lips.mix(palette.dark, 0.3), 0.8, 0.03),
-        (middle, 0.715, 0.26, 0.018, palette.dark, 0.7, 0.015),
-        (middle, 0.88, 0.2, 0.05, deep, 0.4, 0.04),
+        (nose_x + light * size * 0.04, 0.18, 0.05, 0.26, skin.mix(palette.spark, 0.5), 0.6, 0.04),
+        (nose_x, 0.45, 0.18, 0.05, deep, 0.6, 0.03),
+        (nose_x, 0.72, 0.27, 0.075, lips.mix(palette.dark, 0.3), 0.8, 0.03),
+        (nose_x, 0.715, 0.26, 0.018, palette.dark, 0.7, 0.015),
+        (nose_x, 0.88, 0.2, 0.05, deep, 0.4, 0.04),
         (
             x0 + light * size * 0.52,
             0.26,
