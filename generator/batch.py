@@ -16,7 +16,6 @@ from functools import partial
 
 from cache.documents import FormatError
 from cache.store import Store, StoreError, StoreUnavailable
-from generator.board import Board, Failure
 from generator.engines.port import (
     DrawingFailed,
     Engine,
@@ -25,9 +24,10 @@ from generator.engines.port import (
     EnginePoisoned,
     EngineUnavailable,
 )
+from generator.inventory import Job
+from generator.job_queue import Failure, JobQueue
 from generator.numbers import Numbers
 from generator.recorders import SetRecorder, recorder_for
-from generator.stock import Job
 
 MISSES = 6
 """How often in a row an engine or the store may be missing before an engine is given up."""
@@ -137,14 +137,14 @@ async def run_batch(
         sleep: how to wait.
     """
     pace = _Throttle(per_minute, now, sleep)
-    batch = _Batch(Board(jobs, len(engines)), pace, watch, sleep)
+    batch = _Batch(JobQueue(jobs, len(engines)), pace, watch, sleep)
     numbers = Numbers(store, ((job.action.action_id, job.set_id) for job in jobs))
     async with asyncio.TaskGroup() as group:
         for number, engine in enumerate(engines):
             say = partial(batch.say, number)
             recorder = recorder_for(engine, store, anew=anew, numbers=numbers, say=say)
             group.create_task(batch.work(number, recorder), name=f"batch {engine.name}")
-    for failure in batch.board.left(batch.last_words):
+    for failure in batch.queue.left(batch.last_words):
         batch.give_up(failure)
     return batch.outcome
 
@@ -153,7 +153,7 @@ async def run_batch(
 class _Batch:
     """A batch that runs."""
 
-    board: Board
+    queue: JobQueue
     pace: _Throttle
     watch: Watcher
     sleep: Callable[[float], Awaitable[None]]
@@ -163,7 +163,7 @@ class _Batch:
     async def work(self, number: int, recorder: SetRecorder) -> None:
         """Have one engine record what it can."""
         misses = 0
-        while taken := await self.board.take(number, recorder.at_once):
+        while taken := await self.queue.take(number, recorder.at_once):
             await self.pace.wait(len(taken))
             self.watch(Began(number, taken))
             error = await self._attempt(number, recorder, taken)
@@ -175,7 +175,7 @@ class _Batch:
                 break
             if missing:
                 await self.sleep(REST * 2 ** (misses - 1))
-        await self.board.leave(number)
+        await self.queue.leave(number)
 
     async def _attempt(
         self, number: int, recorder: SetRecorder, taken: Sequence[Job]
@@ -187,13 +187,13 @@ class _Batch:
             async with aclosing(recorder.record(taken[0].action, list(left))) as recording:
                 async for made in recording:
                     job = left.pop(made.set_id)
-                    await self.board.done()
+                    await self.queue.done()
                     (self.outcome.drawn if made.drawn else self.outcome.found).append(job)
                     self.watch(Finished(number, job, made.drawn))
         except (EngineError, StoreError, FormatError) as caught:
             error = caught
         for job in left.values():
-            if await self.board.settle(job, number, error, alone=len(taken) == 1):
+            if await self.queue.settle(job, number, error, alone=len(taken) == 1):
                 self.give_up(Failure(job, str(error)))
             else:
                 self.watch(PutBack(number, job, str(error)))

@@ -21,9 +21,9 @@ import pytest
 
 import server
 from generator.batch import BatchOutcome
-from generator.board import Failure
+from generator.inventory import Job
+from generator.job_queue import Failure
 from generator.plan import Action
-from generator.stock import Job
 from server.cli.generate import failures_told
 from server.cli.main import main
 from tests.generator.engines.engine_contract import recipe

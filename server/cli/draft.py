@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from generator.estimate import Cost, Experience
-from generator.stock import Holding
+from generator.inventory import Holding
 from server.formatting import count, duration, size
 
 

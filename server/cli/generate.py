@@ -28,9 +28,9 @@ from generator.engines.registry import AnyEngine, UnknownEngine, find_engine, re
 from generator.engines.settings import BadEngine
 from generator.estimate import Experience
 from generator.importer import ImportReport, NothingToImport, import_sets
+from generator.inventory import Holding, Job, jobs_for, take_inventory
 from generator.plan import Plan
 from generator.prune import Unwanted, remove_sets, unwanted_sets
-from generator.stock import Holding, Job, jobs_for, take_stock
 from generator.verify import SetFinding, verify_sets
 from server.cli.approve import approve
 from server.cli.batch_display import batch_display, remark
@@ -486,6 +486,6 @@ async def _stock(show: Show) -> list[Holding]:
         async with named_store(show) as opened:
             library = Library(opened)
             manifest = await library.refresh()
-            return await take_stock(library, show.plan(manifest.fingerprints).actions)
+            return await take_inventory(library, show.plan(manifest.fingerprints).actions)
     except (StoreError, FormatError) as error:
         _store_failed(show, error)

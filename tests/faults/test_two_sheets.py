@@ -20,12 +20,12 @@ from cache.pull import pull
 from cache.s3 import S3Store
 from cache.store import MemoryStore, Store, StoreUnavailable
 from generator.batch import run_batch
+from generator.inventory import jobs_for, take_inventory
 from generator.numbers import Numbers, NumberTaken, claim, claim_key
 from generator.plan import Action, Plan, PlanInForce
 from generator.prune import remove_sets, unwanted_sets
 from generator.quarantine import sweep
 from generator.recorder import Recorder
-from generator.stock import jobs_for, take_stock
 from generator.verify import verify_sets
 from server.config.show import load_show
 from server.modes.forces import Force
@@ -74,7 +74,7 @@ async def draw(store: Store, actions: list[Action], wanted: int = 2) -> list[int
     """Draw what is missing; the numbers that the first of `actions` got."""
     library = Library(store)
     await library.refresh()
-    jobs = jobs_for(await take_stock(library, actions), wanted)
+    jobs = jobs_for(await take_inventory(library, actions), wanted)
     outcome = await run_batch(jobs, (Pencil(),), store, sleep=no_time)
     assert outcome.failed == []
     return [job.set_id for job in outcome.drawn if job.action is actions[0]]
@@ -171,10 +171,10 @@ async def test_a_store_of_an_older_program_is_read_by_its_metas(store: Store) ->
     await store.replace(MANIFEST, data, expected=version)
     library = Library(store)
     await library.refresh()
-    (held,) = await take_stock(library, [TONIGHT])
+    (held,) = await take_inventory(library, [TONIGHT])
     assert (held.present, held.stale) == ((2,), (0, 1))
     assert held.missing(3) == (3, 4), "nothing is drawn over"
-    (held,) = await take_stock(library, [TOMORROW])
+    (held,) = await take_inventory(library, [TOMORROW])
     assert (held.present, held.stale) == ((0, 1), (2,))
     # What is drawn next is listed rightly, and so is the rest.
     assert await draw(store, [TONIGHT, OTHER], 2) == [3]

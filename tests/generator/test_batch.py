@@ -44,10 +44,10 @@ from generator.engines.port import (
     Timing,
 )
 from generator.engines.sketch.engine import NAME, SketchEngine, draw_set
+from generator.inventory import Holding, Job, jobs_for, take_inventory
 from generator.plan import Action
 from generator.recipe import Recipe, seed_for
 from generator.recorder import Recorder
-from generator.stock import Holding, Job, jobs_for, take_stock
 from tests.cache.samples import picture
 from tests.helpers.servers import ROOT
 
@@ -104,7 +104,7 @@ class Pencil:
 async def stock(store: Store, actions: list[Action]) -> list[Holding]:
     library = Library(store)
     await library.refresh()
-    return await take_stock(library, actions)
+    return await take_inventory(library, actions)
 
 
 async def drawn_batch(
@@ -524,7 +524,7 @@ async def test_metas_are_read_several_at_once_and_told_in_order() -> None:
     library = Library(store)
     await library.refresh()
     store.most = 0
-    holdings = await take_stock(library, actions, at_once=8)
+    holdings = await take_inventory(library, actions, at_once=8)
     assert store.most == 8
     assert [h.action for h in holdings] == actions
     assert [h.present for h in holdings] == [(0, 1, 2)] * 6

@@ -26,10 +26,10 @@ from generator.importer import (
     import_sets,
     map_folders,
 )
+from generator.inventory import take_inventory
 from generator.plan import Action, ActionType
 from generator.recipe import PipelineKind, Recipe
 from generator.recorder import Recorder
-from generator.stock import take_stock
 from tests.cache.samples import meta_of, picture, plain
 from tests.generator.engines.engine_contract import base_image
 from tests.generator.test_recorder import four
@@ -143,7 +143,7 @@ class TestASet:
         await library.refresh()
         found = await library.open_set("prompt_001", 0)
         assert [step.duration for step in found.steps] == [None] * 4
-        [holding] = await take_stock(library, [BOATS])
+        [holding] = await take_inventory(library, [BOATS])
         assert holding.present == (0,)
 
     @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ from generator.engines.port import (
 )
 from generator.engines.remote.engine import RemoteEngine, read_events
 from generator.engines.sketch.engine import SketchEngine
+from generator.inventory import Holding, Job, take_inventory
 from generator.plan import Action
 from generator.recipe import seed_for
-from generator.stock import Holding, Job, take_stock
 from generator.worker import Worker
 from tests.generator.engines.engine_contract import AddressedEngineContract, drawn, recipe
 from tests.helpers.servers import listening
@@ -388,7 +388,7 @@ class TestSetsThatAWorkerKeepsItself:
 async def holdings(store: MemoryStore) -> list[Holding]:
     library = Library(store)
     await library.refresh()
-    return await take_stock(library, [action(1), action(2)])
+    return await take_inventory(library, [action(1), action(2)])
 
 
 async def test_a_poisoned_engine_is_told_to_who_supervises_it() -> None:

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from cache.formats import FileFacts, SetMeta
 from generator.estimate import Experience
+from generator.inventory import Holding
 from generator.plan import Action
 from generator.provenance import model_config
 from generator.recipe import Recipe
-from generator.stock import Holding
 from server.cli.draft import Draft
 from tests.generator.engines.engine_contract import recipe
 

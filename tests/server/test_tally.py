@@ -5,10 +5,10 @@ import io
 from rich.console import Console
 
 from generator.batch import Began, Finished, GaveUp, Left, PutBack, Said
-from generator.board import Failure
 from generator.engines.port import ScriptedEngine
+from generator.inventory import Job
+from generator.job_queue import Failure
 from generator.plan import Action
-from generator.stock import Job
 from server.cli.batch_display import batch_display, picture, remark
 from server.cli.tally import Tally
 from tests.generator.engines.engine_contract import recipe

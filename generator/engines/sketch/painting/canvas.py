@@ -162,6 +162,11 @@ class Canvas:
             part += (value - part) * cover
 
 
+def around(at: Point, unit: float, xs: Sequence[float], ys: Sequence[float]) -> list[Point]:
+    """Corners, by how many `unit` they are right of and below `at`."""
+    return [(at[0] + x * unit, at[1] + y * unit) for x, y in zip(xs, ys, strict=True)]
+
+
 def ellipse(
     at: Point, rx: float, ry: float, *, turn: float = 0.0, corners: int = 28
 ) -> list[Point]:

@@ -206,43 +206,22 @@ def house(
         rectangle(x + offset * wide - 0.003, floor, x + offset * wide + 0.003, y + 0.004)
         for offset in (-0.85, -0.3, 0.3, 0.85)
     ]
-    canvas.shape(
-        [rectangle(x - wide * 0.9, floor, x + wide * 0.9, y)], dark, opacity=0.45, soften=0.006
-    )
+    below = rectangle(x - wide * 0.9, floor, x + wide * 0.9, y)
+    canvas.shape([below], dark, opacity=0.45, soften=0.006)
     canvas.shape(stilts, dark)
-    canvas.shape(
-        [rectangle(x - wide * 0.9, eave, x + wide * 0.9, floor)], wall.mix(palette.shade, 0.4)
-    )
+    front = rectangle(x - wide * 0.9, eave, x + wide * 0.9, floor)
+    canvas.shape([front], wall.mix(palette.shade, 0.4))
     canvas.shape([rectangle(x - wide * 0.9, eave, x + wide * 0.15, floor)], wall)
     opening = palette.spark if night or chance(rng, 0.3) else dark
     for offset in (-0.55, 0.5):
         at = x + offset * wide
-        canvas.shape(
-            [rectangle(at - wide * 0.13, eave + size * 0.1, at + wide * 0.13, floor)], opening
-        )
+        door = rectangle(at - wide * 0.13, eave + size * 0.1, at + wide * 0.13, floor)
+        canvas.shape([door], opening)
     roof = palette.shade.mix(palette.warm, between(rng, 0.2, 0.65))
     ridge_y = eave - size * between(rng, 0.34, 0.46)
-    canvas.shape(
-        [
-            [
-                (x - wide * 1.18, eave),
-                (x - wide * 0.5, ridge_y),
-                (x + wide * 0.62, ridge_y),
-                (x + wide * 1.2, eave),
-            ]
-        ],
-        roof.mix(palette.dark, 0.35),
-    )
-    canvas.shape(
-        [
-            [
-                (x - wide * 1.18, eave),
-                (x - wide * 0.5, ridge_y),
-                (x + wide * 0.2, ridge_y),
-                (x + wide * 0.3, eave),
-            ]
-        ],
-        roof.lit(0.05),
-    )
+    left = [(x - wide * 1.18, eave), (x - wide * 0.5, ridge_y)]
+    whole = [*left, (x + wide * 0.62, ridge_y), (x + wide * 1.2, eave)]
+    canvas.shape([whole], roof.mix(palette.dark, 0.35))
+    canvas.shape([[*left, (x + wide * 0.2, ridge_y), (x + wide * 0.3, eave)]], roof.lit(0.05))
     if night:
         canvas.glow((x, eave + size * 0.15), size * 0.5, palette.spark, 0.22)

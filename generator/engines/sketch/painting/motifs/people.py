@@ -7,6 +7,7 @@ import numpy as np
 from generator.engines.sketch.painting.canvas import (
     Canvas,
     Point,
+    around,
     between,
     chance,
     ellipse,
@@ -139,34 +140,16 @@ def _figure(
     if chance(rng, 0.75):
         skirt = [(u, v) for u, v in body if v > waist - size * 0.02]
         canvas.shape([skirt], dark.mix(cloth, 0.25), opacity=0.75, soften=size * 0.008)
-    canvas.shape(
-        [ellipse((x, neck - head * 0.15), head * 0.42, head * 0.55, corners=12)],
-        skin.mix(dark, 0.35),
-    )
+    throat = ellipse((x, neck - head * 0.15), head * 0.42, head * 0.55, corners=12)
+    canvas.shape([throat], skin.mix(dark, 0.35))
     face = (x + turn, y)
     canvas.shape([ellipse(face, head * 0.76, head, corners=18)], skin.mix(dark, 0.42))
-    canvas.shape(
-        [
-            ellipse(
-                (face[0] + light * head * 0.24, y + head * 0.06),
-                head * 0.46,
-                head * 0.82,
-                corners=16,
-            )
-        ],
-        skin.lit(0.07).mix(palette.spark, 0.14),
-        soften=head * 0.12,
-    )
-    canvas.shape(
-        [
-            ellipse(
-                (face[0] + light * head * 0.1, y + head * 0.08), head * 0.5, head * 0.12, corners=10
-            )
-        ],
-        skin.mix(dark, 0.6),
-        opacity=0.5,
-        soften=head * 0.06,
-    )
+    cheek = (face[0] + light * head * 0.24, y + head * 0.06)
+    lit = ellipse(cheek, head * 0.46, head * 0.82, corners=16)
+    canvas.shape([lit], skin.lit(0.07).mix(palette.spark, 0.14), soften=head * 0.12)
+    brow = (face[0] + light * head * 0.1, y + head * 0.08)
+    eyes = ellipse(brow, head * 0.5, head * 0.12, corners=10)
+    canvas.shape([eyes], skin.mix(dark, 0.6), opacity=0.5, soften=head * 0.06)
     _hair(canvas, rng, palette, face, head=head, dark=dark, light=light)
 
 
@@ -180,43 +163,13 @@ def _hair(
     dark: Lab,
     light: int,
 ) -> None:
-    x, y = at
     if chance(rng, 0.16):
         brim = palette.paper.mix(palette.middle, 0.4).mix(dark, 0.25)
-        canvas.shape(
-            [
-                [
-                    (x - head * 1.7, y - head * 0.45),
-                    (x, y - head * 1.75),
-                    (x + head * 1.7, y - head * 0.45),
-                ]
-            ],
-            brim,
-        )
-        canvas.shape(
-            [
-                [
-                    (x - light * head * 1.7, y - head * 0.45),
-                    (x, y - head * 1.75),
-                    (x - light * head * 0.1, y - head * 0.45),
-                ]
-            ],
-            dark,
-            opacity=0.4,
-        )
+        canvas.shape([around(at, head, (-1.7, 0, 1.7), (-0.45, -1.75, -0.45))], brim)
+        shaded = around(at, head, (-light * 1.7, 0, -light * 0.1), (-0.45, -1.75, -0.45))
+        canvas.shape([shaded], dark, opacity=0.4)
         return
-    low = head * (0.5 if chance(rng, 0.45) else -0.05)
-    crown = smooth_path(
-        [
-            (x - head * 0.84, y + low),
-            (x - head * 0.86, y - head * 0.5),
-            (x, y - head * 1.14),
-            (x + head * 0.86, y - head * 0.5),
-            (x + head * 0.84, y + low),
-            (x + head * 0.5, y - head * 0.35),
-            (x, y - head * 0.5),
-            (x - head * 0.5, y - head * 0.35),
-        ],
-        per=4,
-    )
-    canvas.shape([crown], dark)
+    low = 0.5 if chance(rng, 0.45) else -0.05
+    xs = (-0.84, -0.86, 0, 0.86, 0.84, 0.5, 0, -0.5)
+    crown = around(at, head, xs, (low, -0.5, -1.14, -0.5, low, -0.35, -0.5, -0.35))
+    canvas.shape([smooth_path(crown, per=4)], dark)

@@ -7,6 +7,7 @@ import numpy as np
 from generator.engines.sketch.painting.canvas import (
     Canvas,
     Point,
+    around,
     between,
     chance,
     ellipse,
@@ -42,45 +43,20 @@ def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
     if long:
         _mass(
             canvas,
-            [
-                (x0 - size * 1.06, y0 - size * 0.3),
-                (x0, y0 - size * 1.5),
-                (x0 + size * 1.06, y0 - size * 0.3),
-                (x0 + size * 1.15, y0 + size * 1.5),
-                (x0 - size * 1.15, y0 + size * 1.5),
-            ],
+            around((x0, y0), size, (-1.06, 0, 1.06, 1.15, -1.15), (-0.3, -1.5, -0.3, 1.5, 1.5)),
             hair,
         )
     _torso(canvas, rng, palette, (x0, y0), size=size, cloth=cloth, light=light)
-    _modelled(
-        canvas,
-        (x0, y0 + size * 1.05),
-        size * 0.46,
-        size * 0.75,
-        skin=skin.lit(-0.06),
-        palette=palette,
-        light=light,
-    )
+    throat, rx, ry = (x0, y0 + size * 1.05), size * 0.46, size * 0.75
+    _modelled(canvas, throat, rx, ry, skin=skin.lit(-0.06), palette=palette, light=light)
     _head(canvas, rng, palette, (x0, y0), size=size, skin=skin, light=light)
     part = between(rng, -0.5, 0.5) * size
     fringe = y0 - size * between(rng, 0.42, 0.72)
-    drop = y0 + size * (0.7 if long else -0.1)
-    _mass(
-        canvas,
-        [
-            (x0 - size * 1.02, drop),
-            (x0 - size * 1.0, y0 - size * 0.7),
-            (x0 - size * 0.45, y0 - size * 1.36),
-            (x0 + size * 0.45, y0 - size * 1.38),
-            (x0 + size * 1.0, y0 - size * 0.7),
-            (x0 + size * 1.02, drop),
-            (x0 + size * 0.82, y0 - size * 0.25),
-            (x0 + part + size * 0.3, fringe),
-            (x0 + part - size * 0.2, fringe - size * 0.12),
-            (x0 - size * 0.82, y0 - size * 0.25),
-        ],
-        hair,
-    )
+    drop = 0.7 if long else -0.1
+    xs = (-0.82, -1.02, -1.0, -0.45, 0.45, 1.0, 1.02, 0.82)
+    left, *crown = around((x0, y0), size, xs, (-0.25, drop, -0.7, -1.36, -1.38, -0.7, drop, -0.25))
+    parted = [(x0 + part + size * 0.3, fringe), (x0 + part - size * 0.2, fringe - size * 0.12)]
+    _mass(canvas, [*crown, *parted, left], hair)
     sheen = ellipse(
         (x0 + light * size * 0.45, y0 - size * 1.08), size * 0.4, size * 0.11, turn=light * 0.5
     )
@@ -151,23 +127,16 @@ def _torso(
             (x0 + side * size * 0.95, shoulder - size * 0.1),
             (x0 + side * size * 0.12, shoulder + size * 1.1),
         ]
-        canvas.shape(
-            [lapel],
-            cloth.mix(palette.paper if side == light else palette.dark, 0.4),
-            opacity=0.8,
-            soften=0.004,
-        )
+        paint = cloth.mix(palette.paper if side == light else palette.dark, 0.4)
+        canvas.shape([lapel], paint, opacity=0.8, soften=0.004)
 
 
 def _modelled(
     canvas: Canvas, at: Point, rx: float, ry: float, *, skin: Lab, palette: Palette, light: int
 ) -> None:
     """An ellipsoid under one side light."""
-    canvas.shape(
-        [ellipse(at, rx, ry, corners=40)],
-        _shading(canvas, at, rx, ry, skin=skin, palette=palette, light=light),
-        soften=0.003,
-    )
+    planes = _shading(canvas, at, rx, ry, skin=skin, palette=palette, light=light)
+    canvas.shape([ellipse(at, rx, ry, corners=40)], planes, soften=0.003)
 
 
 def _shading(
@@ -194,97 +163,47 @@ def _head(
 ) -> None:
     """A face of broad planes: sockets, nose, mouth and cheek, no more than paint would say."""
     x0, y0 = at
-    planes = _shading(
-        canvas,
-        (x0, y0 + size * 0.05),
-        size * 1.02,
-        size * 1.5,
-        skin=skin,
-        palette=palette,
-        light=light,
-    )
+    middle, rx, ry = (x0, y0 + size * 0.05), size * 1.02, size * 1.5
+    planes = _shading(canvas, middle, rx, ry, skin=skin, palette=palette, light=light)
     jaw = between(rng, 0.52, 0.66)
-    outline = smooth_path(
-        [
-            (x0 - size * 0.9, y0 - size * 0.5),
-            (x0 - size * 0.55, y0 - size * 1.12),
-            (x0 + size * 0.55, y0 - size * 1.12),
-            (x0 + size * 0.9, y0 - size * 0.5),
-            (x0 + size * 0.86, y0 + size * 0.25),
-            (x0 + size * jaw, y0 + size * 0.88),
-            (x0 + size * 0.2, y0 + size * 1.22),
-            (x0 - size * 0.2, y0 + size * 1.22),
-            (x0 - size * jaw, y0 + size * 0.88),
-            (x0 - size * 0.86, y0 + size * 0.25),
-        ]
-    )
+    xs = (-0.9, -0.55, 0.55, 0.9, 0.86, jaw, 0.2, -0.2, -jaw, -0.86)
+    ys = (-0.5, -1.12, -1.12, -0.5, 0.25, 0.88, 1.22, 1.22, 0.88, 0.25)
+    outline = smooth_path(around(at, size, xs, ys))
     canvas.shape([outline], planes, soften=0.003)
     deep = skin.mix(palette.dark, 0.72)
     gaze = light * size * 0.05
     for side in (-1, 1):
         eye = (x0 + side * size * 0.38 + gaze, y0 - size * 0.1)
-        canvas.shape(
-            [ellipse((eye[0], eye[1] - size * 0.04), size * 0.24, size * 0.15)],
-            deep,
-            opacity=0.6,
-            soften=size * 0.07,
-        )
-        canvas.shape(
-            [ellipse(eye, size * 0.14, size * 0.045)],
-            palette.dark,
-            opacity=0.85,
-            soften=size * 0.018,
-        )
-        brow = smooth_path(
-            [
-                (eye[0] - size * 0.24, eye[1] - size * 0.16),
-                (eye[0], eye[1] - size * 0.26),
-                (eye[0] + size * 0.24, eye[1] - size * 0.17),
-                (eye[0], eye[1] - size * 0.19),
-            ],
-            per=5,
-        )
-        canvas.shape([brow], palette.dark, opacity=0.65, soften=size * 0.02)
+        socket = ellipse((eye[0], eye[1] - size * 0.04), size * 0.24, size * 0.15)
+        canvas.shape([socket], deep, opacity=0.6, soften=size * 0.07)
+        lid = ellipse(eye, size * 0.14, size * 0.045)
+        canvas.shape([lid], palette.dark, opacity=0.85, soften=size * 0.018)
+        brow = around(eye, size, (-0.24, 0, 0.24, 0), (-0.16, -0.26, -0.17, -0.19))
+        canvas.shape([smooth_path(brow, per=5)], palette.dark, opacity=0.65, soften=size * 0.02)
     nose = [
         (x0 + gaze, y0 - size * 0.2),
         (x0 + gaze - light * size * 0.2, y0 + size * 0.4),
         (x0 + gaze, y0 + size * 0.46),
     ]
     canvas.shape([nose], deep, opacity=0.5, soften=size * 0.05)
-    canvas.shape(
-        [ellipse((x0 + gaze + light * size * 0.04, y0 + size * 0.18), size * 0.05, size * 0.26)],
-        skin.mix(palette.spark, 0.5),
-        opacity=0.6,
-        soften=size * 0.04,
-    )
-    canvas.shape(
-        [ellipse((x0 + gaze, y0 + size * 0.45), size * 0.18, size * 0.05)],
-        deep,
-        opacity=0.6,
-        soften=size * 0.03,
-    )
     lips = skin.mix(palette.warm, 0.45)
-    canvas.shape(
-        [ellipse((x0 + gaze, y0 + size * 0.72), size * 0.27, size * 0.075)],
-        lips.mix(palette.dark, 0.3),
-        opacity=0.8,
-        soften=size * 0.03,
-    )
-    canvas.shape(
-        [ellipse((x0 + gaze, y0 + size * 0.715), size * 0.26, size * 0.018)],
-        palette.dark,
-        opacity=0.7,
-        soften=size * 0.015,
-    )
-    canvas.shape(
-        [ellipse((x0 + gaze, y0 + size * 0.88), size * 0.2, size * 0.05)],
-        deep,
-        opacity=0.4,
-        soften=size * 0.04,
-    )
-    canvas.shape(
-        [ellipse((x0 + light * size * 0.52, y0 + size * 0.26), size * 0.2, size * 0.2)],
-        skin.mix(palette.warm, 0.35).lit(0.05),
-        opacity=0.4,
-        soften=size * 0.12,
-    )
+    nose_x = x0 + gaze
+    # The bridge of the nose, its shadow, the lips and the line between them, chin and cheek.
+    for x, down, wide, high, paint, opacity, soften in (
+        (nose_x + light * size * 0.04, 0.18, 0.05, 0.26, skin.mix(palette.spark, 0.5), 0.6, 0.04),
+        (nose_x, 0.45, 0.18, 0.05, deep, 0.6, 0.03),
+        (nose_x, 0.72, 0.27, 0.075, lips.mix(palette.dark, 0.3), 0.8, 0.03),
+        (nose_x, 0.715, 0.26, 0.018, palette.dark, 0.7, 0.015),
+        (nose_x, 0.88, 0.2, 0.05, deep, 0.4, 0.04),
+        (
+            x0 + light * size * 0.52,
+            0.26,
+            0.2,
+            0.2,
+            skin.mix(palette.warm, 0.35).lit(0.05),
+            0.4,
+            0.12,
+        ),
+    ):
+        spot = ellipse((x, y0 + size * down), size * wide, size * high)
+        canvas.shape([spot], paint, opacity=opacity, soften=size * soften)

@@ -68,14 +68,8 @@ def still_life(canvas: Canvas, rng: Random, palette: Palette) -> None:
         else:
             fruit(canvas, rng, palette, (x, y), between(rng, 0.05, 0.075), light=light)
     for _ in range(int(rng.integers(1, 4))):
-        fruit(
-            canvas,
-            rng,
-            palette,
-            (centre + rng.normal() * 0.3, edge + between(rng, 0.2, 0.3)),
-            between(rng, 0.05, 0.07),
-            light=light,
-        )
+        at = (centre + rng.normal() * 0.3, edge + between(rng, 0.2, 0.3))
+        fruit(canvas, rng, palette, at, between(rng, 0.05, 0.07), light=light)
 
 
 _PROFILES: tuple[tuple[tuple[float, float], ...], ...] = (
@@ -129,17 +123,10 @@ def vessel(
     canvas.shape([outline], planes, soften=0.0025)
     mouth = points[-1][1] * height
     canvas.shape([ellipse((x, y - height), mouth, mouth * 0.24)], glaze.mix(palette.dark, 0.7))
-    canvas.shape(
-        [ellipse((x, y - height + mouth * 0.06), mouth * 0.96, mouth * 0.2)],
-        palette.dark,
-        opacity=0.6,
-    )
-    glint = ellipse(
-        (x + light * widest * 0.5, y - height * 0.42),
-        widest * 0.07,
-        height * 0.11,
-        turn=light * 0.12,
-    )
+    inside = ellipse((x, y - height + mouth * 0.06), mouth * 0.96, mouth * 0.2)
+    canvas.shape([inside], palette.dark, opacity=0.6)
+    at_glint = (x + light * widest * 0.5, y - height * 0.42)
+    glint = ellipse(at_glint, widest * 0.07, height * 0.11, turn=light * 0.12)
     canvas.shape([glint], palette.spark, opacity=0.75, soften=0.004)
 
 
@@ -148,12 +135,9 @@ def fruit(
 ) -> None:
     """A round fruit with form shadow, reflected light and a highlight."""
     x, y = foot[0], foot[1] - radius * 0.8
-    canvas.shape(
-        [ellipse((x - light * radius * 0.9, foot[1] + radius * 0.05), radius * 1.5, radius * 0.3)],
-        palette.dark.mix(palette.cool, 0.25),
-        opacity=0.6,
-        soften=radius * 0.16,
-    )
+    under = (x - light * radius * 0.9, foot[1] + radius * 0.05)
+    shadow = ellipse(under, radius * 1.5, radius * 0.3)
+    canvas.shape([shadow], palette.dark.mix(palette.cool, 0.25), opacity=0.6, soften=radius * 0.16)
     skin = (
         palette.warm,
         palette.spark.mix(palette.warm, 0.35),
@@ -174,9 +158,5 @@ def fruit(
         lambert.astype(np.float32),
     )
     canvas.shape([ellipse((x, y), radius, radius * 0.94, corners=36)], planes, soften=0.002)
-    canvas.shape(
-        [ellipse((x + light * radius * 0.4, y - radius * 0.42), radius * 0.12, radius * 0.09)],
-        palette.spark,
-        opacity=0.8,
-        soften=radius * 0.05,
-    )
+    glint = ellipse((x + light * radius * 0.4, y - radius * 0.42), radius * 0.12, radius * 0.09)
+    canvas.shape([glint], palette.spark, opacity=0.8, soften=radius * 0.05)

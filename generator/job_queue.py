@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cache.store import StoreUnavailable
 from generator.engines.port import EngineError, EngineUnavailable, RecipeRefused
-from generator.stock import Job
+from generator.inventory import Job
 
 TRIES = 3
 """How often a drawing may fail before its set is listed as failed."""
@@ -24,7 +24,7 @@ class Failure:
     reason: str
 
 
-class Board:
+class JobQueue:
     """The jobs of a batch: who may take which, and how often each was tried.
 
     Engines are known by their place in the list: a remote one's name changes once it has

@@ -77,7 +77,7 @@ class Holding:
         return list(told)
 
 
-async def take_stock(
+async def take_inventory(
     library: Library, actions: Iterable[Action], *, at_once: int = METAS_AT_ONCE
 ) -> list[Holding]:
     """Look at what a store holds of each action: metas, not images.
