@@ -110,9 +110,9 @@ def test_the_technicians_page_says_so_and_how_fast(tmp_path: Path, browser: Brow
         # The position runs on between two states as fast as the show does.
         ran = desk.evaluate(
             """async () => {
-              const { Desk } = await import("/static/control/desk.js");
+              const { ServerConnection } = await import("/static/control/connection.js");
               const nothing = () => {};
-              const desk = new Desk({ hello: nothing, changed: nothing });
+              const desk = new ServerConnection({ hello: nothing, changed: nothing });
               desk.now = () => 102;
               desk.state = { position: 10, server_time: 100, speed: 4, screening: {} };
               return desk.position();

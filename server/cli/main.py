@@ -126,7 +126,7 @@ def asrun(
         typer.echo(to_json(rows))
 
 
-app.command(epilog=command_help(COMMANDS.values()))(control)
+app.command(epilog="\b\n" + command_help(COMMANDS.values()))(control)  # \b: a line each
 app.command(name="rehearse")(rehearse_show)
 app.command()(worker)
 app.command(name="pull")(pull_store)
