@@ -29,8 +29,8 @@ from server.cli.common import JsonOption, fail
 from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS
 
-EPILOG = command_help(COMMANDS.values())
-"""Stands below the help: every command of a technician."""
+EPILOG = "\b\n" + command_help(COMMANDS.values())
+"""Stands below the help: every command of a technician; after \b, a line each."""
 
 _PATH = "/ws/control"
 _SHOWN = 60

@@ -189,9 +189,7 @@ def commands_of(group: type) -> tuple[ControlCommand, ...]:
 
 def command_help(commands: Iterable[ControlCommand]) -> str:
     """Every command with its arguments and what it does, for a terminal."""
-    return "\n\n".join(
-        " ".join([each.name, *each.fields]) + f": {each.summary}" for each in commands
-    )
+    return "\n".join(" ".join([each.name, *each.fields]) + f": {each.summary}" for each in commands)
 
 
 def command_table(commands: Iterable[ControlCommand]) -> str:

@@ -170,7 +170,7 @@ class Dispatcher:
             if (before.command, before.args) != (command, given):
                 message = f"the id {envelope.id!r:.40} was another command's; give each its own"
                 raise CommandError("id_reused", message)
-            return _told(await asyncio.shield(before.outcome))
+            return _raise_or_return(await asyncio.shield(before.outcome))
         once = _Once(command, given, asyncio.get_running_loop().create_future())
         self._once[key] = once
         outcome: dict[str, Any] | CommandError = CommandError(
@@ -182,7 +182,7 @@ class Dispatcher:
             outcome = error
         finally:
             once.outcome.set_result(outcome)
-        return _told(outcome)
+        return _raise_or_return(outcome)
 
     async def _carry_out(
         self, command: str, args: Args, caller: Caller, envelope: Envelope
@@ -228,7 +228,7 @@ class Dispatcher:
         return known
 
 
-def _told(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
+def _raise_or_return(outcome: dict[str, Any] | CommandError) -> dict[str, Any]:
     if isinstance(outcome, CommandError):
         # Another one each time: an exception that is raised twice grows its traceback.
         raise CommandError(outcome.code, str(outcome))

@@ -206,7 +206,7 @@ def reply_to(command: str, code: str, text: str) -> bytes:
     return datagram
 
 
-def _told(result: Mapping[str, Any]) -> str:
+def _in_a_packet(result: Mapping[str, Any]) -> str:
     """A result in one packet; of one that is longer, whether it is kept: ask over HTTP for more."""
     text = json_text(result, place="osc")
     if len(text.encode()) <= _LONGEST_REPLY:
@@ -231,7 +231,7 @@ class OscEndpoint(asyncio.DatagramProtocol):
         self._metrics = metrics
         self._transport: asyncio.DatagramTransport | None = None
         self._at_work: set[asyncio.Task[None]] = set()
-        self._told: set[str] = set()
+        self._refused: set[str] = set()
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -297,7 +297,7 @@ class OscEndpoint(asyncio.DatagramProtocol):
                 return
             caller = Caller("operator", f"osc {sender[0]} (operator)")
             result = await self._dispatcher.dispatch(asked.command, asked.args, caller)
-            self._reply(sender, name, "ok", _told(result))
+            self._reply(sender, name, "ok", _in_a_packet(result))
         except CommandError as error:
             self._reply(sender, name, error.code, str(error))
         except Exception:  # noqa: BLE001 - every caller hears the outcome
@@ -313,8 +313,8 @@ class OscEndpoint(asyncio.DatagramProtocol):
     def _refuse(self, code: str, host: str, reason: str) -> None:
         """Say nothing to the sender, who may not be who it says, and little to the log."""
         self._metrics.control_errors.labels(code=code).inc()
-        if (key := f"{code} {host}") not in self._told and len(self._told) < _MOST_AT_ONCE:
-            self._told.add(key)
+        if (key := f"{code} {host}") not in self._refused and len(self._refused) < _MOST_AT_ONCE:
+            self._refused.add(key)
             _log.warning("osc_refused", code=code, sender=host, reason=reason)
 
 

@@ -40,8 +40,8 @@ _UPCOMING = 8
 _COMMANDS = 12
 
 
-Told = Callable[[], Mapping[str, Any]]
-"""What somebody tells of himself, as JSON values: as `server/control/contract.py` has it."""
+StatePart = Callable[[], Mapping[str, Any]]
+"""A part of the state that its owner makes, as JSON values: `server/control/contract.py` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class StateView:
     commands: CommandLog = field(default_factory=CommandLog)
     activation: Activation = "show"
     tempo: Tempo = REAL_TIME
-    preflight: Told | None = None
-    rehearsal: Told | None = None
+    preflight: StatePart | None = None
+    rehearsal: StatePart | None = None
     conditions: Conditions = field(default_factory=Conditions)
     presence: ScreenPresence | None = None
     time_of_day: TimeOfDay = field(kw_only=True)

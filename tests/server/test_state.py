@@ -8,11 +8,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+import pytest
+
 from cache.encoding import json_text
 from server.clock import VirtualClock
 from server.control.command import Caller
 from server.control.contract import CueState, State
 from server.providers.base import NotThere
+from server.providers.static import Fault
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import Far, House, house
 from tests.helpers.jsdoc import TYPES_JS, types_js
@@ -155,3 +158,25 @@ async def test_cues_that_somebody_has_are_not_sent_again(tmp_path: Path) -> None
         assert (await client.get("/api/cues", headers=known)).status_code == 304
         await client.post("/api/control/go")
         assert (await client.get("/api/cues", headers=known)).status_code == 200
+
+
+async def test_the_sets_are_looked_through_once_until_something_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, CUES, rhythm=RHYTHM, toml=MANUAL) as one:
+        looked: list[str] = []
+        usable = one.static.usable
+
+        def counted(action_id: str) -> tuple[int, ...]:
+            looked.append(action_id)
+            return usable(action_id)
+
+        monkeypatch.setattr(one.static, "usable", counted)
+        one.view.state()
+        looked.clear()
+        assert one.view.state()["coverage"]["with_sets"] == len(one.actions)
+        assert looked == []
+        for number in usable("one"):
+            one.static._report("one", number, Fault("a test broke it", "flat"))
+        assert one.view.state()["coverage"]["without_sets"] == ["one"]
+        assert looked == [action.action_id for action in one.actions]

@@ -114,6 +114,9 @@ class ModeCommands:
         cue = self._action_id(args.cue)
         until, lasts = self._lasts(args.until)
         at_once = args.now and self._begun(cue)
+        screening = self.playback.playhead.status == "active"
+        # What it lasts until has begun to be waited for.
+        waits = at_once if until == "next_cue" else until == "end_of_screening" and screening
         self.modes.impose(
             Force(
                 mode=args.mode,
@@ -123,7 +126,7 @@ class ModeCommands:
                 until=until,
                 deadline=None if lasts is None else self.clock.now() + lasts,
                 lasts=lasts if until == "time" else None,
-                took_effect=self._in_effect(until, at_once=at_once),
+                took_effect=waits,
             )
         )
         outcome = self._outcome(at_once=at_once)
@@ -164,7 +167,7 @@ class ModeCommands:
             await self.clock.sleep_until(self.clock.now() + self.clock.stretch(_LOOK_IN))
             if self._wish is None or self._wish != self._moment():
                 self._no_wish()  # the cue is over, and the next asked for itself
-            elif self._asks_live() and self._live_now():
+            elif self._forced_live() == "there":
                 self._no_wish()
                 self.playback.regenerate("played live, as the engine is there now")
 
@@ -188,13 +191,12 @@ class ModeCommands:
             return None
         return self.modes.decide(action, self.view.show.sheet.cues[action.cue_index].mode)
 
-    def _asks_live(self) -> bool:
+    def _forced_live(self) -> Literal["there", "absent"] | None:
+        """Whether an engine is there, where live is forced; None where it is not."""
         decision = self._decision()
-        return decision is not None and decision.forced_by is not None and decision.mode == "live"
-
-    def _live_now(self) -> bool:
-        decision = self._decision()
-        return decision is not None and any(rung.engine is not None for rung in decision.rungs)
+        if decision is None or decision.forced_by is None or decision.mode != "live":
+            return None
+        return "there" if any(rung.engine for rung in decision.rungs) else "absent"
 
     def _outcome(self, *, at_once: bool) -> Result:
         """The mode as it is now, and what comes of it.
@@ -204,7 +206,7 @@ class ModeCommands:
         """
         decision = self._decision()
         self._no_wish()
-        if at_once and self._asks_live() and not self._live_now() and self.modes.on_their_way:
+        if at_once and self._forced_live() == "absent" and self.modes.on_their_way:
             self._wish = self._moment()
             self._wished.set()
         played = (
@@ -215,12 +217,6 @@ class ModeCommands:
         why = None if decision is None else decision.why
         waits = list(self.modes.on_their_way) if self._wish is not None else []
         return {"mode": self.view.mode(), "played_again": played, "why": why, "waits_for": waits}
-
-    def _in_effect(self, until: Until, *, at_once: bool) -> bool:
-        """Whether what a force lasts until has begun to be waited for."""
-        if until == "next_cue":
-            return at_once
-        return until == "end_of_screening" and self.playback.playhead.status == "active"
 
     def _begun(self, cue: str | None) -> bool:
         """Whether that action, or any, is on."""
@@ -233,16 +229,11 @@ class ModeCommands:
             case "released" | "next_cue":
                 return until, None
             case "end_of_screening":
-                return until, self._screening_ends()
+                position = self.playback.playhead.position(self.clock.now())
+                left = None if position is None else self.view.show.duration - position
+                return until, None if left is None else max(0.0, left)
             case _:
                 return "time", float(until)
-
-    def _screening_ends(self) -> float | None:
-        """Seconds in which the screening that is on should be over."""
-        position = self.playback.playhead.position(self.clock.now())
-        if position is None:
-            return None
-        return max(0.0, self.view.show.duration - position)
 
     def _action_id(self, reference: object) -> str | None:
         """The action of a cue: by its id, its cue's id, or its cue's number."""

@@ -124,14 +124,15 @@ class ShowCommands:
         now = self.clock.now()
         if self._last_go is not None and now - self._last_go < self.clock.stretch(self.min_go):
             raise CommandError("too_soon", f"the last go was under {self.min_go:g} s ago")
-        self.playback.go(None if args.cue is None else self._index(args.cue))
+        cue = None if args.cue is None else find_cue(self.view.show, self.playback.plan, args.cue)
+        self.playback.go(cue)
         self._last_go = now
         return self._where()
 
     @command("standby")
     async def standby(self, args: CueArguments) -> Result:
         """Say what the next `go` fires."""
-        self.playback.stand_by(self._index(args.cue))
+        self.playback.stand_by(find_cue(self.view.show, self.playback.plan, args.cue))
         return self._where()
 
     @command("next")
@@ -253,9 +254,6 @@ class ShowCommands:
         if panic is not None:
             message = f"the wall is black since {panic.by} panicked: restore it first"
             raise CommandError("panicked", message)
-
-    def _index(self, reference: object) -> int:
-        return find_cue(self.view.show, self.playback.plan, reference)
 
     def _where(self) -> Result:
         playhead = self.playback.playhead

@@ -1,7 +1,7 @@
 // @ts-check
 /** The cue list: where the show is in it, how ready each cue is, standby and go on any of them. */
 
-import { element, make, mark, say } from "./dom.js";
+import { deed, element, make, mark, say } from "./dom.js";
 import * as words from "./words.js";
 
 /** Seconds for which the list stays where somebody scrolled it. */
@@ -92,8 +92,6 @@ export class Cues {
     const row = this.#rows.get(index);
     const cue = this.#cues[index];
     const name = cue.cue ?? cue.index;
-    const deed = (/** @type {string} */ text, /** @type {string} */ command, /** @type {any} */ args, /** @type {string} */ label) =>
-      make("button", { type: "button", data: { command }, aria: { label }, on: { click: () => this.#act(command, args) } }, text);
     row.querySelector(".cue").setAttribute("aria-expanded", "true");
     row.append(
       make(
@@ -101,10 +99,10 @@ export class Cues {
         { className: "deeds" },
         make("span", { className: "name" }, `${cue.cue ?? `cue ${cue.index}`}${cue.program ? ` · ${cue.program}` : ""}`),
         ...(cue.program
-          ? ["static", "live"].map((mode) => deed(mode, "mode.force", { mode, cue: cue.cue }, `Force ${mode} for ${name} until it is released`))
+          ? ["static", "live"].map((mode) => deed(this.#act, mode, "mode.force", { mode, cue: cue.cue }, `Force ${mode} for ${name} until it is released`))
           : []),
-        deed("Standby", "standby", { cue: cue.index }, `Put ${name} on standby`),
-        deed("Go here", "go", { cue: cue.index }, `Go to ${name} now`),
+        deed(this.#act, "Standby", "standby", { cue: cue.index }, `Put ${name} on standby`),
+        deed(this.#act, "Go here", "go", { cue: cue.index }, `Go to ${name} now`),
       ),
     );
     this.onchoose();

@@ -25,6 +25,14 @@ export function make(tag, { data, aria, on, ...properties } = {}, ...children) {
 }
 
 /**
+ * A button that gives a command.
+ * @param {(command: string, args: any) => void} act
+ * @param {string} text @param {string} command @param {any} args @param {string} label
+ */
+export const deed = (act, text, command, args, label) =>
+  make("button", { type: "button", data: { command }, aria: { label }, on: { click: () => act(command, args) } }, text);
+
+/**
  * Put words where they are read. Whose words they are, and from which side those are written, is not known
  * here: so everything that is said finds its own direction.
  * @param {HTMLElement} node

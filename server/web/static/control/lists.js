@@ -1,7 +1,7 @@
 // @ts-check
 /** Screens, engines, sets, what was asked and what was played. */
 
-import { element, keep, make, mark, say } from "./dom.js";
+import { deed, element, keep, make, mark, say } from "./dom.js";
 import * as words from "./words.js";
 
 /** Seconds without a painted frame, while a picture is drawn, after which a screen is looked at twice. */
@@ -60,10 +60,10 @@ export class Lists {
           make("span", { className: "age" }),
           ...(screen.connected
             ? [
-                this.#deed("Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
-                this.#deed("Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
+                deed(this.#act, "Identify", "identify", { screen: screen.screen }, `Have ${screen.screen} show its name`),
+                deed(this.#act, "Reload", "reload", { screen: screen.screen }, `Have ${screen.screen} load its page anew`),
               ]
-            : [this.#deed("Forget", "screens.forget", { screen: screen.screen }, `Expect ${screen.screen} no more`)]),
+            : [deed(this.#act, "Forget", "screens.forget", { screen: screen.screen }, `Expect ${screen.screen} no more`)]),
         ),
       (row, screen) => {
         mark(row, "trouble", screen.trouble ? "yes" : null);
@@ -89,7 +89,7 @@ export class Lists {
           {},
           make("span", { className: "name" }, engine.name),
           make("span", { className: "age" }),
-          this.#deed("Reset", "engine.reset", { engine: engine.name }, `Trust ${engine.name} again`),
+          deed(this.#act, "Reset", "engine.reset", { engine: engine.name }, `Trust ${engine.name} again`),
         ),
       (row, engine) => {
         const place = engine.local ? "here" : "remote";
@@ -164,10 +164,5 @@ export class Lists {
         mark(node, "outcome", outcome);
       },
     );
-  }
-
-  /** @param {string} text @param {string} command @param {any} args @param {string} label */
-  #deed(text, command, args, label) {
-    return make("button", { type: "button", data: { command }, aria: { label }, on: { click: () => this.#act(command, args) } }, text);
   }
 }

@@ -5,7 +5,7 @@
  */
 
 import { here } from "../shared/address.js";
-import { times } from "../kiosk/rehearsal.js";
+import { times } from "../shared/speed.js";
 import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
 import { ServerConnection } from "./connection.js";

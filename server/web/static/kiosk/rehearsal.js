@@ -4,10 +4,9 @@
  * On a page that shows a show nothing of it exists.
  */
 
-/** @typedef {{speed: number}} Rehearsal */
+import { times } from "../shared/speed.js";
 
-/** ×4, ×0.5. @param {number} speed */
-export const times = (speed) => `×${Number(speed.toFixed(2))}`;
+/** @typedef {{speed: number}} Rehearsal */
 
 export class RehearsalMark {
   /** @type {HTMLElement | null} */
