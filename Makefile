@@ -13,7 +13,7 @@ run: $(VENV)/.run  ## draw the demo's sets if they are missing, and serve the sh
 
 # Most tests wait for something real; three at a time keep both cores of a small machine busy.
 test: $(VENV)/.dev  ## every test
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## format, lint, types, import direction
 	$(BIN)/ruff format --check .

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from _pytest.terminal import TerminalReporter
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of models this small, threads only cost
+
+SLOWEST = ("test_benchmarks.py", "test_drawing.py", "test_live_engines.py", "test_diffusers.py")
+"""Files that are begun first, or the last worker would sit over one of them alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +23,8 @@ def logs_as_they_come() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the machine's pace is run again up to twice."""
+    """Begin with what takes longest; what needs the machine's pace is run again up to twice."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
     for item in items:
         if item.get_closest_marker("pace") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2))
