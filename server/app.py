@@ -143,7 +143,7 @@ def _services(
         asrun=playout.asrun,
         screens=ScreenSocket(stage, outside, access, metrics, presence=presence, seats=seats),
         control=ControlSocket(control.dispatcher, control.feed, outside, access, metrics),
-        older=legacy_socket(show, runtime, playout.supply, setup.clock, access),
+        legacy=legacy_socket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
         rehearsals=checks.jobs,
@@ -156,11 +156,8 @@ def _jobs(
     playout: Playout, checks: Checks, control: Control, process: HostProcess
 ) -> Mapping[JobName, JobBody | None]:
     """What goes on as long as the server does; None for what is not wanted here."""
-    setup, runtime, prefetcher = (
-        playout.setup,
-        playout.runtime,
-        playout.supply.prefetcher,
-    )
+    setup, runtime = playout.setup, playout.runtime
+    prefetcher = playout.supply.prefetcher
     clock, outside, playback = setup.clock, setup.outside, runtime.playback
     is_show, server = setup.activation == "show", setup.show.settings.server
     watch = EngineProber(

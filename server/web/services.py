@@ -47,7 +47,7 @@ class Services:
     asrun: AsRun
     screens: ScreenSocket
     control: ControlSocket
-    older: LegacySocket
+    legacy: LegacySocket
     metrics: Metrics
     preflight: Preflight
     rehearsals: RehearsalJobs
