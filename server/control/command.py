@@ -128,7 +128,7 @@ class ControlCommand:
         return frozenset(name for name in kinds if kinds[name] & {"number", "integer", "boolean"})
 
     @property
-    def is_number(self) -> bool:
+    def takes_number(self) -> bool:
         """Whether a single number is its argument: seconds, or how many; else it is a button."""
         return len(self.fields) == 1 and bool(self.numbers)
 
@@ -163,13 +163,15 @@ class ControlCommand:
             raise CommandError("bad_args", self._expected(problems[0])) from None
 
     def _expected(self, problem: ErrorDetails) -> str:
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:  # several of them together
+            return message
         name, kind = str(problem["loc"][0]), problem["type"]
         if kind == "extra_forbidden":
             takes = ", ".join(self.fields) or "no arguments"
             return f"unknown argument {name!r:.40}: it takes {takes}"
         described = self.fields[name].description
         if described is None or kind == "value_error":
-            message = problem["msg"].removeprefix("Value error, ")
             return f"{name}: {message[:1].lower()}{message[1:]}"
         found = "" if kind == "missing" else f", not {problem['input']!r:.40}"
         return f"{name}: expected {described}{found}"

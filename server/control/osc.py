@@ -165,7 +165,7 @@ def _button_in(
         CommandError: `bad_args`, for a number of which it cannot be told which of both it is.
     """
     names, alone = list(command.fields), len(params) == 1 and not in_address
-    if not params or (alone and command.is_number):
+    if not params or (alone and command.takes_number):
         return None
     last, number = params[-1], as_number(params[-1])
     if not names:

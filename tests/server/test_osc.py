@@ -76,69 +76,65 @@ async def desk(opened: House) -> AsyncIterator[Surface]:
 # ---------------------------------------------------------------- what a message means
 
 
+def asked(command: str, *, released: bool = False, **args: Any) -> OscCommand:
+    return OscCommand(command, args, released)
+
+
 @pytest.mark.parametrize(
     ("address", "params", "expected"),
     [
-        ("/understudy/go", [], OscCommand("go", {})),
-        ("/understudy/go", ["b"], OscCommand("go", {"cue": "b"})),
-        ("/understudy/go", ["2"], OscCommand("go", {"cue": "2"})),
-        ("/understudy/go/2", [], OscCommand("go", {"cue": "2"})),
-        ("/understudy/go/2", [1], OscCommand("go", {"cue": "2"})),
-        ("/understudy/go", [1], OscCommand("go", {})),
-        ("/understudy/go", [0], OscCommand("go", {}, released=True)),
-        ("/understudy/go", [None], OscCommand("go", {})),
-        ("/understudy/pause", [1], OscCommand("pause", {})),
-        ("/understudy/pause", [127], OscCommand("pause", {})),
-        ("/understudy/pause", [0.7], OscCommand("pause", {})),
-        ("/understudy/pause", [True], OscCommand("pause", {})),
-        ("/understudy/pause", [None], OscCommand("pause", {})),
-        ("/understudy/pause", [""], OscCommand("pause", {})),
-        ("/understudy/pause", ["1"], OscCommand("pause", {})),
-        ("/understudy/pause", [0], OscCommand("pause", {}, released=True)),
-        ("/understudy/pause", [-0.0], OscCommand("pause", {}, released=True)),
-        ("/understudy/pause", ["0"], OscCommand("pause", {}, released=True)),
-        ("/understudy/mode/release", [1], OscCommand("mode.release", {})),
-        ("/understudy/mode/release", [0], OscCommand("mode.release", {}, released=True)),
-        ("/understudy/standby", [1], OscCommand("standby", {})),
-        ("/understudy/standby/b", [0], OscCommand("standby", {"cue": "b"}, released=True)),
-        ("/understudy/seek/00:00:05", [1.0], OscCommand("seek", {"time": "00:00:05"})),
-        ("/understudy/seek/00:00:05", [0], OscCommand("seek", {"time": "00:00:05"}, released=True)),
-        ("/understudy/asrun", [1], OscCommand("asrun", {"limit": 1})),
-        (
-            "/understudy/mode/force/static",
-            [600],
-            OscCommand("mode.force", {"mode": "static", "until": 600}),
-        ),
-        ("/understudy/mode/force", ["static", 1], OscCommand("mode.force", {"mode": "static"})),
-        ("/understudy/go/b", [], OscCommand("go", {"cue": "b"})),
-        ("/understudy/go", [1.0], OscCommand("go", {})),
-        ("/understudy/go", [True], OscCommand("go", {})),
-        ("/understudy/go/b", [1.0], OscCommand("go", {"cue": "b"})),
-        ("/understudy/go", [0.0], OscCommand("go", {}, released=True)),
-        ("/understudy/go/b", [0.0], OscCommand("go", {"cue": "b"}, released=True)),
-        ("/understudy/pause", [False], OscCommand("pause", {}, released=True)),
-        ("/understudy/mode/force", ["static"], OscCommand("mode.force", {"mode": "static"})),
-        ("/understudy/mode/force/live", [1.0], OscCommand("mode.force", {"mode": "live"})),
-        (
-            "/understudy/mode/force/live",
-            [0.0],
-            OscCommand("mode.force", {"mode": "live"}, released=True),
-        ),
+        ("/understudy/go", [], asked("go")),
+        ("/understudy/go", ["b"], asked("go", cue="b")),
+        ("/understudy/go", ["2"], asked("go", cue="2")),
+        ("/understudy/go/2", [], asked("go", cue="2")),
+        ("/understudy/go/2", [1], asked("go", cue="2")),
+        ("/understudy/go", [1], asked("go")),
+        ("/understudy/go", [0], asked("go", released=True)),
+        ("/understudy/go", [None], asked("go")),
+        ("/understudy/pause", [1], asked("pause")),
+        ("/understudy/pause", [127], asked("pause")),
+        ("/understudy/pause", [0.7], asked("pause")),
+        ("/understudy/pause", [True], asked("pause")),
+        ("/understudy/pause", [None], asked("pause")),
+        ("/understudy/pause", [""], asked("pause")),
+        ("/understudy/pause", ["1"], asked("pause")),
+        ("/understudy/pause", [0], asked("pause", released=True)),
+        ("/understudy/pause", [-0.0], asked("pause", released=True)),
+        ("/understudy/pause", ["0"], asked("pause", released=True)),
+        ("/understudy/mode/release", [1], asked("mode.release")),
+        ("/understudy/mode/release", [0], asked("mode.release", released=True)),
+        ("/understudy/standby", [1], asked("standby")),
+        ("/understudy/standby/b", [0], asked("standby", cue="b", released=True)),
+        ("/understudy/seek/00:00:05", [1.0], asked("seek", time="00:00:05")),
+        ("/understudy/seek/00:00:05", [0], asked("seek", time="00:00:05", released=True)),
+        ("/understudy/asrun", [1], asked("asrun", limit=1)),
+        ("/understudy/mode/force/static", [600], asked("mode.force", mode="static", until=600)),
+        ("/understudy/mode/force", ["static", 1], asked("mode.force", mode="static")),
+        ("/understudy/go/b", [], asked("go", cue="b")),
+        ("/understudy/go", [1.0], asked("go")),
+        ("/understudy/go", [True], asked("go")),
+        ("/understudy/go/b", [1.0], asked("go", cue="b")),
+        ("/understudy/go", [0.0], asked("go", released=True)),
+        ("/understudy/go/b", [0.0], asked("go", cue="b", released=True)),
+        ("/understudy/pause", [False], asked("pause", released=True)),
+        ("/understudy/mode/force", ["static"], asked("mode.force", mode="static")),
+        ("/understudy/mode/force/live", [1.0], asked("mode.force", mode="live")),
+        ("/understudy/mode/force/live", [0.0], asked("mode.force", mode="live", released=True)),
         (
             "/understudy/mode/force",
             ["static", 600, "GPU noisy"],
-            OscCommand("mode.force", {"mode": "static", "until": 600, "reason": "GPU noisy"}),
+            asked("mode.force", mode="static", until=600, reason="GPU noisy"),
         ),
         (
             "/understudy/mode/force",
             ["static", "", "", "b"],
-            OscCommand("mode.force", {"mode": "static", "cue": "b"}),
+            asked("mode.force", mode="static", cue="b"),
         ),
-        ("/understudy/mode/release", [], OscCommand("mode.release", {})),
-        ("/understudy/identify/north wall", [], OscCommand("identify", {"screen": "north wall"})),
-        ("/understudy/seek", [0.0], OscCommand("seek", {"time": 0.0})),
-        ("/understudy/seek", ["00:00:05"], OscCommand("seek", {"time": "00:00:05"})),
-        ("/understudy/asrun", [5], OscCommand("asrun", {"limit": 5})),
+        ("/understudy/mode/release", [], asked("mode.release")),
+        ("/understudy/identify/north wall", [], asked("identify", screen="north wall")),
+        ("/understudy/seek", [0.0], asked("seek", time=0.0)),
+        ("/understudy/seek", ["00:00:05"], asked("seek", time="00:00:05")),
+        ("/understudy/asrun", [5], asked("asrun", limit=5)),
     ],
 )
 def test_what_a_message_means(address: str, params: list[Any], expected: OscCommand) -> None:
@@ -460,7 +456,7 @@ async def test_every_command_is_in_the_table_and_takes_a_release(
         welcome = operator.of("welcome")[0]
     assert set(welcome["commands"]) == set(COMMANDS)
     for command, declared in opened.dispatcher.commands.items():
-        if not declared.is_number:
+        if not declared.takes_number:
             answer = await desk.ask(ROOT + command.replace(".", "/"), 0)
             assert answer == [command, "ok", RELEASED]
     assert not opened.log.entries
