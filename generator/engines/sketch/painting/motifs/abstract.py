@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, between
+from generator.engines.sketch.painting.canvas import Canvas, around, between
 from generator.engines.sketch.painting.noise import Random, fractal, smoothstep
 from generator.engines.sketch.painting.palettes import Palette
 
@@ -111,14 +111,7 @@ def _routes(canvas: Canvas, rng: Random, palette: Palette, water: np.ndarray) ->
             row, column = int(v * canvas.height), int(u * canvas.height)
             if 0 <= row < canvas.height and 0 <= column < canvas.width and water[row, column]:
                 size = 0.0026
-                dots.append(
-                    [
-                        (float(u) - size, float(v)),
-                        (float(u), float(v) - size),
-                        (float(u) + size, float(v)),
-                        (float(u), float(v) + size),
-                    ]
-                )
+                dots.append(around((float(u), float(v)), size, (-1, 0, 1, 0), (0, -1, 0, 1)))
         canvas.shape(dots, palette.warm, opacity=0.9)
 
 

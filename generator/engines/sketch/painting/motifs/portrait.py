@@ -89,18 +89,10 @@ def _torso(
     """Shoulders and chest, their folds and an open collar."""
     x0, y0 = at
     shoulder = y0 + size * 1.75
-    outline = smooth_path(
-        [
-            (x0 - size * 0.5, shoulder - size * 0.42),
-            (x0 - size * 1.75, shoulder + size * 0.12),
-            (x0 - size * 2.25, shoulder + size * 1.2),
-            (x0 - size * 2.4, 1.2),
-            (x0 + size * 2.4, 1.2),
-            (x0 + size * 2.25, shoulder + size * 1.2),
-            (x0 + size * 1.75, shoulder + size * 0.12),
-            (x0 + size * 0.5, shoulder - size * 0.42),
-        ]
-    )
+    left = around((x0, shoulder), size, (-0.5, -1.75, -2.25), (-0.42, 0.12, 1.2))
+    right = around((x0, shoulder), size, (2.25, 1.75, 0.5), (1.2, 0.12, -0.42))
+    hem = [(x0 - size * 2.4, 1.2), (x0 + size * 2.4, 1.2)]
+    outline = smooth_path([*left, *hem, *right])
     folds = fractal(rng, canvas.width, canvas.height, cells=7, octaves=3, stretch=0.45)
     across = (canvas.x - x0) / (size * 2.3)
     lit = np.clip(
@@ -122,11 +114,8 @@ def _torso(
     )
     canvas.shape([outline], planes, soften=0.004)
     for side in (-1, 1):
-        lapel = [
-            (x0 + side * size * 0.42, shoulder - size * 0.4),
-            (x0 + side * size * 0.95, shoulder - size * 0.1),
-            (x0 + side * size * 0.12, shoulder + size * 1.1),
-        ]
+        xs = [side * out for out in (0.42, 0.95, 0.12)]
+        lapel = around((x0, shoulder), size, xs, (-0.4, -0.1, 1.1))
         paint = cloth.mix(palette.paper if side == light else palette.dark, 0.4)
         canvas.shape([lapel], paint, opacity=0.8, soften=0.004)
 
@@ -180,11 +169,7 @@ def _head(
         canvas.shape([lid], palette.dark, opacity=0.85, soften=size * 0.018)
         brow = around(eye, size, (-0.24, 0, 0.24, 0), (-0.16, -0.26, -0.17, -0.19))
         canvas.shape([smooth_path(brow, per=5)], palette.dark, opacity=0.65, soften=size * 0.02)
-    nose = [
-        (x0 + gaze, y0 - size * 0.2),
-        (x0 + gaze - light * size * 0.2, y0 + size * 0.4),
-        (x0 + gaze, y0 + size * 0.46),
-    ]
+    nose = around((x0 + gaze, y0), size, (0, -light * 0.2, 0), (-0.2, 0.4, 0.46))
     canvas.shape([nose], deep, opacity=0.5, soften=size * 0.05)
     lips = skin.mix(palette.warm, 0.45)
     nose_x = x0 + gaze

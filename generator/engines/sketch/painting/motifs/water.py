@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, between, chance, smooth_path
+from generator.engines.sketch.painting.canvas import Canvas, around, between, chance, smooth_path
 from generator.engines.sketch.painting.motifs.sky import luminary, reflection, sky
 from generator.engines.sketch.painting.noise import Random, profile, smoothstep
 from generator.engines.sketch.painting.palettes import Palette
@@ -53,30 +53,12 @@ def ship(canvas: Canvas, rng: Random, palette: Palette, x: float, y: float) -> N
     """A freighter far out, small and pale."""
     size = between(rng, 0.05, 0.1)
     paint = palette.shade.mix(palette.haze, 0.3)
-    hull = [
-        (x - size, y - size * 0.16),
-        (x + size, y - size * 0.2),
-        (x + size * 0.9, y),
-        (x - size * 0.9, y),
-    ]
-    house = [
-        (x + size * 0.45, y - size * 0.42),
-        (x + size * 0.7, y - size * 0.42),
-        (x + size * 0.72, y - size * 0.15),
-        (x + size * 0.43, y - size * 0.15),
-    ]
-    mast = [
-        (x - size * 0.3, y - size * 0.5),
-        (x - size * 0.27, y - size * 0.5),
-        (x - size * 0.26, y),
-        (x - size * 0.32, y),
-    ]
+    hull = around((x, y), size, (-1, 1, 0.9, -0.9), (-0.16, -0.2, 0, 0))
+    house = around((x, y), size, (0.45, 0.7, 0.72, 0.43), (-0.42, -0.42, -0.15, -0.15))
+    mast = around((x, y), size, (-0.3, -0.27, -0.26, -0.32), (-0.5, -0.5, 0, 0))
     canvas.shape([hull, house, mast], paint)
-    canvas.shape(
-        [[(x - size, y - 0.004), (x + size, y - 0.004), (x + size * 0.9, y), (x - size * 0.9, y)]],
-        palette.warm,
-        opacity=0.5,
-    )
+    keel = [(x - size, y - 0.004), (x + size, y - 0.004), *hull[2:]]
+    canvas.shape([keel], palette.warm, opacity=0.5)
 
 
 def boat(
@@ -92,16 +74,8 @@ def boat(
     x, y = at
     facing = 1 if chance(rng, 0.5) else -1
     dark = palette.dark.mix(palette.warm, 0.1)
-    hull = smooth_path(
-        [
-            (x - facing * size, y - size * 0.16),
-            (x - facing * size * 0.5, y - size * 0.02),
-            (x + facing * size * 0.4, y - size * 0.02),
-            (x + facing * size * 1.1, y - size * 0.24),
-            (x + facing * size * 0.6, y + size * 0.14),
-            (x - facing * size * 0.6, y + size * 0.14),
-        ]
-    )
+    xs = [facing * forward for forward in (-1, -0.5, 0.4, 1.1, 0.6, -0.6)]
+    hull = smooth_path(around(at, size, xs, (-0.16, -0.02, -0.02, -0.24, 0.14, 0.14)))
     mirrored = [(u, 2 * (y + size * 0.13) - v) for u, v in hull]
     canvas.shape([mirrored], dark, opacity=0.45, soften=size * 0.05)
     if chance(rng, 0.6):
@@ -126,23 +100,12 @@ def boat(
         shaded = [point for point in sail if (point[0] - x) * facing < size * 0.12]
         canvas.shape([shaded], cloth.mix(palette.shade, 0.45), opacity=0.8, soften=size * 0.02)
     else:
-        canopy = smooth_path(
-            [
-                (x - size * 0.5, y),
-                (x - size * 0.42, y - size * 0.3),
-                (x, y - size * 0.4),
-                (x + size * 0.42, y - size * 0.3),
-                (x + size * 0.5, y),
-            ]
-        )
-        canvas.shape([canopy], palette.middle.mix(palette.shade, 0.35))
+        canopy = around(at, size, (-0.5, -0.42, 0, 0.42, 0.5), (0, -0.3, -0.4, -0.3, 0))
+        canvas.shape([smooth_path(canopy)], palette.middle.mix(palette.shade, 0.35))
     canvas.shape([hull], dark)
     rim = [(u, v + size * 0.012) for u, v in hull if v < y + size * 0.02]
-    canvas.shape(
-        [[(u, v) for u, v in rim] + [(u, v + size * 0.05) for u, v in reversed(rim)]],
-        palette.warm.mix(palette.paper, 0.3),
-        opacity=0.6,
-    )
+    plank = [*rim, *((u, v + size * 0.05) for u, v in reversed(rim))]
+    canvas.shape([plank], palette.warm.mix(palette.paper, 0.3), opacity=0.6)
     if night:
         canvas.glow((x, y - size * 0.1), size * 0.12, palette.spark, 0.9)
         canvas.glow((x, y + size * 0.35), size * 0.16, palette.spark, 0.25)
