@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.lengths import length
 from benchmarks.machinery import say
-from cache.folder import FolderStore
+from cache.stores.folder import FolderStore
 from generator.engines.diffusers.engine import DiffusersEngine
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Pipeline

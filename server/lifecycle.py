@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from cache.documents import FormatError
 from cache.library import Library
-from cache.prefetch import Need
-from cache.store import StoreError
+from cache.model.documents import FormatError
+from cache.prefetch.prefetcher import Need
+from cache.stores.port import StoreError
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun
 from server.chance import Chance

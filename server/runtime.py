@@ -182,7 +182,7 @@ def _static(
         lead=settings.lead,
         latencies=latencies,
         longest_gap=settings.frame_gap_timeout,
-        shelf=supply.shelf,
+        availability=supply.availability,
         beside=given.beside,
     )
 

@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 
 from cache.outgoing import redacted
-from cache.store import Store
+from cache.stores.port import Store
 from cache.untrusted import Unfit, fit_json
 from generator.engines.port import Engine, EngineError
 from generator.engines.registry import UnknownEngine, find_engine

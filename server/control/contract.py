@@ -8,7 +8,7 @@ technician's page. Times are steady seconds of those who read them, to count by;
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from cache.prefetch import Coverage
+from cache.prefetch.prefetcher import Coverage
 from generator.cues import Mode
 from server.access import Role
 from server.asrun.record import Activation

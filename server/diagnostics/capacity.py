@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
-from cache.keys import set_place
+from cache.model.keys import set_place
 from generator.plan import Action
 from server.diagnostics.facts import SIMULATION, SimulationFacts
 from server.diagnostics.findings import Finding, kind

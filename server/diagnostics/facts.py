@@ -7,9 +7,9 @@ from datetime import tzinfo
 from functools import cached_property
 from typing import Final
 
-from cache.keys import Key
-from cache.manifest import Manifest
-from cache.prefetch import Coverage
+from cache.model.keys import Key
+from cache.model.manifest import Manifest
+from cache.prefetch.prefetcher import Coverage
 from generator.plan import Plan
 from generator.verify import SetFinding
 from server.asrun.file import Row

@@ -17,9 +17,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from cache.keys import meta_key, set_prefix
 from cache.library import BrokenSet
-from cache.store import StoreError
+from cache.model.keys import meta_key, set_prefix
+from cache.stores.port import StoreError
 from generator.plan import Action
 from server.config.show import Show
 from server.diagnostics import sets
@@ -282,7 +282,7 @@ async def _of_action(running: RunningShow, action: Action, until: float) -> list
     too_long: list[Finding] = []
     begins = action.at + running.runtime.beginnings.after(action.cue_index)
     for number in running.runtime.static.usable(action.action_id):
-        if not supply.shelf.holds(meta_key(action.action_id, number)):
+        if not supply.availability.holds(meta_key(action.action_id, number)):
             continue  # it would have to come over the line
         try:
             found = await supply.library.open_set(action.action_id, number)

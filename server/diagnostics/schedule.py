@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-from cache.formats import SetMeta
+from cache.model.formats import SetMeta
 from server.config.show import Show
 from server.diagnostics.facts import SIMULATION, SimulationFacts
 from server.diagnostics.findings import Finding, Level, kind

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import SetMeta, WrongFiles, image_set
-from cache.keys import META_NAME, meta_key, set_place
-from cache.manifest import ManifestAction
+from cache.model.documents import FormatError
+from cache.model.formats import SetMeta, WrongFiles, image_set
+from cache.model.keys import META_NAME, meta_key, set_place
+from cache.model.manifest import ManifestAction
 from generator.plan import Action, Planned
 from generator.provenance import changes
 from generator.verify import SetFinding

@@ -23,7 +23,12 @@ def legacy_socket(
     chance, modes = Chance(new_seed()), runtime.modes
     settings = show.settings.playback
     sets = StaticProvider(
-        supply.library, ShuffleBag(chance), clock, chance, settings.fit, shelf=supply.shelf
+        supply.library,
+        ShuffleBag(chance),
+        clock,
+        chance,
+        settings.fit,
+        availability=supply.availability,
     )
 
     def ladder(action: Action) -> list[Provider]:

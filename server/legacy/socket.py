@@ -18,7 +18,7 @@ import structlog
 from PIL import Image
 from starlette.websockets import WebSocket
 
-from cache.images import on_black
+from cache.model.images import on_black
 from cache.tasks import cancel_and_wait
 from generator.plan import Action, Planned
 from generator.programs import Program

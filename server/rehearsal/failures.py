@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from cache.documents import FormatError
 from cache.library import Library
-from cache.store import StoreError
+from cache.model.documents import FormatError
+from cache.stores.port import StoreError
 from generator.plan import Plan
 from server.config.show import Show
 from server.config.stores import store_of

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
-from cache.documents import FormatError
-from cache.folder import FolderStore
 from cache.library import Library
-from cache.manifest import Manifest
-from cache.store import ReadableStore, Store, StoreError
+from cache.model.documents import FormatError
+from cache.model.manifest import Manifest
+from cache.stores.folder import FolderStore
+from cache.stores.port import ReadableStore, Store, StoreError
 from generator.engines.settings import SimulatedSection
 from generator.verify import SetFinding, verify_sets
 from server.chance import Chance

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cache.documents import real
 from cache.encoding import json_text
+from cache.model.documents import real
 from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
 from server.access import AccessDenied, Role

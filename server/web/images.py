@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache.formats import MAX_STEPS
-from cache.images import BadImage, check_image, media_type_for
-from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
-from cache.store import StoreError
+from cache.model.formats import MAX_STEPS
+from cache.model.images import BadImage, check_image, media_type_for
+from cache.model.keys import MAX_SET_ID, BadKey, image_key, is_action_id
+from cache.stores.port import StoreError
 from cache.untrusted import whole_number
 from server.access import AccessDenied
 from server.web.responses import error, etag_of, picture

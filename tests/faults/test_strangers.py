@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from cache.keys import Key, image_key
+from cache.model.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
 from server.chance import Chance
 from server.clock import VirtualClock
@@ -18,7 +18,7 @@ from server.control.command import Caller, CommandError
 from server.control.command import command as declared
 from server.control.dispatcher import Dispatcher, Envelope
 from server.providers.shuffle import Bag, ShuffleBag
-from tests.cache.test_prefetch import bench, names
+from tests.cache.prefetch.test_prefetcher import bench, names
 from tests.helpers.pictures import picture
 from tests.helpers.screens import web
 from tests.helpers.servers import serving

@@ -23,7 +23,7 @@ _FORKING.set_forkserver_preload(
     [
         "server.cli.main",
         *(place.partition(":")[0] for place in COMMANDS.values()),
-        "cache.s3",
+        "cache.stores.s3.store",
     ]
 )
 

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from cache.images import Flaw
 from cache.library import SetFlaw
+from cache.model.images import Flaw
 from server.diagnostics.facts import SIMULATION
 from server.diagnostics.findings import (
     CATALOGUE,

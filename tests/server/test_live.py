@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cache.images import Decoded
+from cache.model.images import Decoded
 from generator.engines.port import (
     DrawingFailed,
     EngineError,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cache.library import Library
-from cache.shelf import FullShelf
-from cache.store import MemoryStore
+from cache.prefetch.availability import EverythingAvailable
+from cache.stores.memory import MemoryStore
 from generator.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
@@ -274,7 +274,7 @@ async def in_haste(
     ensemble = build_runtime(
         show,
         PlanInForce(plan),
-        Supply(store, library, FullShelf()),
+        Supply(store, library, EverythingAvailable()),
         Dependencies(
             clock=clock,
             schedule=in_a_row(show, clock.wall(), 2, gap=0.0),

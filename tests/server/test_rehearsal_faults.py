@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cache.images import sniff
+from cache.model.images import sniff
 from server.cli.main import main
 from server.diagnostics.findings import Finding
 from server.diagnostics.report import RehearsalOptions, Report

@@ -36,7 +36,7 @@ import anyio
 import httpx
 from pydantic import SecretStr
 
-from cache.images import sniff
+from cache.model.images import sniff
 from cache.outgoing import reason_of, redacted
 from generator.engines.comfyui.answers import SHOWN, final_output, json_of, refusal, stands_in
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
