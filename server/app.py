@@ -77,7 +77,7 @@ async def _open_server(
     _observe_process(app, metrics, conditions)
     async with AsyncExitStack() as stack:
         playout = await stack.enter_async_context(open_playout(setup, metrics))
-        conditions.add(playout.memory.conditions)
+        conditions.add(playout.state_file.conditions)
         seats = _seats(playout)
         conditions.add(seats.conditions)
         checks = await stack.enter_async_context(open_checks(playout))
@@ -186,7 +186,7 @@ def _jobs(
         "osc": partial(hear_osc, server, control.dispatcher, playout.metrics)
         if server.osc_port and is_show
         else None,
-        "signs_of_life": partial(signs_of_life, playout.memory, clock, runtime.playhead),
+        "signs_of_life": partial(signs_of_life, playout.state_file, clock, runtime.playhead),
         "time_of_day": playout.time_of_day.run,
         "loop_lag": partial(measure_loop_lag, playout.metrics, outside),
         "systemd": tell_systemd if process.notifier.listening else None,

@@ -15,25 +15,25 @@ from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun
-from server.chance import Chance
 from server.clock import Clock
 from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.engines.live import LiveEngines
-from server.memory import KEPT_WITHIN, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import ShuffleBag
+from server.random_streams import RandomStreams
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.setup import Setup
 from server.stage.presence import PresenceCollector, ScreenPresence
+from server.state_file import KEPT_WITHIN, Panic, StateFile
 from server.supply.sources import Supply, SupplyCollector, open_supply
-from server.tempo import Tempo
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop
 from server.timeofday import TimeOfDay, asleep
+from server.timescale import TimeScale
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Playout:
     Attributes:
         setup: a show, or a rehearsal.
         supply: where sets come from.
-        memory: what is remembered across restarts.
+        state_file: what is remembered across restarts.
         asrun: where it is written down what was played.
         engines: what may draw live.
         time_of_day: that of technicians, who are outside.
@@ -65,7 +65,7 @@ class Playout:
 
     setup: Setup
     supply: Supply
-    memory: Memory
+    state_file: StateFile
     asrun: AsRun
     engines: LiveEngines
     time_of_day: TimeOfDay
@@ -77,69 +77,69 @@ class Playout:
 @asynccontextmanager
 async def open_playout(setup: Setup, metrics: Metrics) -> AsyncIterator[Playout]:
     """Open what is played with, in order, and build those who play; it is closed on leaving."""
-    show, clock, tempo = setup.show, setup.clock, setup.tempo
+    show, clock, time_scale = setup.show, setup.clock, setup.time_scale
     runtime: Runtime | None = None
 
     def needs() -> list[Need]:
         # The line to the store is outside, and carries no more because the show is in haste.
         coming = [] if runtime is None else runtime.lookahead.needs()
-        return [_in_real_time(need, tempo) for need in coming]
+        return [_in_real_time(need, time_scale) for need in coming]
 
     async with AsyncExitStack() as stack:
         supply = await stack.enter_async_context(open_supply(show, setup.outside, needs))
-        memory = await stack.enter_async_context(setup.memory())
+        state_file = await stack.enter_async_context(setup.state_file())
         asrun = await stack.enter_async_context(setup.asrun())
-        chance = Chance(setup.seed(memory))
+        streams = RandomStreams(setup.seed(state_file))
         plan = await _planned(show, supply.library)
         engines = await stack.enter_async_context(setup.engines(plan, supply))
-        time_of_day, of_the_show = _times_of_day(setup, memory)
+        time_of_day, of_the_show = _times_of_day(setup, state_file)
         runtime = build_runtime(
             show,
             plan,
             supply,
             Dependencies(
                 clock=clock,
-                schedule=setup.schedule(memory),
-                chance=chance,
-                bag=ShuffleBag(chance, memory.content.bags, changed=memory.touch),
+                schedule=setup.schedule(state_file),
+                streams=streams,
+                bag=ShuffleBag(streams, state_file.content.bags, changed=state_file.touch),
                 asrun=asrun,
                 metrics=metrics,
                 engines=engines.ranked,
                 absent=engines.absent,
-                book=force_book(memory, of_the_show, clock),
+                book=force_book(state_file, of_the_show, clock),
                 time_of_day=of_the_show,
-                panic=memory.content.panic,
+                panic=state_file.content.panic,
                 look_in=clock.stretch(LOOK_IN),
                 activation=setup.activation,
-                tempo=tempo,
+                time_scale=time_scale,
                 no_live=setup.no_live,
             ),
         )
-        presence = _presence(setup, runtime, memory)
+        presence = _presence(setup, runtime, state_file)
         metrics.registry.register(SupplyCollector(supply))
         metrics.registry.register(PresenceCollector(presence))
         yield Playout(
-            setup, supply, memory, asrun, engines, time_of_day, runtime, presence, metrics
+            setup, supply, state_file, asrun, engines, time_of_day, runtime, presence, metrics
         )
 
 
-def _presence(setup: Setup, runtime: Runtime, memory: Memory) -> ScreenPresence:
+def _presence(setup: Setup, runtime: Runtime, state_file: StateFile) -> ScreenPresence:
     clock = setup.clock
     return ScreenPresence(
         runtime.stage,
         setup.outside,
         setup.show.timezone,
         named=setup.show.settings.stage.screens,
-        known=memory.content.screens,
-        changed=memory.touch,
+        known=state_file.content.screens,
+        changed=state_file.touch,
         near=lambda seconds: runtime.playhead.begins_within(clock.now(), clock.stretch(seconds)),
     )
 
 
-def _in_real_time(need: Need, tempo: Tempo) -> Need:
+def _in_real_time(need: Need, time_scale: TimeScale) -> Need:
     """A run to come, and when in real time."""
-    end = None if need.end is None else tempo.to_real(need.end)
-    return replace(need, start=tempo.to_real(need.start), end=end)
+    end = None if need.end is None else time_scale.to_real(need.end)
+    return replace(need, start=time_scale.to_real(need.start), end=end)
 
 
 async def _planned(show: Show, library: Library) -> PlanInForce:
@@ -156,31 +156,31 @@ async def _planned(show: Show, library: Library) -> PlanInForce:
     return PlanInForce(plan)
 
 
-def _times_of_day(setup: Setup, memory: Memory) -> tuple[TimeOfDay, TimeOfDay]:
+def _times_of_day(setup: Setup, state_file: StateFile) -> tuple[TimeOfDay, TimeOfDay]:
     """That of technicians, who are outside, and the show's own: in a show they are the same."""
-    zone, alive_at = setup.show.timezone, memory.content.alive_at
+    zone, alive_at = setup.show.timezone, state_file.content.alive_at
     theirs = TimeOfDay(setup.outside, zone, slept=asleep, last_seen=alive_at)
     return theirs, theirs if setup.clock is setup.outside else TimeOfDay(setup.clock, zone)
 
 
-def force_book(memory: Memory, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
+def force_book(state_file: StateFile, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
     """The forces, as they are remembered; what is remembered of them keeps up with the clock."""
-    book = ForceBook(read_back(memory.content.forces, time_of_day.offset, clock.now()))
+    book = ForceBook(read_back(state_file.content.forces, time_of_day.offset, clock.now()))
 
     def remember(forces: Forces) -> None:
-        memory.content.forces = written_down(forces, time_of_day.offset)
-        memory.touch()
+        state_file.content.forces = written_down(forces, time_of_day.offset)
+        state_file.touch()
 
     book.changed = remember
     time_of_day.on_step(lambda _by: remember(book.forces))
     return book
 
 
-def panic_keeper(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+def panic_keeper(state_file: StateFile) -> Callable[[Panic | None], Awaitable[str | None]]:
     """Remembers a panic, or its end, across a restart; answers why it could not, or None."""
 
     async def keep(panic: Panic | None) -> str | None:
-        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
         if why_not is not None:
             _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
         return why_not
@@ -188,15 +188,15 @@ def panic_keeper(memory: Memory) -> Callable[[Panic | None], Awaitable[str | Non
     return keep
 
 
-async def signs_of_life(memory: Memory, clock: Clock, playhead: Playhead) -> None:
+async def signs_of_life(state_file: StateFile, clock: Clock, playhead: Playhead) -> None:
     """Note again and again that the show plays, and since when its loop has; also as it ends."""
 
     def note() -> None:
-        content, schedule = memory.content, playhead.schedule
+        content, schedule = state_file.content, playhead.schedule
         content.alive_at = clock.wall()
         if isinstance(schedule, EndlessLoop):
             content.loop_anchor = schedule.anchor  # a clock that was set has moved it along
-        memory.touch()
+        state_file.touch()
 
     noted, schedule = clock.now(), playhead.schedule
     try:

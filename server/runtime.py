@@ -18,11 +18,9 @@ from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
-from server.chance import Chance
 from server.clock import Clock
 from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
-from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
@@ -30,23 +28,25 @@ from server.performance.playback import LOOK_IN, Playback
 from server.performance.progress import ShowProgress
 from server.performance.run import Reports
 from server.performance.runs import Runs
-from server.providers.base import Beside
+from server.providers.base import Offload
 from server.providers.budget import Budget
 from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams
 from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
+from server.state_file import Panic
 from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
-from server.tempo import REAL_TIME, Tempo
 from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
 from server.timeofday import TimeOfDay
+from server.timescale import REAL_TIME, TimeScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Dependencies:
     Attributes:
         clock: the time.
         schedule: when screenings are.
-        chance: what is left to chance.
+        streams: what is left to chance.
         bag: which sets come next.
         asrun: where it is written down.
         metrics: where it is counted.
@@ -66,17 +66,17 @@ class Dependencies:
         panic: the wall was made black before.
         live_seeds: where the seeds of what is drawn live come from, by the engine's name.
         new_token: makes run tokens, which never repeat.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
         look_in: seconds after which the playhead is asked at the latest.
         activation: a performance for visitors, or a dry run.
-        tempo: how fast the clock runs beside that of the screens.
+        time_scale: how fast the clock runs beside that of the screens.
         no_live: in words, why nothing may be drawn live at all; empty if it may.
         time_of_day: in which hours are told in words; None for those of the machine.
     """
 
     clock: Clock
     schedule: Schedule
-    chance: Chance
+    streams: RandomStreams
     bag: ShuffleBag
     asrun: AsRun
     metrics: Metrics
@@ -86,10 +86,10 @@ class Dependencies:
     panic: Panic | None = None
     live_seeds: Callable[[str], Random] = lambda _name: Random()
     new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9)
-    beside: Beside = asyncio.to_thread
+    offload: Offload = asyncio.to_thread
     look_in: float = LOOK_IN
     activation: Activation = "show"
-    tempo: Tempo = REAL_TIME
+    time_scale: TimeScale = REAL_TIME
     no_live: str = ""
     time_of_day: TimeOfDay | None = None
 
@@ -121,7 +121,7 @@ def build_runtime(show: Show, plan: PlanInForce, supply: Supply, given: Dependen
         given: everything else.
     """
     settings, clock = show.settings.playback, given.clock
-    beginnings = Beginnings(show.sheet, given.chance, settings.draw, show.duration)
+    beginnings = Beginnings(show.sheet, given.streams, settings.draw, show.duration)
     playhead = Playhead(
         [cue.at for cue in show.sheet.cues],
         [action.cue_index for action in plan.actions],
@@ -177,13 +177,13 @@ def _static(
         supply.library,
         given.bag,
         given.clock,
-        given.chance,
+        given.streams,
         settings.fit,
         lead=settings.lead,
         latencies=latencies,
         longest_gap=settings.frame_gap_timeout,
         availability=supply.availability,
-        beside=given.beside,
+        offload=given.offload,
     )
 
 
@@ -245,7 +245,7 @@ def _live(
             taken=seeds_of_sets,
             budget=budget,
             latencies=latencies,
-            beside=given.beside,
+            offload=given.offload,
         )
         for engine in given.engines
     )
@@ -258,7 +258,7 @@ def _stage(show: Show, given: Dependencies) -> Stage:
     def painted(screen: Screen, message: wire.Presented) -> None:
         stage_frame = stage.frame(message.run, message.step)
         if stage_frame is not None:
-            late = given.tempo.real_seconds(message.at - stage_frame.header.present_at)
+            late = given.time_scale.real_seconds(message.at - stage_frame.header.present_at)
             given.metrics.presented_lateness.observe(late)
         given.asrun.presented(message.run, screen.name, message.step, message.at)
 
@@ -278,7 +278,7 @@ def _stage(show: Show, given: Dependencies) -> Stage:
             texts=display.lobby_texts,
         ),
         painted,
-        given.tempo,
+        given.time_scale,
     )
     return stage
 
@@ -305,7 +305,7 @@ def _info(show: Show, given: Dependencies) -> wire.ShowInfo:
         timezone=show.timezone_name,
         duration=show.duration,
         characters=written,
-        rehearsal=wire.Rehearsal(speed=given.tempo.speed),
+        rehearsal=wire.Rehearsal(speed=given.time_scale.speed),
     )
 
 

@@ -14,16 +14,16 @@ from generator.harvest import Harvester
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun, AsRunLog
 from server.asrun.record import Activation
-from server.chance import new_seed
 from server.clock import Clock
 from server.config.show import Show
 from server.engines.live import LiveEngines, live_engines
-from server.memory import STATE, Memory
 from server.providers.live import LiveEngine
+from server.random_streams import new_seed
+from server.state_file import STATE, StateFile
 from server.supply.sources import Supply
-from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule, build_schedule
+from server.timescale import REAL_TIME, TimeScale
 
 _FRESH_START_AFTER = 120.0
 """Seconds of absence (or one screening, if longer) after which a loop begins anew."""
@@ -58,7 +58,7 @@ class Setup(Protocol):
         ...
 
     @property
-    def tempo(self) -> Tempo:
+    def time_scale(self) -> TimeScale:
         """From the one to the other."""
         ...
 
@@ -67,7 +67,7 @@ class Setup(Protocol):
         """In words, why nothing may be drawn live; empty where it may."""
         ...
 
-    def memory(self) -> AbstractAsyncContextManager[Memory]:
+    def state_file(self) -> AbstractAsyncContextManager[StateFile]:
         """What is remembered across restarts."""
         ...
 
@@ -75,11 +75,11 @@ class Setup(Protocol):
         """Where it is written down what was played."""
         ...
 
-    def seed(self, memory: Memory) -> int:
+    def seed(self, state_file: StateFile) -> int:
         """What is left to chance follows from it."""
         ...
 
-    def schedule(self, memory: Memory) -> Schedule:
+    def schedule(self, state_file: StateFile) -> Schedule:
         """When screenings are; asked once, when all else is ready."""
         ...
 
@@ -104,7 +104,7 @@ class ShowSetup:
     """
 
     activation: Activation = "show"
-    tempo = REAL_TIME
+    time_scale = REAL_TIME
     no_live = ""
 
     def __init__(self, show: Show, clock: Clock, given: Sequence[LiveEngine] | None = None) -> None:
@@ -112,9 +112,9 @@ class ShowSetup:
         self.clock = self.outside = clock
         self._given = given
 
-    def memory(self) -> AbstractAsyncContextManager[Memory]:
+    def state_file(self) -> AbstractAsyncContextManager[StateFile]:
         """See `Setup`."""
-        return Memory.open(self.show.state_folder / STATE)
+        return StateFile.open(self.show.state_folder / STATE)
 
     def asrun(self) -> AbstractAsyncContextManager[AsRun]:
         """See `Setup`."""
@@ -122,24 +122,24 @@ class ShowSetup:
         keep_days = self.show.settings.cache.asrun_days
         return AsRunLog.open(path, clock=self.clock, keep_days=keep_days)
 
-    def seed(self, memory: Memory) -> int:
+    def seed(self, state_file: StateFile) -> int:
         """The show's own, or this machine's."""
         seed = self.show.settings.playback.seed
         if seed is None:
-            seed = memory.content.seed
-        memory.content.seed = new_seed() if seed is None else seed
-        memory.touch()
-        return memory.content.seed
+            seed = state_file.content.seed
+        state_file.content.seed = new_seed() if seed is None else seed
+        state_file.touch()
+        return state_file.content.seed
 
-    def schedule(self, memory: Memory) -> Schedule:
+    def schedule(self, state_file: StateFile) -> Schedule:
         """The show's; an endless loop goes on where it was before a short absence."""
-        content, wall = memory.content, self.clock.wall()
+        content, wall = state_file.content, self.clock.wall()
         absence = max(self.show.duration, _FRESH_START_AFTER)
         recent = content.alive_at is not None and 0 <= wall - content.alive_at < absence
         if content.loop_anchor is None or not recent or content.loop_anchor > wall:
             content.loop_anchor = wall
         content.alive_at = wall
-        memory.touch()
+        state_file.touch()
         return build_schedule(
             self.show.settings.schedule,
             duration=self.show.duration,

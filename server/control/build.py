@@ -14,8 +14,8 @@ from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.lifecycle import Playout, panic_keeper
-from server.memory import KEPT_WITHIN
 from server.rehearsal.checks import Checks
+from server.state_file import KEPT_WITHIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         checks: what is found out beside it.
         conditions: what is wrong at this moment.
     """
-    setup, runtime, memory = playout.setup, playout.runtime, playout.memory
+    setup, runtime, state_file = playout.setup, playout.runtime, playout.state_file
     show, clock, log = setup.show, setup.clock, CommandLog()
     view = StateView(
         show,
@@ -48,7 +48,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         live=playout.engines,
         commands=log,
         activation=setup.activation,
-        tempo=setup.tempo,
+        time_scale=setup.time_scale,
         conditions=conditions,
         time_of_day=playout.time_of_day,
         presence=playout.presence,
@@ -65,7 +65,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         clock=clock,
         min_go=show.settings.playback.min_go,
         log=log,
-        remember=panic_keeper(memory),
+        remember=panic_keeper(state_file),
     )
     mode_commands = ModeCommands(
         modes=runtime.modes,
@@ -73,7 +73,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         view=view,
         clock=clock,
         engines=playout.engines,
-        keep=partial(memory.keep, KEPT_WITHIN),
+        keep=partial(state_file.keep, KEPT_WITHIN),
     )
     supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
     groups: list[object] = [show_commands, mode_commands, supply_commands]

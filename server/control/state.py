@@ -33,8 +33,8 @@ from server.performance.playback import Playback
 from server.stage.presence import ScreenPresence, ScreenStatus
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
-from server.tempo import REAL_TIME, Tempo
 from server.timeofday import TimeOfDay, local_text
+from server.timescale import REAL_TIME, TimeScale
 
 _UPCOMING = 8
 _COMMANDS = 12
@@ -74,7 +74,7 @@ class StateView:
     live: LiveEngines = field(default_factory=LiveEngines)
     commands: CommandLog = field(default_factory=CommandLog)
     activation: Activation = "show"
-    tempo: Tempo = REAL_TIME
+    time_scale: TimeScale = REAL_TIME
     preflight: StatePart | None = None
     rehearsal: StatePart | None = None
     conditions: Conditions = field(default_factory=Conditions)
@@ -91,8 +91,8 @@ class StateView:
             "show": {"title": self.show.title, "duration": self.show.duration},
             "zone": self.zone(),
             "activation": self.activation,
-            "speed": self.tempo.speed,
-            "server_time": self.tempo.to_real(now),
+            "speed": self.time_scale.speed,
+            "server_time": self.time_scale.to_real(now),
             "screening": {
                 "status": playhead.status,
                 "started_at": self._real(playhead.started_at),
@@ -133,7 +133,7 @@ class StateView:
     def cues(self) -> CueList:
         """Every cue, described and encoded anew when something has changed."""
         playhead, actions = self.playback.playhead, self.playback.plan.actions
-        due = self.tempo.to_real(playhead.due_at(0)) if playhead.started_at else None
+        due = self.time_scale.to_real(playhead.due_at(0)) if playhead.started_at else None
         copies = tuple(self.readiness.copies(action.action_id) for action in actions)
         key = due, copies, self.readiness.revision, self.modes.outlook
         if self._cues is None or self._cues.key != key:
@@ -153,7 +153,7 @@ class StateView:
             "at": cue.at,
             "action": cue.action,
             "text": _text_of(cue),
-            "due": self.tempo.to_real(self.playback.playhead.due_at(index))
+            "due": self.time_scale.to_real(self.playback.playhead.due_at(index))
             if self.playback.playhead.started_at
             else None,
         }
@@ -199,7 +199,7 @@ class StateView:
             "trouble": status.message or None,
             "gone_since": status.gone_since,
             "frames": None if screen is None else screen.frames,
-            "joined_at": None if screen is None else self.tempo.to_real(screen.joined_at),
+            "joined_at": None if screen is None else self.time_scale.to_real(screen.joined_at),
             "painted": None,
             "painted_at": None,
             "painted_age": None,
@@ -207,9 +207,9 @@ class StateView:
             "cannot_draw": None if screen is None else screen.lacks or None,
         }
         if screen is not None and screen.painted is not None and screen.painted_at is not None:
-            age = self.tempo.real_seconds(max(0.0, now - screen.painted_at))
+            age = self.time_scale.real_seconds(max(0.0, now - screen.painted_at))
             told["painted"] = dict(zip(("run", "step"), screen.painted, strict=True))
-            told["painted_at"] = self.tempo.to_real(screen.painted_at)
+            told["painted_at"] = self.time_scale.to_real(screen.painted_at)
             told["painted_age"] = round(age, 3)
         return told
 
@@ -273,12 +273,12 @@ class StateView:
         if panic is None:
             return None
         if at is None:  # it is from before a restart
-            return {"by": panic.by, "at": self.tempo.to_real(panic.at)}
-        return {"by": panic.by, "at": round(self.time_of_day.unix(self.tempo.to_real(at)), 3)}
+            return {"by": panic.by, "at": self.time_scale.to_real(panic.at)}
+        return {"by": panic.by, "at": round(self.time_of_day.unix(self.time_scale.to_real(at)), 3)}
 
     def _real(self, moment: float | None) -> float | None:
         """A moment of the show, as those have it who read this."""
-        return None if moment is None else self.tempo.to_real(moment)
+        return None if moment is None else self.time_scale.to_real(moment)
 
     def mode(self) -> contract.ModeState:
         """The mode, and who forced what until when."""
@@ -298,7 +298,7 @@ class StateView:
             return {"forced": None, "by": None, "until": None, "until_at": None, "reason": reason}
         until, until_at = force.until.replace("_", " "), None
         if force.until == "time" and force.deadline is not None:  # as the time of day is now
-            ends = self.tempo.to_real(force.deadline)
+            ends = self.time_scale.to_real(force.deadline)
             until, until_at = self.time_of_day.hour(ends), round(self.time_of_day.unix(ends), 3)
         return {
             "forced": force.mode,

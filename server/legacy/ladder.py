@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from generator.plan import Action
 from server.access import Access
-from server.chance import Chance, new_seed
 from server.clock import Clock
 from server.config.show import Show
 from server.legacy.socket import LegacySocket, Repertoire
 from server.providers.base import Provider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams, new_seed
 from server.runtime import Runtime
 from server.supply.sources import Supply
 
@@ -20,13 +20,13 @@ def legacy_socket(
 ) -> LegacySocket:
     """The older wire, played from the show's sets and engines."""
     # Sets of its own bag: who plays with the older wire must not turn the show's round.
-    chance, modes = Chance(new_seed()), runtime.modes
+    streams, modes = RandomStreams(new_seed()), runtime.modes
     settings = show.settings.playback
     sets = StaticProvider(
         supply.library,
-        ShuffleBag(chance),
+        ShuffleBag(streams),
         clock,
-        chance,
+        streams,
         settings.fit,
         availability=supply.availability,
     )

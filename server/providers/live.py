@@ -27,16 +27,16 @@ from generator.recorder import latency_of
 from server.clock import Clock
 from server.providers.base import (
     ActionRefused,
-    Beside,
     Capped,
     Frame,
+    FrameStream,
     NotThere,
+    Offload,
     ProviderError,
     ProviderName,
     Slot,
     Source,
     Starting,
-    Take,
 )
 from server.providers.budget import Budget
 from server.providers.latency import Latencies
@@ -87,7 +87,7 @@ class LiveProvider:
         taken: the seeds of an action's sets, so that none of them is drawn a second time.
         budget: what caps live runs.
         latencies: is told how long the engine took to begin.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LiveProvider:
         taken: Callable[[Action], Collection[int]] = lambda _action: (),
         budget: Budget | None = None,
         latencies: Latencies | None = None,
-        beside: Beside = asyncio.to_thread,
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         self._live = live
         self._clock = clock
@@ -109,7 +109,7 @@ class LiveProvider:
         self._taken = taken
         self._budget = budget or Budget()
         self._latencies = latencies or Latencies()
-        self._beside = beside
+        self._offload = offload
 
     @property
     def name(self) -> ProviderName:
@@ -122,7 +122,7 @@ class LiveProvider:
         return self._live
 
     @asynccontextmanager
-    async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
+    async def open(self, action: Action, slot: Slot) -> AsyncIterator[FrameStream]:
         """Begin to draw `action`, with a seed of its own.
 
         An engine begins in the noise, whatever `slot` says.
@@ -143,7 +143,7 @@ class LiveProvider:
         with self._budget.run(now):
             recipe = action.recipe.with_seed(seed)
             async with aclosing(self._frames(recipe, asked)) as frames:
-                yield Take(source, action.recipe.steps, (), frames)
+                yield FrameStream(source, action.recipe.steps, (), frames)
 
     @property
     def _in_full(self) -> str:
@@ -252,7 +252,7 @@ class LiveProvider:
         coarse = not image.final
         try:
             most = min(MAX_PIXELS, _MOST_TIMES * recipe.width * recipe.height)
-            seen = await self._beside(
+            seen = await self._offload(
                 lambda: decode_check(image.image, coarse=coarse, most_pixels=most)
             )
         except BadImage as error:

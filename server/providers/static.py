@@ -21,21 +21,21 @@ from cache.prefetch.availability import Availability, EverythingAvailable
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
 from generator.plan import Action
-from server.chance import Chance
 from server.clock import Clock, timeout_at
 from server.providers.base import (
-    Beside,
     Frame,
+    FrameStream,
+    Offload,
     ProviderError,
     ProviderName,
     Slot,
     Source,
     StoreSilent,
-    Take,
 )
 from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
+from server.random_streams import RandomStreams
 
 _log = structlog.get_logger(__name__)
 
@@ -90,14 +90,14 @@ class StaticProvider:
         library: the sets.
         bag: which comes next.
         clock: what frames are due by.
-        chance: makes up durations that were not recorded.
+        streams: makes up durations that were not recorded.
         fit: whether a run that is too long for its slot is played faster.
         lead: seconds that every run begins later than its engine did, as a live one must.
         latencies: how long engines take to begin.
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
         availability: what is at hand; by default everything.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
     """
 
     def __init__(
@@ -105,19 +105,19 @@ class StaticProvider:
         library: Library,
         bag: ShuffleBag,
         clock: Clock,
-        chance: Chance,
+        streams: RandomStreams,
         fit: Fit,
         *,
         lead: float = 0.0,
         latencies: Latencies | None = None,
         longest_gap: float = _LONGEST_GAP,
         availability: Availability | None = None,
-        beside: Beside = asyncio.to_thread,
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         self._library = library
         self._bag = bag
         self._clock = clock
-        self._chance = chance
+        self._streams = streams
         self._fit: Fit = fit
         self._lead = lead
         self._latencies = latencies or Latencies()
@@ -125,7 +125,7 @@ class StaticProvider:
         self._availability: Availability = (
             EverythingAvailable() if availability is None else availability
         )
-        self._beside = beside
+        self._offload = offload
         # A disk and a line take their real time.
         self._to_the_wall = clock.stretch(_TO_THE_WALL)
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
@@ -214,7 +214,7 @@ class StaticProvider:
             self._told.pop(place, None)
 
     @asynccontextmanager
-    async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
+    async def open(self, action: Action, slot: Slot) -> AsyncIterator[FrameStream]:
         """Choose a set and replay it in `slot`.
 
         Raises:
@@ -223,7 +223,7 @@ class StaticProvider:
         """
         found, final = await self._choose(action, slot)
         # A set is played once in a round: so anew for each run, and yet foreseeable.
-        made_up = self._chance.stream(
+        made_up = self._streams.stream(
             "durations", found.action_id, found.set_id, self._bag.round(found.action_id)
         )
         durations = complete([step.duration for step in found.steps], made_up)
@@ -249,7 +249,7 @@ class StaticProvider:
         try:
             with self._availability.holding(keys):
                 async with aclosing(self._frames(found, planned, final)) as frames:
-                    yield Take(source, len(durations), planned, frames)
+                    yield FrameStream(source, len(durations), planned, frames)
         finally:
             if self._playing is playing:  # else another run has begun already
                 self._playing = None
@@ -257,9 +257,9 @@ class StaticProvider:
     def _ahead(self, found: ImageSet) -> float:
         """Seconds from the asking to the start of the first step, as of a live run."""
         named = self._bag.round(found.action_id)
-        chance = self._chance.stream("latency", found.action_id, found.set_id, named)
+        random = self._streams.stream("latency", found.action_id, found.set_id, named)
         meta = found.meta
-        return self._lead + self._latencies.of_set(meta.engine, meta.latency, chance)
+        return self._lead + self._latencies.of_set(meta.engine, meta.latency, random)
 
     async def _choose(self, action: Action, slot: Slot) -> tuple[ImageSet, bytes]:
         """A set whose meta and final image are sound; the rest can do no more harm than a gap."""
@@ -361,7 +361,7 @@ class StaticProvider:
         if known is not None:
             return known
         try:
-            seen = await self._beside(lambda: decode_check(image, final.name, coarse=True))
+            seen = await self._offload(lambda: decode_check(image, final.name, coarse=True))
         except BadImage as error:
             return self._unfit(found, Fault(str(error), error.flaw, of_image=True))
         if seen.is_flat:

@@ -20,8 +20,8 @@ from server.clock import Clock, ScaledClock
 from server.config.show import Show
 from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines, live_engines, named_only
-from server.memory import STATE, Memory, Remembered, remembered
 from server.rehearsal.screening_window import in_a_row
+from server.state_file import STATE, PersistedState, StateFile, read_state
 from server.supply.sources import Supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule
@@ -64,7 +64,7 @@ class LiveRehearsal:
         self.show = show
         self.outside = outside
         self.clock = ScaledClock(outside, speed)
-        self.tempo = self.clock.tempo
+        self.time_scale = self.clock.time_scale
         self.no_live = "" if spend_engines else NOT_SPENT
         self._asked = asked
         self._playhead: Playhead | None = None
@@ -74,23 +74,23 @@ class LiveRehearsal:
         """See `Setup`."""
         self._playhead = playhead
 
-    def memory(self) -> AbstractAsyncContextManager[Memory]:
+    def state_file(self) -> AbstractAsyncContextManager[StateFile]:
         """See `Setup`."""
-        return Memory.unwritten(_copy(self.show, self._asked.seed))
+        return StateFile.unwritten(_copy(self.show, self._asked.seed))
 
     @asynccontextmanager
     async def asrun(self) -> AsyncIterator[AsRun]:
         """Nowhere."""
         yield MemoryLog()
 
-    def seed(self, memory: Memory) -> int:
+    def seed(self, state_file: StateFile) -> int:
         """See `Setup`."""
-        del memory
+        del state_file
         return self._asked.seed
 
-    def schedule(self, memory: Memory) -> Schedule:
+    def schedule(self, state_file: StateFile) -> Schedule:
         """The screenings, from this moment on."""
-        del memory
+        del state_file
         section = self.show.settings.schedule
         gap = section.gap if section.kind == "loop" else self.clock.stretch(LOBBY)
         opens, asked = self.clock.wall(), self._asked
@@ -119,12 +119,14 @@ class LiveRehearsal:
         return self._over_at is not None and now - self._over_at >= LINGERS
 
 
-def _copy(show: Show, seed: int) -> Remembered:
+def _copy(show: Show, seed: int) -> PersistedState:
     """What a rehearsal begins with: what the show remembers by now, but for a black wall.
 
     With another seed the sets come in another order, from the beginning.
     """
-    memory = remembered(show.state_folder / STATE)
-    if memory is None:
-        return Remembered()
-    return Remembered(bags=memory.bags if memory.seed == seed else {}, forces=memory.forces)
+    state_file = read_state(show.state_folder / STATE)
+    if state_file is None:
+        return PersistedState()
+    return PersistedState(
+        bags=state_file.bags if state_file.seed == seed else {}, forces=state_file.forces
+    )

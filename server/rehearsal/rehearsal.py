@@ -16,7 +16,6 @@ from cache.stores.folder import FolderStore
 from cache.stores.port import ReadableStore, Store, StoreError
 from generator.engines.settings import SimulatedSection
 from generator.verify import SetFinding, verify_sets
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
@@ -29,13 +28,14 @@ from server.diagnostics.report import (
     Report,
     ReportedShow,
 )
-from server.memory import STATE, remembered
+from server.random_streams import RandomStreams
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, sheet_of, variety_of
 from server.rehearsal.screening_window import ScreeningWindow, upcoming
 from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
 from server.rehearsal.simulation import RemoteStore, Scenario, simulate
+from server.state_file import STATE, read_state
 from server.supply.inventory import StoreInventory, read_inventory
 from server.supply.sources import copies_of, free_on_disk
 
@@ -85,7 +85,7 @@ def seed_of(show: Show, asked: int | None) -> int:
         return asked
     if show.settings.playback.seed is not None:
         return show.settings.playback.seed
-    memory = remembered(show.state_folder / STATE)
+    memory = read_state(show.state_folder / STATE)
     return 0 if memory is None or memory.seed is None else memory.seed
 
 
@@ -164,7 +164,7 @@ def _scenario(
     windows: Sequence[ScreeningWindow],
     wall: float,
 ) -> Scenario:
-    memory = remembered(show.state_folder / STATE)
+    memory = read_state(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     ahead = 1.0
     store = store_of(show)
@@ -180,7 +180,7 @@ def _scenario(
     return Scenario(
         show=show,
         windows=windows,
-        chance=Chance(asked.seed),
+        streams=RandomStreams(asked.seed),
         bags=memory.bags if memory is not None and goes_on else {},
         forces=memory.forces if memory is not None else (),
         engines=around.engines,

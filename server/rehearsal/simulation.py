@@ -29,7 +29,6 @@ from generator.plan import PlanInForce
 from generator.recipe import Recipe
 from server.asrun.log import MemoryLog
 from server.asrun.record import RunRecord
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.diagnostics.facts import ObservedRun, SimulationResult
@@ -39,6 +38,7 @@ from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
 from server.providers.shuffle import Bag, ShuffleBag
+from server.random_streams import RandomStreams
 from server.rehearsal.screening_window import ScreeningWindow, WindowSchedule
 from server.rehearsal.simulated_engines import TYPICAL_STEP, simulated_engines
 from server.rehearsal.simulated_store import SimulatedLine, SimulatedStore
@@ -76,7 +76,7 @@ class Scenario:
     Attributes:
         show: the show.
         windows: which screenings.
-        chance: what is left to chance.
+        streams: what is left to chance.
         bags: the shuffle bags as they are now.
         forces: the modes that technicians force.
         engines: every engine that plays live, as it answered.
@@ -89,7 +89,7 @@ class Scenario:
 
     show: Show
     windows: Sequence[ScreeningWindow]
-    chance: Chance
+    streams: RandomStreams
     bags: Mapping[str, Bag]
     sets: Path | RemoteStore
     follow: tuple[Path, ...] = ()
@@ -198,20 +198,20 @@ async def _metas(ensemble: Runtime, supply: Supply) -> list[SetMeta]:
 def _circumstances(
     scenario: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
 ) -> Dependencies:
-    chance = scenario.chance
+    streams = scenario.streams
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Dependencies(
         clock=clock,
         schedule=WindowSchedule(scenario.windows),
-        chance=chance,
-        bag=ShuffleBag(chance, dict(scenario.bags)),
+        streams=streams,
+        bag=ShuffleBag(streams, dict(scenario.bags)),
         asrun=log,
         metrics=Metrics(),
         engines=simulated_engines(scenario.engines, pace, clock),
         book=ForceBook(scenario.forces),
-        live_seeds=lambda name: chance.stream("live", name),
+        live_seeds=lambda name: streams.stream("live", name),
         new_token=lambda: next(tokens),
-        beside=_now,
+        offload=_now,
         look_in=_SELDOM,
         activation="rehearsal",
     )
@@ -342,7 +342,7 @@ async def _supply(
             clock,
             parallel=settings.parallel,
             bits_per_second=settings.bandwidth,
-            uniform=scenario.chance.stream("prefetch").uniform,
+            uniform=scenario.streams.stream("prefetch").uniform,
         )
         for key in sorted(inventory.here):
             with suppress(StoreError):

@@ -27,7 +27,7 @@ from server.sockets.connection import (
 )
 from server.sockets.messages import ErrorReply, SyncReply, SyncRequest
 from server.stage import messages as wire
-from server.stage.pace import told
+from server.stage.pace import to_real_time
 from server.stage.presence import ScreenPresence
 from server.stage.seats import Seats
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
@@ -146,7 +146,7 @@ class ScreenSocket:
             return
         by_url = screen.frames == "url"
         await connection.send(
-            told(item.by_url(), self._stage.tempo).encode() if by_url else item.message
+            to_real_time(item.by_url(), self._stage.time_scale).encode() if by_url else item.message
         )
         screen.frames_sent += 1
         self._metrics.frames_sent.inc()

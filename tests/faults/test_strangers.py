@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from cache.model.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.control.command import Caller, CommandError
 from server.control.command import command as declared
 from server.control.dispatcher import Dispatcher, Envelope
 from server.providers.shuffle import Bag, ShuffleBag
+from server.random_streams import RandomStreams
 from tests.cache.prefetch.test_prefetcher import bench, names
 from tests.helpers.pictures import picture
 from tests.helpers.screens import web
@@ -104,7 +104,7 @@ async def test_who_sees_the_sets(
 
 
 def test_only_what_has_sets_is_remembered() -> None:
-    bag = ShuffleBag(Chance(1))
+    bag = ShuffleBag(RandomStreams(1))
     for number in range(1000):
         assert bag.draw(f"wire_{number}", ()) is None
         assert bag.coming(f"wire_{number}", (), 3) == ()

@@ -18,7 +18,6 @@ from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
 from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
-from server.chance import Chance
 from server.clock import VirtualClock, settle
 from server.conditions import Conditions
 from server.config.show import Show, load_show
@@ -31,7 +30,6 @@ from server.diagnostics.findings import Level, sentences
 from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.engines.prober import EngineProber, probe_of
-from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
@@ -39,9 +37,11 @@ from server.performance.playback import Playback
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.stage.presence import ScreenPresence
 from server.stage.stage import ScreenMailbox, Stage, StageFrame
+from server.state_file import Panic
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.schedule import build_schedule
@@ -216,7 +216,7 @@ async def _open_store(
 
 def _supply(
     clock: VirtualClock,
-    chance: Chance,
+    streams: RandomStreams,
     needs: Callable[[], list[Need]],
     opened_store: tuple[MemoryStore, LocalCache | None, Library],
 ) -> Supply:
@@ -224,7 +224,7 @@ def _supply(
     store, cache, library = opened_store
     prefetcher = None
     if cache is not None:
-        uniform = chance.stream("prefetch").uniform
+        uniform = streams.stream("prefetch").uniform
         prefetcher = Prefetcher(cache, library, needs, clock, uniform=uniform)
     return Supply(cache or store, library, prefetcher or EverythingAvailable(), cache, prefetcher)
 
@@ -295,13 +295,13 @@ async def house(
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
     )
-    metrics, asrun, chance = Metrics(), MemoryLog(), Chance(seed)
-    log, bag = CommandLog(), ShuffleBag(chance)
+    metrics, asrun, streams = Metrics(), MemoryLog(), RandomStreams(seed)
+    log, bag = CommandLog(), ShuffleBag(streams)
 
     def needs() -> list[Need]:
         return ensemble.lookahead.needs()
 
-    supply = _supply(clock, chance, needs, opened_store)
+    supply = _supply(clock, streams, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
     time_of_day = TimeOfDay(clock, show.timezone)
     ensemble = build_runtime(
@@ -311,7 +311,7 @@ async def house(
         Dependencies(
             clock=clock,
             schedule=schedule,
-            chance=chance,
+            streams=streams,
             bag=bag,
             asrun=asrun,
             metrics=metrics,
@@ -319,9 +319,9 @@ async def house(
             book=book,
             panic=panic,
             time_of_day=time_of_day,
-            live_seeds=lambda name: chance.stream("live", name),
+            live_seeds=lambda name: streams.stream("live", name),
             new_token=lambda: next(tokens),
-            beside=at_once,
+            offload=at_once,
         ),
     )
     stage, playback, modes = ensemble.stage, ensemble.playback, ensemble.modes

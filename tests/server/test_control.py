@@ -17,7 +17,7 @@ from server.control import dispatcher as control
 from server.control.command import Caller, CommandError
 from server.control.command import command as declared
 from server.control.dispatcher import Dispatcher, Envelope
-from server.memory import Panic
+from server.state_file import Panic
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 

@@ -21,21 +21,21 @@ from cache.stores.memory import MemoryStore
 from generator.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
-from server.chance import Chance
 from server.cli.live_rehearsal import rehearse_live
 from server.clock import ScaledClock, SystemClock, VirtualClock
 from server.config.show import Show
 from server.diagnostics.report import RehearsalOptions
-from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
+from server.random_streams import RandomStreams
 from server.rehearsal.live_rehearsal import LINGERS, LOBBY, NOT_SPENT, LiveRehearsal
 from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.screening_window import in_a_row
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.serving import RefusedToServe
 from server.stage.stage import StageFrame
+from server.state_file import Panic, PersistedState
 from server.supply.sources import Supply
 from tests.helpers.house import at_once
 from tests.helpers.rehearsals import rehearsal_process
@@ -270,7 +270,7 @@ async def in_haste(
     library = Library(store)
     await library.refresh()
     store.latency = latency
-    chance, log = Chance(1), MemoryLog()
+    streams, log = RandomStreams(1), MemoryLog()
     ensemble = build_runtime(
         show,
         PlanInForce(plan),
@@ -278,14 +278,14 @@ async def in_haste(
         Dependencies(
             clock=clock,
             schedule=in_a_row(show, clock.wall(), 2, gap=0.0),
-            chance=chance,
-            bag=ShuffleBag(chance),
+            streams=streams,
+            bag=ShuffleBag(streams),
             asrun=log,
             metrics=Metrics(),
-            beside=at_once,
+            offload=at_once,
             look_in=clock.stretch(LOOK_IN),
             activation="rehearsal",
-            tempo=clock.tempo,
+            time_scale=clock.time_scale,
         ),
     )
     playing = asyncio.create_task(ensemble.playback.run())
@@ -315,7 +315,7 @@ async def test_it_leaves_the_show_as_it_was(tmp_path: Path) -> None:
     tiny = written(tmp_path)
     tiny.state.mkdir()
     bags = {"sea": Bag(coming=(1,), played=(0,), round=1)}
-    memory = Remembered(seed=5, bags=bags, loop_anchor=7.0, panic=Panic(by="somebody", at=7.0))
+    memory = PersistedState(seed=5, bags=bags, loop_anchor=7.0, panic=Panic(by="somebody", at=7.0))
     (tiny.state / "state.json").write_text(memory.model_dump_json())
     (tiny.state / "asrun.sqlite").write_bytes(b"what was really played")
     before = everything(tiny.folder)

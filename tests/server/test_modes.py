@@ -16,11 +16,11 @@ from generator.engines.port import DrawingFailed, EngineUnavailable, RecipeRefus
 from server.access import Role
 from server.clock import VirtualClock
 from server.control.command import Caller, CommandError
-from server.memory import Memory, Remembered
 from server.modes.forces import Force
 from server.modes.ladder import Rung
 from server.modes.manager import STORE_IN_DOUBT, ForceBook
 from server.providers.base import Capped, NotThere, Slot
+from server.state_file import PersistedState, StateFile
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.servers import server_process
@@ -228,11 +228,11 @@ async def test_forces_survive_a_restart_and_those_that_are_over_do_not(tmp_path:
         await ask(opened, "mode.force", mode="static", until=60, reason="rain")
         await ask(opened, "mode.force", mode="hybrid", cue="nr1")
     path = tmp_path / "state.json"
-    async with Memory.open(path) as memory:
-        memory.content.forces = kept[-1]
-        memory.touch()
-    async with Memory.open(path) as memory:
-        remembered = memory.content.forces
+    async with StateFile.open(path) as state_file:
+        state_file.content.forces = kept[-1]
+        state_file.touch()
+    async with StateFile.open(path) as state_file:
+        remembered = state_file.content.forces
     assert remembered == kept[-1]
     async with show(tmp_path / "b", book=ForceBook(remembered)) as opened:
         assert opened.modes.force is not None
@@ -244,7 +244,7 @@ async def test_forces_survive_a_restart_and_those_that_are_over_do_not(tmp_path:
 
 
 def test_a_memory_without_forces_is_as_good() -> None:
-    assert Remembered.model_validate_json('{"alive_at": 1.0}').forces == ()
+    assert PersistedState.model_validate_json('{"alive_at": 1.0}').forces == ()
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ async def test_an_engine_that_has_not_answered_yet_is_starting_and_does_not_rest
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
         assert (told["state"], told["failures"], told["usable"]) == ("starting", 0, False)
         # A probe finds it there: it is trusted at once, with no grace.
-        opened.modes.proved("gpu")
+        opened.modes.probe_ok("gpu")
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
         assert (told["state"], told["reason"], told["usable"]) == ("trusted", "", True)
         opened.modes.failed(Rung("live", "gpu"), opened.show.plan({}).actions[0], NotThere("gone"))
@@ -429,7 +429,7 @@ async def test_an_engine_that_rested_is_tried_out_between_cues_and_has_its_grace
         await opened.play_to(5)
         assert [recipe.width for recipe in script.asked] == [256], "tried out before it is needed"
         assert opened.modes.health("gpu").state == "trusted"
-        opened.modes.disproved("gpu", "a test")
+        opened.modes.probe_failed("gpu", "a test")
         await opened.play_to(29)
         assert opened.modes.health("gpu").state == "grace"
         assert len(script.asked) == 2
@@ -473,7 +473,7 @@ async def test_nobody_is_tried_out_while_a_picture_is_drawn_or_due(tmp_path: Pat
         cues=[*cues, cue(120, "end")],
         watch_engines=True,
     ) as opened:
-        opened.modes.disproved("gpu", "a test")
+        opened.modes.probe_failed("gpu", "a test")
         await opened.play_to(110)
         assert script.asked == [], "a show without pauses"
         await opened.play_to(150)

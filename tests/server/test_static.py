@@ -20,13 +20,13 @@ from cache.prefetch.availability import PartlyAvailable
 from cache.stores.memory import MemoryStore
 from cache.stores.port import StoreUnavailable
 from generator.plan import Action
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
-from server.providers.base import Frame, ProviderError, Slot, Take
+from server.providers.base import Frame, FrameStream, ProviderError, Slot
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import StaticProvider
 from server.providers.timing import UNKNOWN_DURATION, final_by
+from server.random_streams import RandomStreams
 from tests.cache.samples import plain
 from tests.helpers.house import at_once
 from tests.helpers.pictures import picture
@@ -45,16 +45,16 @@ class Bench:
         self.store = MemoryStore(store_contents([self.action], rhythm))
         self.library = Library(self.store)
         self.clock = VirtualClock(1000.0)
-        self.bag = ShuffleBag(Chance(seed))
+        self.bag = ShuffleBag(RandomStreams(seed))
         self.availability = PartlyAvailable(())
         self.static = StaticProvider(
             self.library,
             self.bag,
             self.clock,
-            Chance(seed),
+            RandomStreams(seed),
             fit="squeeze",
             availability=self.availability,
-            beside=at_once,
+            offload=at_once,
         )
 
     def image(self, number: int, step: int) -> bytes:
@@ -62,14 +62,14 @@ class Bench:
         stem = "final" if step == self.rhythm.frames else str(step)
         return files[image_key("lamp", number, f"{stem}.jpg")]
 
-    async def play(self, start: float | None = None) -> tuple[Take, list[Frame]]:
+    async def play(self, start: float | None = None) -> tuple[FrameStream, list[Frame]]:
         slot = Slot(self.clock.now() if start is None else start)
-        async with self.static.open(self.action, slot) as take:
-            return take, [frame async for frame in take.frames]
+        async with self.static.open(self.action, slot) as stream:
+            return stream, [frame async for frame in stream.frames]
 
     async def chosen(self) -> int | None:
-        async with self.static.open(self.action, Slot(self.clock.now())) as take:
-            return take.source.set_id
+        async with self.static.open(self.action, Slot(self.clock.now())) as stream:
+            return stream.source.set_id
 
     def spoil(self, number: int, name: str, data: bytes | None = None) -> None:
         key = meta_key("lamp", number) if name == "meta.json" else image_key("lamp", number, name)
@@ -127,15 +127,15 @@ async def test_a_set_that_can_be_begun_goes_before_one_that_cannot(bench: Bench)
 
 async def test_a_set_is_played_as_it_was_recorded(bench: Bench) -> None:
     start = bench.clock.now()
-    take, frames = await bench.play()
-    number = take.source.set_id
+    stream, frames = await bench.play()
+    number = stream.source.set_id
     assert number is not None
-    assert take.source.provider == "static"
-    assert (take.source.engine, take.source.seed) == ("tests 1", number)
-    assert take.source.set_hash is not None
-    assert take.steps == 5
-    assert take.planned == tuple((step, start + step) for step in range(1, 6))
-    assert take.ends_at == start + 5
+    assert stream.source.provider == "static"
+    assert (stream.source.engine, stream.source.seed) == ("tests 1", number)
+    assert stream.source.set_hash is not None
+    assert stream.steps == 5
+    assert stream.planned == tuple((step, start + step) for step in range(1, 6))
+    assert stream.ends_at == start + 5
     assert [(f.step, f.steps, f.final, f.due) for f in frames] == [
         (step, 5, step == 5, start + step) for step in range(1, 6)
     ]
@@ -147,12 +147,12 @@ async def test_a_run_that_would_be_cut_off_is_squeezed(bench: Bench) -> None:
     start = bench.clock.now()
     end = final_by(start, start + 4.0, crossfade=3.0)
     assert end == start + 3.0
-    async with bench.static.open(bench.action, Slot(start, end)) as take:
-        assert take.source.squeeze == pytest.approx(0.6)
-        assert take.ends_at == pytest.approx(end)
+    async with bench.static.open(bench.action, Slot(start, end)) as stream:
+        assert stream.source.squeeze == pytest.approx(0.6)
+        assert stream.ends_at == pytest.approx(end)
     bench.static._fit = "recorded"
-    async with bench.static.open(bench.action, Slot(start, end)) as take:
-        assert (take.source.squeeze, take.ends_at) == (1.0, start + 5)
+    async with bench.static.open(bench.action, Slot(start, end)) as stream:
+        assert (stream.source.squeeze, stream.ends_at) == (1.0, start + 5)
 
 
 async def test_missing_durations_are_made_up_anew_each_time(tmp_path: Path) -> None:
@@ -161,13 +161,13 @@ async def test_missing_durations_are_made_up_anew_each_time(tmp_path: Path) -> N
     plans = set()
     for _ in range(5):
         start = bench.clock.now()
-        take, frames = await bench.play()
+        stream, frames = await bench.play()
         assert len(frames) == 5
-        due = [start, *(at for _, at in take.planned)]
+        due = [start, *(at for _, at in stream.planned)]
         gaps = [round(after - before, 6) for before, after in itertools.pairwise(due)]
         low, high = UNKNOWN_DURATION
         assert all(low <= gap <= high for gap in gaps)
-        assert take.source.set_hash is None  # the meta names no hashes
+        assert stream.source.set_hash is None  # the meta names no hashes
         plans.add(tuple(gaps))
     assert len(plans) == 5
 
@@ -194,7 +194,7 @@ async def test_the_bag_is_remembered(bench: Bench, tmp_path: Path) -> None:
 
 async def test_a_set_that_appears_joins_the_round_and_one_that_vanishes_leaves_it() -> None:
     changes: list[int] = []
-    bag = ShuffleBag(Chance(3), changed=lambda: changes.append(1))
+    bag = ShuffleBag(RandomStreams(3), changed=lambda: changes.append(1))
     drawn = [bag.draw("a", [0, 1]) for _ in range(2)]
     assert sorted(drawn) == [0, 1]  # type: ignore[type-var]
     assert bag.peek("a", [0, 1, 2]) == bag.draw("a", [0, 1, 2])
@@ -267,7 +267,7 @@ async def test_sets_are_proven_beforehand_and_each_once(bench: Bench) -> None:
         looked.append(function())
         return looked[-1]
 
-    bench.static._beside = counted
+    bench.static._offload = counted
     blacken(bench, 2)
     with skipped() as told:
         await bench.static.prove([bench.action])
@@ -353,8 +353,8 @@ async def test_a_broken_preview_is_left_out_and_the_run_goes_on(
 async def test_a_store_that_fails_at_the_first_set_is_asked_for_the_next(bench: Bench) -> None:
     bench.store.fail_next(StoreUnavailable("x", "away"), on="get")
     with skipped() as told:
-        take, frames = await bench.play()
-    assert len(frames) == take.steps
+        stream, frames = await bench.play()
+    assert len(frames) == stream.steps
     assert told == [], "the store's fault is not held against the set"
     assert bench.static.usable("lamp") == (0, 1, 2, 3)
 
@@ -370,21 +370,21 @@ async def test_a_store_that_is_away_has_nothing_to_give(bench: Bench) -> None:
 async def test_a_store_that_fails_in_the_middle_costs_previews_and_not_the_final(
     bench: Bench,
 ) -> None:
-    async with bench.static.open(bench.action, Slot(bench.clock.now())) as take:
-        frames = [await anext(take.frames)]
+    async with bench.static.open(bench.action, Slot(bench.clock.now())) as stream:
+        frames = [await anext(stream.frames)]
         bench.store.fail_next(*[StoreUnavailable("x", "away")] * 20)
-        frames += [frame async for frame in take.frames]
+        frames += [frame async for frame in stream.frames]
     assert [frame.step for frame in frames] == [1, 5]
     assert frames[-1].final
 
 
 async def test_leaving_in_the_middle_leaves_nothing_behind(bench: Bench) -> None:
     before = asyncio.all_tasks()
-    async with bench.static.open(bench.action, Slot(bench.clock.now())) as take:
-        await anext(take.frames)
+    async with bench.static.open(bench.action, Slot(bench.clock.now())) as stream:
+        await anext(stream.frames)
     assert asyncio.all_tasks() == before
     with pytest.raises(StopAsyncIteration):
-        await anext(take.frames)
+        await anext(stream.frames)
 
 
 async def test_a_store_that_never_answers_can_be_left(bench: Bench) -> None:
@@ -399,10 +399,10 @@ async def test_a_store_that_never_answers_can_be_left(bench: Bench) -> None:
 
 async def test_joined_in_the_middle_the_newest_due_comes_first(bench: Bench) -> None:
     now = bench.clock.now()
-    take, frames = await bench.play(start=now - 3.4)
+    stream, frames = await bench.play(start=now - 3.4)
     assert [frame.step for frame in frames] == [3, 4, 5]
     assert [round(frame.due - now, 3) for frame in frames] == [-0.4, 0.6, 1.6]
-    assert take.planned[0] == (1, now - 2.4)
+    assert stream.planned[0] == (1, now - 2.4)
 
 
 async def test_joined_after_its_end_the_final_comes_alone(bench: Bench) -> None:
@@ -414,8 +414,8 @@ async def test_joined_in_the_middle_the_last_set_is_kept(bench: Bench) -> None:
     last: int | None = None
     for _ in range(6):
         last = await bench.chosen()
-        take, _ = await bench.play(start=bench.clock.now() - 2.0)
-        assert take.source.set_id == last
+        stream, _ = await bench.play(start=bench.clock.now() - 2.0)
+        assert stream.source.set_id == last
     fresh, _ = await bench.play()
     assert fresh.source.set_id != last
 
@@ -424,8 +424,8 @@ async def test_joined_in_the_middle_with_the_last_set_broken_takes_another(bench
     last = await bench.chosen()
     assert last is not None
     bench.spoil(last, "final.jpg")
-    take, _ = await bench.play(start=bench.clock.now() - 2.0)
-    assert take.source.set_id not in {None, last}
+    stream, _ = await bench.play(start=bench.clock.now() - 2.0)
+    assert stream.source.set_id not in {None, last}
 
 
 def test_an_action_has_what_the_tests_say(tmp_path: Path) -> None:
@@ -438,8 +438,8 @@ def test_an_action_has_what_the_tests_say(tmp_path: Path) -> None:
 
 async def taken_over(bench: Bench, share: float, start: float, end: float | None = None) -> Any:
     slot = Slot(start, end, share)
-    async with bench.static.open(bench.action, slot) as take:
-        return take, [frame async for frame in take.frames]
+    async with bench.static.open(bench.action, slot) as stream:
+        return stream, [frame async for frame in stream.frames]
 
 
 @pytest.mark.parametrize(
@@ -449,11 +449,11 @@ async def taken_over(bench: Bench, share: float, start: float, end: float | None
 async def test_taking_over_it_gives_what_comes_after_the_share(
     bench: Bench, share: float, steps: list[int]
 ) -> None:
-    take, frames = await taken_over(bench, share, bench.clock.now())
+    stream, frames = await taken_over(bench, share, bench.clock.now())
     assert [frame.step for frame in frames] == steps
     assert [frame.steps for frame in frames] == [5] * len(steps)
-    assert [step for step, _ in take.planned] == steps
-    assert take.steps == 5
+    assert [step for step, _ in stream.planned] == steps
+    assert stream.steps == 5
 
 
 async def test_taking_over_it_keeps_the_rhythm_of_what_came_before(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from generator.engines.diffusers.untyped import Tensor
 from generator.engines.port import DrawingFailed
 
 _FLAT_SPAN = 4 / 255
-"""A picture whose channels span no more is one colour to the eye, as `cache.model.images` has it."""
+"""A picture whose channels span no more is one colour to the eye: see `cache.model.images`."""
 
 
 def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:

@@ -9,9 +9,9 @@ from generator.engines.sketch.painting.canvas import (
     Point,
     around,
     between,
-    chance,
     ellipse,
     smooth_path,
+    streams,
 )
 from generator.engines.sketch.painting.colour import Lab, lab
 from generator.engines.sketch.painting.noise import Random, fractal, smoothstep
@@ -23,7 +23,7 @@ SKIN = ("8a5a3f", "a8714f", "b98460", "6e4a38", "c49a78", "94644a")
 
 def crowd(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Rows of standing and seated people under one light, fading into haze behind."""
-    light = 1 if chance(rng, 0.5) else -1
+    light = 1 if streams(rng, 0.5) else -1
     horizon = between(rng, 0.24, 0.36)
     source = canvas.aspect * (0.5 + 0.34 * light)
     warp = fractal(rng, canvas.width, canvas.height, cells=3, octaves=4) * 0.04
@@ -51,7 +51,7 @@ def crowd(canvas: Canvas, rng: Random, palette: Palette) -> None:
         pace = size * 0.44
         x = -between(rng, 0, pace)
         while x < canvas.aspect + pace:
-            gap = chance(rng, 0.10 + 0.1 * near)
+            gap = streams(rng, 0.10 + 0.1 * near)
             if not gap:
                 at = (x + rng.normal() * pace * 0.14, top + rng.normal() * size * 0.05)
                 _figure(
@@ -137,7 +137,7 @@ def _figure(
     canvas.shape([body], shadow)
     lit = [(x + (u - x) * 0.62 + light * wide * 0.3, v + size * 0.012) for u, v in body]
     canvas.shape([lit], cloth, soften=size * 0.018)
-    if chance(rng, 0.75):
+    if streams(rng, 0.75):
         skirt = [(u, v) for u, v in body if v > waist - size * 0.02]
         canvas.shape([skirt], dark.mix(cloth, 0.25), opacity=0.75, soften=size * 0.008)
     throat = ellipse((x, neck - head * 0.15), head * 0.42, head * 0.55, corners=12)
@@ -163,13 +163,13 @@ def _hair(
     dark: Lab,
     light: int,
 ) -> None:
-    if chance(rng, 0.16):
+    if streams(rng, 0.16):
         brim = palette.paper.mix(palette.middle, 0.4).mix(dark, 0.25)
         canvas.shape([around(at, head, (-1.7, 0, 1.7), (-0.45, -1.75, -0.45))], brim)
         shaded = around(at, head, (-light * 1.7, 0, -light * 0.1), (-0.45, -1.75, -0.45))
         canvas.shape([shaded], dark, opacity=0.4)
         return
-    low = 0.5 if chance(rng, 0.45) else -0.05
+    low = 0.5 if streams(rng, 0.45) else -0.05
     xs = (-0.84, -0.86, 0, 0.86, 0.84, 0.5, 0, -0.5)
     crown = around(at, head, xs, (low, -0.5, -1.14, -0.5, low, -0.35, -0.5, -0.35))
     canvas.shape([smooth_path(crown, per=4)], dark)
