@@ -51,18 +51,11 @@ def still_life(canvas: Canvas, rng: Random, palette: Palette) -> None:
     count = int(rng.integers(5, 8))
     spread = np.linspace(-0.30, 0.30, count) * canvas.aspect * between(rng, 0.8, 1.05)
     order = rng.permutation(count)
-    items = sorted(
-        (
-            (
-                edge + between(rng, 0.06, 0.2),
-                centre + float(spread[index]) + rng.normal() * 0.02,
-                rank,
-            )
-            for rank, index in enumerate(order)
-        ),
-        key=lambda item: item[0],
-    )
-    for y, x, rank in items:
+    items = [
+        (edge + between(rng, 0.06, 0.2), centre + float(spread[index]) + rng.normal() * 0.02, rank)
+        for rank, index in enumerate(order)
+    ]
+    for y, x, rank in sorted(items, key=lambda item: item[0]):
         if rank < count // 2 + 1:
             vessel(canvas, rng, palette, (x, y), between(rng, 0.26, 0.46), light=light)
         else:
@@ -75,15 +68,7 @@ def still_life(canvas: Canvas, rng: Random, palette: Palette) -> None:
 _PROFILES: tuple[tuple[tuple[float, float], ...], ...] = (
     # Half widths over height, bottom to top, in units of the vessel's height.
     ((0.0, 0.15), (0.08, 0.2), (0.35, 0.27), (0.55, 0.23), (0.72, 0.1), (0.92, 0.09), (1.0, 0.12)),
-    (
-        (0.0, 0.14),
-        (0.05, 0.16),
-        (0.5, 0.165),
-        (0.62, 0.13),
-        (0.7, 0.055),
-        (0.97, 0.05),
-        (1.0, 0.06),
-    ),
+    ((0, 0.14), (0.05, 0.16), (0.5, 0.165), (0.62, 0.13), (0.7, 0.055), (0.97, 0.05), (1, 0.06)),
     _BOWL,
     ((0.0, 0.12), (0.1, 0.14), (0.3, 0.22), (0.7, 0.26), (0.95, 0.23), (1.0, 0.24)),
 )
