@@ -46,7 +46,6 @@ from server.ensemble import Circumstances, Ensemble, assemble
 from server.http import SafeHeaders, build_routes
 from server.jobs import JobBody, JobName, Jobs
 from server.logs import LogCollector
-from server.memory import KEPT_WITHIN, STATE, Memory, Panic
 from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook, ModeManager
@@ -66,6 +65,7 @@ from server.stage.presence import PresenceCollector, ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
 from server.stage.stage import Stage
+from server.state_file import KEPT_WITHIN, STATE, Panic, StateFile
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.systemd import keep_telling
 from server.tempo import REAL_TIME, Tempo
@@ -171,9 +171,9 @@ async def build(
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
-        memory = await stack.enter_async_context(_memory(show, rehearsal, conditions))
+        state_file = await stack.enter_async_context(_memory(show, rehearsal, conditions))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
-        chance = Chance(_seed(memory, show) if rehearsal is None else rehearsal.seed)
+        chance = Chance(_seed(state_file, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
 
@@ -181,23 +181,23 @@ async def build(
         opened = await stack.enter_async_context(
             _engines(show, plan, supply, outside, given=engines, rehearsal=rehearsal)
         )
-        time_of_day, of_the_show = _times_of_day(show, memory, clock, outside)
+        time_of_day, of_the_show = _times_of_day(show, state_file, clock, outside)
         ensemble = assemble(
             show,
             plan,
             supply,
             Circumstances(
                 clock=clock,
-                schedule=_schedule(show, memory, clock, rehearsal),
+                schedule=_schedule(show, state_file, clock, rehearsal),
                 chance=chance,
-                bag=ShuffleBag(chance, memory.content.bags, changed=memory.touch),
+                bag=ShuffleBag(chance, state_file.content.bags, changed=state_file.touch),
                 asrun=asrun,
                 metrics=metrics,
                 engines=opened.ranked,
                 absent=opened.absent,
-                book=_force_book(memory, of_the_show, clock),
+                book=_force_book(state_file, of_the_show, clock),
                 time_of_day=of_the_show,
-                panic=memory.content.panic,
+                panic=state_file.content.panic,
                 look_in=clock.stretch(LOOK_IN),
                 activation=activation,
                 tempo=tempo,
@@ -207,7 +207,7 @@ async def build(
         lookahead, playback, modes = ensemble.lookahead, ensemble.playback, ensemble.modes
         stage, readiness = ensemble.stage, ensemble.readiness
         metrics.registry.register(SupplyCollector(supply))
-        presence = _presence(show, ensemble, memory, outside, metrics)
+        presence = _presence(show, ensemble, state_file, outside, metrics)
         watch = EngineWatch(
             modes=modes,
             live=ensemble.live if spent else (),
@@ -257,7 +257,7 @@ async def build(
                     clock=clock,
                     min_go=settings.playback.min_go,
                     log=log,
-                    remember=_remembering(memory),
+                    remember=_remembering(state_file),
                 ),
                 mode_commands := ModeCommands(
                     modes=modes,
@@ -265,7 +265,7 @@ async def build(
                     view=view,
                     clock=clock,
                     engines=opened,
-                    keep=partial(memory.keep, KEPT_WITHIN),
+                    keep=partial(state_file.keep, KEPT_WITHIN),
                 ),
                 SupplyCommands(supply, lookahead),
                 *([RehearsalCommands(show, checks.desk)] if checks.on else []),
@@ -329,7 +329,7 @@ async def build(
             "osc": partial(hear_osc, settings.server, dispatcher, metrics)
             if settings.server.osc_port and rehearsal is None
             else None,
-            "signs_of_life": partial(_signs_of_life, memory, clock, ensemble.playhead),
+            "signs_of_life": partial(_signs_of_life, state_file, clock, ensemble.playhead),
             "time_of_day": time_of_day.run,
             "loop_lag": partial(_measure_lag, metrics, outside),
             "systemd": partial(
@@ -386,14 +386,14 @@ def _outside(need: Need, tempo: Tempo) -> Need:
 @asynccontextmanager
 async def _memory(
     show: Show, rehearsal: Terms | None, conditions: Conditions
-) -> AsyncIterator[Memory]:
+) -> AsyncIterator[StateFile]:
     if rehearsal is not None:
-        async with Memory.unwritten(rehearsal.remembered) as memory:
-            yield memory
+        async with StateFile.unwritten(rehearsal.remembered) as state_file:
+            yield state_file
         return
-    async with Memory.open(show.state_folder / STATE) as memory:
-        conditions.add(memory.conditions)
-        yield memory
+    async with StateFile.open(show.state_folder / STATE) as state_file:
+        conditions.add(state_file.conditions)
+        yield state_file
 
 
 @asynccontextmanager
@@ -407,14 +407,14 @@ async def _asrun(show: Show, clock: Clock, rehearsal: Terms | None) -> AsyncIter
         yield log
 
 
-def _schedule(show: Show, memory: Memory, clock: Clock, rehearsal: Terms | None) -> Schedule:
+def _schedule(show: Show, state_file: StateFile, clock: Clock, rehearsal: Terms | None) -> Schedule:
     if rehearsal is not None:
         return rehearsal.schedule(clock.wall())
     return build_schedule(
         show.settings.schedule,
         duration=show.duration,
         zone=show.timezone,
-        anchor=_loop_anchor(memory, show, clock),
+        anchor=_loop_anchor(state_file, show, clock),
     )
 
 
@@ -492,21 +492,21 @@ def _ladder_beside(modes: ModeManager, sets: StaticProvider, action: Action) -> 
     return [sets if rung.engine is None else modes.provider(rung) for rung in rungs]
 
 
-def _seed(memory: Memory, show: Show) -> int:
+def _seed(state_file: StateFile, show: Show) -> int:
     """What is left to chance follows from it: the show's own, or this machine's."""
     seed = show.settings.playback.seed
     if seed is None:
-        seed = memory.content.seed
-    memory.content.seed = new_seed() if seed is None else seed
-    memory.touch()
-    return memory.content.seed
+        seed = state_file.content.seed
+    state_file.content.seed = new_seed() if seed is None else seed
+    state_file.touch()
+    return state_file.content.seed
 
 
-def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | None]]:
+def _remembering(state_file: StateFile) -> Callable[[Panic | None], Awaitable[str | None]]:
     """How a panic, or the end of one, is remembered across a restart; why it is not, or None."""
 
     async def remember(panic: Panic | None) -> str | None:
-        why_not = await memory.keep_panic(panic, KEPT_WITHIN)
+        why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
         if why_not is not None:
             _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
         return why_not
@@ -515,7 +515,7 @@ def _remembering(memory: Memory) -> Callable[[Panic | None], Awaitable[str | Non
 
 
 def _presence(
-    show: Show, ensemble: Ensemble, memory: Memory, outside: Clock, metrics: Metrics
+    show: Show, ensemble: Ensemble, state_file: StateFile, outside: Clock, metrics: Metrics
 ) -> ScreenPresence:
     """Who minds the screens that are expected, and counts them."""
     clock, playhead = ensemble.stage.clock, ensemble.playhead
@@ -524,8 +524,8 @@ def _presence(
         outside,
         show.timezone,
         named=show.settings.stage.screens,
-        known=memory.content.screens,
-        changed=memory.touch,
+        known=state_file.content.screens,
+        changed=state_file.touch,
         near=lambda seconds: playhead.begins_within(clock.now(), clock.stretch(seconds)),
     )
     metrics.registry.register(PresenceCollector(presence))
@@ -533,47 +533,47 @@ def _presence(
 
 
 def _times_of_day(
-    show: Show, memory: Memory, clock: Clock, outside: Clock
+    show: Show, state_file: StateFile, clock: Clock, outside: Clock
 ) -> tuple[TimeOfDay, TimeOfDay]:
     """That of technicians, who are outside, and the show's own: in a show they are the same."""
-    theirs = TimeOfDay(outside, show.timezone, slept=asleep, last_seen=memory.content.alive_at)
+    theirs = TimeOfDay(outside, show.timezone, slept=asleep, last_seen=state_file.content.alive_at)
     return theirs, theirs if clock is outside else TimeOfDay(clock, show.timezone)
 
 
-def _force_book(memory: Memory, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
+def _force_book(state_file: StateFile, time_of_day: TimeOfDay, clock: Clock) -> ForceBook:
     """The forces, as they are remembered; what is remembered of them keeps up with the clock."""
-    book = ForceBook(read_back(memory.content.forces, time_of_day.offset, clock.now()))
+    book = ForceBook(read_back(state_file.content.forces, time_of_day.offset, clock.now()))
 
     def remember(forces: Forces) -> None:
-        memory.content.forces = written_down(forces, time_of_day.offset)
-        memory.touch()
+        state_file.content.forces = written_down(forces, time_of_day.offset)
+        state_file.touch()
 
     book.changed = remember
     time_of_day.on_step(lambda _by: remember(book.forces))
     return book
 
 
-def _loop_anchor(memory: Memory, show: Show, clock: Clock) -> float:
+def _loop_anchor(state_file: StateFile, show: Show, clock: Clock) -> float:
     """When an endless loop began: where it was before a short absence, else now."""
-    content, wall = memory.content, clock.wall()
+    content, wall = state_file.content, clock.wall()
     absence = max(show.duration, _FRESH_START_AFTER)
     recent = content.alive_at is not None and 0 <= wall - content.alive_at < absence
     if content.loop_anchor is None or not recent or content.loop_anchor > wall:
         content.loop_anchor = wall
     content.alive_at = wall
-    memory.touch()
+    state_file.touch()
     return content.loop_anchor
 
 
-async def _signs_of_life(memory: Memory, clock: Clock, playhead: Playhead) -> None:
+async def _signs_of_life(state_file: StateFile, clock: Clock, playhead: Playhead) -> None:
     """Note again and again that the show plays, and since when its loop has; also as it ends."""
 
     def note() -> None:
-        content, schedule = memory.content, playhead.schedule
+        content, schedule = state_file.content, playhead.schedule
         content.alive_at = clock.wall()
         if isinstance(schedule, EndlessLoop):
             content.loop_anchor = schedule.anchor  # a clock that was set has moved it along
-        memory.touch()
+        state_file.touch()
 
     noted, schedule = clock.now(), playhead.schedule
     try:

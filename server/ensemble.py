@@ -22,7 +22,6 @@ from server.chance import Chance
 from server.clock import Clock
 from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
-from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.budget import Budget
 from server.modes.manager import ForceBook, ModeManager
@@ -39,6 +38,7 @@ from server.providers.static import StaticProvider
 from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
+from server.state_file import Panic
 from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply

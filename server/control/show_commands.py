@@ -20,10 +20,10 @@ from server.control.dispatcher import (
     kept_or_not,
 )
 from server.control.state import StateView
-from server.memory import Panic
 from server.performance.playback import Playback
 from server.stage.presence import NotForgotten
 from server.stage.stage import Stage
+from server.state_file import Panic
 
 _MOST_ROWS = 500
 """More are to be had in pieces from `/api/asrun`: a reply is one message."""

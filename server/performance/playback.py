@@ -29,13 +29,13 @@ from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
 from server.formatting import moment
-from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ModeManager
 from server.performance.performer import Assignment, Performer
 from server.performance.progress import ShowProgress
 from server.stage import messages as wire
 from server.stage.stage import Stage
+from server.state_file import Panic
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import Tableau, tableau_at

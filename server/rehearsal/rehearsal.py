@@ -22,7 +22,6 @@ from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
-from server.memory import STATE, remembered
 from server.modes.proof import Unproven
 from server.rehearsal.catalogue import Catalogue, read_catalogue
 from server.rehearsal.excerpts import Excerpts, upcoming
@@ -60,6 +59,7 @@ from server.rehearsal.set_findings import (
 )
 from server.rehearsal.told import fetched_of, runs_of, screenings_of, sheet_of, variety_of
 from server.rehearsal.understudies import probe_engines
+from server.state_file import STATE, read_state
 from server.supply.sources import copies_of, free_on_disk
 
 AHEAD_AT_MOST: Final = 6 * 3600.0
@@ -127,7 +127,7 @@ def seed_of(show: Show, asked: int | None) -> int:
         return asked
     if show.settings.playback.seed is not None:
         return show.settings.playback.seed
-    memory = remembered(show.state_folder / STATE)
+    memory = read_state(show.state_folder / STATE)
     return 0 if memory is None or memory.seed is None else memory.seed
 
 
@@ -222,7 +222,7 @@ def _folder(show: Show, asked: RehearsalOptions, store: Store) -> Path | None:
 def _scene(
     show: Show, asked: RehearsalOptions, around: Around, excerpts: Excerpts, wall: float
 ) -> Scenario:
-    memory = remembered(show.state_folder / STATE)
+    memory = read_state(show.state_folder / STATE)
     goes_on = memory is not None and memory.seed == asked.seed
     ahead = 1.0
     store = store_of(show)

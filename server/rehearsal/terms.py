@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.clock import ScaledClock
-from server.memory import Remembered
+from server.state_file import PersistedState
 from server.timeline.schedule import Schedule
 
 NOT_SPENT: Final = "rehearsal: engines are not spent"
@@ -29,5 +29,5 @@ class Terms:
     clock: ScaledClock
     schedule: Callable[[float], Schedule]
     seed: int
-    remembered: Remembered
+    remembered: PersistedState
     spend_engines: bool = False

@@ -21,13 +21,13 @@ from server.app import application, build
 from server.clock import Clock, ScaledClock, SystemClock
 from server.config.sections import ServerSection
 from server.config.show import Show
-from server.memory import STATE, Remembered, remembered
 from server.performance.playback import Playback
 from server.process import HostProcess
 from server.rehearsal.excerpts import in_a_row
 from server.rehearsal.rehearsal import seed_of
 from server.rehearsal.terms import Terms
 from server.serving import AddressTaken, RefusedToServe, serve
+from server.state_file import STATE, PersistedState, read_state
 from server.timeline.schedule import Schedule
 
 SLOWEST: Final = 0.25
@@ -185,15 +185,15 @@ def _elsewhere(show: Show, host: str | None, port: int | None) -> Show:
     return replace(show, settings=show.settings.model_copy(update={"server": server}))
 
 
-def _copy(show: Show, seed: int) -> Remembered:
+def _copy(show: Show, seed: int) -> PersistedState:
     """What a rehearsal begins with: what the show remembers by now, but for a black wall.
 
     With another seed the sets come in another order, from the beginning.
     """
-    memory = remembered(show.state_folder / STATE)
+    memory = read_state(show.state_folder / STATE)
     if memory is None:
-        return Remembered()
-    return Remembered(bags=memory.bags if memory.seed == seed else {}, forces=memory.forces)
+        return PersistedState()
+    return PersistedState(bags=memory.bags if memory.seed == seed else {}, forces=memory.forces)
 
 
 def _the_show(show: Show) -> str:

@@ -460,7 +460,7 @@ WRITING = {
     "cache/folder.py": "a store's files: as durable, and with locks for many writers",
     "server/asrun/file.py": "SQLite writes; a database that is beyond use is renamed",
     "server/engines/lifeline.py": "a setting of the kernel",
-    "server/memory.py": "an unreadable file is renamed",
+    "server/state_file.py": "an unreadable file is renamed",
     "server/rehearsal/backstage.py": "a child's report, synced before its folder gets its name",
     "server/rehearsal/kept.py": "a folder gets its name, all in it synced",
     "server/output.py": "standard streams",

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 from cache import durable
 from cache.durable import KeptFile, write_durably
-from server import memory as memory_module
-from server.memory import Memory, Panic, Remembered
+from server import state_file as memory_module
 from server.modes.forces import Force
 from server.providers.shuffle import Bag
+from server.state_file import Panic, PersistedState, StateFile
 from tests.helpers import walls
 from tests.helpers.servers import Address, server_process, serving
 from tests.helpers.shows import Rhythm, TinyShow, line, make_show, prompt
@@ -144,9 +144,9 @@ async def test_a_panic_does_not_wait_for_a_state_that_hangs(
         write_durably(place, data)
 
     monkeypatch.setattr(durable, "write_durably", hold)
-    async with Memory.open(path) as memory:
-        assert await memory.keep(0.05) == "the disk has not answered for 0.05 s"
-        assert await memory.keep_panic(PANIC, 20) is None
+    async with StateFile.open(path) as state_file:
+        assert await state_file.keep(0.05) == "the disk has not answered for 0.05 s"
+        assert await state_file.keep_panic(PANIC, 20) is None
         assert json.loads(path.with_name("panic.json").read_bytes())["by"] == PANIC.by
         hangs.set()
 
@@ -155,16 +155,16 @@ async def test_a_panic_does_not_wait_for_a_state_that_hangs(
 async def test_a_panic_is_found_whatever_became_of_the_rest(
     path: Path, damage: bytes | None
 ) -> None:
-    async with Memory.open(path) as memory:
-        await memory.keep_panic(PANIC, 20)
+    async with StateFile.open(path) as state_file:
+        await state_file.keep_panic(PANIC, 20)
     if damage is not None:
         path.write_bytes(damage)
     with capture_logs():
-        async with Memory.open(path) as memory:
-            assert memory.content.panic == PANIC
-            assert await memory.keep_panic(None, 20) is None
-    async with Memory.open(path) as memory:
-        assert memory.content.panic is None
+        async with StateFile.open(path) as state_file:
+            assert state_file.content.panic == PANIC
+            assert await state_file.keep_panic(None, 20) is None
+    async with StateFile.open(path) as state_file:
+        assert state_file.content.panic is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\0", b"[]", b'{"by": "x", "at": "noon"}'])
@@ -172,9 +172,9 @@ async def test_a_panic_that_cannot_be_read_is_one(path: Path, damage: bytes) -> 
     path.parent.mkdir()
     path.with_name("panic.json").write_bytes(damage)
     with capture_logs() as logs:
-        async with Memory.open(path) as memory:
-            assert memory.content.panic is not None
-            assert "cannot be read" in memory.content.panic.by
+        async with StateFile.open(path) as state_file:
+            assert state_file.content.panic is not None
+            assert "cannot be read" in state_file.content.panic.by
     assert "panic_unreadable" in [entry["event"] for entry in logs]
 
 
@@ -182,25 +182,25 @@ async def test_a_panic_that_was_not_on_the_disk_yet_is_one(path: Path) -> None:
     path.parent.mkdir()
     left = path.with_name(".panic.json.7.c0ffee.tmp")
     left.write_bytes(PANIC.model_dump_json().encode())
-    async with Memory.open(path) as memory:
-        assert memory.content.panic == PANIC
+    async with StateFile.open(path) as state_file:
+        assert state_file.content.panic == PANIC
         assert path.with_name("panic.json").exists()
-        assert await memory.keep_panic(None, 20) is None
+        assert await state_file.keep_panic(None, 20) is None
     assert not left.exists()
-    async with Memory.open(path) as memory:
-        assert memory.content.panic is None, "what was left did not bring it back"
+    async with StateFile.open(path) as state_file:
+        assert state_file.content.panic is None, "what was left did not bring it back"
 
 
 async def test_a_panic_of_an_older_release_is_moved(path: Path) -> None:
     path.parent.mkdir()
-    old = Remembered(seed=7, panic=PANIC)
+    old = PersistedState(seed=7, panic=PANIC)
     path.write_text(old.model_dump_json())
-    async with Memory.open(path) as memory:
-        assert memory.content.panic == PANIC
+    async with StateFile.open(path) as state_file:
+        assert state_file.content.panic == PANIC
         assert "panic" not in json.loads(path.read_bytes())
-        await memory.keep_panic(None, 20)
-    async with Memory.open(path) as memory:
-        assert (memory.content.panic, memory.content.seed) == (None, 7)
+        await state_file.keep_panic(None, 20)
+    async with StateFile.open(path) as state_file:
+        assert (state_file.content.panic, state_file.content.seed) == (None, 7)
 
 
 # ---------------------------------------------------------------- a state that cannot be read
@@ -208,14 +208,14 @@ async def test_a_panic_of_an_older_release_is_moved(path: Path) -> None:
 
 async def test_the_content_before_stands_in_for_one_that_is_gone(path: Path) -> None:
     force = Force(mode="static", by="foh", reason="GPU host noisy")
-    async with Memory.open(path) as memory:
-        memory.content.forces = (force,)
-        assert await memory.keep(20) is None
+    async with StateFile.open(path) as state_file:
+        state_file.content.forces = (force,)
+        assert await state_file.keep(20) is None
     path.write_bytes(b"")
     with capture_logs():
-        async with Memory.open(path) as memory:
-            assert memory.content.forces == (force,)
-            [told] = memory.conditions()
+        async with StateFile.open(path) as state_file:
+            assert state_file.content.forces == (force,)
+            [told] = state_file.conditions()
             assert (told.code, told.level) == ("state_unreadable", "note")
 
 
@@ -237,8 +237,8 @@ async def test_what_is_bad_costs_nothing_else(path: Path, field: str, value: str
     fields = {"alive_at": "5.0", **good, field: value}
     path.write_text("{" + ", ".join(f'"{name}": {text}' for name, text in fields.items()) + "}")
     with capture_logs():
-        async with Memory.open(path) as memory:
-            content = memory.content
+        async with StateFile.open(path) as state_file:
+            content = state_file.content
             assert content.bags == {"a": Bag(coming=(1,))}
             assert content.forces == (Force(mode="static", by="foh"),)
             assert content.loop_anchor is None
@@ -249,7 +249,7 @@ async def test_files_of_an_older_release_are_taken_from_others(path: Path) -> No
     path.parent.mkdir(mode=0o755)
     path.write_text("{}")
     path.chmod(0o644)
-    async with Memory.open(path):
+    async with StateFile.open(path):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -311,7 +311,7 @@ async def test_a_force_that_is_kept_outlives_a_kill(tiny: TinyShow) -> None:
 def test_who_only_looks_touches_nothing(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"")
-    assert memory_module.remembered(path) is None
+    assert memory_module.read_state(path) is None
     assert [each.name for each in path.parent.iterdir()] == ["state.json"]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from server.clock import VirtualClock
-from server.memory import remembered
 from server.metrics import Metrics
 from server.stage import messages as wire
 from server.stage.liveness import PAINTS_WITHIN, SPEAKS_WITHIN, STALE_AFTER, Liveness
@@ -27,6 +26,7 @@ from server.stage.presence import (
     ScreenPresence,
 )
 from server.stage.stage import Screen, Stage, StageFrame
+from server.state_file import read_state
 from tests.helpers.screens import command, screen, web
 from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt
@@ -379,7 +379,7 @@ async def test_told_by_state_probe_and_readyz(
         refused = await client.post("/api/control/screens.forget", json={"screen": "left"})
         assert refused.json()["error"]["code"] == "screen_named"
         assert (await client.get("/api/screen")).status_code == 400
-    kept = remembered(show.state / "state.json")
+    kept = read_state(show.state / "state.json")
     assert kept is not None
     assert set(kept.screens) == {"left", "right"}
 

@@ -22,8 +22,8 @@ from server.config.lobby import (
     shipped_texts,
 )
 from server.config.settings import SettingsError, load_settings
-from server.memory import Memory, Remembered
 from server.modes.forces import Force
+from server.state_file import PersistedState, StateFile
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import DailySchedule, EndlessLoop
 from server.timeofday import TimeOfDay, local_text
@@ -88,12 +88,12 @@ async def test_a_clock_that_was_wrong_at_the_start_prints_no_wrong_hour(tmp_path
 
 async def test_what_is_kept_for_the_next_start_keeps_up_with_the_clock() -> None:
     clock = VirtualClock(NINE_THIRTY - YEAR)
-    async with Memory.unwritten(Remembered()) as memory:
+    async with StateFile.unwritten(PersistedState()) as state_file:
         times = TimeOfDay(clock)
-        book = _force_book(memory, times, clock)
+        book = _force_book(state_file, times, clock)
         head = Playhead([0.0], [], 60.0, EndlessLoop(clock.wall() - 5, 60.0))
         head.tick(clock.now(), clock.wall())
-        job = asyncio.create_task(_signs_of_life(memory, clock, head))
+        job = asyncio.create_task(_signs_of_life(state_file, clock, head))
         forced = Force(mode="static", by="foh", until="time", deadline=clock.now() + 90, lasts=90.0)
         book.write((forced,))
         clock.step_wall(YEAR)
@@ -102,14 +102,14 @@ async def test_what_is_kept_for_the_next_start_keeps_up_with_the_clock() -> None
         await clock.advance(3)
         job.cancel()
         await asyncio.gather(job, return_exceptions=True)
-        content = memory.content
+        content = state_file.content
         assert book.forces == (forced,)
         assert content.forces[0].deadline == NINE_THIRTY + 90
         assert content.loop_anchor == NINE_THIRTY - 5
         assert content.alive_at == NINE_THIRTY + 3
         # The next start, twenty seconds later by a clock that is right.
         later = VirtualClock(NINE_THIRTY + 20)
-        (back,) = _force_book(memory, TimeOfDay(later), later).forces
+        (back,) = _force_book(state_file, TimeOfDay(later), later).forces
         assert back.deadline == later.now() + 70
 
 

@@ -30,7 +30,6 @@ from server.control.supply_commands import SupplyCommands
 from server.engines.live import LiveEngines
 from server.engines.watch import EngineWatch, probe_of
 from server.ensemble import Circumstances, Ensemble, assemble
-from server.memory import Panic
 from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
@@ -40,6 +39,7 @@ from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
 from server.stage.presence import ScreenPresence
 from server.stage.stage import ScreenMailbox, Stage, StageFrame
+from server.state_file import Panic
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.schedule import build_schedule

@@ -15,7 +15,7 @@ from server.access import Role
 from server.clock import settle
 from server.control import dispatcher as control
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
-from server.memory import Panic
+from server.state_file import Panic
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, cue, line, prompt
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from server.memory import Remembered
+from server.state_file import PersistedState
 from tests.helpers.osc import surface
 from tests.helpers.screens import command
 from tests.helpers.servers import ROOT, Address, plain_environment, server_process, serving
@@ -90,7 +90,7 @@ async def test_a_force_survives_a_server_that_is_killed(tmp_path: Path) -> None:
         server.control("mode.force", mode="live", reason="the opening", until=3600)
         kept = tiny.state / "state.json"
         for _ in range(200):  # it is written soon, not at once
-            if kept.exists() and Remembered.model_validate_json(kept.read_bytes()).forces:
+            if kept.exists() and PersistedState.model_validate_json(kept.read_bytes()).forces:
                 break
             await asyncio.sleep(0.05)
         server.kill()

@@ -16,11 +16,11 @@ from generator.engine import DrawingFailed, EngineUnavailable, RecipeRefused, Sc
 from server.access import Role
 from server.clock import VirtualClock
 from server.control.dispatcher import Caller, CommandError
-from server.memory import Memory, Remembered
 from server.modes.forces import Force
 from server.modes.ladder import Rung
 from server.modes.manager import STORE_IN_DOUBT, ForceBook
 from server.providers.base import Capped, NotThere, Slot
+from server.state_file import PersistedState, StateFile
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.servers import server_process
@@ -227,11 +227,11 @@ async def test_forces_survive_a_restart_and_those_that_are_over_do_not(tmp_path:
         await ask(opened, "mode.force", mode="static", until=60, reason="rain")
         await ask(opened, "mode.force", mode="hybrid", cue="nr1")
     path = tmp_path / "state.json"
-    async with Memory.open(path) as memory:
-        memory.content.forces = kept[-1]
-        memory.touch()
-    async with Memory.open(path) as memory:
-        remembered = memory.content.forces
+    async with StateFile.open(path) as state_file:
+        state_file.content.forces = kept[-1]
+        state_file.touch()
+    async with StateFile.open(path) as state_file:
+        remembered = state_file.content.forces
     assert remembered == kept[-1]
     async with show(tmp_path / "b", book=ForceBook(remembered)) as opened:
         assert opened.modes.force is not None
@@ -243,7 +243,7 @@ async def test_forces_survive_a_restart_and_those_that_are_over_do_not(tmp_path:
 
 
 def test_a_memory_without_forces_is_as_good() -> None:
-    assert Remembered.model_validate_json('{"alive_at": 1.0}').forces == ()
+    assert PersistedState.model_validate_json('{"alive_at": 1.0}').forces == ()
 
 
 @pytest.mark.parametrize(

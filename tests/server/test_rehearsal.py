@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from server.memory import Remembered
 from server.rehearsal.rehearsal import fail_names, rehearse, seed_of
 from server.rehearsal.report import RehearsalOptions, RehearsedRun, Report
+from server.state_file import PersistedState
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import serving
 from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt, write_show
@@ -86,7 +86,7 @@ async def test_a_server_that_has_played_goes_on_as_foretold(tmp_path: Path) -> N
     tiny = written(tmp_path)
     async with serving(tiny.load()) as address, screen(address) as wall:
         await wall.until(lambda me: len(_ended(me)) >= 2, within=30)
-    remembered = Remembered.model_validate_json((tiny.state / "state.json").read_bytes())
+    remembered = PersistedState.model_validate_json((tiny.state / "state.json").read_bytes())
 
     foretold = await asyncio.to_thread(rehearsed, tiny, screenings=2)
 

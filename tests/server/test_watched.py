@@ -23,7 +23,6 @@ from server.asrun.log import MemoryLog
 from server.chance import Chance
 from server.clock import ScaledClock, SystemClock, VirtualClock
 from server.ensemble import Circumstances, Ensemble, assemble
-from server.memory import Panic, Remembered
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
@@ -32,6 +31,7 @@ from server.rehearsal.terms import NOT_SPENT
 from server.rehearsal.watched import LINGERS, LOBBY, WatchedRehearsal, watch
 from server.serving import RefusedToServe
 from server.stage.stage import StageFrame
+from server.state_file import Panic, PersistedState
 from server.supply.sources import Supply
 from tests.helpers.house import at_once
 from tests.helpers.rehearsals import rehearsal_process
@@ -304,7 +304,7 @@ async def test_it_leaves_the_show_as_it_was(tmp_path: Path) -> None:
     tiny = written(tmp_path)
     tiny.state.mkdir()
     bags = {"sea": Bag(coming=(1,), played=(0,), round=1)}
-    memory = Remembered(seed=5, bags=bags, loop_anchor=7.0, panic=Panic(by="somebody", at=7.0))
+    memory = PersistedState(seed=5, bags=bags, loop_anchor=7.0, panic=Panic(by="somebody", at=7.0))
     (tiny.state / "state.json").write_text(memory.model_dump_json())
     (tiny.state / "asrun.sqlite").write_bytes(b"what was really played")
     before = everything(tiny.folder)

@@ -62,7 +62,7 @@ class Panic(BaseModel):
     at: float = Field(allow_inf_nan=False)  # no bounds: a wrong clock must not refuse a panic
 
 
-class Remembered(BaseModel):
+class PersistedState(BaseModel):
     """What is remembered.
 
     Attributes:
@@ -92,17 +92,17 @@ class Remembered(BaseModel):
 class _LoadedState:
     """What was found on the disk, and what is to be told of it."""
 
-    content: Remembered
+    content: PersistedState
     conditions: tuple[Condition, ...] = ()
     to_move: bool = False
 
 
-class Memory:
+class StateFile:
     """`content`, loaded on opening and saved soon after each `touch`; without files, never."""
 
     def __init__(
         self,
-        content: Remembered,
+        content: PersistedState,
         state: KeptFile | None = None,
         panic: KeptFile | None = None,
         found: Iterable[Condition] = (),
@@ -115,24 +115,24 @@ class Memory:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator[Memory]:
+    async def open(cls, path: Path) -> AsyncIterator[StateFile]:
         """Load what is remembered at `path`; what was touched last is saved on leaving."""
         loaded = await asyncio.to_thread(_load, path)
         state = KeptFile(path, previous=_previous(path), told=partial(_tell, path))
         beside = path.with_name(PANIC)
         panic = KeptFile(beside, told=partial(_tell, beside))
-        memory = cls(loaded.content, state, panic, loaded.conditions)
+        state_file = cls(loaded.content, state, panic, loaded.conditions)
         if loaded.to_move:  # from an older release's file, or from one that was not finished
-            await memory.keep_panic(loaded.content.panic, KEPT_WITHIN)
-            await memory.keep(KEPT_WITHIN)
+            await state_file.keep_panic(loaded.content.panic, KEPT_WITHIN)
+            await state_file.keep(KEPT_WITHIN)
         try:
-            yield memory
+            yield state_file
         finally:
-            await memory._close()
+            await state_file._close()
 
     @classmethod
     @asynccontextmanager
-    async def unwritten(cls, content: Remembered) -> AsyncIterator[Memory]:
+    async def unwritten(cls, content: PersistedState) -> AsyncIterator[StateFile]:
         """One that is gone with its object: for a rehearsal, which leaves no trace."""
         yield cls(content)
 
@@ -201,7 +201,7 @@ class Memory:
                 _log.error("memory_not_saved", path=str(file.path), reason=trouble)
 
 
-def remembered(path: Path) -> Remembered | None:
+def read_state(path: Path) -> PersistedState | None:
     """What is remembered at `path`, for one who only looks; None where there is nothing to read."""
     for place in (path, _previous(path)):
         with suppress(OSError, FormatError):
@@ -220,7 +220,7 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _encoded(content: Remembered) -> bytes:
+def _encoded(content: PersistedState) -> bytes:
     fields = content.model_dump(mode="python", exclude={"panic"})
     return json_text(fields, place=STATE, indent=1).encode()
 
@@ -246,7 +246,7 @@ def _load_state(path: Path) -> _LoadedState:
     try:
         content, left_out = _read(path)
     except (FileNotFoundError, NotADirectoryError):
-        return _LoadedState(Remembered())
+        return _LoadedState(PersistedState())
     except (OSError, FormatError) as error:
         aside = path.with_suffix(".unreadable")
         with suppress(OSError):
@@ -257,7 +257,9 @@ def _load_state(path: Path) -> _LoadedState:
             content, _ = _read(_previous(path))
         except (OSError, FormatError):
             text = f"{reason}; forced modes and sets played are forgotten; kept as {aside}"
-            return _LoadedState(Remembered(), (Condition("state_unreadable", "degraded", text),))
+            return _LoadedState(
+                PersistedState(), (Condition("state_unreadable", "degraded", text),)
+            )
         content.panic = None  # it was moved to its own file when this became the previous one
         text = f"{reason}; what was saved before it is used; kept as {aside}"
         return _LoadedState(content, (Condition("state_unreadable", "note", text),))
@@ -273,7 +275,7 @@ def _load_state(path: Path) -> _LoadedState:
     return _LoadedState(content, told, to_move=content.panic is not None)
 
 
-def _read(path: Path) -> tuple[Remembered, list[str]]:
+def _read(path: Path) -> tuple[PersistedState, list[str]]:
     """What a file remembers, and what of it cannot be understood.
 
     Raises:
@@ -288,7 +290,7 @@ def _read(path: Path) -> tuple[Remembered, list[str]]:
     left_out: list[str] = []
     while True:
         try:
-            return Remembered.model_validate(raw), left_out
+            return PersistedState.model_validate(raw), left_out
         except ValidationError as error:
             # Each field, bag and force for itself: one that is bad must not cost the others.
             places = {each["loc"][:2]: each["msg"] for each in error.errors(include_url=False)}
