@@ -68,10 +68,10 @@ from server.stage.stage import Stage
 from server.state_file import KEPT_WITHIN, STATE, Panic, StateFile
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.systemd import keep_telling
-from server.tempo import REAL_TIME, Tempo
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop, Schedule, build_schedule
 from server.timeofday import TimeOfDay, asleep
+from server.timescale import REAL_TIME, TimeScale
 from server.unhandled import UnhandledErrors
 
 _log = structlog.get_logger(__name__)
@@ -160,14 +160,14 @@ async def build(
     settings = show.settings
     activation: Activation = "show" if rehearsal is None else "rehearsal"
     outside = clock if rehearsal is None else rehearsal.clock.outside
-    tempo = REAL_TIME if rehearsal is None else rehearsal.clock.tempo
+    time_scale = REAL_TIME if rehearsal is None else rehearsal.clock.time_scale
     metrics, conditions = Metrics(), Conditions()
     _look_at_itself(app, metrics, conditions)
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
             coming = lookahead.needs()  # it is built below, out of what the supply brings
-            return coming if rehearsal is None else [_outside(need, tempo) for need in coming]
+            return coming if rehearsal is None else [_outside(need, time_scale) for need in coming]
 
         # The line to the store is outside, and carries no more because the show is in haste.
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
@@ -200,7 +200,7 @@ async def build(
                 panic=state_file.content.panic,
                 look_in=clock.stretch(LOOK_IN),
                 activation=activation,
-                tempo=tempo,
+                time_scale=time_scale,
                 no_live="" if spent else NOT_SPENT,
             ),
         )
@@ -237,7 +237,7 @@ async def build(
             live=opened,
             commands=log,
             activation=activation,
-            tempo=tempo,
+            time_scale=time_scale,
             conditions=conditions,
             time_of_day=time_of_day,
             presence=presence,
@@ -377,10 +377,10 @@ def _tell_remarks(show: Show, plan: PlanInForce, conditions: Conditions) -> None
         _log.warning("cue_sheet", remark=str(remark))
 
 
-def _outside(need: Need, tempo: Tempo) -> Need:
+def _outside(need: Need, time_scale: TimeScale) -> Need:
     """A run to come, and when in real time."""
-    end = None if need.end is None else tempo.to_real(need.end)
-    return replace(need, start=tempo.to_real(need.start), end=end)
+    end = None if need.end is None else time_scale.to_real(need.end)
+    return replace(need, start=time_scale.to_real(need.start), end=end)
 
 
 @asynccontextmanager

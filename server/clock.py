@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from server.tempo import Tempo
+from server.timescale import TimeScale
 
 
 class Clock(Protocol):
@@ -80,11 +80,11 @@ class ScaledClock:
 
     def __init__(self, outside: Clock, speed: float) -> None:
         self.outside = outside
-        self.tempo = Tempo(speed, outside.now())
+        self.time_scale = TimeScale(speed, outside.now())
 
     def now(self) -> float:
         """Steady seconds."""
-        return self.tempo.to_show(self.outside.now())
+        return self.time_scale.to_show(self.outside.now())
 
     def wall(self) -> float:
         """The steady time: it is some other day."""
@@ -92,14 +92,14 @@ class ScaledClock:
 
     async def sleep_until(self, when: float) -> None:
         """Sleep until this clock reads `when`."""
-        real = self.tempo.to_real(when)
-        while self.tempo.to_show(real) < when:  # floats round: not a hair too early
+        real = self.time_scale.to_real(when)
+        while self.time_scale.to_show(real) < when:  # floats round: not a hair too early
             real = math.nextafter(real, math.inf)
         await self.outside.sleep_until(real)
 
     def stretch(self, seconds: float) -> float:
         """So many times as long."""
-        return self.tempo.show_seconds(self.outside.stretch(seconds))
+        return self.time_scale.show_seconds(self.outside.stretch(seconds))
 
 
 class VirtualClock:

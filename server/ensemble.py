@@ -42,11 +42,11 @@ from server.state_file import Panic
 from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
-from server.tempo import REAL_TIME, Tempo
 from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
 from server.timeofday import TimeOfDay
+from server.timescale import REAL_TIME, TimeScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Circumstances:
         beside: how pictures are looked at without keeping the event loop.
         look_in: seconds after which the playhead is asked at the latest.
         activation: a performance for visitors, or a dry run.
-        tempo: how fast the clock runs beside that of the screens.
+        time_scale: how fast the clock runs beside that of the screens.
         no_live: in words, why nothing may be drawn live at all; empty if it may.
         time_of_day: in which hours are told in words; None for those of the machine.
     """
@@ -89,7 +89,7 @@ class Circumstances:
     beside: Beside = asyncio.to_thread
     look_in: float = LOOK_IN
     activation: Activation = "show"
-    tempo: Tempo = REAL_TIME
+    time_scale: TimeScale = REAL_TIME
     no_live: str = ""
     time_of_day: TimeOfDay | None = None
 
@@ -244,7 +244,7 @@ def _stage(show: Show, around: Circumstances) -> Stage:
     def painted(screen: Screen, message: wire.Presented) -> None:
         stage_frame = stage.frame(message.run, message.step)
         if stage_frame is not None:
-            late = around.tempo.real_seconds(message.at - stage_frame.header.present_at)
+            late = around.time_scale.real_seconds(message.at - stage_frame.header.present_at)
             around.metrics.presented_lateness.observe(late)
         around.asrun.presented(message.run, screen.name, message.step, message.at)
 
@@ -264,7 +264,7 @@ def _stage(show: Show, around: Circumstances) -> Stage:
             texts=display.lobby_texts,
         ),
         painted,
-        around.tempo,
+        around.time_scale,
     )
     return stage
 
@@ -291,7 +291,7 @@ def _info(show: Show, around: Circumstances) -> wire.ShowInfo:
         timezone=show.timezone_name,
         duration=show.duration,
         characters=written,
-        rehearsal=wire.Rehearsal(speed=around.tempo.speed),
+        rehearsal=wire.Rehearsal(speed=around.time_scale.speed),
     )
 
 

@@ -30,8 +30,8 @@ from server.performance.playback import Playback
 from server.stage.presence import ScreenPresence, ScreenStatus
 from server.stage.stage import Screen, Stage
 from server.supply.readiness import Readiness
-from server.tempo import REAL_TIME, Tempo
 from server.timeofday import TimeOfDay, local_text
+from server.timescale import REAL_TIME, TimeScale
 
 _UPCOMING = 8
 _COMMANDS = 12
@@ -54,7 +54,7 @@ class StateView:
     live: LiveEngines = field(default_factory=LiveEngines)
     commands: CommandLog = field(default_factory=CommandLog)
     activation: Activation = "show"
-    tempo: Tempo = REAL_TIME
+    time_scale: TimeScale = REAL_TIME
     preflight: Told | None = None
     rehearsal: Told | None = None
     conditions: Conditions = field(default_factory=Conditions)
@@ -73,8 +73,8 @@ class StateView:
             "show": {"title": self.show.title, "duration": self.show.duration},
             "zone": self.zone(),
             "activation": self.activation,
-            "speed": self.tempo.speed,
-            "server_time": self.tempo.to_real(now),
+            "speed": self.time_scale.speed,
+            "server_time": self.time_scale.to_real(now),
             "screening": {
                 "status": playhead.status,
                 "started_at": self._real(playhead.started_at),
@@ -124,7 +124,7 @@ class StateView:
             "at": cue.at,
             "action": cue.action,
             "text": _text_of(cue),
-            "due": self.tempo.to_real(self.playback.playhead.due_at(index))
+            "due": self.time_scale.to_real(self.playback.playhead.due_at(index))
             if self.playback.playhead.started_at
             else None,
         }
@@ -182,15 +182,15 @@ class StateView:
         if screen is None:
             return {**told, "skipped": 0, "cannot_draw": None}
         if screen.painted is not None and screen.painted_at is not None:
-            age = self.tempo.real_seconds(max(0.0, now - screen.painted_at))
+            age = self.time_scale.real_seconds(max(0.0, now - screen.painted_at))
             run, step = screen.painted
             painted = {"run": run, "step": step}
-            at = self.tempo.to_real(screen.painted_at)
+            at = self.time_scale.to_real(screen.painted_at)
             told |= {"painted": painted, "painted_at": at, "painted_age": round(age, 3)}
         return {
             **told,
             "frames": screen.frames,
-            "joined_at": self.tempo.to_real(screen.joined_at),
+            "joined_at": self.time_scale.to_real(screen.joined_at),
             "skipped": screen.mailbox.skipped,
             "cannot_draw": screen.lacks or None,
         }
@@ -253,12 +253,12 @@ class StateView:
         if panic is None:
             return None
         if at is None:  # it is from before a restart
-            return {"by": panic.by, "at": self.tempo.to_real(panic.at)}
-        return {"by": panic.by, "at": round(self.time_of_day.unix(self.tempo.to_real(at)), 3)}
+            return {"by": panic.by, "at": self.time_scale.to_real(panic.at)}
+        return {"by": panic.by, "at": round(self.time_of_day.unix(self.time_scale.to_real(at)), 3)}
 
     def _real(self, moment: float | None) -> float | None:
         """A moment of the show, as those have it who read this."""
-        return None if moment is None else self.tempo.to_real(moment)
+        return None if moment is None else self.time_scale.to_real(moment)
 
     def mode(self) -> dict[str, Any]:
         """The mode, and who forced what until when. `until_at` is Unix time, as `at` is."""
@@ -286,14 +286,14 @@ class StateView:
 
     def _until(self, force: Force) -> str:
         if force.until == "time" and force.deadline is not None:
-            return self.time_of_day.hour(self.tempo.to_real(force.deadline))
+            return self.time_of_day.hour(self.time_scale.to_real(force.deadline))
         return force.until.replace("_", " ")
 
     def _ends(self, force: Force) -> float | None:
         """Unix time at which a number of seconds is over, as the time of day is now."""
         if force.until != "time" or force.deadline is None:
             return None
-        return round(self.time_of_day.unix(self.tempo.to_real(force.deadline)), 3)
+        return round(self.time_of_day.unix(self.time_scale.to_real(force.deadline)), 3)
 
     def engines(self) -> list[dict[str, Any]]:
         """Every engine that may draw live, in order of preference. Times are steady seconds."""

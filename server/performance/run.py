@@ -190,7 +190,9 @@ class Run:
             media_type=frame.media_type,
         )
         stage = self._reports.stage
-        self._performance.add(StageFrame.of(header, frame.image, stage.tempo), stage.clock.now())
+        self._performance.add(
+            StageFrame.of(header, frame.image, stage.time_scale), stage.clock.now()
+        )
         self._reports.asrun.planned(self._token, step, self._last_due)
         return True
 

@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from server.stage.messages import MOMENT, SECONDS, WireMessage
-from server.tempo import Tempo
+from server.timescale import TimeScale
 
 M = TypeVar("M", bound=WireMessage)
 
@@ -25,18 +25,18 @@ _Change = Callable[[Any, Turn, Turn], Any]
 """Another value for a field: given how to turn its moments, and its lengths of time."""
 
 
-def told(message: M, tempo: Tempo) -> M:
+def to_real_time(message: M, time_scale: TimeScale) -> M:
     """A message to a screen, its show's times as real ones."""
-    if tempo.speed == 1.0:
+    if time_scale.speed == 1.0:
         return message
-    return _turned(message, tempo.to_real, tempo.real_seconds)
+    return _turned(message, time_scale.to_real, time_scale.real_seconds)
 
 
-def heard(message: M, tempo: Tempo) -> M:
+def to_show_time(message: M, time_scale: TimeScale) -> M:
     """A message from a screen, its real times as the show's."""
-    if tempo.speed == 1.0:
+    if time_scale.speed == 1.0:
         return message
-    return _turned(message, tempo.to_show, tempo.show_seconds)
+    return _turned(message, time_scale.to_show, time_scale.show_seconds)
 
 
 def _turned(message: M, moment: Turn, seconds: Turn) -> M:

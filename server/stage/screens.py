@@ -19,7 +19,7 @@ from server.connections import identified
 from server.metrics import Metrics
 from server.sockets import POLICY_VIOLATION, TRY_AGAIN_LATER, Abuse, InboundLimiter, close, refuse
 from server.stage import messages as wire
-from server.stage.pace import told
+from server.stage.pace import to_real_time
 from server.stage.presence import ScreenPresence
 from server.stage.seats import Seats
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
@@ -188,7 +188,7 @@ class ScreenSocket:
 
     async def _send_frame(self, websocket: WebSocket, frame: StageFrame, *, by_url: bool) -> None:
         if by_url:
-            await websocket.send_text(told(frame.by_url(), self._stage.tempo).encode())
+            await websocket.send_text(to_real_time(frame.by_url(), self._stage.time_scale).encode())
         else:
             await websocket.send_bytes(frame.message)
 

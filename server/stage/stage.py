@@ -20,8 +20,8 @@ from typing import Literal
 from server.clock import Clock
 from server.stage import messages as wire
 from server.stage.liveness import Liveness
-from server.stage.pace import heard, told
-from server.tempo import REAL_TIME, Tempo
+from server.stage.pace import to_real_time, to_show_time
+from server.timescale import REAL_TIME, TimeScale
 
 Ending = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
@@ -52,9 +52,11 @@ class StageFrame:
     image_at: int
 
     @classmethod
-    def of(cls, header: wire.FrameHeader, image: bytes, tempo: Tempo = REAL_TIME) -> StageFrame:
+    def of(
+        cls, header: wire.FrameHeader, image: bytes, time_scale: TimeScale = REAL_TIME
+    ) -> StageFrame:
         """Encode it, once."""
-        message = wire.encode_frame(told(header, tempo), image)
+        message = wire.encode_frame(to_real_time(header, time_scale), image)
         return cls(header, message, len(message) - len(image))
 
     @property
@@ -286,14 +288,14 @@ class Stage:
         show: what a screen must know of the show.
         display: how the show wants its pictures shown.
         painted: called for each frame that a screen says has reached its display.
-        tempo: how fast the clock runs beside that of the screens.
+        time_scale: how fast the clock runs beside that of the screens.
     """
 
     clock: Clock
     show: wire.ShowInfo
     display: wire.Display
     painted: Painted | None = None
-    tempo: Tempo = REAL_TIME
+    time_scale: TimeScale = REAL_TIME
     _scenery: _Scenery = field(
         default_factory=lambda: _Scenery(wire.Screening(status="waiting")), init=False
     )
@@ -344,7 +346,7 @@ class Stage:
         """
         asked, name = name, self._free_name(name)
         now = self.clock.now()
-        alive = Liveness(self.tempo.to_real(now))
+        alive = Liveness(self.time_scale.to_real(now))
         screen = Screen(
             name, asked, frames, ScreenMailbox(self.clock), joined_at=now, liveness=alive
         )
@@ -355,7 +357,7 @@ class Stage:
             display=self.display,
             snapshot=self.snapshot(),
         )
-        screen.mailbox.post(told(welcome, self.tempo))
+        screen.mailbox.post(to_real_time(welcome, self.time_scale))
         if self._current is not None and self._current.outcome != "cut":
             screen.mailbox.follow(self._current, self._current.newest_due(now) or 0)
         self._screens.append(screen)
@@ -502,19 +504,19 @@ class Stage:
         """A screen was sent a frame; it owes it, unless its run was cut on the way."""
         current, header = self._current, frame.header
         if current is not None and current.run.run == header.run and current.outcome != "cut":
-            due = self.tempo.to_real(header.present_at)
-            now = self.tempo.to_real(self.clock.now())
+            due = self.time_scale.to_real(header.present_at)
+            now = self.time_scale.to_real(self.clock.now())
             screen.liveness.sent(header.run, header.step, due, now)
 
     def _owe_nothing_more(self) -> None:
         """What is not due yet will not be seen."""
-        now = self.tempo.to_real(self.clock.now())
+        now = self.time_scale.to_real(self.clock.now())
         for screen in self._screens:
             screen.liveness.void(now)
 
     def presented(self, screen: Screen, message: wire.Presented) -> None:
         """A screen says that a frame has reached its display, and when by its own clock."""
-        message = heard(message, self.tempo)
+        message = to_show_time(message, self.time_scale)
         screen.painted, screen.painted_at = (message.run, message.step), message.at
         screen.liveness.presented(message.run, message.step)
         if self.painted is not None:
@@ -526,7 +528,7 @@ class Stage:
         holder = names.get(asked)
         if holder is None:
             return asked
-        if holder.liveness.is_stale(self.tempo.to_real(self.clock.now())):
+        if holder.liveness.is_stale(self.time_scale.to_real(self.clock.now())):
             self._screens.remove(holder)
             holder.dismissed.set()
             return asked
@@ -546,7 +548,7 @@ class Stage:
         return len(addressed)
 
     def _tell_all(self, message: wire.WireMessage) -> None:
-        message = told(message, self.tempo)
+        message = to_real_time(message, self.time_scale)
         for screen in self._screens:
             screen.mailbox.post(message)
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.stage import messages as wire
-from server.stage.pace import heard, told
-from server.tempo import REAL_TIME, Tempo
+from server.stage.pace import to_real_time, to_show_time
+from server.timescale import REAL_TIME, TimeScale
 
 NOON = 1_800_000_000.0
 
 moments = st.floats(NOON - 1e5, NOON + 1e5)
 lengths = st.floats(0, 1e5)
-tempos = st.builds(Tempo, st.floats(0.25, 60), st.floats(NOON - 1e4, NOON))
+time_scales = st.builds(TimeScale, st.floats(0.25, 60), st.floats(NOON - 1e4, NOON))
 texts = st.text(max_size=8)
 numbers = st.integers(1, 40)
 flags = st.booleans()
@@ -113,20 +113,20 @@ PLAIN = {"from_", "to", "speed", "t0", "t1", "t2"}
 """Numbers of the wire that tell no time of the show, by their names."""
 
 
-def by_name(value: Any, tempo: Tempo) -> Any:
+def by_name(value: Any, time_scale: TimeScale) -> Any:
     """A message as it should be told, from nothing but the names on the wire."""
     if isinstance(value, list):
-        return [by_name(each, tempo) for each in value]
+        return [by_name(each, time_scale) for each in value]
     if not isinstance(value, dict):
         return value
     turned = {}
     for name, inner in value.items():
         if isinstance(inner, float) and name in MOMENTS:
-            turned[name] = tempo.anchor + (inner - tempo.anchor) / tempo.speed
+            turned[name] = time_scale.anchor + (inner - time_scale.anchor) / time_scale.speed
         elif isinstance(inner, float) and (name in SECONDS or name == "fade"):
-            turned[name] = inner / tempo.speed
+            turned[name] = inner / time_scale.speed
         else:
-            turned[name] = by_name(inner, tempo)
+            turned[name] = by_name(inner, time_scale)
     return turned
 
 
@@ -140,14 +140,14 @@ def test_every_message_to_a_screen_is_tried_here() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), tempo=tempos)
+@given(data=st.data(), time_scale=time_scales)
 def test_times_are_told_as_real_ones_and_nothing_else_changes(
-    kind: type[wire.WireMessage], data: st.DataObject, tempo: Tempo
+    kind: type[wire.WireMessage], data: st.DataObject, time_scale: TimeScale
 ) -> None:
     message = data.draw(KINDS[kind])
-    sent = told(message, tempo)
+    sent = to_real_time(message, time_scale)
     assert type(sent) is kind
-    assert as_sent(sent) == by_name(as_sent(message), tempo)
+    assert as_sent(sent) == by_name(as_sent(message), time_scale)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind.__name__))
@@ -155,21 +155,23 @@ def test_times_are_told_as_real_ones_and_nothing_else_changes(
 @given(data=st.data())
 def test_a_show_tells_the_very_message(kind: type[wire.WireMessage], data: st.DataObject) -> None:
     message = data.draw(KINDS[kind])
-    assert told(message, REAL_TIME) is message
+    assert to_real_time(message, REAL_TIME) is message
 
 
 @settings(deadline=None, max_examples=60)
-@given(moments, tempos)
-def test_what_a_screen_reports_comes_back_in_the_shows_time(at: float, tempo: Tempo) -> None:
-    report = wire.Presented(run="r", step=3, at=tempo.to_real(at))
-    assert heard(report, tempo).at == pytest.approx(at, abs=1e-4)
-    assert heard(report, REAL_TIME) is report
+@given(moments, time_scales)
+def test_what_a_screen_reports_comes_back_in_the_shows_time(
+    at: float, time_scale: TimeScale
+) -> None:
+    report = wire.Presented(run="r", step=3, at=time_scale.to_real(at))
+    assert to_show_time(report, time_scale).at == pytest.approx(at, abs=1e-4)
+    assert to_show_time(report, REAL_TIME) is report
 
 
 @settings(deadline=None, max_examples=60)
-@given(moments, moments, tempos)
-def test_what_comes_before_comes_before(one: float, other: float, tempo: Tempo) -> None:
-    assert (tempo.to_real(one) <= tempo.to_real(other)) or one > other
+@given(moments, moments, time_scales)
+def test_what_comes_before_comes_before(one: float, other: float, time_scale: TimeScale) -> None:
+    assert (time_scale.to_real(one) <= time_scale.to_real(other)) or one > other
 
 
 def test_no_number_on_the_wire_is_left_out() -> None:

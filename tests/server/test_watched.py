@@ -274,7 +274,7 @@ async def in_haste(
             beside=at_once,
             look_in=clock.stretch(LOOK_IN),
             activation="rehearsal",
-            tempo=clock.tempo,
+            time_scale=clock.time_scale,
         ),
     )
     playing = asyncio.create_task(ensemble.playback.run())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Tempo:
+class TimeScale:
     """How fast a show is played.
 
     Attributes:
@@ -38,5 +38,5 @@ class Tempo:
         return seconds * self.speed
 
 
-REAL_TIME = Tempo()
+REAL_TIME = TimeScale()
 """The show, and no rehearsal of it."""
