@@ -25,7 +25,6 @@ from generator.plan import Action, PlanInForce
 from server.access import Access
 from server.asrun.log import AsRun, AsRunLog, MemoryLog
 from server.asrun.record import Activation
-from server.chance import Chance, new_seed
 from server.clock import Clock, SystemClock
 from server.conditions import Condition, ConditionCollector, Conditions
 from server.config.sections import ServerSection
@@ -57,6 +56,7 @@ from server.providers.base import Provider
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams, new_seed
 from server.rate_limit import LimitedRequests
 from server.rehearsal.checks import open_checks
 from server.rehearsal.terms import NOT_SPENT, Terms
@@ -173,7 +173,7 @@ async def build(
         supply = await stack.enter_async_context(open_supply(show, outside, needs))
         state_file = await stack.enter_async_context(_memory(show, rehearsal, conditions))
         asrun = await stack.enter_async_context(_asrun(show, clock, rehearsal))
-        chance = Chance(_seed(state_file, show) if rehearsal is None else rehearsal.seed)
+        streams = RandomStreams(_seed(state_file, show) if rehearsal is None else rehearsal.seed)
         library = supply.library
         plan = await _planned(show, library)
 
@@ -189,8 +189,8 @@ async def build(
             Circumstances(
                 clock=clock,
                 schedule=_schedule(show, state_file, clock, rehearsal),
-                chance=chance,
-                bag=ShuffleBag(chance, state_file.content.bags, changed=state_file.touch),
+                streams=streams,
+                bag=ShuffleBag(streams, state_file.content.bags, changed=state_file.touch),
                 asrun=asrun,
                 metrics=metrics,
                 engines=opened.ranked,
@@ -468,12 +468,12 @@ def _older(
 ) -> OlderSocket:
     """The older wire, played from the show's sets and engines."""
     # Sets of its own bag: who plays with the older wire must not turn the show's round.
-    chance = Chance(new_seed())
+    streams = RandomStreams(new_seed())
     sets = StaticProvider(
         supply.library,
-        ShuffleBag(chance),
+        ShuffleBag(streams),
         clock,
-        chance,
+        streams,
         show.settings.playback.fit,
         shelf=supply.shelf,
     )

@@ -18,7 +18,6 @@ from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
-from server.chance import Chance
 from server.clock import Clock
 from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
@@ -35,6 +34,7 @@ from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams
 from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
@@ -56,7 +56,7 @@ class Circumstances:
     Attributes:
         clock: the time.
         schedule: when screenings are.
-        chance: what is left to chance.
+        streams: what is left to chance.
         bag: which sets come next.
         asrun: where it is written down.
         metrics: where it is counted.
@@ -76,7 +76,7 @@ class Circumstances:
 
     clock: Clock
     schedule: Schedule
-    chance: Chance
+    streams: RandomStreams
     bag: ShuffleBag
     asrun: AsRun
     metrics: Metrics
@@ -121,7 +121,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         around: everything else.
     """
     settings, clock = show.settings, around.clock
-    beginnings = Beginnings(show.sheet, around.chance, settings.playback.draw, show.duration)
+    beginnings = Beginnings(show.sheet, around.streams, settings.playback.draw, show.duration)
     playhead = Playhead(
         [cue.at for cue in show.sheet.cues],
         [action.cue_index for action in plan.actions],
@@ -135,7 +135,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         supply.library,
         around.bag,
         clock,
-        around.chance,
+        around.streams,
         settings.playback.fit,
         lead=settings.playback.lead,
         latencies=latencies,

@@ -42,13 +42,13 @@ class Latencies:
         self._runs = (self._runs + 1) % (_REMEMBERED // 2)
         self._known["", self._runs] = (engine, seconds)
 
-    def of_set(self, engine: str | None, recorded: float | None, chance: Random) -> float:
+    def of_set(self, engine: str | None, recorded: float | None, random: Random) -> float:
         """What a replay keeps before its first step, in seconds.
 
         Args:
             engine: what drew the set.
             recorded: what the set tells; None for nothing.
-            chance: what is drawn from where it tells nothing, or nothing credible.
+            random: what is drawn from where it tells nothing, or nothing credible.
         """
         values = self._values(engine or "")
         if recorded is not None:
@@ -60,8 +60,8 @@ class Latencies:
                 return recorded
             values = [value for value in values if value < recorded]
         if values:
-            return chance.choice(values)
-        return chance.uniform(*UNKNOWN_LATENCY)
+            return random.choice(values)
+        return random.uniform(*UNKNOWN_LATENCY)
 
     def _values(self, engine: str) -> list[float]:
         """What is known of an engine, else of other versions of it, else of any live run."""

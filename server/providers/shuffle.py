@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from server.chance import Chance
+from server.random_streams import RandomStreams
 
 
 class Bag(BaseModel):
@@ -33,10 +33,10 @@ class ShuffleBag:
     The order of a round is drawn when it begins, so `peek` tells what will come. Sets that
     appear later are shuffled into the round; sets that vanish are passed over. `bags` is
     what is to be remembered across a restart; `changed` is called when it has changed. What
-    an action's next rounds bring follows from `chance` and its bag alone.
+    an action's next rounds bring follows from `streams` and its bag alone.
     """
 
-    chance: Chance
+    streams: RandomStreams
     bags: dict[str, Bag] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
 
@@ -88,16 +88,16 @@ class ShuffleBag:
         known = {*coming, *bag.played}
         for number in here:
             if number not in known:
-                place = self.chance.stream("bag", action_id, bag.round, "new", number)
+                place = self.streams.stream("bag", action_id, bag.round, "new", number)
                 coming.insert(place.randint(0, len(coming)), number)
         played, current = bag.played, bag.round
         if not coming and here:
             played, current = played[-1:], bag.round + 1
             coming = list(here)
-            self.chance.stream("bag", action_id, current).shuffle(coming)
+            self.streams.stream("bag", action_id, current).shuffle(coming)
         if len(coming) > 1 and played and coming[0] == played[-1]:
             # Not the same picture twice running, where there is another.
-            swap = self.chance.stream("bag", action_id, current, "again", len(coming))
+            swap = self.streams.stream("bag", action_id, current, "again", len(coming))
             other = swap.randrange(1, len(coming))
             coming[0], coming[other] = coming[other], coming[0]
         return Bag(coming=tuple(coming), played=played, round=current)

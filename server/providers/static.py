@@ -21,7 +21,6 @@ from cache.prefetch import Need
 from cache.shelf import FullShelf, Shelf
 from cache.store import StoreError
 from generator.plan import Action
-from server.chance import Chance
 from server.clock import Clock, timeout_at
 from server.providers.base import (
     Beside,
@@ -36,6 +35,7 @@ from server.providers.base import (
 from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
+from server.random_streams import RandomStreams
 
 _log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class StaticProvider:
         library: the sets.
         bag: which comes next.
         clock: what frames are due by.
-        chance: makes up durations that were not recorded.
+        streams: makes up durations that were not recorded.
         fit: whether a run that is too long for its slot is played faster.
         lead: seconds that every run begins later than its engine did, as a live one must.
         latencies: how long engines take to begin.
@@ -105,7 +105,7 @@ class StaticProvider:
         library: Library,
         bag: ShuffleBag,
         clock: Clock,
-        chance: Chance,
+        streams: RandomStreams,
         fit: Fit,
         *,
         lead: float = 0.0,
@@ -117,7 +117,7 @@ class StaticProvider:
         self._library = library
         self._bag = bag
         self._clock = clock
-        self._chance = chance
+        self._streams = streams
         self._fit: Fit = fit
         self._lead = lead
         self._latencies = latencies or Latencies()
@@ -221,7 +221,7 @@ class StaticProvider:
         """
         found, final = await self._choose(action, slot)
         # A set is played once in a round: so anew for each run, and yet foreseeable.
-        made_up = self._chance.stream(
+        made_up = self._streams.stream(
             "durations", found.action_id, found.set_id, self._bag.round(found.action_id)
         )
         durations = complete([step.duration for step in found.steps], made_up)
@@ -255,9 +255,9 @@ class StaticProvider:
     def _ahead(self, found: ImageSet) -> float:
         """Seconds from the asking to the start of the first step, as of a live run."""
         named = self._bag.round(found.action_id)
-        chance = self._chance.stream("latency", found.action_id, found.set_id, named)
+        random = self._streams.stream("latency", found.action_id, found.set_id, named)
         meta = found.meta
-        return self._lead + self._latencies.of_set(meta.engine, meta.latency, chance)
+        return self._lead + self._latencies.of_set(meta.engine, meta.latency, random)
 
     async def _choose(self, action: Action, slot: Slot) -> tuple[ImageSet, bytes]:
         """A set whose meta and final image are sound; the rest can do no more harm than a gap."""

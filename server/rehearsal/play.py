@@ -31,7 +31,6 @@ from generator.recipe import Recipe
 from server.asrun.file import Row
 from server.asrun.log import MemoryLog
 from server.asrun.record import RunRecord
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.ensemble import Circumstances, Ensemble, assemble
@@ -41,6 +40,7 @@ from server.modes.manager import ForceBook
 from server.modes.proof import Unproven
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import Fault
+from server.random_streams import RandomStreams
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.excerpts import Excerpts
 from server.rehearsal.inspection import Inspector
@@ -79,7 +79,7 @@ class Scenario:
     Attributes:
         show: the show.
         excerpts: which screenings.
-        chance: what is left to chance.
+        streams: what is left to chance.
         bags: the shuffle bags as they are now.
         forces: the modes that technicians force.
         engines: every engine that plays live, as it answered.
@@ -92,7 +92,7 @@ class Scenario:
 
     show: Show
     excerpts: Excerpts
-    chance: Chance
+    streams: RandomStreams
     bags: Mapping[str, Bag]
     sets: Path | Behind
     follow: tuple[Path, ...] = ()
@@ -245,18 +245,18 @@ async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
 def _circumstances(
     scene: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
 ) -> Circumstances:
-    chance = scene.chance
+    streams = scene.streams
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
     return Circumstances(
         clock=clock,
         schedule=scene.excerpts,
-        chance=chance,
-        bag=ShuffleBag(chance, dict(scene.bags)),
+        streams=streams,
+        bag=ShuffleBag(streams, dict(scene.bags)),
         asrun=log,
         metrics=Metrics(),
         engines=stand_ins(scene.engines, pace, clock),
         book=ForceBook(scene.forces),
-        live_seeds=lambda name: chance.stream("live", name),
+        live_seeds=lambda name: streams.stream("live", name),
         new_token=lambda: next(tokens),
         beside=_now,
         look_in=_SELDOM,
@@ -397,7 +397,7 @@ async def _supply(
             clock,
             parallel=settings.parallel,
             bits_per_second=settings.bandwidth,
-            uniform=scene.chance.stream("prefetch").uniform,
+            uniform=scene.streams.stream("prefetch").uniform,
         )
         for key in sorted(catalogue.here):
             with suppress(StoreError):

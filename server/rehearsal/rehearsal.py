@@ -18,11 +18,11 @@ from cache.manifest import Manifest
 from cache.store import Store, StoreError
 from generator.plan import Plan
 from generator.verify import SetFinding, verify_sets
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
 from server.modes.proof import Unproven
+from server.random_streams import RandomStreams
 from server.rehearsal.catalogue import Catalogue, read_catalogue
 from server.rehearsal.excerpts import Excerpts, upcoming
 from server.rehearsal.line import SimulatedLine
@@ -236,7 +236,7 @@ def _scene(
     return Scenario(
         show=show,
         excerpts=excerpts,
-        chance=Chance(asked.seed),
+        streams=RandomStreams(asked.seed),
         bags=memory.bags if memory is not None and goes_on else {},
         forces=memory.forces if memory is not None else (),
         engines=around.engines,

@@ -19,7 +19,7 @@ from generator.cues import (
     SliderCue,
     StartCue,
 )
-from server.chance import Chance
+from server.random_streams import RandomStreams
 from server.timeline.keystrokes import Keystrokes
 
 SLIDER_TAKES: Final = 1.0
@@ -39,12 +39,14 @@ class Beginnings:
 
     Args:
         sheet: the cues.
-        chance: what the rhythm of typing follows from.
+        streams: what the rhythm of typing follows from.
         draw: when pictures begin, where their cues do not say.
         duration: seconds of a screening.
     """
 
-    def __init__(self, sheet: CueSheet, chance: Chance, draw: Draw, duration: float) -> None:
+    def __init__(
+        self, sheet: CueSheet, streams: RandomStreams, draw: Draw, duration: float
+    ) -> None:
         self._typing: dict[int, Keystrokes] = {}
         self._after: dict[int, float] = {}
         room = _room(sheet, duration)
@@ -61,7 +63,7 @@ class Beginnings:
                         erase=not cue.generates,
                         base=cue.delay.base / 1000,
                         variance=cue.delay.variance / 1000,
-                        seed=chance.stream("typing", index).randrange(_SEED_LIMIT),
+                        seed=streams.stream("typing", index).randrange(_SEED_LIMIT),
                     )
                     if waits and keys.seconds > room[index]:
                         keys = replace(keys, hurry=room[index] / keys.seconds)

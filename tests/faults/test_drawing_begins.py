@@ -13,7 +13,7 @@ from playwright.sync_api import Route, sync_playwright
 
 from generator.cues import Draw, parse_cues
 from generator.programs import DEFAULT_PROGRAMS
-from server.chance import Chance
+from server.random_streams import RandomStreams
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.keystrokes import FASTEST, REST, Keystrokes, mulberry32
 from tests.helpers.house import house
@@ -155,7 +155,7 @@ def test_the_page_types_as_the_server_says_to_the_last_bit() -> None:
 
 def beginnings(*cues: dict[str, Any], draw: Draw = "enter") -> Beginnings:
     sheet = parse_cues(json.dumps(cues).encode(), "cues.json", DEFAULT_PROGRAMS)
-    return Beginnings(sheet, Chance(3), draw, 60.0)
+    return Beginnings(sheet, RandomStreams(3), draw, 60.0)
 
 
 def test_a_cue_may_begin_its_picture_itself() -> None:

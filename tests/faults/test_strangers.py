@@ -10,11 +10,11 @@ import pytest
 
 from cache.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.providers.shuffle import Bag, ShuffleBag
+from server.random_streams import RandomStreams
 from tests.cache.test_prefetch import bench, names
 from tests.helpers.pictures import picture
 from tests.helpers.screens import web
@@ -101,7 +101,7 @@ async def test_who_sees_the_sets(
 
 
 def test_only_what_has_sets_is_remembered() -> None:
-    bag = ShuffleBag(Chance(1))
+    bag = ShuffleBag(RandomStreams(1))
     for number in range(1000):
         assert bag.draw(f"wire_{number}", ()) is None
         assert bag.coming(f"wire_{number}", (), 3) == ()

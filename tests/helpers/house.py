@@ -18,7 +18,6 @@ from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
-from server.chance import Chance
 from server.clock import VirtualClock, settle
 from server.conditions import Conditions
 from server.config.show import Show, load_show
@@ -37,6 +36,7 @@ from server.performance.playback import Playback
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams
 from server.stage.presence import ScreenPresence
 from server.stage.stage import ScreenMailbox, Stage, StageFrame
 from server.state_file import Panic
@@ -210,7 +210,7 @@ async def _open_store(
 
 def _supply(
     clock: VirtualClock,
-    chance: Chance,
+    streams: RandomStreams,
     needs: Callable[[], list[Need]],
     opened_store: tuple[MemoryStore, LocalCache | None, Library],
 ) -> Supply:
@@ -218,7 +218,7 @@ def _supply(
     store, cache, library = opened_store
     prefetcher = None
     if cache is not None:
-        uniform = chance.stream("prefetch").uniform
+        uniform = streams.stream("prefetch").uniform
         prefetcher = Prefetcher(cache, library, needs, clock, uniform=uniform)
     return Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
 
@@ -289,13 +289,13 @@ async def house(
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
     )
-    metrics, asrun, chance = Metrics(), MemoryLog(), Chance(seed)
-    log, bag = CommandLog(), ShuffleBag(chance)
+    metrics, asrun, streams = Metrics(), MemoryLog(), RandomStreams(seed)
+    log, bag = CommandLog(), ShuffleBag(streams)
 
     def needs() -> list[Need]:
         return ensemble.lookahead.needs()
 
-    supply = _supply(clock, chance, needs, opened_store)
+    supply = _supply(clock, streams, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
     time_of_day = TimeOfDay(clock, show.timezone)
     ensemble = assemble(
@@ -305,7 +305,7 @@ async def house(
         Circumstances(
             clock=clock,
             schedule=schedule,
-            chance=chance,
+            streams=streams,
             bag=bag,
             asrun=asrun,
             metrics=metrics,
@@ -313,7 +313,7 @@ async def house(
             book=book,
             panic=panic,
             time_of_day=time_of_day,
-            live_seeds=lambda name: chance.stream("live", name),
+            live_seeds=lambda name: streams.stream("live", name),
             new_token=lambda: next(tokens),
             beside=at_once,
         ),

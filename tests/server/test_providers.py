@@ -13,12 +13,12 @@ from cache.store import MemoryStore
 from generator.engine import DrawingFailed, ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.providers.live import LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
+from server.random_streams import RandomStreams
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import at_once
 from tests.helpers.shows import Rhythm, cue, prompt, store_contents, write_show
@@ -37,9 +37,9 @@ class TestStatic(ProviderContract):
         lamp, lost = actions(tmp_path)
         library = Library(MemoryStore(store_contents([lamp], Rhythm(previews=9, step=0.5))))
         await library.refresh()
-        clock, chance = VirtualClock(), Chance(1)
+        clock, streams = VirtualClock(), RandomStreams(1)
         provider = StaticProvider(
-            library, ShuffleBag(chance), clock, chance, "squeeze", beside=at_once
+            library, ShuffleBag(streams), clock, streams, "squeeze", beside=at_once
         )
 
         async def nothing() -> int:

@@ -19,13 +19,13 @@ from cache.library import Library
 from cache.shelf import ScantyShelf
 from cache.store import MemoryStore, StoreUnavailable
 from generator.plan import Action
-from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.providers.base import Frame, ProviderError, Slot, Take
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import StaticProvider
 from server.providers.timing import UNKNOWN_DURATION, final_by
+from server.random_streams import RandomStreams
 from tests.cache.samples import plain
 from tests.helpers.house import at_once
 from tests.helpers.pictures import picture
@@ -44,13 +44,13 @@ class Bench:
         self.store = MemoryStore(store_contents([self.action], rhythm))
         self.library = Library(self.store)
         self.clock = VirtualClock(1000.0)
-        self.bag = ShuffleBag(Chance(seed))
+        self.bag = ShuffleBag(RandomStreams(seed))
         self.shelf = ScantyShelf(())
         self.static = StaticProvider(
             self.library,
             self.bag,
             self.clock,
-            Chance(seed),
+            RandomStreams(seed),
             fit="squeeze",
             shelf=self.shelf,
             beside=at_once,
@@ -193,7 +193,7 @@ async def test_the_bag_is_remembered(bench: Bench, tmp_path: Path) -> None:
 
 async def test_a_set_that_appears_joins_the_round_and_one_that_vanishes_leaves_it() -> None:
     changes: list[int] = []
-    bag = ShuffleBag(Chance(3), changed=lambda: changes.append(1))
+    bag = ShuffleBag(RandomStreams(3), changed=lambda: changes.append(1))
     drawn = [bag.draw("a", [0, 1]) for _ in range(2)]
     assert sorted(drawn) == [0, 1]  # type: ignore[type-var]
     assert bag.peek("a", [0, 1, 2]) == bag.draw("a", [0, 1, 2])

@@ -20,12 +20,12 @@ from cache.shelf import FullShelf
 from cache.store import MemoryStore
 from generator.plan import PlanInForce
 from server.asrun.log import MemoryLog
-from server.chance import Chance
 from server.clock import ScaledClock, SystemClock, VirtualClock
 from server.ensemble import Circumstances, Ensemble, assemble
 from server.metrics import Metrics
 from server.performance.playback import LOOK_IN
 from server.providers.shuffle import Bag, ShuffleBag
+from server.random_streams import RandomStreams
 from server.rehearsal.excerpts import in_a_row
 from server.rehearsal.terms import NOT_SPENT
 from server.rehearsal.watched import LINGERS, LOBBY, WatchedRehearsal, watch
@@ -259,7 +259,7 @@ async def in_haste(
     library = Library(store)
     await library.refresh()
     store.latency = latency
-    chance, log = Chance(1), MemoryLog()
+    streams, log = RandomStreams(1), MemoryLog()
     ensemble = assemble(
         show,
         PlanInForce(plan),
@@ -267,8 +267,8 @@ async def in_haste(
         Circumstances(
             clock=clock,
             schedule=in_a_row(show, clock.wall(), 2, gap=0.0),
-            chance=chance,
-            bag=ShuffleBag(chance),
+            streams=streams,
+            bag=ShuffleBag(streams),
             asrun=log,
             metrics=Metrics(),
             beside=at_once,

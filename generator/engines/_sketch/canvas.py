@@ -219,6 +219,6 @@ def between(rng: Random, low: float, high: float) -> float:
     return float(low + (high - low) * rng.random())
 
 
-def chance(rng: Random, share: float) -> bool:
+def streams(rng: Random, share: float) -> bool:
     """Whether what happens `share` of the time (0 to 1) happens now."""
     return bool(rng.random() < share)

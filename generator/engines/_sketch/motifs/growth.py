@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, Point, between, chance, ellipse
+from generator.engines._sketch.canvas import Canvas, Point, between, ellipse, streams
 from generator.engines._sketch.colour import Lab
 from generator.engines._sketch.motifs.land import frond
 from generator.engines._sketch.noise import Random, fractal, smoothstep
@@ -65,7 +65,7 @@ def _layer(
         size = between(rng, 0.18, 0.36) * (0.6 + 0.6 * near)
         paint = tone.lit(between(rng, -0.07, 0.07)).mix(palette.warm, rng.random() ** 3 * 0.4)
         paint = paint.mix(palette.cool, rng.random() ** 2 * 0.5)
-        if chance(rng, 0.3):
+        if streams(rng, 0.3):
             polygons = frond(root, inward, size * 1.2, size * between(rng, 0.0, 0.5), leaflets=18)
             canvas.shape(polygons, paint, soften=soften)
         else:
@@ -115,7 +115,7 @@ def _leaf(
 
 def _flower(canvas: Canvas, rng: Random, palette: Palette, at: Point, size: float) -> None:
     """A blossom of five petals."""
-    colour = palette.warm if chance(rng, 0.65) else palette.paper
+    colour = palette.warm if streams(rng, 0.65) else palette.paper
     start = rng.random() * 2 * np.pi
     for index in range(5):
         angle = start + index * 2 * np.pi / 5

@@ -8,10 +8,10 @@ from generator.engines._sketch.canvas import (
     Canvas,
     Point,
     between,
-    chance,
     ellipse,
     rectangle,
     smooth_path,
+    streams,
 )
 from generator.engines._sketch.colour import Lab
 from generator.engines._sketch.motifs.still_life import vessel
@@ -27,16 +27,16 @@ def interior(canvas: Canvas, rng: Random, palette: Palette) -> None:
     _window(canvas, rng, palette, floor)
     _door(canvas, rng, palette, floor, wall)
     middle = canvas.aspect * between(rng, 0.44, 0.52)
-    if chance(rng, 0.7):
+    if streams(rng, 0.7):
         _picture(canvas, rng, palette, (middle, between(rng, 0.26, 0.34)))
-    figure_first = chance(rng, 0.5)
+    figure_first = streams(rng, 0.5)
     if figure_first:
         _figure(canvas, rng, palette, (canvas.aspect * between(rng, 0.62, 0.70), floor + 0.1))
     _table(canvas, rng, palette, middle, floor)
-    if not figure_first and chance(rng, 0.4):
+    if not figure_first and streams(rng, 0.4):
         _figure(canvas, rng, palette, (canvas.aspect * between(rng, 0.34, 0.40), floor + 0.15))
     canvas.glow((canvas.aspect * 0.16, 0.36), 0.4, palette.spark, 0.22)
-    if chance(rng, 0.5):
+    if streams(rng, 0.5):
         canvas.mirror()
 
 

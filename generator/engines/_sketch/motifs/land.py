@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, between, chance, ellipse, rectangle
+from generator.engines._sketch.canvas import Canvas, between, ellipse, rectangle, streams
 from generator.engines._sketch.colour import Field, Lab
 from generator.engines._sketch.motifs.sky import luminary, reflection, sky
 from generator.engines._sketch.noise import Random, fractal, profile, smoothstep
@@ -16,7 +16,7 @@ _PLOT = 0.16
 
 def hills(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Layered hills in atmospheric perspective under a low sun, trees in the foreground."""
-    night = chance(rng, 0.15)
+    night = streams(rng, 0.15)
     horizon = between(rng, 0.42, 0.6)
     low = sky(canvas, rng, palette, horizon, night=night)
     luminary(canvas, rng, palette, horizon, night=night)
@@ -56,7 +56,7 @@ def ridge(
 
 def trees(canvas: Canvas, rng: Random, palette: Palette, ground: float) -> None:
     """A dark foreground with clumps of trees at one side, their crowns lit from the sky."""
-    left = chance(rng, 0.5)
+    left = streams(rng, 0.5)
     line = ground + profile(rng, canvas.width, cells=4) * 0.012
     lean = canvas.x if left else canvas.aspect - canvas.x
     line = line[None, :] + (lean / canvas.aspect - 0.5) * 0.1
@@ -72,7 +72,7 @@ def trees(canvas: Canvas, rng: Random, palette: Palette, ground: float) -> None:
         x = canvas.aspect * (side + between(rng, -0.16, 0.16))
         column = min(max(int(x * canvas.height), 0), canvas.width - 1)
         foot = float(line[0, column]) + 0.015
-        if chance(rng, 0.45):
+        if streams(rng, 0.45):
             palm(canvas, rng, palette, (x, foot), between(rng, 0.22, 0.42))
         else:
             crown(canvas, rng, palette, (x, foot), between(rng, 0.14, 0.3))
@@ -159,7 +159,7 @@ def frond(
 
 def village(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Houses on stilts under palms, along a river that mirrors them."""
-    night = chance(rng, 0.3)
+    night = streams(rng, 0.3)
     bank = between(rng, 0.6, 0.68)
     low = sky(canvas, rng, palette, bank, night=night)
     light = luminary(canvas, rng, palette, bank, night=night)
@@ -214,7 +214,7 @@ def house(
         [rectangle(x - wide * 0.9, eave, x + wide * 0.9, floor)], wall.mix(palette.shade, 0.4)
     )
     canvas.shape([rectangle(x - wide * 0.9, eave, x + wide * 0.15, floor)], wall)
-    opening = palette.spark if night or chance(rng, 0.3) else dark
+    opening = palette.spark if night or streams(rng, 0.3) else dark
     for offset in (-0.55, 0.5):
         at = x + offset * wide
         canvas.shape(

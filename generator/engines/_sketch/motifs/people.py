@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, Point, between, chance, ellipse, smooth_path
+from generator.engines._sketch.canvas import Canvas, Point, between, ellipse, smooth_path, streams
 from generator.engines._sketch.colour import Lab, lab
 from generator.engines._sketch.noise import Random, fractal, smoothstep
 from generator.engines._sketch.palettes import Palette
@@ -15,7 +15,7 @@ SKIN = ("8a5a3f", "a8714f", "b98460", "6e4a38", "c49a78", "94644a")
 
 def crowd(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Rows of standing and seated people under one light, fading into haze behind."""
-    light = 1 if chance(rng, 0.5) else -1
+    light = 1 if streams(rng, 0.5) else -1
     horizon = between(rng, 0.24, 0.36)
     source = canvas.aspect * (0.5 + 0.34 * light)
     warp = fractal(rng, canvas.width, canvas.height, cells=3, octaves=4) * 0.04
@@ -43,7 +43,7 @@ def crowd(canvas: Canvas, rng: Random, palette: Palette) -> None:
         pace = size * 0.44
         x = -between(rng, 0, pace)
         while x < canvas.aspect + pace:
-            gap = chance(rng, 0.10 + 0.1 * near)
+            gap = streams(rng, 0.10 + 0.1 * near)
             if not gap:
                 at = (x + rng.normal() * pace * 0.14, top + rng.normal() * size * 0.05)
                 _figure(
@@ -129,7 +129,7 @@ def _figure(
     canvas.shape([body], shadow)
     lit = [(x + (u - x) * 0.62 + light * wide * 0.3, v + size * 0.012) for u, v in body]
     canvas.shape([lit], cloth, soften=size * 0.018)
-    if chance(rng, 0.75):
+    if streams(rng, 0.75):
         skirt = [(u, v) for u, v in body if v > waist - size * 0.02]
         canvas.shape([skirt], dark.mix(cloth, 0.25), opacity=0.75, soften=size * 0.008)
     canvas.shape(
@@ -174,7 +174,7 @@ def _hair(
     light: int,
 ) -> None:
     x, y = at
-    if chance(rng, 0.16):
+    if streams(rng, 0.16):
         brim = palette.paper.mix(palette.middle, 0.4).mix(dark, 0.25)
         canvas.shape(
             [
@@ -198,7 +198,7 @@ def _hair(
             opacity=0.4,
         )
         return
-    low = head * (0.5 if chance(rng, 0.45) else -0.05)
+    low = head * (0.5 if streams(rng, 0.45) else -0.05)
     crown = smooth_path(
         [
             (x - head * 0.84, y + low),

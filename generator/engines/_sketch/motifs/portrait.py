@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, Point, between, chance, ellipse, smooth_path
+from generator.engines._sketch.canvas import Canvas, Point, between, ellipse, smooth_path, streams
 from generator.engines._sketch.colour import Field, Lab, lab
 from generator.engines._sketch.motifs.people import SKIN
 from generator.engines._sketch.noise import Random, fractal, smoothstep
@@ -13,7 +13,7 @@ from generator.engines._sketch.palettes import Palette
 
 def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Head and shoulders, modelled by one light out of a dark ground."""
-    light = 1 if chance(rng, 0.5) else -1
+    light = 1 if streams(rng, 0.5) else -1
     ground = palette.shade.mix(palette.dark, between(rng, 0.2, 0.75)).mix(palette.cool, 0.2)
     cloud = fractal(rng, canvas.width, canvas.height, cells=3, octaves=5)
     x0 = canvas.aspect * between(rng, 0.42, 0.58)
@@ -21,7 +21,7 @@ def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
     glow = ground.mix(palette.haze.mix(palette.middle, 0.5), 0.65)
     canvas.lay(canvas.gradient([(0, ground), (1, glow)], side), 1)
     canvas.planes[0] += cloud * np.float32(0.014)
-    if chance(rng, 0.5):
+    if streams(rng, 0.5):
         _window_behind(canvas, rng, palette, x0, light)
     size = between(rng, 0.155, 0.185)
     y0 = between(rng, 0.37, 0.42)
@@ -31,7 +31,7 @@ def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
     ]
     cloth = cloth.lit(-0.05, 0.8)
     hair = palette.dark.mix(palette.warm, between(rng, 0.0, 0.18)).lit(-0.03)
-    long = chance(rng, 0.5)
+    long = streams(rng, 0.5)
     if long:
         _mass(
             canvas,

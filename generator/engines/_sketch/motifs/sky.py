@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, between, chance, ellipse
+from generator.engines._sketch.canvas import Canvas, between, ellipse, streams
 from generator.engines._sketch.colour import Field, Lab
 from generator.engines._sketch.noise import Random, fractal, smoothstep
 from generator.engines._sketch.palettes import Palette
@@ -16,7 +16,7 @@ def sky(canvas: Canvas, rng: Random, palette: Palette, horizon: float, *, night:
         high, low = palette.dark.lit(0.03), palette.shade.mix(palette.middle, 0.5)
     else:
         high, low = palette.haze.mix(palette.cool, between(rng, 0.3, 0.75)), palette.paper
-    tint = palette.warm if chance(rng, 0.6) else palette.spark
+    tint = palette.warm if streams(rng, 0.6) else palette.spark
     low = low.mix(tint, 0.10 if night else between(rng, 0.05, 0.28))
     middle = high.mix(low, 0.45).lit(0.02)
     warp = fractal(rng, canvas.width, canvas.height, cells=2, octaves=3, stretch=3) * 0.05

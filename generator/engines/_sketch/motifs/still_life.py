@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, Point, between, chance, ellipse, smooth_path
+from generator.engines._sketch.canvas import Canvas, Point, between, ellipse, smooth_path, streams
 from generator.engines._sketch.noise import Random, fractal, smoothstep
 from generator.engines._sketch.palettes import Palette
 
@@ -13,7 +13,7 @@ _BOWL = ((0.0, 0.2), (0.1, 0.3), (0.35, 0.4), (0.6, 0.36), (0.85, 0.25), (1.0, 0
 
 def still_life(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """Jugs, bottles, bowls and fruit on a table before a plain wall."""
-    light = -1 if chance(rng, 0.6) else 1
+    light = -1 if streams(rng, 0.6) else 1
     edge = between(rng, 0.56, 0.64)
     cloud = fractal(rng, canvas.width, canvas.height, cells=3, octaves=5)
     back = palette.shade.mix(palette.cool, 0.3).mix(palette.dark, between(rng, 0.1, 0.6))
@@ -26,7 +26,7 @@ def still_life(canvas: Canvas, rng: Random, palette: Palette) -> None:
     canvas.lay(canvas.gradient([(0, glow), (1, back)], fall), 1)
     cloth = (
         palette.paper.mix(palette.haze, between(rng, 0.2, 0.8))
-        if chance(rng, 0.6)
+        if streams(rng, 0.6)
         else palette.middle.mix(palette.warm, 0.3)
     )
     top = canvas.gradient(

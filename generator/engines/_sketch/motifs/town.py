@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, between, chance, rectangle
+from generator.engines._sketch.canvas import Canvas, between, rectangle, streams
 from generator.engines._sketch.colour import Lab
 from generator.engines._sketch.motifs.sky import luminary, reflection, sky
 from generator.engines._sketch.noise import Random, fractal, smoothstep
@@ -18,9 +18,9 @@ _BLIND = 0.55
 
 def city(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """A skyline at dusk or by day, over water or a wet street."""
-    dusk = chance(rng, 0.65)
+    dusk = streams(rng, 0.65)
     ground = between(rng, 0.74, 0.84)
-    low = sky(canvas, rng, palette, ground * 0.85, night=dusk and chance(rng, 0.6))
+    low = sky(canvas, rng, palette, ground * 0.85, night=dusk and streams(rng, 0.6))
     light = luminary(canvas, rng, palette, ground * 0.8, night=False)
     focus = canvas.aspect * between(rng, 0.3, 0.7)
     for layer in range(_LAYERS):

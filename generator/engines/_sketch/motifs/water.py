@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines._sketch.canvas import Canvas, between, chance, smooth_path
+from generator.engines._sketch.canvas import Canvas, between, smooth_path, streams
 from generator.engines._sketch.motifs.sky import luminary, reflection, sky
 from generator.engines._sketch.noise import Random, profile, smoothstep
 from generator.engines._sketch.palettes import Palette
@@ -12,12 +12,12 @@ from generator.engines._sketch.palettes import Palette
 
 def sea(canvas: Canvas, rng: Random, palette: Palette) -> None:
     """A harbour or open sea, by day or by night, with the light's path on the water."""
-    night = palette.name in ("nocturne", "prussian") or chance(rng, 0.3)
+    night = palette.name in ("nocturne", "prussian") or streams(rng, 0.3)
     horizon = between(rng, 0.44, 0.62)
     low = sky(canvas, rng, palette, horizon, night=night)
     light = luminary(canvas, rng, palette, horizon, night=night)
     for layer in range(int(rng.integers(1, 4))):
-        left = chance(rng, 0.5)
+        left = streams(rng, 0.5)
         lean = canvas.x if left else canvas.aspect - canvas.x
         reach = canvas.aspect * between(rng, 0.3, 0.75)
         height = profile(rng, canvas.width, cells=5) * 0.012 + 0.035 + 0.03 * layer
@@ -26,7 +26,7 @@ def sea(canvas: Canvas, rng: Random, palette: Palette) -> None:
         canvas.lay(coast, smoothstep(0.0, 0.003, canvas.y - crest) * (lean < reach))
         if night:
             lamps(canvas, rng, palette, horizon - 0.006, left=left, reach=reach)
-    if chance(rng, 0.75):
+    if streams(rng, 0.75):
         ship(canvas, rng, palette, canvas.aspect * between(rng, 0.15, 0.85), horizon)
     calm = between(rng, 0.25, 0.8)
     reflection(canvas, rng, palette, horizon, light=light, calm=calm)
@@ -90,7 +90,7 @@ def boat(
 ) -> None:
     """A sampan or a sailing boat with its broken reflection."""
     x, y = at
-    facing = 1 if chance(rng, 0.5) else -1
+    facing = 1 if streams(rng, 0.5) else -1
     dark = palette.dark.mix(palette.warm, 0.1)
     hull = smooth_path(
         [
@@ -104,7 +104,7 @@ def boat(
     )
     mirrored = [(u, 2 * (y + size * 0.13) - v) for u, v in hull]
     canvas.shape([mirrored], dark, opacity=0.45, soften=size * 0.05)
-    if chance(rng, 0.6):
+    if streams(rng, 0.6):
         tall = size * between(rng, 1.3, 1.9)
         sail = smooth_path(
             [
@@ -115,7 +115,7 @@ def boat(
                 (x - facing * size * 0.35, y - tall * 0.6),
             ]
         )
-        cloth = palette.warm if chance(rng, 0.55) else palette.paper
+        cloth = palette.warm if streams(rng, 0.55) else palette.paper
         cloth = cloth.mix(palette.shade, 0.5 if night else 0.15)
         down = [
             (u + size * 0.02 * float(np.sin(v * 90)), 2 * (y + size * 0.1) - v * 0.9 - y * 0.1)

@@ -19,7 +19,7 @@ def new_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-class Chance:
+class RandomStreams:
     """Streams of numbers by name.
 
     Args:
