@@ -55,7 +55,10 @@ MINDED = {
         1,
         "catches all and tells `ShowProgress`, which notices one that hangs as well",
     ),
-    ("server/performance/feed.py", "create_task"): (1, "raises where the frames are awaited"),
+    ("server/performance/stream_reader.py", "create_task"): (
+        1,
+        "raises where the frames are awaited",
+    ),
     ("server/rehearsal/desk.py", "create_task"): (1, "catches all; how it ended is in the state"),
     # Two or more things at once, awaited by whoever begins them.
     ("cache/flights.py", "create_task"): (

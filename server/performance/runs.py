@@ -21,9 +21,9 @@ from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
 from server.modes.ladder import Rung
 from server.modes.manager import ModeManager
-from server.performance.feed import Feed, Leftovers
 from server.performance.progress import ShowProgress
 from server.performance.run import Assignment, OnStage, Reports, Run
+from server.performance.stream_reader import DrainingTasks, StreamReader
 from server.providers.base import Frame, ProviderError, Take
 from server.providers.timing import final_by
 from server.stage.stage import Ending
@@ -119,7 +119,7 @@ class Runs:
         self._waits_until: float | None = None
         self._new_token = new_token
         self._under_its_id = under_its_id
-        self._leftovers = Leftovers()
+        self._draining = DrainingTasks()
         self._run: Run | None = None
         self._was_on: OnStage | None = None
 
@@ -135,7 +135,7 @@ class Runs:
 
     async def aclose(self) -> None:
         """Wait until what the runs began has ended."""
-        await self._leftovers.aclose()
+        await self._draining.aclose()
 
     async def perform(self, assignment: Assignment, cycle: int, long_past: LongPast) -> float:
         """Perform `assignment` once, for the `cycle`th time; the steady time at which it ended."""
@@ -220,35 +220,37 @@ class Runs:
         """Play the run, or the rest of it, from one rung up to its final image."""
         patience = self._patience(run, rung, below)
         run.ask(rung)
-        async with self._feed(Feed(self._modes.provider(rung), run.action, run.slot)) as feed:
+        async with self._reader(
+            StreamReader(self._modes.provider(rung), run.action, run.slot)
+        ) as reader:
             async with self._within(*patience.to_first_frame):
-                take = await feed.opened()
+                take = await reader.opened()
                 if take.ends_at is not None and not run.begun and long_past(take.ends_at):
                     raise _Past(take.ends_at)
                 run.opened(take)
-                frame = None if take.planned else await feed.frame()
+                frame = None if take.planned else await reader.frame()
             if frame is None:
                 # Its final image is in hand, and it knows when what is due: where previews are
                 # not there its first frame comes late, but nothing keeps it from its end.
                 by = max(self._clock.now(), take.planned[-1][1]) + self._frame_gap
                 async with self._within(by, TimeoutError("no frame in time")):
-                    frame = await feed.frame()
+                    frame = await reader.frame()
             seen = run.show(take, frame)
             while not frame.final:
                 await self._until_there_is_room(run)
                 async with self._within(*self._to_next_frame(take, frame, patience, seen=seen)):
-                    frame = await feed.frame()
+                    frame = await reader.frame()
                 seen = run.show(take, frame) or seen
             self._modes.gave(rung)
             await self._sleep_until(run.last_due)
 
     @asynccontextmanager
-    async def _feed(self, feed: Feed) -> AsyncIterator[Feed]:
+    async def _reader(self, reader: StreamReader) -> AsyncIterator[StreamReader]:
         """Left, it closes in its own time."""
         try:
-            yield feed
+            yield reader
         finally:
-            self._leftovers.add(feed.drop())
+            self._draining.add(reader.drop())
 
     @asynccontextmanager
     async def _within(self, when: float, otherwise: Exception) -> AsyncIterator[None]:

@@ -197,7 +197,7 @@ async def test_pictures_that_are_cut_off_before_they_are_seen_are_told(
         async def never(*_: Any, **__: Any) -> None:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr("server.performance.feed.Feed.opened", never)
+        monkeypatch.setattr("server.performance.stream_reader.StreamReader.opened", never)
         await opened.play_to(CUT_UNSEEN + 1.5)
         assert told(opened) == [("pictures_cut_unseen", "degraded")]
         monkeypatch.undo()

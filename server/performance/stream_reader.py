@@ -19,7 +19,7 @@ _CLOSED_WITHIN = 5.0
 """Seconds that takes have to close when the show ends."""
 
 
-class Feed:
+class StreamReader:
     """The frames of one take, as they come.
 
     At most one frame waits to be fetched, so a take is never far ahead of the stage.
@@ -73,7 +73,7 @@ class Feed:
         return self._task
 
 
-class Leftovers:
+class DrainingTasks:
     """Takes that are closing while something else plays already."""
 
     def __init__(self) -> None:
