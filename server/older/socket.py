@@ -27,7 +27,7 @@ from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
 from server.connections import identified
 from server.older import messages as wire
-from server.providers.base import Frame, Provider, ProviderError, Slot, Take
+from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 from server.sockets import (
     TRY_AGAIN_LATER,
     Abuse,
@@ -248,8 +248,8 @@ class OlderSocket:
                 async with timeout_at(self._clock, start + self._clock.stretch(seconds)):
                     if provider.name == "live":
                         await stack.enter_async_context(self._drawing)
-                    take = await stack.enter_async_context(provider.open(action, Slot(start)))
-                    frame = await _next_frame(take)
+                    stream = await stack.enter_async_context(provider.open(action, Slot(start)))
+                    frame = await _next_frame(stream)
             except TimeoutError:
                 raise ProviderError("no frame in time") from None
             while True:
@@ -260,7 +260,7 @@ class OlderSocket:
                 try:
                     gap = self._clock.stretch(self._settings.frame_gap_timeout)
                     async with timeout_at(self._clock, max(self._clock.now(), frame.due) + gap):
-                        frame = await _next_frame(take)
+                        frame = await _next_frame(stream)
                 except (ProviderError, TimeoutError) as error:
                     # It has begun: another picture in its place would be no help to anybody.
                     _log.warning("older_wire", action_id=action.action_id, reason=str(error))
@@ -291,9 +291,9 @@ def as_jpeg(image: bytes) -> bytes:
     return buffer.getvalue()
 
 
-async def _next_frame(take: Take) -> Frame:
+async def _next_frame(stream: FrameStream) -> Frame:
     try:
-        return await anext(take.frames)
+        return await anext(stream.frames)
     except StopAsyncIteration:
         raise ProviderError("it ended without a final image") from None
 

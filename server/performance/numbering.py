@@ -1,6 +1,6 @@
 """How the frames of one run are numbered for the screens, whatever they are drawn by (pure).
 
-One run may be played by several takes, each with its own count of steps, and an engine may
+One run may be played by several streams, each with its own count of steps, and an engine may
 find out on the way that it makes more or fewer than it said. To a screen the numbers only
 ever ascend, no number comes twice, and the share of the picture that is done never falls.
 """
@@ -39,7 +39,7 @@ class Numbering:
         return float(self._share)
 
     def number(self, step: int, steps: int, *, final: bool) -> tuple[int, int]:
-        """Number and count for a frame that its take counts as `step` of `steps`."""
+        """Number and count for a frame that its stream counts as `step` of `steps`."""
         to_come = 0 if final else max(1, steps - step)
         while self._least() + to_come > self._steps:
             self._steps += self._told

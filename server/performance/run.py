@@ -21,7 +21,7 @@ from server.asrun.record import Activation
 from server.metrics import Metrics
 from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering
-from server.providers.base import Frame, ProviderName, Slot, Take
+from server.providers.base import Frame, FrameStream, ProviderName, Slot
 from server.stage import messages as wire
 from server.stage.stage import Ending, Performance, Stage, StageFrame
 
@@ -40,7 +40,7 @@ class Assignment:
         position: that, in seconds from the start of the screening.
         next_cue: steady time of the next generating cue, or the end; None for open.
         mode: the mode that the cue asks for, None for whichever is on.
-        failover: where a take-over goes on, as the cue asks; None as the show has it.
+        failover: where a stream-over goes on, as the cue asks; None as the show has it.
         why: in words, where it is not simply its cue.
         before: what is on the wall until it begins, where the stage was set in between.
     """
@@ -86,7 +86,7 @@ class Run:
         assignment: what is performed.
         decision: what it is played from, and why.
         cycle: which time it is, from 1.
-        failover: where in the picture a take-over goes on.
+        failover: where in the picture a stream-over goes on.
         end: steady time by which its final image should be on the wall; None for open.
         reports: where it is seen, written down and counted.
     """
@@ -110,8 +110,8 @@ class Run:
         self._cycle = cycle
         self._reports = reports
         self._rung: Rung | None = None
-        self._take: Take | None = None
-        self._first: tuple[Rung, Take] | None = None  # what gave its first frame
+        self._stream: FrameStream | None = None
+        self._first: tuple[Rung, FrameStream] | None = None  # what gave its first frame
         self._performance: Performance | None = None
         self._numbering: Numbering | None = None
         self._last_due = assignment.start
@@ -143,7 +143,7 @@ class Run:
 
     @property
     def slot(self) -> Slot:
-        """Where the next take has its place."""
+        """Where the next stream has its place."""
         fresh = not self.begun and not self._setbacks
         return Slot(self._last_due, self.end, self.share, leads_in=fresh)
 
@@ -160,23 +160,23 @@ class Run:
 
     def ask(self, rung: Rung) -> None:
         """A rung is to play it, or the rest of it."""
-        self._rung, self._take = rung, None
+        self._rung, self._stream = rung, None
 
-    def opened(self, take: Take) -> None:
-        """The rung that was asked has opened a take."""
-        self._take = take
+    def opened(self, stream: FrameStream) -> None:
+        """The rung that was asked has opened a stream."""
+        self._stream = stream
         self._note()
-        self._tell_setback(take)
+        self._tell_setback(stream)
 
-    def show(self, take: Take, frame: Frame) -> bool:
-        """Give the screens a frame of a take; whether it was given.
+    def show(self, stream: FrameStream, frame: Frame) -> bool:
+        """Give the screens a frame of a stream; whether it was given.
 
-        It is passed over where it would take the picture back behind what a take before
+        It is passed over where it would take the picture back behind what a stream before
         this one has shown.
         """
         if self._performance is None or self._numbering is None:
-            self._performance, self._numbering = self._begin(take, frame.steps)
-        elif self._too_early(take, frame):
+            self._performance, self._numbering = self._begin(stream, frame.steps)
+        elif self._too_early(stream, frame):
             return False
         step, steps = self._numbering.number(frame.step, frame.steps, final=frame.final)
         self._last_due = max(self._last_due, frame.due)
@@ -196,20 +196,20 @@ class Run:
         self._reports.asrun.planned(self._token, step, self._last_due)
         return True
 
-    def _begin(self, take: Take, steps: int) -> tuple[Performance, Numbering]:
+    def _begin(self, stream: FrameStream, steps: int) -> tuple[Performance, Numbering]:
         if self._rung is not None:
-            self._first = (self._rung, take)
-        # A take that joins in its middle brings frames that were due before it was opened.
+            self._first = (self._rung, stream)
+        # A stream that joins in its middle brings frames that were due before it was opened.
         self._last_due = -math.inf
         message = wire.RunStarted(
             run=self._token, cue=self.action.action_id, prompt=self.action.prompt, steps=steps
         )
-        for step, due in take.planned:
+        for step, due in stream.planned:
             self._reports.asrun.planned(self._token, step, due)
         return self._reports.stage.begin(message), Numbering(steps)
 
-    def _too_early(self, take: Take, frame: Frame) -> bool:
-        took_over = self._first is None or self._first[1] is not take
+    def _too_early(self, stream: FrameStream, frame: Frame) -> bool:
+        took_over = self._first is None or self._first[1] is not stream
         return took_over and not frame.final and frame.step / frame.steps <= self.share
 
     def set_back(self, rung: Rung, to: Rung | None, error: Exception, at: float) -> None:
@@ -223,7 +223,7 @@ class Run:
         )
         _log.warning("rung_failed", action_id=self.action.action_id, **setback.row())
         self._reports.metrics.setbacks.labels(rung=setback.from_).inc()
-        self._take = None
+        self._stream = None
         if not self.begun:
             # Nothing of it has been seen: it begins now, and not in its middle.
             self._last_due = max(self._last_due, at)
@@ -235,7 +235,7 @@ class Run:
     def hold(self) -> None:
         """Nothing is left to play it: the picture that is there stays."""
         if not self.begun:
-            self._rung = self._take = None
+            self._rung = self._stream = None
             self._note()
         self._reports.stage.tell(wire.Hold())
 
@@ -260,7 +260,7 @@ class Run:
         """What it is played by now; None before there is anything to tell."""
         if not self._noted:
             return None
-        source = self._take.source if self._take is not None else None
+        source = self._stream.source if self._stream is not None else None
         engine = self._rung.engine if self._rung is not None else None
         return OnStage(
             action=self.action,
@@ -271,7 +271,7 @@ class Run:
             cycle=self._cycle,
         )
 
-    def _tell_setback(self, took_over: Take | None = None) -> None:
+    def _tell_setback(self, took_over: FrameStream | None = None) -> None:
         """Write down the last setback, with what took over, where something has."""
         if self._untold is None:
             return
@@ -291,8 +291,8 @@ class Run:
         """Write down what is known by now: of what gave its first frame, once something has."""
         self._noted = True
         action, assignment, decision = self.action, self.assignment, self.decision
-        rung, take = self._first or (self._rung, self._take)
-        source = take.source if take is not None else None
+        rung, stream = self._first or (self._rung, self._stream)
+        source = stream.source if stream is not None else None
         why = [decision.why, assignment.why]
         if rung is None:
             why += [f"{setback.from_}: {setback.reason}" for setback in self._setbacks]

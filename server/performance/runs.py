@@ -24,7 +24,7 @@ from server.modes.manager import ModeManager
 from server.performance.progress import ShowProgress
 from server.performance.run import Assignment, OnStage, Reports, Run
 from server.performance.stream_reader import DrainingTasks, StreamReader
-from server.providers.base import Frame, ProviderError, Take
+from server.providers.base import Frame, FrameStream, ProviderError
 from server.providers.timing import final_by
 from server.stage.stage import Ending
 
@@ -224,23 +224,23 @@ class Runs:
             StreamReader(self._modes.provider(rung), run.action, run.slot)
         ) as reader:
             async with self._within(*patience.to_first_frame):
-                take = await reader.opened()
-                if take.ends_at is not None and not run.begun and long_past(take.ends_at):
-                    raise _Past(take.ends_at)
-                run.opened(take)
-                frame = None if take.planned else await reader.frame()
+                stream = await reader.opened()
+                if stream.ends_at is not None and not run.begun and long_past(stream.ends_at):
+                    raise _Past(stream.ends_at)
+                run.opened(stream)
+                frame = None if stream.planned else await reader.frame()
             if frame is None:
                 # Its final image is in hand, and it knows when what is due: where previews are
                 # not there its first frame comes late, but nothing keeps it from its end.
-                by = max(self._clock.now(), take.planned[-1][1]) + self._frame_gap
+                by = max(self._clock.now(), stream.planned[-1][1]) + self._frame_gap
                 async with self._within(by, TimeoutError("no frame in time")):
                     frame = await reader.frame()
-            seen = run.show(take, frame)
+            seen = run.show(stream, frame)
             while not frame.final:
                 await self._until_there_is_room(run)
-                async with self._within(*self._to_next_frame(take, frame, patience, seen=seen)):
+                async with self._within(*self._to_next_frame(stream, frame, patience, seen=seen)):
                     frame = await reader.frame()
-                seen = run.show(take, frame) or seen
+                seen = run.show(stream, frame) or seen
             self._modes.gave(rung)
             await self._sleep_until(run.last_due)
 
@@ -298,14 +298,14 @@ class Runs:
         return _Deadlines(by, shown_by)
 
     def _to_next_frame(
-        self, take: Take, frame: Frame, patience: _Deadlines, *, seen: bool
+        self, stream: FrameStream, frame: Frame, patience: _Deadlines, *, seen: bool
     ) -> tuple[float, Exception]:
         """Until when the frame after `frame` must be here, and what it is called if it is not.
 
-        Of a take with a plan that is measured against the plan: a step that was recorded
+        Of a stream with a plan that is measured against the plan: a step that was recorded
         slow is no failure.
         """
-        planned = next((due for step, due in take.planned if step > frame.step), 0.0)
+        planned = next((due for step, due in stream.planned if step > frame.step), 0.0)
         gap_ends = max(self._clock.now(), planned) + self._frame_gap
         if not seen and patience.shown_by < gap_ends:
             return patience.shown_by, patience.too_late

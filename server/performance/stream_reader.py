@@ -1,7 +1,7 @@
-"""A take played in a task of its own.
+"""A frame stream read in a task of its own.
 
 An engine that hangs may also hang in letting go. So whoever performs does not wait for a
-take to close: it is cancelled, and closes in its own time while the next one plays.
+stream to close: it is cancelled, and closes in its own time while the next one plays.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ import asyncio
 import structlog
 
 from generator.plan import Action
-from server.providers.base import Frame, Provider, ProviderError, Slot, Take
+from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 
 _log = structlog.get_logger(__name__)
 
 _CLOSED_WITHIN = 5.0
-"""Seconds that takes have to close when the show ends."""
+"""Seconds that streams have to close when the show ends."""
 
 
 class StreamReader:
-    """The frames of one take, as they come.
+    """The frames of one stream, as they come.
 
-    At most one frame waits to be fetched, so a take is never far ahead of the stage.
+    At most one frame waits to be fetched, so a stream is never far ahead of the stage.
     """
 
     def __init__(self, provider: Provider, action: Action, slot: Slot) -> None:
-        self._came: asyncio.Queue[Take | Frame | Exception] = asyncio.Queue(1)
+        self._came: asyncio.Queue[FrameStream | Frame | Exception] = asyncio.Queue(1)
         self._task = asyncio.create_task(
             self._play(provider, action, slot), name=f"take {action.action_id}"
         )
 
-    async def opened(self) -> Take:
-        """The take, once it has opened. To be asked first, and once.
+    async def opened(self) -> FrameStream:
+        """The stream, once it has opened. To be asked first, and once.
 
         Raises:
             Exception: whatever kept it from opening; `ProviderError` unless it is a mistake.
         """
         came = await self._next()
-        assert isinstance(came, Take)  # noqa: S101 - what is put first
+        assert isinstance(came, FrameStream)  # noqa: S101 - what is put first
         return came
 
     async def frame(self) -> Frame:
         """The next frame.
 
         Raises:
-            Exception: whatever ended the take; `ProviderError` unless it is a mistake.
+            Exception: whatever ended the stream; `ProviderError` unless it is a mistake.
         """
         came = await self._next()
-        assert isinstance(came, Frame)  # noqa: S101 - what is put after the take
+        assert isinstance(came, Frame)  # noqa: S101 - what is put after the stream
         return came
 
-    async def _next(self) -> Take | Frame:
+    async def _next(self) -> FrameStream | Frame:
         came = await self._came.get()
         if isinstance(came, Exception):
             raise came
@@ -59,9 +59,9 @@ class StreamReader:
 
     async def _play(self, provider: Provider, action: Action, slot: Slot) -> None:
         try:
-            async with provider.open(action, slot) as take:
-                await self._came.put(take)
-                async for frame in take.frames:
+            async with provider.open(action, slot) as stream:
+                await self._came.put(stream)
+                async for frame in stream.frames:
                     await self._came.put(frame)
             await self._came.put(ProviderError("it ended without a final image"))
         except Exception as error:  # noqa: BLE001 - raised where the frames are awaited
@@ -74,7 +74,7 @@ class StreamReader:
 
 
 class DrainingTasks:
-    """Takes that are closing while something else plays already."""
+    """Streams that are closing while something else plays already."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()

@@ -74,11 +74,11 @@ class Slot:
         start: when it begins; in the past where the stage joins a run in the middle.
         end: when its final image must be on the wall, None for whenever it is.
         share: how much of the picture is on the wall already, from 0 to 1, where a run that
-            another take began is taken over: only what comes after it is wanted, the first
+            another stream began is taken over: only what comes after it is wanted, the first
             of it no sooner than its duration after `start`. A provider that cannot begin in
             the middle gives everything as it comes, and what is too early is passed over.
         leads_in: whether `start` is when the picture was asked for, and the run begins as long
-            after it as runs do; else the wall has waited for another take already.
+            after it as runs do; else the wall has waited for another stream already.
     """
 
     start: float
@@ -100,7 +100,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class FrameStream:
     """One opened performance of an action.
 
     Attributes:
@@ -129,7 +129,7 @@ class Provider(Protocol):
         """Which rung of the ladder it is."""
         ...
 
-    def open(self, action: Action, slot: Slot) -> AbstractAsyncContextManager[Take]:
+    def open(self, action: Action, slot: Slot) -> AbstractAsyncContextManager[FrameStream]:
         """Begin to perform `action`; leaving the context ends everything it began.
 
         Raises:

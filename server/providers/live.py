@@ -31,13 +31,13 @@ from server.providers.base import (
     Beside,
     Capped,
     Frame,
+    FrameStream,
     NotThere,
     ProviderError,
     ProviderName,
     Slot,
     Source,
     Starting,
-    Take,
 )
 from server.providers.latency import Latencies
 from server.providers.timing import LiveDates
@@ -122,7 +122,7 @@ class LiveProvider:
         return self._live
 
     @asynccontextmanager
-    async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
+    async def open(self, action: Action, slot: Slot) -> AsyncIterator[FrameStream]:
         """Begin to draw `action`, with a seed of its own.
 
         An engine begins in the noise, whatever `slot` says.
@@ -143,7 +143,7 @@ class LiveProvider:
         with self._budget.run(now):
             recipe = action.recipe.with_seed(seed)
             async with aclosing(self._frames(recipe, asked)) as frames:
-                yield Take(source, action.recipe.steps, (), frames)
+                yield FrameStream(source, action.recipe.steps, (), frames)
 
     @property
     def _in_full(self) -> str:

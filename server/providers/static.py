@@ -25,12 +25,12 @@ from server.clock import Clock, timeout_at
 from server.providers.base import (
     Beside,
     Frame,
+    FrameStream,
     ProviderError,
     ProviderName,
     Slot,
     Source,
     StoreSilent,
-    Take,
 )
 from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
@@ -212,7 +212,7 @@ class StaticProvider:
             self._told.pop(place, None)
 
     @asynccontextmanager
-    async def open(self, action: Action, slot: Slot) -> AsyncIterator[Take]:
+    async def open(self, action: Action, slot: Slot) -> AsyncIterator[FrameStream]:
         """Choose a set and replay it in `slot`.
 
         Raises:
@@ -247,7 +247,7 @@ class StaticProvider:
         try:
             with self._shelf.holding(keys):
                 async with aclosing(self._frames(found, planned, final)) as frames:
-                    yield Take(source, len(durations), planned, frames)
+                    yield FrameStream(source, len(durations), planned, frames)
         finally:
             if self._playing is playing:  # else another run has begun already
                 self._playing = None

@@ -10,7 +10,7 @@ import pytest
 
 from generator.plan import Action
 from server.clock import VirtualClock, settle
-from server.providers.base import Frame, Provider, ProviderError, Slot, Take
+from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 
 
 @dataclass
@@ -22,9 +22,9 @@ class Bench:
     impossible: Action
     clock: VirtualClock
     left_behind: Callable[[], Awaitable[int]]
-    """How many takes have not let go of what they held."""
+    """How many streams have not let go of what they held."""
 
-    async def play(self, slot: Slot | None = None) -> tuple[Take, list[Frame]]:
+    async def play(self, slot: Slot | None = None) -> tuple[FrameStream, list[Frame]]:
         """A whole take, as fast as time is let pass."""
         task = asyncio.create_task(self._play(slot or Slot(self.clock.now())))
         await settle(400)  # what needs no time is done before any passes
@@ -32,9 +32,9 @@ class Bench:
         await settle(50)
         return await task
 
-    async def _play(self, slot: Slot) -> tuple[Take, list[Frame]]:
-        async with self.provider.open(self.action, slot) as take:
-            return take, [frame async for frame in take.frames]
+    async def _play(self, slot: Slot) -> tuple[FrameStream, list[Frame]]:
+        async with self.provider.open(self.action, slot) as stream:
+            return stream, [frame async for frame in stream.frames]
 
 
 class ProviderContract:
@@ -61,15 +61,15 @@ class ProviderContract:
         assert due[0] > start
 
     async def test_it_says_what_it_is_made_of(self, bench: Bench) -> None:
-        take, _ = await bench.play()
-        assert take.source.provider == bench.provider.name
-        assert take.source.engine
-        assert take.source.seed is not None
-        assert take.steps >= 1
+        stream, _ = await bench.play()
+        assert stream.source.provider == bench.provider.name
+        assert stream.source.engine
+        assert stream.source.seed is not None
+        assert stream.steps >= 1
 
     async def test_what_it_planned_is_what_it_gives(self, bench: Bench) -> None:
-        take, frames = await bench.play()
-        planned = dict(take.planned)
+        stream, frames = await bench.play()
+        planned = dict(stream.planned)
         assert all(planned.get(frame.step, frame.due) == frame.due for frame in frames)
 
     async def test_a_picture_taken_over_is_brought_to_its_end(self, bench: Bench) -> None:
@@ -83,15 +83,15 @@ class ProviderContract:
 
     async def test_what_it_cannot_perform_it_says(self, bench: Bench) -> None:
         with pytest.raises(ProviderError):
-            async with bench.provider.open(bench.impossible, Slot(bench.clock.now())) as take:
-                await anext(take.frames)
+            async with bench.provider.open(bench.impossible, Slot(bench.clock.now())) as stream:
+                await anext(stream.frames)
 
     async def test_leaving_in_the_middle_leaves_nothing_behind(self, bench: Bench) -> None:
         before = asyncio.all_tasks()
 
         async def look_in() -> None:
-            async with bench.provider.open(bench.action, Slot(bench.clock.now())) as take:
-                await anext(take.frames)
+            async with bench.provider.open(bench.action, Slot(bench.clock.now())) as stream:
+                await anext(stream.frames)
 
         task = asyncio.create_task(look_in())
         await bench.clock.advance(10)
@@ -103,8 +103,8 @@ class ProviderContract:
         before = asyncio.all_tasks()
 
         async def perform() -> None:
-            async with bench.provider.open(bench.action, Slot(bench.clock.now())) as take:
-                async for _ in take.frames:
+            async with bench.provider.open(bench.action, Slot(bench.clock.now())) as stream:
+                async for _ in stream.frames:
                     await bench.clock.sleep(1)
 
         task = asyncio.create_task(perform())

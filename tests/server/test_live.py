@@ -15,7 +15,7 @@ from generator.recipe import seed_for
 from server.clock import VirtualClock, settle
 from server.config.show import load_show
 from server.modes.budget import Budget
-from server.providers.base import ActionRefused, Frame, ProviderError, Slot, Take
+from server.providers.base import ActionRefused, Frame, FrameStream, ProviderError, Slot
 from server.providers.live import LiveProvider
 from tests.helpers.engines import drawing, flat, live, scripted, spoilt
 from tests.helpers.pictures import picture
@@ -44,25 +44,25 @@ def provider(clock: VirtualClock, engine: ScriptedEngine, **more: Any) -> LivePr
 
 async def play(
     one: LiveProvider, action: Action, clock: VirtualClock
-) -> tuple[Take, list[Frame], Exception | None]:
+) -> tuple[FrameStream, list[Frame], Exception | None]:
     frames: list[Frame] = []
 
-    async def run() -> Take:
-        async with one.open(action, Slot(clock.now())) as take:
-            async for frame in take.frames:
+    async def run() -> FrameStream:
+        async with one.open(action, Slot(clock.now())) as stream:
+            async for frame in stream.frames:
                 frames.append(frame)  # noqa: PERF401 - those before an error are wanted too
-        return take
+        return stream
 
     task = asyncio.create_task(run())
     await clock.advance(60)
     await settle(50)
     error = task.exception()
     assert error is None or isinstance(error, Exception)
-    return (Take.__new__(Take) if error else task.result()), frames, error
+    return (FrameStream.__new__(FrameStream) if error else task.result()), frames, error
 
 
 async def test_frames_are_due_a_little_after_they_came(action: Action, clock: VirtualClock) -> None:
-    take, frames, error = await play(
+    stream, frames, error = await play(
         provider(clock, scripted(clock, drawing("gpu", 4), pause=0.5)), action, clock
     )
     assert error is None
@@ -75,9 +75,9 @@ async def test_frames_are_due_a_little_after_they_came(action: Action, clock: Vi
         (5, 5, True),
     ]
     assert [frame.image for frame in frames] == [picture(f"gpu/{step}") for step in range(1, 6)]
-    assert take.planned == ()
-    assert take.source.provider == "live"
-    assert take.source.engine == "gpu: scripted 1"
+    assert stream.planned == ()
+    assert stream.source.provider == "live"
+    assert stream.source.engine == "gpu: scripted 1"
 
 
 async def test_every_drawing_has_a_seed_of_its_own_and_none_of_a_sets(
@@ -172,8 +172,8 @@ async def test_counts_that_are_wrong_are_put_right(action: Action, clock: Virtua
 
 async def test_leaving_leaves_the_engine(action: Action, clock: VirtualClock) -> None:
     engine = scripted(clock, drawing("gpu", 4), pause=0)
-    async with provider(clock, engine).open(action, Slot(clock.now())) as take:
-        await anext(take.frames)
+    async with provider(clock, engine).open(action, Slot(clock.now())) as stream:
+        await anext(stream.frames)
         assert engine.left == []
     assert engine.left == engine.asked
 
@@ -193,5 +193,5 @@ async def test_pictures_are_looked_at_beside_the_event_loop(action: Action) -> N
     engine = ScriptedEngine(drawing("gpu", 4))
     clock = VirtualClock()
     one = LiveProvider(live(engine), clock)
-    async with one.open(action, Slot(clock.now())) as take:
-        assert [frame.step async for frame in take.frames] == [1, 2, 3, 4, 5]
+    async with one.open(action, Slot(clock.now())) as stream:
+        assert [frame.step async for frame in stream.frames] == [1, 2, 3, 4, 5]

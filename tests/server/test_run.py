@@ -1,4 +1,4 @@
-"""A run as screens know it, whatever its takes do."""
+"""A run as screens know it, whatever its streams do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.config.show import load_show
 from server.metrics import Metrics
 from server.modes.ladder import STATIC, Decision, Rung
 from server.performance.run import Assignment, Reports, Run
-from server.providers.base import Frame, Source, Take
+from server.providers.base import Frame, FrameStream, Source
 from server.stage import messages as wire
 from server.stage.stage import Stage
 from tests.helpers.shows import cue, prompt, write_show
@@ -29,8 +29,8 @@ async def nothing() -> AsyncIterator[Frame]:
     yield
 
 
-def take(source: Source = LIVE, steps: int = 10) -> Take:
-    return Take(source, steps, (), nothing())
+def stream(source: Source = LIVE, steps: int = 10) -> FrameStream:
+    return FrameStream(source, steps, (), nothing())
 
 
 def frame(step: int, due: float, steps: int = 10) -> Frame:
@@ -67,9 +67,9 @@ class Bench:
         return row
 
 
-def fail_over(bench: Bench) -> Take:
+def fail_over(bench: Bench) -> FrameStream:
     """The engine gives three frames, well ahead of their time, and fails; a set takes over."""
-    first, second = take(), take(Source("static", "sketch 1", 3, "sha256:00", 9))
+    first, second = stream(), stream(Source("static", "sketch 1", 3, "sha256:00", 9))
     bench.run.ask(GPU)
     bench.run.opened(first)
     for step in (1, 2, 3):

@@ -21,7 +21,7 @@ from cache.store import MemoryStore, StoreUnavailable
 from generator.plan import Action
 from server.clock import VirtualClock
 from server.config.show import load_show
-from server.providers.base import Frame, ProviderError, Slot, Take
+from server.providers.base import Frame, FrameStream, ProviderError, Slot
 from server.providers.shuffle import Bag, ShuffleBag
 from server.providers.static import StaticProvider
 from server.providers.timing import UNKNOWN_DURATION, final_by
@@ -61,14 +61,14 @@ class Bench:
         stem = "final" if step == self.rhythm.frames else str(step)
         return files[image_key("lamp", number, f"{stem}.jpg")]
 
-    async def play(self, start: float | None = None) -> tuple[Take, list[Frame]]:
+    async def play(self, start: float | None = None) -> tuple[FrameStream, list[Frame]]:
         slot = Slot(self.clock.now() if start is None else start)
-        async with self.static.open(self.action, slot) as take:
-            return take, [frame async for frame in take.frames]
+        async with self.static.open(self.action, slot) as stream:
+            return stream, [frame async for frame in stream.frames]
 
     async def chosen(self) -> int | None:
-        async with self.static.open(self.action, Slot(self.clock.now())) as take:
-            return take.source.set_id
+        async with self.static.open(self.action, Slot(self.clock.now())) as stream:
+            return stream.source.set_id
 
     def spoil(self, number: int, name: str, data: bytes | None = None) -> None:
         key = meta_key("lamp", number) if name == "meta.json" else image_key("lamp", number, name)
@@ -126,15 +126,15 @@ async def test_a_set_that_can_be_begun_goes_before_one_that_cannot(bench: Bench)
 
 async def test_a_set_is_played_as_it_was_recorded(bench: Bench) -> None:
     start = bench.clock.now()
-    take, frames = await bench.play()
-    number = take.source.set_id
+    stream, frames = await bench.play()
+    number = stream.source.set_id
     assert number is not None
-    assert take.source.provider == "static"
-    assert (take.source.engine, take.source.seed) == ("tests 1", number)
-    assert take.source.set_hash is not None
-    assert take.steps == 5
-    assert take.planned == tuple((step, start + step) for step in range(1, 6))
-    assert take.ends_at == start + 5
+    assert stream.source.provider == "static"
+    assert (stream.source.engine, stream.source.seed) == ("tests 1", number)
+    assert stream.source.set_hash is not None
+    assert stream.steps == 5
+    assert stream.planned == tuple((step, start + step) for step in range(1, 6))
+    assert stream.ends_at == start + 5
     assert [(f.step, f.steps, f.final, f.due) for f in frames] == [
         (step, 5, step == 5, start + step) for step in range(1, 6)
     ]
@@ -146,12 +146,12 @@ async def test_a_run_that_would_be_cut_off_is_squeezed(bench: Bench) -> None:
     start = bench.clock.now()
     end = final_by(start, start + 4.0, crossfade=3.0)
     assert end == start + 3.0
-    async with bench.static.open(bench.action, Slot(start, end)) as take:
-        assert take.source.squeeze == pytest.approx(0.6)
-        assert take.ends_at == pytest.approx(end)
+    async with bench.static.open(bench.action, Slot(start, end)) as stream:
+        assert stream.source.squeeze == pytest.approx(0.6)
+        assert stream.ends_at == pytest.approx(end)
     bench.static._fit = "recorded"
-    async with bench.static.open(bench.action, Slot(start, end)) as take:
-        assert (take.source.squeeze, take.ends_at) == (1.0, start + 5)
+    async with bench.static.open(bench.action, Slot(start, end)) as stream:
+        assert (stream.source.squeeze, stream.ends_at) == (1.0, start + 5)
 
 
 async def test_missing_durations_are_made_up_anew_each_time(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ async def test_missing_durations_are_made_up_anew_each_time(tmp_path: Path) -> N
     plans = set()
     for _ in range(5):
         start = bench.clock.now()
-        take, frames = await bench.play()
+        stream, frames = await bench.play()
         assert len(frames) == 5
-        due = [start, *(at for _, at in take.planned)]
+        due = [start, *(at for _, at in stream.planned)]
         gaps = [round(after - before, 6) for before, after in itertools.pairwise(due)]
         low, high = UNKNOWN_DURATION
         assert all(low <= gap <= high for gap in gaps)
-        assert take.source.set_hash is None  # the meta names no hashes
+        assert stream.source.set_hash is None  # the meta names no hashes
         plans.add(tuple(gaps))
     assert len(plans) == 5
 
@@ -352,8 +352,8 @@ async def test_a_broken_preview_is_left_out_and_the_run_goes_on(
 async def test_a_store_that_fails_at_the_first_set_is_asked_for_the_next(bench: Bench) -> None:
     bench.store.fail_next(StoreUnavailable("x", "away"), on="get")
     with skipped() as told:
-        take, frames = await bench.play()
-    assert len(frames) == take.steps
+        stream, frames = await bench.play()
+    assert len(frames) == stream.steps
     assert told == [], "the store's fault is not held against the set"
     assert bench.static.usable("lamp") == (0, 1, 2, 3)
 
@@ -369,21 +369,21 @@ async def test_a_store_that_is_away_has_nothing_to_give(bench: Bench) -> None:
 async def test_a_store_that_fails_in_the_middle_costs_previews_and_not_the_final(
     bench: Bench,
 ) -> None:
-    async with bench.static.open(bench.action, Slot(bench.clock.now())) as take:
-        frames = [await anext(take.frames)]
+    async with bench.static.open(bench.action, Slot(bench.clock.now())) as stream:
+        frames = [await anext(stream.frames)]
         bench.store.fail_next(*[StoreUnavailable("x", "away")] * 20)
-        frames += [frame async for frame in take.frames]
+        frames += [frame async for frame in stream.frames]
     assert [frame.step for frame in frames] == [1, 5]
     assert frames[-1].final
 
 
 async def test_leaving_in_the_middle_leaves_nothing_behind(bench: Bench) -> None:
     before = asyncio.all_tasks()
-    async with bench.static.open(bench.action, Slot(bench.clock.now())) as take:
-        await anext(take.frames)
+    async with bench.static.open(bench.action, Slot(bench.clock.now())) as stream:
+        await anext(stream.frames)
     assert asyncio.all_tasks() == before
     with pytest.raises(StopAsyncIteration):
-        await anext(take.frames)
+        await anext(stream.frames)
 
 
 async def test_a_store_that_never_answers_can_be_left(bench: Bench) -> None:
@@ -398,10 +398,10 @@ async def test_a_store_that_never_answers_can_be_left(bench: Bench) -> None:
 
 async def test_joined_in_the_middle_the_newest_due_comes_first(bench: Bench) -> None:
     now = bench.clock.now()
-    take, frames = await bench.play(start=now - 3.4)
+    stream, frames = await bench.play(start=now - 3.4)
     assert [frame.step for frame in frames] == [3, 4, 5]
     assert [round(frame.due - now, 3) for frame in frames] == [-0.4, 0.6, 1.6]
-    assert take.planned[0] == (1, now - 2.4)
+    assert stream.planned[0] == (1, now - 2.4)
 
 
 async def test_joined_after_its_end_the_final_comes_alone(bench: Bench) -> None:
@@ -413,8 +413,8 @@ async def test_joined_in_the_middle_the_last_set_is_kept(bench: Bench) -> None:
     last: int | None = None
     for _ in range(6):
         last = await bench.chosen()
-        take, _ = await bench.play(start=bench.clock.now() - 2.0)
-        assert take.source.set_id == last
+        stream, _ = await bench.play(start=bench.clock.now() - 2.0)
+        assert stream.source.set_id == last
     fresh, _ = await bench.play()
     assert fresh.source.set_id != last
 
@@ -423,8 +423,8 @@ async def test_joined_in_the_middle_with_the_last_set_broken_takes_another(bench
     last = await bench.chosen()
     assert last is not None
     bench.spoil(last, "final.jpg")
-    take, _ = await bench.play(start=bench.clock.now() - 2.0)
-    assert take.source.set_id not in {None, last}
+    stream, _ = await bench.play(start=bench.clock.now() - 2.0)
+    assert stream.source.set_id not in {None, last}
 
 
 def test_an_action_has_what_the_tests_say(tmp_path: Path) -> None:
@@ -437,8 +437,8 @@ def test_an_action_has_what_the_tests_say(tmp_path: Path) -> None:
 
 async def taken_over(bench: Bench, share: float, start: float, end: float | None = None) -> Any:
     slot = Slot(start, end, share)
-    async with bench.static.open(bench.action, slot) as take:
-        return take, [frame async for frame in take.frames]
+    async with bench.static.open(bench.action, slot) as stream:
+        return stream, [frame async for frame in stream.frames]
 
 
 @pytest.mark.parametrize(
@@ -448,11 +448,11 @@ async def taken_over(bench: Bench, share: float, start: float, end: float | None
 async def test_taking_over_it_gives_what_comes_after_the_share(
     bench: Bench, share: float, steps: list[int]
 ) -> None:
-    take, frames = await taken_over(bench, share, bench.clock.now())
+    stream, frames = await taken_over(bench, share, bench.clock.now())
     assert [frame.step for frame in frames] == steps
     assert [frame.steps for frame in frames] == [5] * len(steps)
-    assert [step for step, _ in take.planned] == steps
-    assert take.steps == 5
+    assert [step for step, _ in stream.planned] == steps
+    assert stream.steps == 5
 
 
 async def test_taking_over_it_keeps_the_rhythm_of_what_came_before(bench: Bench) -> None:
