@@ -29,7 +29,7 @@ from server.performance.playback import LOOK_IN, Playback
 from server.performance.progress import ShowProgress
 from server.performance.run import Reports
 from server.performance.runs import Runs
-from server.providers.base import Beside
+from server.providers.base import Offload
 from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
@@ -66,7 +66,7 @@ class Circumstances:
         panic: the wall was made black before.
         live_seeds: where the seeds of what is drawn live come from, by the engine's name.
         new_token: makes run tokens, which never repeat.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
         look_in: seconds after which the playhead is asked at the latest.
         activation: a performance for visitors, or a dry run.
         time_scale: how fast the clock runs beside that of the screens.
@@ -86,7 +86,7 @@ class Circumstances:
     panic: Panic | None = None
     live_seeds: Callable[[str], Random] = lambda _name: Random()
     new_token: Callable[[], str] = lambda: secrets.token_urlsafe(9)
-    beside: Beside = asyncio.to_thread
+    offload: Offload = asyncio.to_thread
     look_in: float = LOOK_IN
     activation: Activation = "show"
     time_scale: TimeScale = REAL_TIME
@@ -141,7 +141,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         latencies=latencies,
         longest_gap=settings.playback.frame_gap_timeout,
         shelf=supply.shelf,
-        beside=around.beside,
+        offload=around.offload,
     )
     budget = Budget(
         settings.playback.live_runs_per_hour, settings.playback.live_at_once, around.no_live
@@ -231,7 +231,7 @@ def _live(
             taken=seeds_of_sets,
             budget=budget,
             latencies=latencies,
-            beside=around.beside,
+            offload=around.offload,
         )
         for engine in around.engines
     )

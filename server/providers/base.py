@@ -138,7 +138,7 @@ class Provider(Protocol):
         ...
 
 
-class Beside(Protocol):
+class Offload(Protocol):
     """How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""
 
     def __call__(self, function: Callable[[], Decoded], /) -> Awaitable[Decoded]:

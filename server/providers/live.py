@@ -28,11 +28,11 @@ from server.clock import Clock
 from server.modes.budget import Budget
 from server.providers.base import (
     ActionRefused,
-    Beside,
     Capped,
     Frame,
     FrameStream,
     NotThere,
+    Offload,
     ProviderError,
     ProviderName,
     Slot,
@@ -87,7 +87,7 @@ class LiveProvider:
         taken: the seeds of an action's sets, so that none of them is drawn a second time.
         budget: what caps live runs.
         latencies: is told how long the engine took to begin.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LiveProvider:
         taken: Callable[[Action], Collection[int]] = lambda _action: (),
         budget: Budget | None = None,
         latencies: Latencies | None = None,
-        beside: Beside = asyncio.to_thread,
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         self._live = live
         self._clock = clock
@@ -109,7 +109,7 @@ class LiveProvider:
         self._taken = taken
         self._budget = budget or Budget()
         self._latencies = latencies or Latencies()
-        self._beside = beside
+        self._offload = offload
 
     @property
     def name(self) -> ProviderName:
@@ -252,7 +252,7 @@ class LiveProvider:
         coarse = not image.final
         try:
             most = min(MAX_PIXELS, _MOST_TIMES * recipe.width * recipe.height)
-            seen = await self._beside(
+            seen = await self._offload(
                 lambda: decode_check(image.image, coarse=coarse, most_pixels=most)
             )
         except BadImage as error:

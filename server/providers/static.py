@@ -23,9 +23,9 @@ from cache.store import StoreError
 from generator.plan import Action
 from server.clock import Clock, timeout_at
 from server.providers.base import (
-    Beside,
     Frame,
     FrameStream,
+    Offload,
     ProviderError,
     ProviderName,
     Slot,
@@ -97,7 +97,7 @@ class StaticProvider:
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
         shelf: what is at hand; by default everything.
-        beside: how pictures are looked at without keeping the event loop.
+        offload: how pictures are looked at without keeping the event loop.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class StaticProvider:
         latencies: Latencies | None = None,
         longest_gap: float = _LONGEST_GAP,
         shelf: Shelf | None = None,
-        beside: Beside = asyncio.to_thread,
+        offload: Offload = asyncio.to_thread,
     ) -> None:
         self._library = library
         self._bag = bag
@@ -123,7 +123,7 @@ class StaticProvider:
         self._latencies = latencies or Latencies()
         self._longest_gap = longest_gap
         self._shelf: Shelf = FullShelf() if shelf is None else shelf
-        self._beside = beside
+        self._offload = offload
         # A disk and a line take their real time.
         self._to_the_wall = clock.stretch(_TO_THE_WALL)
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
@@ -359,7 +359,7 @@ class StaticProvider:
         if known is not None:
             return known
         try:
-            seen = await self._beside(lambda: decode_check(image, final.name, coarse=True))
+            seen = await self._offload(lambda: decode_check(image, final.name, coarse=True))
         except BadImage as error:
             return self._unfit(found, Fault(str(error), error.flaw, of_image=True))
         if seen.is_flat:

@@ -258,7 +258,7 @@ def _circumstances(
         book=ForceBook(scene.forces),
         live_seeds=lambda name: streams.stream("live", name),
         new_token=lambda: next(tokens),
-        beside=_now,
+        offload=_now,
         look_in=_SELDOM,
         activation="rehearsal",
     )

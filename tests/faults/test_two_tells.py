@@ -199,7 +199,7 @@ async def test_a_preview_left_out_leaves_its_time(tmp_path: Path) -> None:
     images[1] = replace(images[1], image=b"no picture")
     write_show(tmp_path, CUES)
     action = load_show(tmp_path, {}, {}).plan({}).actions[0]
-    provider = LiveProvider(live(scripted(clock, images)), clock, lead=LEAD, beside=at_once)
+    provider = LiveProvider(live(scripted(clock, images)), clock, lead=LEAD, offload=at_once)
     found: list[float] = []
 
     async def run() -> None:

@@ -315,7 +315,7 @@ async def house(
             time_of_day=time_of_day,
             live_seeds=lambda name: streams.stream("live", name),
             new_token=lambda: next(tokens),
-            beside=at_once,
+            offload=at_once,
         ),
     )
     stage, playback, modes = ensemble.stage, ensemble.playback, ensemble.modes

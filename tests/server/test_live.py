@@ -39,7 +39,7 @@ def clock() -> VirtualClock:
 
 
 def provider(clock: VirtualClock, engine: ScriptedEngine, **more: Any) -> LiveProvider:
-    return LiveProvider(live(engine), clock, **{"rng": Random(1), "beside": at_once, **more})
+    return LiveProvider(live(engine), clock, **{"rng": Random(1), "offload": at_once, **more})
 
 
 async def play(

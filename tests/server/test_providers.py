@@ -39,7 +39,7 @@ class TestStatic(ProviderContract):
         await library.refresh()
         clock, streams = VirtualClock(), RandomStreams(1)
         provider = StaticProvider(
-            library, ShuffleBag(streams), clock, streams, "squeeze", beside=at_once
+            library, ShuffleBag(streams), clock, streams, "squeeze", offload=at_once
         )
 
         async def nothing() -> int:
@@ -64,7 +64,7 @@ class TestLive(ProviderContract):
         clock = VirtualClock()
         plain = scripted(clock, drawing("gpu", 9))
         engine = Choosy(plain.images, pause=0.5, sleep=clock.sleep)
-        provider = LiveProvider(live(engine), clock, rng=Random(1), beside=at_once)
+        provider = LiveProvider(live(engine), clock, rng=Random(1), offload=at_once)
 
         async def drawing_still() -> int:
             return len(engine.asked) - len(engine.left)

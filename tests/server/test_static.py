@@ -53,7 +53,7 @@ class Bench:
             RandomStreams(seed),
             fit="squeeze",
             shelf=self.shelf,
-            beside=at_once,
+            offload=at_once,
         )
 
     def image(self, number: int, step: int) -> bytes:
@@ -266,7 +266,7 @@ async def test_sets_are_proven_beforehand_and_each_once(bench: Bench) -> None:
         looked.append(function())
         return looked[-1]
 
-    bench.static._beside = counted
+    bench.static._offload = counted
     blacken(bench, 2)
     with skipped() as told:
         await bench.static.prove([bench.action])

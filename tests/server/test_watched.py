@@ -271,7 +271,7 @@ async def in_haste(
             bag=ShuffleBag(streams),
             asrun=log,
             metrics=Metrics(),
-            beside=at_once,
+            offload=at_once,
             look_in=clock.stretch(LOOK_IN),
             activation="rehearsal",
             time_scale=clock.time_scale,
