@@ -119,15 +119,15 @@ class EngineWatch:
             async with timeout_at(self._clock, self._clock.now() + PROBE_WITHIN):
                 await provider.prove(recipe)
         except TimeoutError:
-            self._modes.disproved(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
+            self._modes.probe_failed(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
         except ActionRefused:
-            self._modes.proved(name)  # it is there, and knows what it cannot do
+            self._modes.probe_ok(name)  # it is there, and knows what it cannot do
         except NotThere as error:
             self._modes.not_there(name, error)
         except ProviderError as error:
-            self._modes.disproved(name, f"when tried out: {error}")
+            self._modes.probe_failed(name, f"when tried out: {error}")
         except Exception as error:  # noqa: BLE001 - one engine's mistake must not end the watch
             _log.exception("probe_failed", engine=name)
-            self._modes.disproved(name, f"when tried out: {error!r}")
+            self._modes.probe_failed(name, f"when tried out: {error!r}")
         else:
-            self._modes.proved(name)
+            self._modes.probe_ok(name)

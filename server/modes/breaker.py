@@ -114,13 +114,13 @@ class Breaker:
             return
         self._reason, self._ask_again = reason, now + ASK_AGAIN
 
-    def gave(self) -> None:
+    def succeeded(self) -> None:
         """It drew a whole picture for the stage; nothing is held against it any more."""
         if self._rests_until is None:
             self.reset()
             self._tried = True
 
-    def proved(self, now: float) -> None:
+    def probe_ok(self, now: float) -> None:
         """It drew a whole picture nobody saw.
 
         An engine that had failed is trusted after its grace, and its failures are not

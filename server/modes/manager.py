@@ -191,12 +191,12 @@ class ModeManager:
 
     # ------------------------------------------------------------ what came of it
 
-    def gave(self, rung: Rung) -> None:
+    def succeeded(self, rung: Rung) -> None:
         """A rung gave a whole picture."""
         if rung.engine is None:
             self._store_in_doubt_until = None
             return
-        self._breakers[rung.engine].gave()
+        self._breakers[rung.engine].succeeded()
 
     def failed(self, rung: Rung, action: Action, error: Exception) -> None:
         """A rung gave nothing, or broke off."""
@@ -245,9 +245,9 @@ class ModeManager:
         self._refused[name].clear()
         _log.info("engine_reset", engine=name)
 
-    def proved(self, name: str) -> None:
+    def probe_ok(self, name: str) -> None:
         """A probe of an engine went well."""
-        self._breakers[name].proved(self._clock.now())
+        self._breakers[name].probe_ok(self._clock.now())
         _log.info("engine_proved", engine=name, state=self.health(name).state)
 
     @property
@@ -275,7 +275,7 @@ class ModeManager:
             event = "engine_rests" if health.state == "resting" else "engine_not_there"
             _log.warning(event, engine=name, reason=health.reason, failures=health.failures)
 
-    def disproved(self, name: str, reason: str) -> None:
+    def probe_failed(self, name: str, reason: str) -> None:
         """A probe of an engine failed."""
         self._rest(name, reason)
 

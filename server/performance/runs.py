@@ -241,7 +241,7 @@ class Runs:
                 async with self._within(*self._to_next_frame(stream, frame, patience, seen=seen)):
                     frame = await reader.frame()
                 seen = run.show(stream, frame) or seen
-            self._modes.gave(rung)
+            self._modes.succeeded(rung)
             await self._sleep_until(run.last_due)
 
     @asynccontextmanager

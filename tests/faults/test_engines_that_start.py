@@ -112,7 +112,7 @@ def test_what_never_answered_starts_and_what_answered_before_has_failed() -> Non
     assert not breaker.health(100.0).usable
     assert breaker.health(100.0).until == 100.0 + ASK_AGAIN
     assert breaker.health(100.0 + ASK_AGAIN).until is None, "it may be asked"
-    breaker.proved(103.0)
+    breaker.probe_ok(103.0)
     assert (breaker.health(103.0).state, breaker.health(103.0).reason) == ("trusted", "")
     breaker.not_there(110.0, "refused")
     assert (breaker.health(110.0).state, breaker.health(110.0).failures) == ("resting", 1)

@@ -17,7 +17,7 @@ def test_it_rests_is_due_has_its_grace_and_is_trusted() -> None:
     assert (resting.failures, resting.reason) == (1, "no frame in time")
     assert breaker.health(REST).state == "due"
     assert not breaker.health(1e6).usable, "never without a probe"
-    breaker.proved(100)
+    breaker.probe_ok(100)
     grace = breaker.health(100)
     assert (grace.state, grace.until, grace.usable) == ("grace", 100 + GRACE, False)
     trusted = breaker.health(100 + GRACE)
@@ -37,12 +37,12 @@ def test_each_failure_in_a_row_rests_it_twice_as_long_up_to_a_limit() -> None:
 def test_only_a_picture_for_the_stage_makes_its_failures_forgotten() -> None:
     breaker = Breaker()
     breaker.failed(0, "why")
-    breaker.proved(20)
+    breaker.probe_ok(20)
     breaker.failed(60, "again")
     assert breaker.health(60).until == 60 + 2 * REST
-    breaker.proved(100)
+    breaker.probe_ok(100)
     assert breaker.health(200).failures == 2
-    breaker.gave()
+    breaker.succeeded()
     assert breaker.health(200).failures == 0
     breaker.failed(300, "later")
     assert breaker.health(300).until == 300 + REST
@@ -51,7 +51,7 @@ def test_only_a_picture_for_the_stage_makes_its_failures_forgotten() -> None:
 def test_a_picture_that_comes_while_it_rests_does_not_end_its_rest() -> None:
     breaker = Breaker()
     breaker.failed(0, "why")
-    breaker.gave()
+    breaker.succeeded()
     assert breaker.health(1).state == "resting"
 
 
@@ -80,11 +80,11 @@ def test_whatever_happens_it_is_never_trusted_without_a_proof_since_it_failed(
                 failed_at = now
             case "proved":
                 if breaker.health(now).state in {"due", "untried"}:
-                    breaker.proved(now)
+                    breaker.probe_ok(now)
                     proved_at = now
             case "gave":
                 if breaker.health(now).usable:
-                    breaker.gave()
+                    breaker.succeeded()
         health = breaker.health(now)
         assert (health.until is None) == (health.state not in {"resting", "grace"})
         if health.until is not None:

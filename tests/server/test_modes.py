@@ -376,7 +376,7 @@ async def test_an_engine_that_has_not_answered_yet_is_starting_and_does_not_rest
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
         assert (told["state"], told["failures"], told["usable"]) == ("starting", 0, False)
         # A probe finds it there: it is trusted at once, with no grace.
-        opened.modes.proved("gpu")
+        opened.modes.probe_ok("gpu")
         (told,) = (await ask(opened, "engines", "viewer"))["engines"]
         assert (told["state"], told["reason"], told["usable"]) == ("trusted", "", True)
         opened.modes.failed(Rung("live", "gpu"), opened.show.plan({}).actions[0], NotThere("gone"))
@@ -426,7 +426,7 @@ async def test_an_engine_that_rested_is_tried_out_between_cues_and_has_its_grace
         await opened.play_to(5)
         assert [recipe.width for recipe in script.asked] == [256], "tried out before it is needed"
         assert opened.modes.health("gpu").state == "trusted"
-        opened.modes.disproved("gpu", "a test")
+        opened.modes.probe_failed("gpu", "a test")
         await opened.play_to(29)
         assert opened.modes.health("gpu").state == "grace"
         assert len(script.asked) == 2
@@ -470,7 +470,7 @@ async def test_nobody_is_tried_out_while_a_picture_is_drawn_or_due(tmp_path: Pat
         cues=[*cues, cue(120, "end")],
         watch_engines=True,
     ) as opened:
-        opened.modes.disproved("gpu", "a test")
+        opened.modes.probe_failed("gpu", "a test")
         await opened.play_to(110)
         assert script.asked == [], "a show without pauses"
         await opened.play_to(150)

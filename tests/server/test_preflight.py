@@ -365,9 +365,9 @@ async def test_an_engine_that_would_not_draw(tmp_path: Path) -> None:
     async with house(
         tmp_path, CUES, toml=MANUAL, engines=engines, rhythms={"lamp": Rhythm(sets=0)}
     ) as opened:
-        opened.modes.disproved("gpu", "no picture")
+        opened.modes.probe_failed("gpu", "no picture")
         first = await found(opened)
-        opened.modes.disproved("box", "no picture")
+        opened.modes.probe_failed("box", "no picture")
         both = await found(opened)
     dead = [each for each in first if each.code == "engine_dead"]
     assert [(each.level, each.cue) for each in dead] == [("note", None)]
