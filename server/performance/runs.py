@@ -39,7 +39,7 @@ _FOR_AN_ENGINE: Final = 0.5
 _WORTH_TRYING: Final = 1.0
 """Seconds that an engine must have to catch up, or it is not asked at all."""
 
-LongPast = Callable[[float], bool]
+IsSuperseded = Callable[[float], bool]
 """Whether a run that ended at a steady time need not be shown any more: another is on by now."""
 
 
@@ -47,7 +47,7 @@ class TooLate(ProviderError):
     """A rung that may be sound, but the wall cannot wait for it."""
 
 
-class _Past(Exception):
+class _RunSuperseded(Exception):
     """A run that need not be shown any more; it had `ended` at that steady time."""
 
     def __init__(self, ended: float) -> None:
@@ -137,7 +137,9 @@ class Runs:
         """Wait until what the runs began has ended."""
         await self._draining.aclose()
 
-    async def perform(self, assignment: Assignment, cycle: int, long_past: LongPast) -> float:
+    async def perform(
+        self, assignment: Assignment, cycle: int, is_superseded: IsSuperseded
+    ) -> float:
         """Perform `assignment` once, for the `cycle`th time; the steady time at which it ended."""
         self._was_on = self.on_stage
         assignment = replace(assignment, action=self._under_its_id(assignment.action))
@@ -146,10 +148,10 @@ class Runs:
         passed_over = False
         self._mistake = None
         try:
-            ending = await self._climb(run, long_past)
-        except _Past as past:
+            ending = await self._climb(run, is_superseded)
+        except _RunSuperseded as superseded:
             passed_over = True
-            return past.ended
+            return superseded.ended
         finally:
             self._waits_until = None
             run.over(ending, self._clock.now())
@@ -178,7 +180,7 @@ class Runs:
 
     # ------------------------------------------------------------ the ladder
 
-    async def _climb(self, run: Run, long_past: LongPast) -> Ending:
+    async def _climb(self, run: Run, is_superseded: IsSuperseded) -> Ending:
         """Try rung after rung until one has given the final image.
 
         A rung that the wall could not wait for is asked again once those below it have
@@ -190,8 +192,8 @@ class Runs:
                 rungs, set_aside = set_aside, rungs
             rung = rungs.popleft()
             try:
-                await self._play(run, rung, rungs, long_past)
-            except _Past:
+                await self._play(run, rung, rungs, is_superseded)
+            except _RunSuperseded:
                 raise
             except Exception as error:  # noqa: BLE001 - the rungs below are none the worse for it
                 if isinstance(error, TooLate):
@@ -216,17 +218,19 @@ class Runs:
             self._mistake = error
         self._modes.failed(rung, run.action, error)
 
-    async def _play(self, run: Run, rung: Rung, below: Iterable[Rung], long_past: LongPast) -> None:
+    async def _play(
+        self, run: Run, rung: Rung, below: Iterable[Rung], is_superseded: IsSuperseded
+    ) -> None:
         """Play the run, or the rest of it, from one rung up to its final image."""
-        patience = self._patience(run, rung, below)
+        deadlines = self._deadlines(run, rung, below)
         run.ask(rung)
         async with self._reader(
             StreamReader(self._modes.provider(rung), run.action, run.slot)
         ) as reader:
-            async with self._within(*patience.to_first_frame):
+            async with self._within(*deadlines.to_first_frame):
                 stream = await reader.opened()
-                if stream.ends_at is not None and not run.begun and long_past(stream.ends_at):
-                    raise _Past(stream.ends_at)
+                if stream.ends_at is not None and not run.begun and is_superseded(stream.ends_at):
+                    raise _RunSuperseded(stream.ends_at)
                 run.opened(stream)
                 frame = None if stream.planned else await reader.frame()
             if frame is None:
@@ -238,7 +242,7 @@ class Runs:
             seen = run.show(stream, frame)
             while not frame.final:
                 await self._until_there_is_room(run)
-                async with self._within(*self._to_next_frame(stream, frame, patience, seen=seen)):
+                async with self._within(*self._to_next_frame(stream, frame, deadlines, seen=seen)):
                     frame = await reader.frame()
                 seen = run.show(stream, frame) or seen
             self._modes.succeeded(rung)
@@ -273,7 +277,7 @@ class Runs:
 
     # ------------------------------------------------------------ how long it is waited for
 
-    def _patience(self, run: Run, rung: Rung, below: Iterable[Rung]) -> _Deadlines:
+    def _deadlines(self, run: Run, rung: Rung, below: Iterable[Rung]) -> _Deadlines:
         """The rung's own, unless a set that is sure stands below it and the wall waits.
 
         Raises:
@@ -298,7 +302,7 @@ class Runs:
         return _Deadlines(by, shown_by)
 
     def _to_next_frame(
-        self, stream: FrameStream, frame: Frame, patience: _Deadlines, *, seen: bool
+        self, stream: FrameStream, frame: Frame, deadlines: _Deadlines, *, seen: bool
     ) -> tuple[float, Exception]:
         """Until when the frame after `frame` must be here, and what it is called if it is not.
 
@@ -307,6 +311,6 @@ class Runs:
         """
         planned = next((due for step, due in stream.planned if step > frame.step), 0.0)
         gap_ends = max(self._clock.now(), planned) + self._frame_gap
-        if not seen and patience.shown_by < gap_ends:
-            return patience.shown_by, patience.too_late
+        if not seen and deadlines.shown_by < gap_ends:
+            return deadlines.shown_by, deadlines.too_late
         return gap_ends, TimeoutError("no further frame in time")
