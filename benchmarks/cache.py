@@ -22,13 +22,13 @@ from pathlib import Path
 
 from benchmarks.lengths import length
 from benchmarks.machinery import quantile, say, spread
-from cache.copies import DiskCache
-from cache.credentials import S3Credentials
-from cache.keys import Key, image_key
-from cache.local import LocalCache
-from cache.recent import CachedContent
-from cache.s3 import S3Store
-from cache.store import MemoryStore
+from cache.local.cache import LocalCache
+from cache.local.disk_cache import DiskCache
+from cache.local.memory_cache import CachedContent
+from cache.model.keys import Key, image_key
+from cache.stores.credentials import S3Credentials
+from cache.stores.memory import MemoryStore
+from cache.stores.s3.store import S3Store
 
 SIZE = 150_000
 HITS = length(2_000, 100)

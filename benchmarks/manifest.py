@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.lengths import length
-from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
+from cache.model.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
 
 ROUNDS = length(5, 1)
 SHAPES = length(((20_000, 5), (1_000, 100)), ((200, 5), (10, 100)))

@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.lengths import length
 from benchmarks.machinery import say
-from cache.folder import FolderStore
+from cache.stores.folder import FolderStore
 from generator.engines._diffusers.untyped import Pipeline
 from generator.engines.diffusers import DiffusersEngine, DiffusersSettings
 from generator.recipe import Recipe

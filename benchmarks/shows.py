@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache.formats import FileFacts, SetMeta, dump_meta
-from cache.images import decode_check
-from cache.keys import set_prefix
-from cache.manifest import Manifest, ManifestAction, dump_manifest
+from cache.model.formats import FileFacts, SetMeta, dump_meta
+from cache.model.images import decode_check
+from cache.model.keys import set_prefix
+from cache.model.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
 from generator.plan import Action
 from generator.recorder import manifest_entry

@@ -16,11 +16,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from cache.documents import FormatError, WrongVersion, whole
-from cache.formats import MAX_STEPS, SetMeta, image_set, parse_meta
-from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
-from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_config, parse_manifest
-from cache.store import Conflict, NotFound, ReadableStore, Store, StoreDenied, Version
+from cache.model.documents import FormatError, WrongVersion, whole
+from cache.model.formats import MAX_STEPS, SetMeta, image_set, parse_meta
+from cache.model.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
+from cache.model.manifest import (
+    Manifest,
+    ManifestAction,
+    dump_manifest,
+    parse_config,
+    parse_manifest,
+)
+from cache.stores.port import Conflict, NotFound, ReadableStore, Store, StoreDenied, Version
 from cache.threads import offload_large
 
 _ATTEMPTS: Final = 40

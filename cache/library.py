@@ -9,13 +9,13 @@ from typing import Literal
 
 from cachetools import LRUCache
 
-from cache.documents import FormatError
-from cache.formats import ImageSet, SetMeta, Step, WrongFiles, image_set, parse_meta
-from cache.images import BadImage, Flaw, check_image
 from cache.index import load_manifest
-from cache.keys import Key, meta_key, set_place, set_prefix
-from cache.manifest import Manifest
-from cache.store import NotFound, ReadableStore, StoreDenied, StoreError, StoreUnavailable
+from cache.model.documents import FormatError
+from cache.model.formats import ImageSet, SetMeta, Step, WrongFiles, image_set, parse_meta
+from cache.model.images import BadImage, Flaw, check_image
+from cache.model.keys import Key, meta_key, set_place, set_prefix
+from cache.model.manifest import Manifest
+from cache.stores.port import NotFound, ReadableStore, StoreDenied, StoreError, StoreUnavailable
 from cache.threads import offload_large
 
 SetFlaw = Flaw | Literal["no meta", "bad meta", "missing", "unreadable"]

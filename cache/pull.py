@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Final
 
-from cache.documents import FormatError, WrongVersion
-from cache.formats import ImageSet, Step, image_set, parse_meta
-from cache.images import BadImage, check_image
 from cache.index import load_manifest
-from cache.keys import (
+from cache.model.documents import FormatError, WrongVersion
+from cache.model.formats import ImageSet, Step, image_set, parse_meta
+from cache.model.images import BadImage, check_image
+from cache.model.keys import (
     ACTIONS_PREFIX,
     MANIFEST,
     META_NAME,
@@ -30,8 +30,8 @@ from cache.keys import (
     set_place,
     set_prefix,
 )
-from cache.manifest import Manifest, dump_manifest
-from cache.store import NotFound, Store, StoreDenied
+from cache.model.manifest import Manifest, dump_manifest
+from cache.stores.port import NotFound, Store, StoreDenied
 from cache.threads import offload_large
 
 PARALLEL: Final = 8

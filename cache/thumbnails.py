@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image
 
-from cache.images import MAX_PIXELS, UNDECODABLE, BadImage, MediaType, on_black
+from cache.model.images import MAX_PIXELS, UNDECODABLE, BadImage, MediaType, on_black
 
 MEDIA_TYPE: Final[MediaType] = "image/webp"
 """At this size a JPEG's tables alone are a third of it; WebP takes half as many bytes."""

@@ -11,13 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import dump_meta, parse_meta
 from cache.index import register
-from cache.keys import config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
-from cache.manifest import dump_config
-from cache.store import Conflict, NotFound, Store
+from cache.model.documents import FormatError
+from cache.model.formats import dump_meta, parse_meta
+from cache.model.keys import config_key, image_key, meta_key
+from cache.model.manifest import dump_config
+from cache.stores.port import Conflict, NotFound, Store
 from generator.numbers import claim_key, next_free
 from generator.quarantine import APPROVAL, Harvested, approved_as, remove, store_of
 

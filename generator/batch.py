@@ -14,8 +14,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
-from cache.documents import FormatError
-from cache.store import Store, StoreError, StoreUnavailable
+from cache.model.documents import FormatError
+from cache.stores.port import Store, StoreError, StoreUnavailable
 from generator.board import Board, Failure
 from generator.engine import (
     DrawingFailed,

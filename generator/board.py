@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cache.store import StoreUnavailable
+from cache.stores.port import StoreUnavailable
 from generator.engine import EngineError, EngineUnavailable, RecipeRefused
 from generator.stock import Job
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from cache.formats import SetMeta
+from cache.model.formats import SetMeta
 from generator.recipe import Recipe
 
 _TIMED: Final = frozenset({"measured", "profiled"})

@@ -19,8 +19,8 @@ from typing import Final, Self
 
 import structlog
 
-from cache.documents import FormatError
-from cache.store import Store, StoreError
+from cache.model.documents import FormatError
+from cache.stores.port import Store, StoreError
 from cache.tasks import being_cancelled
 from generator import quarantine
 from generator.engine import Engine, EngineError, StepImage, Timing

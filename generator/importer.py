@@ -27,13 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cache.documents import FormatError, read_object, real, shown
-from cache.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta, parse_meta
-from cache.images import BadImage, check_image, decode_check
 from cache.index import load_manifest, register
-from cache.keys import config_key, image_key, meta_key
-from cache.manifest import ManifestAction, dump_config
-from cache.store import Conflict, NotFound, Store
+from cache.model.documents import FormatError, read_object, real, shown
+from cache.model.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta, parse_meta
+from cache.model.images import BadImage, check_image, decode_check
+from cache.model.keys import config_key, image_key, meta_key
+from cache.model.manifest import ManifestAction, dump_config
+from cache.stores.port import Conflict, NotFound, Store
 from generator.cues import format_time
 from generator.plan import Action, ActionType
 from generator.recorder import describe

@@ -11,10 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from cache.documents import FormatError
-from cache.formats import parse_meta
-from cache.keys import meta_key
-from cache.store import NotFound, SharedStore, Store
+from cache.model.documents import FormatError
+from cache.model.formats import parse_meta
+from cache.model.keys import meta_key
+from cache.stores.port import NotFound, SharedStore, Store
 from generator.engine import BatchEngine, Engine
 from generator.numbers import Numbers, release
 from generator.plan import Action

@@ -12,12 +12,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import parse_meta
 from cache.index import load_manifest
-from cache.keys import QUARANTINE_PREFIX, Key, action_prefix, meta_key, set_place
-from cache.manifest import ManifestAction
-from cache.store import Conflict, NotFound, Store, StoreDenied, StoreError
+from cache.model.documents import FormatError
+from cache.model.formats import parse_meta
+from cache.model.keys import QUARANTINE_PREFIX, Key, action_prefix, meta_key, set_place
+from cache.model.manifest import ManifestAction
+from cache.stores.port import Conflict, NotFound, Store, StoreDenied, StoreError
 
 STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ATTEMPTS: Final = 100

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from cache.documents import FormatError
-from cache.formats import parse_meta
 from cache.index import load_manifest, rebuild, update_manifest
-from cache.keys import ACTIONS_PREFIX, Key, config_key, meta_key, set_place
-from cache.manifest import Manifest, ManifestAction
-from cache.store import NotFound, Store, StoreDenied
+from cache.model.documents import FormatError
+from cache.model.formats import parse_meta
+from cache.model.keys import ACTIONS_PREFIX, Key, config_key, meta_key, set_place
+from cache.model.manifest import Manifest, ManifestAction
+from cache.stores.port import NotFound, Store, StoreDenied
 from generator.plan import Action, Plan
 from generator.recorder import manifest_entry
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cache.documents import FormatError, whole
-from cache.formats import SetMeta, parse_meta
-from cache.keys import (
+from cache.model.documents import FormatError, whole
+from cache.model.formats import SetMeta, parse_meta
+from cache.model.keys import (
     ACTION_ID_PATTERN,
     MAX_SET_ID,
     QUARANTINE_PREFIX,
@@ -28,10 +28,10 @@ from cache.keys import (
     quarantine_place,
     quarantine_prefix,
 )
-from cache.manifest import ManifestAction, parse_config
-from cache.store import NotFound, Store, Version
+from cache.model.manifest import ManifestAction, parse_config
+from cache.stores.port import NotFound, Store, Version
+from cache.stores.prefix import PrefixStore
 from cache.untrusted import Unfit, decode_answer
-from cache.within import StoreWithin
 from generator.engine import Engine, StepImage, Timing
 from generator.numbers import STAMP, claim_key, claimed_for
 from generator.plan import Action
@@ -85,9 +85,9 @@ def new_token(now: datetime) -> str:
     return f"{now.astimezone(UTC).strftime(STAMP)}-{secrets.token_hex(3)}"
 
 
-def store_of(store: Store, action_id: str, token: str) -> StoreWithin:
+def store_of(store: Store, action_id: str, token: str) -> PrefixStore:
     """A run's own small store; in it, the run is set 0 of its action."""
-    return StoreWithin(store, quarantine_prefix(action_id, token))
+    return PrefixStore(store, quarantine_prefix(action_id, token))
 
 
 async def keep(

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from cache.formats import FINAL, MAX_DURATION, MAX_LATENCY, FileFacts, SetMeta, dump_meta
-from cache.images import check_image, decode_check, extension_for
 from cache.index import register
-from cache.keys import Key, config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
-from cache.manifest import ManifestAction, dump_config
-from cache.store import Store
+from cache.model.formats import FINAL, MAX_DURATION, MAX_LATENCY, FileFacts, SetMeta, dump_meta
+from cache.model.images import check_image, decode_check, extension_for
+from cache.model.keys import Key, config_key, image_key, meta_key
+from cache.model.manifest import ManifestAction, dump_config
+from cache.stores.port import Store
 from generator.cues import format_time
 from generator.engine import (
     BatchEngine,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from cache.formats import SetMeta
 from cache.library import BrokenSet, Library
-from cache.manifest import ManifestAction
+from cache.model.formats import SetMeta
+from cache.model.manifest import ManifestAction
 from cache.parallel import in_order
 from generator.plan import Action
 from generator.provenance import changes

@@ -8,9 +8,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cache.formats import ImageSet, Step
-from cache.images import BadImage, Decoded, decode_check
 from cache.library import BrokenSet, Library, SetFlaw
+from cache.model.formats import ImageSet, Step
+from cache.model.images import BadImage, Decoded, decode_check
 from cache.parallel import in_order
 from generator.plan import Action
 from generator.provenance import changes

@@ -27,10 +27,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from cache.documents import FormatError
 from cache.encoding import json_text
-from cache.formats import dump_meta
-from cache.store import Conflict, SharedStore, Store, StoreError, StoreUnavailable
+from cache.model.documents import FormatError
+from cache.model.formats import dump_meta
+from cache.stores.port import Conflict, SharedStore, Store, StoreError, StoreUnavailable
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
 from generator.engine import (

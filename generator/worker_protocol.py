@@ -6,7 +6,7 @@ from typing import Annotated, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.formats import SetMeta
+from cache.model.formats import SetMeta
 from generator.cues import Identifier
 from generator.engine import Engine, EngineError
 from generator.recipe import Recipe

@@ -16,10 +16,10 @@ import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from cache.documents import FormatError
 from cache.library import Library
-from cache.prefetch import Need
-from cache.store import StoreError
+from cache.model.documents import FormatError
+from cache.prefetch.prefetcher import Need
+from cache.stores.port import StoreError
 from generator.harvest import Harvester
 from generator.plan import Action, PlanInForce
 from server.access import Access
@@ -475,7 +475,7 @@ def _older(
         clock,
         chance,
         show.settings.playback.fit,
-        shelf=supply.shelf,
+        availability=supply.availability,
     )
     return OlderSocket(
         Repertoire(ensemble.plan, show.programs, show.base_images, ensemble.playhead),

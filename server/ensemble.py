@@ -140,7 +140,7 @@ def assemble(show: Show, plan: PlanInForce, supply: Supply, around: Circumstance
         lead=settings.playback.lead,
         latencies=latencies,
         longest_gap=settings.playback.frame_gap_timeout,
-        shelf=supply.shelf,
+        availability=supply.availability,
         beside=around.beside,
     )
     budget = Budget(

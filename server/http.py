@@ -16,12 +16,12 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cache.documents import real
 from cache.encoding import json_text
-from cache.formats import MAX_STEPS
-from cache.images import BadImage, check_image, media_type_for
-from cache.keys import MAX_SET_ID, BadKey, image_key, is_action_id
-from cache.store import StoreError
+from cache.model.documents import real
+from cache.model.formats import MAX_STEPS
+from cache.model.images import BadImage, check_image, media_type_for
+from cache.model.keys import MAX_SET_ID, BadKey, image_key, is_action_id
+from cache.stores.port import StoreError
 from cache.untrusted import Unfit, decode_message, one_line, whole_number
 from generator.answers import JsonResponse
 from server.access import Access, AccessDenied

@@ -20,9 +20,9 @@ from typing import Annotated, Any, Final
 import structlog
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cache.documents import FormatError, read_object
 from cache.durable import KeptFile, left_over, make_private, write_durably
 from cache.encoding import json_text
+from cache.model.documents import FormatError, read_object
 from cache.untrusted import UNIX_TIME_LIMIT, UnixTime, mended, one_line
 from server.conditions import Condition
 from server.modes.forces import Forces

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from cache.urls import BadStoreAddress
+from cache.stores.urls import BadStoreAddress
 from server.access import Access, is_loopback
 from server.app import create_app
 from server.config.sections import ServerSection

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
+from cache.model.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
 from server.stage.presence import _CODES
 
 ROOT = Path(__file__).resolve().parents[1]

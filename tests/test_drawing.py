@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cache.keys import meta_key
+from cache.model.keys import meta_key
 from tests.helpers.buckets import SMALL, Servers, in_a_bucket, s3_servers, sheet, whole
 from tests.helpers.programs import Program, start
 from tests.helpers.servers import ROOT, plain_environment

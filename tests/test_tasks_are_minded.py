@@ -31,11 +31,14 @@ MINDED = {
     ("server/jobs.py", "create_task"): (1, "this is where jobs are minded"),
     ("cache/tasks.py", "create_task"): (1, "`first_of` raises what the first of them raised"),
     # Loops that go on for long, and catch all that is not their own end.
-    ("cache/local.py", "create_task"): (
+    ("cache/local/cache.py", "create_task"): (
         2,
         "tidying catches all and tells it by `untidy`; requests are awaited where they are begun",
     ),
-    ("cache/prefetch.py", "create_task"): (1, "fetchers catch all, and are told by `stumbled`"),
+    ("cache/prefetch/prefetcher.py", "create_task"): (
+        1,
+        "fetchers catch all, and are told by `stumbled`",
+    ),
     ("generator/harvest.py", "create_task"): (1, "the writer catches all, run by run"),
     ("server/engines/child.py", "create_task"): (
         1,
@@ -58,11 +61,11 @@ MINDED = {
     ("server/performance/feed.py", "create_task"): (1, "raises where the frames are awaited"),
     ("server/rehearsal/desk.py", "create_task"): (1, "catches all; how it ended is in the state"),
     # Two or more things at once, awaited by whoever begins them.
-    ("cache/flights.py", "create_task"): (
+    ("cache/local/single_flight.py", "create_task"): (
         1,
         "what it raises goes to all who wait; after the arrival, to the loop's handler",
     ),
-    ("cache/local.py", "ensure_future"): (1, "a timer, awaited beside the answer"),
+    ("cache/local/cache.py", "ensure_future"): (1, "a timer, awaited beside the answer"),
     ("cache/parallel.py", "ensure_future"): (1, "awaited, all of them"),
     ("cache/pull.py", "create_task"): (1, "awaited, all of them"),
     ("cache/threads.py", "ensure_future"): (1, "awaited, even where its caller is cancelled"),

@@ -1,1 +1,1 @@
-"""The kinds of stores that an address may name; `cache/urls.py` says how one is added."""
+"""The kinds of stores that an address may name; `cache/stores/urls.py` says how one is added."""

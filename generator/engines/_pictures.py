@@ -8,7 +8,7 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cache.images import on_black
+from cache.model.images import on_black
 from generator.engine import RecipeRefused, StepImage
 from generator.recipe import Recipe
 

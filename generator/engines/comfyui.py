@@ -35,7 +35,7 @@ import anyio
 import httpx
 from pydantic import SecretStr
 
-from cache.images import sniff
+from cache.model.images import sniff
 from cache.outgoing import reason_of, redacted
 from generator.engine import (
     DrawingFailed,

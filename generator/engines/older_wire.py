@@ -29,7 +29,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from cache.images import BadImage, check_image
+from cache.model.images import BadImage, check_image
 from cache.outgoing import reason_of, redacted
 from generator.engine import (
     DrawingFailed,

@@ -17,8 +17,8 @@ from typing import Any, cast
 import httpx
 from pydantic import SecretStr
 
-from cache.documents import FormatError, real
-from cache.formats import MAX_DURATION, MAX_STEPS, SetMeta, parse_meta
+from cache.model.documents import FormatError, real
+from cache.model.formats import MAX_DURATION, MAX_STEPS, SetMeta, parse_meta
 from cache.outgoing import reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, one_line
 from generator.engine import (

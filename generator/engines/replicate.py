@@ -31,7 +31,7 @@ import anyio
 import httpx
 from pydantic import SecretStr
 
-from cache.images import sniff
+from cache.model.images import sniff
 from cache.outgoing import reason_of
 from cache.untrusted import Unfit, decode_answer
 from generator.engine import (

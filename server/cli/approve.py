@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cache.documents import FormatError
 from cache.library import Library
-from cache.store import Store, StoreError
+from cache.model.documents import FormatError
+from cache.stores.port import Store, StoreError
 from generator import approval, quarantine
 from generator.approval import NotApproved
 from generator.quarantine import Harvested, Quarantine

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
-from cache.store import Store
-from cache.urls import BadStoreAddress
+from cache.stores.port import Store
+from cache.stores.urls import BadStoreAddress
 from server.config.show import Show, ShowError, load_show
 from server.config.stores import store_of
 

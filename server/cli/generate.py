@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cache.documents import FormatError, WrongVersion
 from cache.index import reindex
-from cache.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
 from cache.library import Library
-from cache.manifest import Manifest
-from cache.store import StoreError
+from cache.model.documents import FormatError, WrongVersion
+from cache.model.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
+from cache.model.manifest import Manifest
+from cache.stores.port import StoreError
 from generator.batch import BatchOutcome, Event, run_batch
 from generator.estimate import Experience
 from generator.importer import ImportReport, NothingToImport, import_sets

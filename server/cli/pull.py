@@ -19,12 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cache.documents import FormatError
-from cache.folder import FolderStore
 from cache.index import load_manifest
-from cache.keys import MANIFEST
+from cache.model.documents import FormatError
+from cache.model.keys import MANIFEST
 from cache.pull import PARALLEL, PullReport, pull
-from cache.store import NotFound, Store, StoreError
+from cache.stores.folder import FolderStore
+from cache.stores.port import NotFound, Store, StoreError
 from server.cli.common import (
     JsonOption,
     ShowOption,

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cache.stores.urls import BadStoreAddress
 from cache.untrusted import Unfit, fit_json
-from cache.urls import BadStoreAddress
 from generator.cues import parse_time
 from server.cli.common import (
     JsonOption,

@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr, ValidationError
 
 from cache.outgoing import redacted
-from cache.store import Store
+from cache.stores.port import Store
 from cache.untrusted import Unfit, fit_json
 from generator.engine import Engine, EngineError
 from generator.plan import DEFAULT_PROGRAM

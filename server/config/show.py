@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from cache.images import BadImage, check_image
+from cache.model.images import BadImage, check_image
 from generator.base_image import default_base_image
 from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
 from generator.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions

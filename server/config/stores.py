@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cache.store import Store
-from cache.urls import StoreOptions, open_store
+from cache.stores.port import Store
+from cache.stores.urls import StoreOptions, open_store
 from server.config.show import Show
 
 

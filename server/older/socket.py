@@ -18,7 +18,7 @@ import structlog
 from PIL import Image
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from cache.images import on_black
+from cache.model.images import on_black
 from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe

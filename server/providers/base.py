@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cache.images import Decoded
+from cache.model.images import Decoded
 from generator.plan import Action
 
 ProviderName = Literal["static", "live"]

@@ -10,7 +10,7 @@ from random import Random
 
 import structlog
 
-from cache.images import MAX_PIXELS, BadImage, decode_check
+from cache.model.images import MAX_PIXELS, BadImage, decode_check
 from generator.engine import (
     Engine,
     EngineDenied,

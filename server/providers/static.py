@@ -13,13 +13,13 @@ from typing import Literal
 import structlog
 from cachetools import LRUCache
 
-from cache.formats import ImageSet
-from cache.images import BadImage, decode_check
-from cache.keys import meta_key
 from cache.library import BrokenSet, Library, SetFlaw
-from cache.prefetch import Need
-from cache.shelf import FullShelf, Shelf
-from cache.store import StoreError
+from cache.model.formats import ImageSet
+from cache.model.images import BadImage, decode_check
+from cache.model.keys import meta_key
+from cache.prefetch.availability import Availability, EverythingAvailable
+from cache.prefetch.prefetcher import Need
+from cache.stores.port import StoreError
 from generator.plan import Action
 from server.chance import Chance
 from server.clock import Clock, timeout_at
@@ -96,7 +96,7 @@ class StaticProvider:
         latencies: how long engines take to begin.
         longest_gap: seconds without a preview, none being there in time, after which the final
             image comes.
-        shelf: what is at hand; by default everything.
+        availability: what is at hand; by default everything.
         beside: how pictures are looked at without keeping the event loop.
     """
 
@@ -111,7 +111,7 @@ class StaticProvider:
         lead: float = 0.0,
         latencies: Latencies | None = None,
         longest_gap: float = _LONGEST_GAP,
-        shelf: Shelf | None = None,
+        availability: Availability | None = None,
         beside: Beside = asyncio.to_thread,
     ) -> None:
         self._library = library
@@ -122,7 +122,9 @@ class StaticProvider:
         self._lead = lead
         self._latencies = latencies or Latencies()
         self._longest_gap = longest_gap
-        self._shelf: Shelf = FullShelf() if shelf is None else shelf
+        self._availability: Availability = (
+            EverythingAvailable() if availability is None else availability
+        )
         self._beside = beside
         # A disk and a line take their real time.
         self._to_the_wall = clock.stretch(_TO_THE_WALL)
@@ -169,7 +171,7 @@ class StaticProvider:
         for gone in self._faults.keys() - places.keys():
             del self._faults[gone]
         for (action_id, number), action in places.items():
-            if self._shelf.holds(meta_key(action_id, number)):
+            if self._availability.holds(meta_key(action_id, number)):
                 await self._open_set(action, number)
             else:
                 self._faults.pop((action_id, number), None)
@@ -245,7 +247,7 @@ class StaticProvider:
         begins = due[0] - squeeze * durations[first]
         playing = self._playing = Need(found.action_id, found.set_id, begins, due[-1])
         try:
-            with self._shelf.holding(keys):
+            with self._availability.holding(keys):
                 async with aclosing(self._frames(found, planned, final)) as frames:
                     yield Take(source, len(durations), planned, frames)
         finally:
@@ -302,16 +304,16 @@ class StaticProvider:
             return False
         found = await self._open_set(action, number)
         return found is not None and all(
-            self._shelf.holds(step.key) or self._shelf.expects(step.key)
+            self._availability.holds(step.key) or self._availability.expects(step.key)
             for step in found.steps[:-1]
         )
 
     async def _at_hand(self, action: Action, number: int) -> bool:
         """Whether a set can be begun at once: its meta and its final image are here."""
-        if not self._shelf.holds(meta_key(action.action_id, number)):
+        if not self._availability.holds(meta_key(action.action_id, number)):
             return False
         found = await self._open_set(action, number)
-        return found is not None and self._shelf.holds(found.steps[-1].key)
+        return found is not None and self._availability.holds(found.steps[-1].key)
 
     async def _open_set(self, action: Action, number: int) -> ImageSet | None:
         try:
@@ -403,21 +405,21 @@ class StaticProvider:
     def _more_of(self, found: ImageSet, number: int) -> bool:
         """Whether a preview after step `number` is at hand, and can be relied on to be read."""
         return not self._silent and any(
-            self._shelf.holds(step.key) for step in found.steps[number:-1]
+            self._availability.holds(step.key) for step in found.steps[number:-1]
         )
 
     async def _preview(self, found: ImageSet, index: int, due: float) -> bytes | None:
         """A preview, if it is at hand in time; one that is on its way is waited for until then."""
         key, now = found.steps[index].key, self._clock.now()
         until = due - self._clock.stretch(SENT_AHEAD)
-        at_hand = self._shelf.holds(key)
+        at_hand = self._availability.holds(key)
         if at_hand:
             until = max(until, now + self._clock.stretch(READ_WITHIN))
-        elif until <= now or not self._shelf.expects(key):
+        elif until <= now or not self._availability.expects(key):
             return None
         try:
             async with timeout_at(self._clock, until):
-                await self._shelf.arrival(key)
+                await self._availability.arrival(key)
                 image = await self._image(found, index)
         except TimeoutError:
             self._silent = at_hand

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import SetMeta, parse_meta
-from cache.keys import MANIFEST, Key, meta_key, parse_key, set_place
-from cache.local import LocalCache
-from cache.manifest import Manifest, parse_manifest
+from cache.local.cache import LocalCache
+from cache.model.documents import FormatError
+from cache.model.formats import SetMeta, parse_meta
+from cache.model.keys import MANIFEST, Key, meta_key, parse_key, set_place
+from cache.model.manifest import Manifest, parse_manifest
 from cache.parallel import in_order
-from cache.store import NotFound, Store, StoreDenied, StoreError
+from cache.stores.port import NotFound, Store, StoreDenied, StoreError
 
 _AT_ONCE: Final = 16
 _LOOKED_WITHIN: Final = 30.0

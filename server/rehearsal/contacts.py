@@ -12,12 +12,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from cache.formats import ImageSet, Step
-from cache.images import BadImage
-from cache.keys import Key, meta_key
 from cache.library import BrokenSet, Library
+from cache.model.formats import ImageSet, Step
+from cache.model.images import BadImage
+from cache.model.keys import Key, meta_key
 from cache.parallel import in_order
-from cache.store import StoreError
+from cache.stores.port import StoreError
 from cache.thumbnails import Thumbnail, thumbnail
 from server.rehearsal.report import Report
 
@@ -124,7 +124,7 @@ async def contact_sheets(
     Args:
         library: where the sets are; refreshed before by its owner.
         report: names the actions, and which set of each was played first.
-        at_hand: whether a file can be had at once: `Shelf.holds`.
+        at_hand: whether a file can be had at once: `Availability.holds`.
         progress: told after each action how many are done, and of how many.
     """
     first = _first_played(report)

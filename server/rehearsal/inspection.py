@@ -7,8 +7,8 @@ from collections import defaultdict
 
 from PIL import Image, UnidentifiedImageError
 
-from cache.images import BadImage, check_image, media_type_for
-from cache.keys import Key, set_place
+from cache.model.images import BadImage, check_image, media_type_for
+from cache.model.keys import Key, set_place
 from server.rehearsal.set_findings import Flawed
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NoReturn, Self
 
-from cache.documents import FormatError, read_object, write_object
-from cache.images import media_type_for
-from cache.keys import META_NAME, Key, set_place
-from cache.store import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
+from cache.model.documents import FormatError, read_object, write_object
+from cache.model.images import media_type_for
+from cache.model.keys import META_NAME, Key, set_place
+from cache.stores.port import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
 from server.clock import Clock
 from server.rehearsal.catalogue import Catalogue
 from server.rehearsal.standin import stand_in

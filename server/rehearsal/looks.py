@@ -13,9 +13,9 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
-from cache.keys import meta_key, set_prefix
 from cache.library import BrokenSet
-from cache.store import StoreError
+from cache.model.keys import meta_key, set_prefix
+from cache.stores.port import StoreError
 from generator.plan import Action
 from server.config.show import Show
 from server.engines.live import LiveEngines
@@ -204,7 +204,7 @@ class Looks:
         findings: list[Finding] = []
         longest: Finding | None = None
         for number in self._ensemble.static.usable(action.action_id):
-            if not self._supply.shelf.holds(meta_key(action.action_id, number)):
+            if not self._supply.availability.holds(meta_key(action.action_id, number)):
                 continue  # it would have to come over the line
             try:
                 found = await self._supply.library.open_set(action.action_id, number)

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from cache.folder import FolderStore
-from cache.formats import SetMeta
-from cache.keys import Key, meta_key, set_place
 from cache.library import BrokenSet, Library
-from cache.local import LocalCache
-from cache.manifest import Manifest
-from cache.prefetch import Coverage, Need, Prefetcher
-from cache.shelf import FullShelf
-from cache.store import NotFound, StoreError, StoreUnavailable
+from cache.local.cache import LocalCache
+from cache.model.formats import SetMeta
+from cache.model.keys import Key, meta_key, set_place
+from cache.model.manifest import Manifest
+from cache.prefetch.availability import EverythingAvailable
+from cache.prefetch.prefetcher import Coverage, Need, Prefetcher
+from cache.stores.folder import FolderStore
+from cache.stores.port import NotFound, StoreError, StoreUnavailable
 from generator.estimate import Experience, steps_of
 from generator.plan import Plan, PlanInForce
 from generator.recipe import Recipe
@@ -235,7 +235,7 @@ async def _metas(ensemble: Ensemble, supply: Supply) -> list[SetMeta]:
     found: list[SetMeta] = []
     for action in ensemble.plan.actions:
         for number in ensemble.static.usable(action.action_id):
-            if supply.shelf.holds(meta_key(action.action_id, number)):
+            if supply.availability.holds(meta_key(action.action_id, number)):
                 with suppress(BrokenSet, StoreError):  # those who play say so
                     opened = await supply.library.open_set(action.action_id, number)
                     found.append(opened.meta)
@@ -374,7 +374,9 @@ async def _supply(
     if isinstance(scene.sets, Path):
         may_fail = _FolderThatMayFail(scene.sets, scene.lost, inspector, scene.follow)
         async with may_fail as store:
-            yield Supply(store, Library(store, sets_remembered=_SETS_REMEMBERED), FullShelf())
+            yield Supply(
+                store, Library(store, sets_remembered=_SETS_REMEMBERED), EverythingAvailable()
+            )
         return
     catalogue = scene.sets.catalogue
     origin = LineStore("the store", catalogue, scene.sets.line, clock, scene.lost)

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Final
 
-from cache.documents import FormatError
-from cache.folder import FolderStore
-from cache.formats import SetMeta
 from cache.library import Library
-from cache.manifest import Manifest
-from cache.store import ReadableStore, Store, StoreError
+from cache.model.documents import FormatError
+from cache.model.formats import SetMeta
+from cache.model.manifest import Manifest
+from cache.stores.folder import FolderStore
+from cache.stores.port import ReadableStore, Store, StoreError
 from generator.plan import Plan
 from generator.verify import SetFinding, verify_sets
 from server.chance import Chance

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Final
 
-from cache.documents import FormatError
-from cache.formats import SetMeta
-from cache.keys import Key, set_place
+from cache.model.documents import FormatError
+from cache.model.formats import SetMeta
+from cache.model.keys import Key, set_place
 from generator.cues import format_time
 from generator.plan import Action, Plan
 from server.rehearsal.report import Finding, Level, about

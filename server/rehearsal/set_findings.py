@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cache.documents import FormatError
-from cache.formats import SetMeta, WrongFiles, image_set
-from cache.keys import META_NAME, meta_key, set_place
 from cache.library import SetFlaw
-from cache.manifest import Manifest, ManifestAction
+from cache.model.documents import FormatError
+from cache.model.formats import SetMeta, WrongFiles, image_set
+from cache.model.keys import META_NAME, meta_key, set_place
+from cache.model.manifest import Manifest, ManifestAction
 from generator.plan import Action, Plan, Planned
 from generator.provenance import changes
 from generator.verify import SetFinding

@@ -12,7 +12,7 @@ from typing import Self
 
 from PIL import Image
 
-from cache.images import MediaType, extension_for
+from cache.model.images import MediaType, extension_for
 
 _SIDE = 16
 """Pixels: looked at coarsely, at an eighth, there must still be something to see."""

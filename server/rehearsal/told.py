@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from cache.keys import set_place
+from cache.model.keys import set_place
 from generator.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
 from generator.plan import Action, Plan
 from server.asrun.file import Row

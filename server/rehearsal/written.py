@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from cache.documents import FormatError
 from cache.durable import SHARED, write_durably
-from cache.folder import FolderStore
-from cache.keys import Key
 from cache.library import Library
-from cache.store import StoreError
+from cache.model.documents import FormatError
+from cache.model.keys import Key
+from cache.stores.folder import FolderStore
+from cache.stores.port import StoreError
 from server.config.show import Show
 from server.config.stores import store_of
 from server.rehearsal.catalogue import looked_through

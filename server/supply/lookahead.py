@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cache.prefetch import Need
+from cache.prefetch.prefetcher import Need
 from generator.cues import NavigateCue
 from generator.plan import Action, Planned
 from server.clock import Clock

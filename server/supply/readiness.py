@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import structlog
 
-from cache.documents import FormatError
-from cache.prefetch import Coverage
-from cache.store import StoreError
+from cache.model.documents import FormatError
+from cache.prefetch.prefetcher import Coverage
+from cache.stores.port import StoreError
 from generator.plan import Action, PlanInForce
 from server.clock import Clock
 from server.metrics import Metrics

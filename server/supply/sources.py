@@ -16,13 +16,13 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cache.folder import FolderStore
-from cache.keys import Key
 from cache.library import Library
-from cache.local import LocalCache
-from cache.prefetch import Coverage, Need, Prefetcher
-from cache.shelf import FullShelf, Shelf
-from cache.store import NotFound, ReadableStore, SharedStore, Store
+from cache.local.cache import LocalCache
+from cache.model.keys import Key
+from cache.prefetch.availability import Availability, EverythingAvailable
+from cache.prefetch.prefetcher import Coverage, Need, Prefetcher
+from cache.stores.folder import FolderStore
+from cache.stores.port import NotFound, ReadableStore, SharedStore, Store
 from server.clock import Clock
 from server.conditions import Condition
 from server.config.show import Show
@@ -41,7 +41,7 @@ class Supply:
     Attributes:
         store: read by key.
         library: the sets in it, checked.
-        shelf: what can be had at once.
+        availability: what can be had at once.
         cache: the copies on this machine; None where the store is on this machine itself.
         prefetcher: who makes them; None likewise.
         origin: what is copied, or `store` itself where nothing is; written to. None in a rehearsal.
@@ -49,7 +49,7 @@ class Supply:
 
     store: ReadableStore
     library: Library
-    shelf: Shelf
+    availability: Availability
     cache: LocalCache | None = None
     prefetcher: Prefetcher | None = None
     origin: Store | None = None
@@ -171,7 +171,7 @@ async def open_supply(
         near = isinstance(origin, FolderStore) and settings.copies == "auto"
         if near or settings.copies == "never":
             library = Library(origin, sets_remembered=_SETS_REMEMBERED)
-            yield Supply(origin, library, FullShelf(), origin=origin)
+            yield Supply(origin, library, EverythingAvailable(), origin=origin)
             return
         cache = copies_of(show, origin)
         async with cache:

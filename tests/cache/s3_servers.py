@@ -22,7 +22,7 @@ from typing import Self
 
 import pytest
 
-from cache.credentials import S3Credentials
+from cache.stores.credentials import S3Credentials
 
 KEY_ID = "AKIDOFTHESETESTS"
 SECRET = "s3cr3t-of-these-tests"

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache.formats import FileFacts, SetMeta, dump_meta
-from cache.keys import image_key, meta_key
-from cache.manifest import Manifest, ManifestAction, dump_manifest
-from cache.store import MemoryStore
+from cache.model.formats import FileFacts, SetMeta, dump_meta
+from cache.model.keys import image_key, meta_key
+from cache.model.manifest import Manifest, ManifestAction, dump_manifest
+from cache.stores.memory import MemoryStore
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)

@@ -10,8 +10,8 @@ import contextlib
 
 import pytest
 
-from cache.keys import BadKey, Key, parse_key
-from cache.store import Conflict, Entry, NotFound, ReadableStore, Store
+from cache.model.keys import BadKey, Key, parse_key
+from cache.stores.port import Conflict, Entry, NotFound, ReadableStore, Store
 
 A = parse_key("actions/prompt_001/sets/0/1.jpg")
 MANIFEST = parse_key("manifest.json")

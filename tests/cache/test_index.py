@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from cache.documents import FormatError, WrongVersion
-from cache.folder import FolderStore
 from cache.index import load_manifest, rebuild, reindex, update_manifest
-from cache.keys import MANIFEST, config_key, image_key, meta_key
-from cache.manifest import Manifest, ManifestAction, dump_config, dump_manifest, parse_manifest
-from cache.store import Conflict, Entry, MemoryStore, NotFound, StoreUnavailable
+from cache.model.documents import FormatError, WrongVersion
+from cache.model.keys import MANIFEST, config_key, image_key, meta_key
+from cache.model.manifest import (
+    Manifest,
+    ManifestAction,
+    dump_config,
+    dump_manifest,
+    parse_manifest,
+)
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import Conflict, Entry, NotFound, StoreUnavailable
 from tests.cache.samples import (
     FINGERPRINT,
     WHEN,
@@ -97,9 +104,9 @@ async def test_a_manifest_that_is_not_understood_is_not_overwritten(data: bytes)
 
 REGISTRAR = """
 import asyncio, sys
-from cache.folder import FolderStore
+from cache.stores.folder import FolderStore
 from cache.index import update_manifest
-from cache.manifest import ManifestAction
+from cache.model.manifest import ManifestAction
 
 async def main():
     root, name = sys.argv[1:]

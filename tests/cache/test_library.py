@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from cache.documents import FormatError
-from cache.keys import MANIFEST, BadKey, image_key, meta_key
 from cache.library import BrokenSet, Library
-from cache.store import MemoryStore, StoreUnavailable
+from cache.model.documents import FormatError
+from cache.model.keys import MANIFEST, BadKey, image_key, meta_key
+from cache.stores.memory import MemoryStore
+from cache.stores.port import StoreUnavailable
 from tests.cache.samples import add_set, images_of, original_meta, picture, plain, small_store
 
 META = meta_key("prompt_001", 0)

@@ -11,22 +11,16 @@ from typing import Any
 
 import pytest
 
-from cache.documents import WrongVersion
-from cache.folder import FolderStore
 from cache.index import load_manifest
-from cache.keys import MANIFEST, META_NAME, Key, config_key, image_key, meta_key
 from cache.library import Library
-from cache.manifest import dump_manifest
+from cache.model.documents import WrongVersion
+from cache.model.keys import MANIFEST, META_NAME, Key, config_key, image_key, meta_key
+from cache.model.manifest import dump_manifest
 from cache.pull import PullReport, pull
-from cache.s3 import S3Store
-from cache.store import (
-    MemoryStore,
-    NotFound,
-    Store,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-)
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import NotFound, Store, StoreError, StoreFull, StoreUnavailable
+from cache.stores.s3.store import S3Store
 from tests.cache.s3_servers import S3Server
 from tests.cache.samples import (
     FINGERPRINT,
@@ -388,7 +382,7 @@ async def test_cancelled_it_leaves_nothing_behind(source: MemoryStore, target: F
 
 PULLER = """
 import asyncio, sys
-from cache.folder import FolderStore
+from cache.stores.folder import FolderStore
 from cache.pull import pull
 
 def told(report):

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from cache.images import BadImage, sniff
+from cache.model.images import BadImage, sniff
 from cache.thumbnails import MEDIA_TYPE, thumbnail
 from tests.cache.samples import picture, plain
 

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from cache.documents import FormatError
 from cache.encoding import json_text
-from cache.formats import parse_meta
-from cache.manifest import parse_config, parse_manifest
+from cache.model.documents import FormatError
+from cache.model.formats import parse_meta
+from cache.model.manifest import parse_config, parse_manifest
 from cache.untrusted import (
     MAX_DEPTH,
     REPLACEMENT,
@@ -448,7 +448,7 @@ def test_a_token_that_is_not_ascii_is_known_however_it_is_sent(encoding: str) ->
 
 DECODING = {
     "cache/untrusted.py": "the border",
-    "cache/local.py": "listings that we wrote, each with a proof of its content",
+    "cache/local/cache.py": "listings that we wrote, each with a proof of its content",
     "server/config/settings.py": "TOML, which knows neither halves nor depth; told by its place",
     "server/rehearsal/kept.py": "the report of a child of ours, in a folder of ours",
     "server/rehearsal/play.py": "messages of our own stage, in this process",
@@ -456,8 +456,8 @@ DECODING = {
 }
 WRITING = {
     "cache/durable.py": "the one way",
-    "cache/copies.py": "copies: behind each stands the proof of it; none is missed",
-    "cache/folder.py": "a store's files: as durable, and with locks for many writers",
+    "cache/local/disk_cache.py": "copies: behind each stands the proof of it; none is missed",
+    "cache/stores/folder.py": "a store's files: as durable, and with locks for many writers",
     "server/asrun/file.py": "SQLite writes; a database that is beyond use is renamed",
     "server/engines/lifeline.py": "a setting of the kernel",
     "server/memory.py": "an unreadable file is renamed",

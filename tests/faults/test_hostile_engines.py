@@ -17,12 +17,12 @@ from PIL import Image
 from pydantic import SecretStr
 from websockets.exceptions import ConnectionClosed
 
-from cache.credentials import S3Credentials
-from cache.images import BadImage, decode_check
-from cache.keys import Key
-from cache.s3 import S3Store
-from cache.s3_client import RetryPolicy
-from cache.store import StoreError
+from cache.model.images import BadImage, decode_check
+from cache.model.keys import Key
+from cache.stores.credentials import S3Credentials
+from cache.stores.port import StoreError
+from cache.stores.s3.client import RetryPolicy
+from cache.stores.s3.store import S3Store
 from generator.engine import DrawingFailed, Engine, EngineError, EngineUnavailable
 from generator.engines._comfyui.listening import Heard, HeardQueue, listening
 from generator.engines._pictures import fitted_preview
@@ -195,7 +195,7 @@ async def test_a_store(harm: Harm) -> None:
 
 
 async def test_an_object_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache.s3_bucket.MAX_CONTENT", 2**20)
+    monkeypatch.setattr("cache.stores.s3.bucket.MAX_CONTENT", 2**20)
     async with hostile("endless body") as it:
         store = S3Store("bucket", endpoint_url=it.url, credentials=S3Credentials("a", "b"))
         async with store, asyncio.timeout(WITHIN):

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.folder import FolderStore
-from cache.keys import MANIFEST, Key, meta_key
-from cache.store import StoreDenied
+from cache.model.keys import MANIFEST, Key, meta_key
+from cache.stores.folder import FolderStore
+from cache.stores.port import StoreDenied
 from generator.engine import ScriptedEngine
 from server.clock import VirtualClock
 from server.config.show import load_show

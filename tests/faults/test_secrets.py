@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cache.credentials import S3Credentials
-from cache.keys import Key
-from cache.s3 import S3Store
-from cache.s3_client import RetryPolicy
-from cache.store import StoreDenied, StoreError
-from cache.urls import BadStoreAddress, StoreOptions, open_store
+from cache.model.keys import Key
+from cache.stores.credentials import S3Credentials
+from cache.stores.port import StoreDenied, StoreError
+from cache.stores.s3.client import RetryPolicy
+from cache.stores.s3.store import S3Store
+from cache.stores.urls import BadStoreAddress, StoreOptions, open_store
 from generator.engine import EngineError
 from generator.engines.older_wire import OlderWireEngine
 from generator.engines.remote import RemoteEngine

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from cache.keys import Key, image_key
+from cache.model.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
 from server.chance import Chance
 from server.clock import VirtualClock
 from server.config.show import load_show
 from server.control.dispatcher import Caller, CommandError, Dispatcher, Envelope
 from server.providers.shuffle import Bag, ShuffleBag
-from tests.cache.test_prefetch import bench, names
+from tests.cache.prefetch.test_prefetcher import bench, names
 from tests.helpers.pictures import picture
 from tests.helpers.screens import web
 from tests.helpers.servers import serving

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from cache.folder import FolderStore
 from cache.index import load_manifest, rebuild, register, reindex, update_manifest
-from cache.keys import ACTIONS_PREFIX, MANIFEST, Key, meta_key, parse_key
 from cache.library import Library
-from cache.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
+from cache.model.keys import ACTIONS_PREFIX, MANIFEST, Key, meta_key, parse_key
+from cache.model.manifest import Manifest, ManifestAction, dump_manifest, parse_manifest
 from cache.pull import pull
-from cache.s3 import S3Store
-from cache.store import MemoryStore, Store, StoreUnavailable
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import Store, StoreUnavailable
+from cache.stores.s3.store import S3Store
 from generator.batch import run_batch
 from generator.numbers import Numbers, NumberTaken, claim, claim_key
 from generator.plan import Action, Plan, PlanInForce

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from cache.documents import FormatError
-from cache.formats import MAX_LATENCY, dump_meta, parse_meta
-from cache.keys import meta_key
-from cache.store import MemoryStore
+from cache.model.documents import FormatError
+from cache.model.formats import MAX_LATENCY, dump_meta, parse_meta
+from cache.model.keys import meta_key
+from cache.stores.memory import MemoryStore
 from generator import quarantine
 from generator.engine import Engine, ScriptedEngine, StepImage, Timing
 from generator.engines.remote import RemoteEngine

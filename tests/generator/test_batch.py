@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from cache.documents import FormatError
-from cache.folder import FolderStore
 from cache.index import load_manifest
-from cache.keys import MANIFEST, Key, meta_key
 from cache.library import Library
-from cache.store import MemoryStore, Store, StoreFull
+from cache.model.documents import FormatError
+from cache.model.keys import MANIFEST, Key, meta_key
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import Store, StoreFull
 from generator.batch import (
     MISSES,
     BatchOutcome,

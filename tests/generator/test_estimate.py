@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cache.formats import FileFacts, SetMeta
+from cache.model.formats import FileFacts, SetMeta
 from generator.estimate import Cost, Experience
 from generator.provenance import model_config
 from generator.recipe import Recipe

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from cache.store import MemoryStore, StoreFull
+from cache.stores.memory import MemoryStore
+from cache.stores.port import StoreFull
 from generator import quarantine
 from generator.approval import approve
 from generator.engine import DrawingFailed, Engine, ScriptedEngine, StepImage

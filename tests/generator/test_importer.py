@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from cache.documents import FormatError
-from cache.folder import FolderStore
-from cache.formats import dump_meta
 from cache.index import load_manifest, reindex, update_manifest
-from cache.keys import MANIFEST, config_key, image_key, meta_key
 from cache.library import Library
-from cache.manifest import ManifestAction
-from cache.store import Conflict, MemoryStore, StoreFull, StoreUnavailable
+from cache.model.documents import FormatError
+from cache.model.formats import dump_meta
+from cache.model.keys import MANIFEST, config_key, image_key, meta_key
+from cache.model.manifest import ManifestAction
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import Conflict, StoreFull, StoreUnavailable
 from generator.importer import (
     Found,
     Imported,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.folder import FolderStore
 from cache.index import load_manifest, rebuild, reindex
-from cache.keys import Key, image_key, meta_key
 from cache.library import Library
-from cache.store import MemoryStore, Store, StoreUnavailable, Version
+from cache.model.keys import Key, image_key, meta_key
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import Store, StoreUnavailable, Version
 from generator import quarantine
 from generator.approval import NotApproved, approve
 from generator.engine import DrawingFailed

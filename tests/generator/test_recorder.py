@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from cache.folder import FolderStore
 from cache.index import load_manifest
-from cache.keys import Key, config_key, image_key, meta_key
 from cache.library import BrokenSet, Library
-from cache.store import MemoryStore, NotFound, Store, StoreUnavailable, Version
+from cache.model.keys import Key, config_key, image_key, meta_key
+from cache.stores.folder import FolderStore
+from cache.stores.memory import MemoryStore
+from cache.stores.port import NotFound, Store, StoreUnavailable, Version
 from generator.engine import DrawingFailed, EngineUnavailable, ScriptedEngine, StepImage
 from generator.engines.sketch import SketchEngine, nominal_durations
 from generator.numbers import claim_key

@@ -11,9 +11,9 @@ from contextlib import aclosing
 import pytest
 from PIL import Image
 
-from cache.keys import Key, image_key, meta_key
 from cache.library import Library
-from cache.store import MemoryStore
+from cache.model.keys import Key, image_key, meta_key
+from cache.stores.memory import MemoryStore
 from generator.engines.sketch import SketchEngine
 from generator.plan import Action
 from generator.recorder import Recorder

@@ -13,11 +13,12 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from cache.formats import parse_meta
 from cache.index import load_manifest
-from cache.keys import meta_key
 from cache.library import Library
-from cache.store import MemoryStore, StoreFull, StoreUnavailable
+from cache.model.formats import parse_meta
+from cache.model.keys import meta_key
+from cache.stores.memory import MemoryStore
+from cache.stores.port import StoreFull, StoreUnavailable
 from generator.batch import BatchOutcome, Began, Event, Said, run_batch
 from generator.engine import (
     DrawingFailed,

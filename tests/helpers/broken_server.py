@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cache.prefetch import Prefetcher
+from cache.prefetch.prefetcher import Prefetcher
 from server.asrun.log import AsRunLog
 from server.cli.main import main
 from server.control.state_feed import StateFeed

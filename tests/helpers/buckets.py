@@ -13,9 +13,9 @@ import pytest
 
 from cache.index import rebuild
 from cache.library import Library
-from cache.manifest import Manifest
-from cache.s3 import S3Store
-from cache.store import Store
+from cache.model.manifest import Manifest
+from cache.stores.port import Store
+from cache.stores.s3.store import S3Store
 from generator.verify import verify_sets
 from server.config.show import load_show
 from tests.cache.s3_servers import S3Server, moto, rclone

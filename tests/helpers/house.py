@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.images import Decoded
 from cache.library import Library
-from cache.local import LocalCache
-from cache.prefetch import Need, Prefetcher
-from cache.shelf import FullShelf
-from cache.store import MemoryStore
+from cache.local.cache import LocalCache
+from cache.model.images import Decoded
+from cache.prefetch.availability import EverythingAvailable
+from cache.prefetch.prefetcher import Need, Prefetcher
+from cache.stores.memory import MemoryStore
 from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
 from server.chance import Chance
@@ -220,7 +220,7 @@ def _supply(
     if cache is not None:
         uniform = chance.stream("prefetch").uniform
         prefetcher = Prefetcher(cache, library, needs, clock, uniform=uniform)
-    return Supply(cache or store, library, prefetcher or FullShelf(), cache, prefetcher)
+    return Supply(cache or store, library, prefetcher or EverythingAvailable(), cache, prefetcher)
 
 
 class _Sleeper:

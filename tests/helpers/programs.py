@@ -18,7 +18,7 @@ from tests.helpers.servers import plain_environment
 
 _PATIENCE = 60.0
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(["server.cli.main", "cache.s3"])
+_FORKING.set_forkserver_preload(["server.cli.main", "cache.stores.s3.store"])
 
 
 @dataclass

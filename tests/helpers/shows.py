@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache.formats import FileFacts, SetMeta, dump_meta
-from cache.keys import image_key, meta_key
-from cache.manifest import Manifest, ManifestAction, dump_manifest
+from cache.model.formats import FileFacts, SetMeta, dump_meta
+from cache.model.keys import image_key, meta_key
+from cache.model.manifest import Manifest, ManifestAction, dump_manifest
 from generator.cues import format_time
 from generator.plan import Action
 from server.config.show import Show, load_show

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cache.folder import FolderStore
-from cache.keys import image_key
+from cache.model.keys import image_key
+from cache.stores.folder import FolderStore
 from generator import quarantine
 from generator.engine import ScriptedEngine
 from generator.plan import Action

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from cache.folder import FolderStore
-from cache.keys import MANIFEST
+from cache.model.keys import MANIFEST
 from cache.pull import pull
-from cache.s3 import S3Store
+from cache.stores.folder import FolderStore
+from cache.stores.s3.store import S3Store
 from server.cli.main import main
 from tests.cache.s3_servers import S3Server, rclone
 from tests.helpers.servers import ROOT, plain_environment, server_process

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from cache.formats import FileFacts, SetMeta
+from cache.model.formats import FileFacts, SetMeta
 from generator.estimate import Experience
 from generator.plan import Action
 from generator.provenance import model_config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cache.images import Decoded
+from cache.model.images import Decoded
 from generator.engine import DrawingFailed, EngineError, RecipeRefused, ScriptedEngine, StepImage
 from generator.plan import Action
 from generator.recipe import seed_for

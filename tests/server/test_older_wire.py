@@ -15,7 +15,7 @@ from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from cache.keys import image_key, meta_key
+from cache.model.keys import image_key, meta_key
 from generator.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import load_show
 from server.older import socket as older_socket

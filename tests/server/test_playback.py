@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.keys import image_key
-from cache.store import StoreUnavailable
+from cache.model.keys import image_key
+from cache.stores.port import StoreUnavailable
 from server.clock import VirtualClock
 from server.performance.performer import pause_after
 from server.performance.playback import LOOK_IN

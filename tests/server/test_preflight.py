@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.keys import MANIFEST, image_key
+from cache.model.keys import MANIFEST, image_key
 from generator.engine import ScriptedEngine
 from server.clock import VirtualClock
 from server.engines.live import LiveEngines

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache.library import Library
-from cache.store import MemoryStore
+from cache.stores.memory import MemoryStore
 from generator.engine import DrawingFailed, ScriptedEngine
 from generator.plan import Action
 from generator.recipe import Recipe

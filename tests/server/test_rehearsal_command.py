@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cache.formats import FileFacts
+from cache.model.formats import FileFacts
 from server.cli.main import main
 from tests.helpers.servers import plain_environment
 from tests.helpers.shows import Cue, Rhythm, TinyShow, cue, make_show, prompt

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cache.keys import Key
 from cache.library import Library
-from cache.store import MemoryStore, StoreUnavailable
+from cache.model.keys import Key
+from cache.stores.memory import MemoryStore
+from cache.stores.port import StoreUnavailable
 from server.rehearsal.contacts import AWAY, ContactSheet, contact_sheets
 from server.rehearsal.report import RehearsalOptions, Report, SheetCue
 from tests.helpers.pictures import difference, pixels

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cache.images import sniff
+from cache.model.images import sniff
 from server.cli.main import main
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.rehearsal.report import Finding, RehearsalOptions, Report

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cache.images import Decoded
-from cache.keys import image_key, meta_key
 from cache.library import Library
-from cache.shelf import ScantyShelf
-from cache.store import MemoryStore, StoreUnavailable
+from cache.model.images import Decoded
+from cache.model.keys import image_key, meta_key
+from cache.prefetch.availability import PartlyAvailable
+from cache.stores.memory import MemoryStore
+from cache.stores.port import StoreUnavailable
 from generator.plan import Action
 from server.chance import Chance
 from server.clock import VirtualClock
@@ -45,14 +46,14 @@ class Bench:
         self.library = Library(self.store)
         self.clock = VirtualClock(1000.0)
         self.bag = ShuffleBag(Chance(seed))
-        self.shelf = ScantyShelf(())
+        self.availability = PartlyAvailable(())
         self.static = StaticProvider(
             self.library,
             self.bag,
             self.clock,
             Chance(seed),
             fit="squeeze",
-            shelf=self.shelf,
+            availability=self.availability,
             beside=at_once,
         )
 
@@ -101,7 +102,7 @@ async def test_a_whole_set_goes_before_one_whose_previews_are_missing(bench: Ben
     coming = bench.static.coming("lamp", 9)
     other = coming[1]
     for number in set(coming) - {other}:
-        bench.shelf.missing |= {image_key("lamp", number, "2.jpg")}
+        bench.availability.missing |= {image_key("lamp", number, "2.jpg")}
     assert await bench.chosen() == other
     # It has just been played: now rather fewer previews than the same picture again.
     assert await bench.chosen() != other
@@ -109,15 +110,15 @@ async def test_a_whole_set_goes_before_one_whose_previews_are_missing(bench: Ben
 
 async def test_a_set_whose_previews_are_on_their_way_keeps_its_turn(bench: Bench) -> None:
     (first, *_) = bench.static.coming("lamp", 9)
-    bench.shelf.missing |= {image_key("lamp", first, "2.jpg")}
-    bench.shelf.expected |= bench.shelf.missing
+    bench.availability.missing |= {image_key("lamp", first, "2.jpg")}
+    bench.availability.expected |= bench.availability.missing
     assert await bench.chosen() == first
 
 
 async def test_a_set_that_can_be_begun_goes_before_one_that_cannot(bench: Bench) -> None:
     first, other, *_ = bench.static.coming("lamp", 9)
     everything = {image_key("lamp", n, "2.jpg") for n in bench.static.coming("lamp", 9)}
-    bench.shelf.missing |= everything | {image_key("lamp", first, "final.jpg")}
+    bench.availability.missing |= everything | {image_key("lamp", first, "final.jpg")}
     assert await bench.chosen() == other
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.store import StoreUnavailable
+from cache.stores.port import StoreUnavailable
 from server.control.dispatcher import Caller
 from tests.helpers.house import Far, House, Told, house
 from tests.helpers.servers import ROOT

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cache.library import Library
-from cache.shelf import FullShelf
-from cache.store import MemoryStore
+from cache.prefetch.availability import EverythingAvailable
+from cache.stores.memory import MemoryStore
 from generator.plan import PlanInForce
 from server.asrun.log import MemoryLog
 from server.chance import Chance
@@ -263,7 +263,7 @@ async def in_haste(
     ensemble = assemble(
         show,
         PlanInForce(plan),
-        Supply(store, library, FullShelf()),
+        Supply(store, library, EverythingAvailable()),
         Circumstances(
             clock=clock,
             schedule=in_a_row(show, clock.wall(), 2, gap=0.0),

@@ -14,7 +14,7 @@ from generator.engines._diffusers.untyped import Tensor
 PREVIEW_QUALITY, FINAL_QUALITY = 80, 92
 
 _FLAT_SPAN = 4 / 255
-"""A picture whose channels span no more is one colour to the eye, as `cache.images` has it."""
+"""A picture whose channels span no more is one colour to the eye: see `cache.model.images`."""
 
 
 def to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:

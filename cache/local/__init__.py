@@ -1,0 +1,1 @@
+"""Copies on this machine: one process makes them, others may read them."""

@@ -1,0 +1,1 @@
+"""What a set is: keys, documents, images (pure)."""

@@ -1,0 +1,251 @@
+"""Objects of one bucket under one prefix: read, write, delete and list, by path.
+
+Paths are keys, and the store's own hidden ones; nothing here looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from http import HTTPStatus
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError, IncompleteReadError  # type: ignore[import-untyped]
+
+from cache.stores.credentials import S3Credentials
+from cache.stores.port import Conflict, NotFound, StoreCorrupt, Version, Versioned, content_version
+from cache.stores.s3.client import (
+    FOREIGN,
+    Answer,
+    Attempt,
+    Refusal,
+    Requests,
+    RetryPolicy,
+    S3Client,
+    connect,
+    not_s3,
+)
+
+_AWS: Final = "https://s3.amazonaws.com"
+_PORTS: Final = {"http": 80, "https": 443}
+_PIECE: Final = 256 * 1024
+MAX_CONTENT: Final = 256 * 2**20
+"""Bytes of one object that are read into memory."""
+
+
+class ObjectContent(NamedTuple):
+    """What an object holds, and the server's tag for it."""
+
+    data: bytes
+    etag: str
+
+    def version(self) -> Version:
+        """A hash, which can always be compared, and the ETag, which If-Match wants."""
+        if self.etag.startswith("W/"):  # a weak one matches nothing
+            return content_version(self.data)
+        return Version(f"{content_version(self.data)} {self.etag}")
+
+    def versioned(self) -> Versioned:
+        """The content with its version."""
+        return Versioned(self.data, self.version())
+
+
+def hash_of(version: Version | None) -> str | None:
+    """The part of a version that stands for the content alone."""
+    return None if version is None else version.partition(" ")[0]
+
+
+def etag_of(version: Version | None) -> str | None:
+    """The ETag in a version, if it has one that If-Match can use."""
+    return (version or "").partition(" ")[2] or None
+
+
+def _etag_in(answer: Answer) -> str:
+    """The ETag, which every S3 server gives to every content."""
+    etag = answer.get("ETag")
+    if not etag:
+        raise not_s3("an ETag")
+    return str(etag)
+
+
+def _check_size(path: str, size: int) -> None:
+    if size > MAX_CONTENT:
+        raise StoreCorrupt(path, f"expected at most {MAX_CONTENT} bytes, found {size} or more")
+
+
+class Bucket:
+    """Objects of one bucket under one prefix. To be opened before use."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        endpoint_url: str | None,
+        region: str | None,
+        credentials: S3Credentials | None,
+        connections: int,
+        retry: RetryPolicy,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._credentials = credentials
+        self._connections = connections
+        self._retry = retry
+        self._requests = Requests(
+            bucket=bucket,
+            endpoint_url=endpoint_url,
+            connections=connections,
+            retry=retry,
+            sleep=sleep,
+        )
+        self._stack: AsyncExitStack | None = None
+        self._client: S3Client | None = None
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def address(self) -> str:
+        """The endpoint's, then ``/bucket/prefix``."""
+        parts = urlsplit(self._endpoint_url or _AWS)
+        port = "" if parts.port in {None, _PORTS.get(parts.scheme)} else f":{parts.port}"
+        path = f"{parts.path.rstrip('/')}/{self._bucket}/{self._prefix}".rstrip("/")
+        return f"{parts.scheme}://{parts.hostname}{port}{path}"
+
+    async def open(self) -> None:
+        """Make the client; nothing is asked yet."""
+        async with AsyncExitStack() as stack:
+            self._client = await stack.enter_async_context(
+                connect(
+                    endpoint_url=self._endpoint_url,
+                    region=self._region,
+                    credentials=self._credentials,
+                    connections=self._connections,
+                    retry=self._retry,
+                )
+            )
+            self._stack = stack.pop_all()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        stack, self._stack, self._client = self._stack, None, None
+        if stack is not None:
+            await stack.aclose()
+
+    def _ready(self) -> S3Client:
+        if self._client is None:
+            raise RuntimeError(f"{self.url} is to be entered before use")
+        return self._client
+
+    async def read(self, path: str) -> ObjectContent:
+        """One object, whole.
+
+        Raises:
+            NotFound: there is none.
+        """
+        client = self._ready()
+
+        async def request(attempt: Attempt) -> ObjectContent:
+            answer = await client.get_object(Bucket=self._bucket, Key=self._prefix + path)
+            length = answer.get("ContentLength")
+            if isinstance(length, int):
+                attempt.allow(length)
+            pieces, size = [], 0
+            _check_size(path, length if isinstance(length, int) else 0)
+            async with answer["Body"] as body:
+                while piece := await body.read(_PIECE):
+                    pieces.append(piece)
+                    size += len(piece)
+                    _check_size(path, size)
+            if isinstance(length, int) and size != length:
+                raise IncompleteReadError(actual_bytes=size, expected_bytes=length)
+            return ObjectContent(b"".join(pieces), _etag_in(answer))
+
+        return await self._requests.ask(path, request)
+
+    async def write(self, path: str, data: bytes, **conditions: str) -> Version:
+        """Write one object; conditions are those of `S3Client.put_object`.
+
+        Raises:
+            Conflict: a condition does not hold, and what is there is not `data` either.
+            NotFound: If-Match, and nothing is there.
+        """
+        client = self._ready()
+
+        async def request(_: Attempt) -> Version:
+            answer = await client.put_object(
+                Bucket=self._bucket, Key=self._prefix + path, Body=data, **conditions
+            )
+            return ObjectContent(data, _etag_in(answer)).version()
+
+        try:
+            return await self._requests.ask(path, request, size=len(data))
+        except Conflict:
+            # Our own content may be what is in the way: an attempt before was done, and its
+            # answer lost. It cannot be counted on to have been ours: aiohttp repeats, too.
+            present = await self.present(path)
+            if present is None or present.data != data:
+                raise
+            return present.version
+
+    async def delete(self, path: str) -> None:
+        """Remove one object, if it is there."""
+        client = self._ready()
+        place = {"Bucket": self._bucket, "Key": self._prefix + path}
+
+        async def is_there() -> bool:
+            try:
+                await client.head_object(**place)
+            except FOREIGN as error:
+                return Refusal.of(error).status != HTTPStatus.NOT_FOUND
+            return True
+
+        async def request(_: Attempt) -> None:
+            try:
+                await client.delete_object(**place)
+            except ClientError as error:
+                # rclone fails to delete what is a folder on its disk. It is no key.
+                failed = Refusal.of(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                if not failed or await is_there():
+                    raise
+
+        with suppress(NotFound):
+            await self._requests.ask(path, request)
+
+    async def listing(self, prefix: str) -> AsyncIterator[tuple[str, Answer]]:
+        """What lies in the bucket, page by page: paths that begin so, and what is told of them."""
+        client = self._ready()
+        token: dict[str, str] = {}
+
+        async def request(_: Attempt) -> Answer:
+            page = await client.list_objects_v2(
+                Bucket=self._bucket, Prefix=self._prefix + prefix, **token
+            )
+            if "IsTruncated" not in page:
+                raise not_s3("an end")
+            return page
+
+        while True:
+            page = await self._requests.ask(prefix, request)
+            for item in page.get("Contents", ()):
+                yield str(item["Key"]).removeprefix(self._prefix), item
+            if not page["IsTruncated"]:
+                return
+            following = page.get("NextContinuationToken")
+            if not following or following == token.get("ContinuationToken"):
+                raise StoreCorrupt(prefix, "the server's listing does not go on, nor end")
+            token["ContinuationToken"] = following
+
+    async def present(self, path: str) -> Versioned | None:
+        """One object, or None."""
+        try:
+            return (await self.read(path)).versioned()
+        except NotFound:
+            return None

@@ -1,0 +1,449 @@
+"""Asking an S3 server, patiently: time limits, repetition, and its errors in our words.
+
+Everything foreign ends here. What `Requests.ask` raises is a `StoreError`, chained to what
+was met; no message holds a key, a signature or a header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's; it is none of the built-in one's kind
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    SSLError,
+)
+from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
+
+from cache.outgoing import proxy_for
+from cache.stores.credentials import S3Credentials, is_r2
+from cache.stores.port import (
+    Conflict,
+    NotFound,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+
+T = TypeVar("T")
+Answer = Mapping[str, Any]
+
+_log = structlog.get_logger(__name__)
+
+FOREIGN: Final = (
+    ClientError,
+    BotoCoreError,
+    ResponseParserError,
+    aiohttp.ClientError,
+    OSError,  # TimeoutError among them
+)
+"""What asking may raise, before it is translated."""
+
+_TRANSPORT: Final = (
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseParserError,
+    aiohttp.ClientError,
+    OSError,
+)
+_NO_CREDENTIALS: Final = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+
+_UNKNOWN: Final = "without a reason"
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.]{1,63}", re.ASCII)
+_AGAIN_STATUS: Final = frozenset({408, 409, 425, 429})
+_AGAIN_CODES: Final = frozenset(
+    # Some servers say these with status 400.
+    {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"}
+)
+_NO_KEY_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NotFound"})
+_RACE_CODE: Final = "ConditionalRequestConflict"
+_FULL_CODE: Final = re.compile(r"StorageFull|QuotaExceeded")
+
+_ELSEWHERE: Final = "the bucket {bucket!r} is in another region, set AWS_DEFAULT_REGION"
+_NOT_ACCEPTED: Final = "it does not accept our credentials"
+_NO_RIGHT: Final = "our credentials have no right to do this in the bucket {bucket!r}{right}"
+_RIGHTS: Final[Mapping[str, str]] = {
+    "GetObject": (
+        ": s3:GetObject is missing (or the file is, and s3:ListBucket, without which a server"
+        " does not tell the one from the other)"
+    ),
+    "HeadObject": ": s3:GetObject is missing",
+    "ListObjectsV2": ": s3:ListBucket is missing",
+    "PutObject": ": s3:PutObject is missing",
+    "DeleteObject": ": s3:DeleteObject is missing",
+}
+"""What a policy has to allow, by what was asked."""
+
+_WRONG_CLOCK: Final = "the clock of this machine is wrong, or that of the server"
+_ADVICE_BY_CODE: Final[Mapping[str, str]] = {
+    "AuthorizationHeaderMalformed": _ELSEWHERE,
+    "ExpiredToken": _NOT_ACCEPTED,
+    "IllegalLocationConstraintException": _ELSEWHERE,
+    "InvalidAccessKeyId": _NOT_ACCEPTED,
+    "InvalidToken": _NOT_ACCEPTED,
+    "NoSuchBucket": "there is no bucket {bucket!r}",
+    "PermanentRedirect": _ELSEWHERE,
+    "RequestExpired": _WRONG_CLOCK,
+    "RequestTimeTooSkewed": _WRONG_CLOCK,
+    "SignatureDoesNotMatch": _NOT_ACCEPTED,
+}
+_ADVICE_BY_STATUS: Final[Mapping[int, str]] = {
+    HTTPStatus.MOVED_PERMANENTLY: _ELSEWHERE,
+    HTTPStatus.TEMPORARY_REDIRECT: _ELSEWHERE,
+    HTTPStatus.UNAUTHORIZED: _NO_RIGHT,
+    HTTPStatus.FORBIDDEN: _NO_RIGHT,
+    HTTPStatus.NOT_FOUND: "is the endpoint one of S3?",
+}
+
+_AWS: Final = "https://s3.amazonaws.com"
+MAX_DOCUMENT: Final = 8 * 2**20
+"""Bytes of an answer that is no object of ours: a page of a listing, an error."""
+
+_PIECE: Final = 64 * 1024
+
+_CHATTY: Final = ("botocore", "aiobotocore")
+_WARM: Final = 30.0
+"""Seconds that an idle connection is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long to wait for a server, and how often to ask it. Times in seconds.
+
+    A request takes at most `total` and the time that its content takes at `slowest`; time
+    that it waits for one of our own connections to be free is not counted.
+
+    Attributes:
+        connect: to a connection.
+        silence: between two parts of an answer.
+        attempt: one attempt, besides its content.
+        total: all attempts and the pauses between, besides the content of the last.
+        attempts: how many at most.
+        first_pause: at most this before the second attempt; twice that before each further.
+        longest_pause: no pause is longer.
+        slowest: bytes a second that a line must carry.
+    """
+
+    connect: float = 3.0
+    silence: float = 8.0
+    attempt: float = 12.0
+    total: float = 30.0
+    attempts: int = 5
+    first_pause: float = 0.1
+    longest_pause: float = 3.0
+    slowest: float = 32 * 1024
+
+
+class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
+    """Reads what is no object, errors above all, up to a bound; the library has none."""
+
+    async def send(self, request: Any) -> Any:  # noqa: ANN401 - botocore's, which has no types
+        """Send one request."""
+        is_object, request.stream_output = request.stream_output, True
+        answer = await super().send(request)
+        if not is_object or answer.status_code >= HTTPStatus.MULTIPLE_CHOICES:
+            body, ended = bytearray(), False
+            try:
+                async for piece in answer.raw.content.iter_chunked(_PIECE):
+                    body += piece
+                    if len(body) > MAX_DOCUMENT:
+                        raise not_s3("an end")
+                ended = True
+            finally:
+                if not ended:  # also where the attempt took too long: nobody else closes it
+                    answer.raw.close()
+            answer._content = bytes(body)  # noqa: SLF001 - where its own reading keeps it
+        return answer
+
+
+class S3Client(Protocol):
+    """As much of aiobotocore's client, which has no types, as is used here."""
+
+    def get_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
+    def head_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
+    def put_object(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        Body: bytes,  # noqa: N803
+        **conditions: str,
+    ) -> Awaitable[Answer]: ...
+    def delete_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
+    def list_objects_v2(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Prefix: str,  # noqa: N803
+        **token: str,
+    ) -> Awaitable[Answer]: ...
+
+
+def connect(
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    credentials: S3Credentials | None,
+    connections: int,
+    retry: RetryPolicy,
+) -> AbstractAsyncContextManager[S3Client]:
+    """Make a client; connections are made as they are needed, and closed on leaving."""
+    # On DEBUG they log what they sign, a session's token and all headers.
+    for name in _CHATTY:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.INFO))
+    if region is None and endpoint_url is not None:
+        region = "auto" if is_r2(endpoint_url) else None
+    session = AioSession()
+    # It would have aiohttp wait for a permission to send the body, without any limit of time,
+    # and some servers give none. It also costs a round trip.
+    session.unregister("before-call.s3", add_expect_header)
+    # Each answer has a date. Guessing its format costs as much as signing the request.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_time)
+    if region is None:
+        # It takes the environment's as it stands there, be it with a carriage return behind it.
+        named = session.get_config_variable("region")
+        region = str(named or "").strip() or "us-east-1"  # where those without think they are
+    proxy = proxy_for(endpoint_url or _AWS)
+    config = AioConfig(
+        # Empty is none: left out, botocore would look into the environment by rules of its own.
+        proxies={} if proxy is None else {"http": proxy, "https": proxy},
+        http_session_cls=_BoundedSession,
+        connect_timeout=retry.connect,
+        read_timeout=retry.silence,
+        max_pool_connections=connections,
+        connector_args={"keepalive_timeout": _WARM},
+        retries={"total_max_attempts": 1},  # `Requests` repeats; both would multiply
+        # Only AWS is sure to know a bucket by its host name.
+        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        # Servers other than AWS stumble over checksums that nothing asks for.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        parameter_validation=False,  # ours are typed; it is done for each request
+        warm_up_loader_caches=True,  # in a thread: it reads megabytes of JSON
+        user_agent="Understudy",  # one that botocore would not put together for each request
+    )
+    keys = (
+        {}
+        if credentials is None
+        else {
+            "aws_access_key_id": credentials.access_key_id,
+            "aws_secret_access_key": credentials.secret_access_key,
+            "aws_session_token": credentials.session_token,
+        }
+    )
+    client: AbstractAsyncContextManager[S3Client] = session.create_client(
+        "s3", endpoint_url=endpoint_url, region_name=region, config=config, **keys
+    )
+    return client
+
+
+def read_time(text: str | float) -> datetime:
+    """A time as servers write it: of HTTP, of ISO 8601, or whatever else botocore can guess.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(text, str):
+        for read in (datetime.fromisoformat, parsedate_to_datetime):
+            try:
+                time = read(text)
+            except ValueError:
+                continue
+            return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    guessed: datetime = parse_timestamp(text)
+    return guessed
+
+
+class Attempt(NamedTuple):
+    """One attempt of a request: the first has number 1."""
+
+    number: int
+    limit: asyncio.Timeout
+    slowest: float
+
+    def allow(self, size: int) -> None:
+        """Give it the time that so many bytes may take."""
+        when = self.limit.when()
+        if when is not None:
+            self.limit.reschedule(when + size / self.slowest)
+
+
+class Refusal(NamedTuple):
+    """An answer that says no: its HTTP status, and the server's word for what is wrong."""
+
+    status: int
+    code: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """Read botocore's error. Nothing else that a server says is ever repeated."""
+        answer: Answer = getattr(error, "response", None) or {}
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = str(answer.get("Error", {}).get("Code"))
+        return cls(
+            status if isinstance(status, int) else 0, code if _CODE.fullmatch(code) else _UNKNOWN
+        )
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may be answered otherwise in a moment."""
+        return (
+            self.status in _AGAIN_STATUS
+            or self.code in _AGAIN_CODES
+            or (
+                self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                and self.status != HTTPStatus.NOT_IMPLEMENTED
+            )
+        )
+
+
+def not_s3(what: str) -> Exception:
+    """An error for `Requests.ask` to translate: a proxy or a hotel's network answered."""
+    error: Exception = ResponseParserError(f"an answer without {what}")
+    return error
+
+
+class _AttemptFailure(NamedTuple):
+    error: StoreError
+    again: bool
+
+
+class Requests:
+    """Asks one server for one bucket, within limits of time and number."""
+
+    def __init__(
+        self,
+        *,
+        bucket: str,
+        endpoint_url: str | None,
+        connections: int,
+        retry: RetryPolicy,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._bucket = bucket
+        self._host = urlsplit(endpoint_url).netloc if endpoint_url else "AWS"
+        self._retry = retry
+        self._slots = asyncio.Semaphore(connections)
+        self._sleep = sleep
+        self._uniform = uniform
+
+    async def ask(
+        self, key: str, request: Callable[[Attempt], Awaitable[T]], *, size: int = 0
+    ) -> T:
+        """Ask until there is an answer, or no hope of one.
+
+        Args:
+            key: what errors tell of.
+            request: sends one attempt; it may be called several times.
+            size: bytes that it sends.
+
+        Raises:
+            StoreError: of the kind that the last attempt met.
+        """
+        retry, now = self._retry, asyncio.get_running_loop().time
+        left = retry.total
+        for number in itertools.count(1):
+            async with self._slots:  # waiting for our own turn is not the server's silence
+                started = now()
+                try:
+                    async with asyncio.timeout(min(retry.attempt, left)) as limit:
+                        attempt = Attempt(number, limit, retry.slowest)
+                        attempt.allow(size)
+                        return await request(attempt)
+                except FOREIGN as error:
+                    met, failure = error, self._translate(key, error)
+                left -= now() - started
+            longest = min(retry.longest_pause, retry.first_pause * 2 ** (number - 1))
+            pause = self._uniform(0.0, longest)
+            left -= pause
+            if not failure.again or number >= retry.attempts or left <= 0:
+                _raise(failure.error, met)
+            _log.info("store_asked_again", key=key, attempt=number, reason=str(failure.error))
+            await self._sleep(pause)
+        raise AssertionError  # for the type checker: counting does not end
+
+    def _translate(self, key: str, error: Exception) -> _AttemptFailure:
+        if isinstance(error, BotoCoreError):
+            error.kwargs.pop("request", None)  # it holds the signature
+        if isinstance(error, ClientError):
+            refusal = Refusal.of(error)
+            # The rest of what servers say may be our key, or what they would have signed.
+            error.args = (f"{error.operation_name}: {refusal.status} {refusal.code}",)
+            return self._refused(key, refusal, error.operation_name)
+        if isinstance(error, SSLError):
+            message = f"no secure connection to {self._host}"
+            return _AttemptFailure(StoreUnavailable(key, message), again=False)
+        if isinstance(error, _NO_CREDENTIALS):
+            message = (
+                f"no credentials for {self._host}: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or those of R2"
+            )
+            return _AttemptFailure(StoreDenied(key, message), again=False)
+        if isinstance(error, _TRANSPORT):
+            message = f"{self._host} {_what_happened(error)}"
+            return _AttemptFailure(StoreUnavailable(key, message), again=True)
+        message = f"{self._host} cannot be asked ({type(error).__name__})"
+        return _AttemptFailure(StoreDenied(key, message), again=False)
+
+    def _refused(self, key: str, refusal: Refusal, operation: str) -> _AttemptFailure:
+        """What an answer means that says no."""
+        status, code = refusal
+        said = f"{self._host} answered {status} {code}"
+        if status == HTTPStatus.NOT_FOUND and code in _NO_KEY_CODES:
+            return _AttemptFailure(NotFound(key), again=False)
+        if status == HTTPStatus.PRECONDITION_FAILED or code == _RACE_CODE:
+            return _AttemptFailure(Conflict(key), again=False)
+        if status == HTTPStatus.INSUFFICIENT_STORAGE or _FULL_CODE.search(code):
+            return _AttemptFailure(StoreFull(key, said), again=False)
+        if refusal.may_pass:
+            return _AttemptFailure(StoreUnavailable(key, said), again=True)
+        advice = _ADVICE_BY_CODE.get(code) or _ADVICE_BY_STATUS.get(status)
+        if advice is not None:
+            right = _RIGHTS.get(operation, "")
+            said = f"{said}: {advice.format(bucket=self._bucket, right=right)}"
+        return _AttemptFailure(StoreDenied(key, said), again=False)
+
+
+def _what_happened(error: Exception) -> str:
+    if isinstance(error, ResponseParserError):
+        return "answered with something that is not S3"
+    if isinstance(error, IncompleteReadError | aiohttp.ClientPayloadError):
+        return "broke off in the middle of a content"
+    if isinstance(error, TimeoutError | ReadTimeoutError):
+        return "does not answer in time"
+    return "cannot be reached, or hung up"
+
+
+def _raise(error: StoreError, cause: Exception) -> NoReturn:
+    raise error from cause

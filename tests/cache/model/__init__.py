@@ -1,0 +1,1 @@
+"""Tests of what has been drawn, and where it is kept."""
