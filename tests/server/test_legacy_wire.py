@@ -183,6 +183,7 @@ async def test_ping_and_what_it_does_not_know(address: Address) -> None:
         assert await told(socket) == "pong"
 
 
+@pytest.mark.pace
 async def test_a_picture_with_its_previews(address: Address, tiny: TinyShow) -> None:
     async with browser(address) as socket:
         await socket.send("P4:data researcher")
