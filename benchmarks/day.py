@@ -18,7 +18,7 @@ import structlog
 
 from benchmarks.lengths import length
 from benchmarks.machinery import say
-from server.clock import settle
+from server.core.clock import settle
 from tests.helpers.house import Far, House, house
 from tests.helpers.shows import LOOP, Rhythm, cue, line
 

@@ -35,9 +35,10 @@ from cache.model.keys import config_key, image_key, meta_key
 from cache.model.manifest import ManifestAction, dump_config
 from cache.stores.port import Conflict, NotFound, Store
 from generator.cues import format_time
+from generator.description import describe
 from generator.numbers import noted_in
 from generator.plan import Action, ActionType
-from generator.recorder import describe, uploads
+from generator.recorder import uploads
 
 ORIGIN: Final = "imported_from"
 """The field of an imported `meta.json` that says where it came from."""

@@ -32,11 +32,12 @@ from cache.model.manifest import ManifestAction, parse_config
 from cache.stores.port import NotFound, Store, Version
 from cache.stores.prefix import PrefixStore
 from cache.untrusted import Unfit, decode_answer
+from generator.description import describe
 from generator.engines.port import Engine, StepImage, Timing, each_of
 from generator.numbers import STAMP, claim_key, claimed_for
 from generator.plan import Action
 from generator.recipe import Recipe
-from generator.recorder import Recorder, describe
+from generator.recorder import Recorder
 
 UNFINISHED_FOR: Final = timedelta(days=1)
 """After so long, what has no meta is nobody's work in progress any more."""

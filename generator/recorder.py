@@ -13,8 +13,6 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from cache.index import register
 from cache.library import BrokenSet, Library
 from cache.model.formats import FINAL, MAX_DURATION, MAX_LATENCY, FileFacts, SetMeta, dump_meta
@@ -22,7 +20,7 @@ from cache.model.images import check_image, decode_check, extension_for
 from cache.model.keys import Key, config_key, image_key, meta_key
 from cache.model.manifest import ManifestAction, dump_config
 from cache.stores.port import Store
-from generator.cues import format_time
+from generator.description import Description, describe
 from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
@@ -43,37 +41,6 @@ _UPLOADS = 4
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
-
-
-class Description(BaseModel):
-    """What the manifest says of an action beside its recipe, for people who read it.
-
-    Attributes:
-        type: which kind of cue triggers it.
-        program: name of the program that draws it.
-        prompt: what is displayed.
-        override_prompt: what is drawn in its place, where the cue says so.
-        time: of the cue, ``HH:MM:SS`` from the start of the screening.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    type: str | None = None
-    program: str | None = None
-    prompt: str | None = None
-    override_prompt: str | None = None
-    time: str | None = None
-
-
-def describe(action: Action) -> Description:
-    """What there is to say of a planned action."""
-    return Description(
-        type=action.type,
-        program=action.program,
-        prompt=action.prompt,
-        override_prompt=action.override,
-        time=format_time(action.at),
-    )
 
 
 def entry_of(description: Description, recipe: Recipe) -> ManifestAction:

@@ -15,11 +15,12 @@ from cache.model.documents import FormatError
 from cache.model.formats import parse_meta
 from cache.model.keys import meta_key
 from cache.stores.port import NotFound, SharedStore, Store
+from generator.description import describe
 from generator.engines.port import BatchEngine, Engine
+from generator.engines.remote.protocol import KeepingEngine, NotKeptThere, SetRequest
 from generator.numbers import Numbers, release
 from generator.plan import Action
-from generator.recorder import Recorder, describe, found_set, recipe_of_set
-from generator.worker_protocol import KeepingEngine, NotKeptThere, SetRequest
+from generator.recorder import Recorder, found_set, recipe_of_set
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,10 @@ from generator.engines.port import (
     RecipeRefused,
     StepImage,
 )
+from generator.engines.remote.protocol import SetRequest
 from generator.numbers import NumberTaken
 from generator.recipe import Recipe
 from generator.recorder import Recorder, found_set, recipe_of_set
-from generator.worker_protocol import SetRequest
 
 _log = structlog.get_logger(__name__)
 

@@ -3,7 +3,7 @@
 Read `_open_server` from top to bottom: that is the order in which a server is built. Shutdown
 goes the other way: sockets are refused and told to go (uvicorn does that before the lifespan
 ends), jobs are cancelled, playback the last of them, then the log, what is remembered and the
-store close. What becomes of a job that fails is declared in `server.jobs.CARE`.
+store close. What becomes of a job that fails is declared in `server.core.jobs.CARE`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from server.access import Access
-from server.conditions import ConditionCollector, Conditions
-from server.connections import ConnectionCollector, Connections
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
+from server.core.conditions import ConditionCollector, Conditions
+from server.core.host_process import HostProcess
+from server.core.jobs import JobBody, JobName, Jobs
+from server.core.logs import LogCollector
+from server.core.metrics import Metrics, measure_loop_lag
+from server.core.output import OutputCollector, output_conditions
+from server.core.systemd import keep_telling
+from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
-from server.jobs import JobBody, JobName, Jobs
 from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
-from server.logs import LogCollector
-from server.metrics import Metrics, measure_loop_lag
-from server.output import OutputCollector, output_conditions
-from server.process import HostProcess
-from server.rate_limit import LimitedRequests
+from server.network.access import Access
+from server.network.connections import ConnectionCollector, Connections
+from server.network.rate_limit import LimitedRequests
+from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.rehearsal.checks import Checks, open_checks
-from server.reverse_proxy import BehindProxies, ReverseProxies
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.systemd import keep_telling
-from server.unhandled import UnhandledErrors
 from server.web.responses import SafeHeaders
 from server.web.routes import ROUTES
 from server.web.services import Services

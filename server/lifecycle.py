@@ -15,25 +15,25 @@ from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun
-from server.clock import Clock
-from server.conditions import Condition, Conditions
 from server.config.show import Show
+from server.core.clock import Clock
+from server.core.conditions import Condition, Conditions
+from server.core.metrics import Metrics
+from server.core.random_streams import RandomStreams
+from server.core.time_of_day import TimeOfDay, asleep
+from server.core.timescale import TimeScale
 from server.engines.live import LiveEngines
-from server.metrics import Metrics
 from server.modes.forces import Forces, read_back, written_down
 from server.modes.manager import ForceBook
 from server.performance.playback import LOOK_IN
+from server.performance.state_file import KEPT_WITHIN, Panic, StateFile
 from server.providers.shuffle import ShuffleBag
-from server.random_streams import RandomStreams
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.setup import Setup
 from server.stage.presence import PresenceCollector, ScreenPresence
-from server.state_file import KEPT_WITHIN, Panic, StateFile
 from server.supply.sources import Supply, SupplyCollector, open_supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop
-from server.timeofday import TimeOfDay, asleep
-from server.timescale import TimeScale
 
 _log = structlog.get_logger(__name__)
 

@@ -18,35 +18,35 @@ from generator.plan import Action, PlanInForce
 from generator.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
-from server.clock import Clock
 from server.config.lobby import calendar_signs, direction_of
 from server.config.show import Show
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.metrics import Metrics
+from server.core.random_streams import RandomStreams
+from server.core.time_of_day import TimeOfDay
+from server.core.timescale import REAL_TIME, TimeScale
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import LOOK_IN, Playback
 from server.performance.progress import ShowProgress
 from server.performance.run import Reports
 from server.performance.runs import Runs
+from server.performance.state_file import Panic
 from server.providers.base import Offload
 from server.providers.budget import Budget
 from server.providers.latency import Latencies
 from server.providers.live import LiveEngine, LiveProvider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.random_streams import RandomStreams
 from server.stage import glyphs
 from server.stage import messages as wire
 from server.stage.stage import Screen, Stage
-from server.state_file import Panic
 from server.supply.lookahead import Lookahead
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import BURST, Playhead
 from server.timeline.schedule import Schedule
-from server.timeofday import TimeOfDay
-from server.timescale import REAL_TIME, TimeScale
 
 
 @dataclass(frozen=True, slots=True)

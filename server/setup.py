@@ -14,16 +14,16 @@ from generator.harvest import Harvester
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun, AsRunLog
 from server.asrun.record import Activation
-from server.clock import Clock
 from server.config.show import Show
+from server.core.clock import Clock
+from server.core.random_streams import new_seed
+from server.core.timescale import REAL_TIME, TimeScale
 from server.engines.live import LiveEngines, live_engines
+from server.performance.state_file import STATE, StateFile
 from server.providers.live import LiveEngine
-from server.random_streams import new_seed
-from server.state_file import STATE, StateFile
 from server.supply.sources import Supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule, build_schedule
-from server.timescale import REAL_TIME, TimeScale
 
 _FRESH_START_AFTER = 120.0
 """Seconds of absence (or one screening, if longer) after which a loop begins anew."""

@@ -11,7 +11,7 @@ StoreError
 
 `BadKey`, of the keys module, is not among them: it is the caller's mistake, not the store's.
 
-A contract suite, `tests/cache/store_contract.py`, runs over every implementation.
+A contract suite, `tests/contracts/store_contract.py`, runs over every implementation.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ from server.asrun.file import (
     to_json,
 )
 from server.asrun.record import FailedOver, Outcome, RunNotes, RunRecord
-from server.clock import Clock
-from server.conditions import Condition
+from server.core.clock import Clock
+from server.core.conditions import Condition
 
 __all__ = [
     "AsRun",

@@ -28,7 +28,7 @@ from server.cli.common import (
     named_store,
 )
 from server.config.show import Show
-from server.formatting import count
+from server.core.formatting import count
 
 
 def approve(

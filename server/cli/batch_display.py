@@ -14,7 +14,7 @@ from rich.text import Text
 
 from generator.batch import Event, Left, Said
 from server.cli.tally import Pace, Tally
-from server.formatting import count, duration, rate
+from server.core.formatting import count, duration, rate
 
 _REFRESH = 4
 """Times a second."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from generator.estimate import Cost, Experience
 from generator.inventory import Holding
-from server.formatting import count, duration, size
+from server.core.formatting import count, duration, size
 
 
 @dataclass(frozen=True, slots=True)

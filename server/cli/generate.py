@@ -47,8 +47,8 @@ from server.cli.common import (
 from server.cli.draft import Draft
 from server.cli.tally import Tally
 from server.config.show import Show
-from server.formatting import count, size
-from server.logs import configure_logs
+from server.core.formatting import count, size
+from server.core.logs import configure_logs
 
 T = TypeVar("T")
 

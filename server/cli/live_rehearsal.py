@@ -8,13 +8,13 @@ from typing import Final
 import httpx
 
 from server.app import create_app
-from server.clock import SystemClock
 from server.config.sections import ServerSection
 from server.config.show import Show
+from server.core.clock import SystemClock
+from server.core.host_process import HostProcess
 from server.diagnostics.report import RehearsalOptions
-from server.process import HostProcess
+from server.network.serving import AddressTaken, RefusedToServe, serve
 from server.rehearsal.live_rehearsal import LiveRehearsal
-from server.serving import AddressTaken, RefusedToServe, serve
 
 SLOWEST: Final = 0.25
 FASTEST: Final = 60.0

@@ -20,7 +20,7 @@ import cache
 import generator
 import server
 from server.cli.common import fail
-from server.output import occupy_standard_descriptors, unwritten_output
+from server.core.output import occupy_standard_descriptors, unwritten_output
 
 if TYPE_CHECKING:  # typer has no public name for what its groups are made of
     from typer._click.core import Command, Context

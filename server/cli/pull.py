@@ -35,7 +35,7 @@ from server.cli.common import (
     named_store,
 )
 from server.config.show import Show
-from server.logs import configure_logs
+from server.core.logs import configure_logs
 
 
 def pull_store(

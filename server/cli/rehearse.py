@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cache.stores.urls import BadStoreAddress
 from cache.untrusted import Unfit, fit_json
 from generator.cues import parse_time
-from server.child_process import end_with_parent, give_way
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -31,17 +30,18 @@ from server.cli.common import (
 from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
+from server.core.child_process import end_with_parent, give_way
+from server.core.logs import configure_logs
+from server.core.output import output_in_background
 from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
-from server.logs import configure_logs
-from server.output import output_in_background
+from server.network.serving import NotServed
 from server.rehearsal.failures import fail_names
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
-from server.serving import NotServed
 
 _MOST_SCREENINGS = 1000
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])

@@ -8,11 +8,11 @@ import typer
 
 from server.app import create_app
 from server.cli.common import ShowOption, StoreOption, fail, load
-from server.clock import SystemClock
-from server.output import output_in_background
-from server.process import HostProcess
-from server.serving import NotServed
-from server.serving import serve as run_server
+from server.core.clock import SystemClock
+from server.core.host_process import HostProcess
+from server.core.output import output_in_background
+from server.network.serving import NotServed
+from server.network.serving import serve as run_server
 from server.setup import ShowSetup
 
 

@@ -20,8 +20,6 @@ from generator.engines.settings import LocalSection
 from generator.plan import DEFAULT_PROGRAM
 from generator.recipe import Recipe
 from generator.worker import Worker
-from server.access import is_loopback
-from server.child_process import end_with_parent, give_way
 from server.cli.common import (
     LogLevelOption,
     ShowOption,
@@ -33,10 +31,12 @@ from server.cli.common import (
 )
 from server.config.sections import ServerSection
 from server.config.show import Show
+from server.core.child_process import end_with_parent, give_way
+from server.core.logs import configure_logs
+from server.core.output import output_in_background
 from server.engines.child import TOKEN_VARIABLE, ChildAssignment
-from server.logs import configure_logs
-from server.output import output_in_background
-from server.serving import (
+from server.network.access import is_loopback
+from server.network.serving import (
     AnnouncingServer,
     RefusedToServe,
     connections_of,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from server.conditions import Conditions
 from server.control.commands.modes import ModeCommands
 from server.control.commands.rehearsal import RehearsalCommands
 from server.control.commands.show import ShowCommands
@@ -13,9 +12,10 @@ from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
+from server.core.conditions import Conditions
 from server.lifecycle import Playout, panic_keeper
+from server.performance.state_file import KEPT_WITHIN
 from server.rehearsal.checks import Checks
-from server.state_file import KEPT_WITHIN
 
 
 @dataclass(frozen=True, slots=True)

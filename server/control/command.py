@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from server.access import Role
+from server.network.access import Role
 
 Result = dict[str, Any]
 """What a command answers, as JSON values."""

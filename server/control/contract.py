@@ -10,9 +10,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from cache.prefetch.prefetcher import Coverage
 from generator.cues import Mode
-from server.access import Role
 from server.asrun.record import Activation
-from server.conditions import Level
+from server.core.conditions import Level
+from server.network.access import Role
 from server.timeline.playhead import Status
 
 

@@ -23,10 +23,10 @@ import structlog
 from cachetools import TTLCache
 
 from cache.untrusted import clean_text, mended
-from server.access import Role
-from server.clock import Clock
 from server.control.command import Caller, CommandError, ControlCommand, commands_of
 from server.control.contract import CommandState
+from server.core.clock import Clock
+from server.network.access import Role
 from server.timeline.playhead import PlayheadError
 
 _log = structlog.get_logger(__name__)

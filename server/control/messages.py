@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from cache.encoding import json_text
 from cache.untrusted import one_line
-from server.access import Role
+from server.network.access import Role
 from server.sockets.messages import BY_TYPE, Hello, MessageDecoder, SyncRequest, WireMessage
 
 PROTOCOL = 1

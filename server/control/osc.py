@@ -30,7 +30,7 @@ from server.config.sections import ServerSection
 from server.control.buttons import RELEASED, Button, as_number, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import Dispatcher
-from server.metrics import Metrics
+from server.core.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 

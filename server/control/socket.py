@@ -14,14 +14,14 @@ import structlog
 from starlette.websockets import WebSocket
 
 from cache.tasks import cancel_and_wait
-from server.access import Access
-from server.clock import Clock
-from server.connections import identified
 from server.control import messages as wire
 from server.control.command import Caller, CommandError
 from server.control.dispatcher import Dispatcher, Envelope
 from server.control.state_feed import StateFeed, TechnicianMailbox
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.metrics import Metrics
+from server.network.access import Access
+from server.network.connections import identified
 from server.sockets.connection import (
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,

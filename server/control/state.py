@@ -18,23 +18,23 @@ from generator.cues import (
     format_time,
 )
 from server.asrun.record import Activation
-from server.clock import Clock
-from server.conditions import Condition, Conditions
 from server.config.show import Show
 from server.control import contract
 from server.control.dispatcher import CommandLog
+from server.core.clock import Clock
+from server.core.conditions import Condition, Conditions
+from server.core.formatting import count
+from server.core.time_of_day import TimeOfDay, local_text
+from server.core.timescale import REAL_TIME, TimeScale
 from server.diagnostics.findings import sentences
 from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
-from server.formatting import count
 from server.modes.forces import Force
 from server.modes.manager import EngineReport, ModeManager
 from server.performance.playback import Playback
 from server.stage.presence import ScreenPresence, ScreenStatus
 from server.stage.stage import Stage
 from server.supply.readiness import Readiness
-from server.timeofday import TimeOfDay, local_text
-from server.timescale import REAL_TIME, TimeScale
 
 _UPCOMING = 8
 _COMMANDS = 12

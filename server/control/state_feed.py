@@ -21,8 +21,8 @@ from typing import Any
 import structlog
 
 from cache.tasks import first_of
-from server.clock import Clock
 from server.control import messages as wire
+from server.core.clock import Clock
 
 _log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from cache.model.keys import set_place
 from generator.plan import Action
+from server.core.formatting import size
 from server.diagnostics.facts import SIMULATION, SimulationFacts
 from server.diagnostics.findings import Finding, kind
-from server.formatting import size
 
 CACHE_TOO_SMALL = kind(
     "cache_too_small",

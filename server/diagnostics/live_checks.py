@@ -22,6 +22,7 @@ from cache.model.keys import meta_key, set_prefix
 from cache.stores.port import StoreError
 from generator.plan import Action
 from server.config.show import Show
+from server.core.formatting import size
 from server.diagnostics import sets
 from server.diagnostics.capacity import CACHE_TOO_SMALL
 from server.diagnostics.findings import LEVELS, Finding, Selection, first_few, kind
@@ -30,7 +31,6 @@ from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, get_going, not
 from server.diagnostics.schedule import schedule_findings
 from server.diagnostics.show import NO_SETS, STORE_SILENT
 from server.engines.live import LiveEngines
-from server.formatting import size
 from server.providers.timing import final_by
 from server.runtime import Runtime
 from server.supply.readiness import Readiness

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from server.clock import Clock, timeout_at
+from server.core.clock import Clock, timeout_at
 from server.diagnostics.findings import (
     LEVELS,
     Finding,

@@ -25,14 +25,14 @@ from generator.engines.registry import AnyEngine
 from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client
 from generator.recipe import Recipe
-from server.child_process import (
+from server.core.child_process import (
     ChildFailed,
     ChildProcess,
     child_environment,
     child_process,
     exit_in_words,
 )
-from server.clock import Clock
+from server.core.clock import Clock
 
 _log = structlog.get_logger(__name__)
 

@@ -23,8 +23,8 @@ from generator.engines.settings import (
 from generator.outgoing import client_for_engines
 from generator.plan import Planned
 from generator.recipe import Recipe
-from server.clock import Clock
 from server.config.show import Show
+from server.core.clock import Clock
 from server.engines.child import worker_child
 from server.engines.local import LocalEngine, LocalStatus, warm_up_recipes
 from server.engines.supervision import Supervision

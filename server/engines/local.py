@@ -28,8 +28,8 @@ from generator.engines.port import (
     Timing,
 )
 from generator.recipe import PipelineKind, Recipe
-from server.child_process import ChildFailed
-from server.clock import Clock, timeout_at
+from server.core.child_process import ChildFailed
+from server.core.clock import Clock, timeout_at
 from server.engines.child import Child, StartChild
 from server.engines.supervision import (
     Kill,

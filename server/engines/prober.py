@@ -13,7 +13,7 @@ import structlog
 
 from generator.plan import Planned
 from generator.recipe import PipelineKind, Recipe
-from server.clock import Clock, timeout_at
+from server.core.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
 from server.providers.base import ActionRefused, NotThere, ProviderError
 from server.providers.live import LiveProvider

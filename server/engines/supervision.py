@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cache.backoff import back_off
-from server.formatting import size
+from server.core.formatting import size
 
 
 @dataclass(frozen=True, slots=True)

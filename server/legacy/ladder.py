@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from generator.plan import Action
-from server.access import Access
-from server.clock import Clock
 from server.config.show import Show
+from server.core.clock import Clock
+from server.core.random_streams import RandomStreams, new_seed
 from server.legacy.socket import LegacySocket, Repertoire
+from server.network.access import Access
 from server.providers.base import Provider
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.random_streams import RandomStreams, new_seed
 from server.runtime import Runtime
 from server.supply.sources import Supply
 

@@ -23,11 +23,11 @@ from cache.tasks import cancel_and_wait
 from generator.plan import Action, Planned
 from generator.programs import Program
 from generator.recipe import Recipe
-from server.access import Access
-from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
-from server.connections import identified
+from server.core.clock import Clock, timeout_at
 from server.legacy import messages as wire
+from server.network.access import Access
+from server.network.connections import identified
 from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 from server.sockets.connection import (
     TRY_AGAIN_LATER,

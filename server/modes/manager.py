@@ -17,9 +17,10 @@ import structlog
 from cache.tasks import first_of
 from generator.cues import Mode
 from generator.plan import Action
-from server.clock import Clock
 from server.config.sections import PlaybackSection
-from server.formatting import count
+from server.core.clock import Clock
+from server.core.formatting import count
+from server.core.time_of_day import TimeOfDay
 from server.modes.breaker import Breaker, Health
 from server.modes.forces import (
     Force,
@@ -44,7 +45,6 @@ from server.providers.base import (
 )
 from server.providers.budget import Budget
 from server.providers.live import LiveEngine, LiveProvider
-from server.timeofday import TimeOfDay
 
 _log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 
 from cache.tasks import being_cancelled
-from server.clock import Clock, timeout_at
+from server.core.clock import Clock, timeout_at
 from server.performance.progress import Hung, ShowProgress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs

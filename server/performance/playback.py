@@ -25,21 +25,21 @@ from generator.cues import (
     format_time,
 )
 from generator.plan import Action, Planned
-from server.clock import Clock
-from server.conditions import Condition
 from server.config.show import Show
-from server.formatting import moment
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.conditions import Condition
+from server.core.formatting import moment
+from server.core.metrics import Metrics
+from server.core.time_of_day import local_text, read
 from server.modes.manager import ModeManager
 from server.performance.performer import Assignment, Performer
 from server.performance.progress import ShowProgress
+from server.performance.state_file import Panic
 from server.stage import messages as wire
 from server.stage.stage import Stage
-from server.state_file import Panic
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
 from server.timeline.tableau import Tableau, tableau_at
-from server.timeofday import local_text, read
 
 _log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from server.clock import Clock
-from server.conditions import Condition
-from server.formatting import moment
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.conditions import Condition
+from server.core.formatting import moment
+from server.core.metrics import Metrics
 
 CUES_IN_VAIN: Final = 3
 """Cues that fail in a row, of whatever kind, after which the show moves in name only."""

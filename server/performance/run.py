@@ -18,7 +18,7 @@ from generator.cues import Failover, Mode
 from generator.plan import Action
 from server.asrun.log import AsRun, FailedOver, Outcome, RunRecord
 from server.asrun.record import Activation
-from server.metrics import Metrics
+from server.core.metrics import Metrics
 from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering
 from server.providers.base import Frame, FrameStream, ProviderName, Slot

@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 
 from generator.plan import Action
-from server.clock import Clock, timeout_at
 from server.config.sections import PlaybackSection
+from server.core.clock import Clock, timeout_at
 from server.modes.ladder import Rung
 from server.modes.manager import ModeManager
 from server.performance.progress import ShowProgress

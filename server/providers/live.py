@@ -24,7 +24,7 @@ from generator.engines.port import (
 from generator.plan import Action
 from generator.recipe import SEED_LIMIT, Recipe
 from generator.recorder import latency_of
-from server.clock import Clock
+from server.core.clock import Clock
 from server.providers.base import (
     ActionRefused,
     Capped,

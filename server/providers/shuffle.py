@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from server.random_streams import RandomStreams
+from server.core.random_streams import RandomStreams
 
 
 class Bag(BaseModel):

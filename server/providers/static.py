@@ -21,7 +21,8 @@ from cache.prefetch.availability import Availability, EverythingAvailable
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
 from generator.plan import Action
-from server.clock import Clock, timeout_at
+from server.core.clock import Clock, timeout_at
+from server.core.random_streams import RandomStreams
 from server.providers.base import (
     Frame,
     FrameStream,
@@ -35,7 +36,6 @@ from server.providers.base import (
 from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
 from server.providers.timing import Fit, complete, due_times
-from server.random_streams import RandomStreams
 
 _log = structlog.get_logger(__name__)
 

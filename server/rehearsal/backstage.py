@@ -17,9 +17,9 @@ from typing import Final, Protocol
 import structlog
 from pydantic import TypeAdapter
 
-from server.child_process import ChildFailed, child_environment, child_process
-from server.clock import SystemClock
 from server.config.show import Show
+from server.core.child_process import ChildFailed, child_environment, child_process
+from server.core.clock import SystemClock
 from server.diagnostics.report import ProbedEngine
 from server.rehearsal.request import RehearsalRequest
 from server.reports.archive import HTML, JSON

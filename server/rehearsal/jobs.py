@@ -18,10 +18,10 @@ import anyio
 import structlog
 
 from cache.threads import write_in_thread
-from server.child_process import exit_in_words
-from server.clock import Clock, timeout_at
+from server.core.child_process import exit_in_words
+from server.core.clock import Clock, timeout_at
+from server.core.formatting import duration
 from server.diagnostics.findings import Finding, count_of
-from server.formatting import duration
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.request import RehearsalRequest
 from server.reports.archive import HTML, JSON, Digest, RehearsalOutcome, ReportArchive

@@ -16,12 +16,12 @@ from typing import Final
 from generator.plan import PlanInForce
 from server.asrun.log import AsRun, MemoryLog
 from server.asrun.record import Activation
-from server.clock import Clock, ScaledClock
 from server.config.show import Show
+from server.core.clock import Clock, ScaledClock
 from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines, live_engines, named_only
+from server.performance.state_file import STATE, PersistedState, StateFile, read_state
 from server.rehearsal.screening_window import in_a_row
-from server.state_file import STATE, PersistedState, StateFile, read_state
 from server.supply.sources import Supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import Schedule

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar, TypeVarTuple
 
-from server.clock import VirtualClock
+from server.core.clock import VirtualClock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -16,9 +16,10 @@ from cache.stores.folder import FolderStore
 from cache.stores.port import ReadableStore, Store, StoreError
 from generator.engines.settings import SimulatedSection
 from generator.verify import SetFinding, verify_sets
-from server.clock import VirtualClock
 from server.config.show import Show
 from server.config.stores import store_of
+from server.core.clock import VirtualClock
+from server.core.random_streams import RandomStreams
 from server.diagnostics.facts import SIMULATION, SimulationFacts, SimulationResult, Surroundings
 from server.diagnostics.findings import ranked, verdict_of
 from server.diagnostics.report import (
@@ -28,14 +29,13 @@ from server.diagnostics.report import (
     Report,
     ReportedShow,
 )
-from server.random_streams import RandomStreams
+from server.performance.state_file import STATE, read_state
 from server.rehearsal.loop import RehearsalLoop
 from server.rehearsal.report_builder import fetched_of, runs_of, screenings_of, sheet_of, variety_of
 from server.rehearsal.screening_window import ScreeningWindow, upcoming
 from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
 from server.rehearsal.simulation import RemoteStore, Scenario, simulate
-from server.state_file import STATE, read_state
 from server.supply.inventory import StoreInventory, read_inventory
 from server.supply.sources import copies_of, free_on_disk
 

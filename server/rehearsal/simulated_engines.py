@@ -28,8 +28,8 @@ from generator.engines.settings import PROBE_WITHIN, EngineAccess, NotReady
 from generator.estimate import steps_of
 from generator.outgoing import Client, outgoing_client
 from generator.recipe import Recipe
-from server.clock import Clock
 from server.config.show import Show
+from server.core.clock import Clock
 from server.diagnostics.report import ProbedEngine
 from server.engines.live import ranked_sections
 from server.providers.live import LiveEngine

@@ -19,7 +19,7 @@ from cache.model.documents import FormatError, read_object, write_object
 from cache.model.images import MediaType, extension_for, media_type_for
 from cache.model.keys import META_NAME, Key, set_place
 from cache.stores.port import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
-from server.clock import Clock
+from server.core.clock import Clock
 from server.diagnostics.facts import FetchedFile
 from server.supply.inventory import StoreInventory
 

@@ -29,16 +29,16 @@ from generator.plan import PlanInForce
 from generator.recipe import Recipe
 from server.asrun.log import MemoryLog
 from server.asrun.record import RunRecord
-from server.clock import VirtualClock
 from server.config.show import Show
+from server.core.clock import VirtualClock
+from server.core.metrics import Metrics
+from server.core.random_streams import RandomStreams
 from server.diagnostics.facts import ObservedRun, SimulationResult
 from server.diagnostics.inspection import Inspector
 from server.diagnostics.report import ProbedEngine
-from server.metrics import Metrics
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
 from server.providers.shuffle import Bag, ShuffleBag
-from server.random_streams import RandomStreams
 from server.rehearsal.screening_window import ScreeningWindow, WindowSchedule
 from server.rehearsal.simulated_engines import TYPICAL_STEP, simulated_engines
 from server.rehearsal.simulated_store import SimulatedLine, SimulatedStore

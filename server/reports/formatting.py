@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from server.core.formatting import count, duration, size
 from server.diagnostics.findings import LEVELS
 from server.diagnostics.report import RehearsalOptions, Report
-from server.formatting import count, duration, size
 
 _FEW: Final = 6
 _AS_RECORDED: Final = 0.005

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from generator.cues import format_time
+from server.core.formatting import count
 from server.diagnostics.findings import LEVELS, Finding, Level
 from server.diagnostics.report import RehearsedRun, Report, Variety
-from server.formatting import count
 from server.reports.formatting import facts
 
 WIDTH: Final = 100

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from server.core.formatting import size
 from server.diagnostics.findings import Level
 from server.diagnostics.report import (
     Fetched,
@@ -20,7 +21,6 @@ from server.diagnostics.report import (
     Setback,
     SheetCue,
 )
-from server.formatting import size
 from server.reports.formatting import clock, factor, seconds, short
 
 WIDTH: Final = 1080.0

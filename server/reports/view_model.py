@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Final
 
 from cache.thumbnails import MEDIA_TYPE
+from server.core.formatting import count
 from server.diagnostics.findings import Finding, Level
 from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
-from server.formatting import count
 from server.reports.contact_sheets import Contact, ContactPicture, ContactSheet
 from server.reports.formatting import Fact, clock, factor, facts, listed, seconds, some
 from server.reports.timeline import Numbered, Timeline, compose_timeline, run_anchor

@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from cache.tasks import cancel_and_wait
 from generator.answers import JsonResponse
-from server.access import AccessDenied
-from server.clock import Clock
+from server.core.clock import Clock
+from server.network.access import AccessDenied
 from server.sockets.messages import ErrorReply, Hello, MessageDecoder, MessageError, WireMessage
 
 POLICY_VIOLATION = 1008

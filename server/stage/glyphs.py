@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-from server.formatting import count as counted
+from server.core.formatting import count as counted
 
 MOST: Final = 4096
 """Characters told to a screen at most: more than a show of Chinese has."""

@@ -15,9 +15,9 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from server.core.timescale import TimeScale
 from server.sockets.messages import WireMessage
 from server.stage.messages import MOMENT, SECONDS
-from server.timescale import TimeScale
 
 M = TypeVar("M", bound=WireMessage)
 

@@ -16,9 +16,9 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.clock import Clock
-from server.conditions import Condition
-from server.formatting import moment
+from server.core.clock import Clock
+from server.core.conditions import Condition
+from server.core.formatting import moment
 from server.stage import glyphs
 from server.stage.stage import Screen, Stage
 
@@ -184,7 +184,7 @@ class ScreenPresence:
         return found or self._missing(name, self._clock.now())
 
     def conditions(self) -> Iterator[Condition]:
-        """What is to be told: see `server/conditions.py`."""
+        """What is to be told: see `server/core/conditions.py`."""
         screens = self.all()
         near = self._near(NEAR)
         # Where none is named, one wall that shows the piece is enough to play it.

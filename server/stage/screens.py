@@ -11,10 +11,10 @@ from functools import partial
 import structlog
 from starlette.websockets import WebSocket
 
-from server.access import Access
-from server.clock import Clock
-from server.connections import identified
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.metrics import Metrics
+from server.network.access import Access
+from server.network.connections import identified
 from server.sockets.connection import (
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,

@@ -12,8 +12,8 @@ from typing import Final
 
 import structlog
 
-from server.clock import Clock
-from server.conditions import Condition
+from server.core.clock import Clock
+from server.core.conditions import Condition
 from server.stage.presence import ScreenPresence
 from server.stage.stage import Screen, Stage
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from server.clock import Clock
+from server.core.clock import Clock
+from server.core.timescale import REAL_TIME, TimeScale
 from server.sockets.messages import WireMessage
 from server.stage import messages as wire
 from server.stage.liveness import Liveness
 from server.stage.pace import to_real_time, to_show_time
-from server.timescale import REAL_TIME, TimeScale
 
 Ending = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]

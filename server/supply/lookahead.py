@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from cache.prefetch.prefetcher import Need
 from generator.cues import NavigateCue
 from generator.plan import Action, Planned
-from server.clock import Clock
 from server.config.show import Show
+from server.core.clock import Clock
 from server.performance.performer import pause_after
 from server.providers.static import StaticProvider
 from server.providers.timing import final_by

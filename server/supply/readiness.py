@@ -12,8 +12,8 @@ from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Coverage
 from cache.stores.port import StoreError
 from generator.plan import Action, PlanInForce
-from server.clock import Clock
-from server.metrics import Metrics
+from server.core.clock import Clock
+from server.core.metrics import Metrics
 from server.modes.ladder import Sets
 from server.modes.proof import UncoveredCue, uncovered
 from server.providers.static import StaticProvider

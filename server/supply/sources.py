@@ -23,10 +23,10 @@ from cache.prefetch.availability import Availability, EverythingAvailable
 from cache.prefetch.prefetcher import Coverage, Need, Prefetcher
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, ReadableStore, SharedStore, Store
-from server.clock import Clock
-from server.conditions import Condition
 from server.config.show import Show
 from server.config.stores import store_of
+from server.core.clock import Clock
+from server.core.conditions import Condition
 
 COPIES = "copies"
 """Folder of the copies, within that which `[cache] dir` names."""

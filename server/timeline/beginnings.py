@@ -19,7 +19,7 @@ from generator.cues import (
     SliderCue,
     StartCue,
 )
-from server.random_streams import RandomStreams
+from server.core.random_streams import RandomStreams
 from server.timeline.keystrokes import Keystrokes
 
 SLIDER_TAKES: Final = 1.0

@@ -14,11 +14,11 @@ from cache.encoding import json_text
 from cache.model.documents import real
 from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
-from server.access import AccessDenied, Role
 from server.asrun.log import Row, csv_piece, json_piece
 from server.control.buttons import RELEASED, Button, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
+from server.network.access import AccessDenied, Role
 from server.web.responses import error, picture
 from server.web.services import Services, services
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.access import AccessDenied
+from server.network.access import AccessDenied
 from server.web.responses import error, etag_of, picture
 from server.web.services import services
 

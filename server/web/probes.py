@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from cache.untrusted import one_line
 from generator.answers import JsonResponse
-from server.access import AccessDenied
 from server.config.screen_names import MAX_NAME
 from server.diagnostics.findings import sentences
 from server.diagnostics.live_checks import findings_now
+from server.network.access import AccessDenied
 from server.web.responses import error
 from server.web.services import services
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.access import AccessDenied
+from server.network.access import AccessDenied
 from server.web.responses import error
 from server.web.services import services
 

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from server.unhandled import noting_errors
+from server.core.unhandled import noting_errors
 from server.web import api, images, pages, probes, reports
 from server.web.services import services
 

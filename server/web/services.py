@@ -8,16 +8,16 @@ from typing import cast
 
 from starlette.requests import HTTPConnection
 
-from server.access import Access
 from server.asrun.log import AsRun
-from server.conditions import Conditions
 from server.config.show import Show
 from server.control.dispatcher import Dispatcher
 from server.control.socket import ControlSocket
 from server.control.state import StateView
+from server.core.conditions import Conditions
+from server.core.metrics import Metrics
 from server.diagnostics.preflight import Preflight
 from server.legacy.socket import LegacySocket
-from server.metrics import Metrics
+from server.network.access import Access
 from server.rehearsal.jobs import RehearsalJobs
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket

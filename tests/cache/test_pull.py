@@ -31,7 +31,7 @@ from tests.cache.samples import (
     picture,
     small_store,
 )
-from tests.cache.store_contract import listed
+from tests.contracts.store_contract import listed
 
 REPOSITORY = Path(__file__).parents[2]
 FIRST = image_key("prompt_001", 0, "1.jpg")

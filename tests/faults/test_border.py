@@ -40,7 +40,6 @@ from cache.untrusted import (
 )
 from generator.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
 from generator.engines.comfyui.messages import parse as parse_comfyui
-from server.access import Access, Role
 from server.config.environment import is_service_link
 from server.config.sections import Tokens
 from server.config.settings import SettingsError, load_settings
@@ -48,6 +47,7 @@ from server.config.show import load_show
 from server.control import messages as control
 from server.control.command import Caller, CommandError
 from server.legacy.messages import parse as parse_legacy
+from server.network.access import Access, Role
 from server.sockets.messages import MessageError
 from server.stage import messages as stage
 from tests.helpers.house import House, house
@@ -460,11 +460,11 @@ WRITING = {
     "cache/local/disk_cache.py": "copies: behind each stands the proof of it; none is missed",
     "cache/stores/folder.py": "a store's files: as durable, and with locks for many writers",
     "server/asrun/file.py": "SQLite writes; a database that is beyond use is renamed",
-    "server/child_process.py": "a setting of the kernel",
-    "server/state_file.py": "an unreadable file is renamed",
+    "server/core/child_process.py": "a setting of the kernel",
+    "server/performance/state_file.py": "an unreadable file is renamed",
     "server/rehearsal/backstage.py": "a child's report, synced before its folder gets its name",
     "server/reports/archive.py": "a folder gets its name, all in it synced",
-    "server/output.py": "standard streams",
+    "server/core/output.py": "standard streams",
 }
 
 

@@ -20,15 +20,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.config.sections import ServerSection
-from server.connections import (
+from server.network.connections import (
     BODY_RATE,
     BODY_WITHIN,
     Connection,
     ConnectionLimits,
     Connections,
 )
-from server.descriptors import FOR_THE_SHOW, raise_descriptor_limit, room_for_connections
-from server.serving import connections_of
+from server.network.descriptors import FOR_THE_SHOW, raise_descriptor_limit, room_for_connections
+from server.network.serving import connections_of
 from tests.helpers.screens import screen, web
 from tests.helpers.servers import Address, plain_environment, serving, serving_app
 from tests.helpers.shows import TinyShow, cue, make_show, prompt
@@ -49,12 +49,12 @@ def tiny(tmp_path: Path) -> TinyShow:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything has a tenth of its time."""
-    for name in ("server.protocols.HEAD_WITHIN", "server.connections.HEAD_WITHIN"):
+    for name in ("server.network.protocols.HEAD_WITHIN", "server.network.connections.HEAD_WITHIN"):
         monkeypatch.setattr(name, 0.6)
-    monkeypatch.setattr("server.protocols.BODY_WITHIN", 0.6)
-    monkeypatch.setattr("server.connections.READS_WITHIN", 1.0)
-    monkeypatch.setattr("server.connections.GONE_WITHIN", 0.6)
-    monkeypatch.setattr("server.connections._LOOK_EVERY", 0.1)
+    monkeypatch.setattr("server.network.protocols.BODY_WITHIN", 0.6)
+    monkeypatch.setattr("server.network.connections.READS_WITHIN", 1.0)
+    monkeypatch.setattr("server.network.connections.GONE_WITHIN", 0.6)
+    monkeypatch.setattr("server.network.connections._LOOK_EVERY", 0.1)
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def _until_it_blocks(call: Any) -> None:
 
 def test_the_soft_limit_is_raised_to_the_hard_one_and_the_show_has_its_share() -> None:
     code = (
-        "import resource, server.descriptors as d; "
+        "import resource, server.network.descriptors as d; "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 900)); "
         "print(d.raise_descriptor_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
@@ -300,7 +300,7 @@ async def test_who_cannot_be_looked_at_does_not_end_the_looking(
             closed.close()
             return closed
 
-    monkeypatch.setattr("server.connections._LOOK_EVERY", 0.01)
+    monkeypatch.setattr("server.network.connections._LOOK_EVERY", 0.01)
     now, gone = [0.0], Gone()
     gone.unsent = 10
     connections = Connections(monotonic=lambda: now[0])

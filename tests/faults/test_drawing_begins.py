@@ -13,7 +13,7 @@ from playwright.sync_api import Route, sync_playwright
 
 from generator.cues import Draw, parse_cues
 from generator.programs import DEFAULT_PROGRAMS
-from server.random_streams import RandomStreams
+from server.core.random_streams import RandomStreams
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.keystrokes import FASTEST, REST, Keystrokes, mulberry32
 from tests.helpers.house import house

@@ -13,21 +13,21 @@ import pytest
 
 from generator.engines.port import EngineStarting, EngineUnavailable, StepImage, Timing
 from generator.recipe import Recipe
-from server.access import Role
-from server.clock import VirtualClock, settle
 from server.control.command import Caller
+from server.core.clock import VirtualClock, settle
 from server.engines.child import Child
 from server.engines.live import LiveEngines
 from server.engines.local import LocalEngine
 from server.engines.prober import IDLE, EngineProber
 from server.modes.breaker import ASK_AGAIN, Breaker
+from server.network.access import Role
 from server.providers.base import NotThere
 from server.providers.live import LiveEngine
-from tests.generator.engines.engine_contract import recipe
+from tests.contracts.engine_contract import recipe
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.shows import LOOP, Rhythm, cue, prompt
-from tests.server.test_local_engine import Nursery
+from tests.server.engines.test_local_engine import Nursery
 
 CUES = [prompt(1, "one", id="one"), prompt(90, "two", id="two"), cue(120, "end")]
 NO_SETS = Rhythm(sets=0)

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 from cache import durable
 from cache.durable import KeptFile, write_durably
-from server import state_file as memory_module
 from server.modes.forces import Force
+from server.performance import state_file as memory_module
+from server.performance.state_file import Panic, PersistedState, StateFile
 from server.providers.shuffle import Bag
-from server.state_file import Panic, PersistedState, StateFile
 from tests.helpers import walls
 from tests.helpers.servers import Address, server_process, serving
 from tests.helpers.shows import Rhythm, TinyShow, line, make_show, prompt

@@ -21,8 +21,8 @@ from cache.model.keys import MANIFEST, Key, meta_key
 from cache.stores.folder import FolderStore
 from cache.stores.port import StoreDenied
 from generator.engines.port import ScriptedEngine
-from server.clock import VirtualClock
 from server.config.show import load_show
+from server.core.clock import VirtualClock
 from server.diagnostics.live_checks import RunningShow, files
 from server.diagnostics.report import RehearsalOptions
 from server.engines.live import LiveEngines
@@ -35,7 +35,7 @@ from tests.helpers.programs import start
 from tests.helpers.screens import web
 from tests.helpers.servers import serving
 from tests.helpers.shows import LOOP, MANUAL, Rhythm, TinyShow, cue, make_show, prompt, write_show
-from tests.server.test_http import until_ready
+from tests.server.web.test_http import until_ready
 
 CUES = [
     cue(0, "start"),

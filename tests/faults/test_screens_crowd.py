@@ -146,8 +146,8 @@ async def test_screens_that_never_read_cost_a_bounded_memory(tmp_path: Path) -> 
 def test_a_screen_that_never_reads_ends_without_a_word_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("server.connections.READS_WITHIN", 0.5)
-    monkeypatch.setattr("server.connections._LOOK_EVERY", 0.05)
+    monkeypatch.setattr("server.network.connections.READS_WITHIN", 0.5)
+    monkeypatch.setattr("server.network.connections._LOOK_EVERY", 0.05)
     larger = show(tmp_path, MANUAL, replace(LARGE, size=1_500_000))
     # The loop that serves: what is written to a transport that has ended, another forgives.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from server.clock import VirtualClock
-from server.metrics import Metrics
+from server.core.clock import VirtualClock
+from server.core.metrics import Metrics
+from server.performance.state_file import read_state
 from server.stage import messages as wire
 from server.stage.liveness import PAINTS_WITHIN, SPEAKS_WITHIN, STALE_AFTER, Liveness
 from server.stage.presence import (
@@ -26,7 +27,6 @@ from server.stage.presence import (
     ScreenPresence,
 )
 from server.stage.stage import Screen, Stage, StageFrame
-from server.state_file import read_state
 from tests.helpers.screens import command, screen, web
 from tests.helpers.servers import Address, serving
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, make_show, prompt

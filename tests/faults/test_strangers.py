@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from cache.model.keys import Key, image_key
 from server.asrun.record import _MAX_SCREENS, RunNotes
-from server.clock import VirtualClock
 from server.config.show import load_show
 from server.control.command import Caller, CommandError
 from server.control.command import command as declared
 from server.control.dispatcher import Dispatcher, Envelope
+from server.core.clock import VirtualClock
+from server.core.random_streams import RandomStreams
 from server.providers.shuffle import Bag, ShuffleBag
-from server.random_streams import RandomStreams
 from tests.cache.prefetch.test_prefetcher import bench, names
 from tests.helpers.pictures import picture
 from tests.helpers.screens import web

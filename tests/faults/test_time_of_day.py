@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Browser
 
-from server.clock import VirtualClock
 from server.config.lobby import (
     LANGUAGES,
     TEXTS,
@@ -21,12 +20,13 @@ from server.config.lobby import (
     shipped_texts,
 )
 from server.config.settings import SettingsError, load_settings
+from server.core.clock import VirtualClock
+from server.core.time_of_day import TimeOfDay, local_text
 from server.lifecycle import force_book, signs_of_life
 from server.modes.forces import Force
-from server.state_file import PersistedState, StateFile
+from server.performance.state_file import PersistedState, StateFile
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import DailySchedule, EndlessLoop
-from server.timeofday import TimeOfDay, local_text
 from tests.helpers import walls
 from tests.helpers.house import House, house
 from tests.helpers.servers import ServerProcess, server_process
@@ -299,10 +299,10 @@ READS = re.compile(
 )
 
 MAY = {
-    "server/clock.py": "the clock itself",
-    "server/timeofday.py": "who knows it, for all others",
+    "server/core/clock.py": "the clock itself",
+    "server/core/time_of_day.py": "who knows it, for all others",
     "server/timeline/schedule.py": "hours of the day into Unix time",
-    "server/formatting.py": "a Unix time in words, with the zone as an argument",
+    "server/core/formatting.py": "a Unix time in words, with the zone as an argument",
     "server/asrun/file.py": "Unix time of rows, in exports",
     "server/asrun/log.py": "when a run was, and when it is old: see its _prune",
     "server/lifecycle.py": "when the show was alive, for the next start",
@@ -312,8 +312,8 @@ MAY = {
     "server/performance/playback.py": "when somebody panicked, since when the show stands",
     "server/performance/progress.py": "since when nothing goes well, to be read",
     "server/stage/presence.py": "since when a screen is gone, to be read",
-    "server/unhandled.py": "since when something goes wrong, to be read",
-    "server/output.py": "since when lines are lost, to be read",
+    "server/core/unhandled.py": "since when something goes wrong, to be read",
+    "server/core/output.py": "since when lines are lost, to be read",
     "server/rehearsal/jobs.py": "when a rehearsal ended, to be read",
     "server/reports/archive.py": "the names of its reports, whose order survives a wrong clock",
     "server/diagnostics/preflight.py": "when it looked, to be read",
@@ -352,5 +352,5 @@ def test_the_time_of_day_is_read_where_it_is_meant_and_nowhere_else() -> None:
     }
     assert found <= MAY.keys(), (
         f'{sorted(found - MAY.keys())}: see "Two clocks" in docs/architecture.md. A span is '
-        "counted by Clock.now, an hour is printed through server/timeofday.py"
+        "counted by Clock.now, an hour is printed through server/core/time_of_day.py"
     )

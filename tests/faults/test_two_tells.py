@@ -28,8 +28,8 @@ from generator.plan import Action
 from generator.recipe import Recipe
 from generator.recorder import Recorder, latency_of
 from generator.worker import Worker
-from server.clock import VirtualClock
 from server.config.show import load_show
+from server.core.clock import VirtualClock
 from server.performance.performer import REGENERATION_PAUSE
 from server.providers.base import Slot
 from server.providers.latency import UNKNOWN_LATENCY, Latencies

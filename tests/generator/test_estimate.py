@@ -8,7 +8,7 @@ from cache.model.formats import FileFacts, SetMeta
 from generator.estimate import Cost, Experience
 from generator.provenance import model_config
 from generator.recipe import Recipe
-from tests.generator.engines.engine_contract import from_base, recipe
+from tests.contracts.engine_contract import from_base, recipe
 
 UNKNOWN = Cost(None, None)
 

@@ -18,7 +18,7 @@ from generator.harvest import Harvester
 from generator.plan import Action
 from generator.recipe import Recipe
 from tests.cache.samples import picture
-from tests.generator.engines.engine_contract import EngineContract, drawn, recipe
+from tests.contracts.engine_contract import EngineContract, drawn, recipe
 from tests.generator.test_recorder import WHEN, action, run_of
 
 IMAGES = run_of(*(picture("jpg", seed) for seed in range(4)))

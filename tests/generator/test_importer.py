@@ -32,7 +32,7 @@ from generator.plan import Action, ActionType
 from generator.recipe import PipelineKind, Recipe
 from generator.recorder import Recorder
 from tests.cache.samples import meta_of, picture, plain
-from tests.generator.engines.engine_contract import base_image
+from tests.contracts.engine_contract import base_image
 from tests.generator.test_recorder import four
 
 TEXT = Recipe(model="m", prompt="boats", steps=3, width=64, height=64)

@@ -6,7 +6,7 @@ import pytest
 
 from generator.provenance import changes, model_config
 from generator.recipe import Lora, Recipe
-from tests.generator.engines.engine_contract import base_image, from_base, recipe
+from tests.contracts.engine_contract import base_image, from_base, recipe
 
 
 def test_what_is_written_of_a_recipe_differs_from_it_in_nothing() -> None:

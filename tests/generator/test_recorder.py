@@ -23,7 +23,7 @@ from generator.plan import Action
 from generator.recipe import PipelineKind, Recipe, seed_for
 from generator.recorder import Recorder
 from tests.cache.samples import picture, plain
-from tests.generator.engines.engine_contract import base_image, difference
+from tests.contracts.engine_contract import base_image, difference
 
 WHEN = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
 FILES = ("1.jpg", "2.jpg", "3.jpg", "final.jpg")

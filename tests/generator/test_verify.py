@@ -18,7 +18,7 @@ from generator.engines.sketch.engine import SketchEngine
 from generator.plan import Action
 from generator.recorder import Recorder
 from generator.verify import SetFinding, verify_sets
-from tests.generator.engines.engine_contract import recipe
+from tests.contracts.engine_contract import recipe
 
 ACTION = Action("prompt_001", "prompt", 0, 0.0, "P4", "boats", None, recipe(steps=2))
 

@@ -36,7 +36,7 @@ from generator.inventory import Holding, Job, take_inventory
 from generator.plan import Action
 from generator.recipe import seed_for
 from generator.worker import Worker
-from tests.generator.engines.engine_contract import AddressedEngineContract, drawn, recipe
+from tests.contracts.engine_contract import AddressedEngineContract, drawn, recipe
 from tests.helpers.servers import listening
 
 JSON = {"content-type": "application/json"}

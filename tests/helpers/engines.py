@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from generator.engines.port import EngineError, ScriptedEngine, StepImage
-from server.clock import VirtualClock
+from server.core.clock import VirtualClock
 from server.providers.live import LiveEngine
 from tests.helpers.pictures import picture
 

@@ -18,34 +18,34 @@ from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
 from generator.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
-from server.clock import VirtualClock, settle
-from server.conditions import Conditions
 from server.config.show import Show, load_show
 from server.control.commands.modes import ModeCommands
 from server.control.commands.show import Remember, ShowCommands
 from server.control.commands.supply import SupplyCommands
 from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
+from server.core.clock import VirtualClock, settle
+from server.core.conditions import Conditions
+from server.core.metrics import Metrics
+from server.core.random_streams import RandomStreams
+from server.core.time_of_day import TimeOfDay
 from server.diagnostics.findings import Level, sentences
 from server.diagnostics.live_checks import findings_now
 from server.engines.live import LiveEngines
 from server.engines.prober import EngineProber, probe_of
-from server.metrics import Metrics
 from server.modes.manager import ForceBook, ModeManager
 from server.performance.performer import Performer
 from server.performance.playback import Playback
+from server.performance.state_file import Panic
 from server.providers.live import LiveEngine
 from server.providers.shuffle import ShuffleBag
 from server.providers.static import StaticProvider
-from server.random_streams import RandomStreams
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.stage.presence import ScreenPresence
 from server.stage.stage import ScreenMailbox, Stage, StageFrame
-from server.state_file import Panic
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply
 from server.timeline.schedule import build_schedule
-from server.timeofday import TimeOfDay
 from tests.helpers.shows import LOOP, Rhythm, store_contents, write_show
 
 

@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import server.serving  # all that a server has in memory
+import server.network.serving  # all that a server has in memory
 from generator.engines.port import Engine, EngineUnavailable
 from generator.recipe import Recipe
-from server.clock import SystemClock
 from server.config.show import load_show
+from server.core.clock import SystemClock
 from server.engines.live import live_engines
 
 _PATIENCE = 240.0
@@ -66,5 +66,5 @@ async def told(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    assert server.serving.__name__ in sys.modules
+    assert server.network.serving.__name__ in sys.modules
     print(json.dumps(asyncio.run(told(Path(sys.argv[1])))))

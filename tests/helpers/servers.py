@@ -23,11 +23,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from server.app import create_app
-from server.clock import SystemClock
 from server.config.show import Show
-from server.connections import ConnectionLimits, Connections
+from server.core.clock import SystemClock
+from server.network.connections import ConnectionLimits, Connections
+from server.network.serving import uvicorn_config
 from server.providers.live import LiveEngine
-from server.serving import uvicorn_config
 from server.setup import ShowSetup
 
 ROOT = Path(__file__).resolve().parents[2]

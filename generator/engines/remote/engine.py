@@ -31,9 +31,9 @@ from generator.engines.port import (
     Timing,
     check_count,
 )
+from generator.engines.remote.protocol import NotKeptThere, SetRequest
 from generator.outgoing import Client, ask, bearer, bounded_lines, read_whole, stream
 from generator.recipe import Recipe
-from generator.worker_protocol import NotKeptThere, SetRequest
 
 SILENCE = 15.0
 """Seconds without a word, not even a heartbeat, after which the worker is given up."""

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from cache.untrusted import one_line
 from generator.cues import Mode
-from server.clock import Clock
 from server.control.command import (
     Arguments,
     Caller,
@@ -23,6 +22,7 @@ from server.control.command import (
 )
 from server.control.commands.show import CueReference
 from server.control.state import StateView
+from server.core.clock import Clock
 from server.engines.live import LiveEngines
 from server.modes.forces import Force, Until
 from server.modes.ladder import Decision

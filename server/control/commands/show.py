@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, Field
 from generator.cues import format_time, parse_time
 from generator.plan import Planned
 from server.asrun.log import AsRun
-from server.clock import Clock
 from server.config.show import Show
 from server.control.command import (
     Arguments,
@@ -23,10 +22,11 @@ from server.control.command import (
 )
 from server.control.dispatcher import CommandLog
 from server.control.state import StateView
+from server.core.clock import Clock
 from server.performance.playback import Playback
+from server.performance.state_file import Panic
 from server.stage.presence import NotForgotten
 from server.stage.stage import Stage
-from server.state_file import Panic
 
 _MOST_ROWS: Final = 500
 """More are to be had in pieces from `/api/asrun`: a reply is one message."""

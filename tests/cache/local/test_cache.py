@@ -20,7 +20,7 @@ from cache.stores.folder import FolderStore
 from cache.stores.memory import MemoryStore
 from cache.stores.port import NotFound, ReadableStore, StoreUnavailable
 from tests.cache.samples import add_set, images_of, original_meta, small_store
-from tests.cache.store_contract import ReadingContract, listed
+from tests.contracts.store_contract import ReadingContract, listed
 
 META = meta_key("prompt_001", 0)
 FINAL = image_key("prompt_001", 0, "final.jpg")

@@ -19,7 +19,7 @@ from cache.prefetch.plan import FINAL
 from cache.prefetch.prefetcher import MARGIN, Need, Prefetcher, _files
 from cache.stores.memory import MemoryStore
 from cache.stores.port import StoreUnavailable
-from server.clock import VirtualClock, settle
+from server.core.clock import VirtualClock, settle
 from tests.cache.samples import WHEN, meta_of, picture
 from tests.helpers.pictures import picture as padded
 

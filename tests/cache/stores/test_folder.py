@@ -32,7 +32,7 @@ from cache.stores.port import (
     StoreUnavailable,
     content_version,
 )
-from tests.cache.store_contract import StoreContract, listed
+from tests.contracts.store_contract import StoreContract, listed
 
 KEY = parse_key("actions/a/sets/0/1.jpg")
 REPOSITORY = Path(__file__).parents[3]

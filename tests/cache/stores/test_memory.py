@@ -18,7 +18,7 @@ from cache.stores.port import (
     StoreFull,
     StoreUnavailable,
 )
-from tests.cache.store_contract import StoreContract
+from tests.contracts.store_contract import StoreContract
 
 KEY = parse_key("a/b")
 

@@ -8,7 +8,7 @@ from cache.model.keys import BadKey, parse_key
 from cache.stores.memory import MemoryStore
 from cache.stores.port import Store
 from cache.stores.prefix import PrefixStore
-from tests.cache.store_contract import StoreContract, listed
+from tests.contracts.store_contract import StoreContract, listed
 
 PART = "quarantine/prompt_001/20261120T103000Z-0a1b2c/"
 

@@ -54,7 +54,7 @@ from tests.cache.s3_servers import (
     answer,
     refusal,
 )
-from tests.cache.store_contract import StoreContract, listed
+from tests.contracts.store_contract import StoreContract, listed
 
 REPOSITORY = Path(__file__).parents[3]
 KEY = parse_key("actions/a/sets/0/1.jpg")

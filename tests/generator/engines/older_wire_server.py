@@ -23,7 +23,7 @@ from generator.engines.port import StepImage
 from generator.engines.sketch.engine import SketchEngine
 from generator.recipe import Recipe
 from tests.cache.samples import picture
-from tests.generator.engines.engine_contract import base_image, from_base, recipe
+from tests.contracts.engine_contract import base_image, from_base, recipe
 
 KNOWN = ("P0:", "P2:", "P2B:", "P3", "P3B:", "P4:")
 

@@ -29,13 +29,13 @@ from generator.engines.port import (
     RecipeRefused,
 )
 from generator.recipe import Lora, Recipe
-from tests.generator.engines.comfyui_server import Behaviour, ComfyUI, workflow, workflow_from_base
-from tests.generator.engines.engine_contract import (
+from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,
     from_base,
     recipe,
 )
+from tests.generator.engines.comfyui_server import Behaviour, ComfyUI, workflow, workflow_from_base
 
 
 @asynccontextmanager

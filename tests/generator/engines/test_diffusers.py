@@ -36,7 +36,7 @@ from generator.engines.port import (
     RecipeRefused,
 )
 from generator.recipe import Lora, PipelineKind, Recipe
-from tests.generator.engines.engine_contract import (
+from tests.contracts.engine_contract import (
     EngineContract,
     base_image,
     difference,

@@ -9,7 +9,7 @@ import pytest
 from generator.engines.legacy.engine import OlderWireEngine, command, command_of
 from generator.engines.port import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
 from generator.recipe import Recipe
-from tests.generator.engines.engine_contract import (
+from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,
     from_base,

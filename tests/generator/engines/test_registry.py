@@ -28,12 +28,12 @@ from generator.engines.settings import (
     RemoteSection,
 )
 from generator.outgoing import outgoing_client
-from server.clock import VirtualClock
 from server.config.settings import Settings, SettingsError, load_settings
 from server.config.show import load_show
+from server.core.clock import VirtualClock
 from server.engines.live import live_engines
 from server.rehearsal.simulated_engines import probe_engines
-from tests.generator.engines.engine_contract import drawn, recipe
+from tests.contracts.engine_contract import drawn, recipe
 from tests.helpers.engines import drawing
 from tests.helpers.servers import ROOT
 from tests.helpers.shows import MANUAL, cue, prompt, write_show

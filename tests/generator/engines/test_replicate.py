@@ -28,7 +28,7 @@ from generator.engines.replicate import engine as replicate
 from generator.engines.replicate.engine import ReplicateEngine, _retry_after
 from generator.engines.replicate.settings import DEFAULT_INPUT
 from generator.recipe import Lora
-from tests.generator.engines.engine_contract import (
+from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,
     from_base,

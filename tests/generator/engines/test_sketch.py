@@ -22,7 +22,7 @@ from generator.engines.sketch.engine import SketchEngine, draw, draw_set, nomina
 from generator.engines.sketch.painting.motifs import MOTIFS
 from generator.engines.sketch.painting.painter import plan
 from generator.recipe import Lora, Recipe
-from tests.generator.engines.engine_contract import (
+from tests.contracts.engine_contract import (
     EngineContract,
     base_image,
     difference,

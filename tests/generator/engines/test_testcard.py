@@ -6,7 +6,7 @@ import pytest
 from generator.engines.port import Engine
 from generator.engines.sketch.engine import draw_set, nominal_durations
 from generator.engines.testcard.engine import TestCardEngine, draw
-from tests.generator.engines.engine_contract import EngineContract, from_base, pixels, recipe
+from tests.contracts.engine_contract import EngineContract, from_base, pixels, recipe
 
 
 class TestContract(EngineContract):

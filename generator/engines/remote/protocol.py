@@ -1,0 +1,52 @@
+"""What a worker and those who ask it have in common: a set to be drawn straight into a store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cache.model.formats import SetMeta
+from generator.cues import Identifier
+from generator.description import Description
+from generator.engines.port import Engine, EngineError
+from generator.recipe import Recipe
+
+
+class SetRequest(BaseModel):
+    """The body of `POST /action-sets`: one set to draw and keep.
+
+    Attributes:
+        recipe: what; the set's number decides its seed.
+        action_id: whose set.
+        set_id: which.
+        description: what the manifest will say of the action, as far as the sender knows.
+        store: where the sender expects the set to be kept (`SharedStore.address`). A worker with
+            another store refuses; None leaves it to the worker.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    recipe: Recipe
+    action_id: Identifier
+    set_id: Annotated[int, Field(ge=0, le=9_999_999)]
+    description: Description = Description()
+    store: str | None = None
+
+
+class NotKeptThere(EngineError):
+    """The worker does not keep sets where they were to be: they have to be fetched from it."""
+
+
+@runtime_checkable
+class KeepingEngine(Engine, Protocol):
+    """An engine that can keep what it draws by itself, near to where it draws."""
+
+    async def draw_set(self, asked: SetRequest) -> SetMeta:
+        """Have a set drawn, kept and registered; one that is there already is only looked at.
+
+        Raises:
+            NotKeptThere: it has no store, or another one. Nothing was drawn.
+            EngineError: as `Engine.render`.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""What the server may say can be looked up, and the map of the code has every module."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache.model.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
+from server.diagnostics.findings import table
+from server.stage.presence import _CODES
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def sources() -> Iterator[Path]:
+    for package in ("cache", "generator", "server"):
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def condition_codes() -> set[str]:
+    """The code of every `Condition` that is made anywhere; one by a variable is known here."""
+    found = set(_CODES.values())
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="Condition"), args=[ast.Constant(value=code), *_]):
+                    found.add(str(code))
+                case ast.Call(func=ast.Name(id="Condition"), args=[first, *_]):
+                    assert ast.unparse(first).startswith("_CODES["), f"{path}: which codes?"
+    return found
+
+
+def test_every_condition_can_be_looked_up() -> None:
+    text = (DOCS / "venues.md").read_text(encoding="utf-8")
+    title = "## Everything that the health may say\n"
+    section = text.partition(title)[2].partition("\n## ")[0]
+    listed = {
+        code
+        for line in section.splitlines()
+        if line.startswith("| `")
+        for code in re.findall(r"`([a-z_]+)`", line.split("|")[1])
+    }
+    assert listed == condition_codes()
+
+
+def test_every_finding_can_be_looked_up() -> None:
+    assert table() in (DOCS / "rehearsal.md").read_text(encoding="utf-8")
+
+
+def test_the_map_of_the_code_has_every_module() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    plan = text.partition("## Where everything lives\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"[a-z0-9_]+", plan))
+    modules = [path.relative_to(ROOT) for path in sources() if not path.stem.startswith("__")]
+    # A kind of engine is a folder, named as one; what has an underscore is the inside of another.
+    kinds = {path.parent for path in modules if path.stem == "settings" and "engines" in path.parts}
+    assert {folder.name for folder in kinds} <= named | {"engines"}
+    kinds.discard(Path("generator/engines"))
+    inside = [
+        path
+        for path in modules
+        if any(part.startswith("_") for part in path.parts) or kinds & set(path.parents)
+    ]
+    missing = [str(path) for path in modules if path not in inside and path.stem not in named]
+    assert missing == []
+
+
+def test_what_is_drawn_for_the_demo_is_no_change_of_the_repository() -> None:
+    """The repository's root is the demo's store: what drawing leaves there is ignored by git."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX)} <= set(ignored)
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    def anchors(page: Path) -> set[str]:
+        titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    astray = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path).resolve() if path else page
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                astray.append(f"{page.name}: {target}")
+    assert astray == []
