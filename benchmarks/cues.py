@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving, spread, watch
-from generator.cues import format_time
+from generator.sheet.cues import format_time
 
 _SECONDS = length(30, 3)
 _EACH_SECOND = (1, 3, 1, 10)

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, watch
 from benchmarks.shows import fill_store, jpeg_of
-from generator.cues import format_time
+from generator.sheet.cues import format_time
 from server.config.show import load_show
 from tests.cache.s3_servers import S3Server, rclone
 from tests.helpers.line import Line, line_to

@@ -18,12 +18,12 @@ from statistics import median
 from benchmarks.lengths import length
 from benchmarks.machinery import say
 from cache.stores.folder import FolderStore
-from generator.description import Description
 from generator.engines.diffusers.engine import DiffusersEngine
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Pipeline
-from generator.recipe import Recipe
-from generator.recorder import Recorder
+from generator.sets.recorder import Recorder
+from generator.sheet.description import Description
+from generator.sheet.recipe import Recipe
 
 _ROUNDS = length(5, 1)
 _STEPS = length(8, 2)

@@ -15,9 +15,9 @@ from cache.model.formats import FileFacts, SetMeta, dump_meta
 from cache.model.images import decode_check
 from cache.model.keys import set_prefix
 from cache.model.manifest import Manifest, ManifestAction, dump_manifest
-from generator.cues import format_time
-from generator.plan import Action
-from generator.recorder import manifest_entry
+from generator.sets.recorder import manifest_entry
+from generator.sheet.cues import format_time
+from generator.sheet.plan import Action
 
 _DRAWN_AT = datetime(2026, 11, 20, tzinfo=UTC)
 

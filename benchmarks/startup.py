@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmarks.lengths import length
 from benchmarks.machinery import say, serving
-from generator.cues import format_time, parse_cues
-from generator.plan import plan_actions
-from generator.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.cues import format_time, parse_cues
+from generator.sheet.plan import plan_actions
+from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import DEMO
 
 _ROUNDS = length(5, 1)

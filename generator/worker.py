@@ -43,9 +43,9 @@ from generator.engines.port import (
     StepImage,
 )
 from generator.engines.remote.protocol import SetRequest
-from generator.numbers import NumberTaken
-from generator.recipe import Recipe
-from generator.recorder import Recorder, found_set, recipe_of_set
+from generator.sets.numbers import NumberTaken
+from generator.sets.recorder import Recorder, found_set, recipe_of_set
+from generator.sheet.recipe import Recipe
 
 _log = structlog.get_logger(__name__)
 

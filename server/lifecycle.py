@@ -13,7 +13,7 @@ from cache.library import Library
 from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
-from generator.plan import PlanInForce
+from generator.sheet.plan import PlanInForce
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.core.clock import Clock

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.cues import PromptCue, TranscriptCue
-from generator.plan import Action, PlanInForce
-from generator.recipe import seed_for
+from generator.sheet.cues import PromptCue, TranscriptCue
+from generator.sheet.plan import Action, PlanInForce
+from generator.sheet.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.config.lobby import calendar_signs, direction_of

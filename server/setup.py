@@ -10,8 +10,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from typing import Protocol
 
-from generator.harvest import Harvester
-from generator.plan import PlanInForce
+from generator.sets.harvest import Harvester
+from generator.sheet.plan import PlanInForce
 from server.asrun.log import AsRun, AsRunLog
 from server.asrun.record import Activation
 from server.config.show import Show

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache.model.images import on_black
 from generator.engines.port import RecipeRefused, StepImage
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 PREVIEW_QUALITY: Final = 80
 FINAL_QUALITY: Final = 92

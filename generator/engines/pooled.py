@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 
 from generator.engines.port import EnginePoisoned, StepImage, Timing
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 Draw = Callable[[Recipe, float], list[StepImage]]
 """Draws a whole picture at a nominal pace; importable by name, so that a process finds it."""

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 Timing = Literal["measured", "profiled", "simulated"]
 """How step durations came about.

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from websockets.exceptions import WebSocketException
 
 from cache.outgoing import has_password, reason_of, redacted
-from generator.cues import Identifier
 from generator.engines.port import Engine
 from generator.outgoing import Client, ask, bearer
-from generator.plan import Action
+from generator.sheet.cues import Identifier
+from generator.sheet.plan import Action
 
 PROBE_WITHIN: Final = 20.0
 """Seconds in which an engine must have answered when it is asked whether it is there."""

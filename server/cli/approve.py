@@ -15,9 +15,9 @@ from rich.table import Table
 from cache.library import Library
 from cache.model.documents import FormatError
 from cache.stores.port import Store, StoreError
-from generator import approval, quarantine
-from generator.approval import NotApproved
-from generator.quarantine import Harvested, Quarantine
+from generator.sets import approval, quarantine
+from generator.sets.approval import NotApproved
+from generator.sets.quarantine import Harvested, Quarantine
 from server.cli.common import (
     JsonOption,
     ShowOption,

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from generator.batch import Event, Left, Said
+from generator.sets.batch import Event, Left, Said
 from server.cli.tally import Pace, Tally
 from server.core.formatting import count, duration, rate
 

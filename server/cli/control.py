@@ -23,8 +23,8 @@ from websockets.sync.client import ClientConnection, connect  # noqa: TID251 - g
 
 from cache.outgoing import has_password, proxy_for, reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, decode_message, one_line
-from generator.cues import format_time
 from generator.outgoing import MAX_MESSAGE
+from generator.sheet.cues import format_time
 from server.cli.common import JsonOption, fail
 from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from generator.estimate import Cost, Experience
-from generator.inventory import Holding
+from generator.sets.inventory import Holding
+from generator.sheet.estimate import Cost, Experience
 from server.core.formatting import count, duration, size
 
 

@@ -23,15 +23,15 @@ from cache.model.documents import FormatError, WrongVersion
 from cache.model.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
 from cache.model.manifest import Manifest
 from cache.stores.port import StoreError
-from generator.batch import BatchOutcome, Event, run_batch
 from generator.engines.registry import AnyEngine, UnknownEngine, find_engine, recording_engines
 from generator.engines.settings import BadEngine
-from generator.estimate import Experience
-from generator.importer import ImportReport, NothingToImport, import_sets
-from generator.inventory import Holding, Job, jobs_for, take_inventory
-from generator.plan import Plan
-from generator.prune import Unwanted, remove_sets, unwanted_sets
-from generator.verify import SetFinding, verify_sets
+from generator.sets.batch import BatchOutcome, Event, run_batch
+from generator.sets.importer import ImportReport, NothingToImport, import_sets
+from generator.sets.inventory import Holding, Job, jobs_for, take_inventory
+from generator.sets.prune import Unwanted, remove_sets, unwanted_sets
+from generator.sets.verify import SetFinding, verify_sets
+from generator.sheet.estimate import Experience
+from generator.sheet.plan import Plan
 from server.cli.approve import approve
 from server.cli.batch_display import batch_display, remark
 from server.cli.common import (

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cache.stores.urls import BadStoreAddress
 from cache.untrusted import Unfit, fit_json
-from generator.cues import parse_time
+from generator.sheet.cues import parse_time
 from server.cli.common import (
     JsonOption,
     ShowOption,

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from generator.batch import Began, Event, Finished, GaveUp, Left, PutBack, Said
 from generator.engines.port import Engine
+from generator.sets.batch import Began, Event, Finished, GaveUp, Left, PutBack, Said
 
 _WINDOW = 40
 """Sets that a rate is judged by: the last ones."""

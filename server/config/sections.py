@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from cache.outgoing import has_password
-from generator.cues import Draw, Failover, Mode
+from generator.sheet.cues import Draw, Failover, Mode
 from server.config.lobby import LANGUAGES, TEXTS, check_language, check_texts, shipped_texts
 from server.config.screen_names import ScreenName
 

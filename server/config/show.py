@@ -11,10 +11,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from cache.model.images import BadImage, check_image
-from generator.base_image import default_base_image
-from generator.cues import CueSheet, CueSheetError, PromptCue, SliderCue, TranscriptCue, parse_cues
-from generator.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
-from generator.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.base_image import default_base_image
+from generator.sheet.cues import (
+    CueSheet,
+    CueSheetError,
+    PromptCue,
+    SliderCue,
+    TranscriptCue,
+    parse_cues,
+)
+from generator.sheet.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
+from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.config.local_zone import NAMELESS, BadZone, local_zone
 from server.config.sections import ShowSection
 from server.config.settings import Problem, Settings, SettingsError, load_settings

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from cache.prefetch.prefetcher import Coverage
-from generator.cues import Mode
+from generator.sheet.cues import Mode
 from server.asrun.record import Activation
 from server.core.conditions import Level
 from server.network.access import Role

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 from cache.encoding import json_text
-from generator.cues import (
+from generator.sheet.cues import (
     Cue,
     FadeCue,
     NavigateCue,

@@ -31,7 +31,7 @@ _GONE_WITHIN: Final = 5.0
 
 _PR_SET_PDEATHSIG: Final = 1
 _OOM_SCORE: Final = "500"
-_ROOT: Final = Path(__file__).resolve().parents[1]
+_ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class ChildFailed(Exception):

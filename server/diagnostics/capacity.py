@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from cache.model.keys import set_place
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.core.formatting import size
 from server.diagnostics.facts import SIMULATION, SimulationFacts
 from server.diagnostics.findings import Finding, kind

@@ -10,8 +10,8 @@ from typing import Final
 from cache.model.keys import Key
 from cache.model.manifest import Manifest
 from cache.prefetch.prefetcher import Coverage
-from generator.plan import Plan
-from generator.verify import SetFinding
+from generator.sets.verify import SetFinding
+from generator.sheet.plan import Plan
 from server.asrun.file import Row
 from server.config.show import Show
 from server.diagnostics.findings import Selection

@@ -13,8 +13,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from generator.cues import format_time
-from generator.plan import Action
+from generator.sheet.cues import format_time
+from generator.sheet.plan import Action
 
 Level = Literal["error", "warning", "note"]
 """An error would be seen by visitors, a warning is survived, a note is good to know."""

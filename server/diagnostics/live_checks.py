@@ -20,7 +20,7 @@ from typing import Final
 from cache.library import BrokenSet
 from cache.model.keys import meta_key, set_prefix
 from cache.stores.port import StoreError
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.config.show import Show
 from server.core.formatting import size
 from server.diagnostics import sets

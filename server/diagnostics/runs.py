@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.diagnostics.capacity import tight_cues
 from server.diagnostics.facts import SIMULATION, SimulationFacts
 from server.diagnostics.findings import CuePlace, Finding, FindingKind, Level, kind

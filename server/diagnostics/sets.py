@@ -11,9 +11,9 @@ from cache.model.documents import FormatError
 from cache.model.formats import SetMeta, WrongFiles, image_set
 from cache.model.keys import META_NAME, meta_key, set_place
 from cache.model.manifest import ManifestAction
-from generator.plan import Action, Planned
-from generator.provenance import changes
-from generator.verify import SetFinding
+from generator.sets.verify import SetFinding
+from generator.sheet.plan import Action, Planned
+from generator.sheet.provenance import changes
 from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
 from server.diagnostics.findings import Finding, Level, first_few, kind
 from server.diagnostics.show import DRAW

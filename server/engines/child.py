@@ -24,7 +24,7 @@ from generator.engines.port import Engine
 from generator.engines.registry import AnyEngine
 from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from server.core.child_process import (
     ChildFailed,
     ChildProcess,

@@ -21,8 +21,8 @@ from generator.engines.settings import (
     LocalSection,
 )
 from generator.outgoing import client_for_engines
-from generator.plan import Planned
-from generator.recipe import Recipe
+from generator.sheet.plan import Planned
+from generator.sheet.recipe import Recipe
 from server.config.show import Show
 from server.core.clock import Clock
 from server.engines.child import worker_child

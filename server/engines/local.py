@@ -27,7 +27,7 @@ from generator.engines.port import (
     StepImage,
     Timing,
 )
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.child_process import ChildFailed
 from server.core.clock import Clock, timeout_at
 from server.engines.child import Child, StartChild

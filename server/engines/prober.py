@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
-from generator.plan import Planned
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.plan import Planned
+from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
 from server.providers.base import ActionRefused, NotThere, ProviderError

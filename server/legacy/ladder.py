@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.config.show import Show
 from server.core.clock import Clock
 from server.core.random_streams import RandomStreams, new_seed

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache.untrusted import clean_text
-from generator.programs import Program
+from generator.sheet.programs import Program
 
 READY = "ready"
 PONG = "pong"

@@ -20,9 +20,9 @@ from starlette.websockets import WebSocket
 
 from cache.model.images import on_black
 from cache.tasks import cancel_and_wait
-from generator.plan import Action, Planned
-from generator.programs import Program
-from generator.recipe import Recipe
+from generator.sheet.plan import Action, Planned
+from generator.sheet.programs import Program
+from generator.sheet.recipe import Recipe
 from server.config.sections import PlaybackSection
 from server.core.clock import Clock, timeout_at
 from server.legacy import messages as wire

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.untrusted import UNIX_TIME_LIMIT
-from generator.cues import Mode
+from generator.sheet.cues import Mode
 
 Until = Literal["released", "next_cue", "end_of_screening", "time"]
 

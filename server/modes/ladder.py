@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from generator.cues import Mode
+from generator.sheet.cues import Mode
 from server.modes.forces import Force
 
 Sets = Literal["ready", "late", "none"]

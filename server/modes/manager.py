@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 from cache.tasks import first_of
-from generator.cues import Mode
-from generator.plan import Action
+from generator.sheet.cues import Mode
+from generator.sheet.plan import Action
 from server.config.sections import PlaybackSection
 from server.core.clock import Clock
 from server.core.formatting import count

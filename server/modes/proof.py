@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 
 
 @dataclass(frozen=True, slots=True)

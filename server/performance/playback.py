@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from cache.tasks import first_of
-from generator.cues import (
+from generator.sheet.cues import (
     Cue,
     CueSheet,
     EndCue,
@@ -24,7 +24,7 @@ from generator.cues import (
     TranscriptCue,
     format_time,
 )
-from generator.plan import Action, Planned
+from generator.sheet.plan import Action, Planned
 from server.config.show import Show
 from server.core.clock import Clock
 from server.core.conditions import Condition

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import structlog
 
-from generator.cues import Failover, Mode
-from generator.plan import Action
+from generator.sheet.cues import Failover, Mode
+from generator.sheet.plan import Action
 from server.asrun.log import AsRun, FailedOver, Outcome, RunRecord
 from server.asrun.record import Activation
 from server.core.metrics import Metrics

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.config.sections import PlaybackSection
 from server.core.clock import Clock, timeout_at
 from server.modes.ladder import Rung

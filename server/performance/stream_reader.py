@@ -10,7 +10,7 @@ import asyncio
 
 import structlog
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 
 _log = structlog.get_logger(__name__)

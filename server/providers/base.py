@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cache.model.images import Decoded
-from generator.plan import Action
+from generator.sheet.plan import Action
 
 ProviderName = Literal["static", "live"]
 

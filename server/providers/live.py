@@ -21,9 +21,9 @@ from generator.engines.port import (
     RecipeRefused,
     StepImage,
 )
-from generator.plan import Action
-from generator.recipe import SEED_LIMIT, Recipe
-from generator.recorder import latency_of
+from generator.sets.recorder import latency_of
+from generator.sheet.plan import Action
+from generator.sheet.recipe import SEED_LIMIT, Recipe
 from server.core.clock import Clock
 from server.providers.base import (
     ActionRefused,

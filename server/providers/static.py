@@ -20,7 +20,7 @@ from cache.model.keys import meta_key
 from cache.prefetch.availability import Availability, EverythingAvailable
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.core.clock import Clock, timeout_at
 from server.core.random_streams import RandomStreams
 from server.providers.base import (

@@ -10,7 +10,7 @@ from typing import Final
 from cache.library import Library
 from cache.model.documents import FormatError
 from cache.stores.port import StoreError
-from generator.plan import Plan
+from generator.sheet.plan import Plan
 from server.config.show import Show
 from server.config.stores import store_of
 

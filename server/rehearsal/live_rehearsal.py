@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from generator.plan import PlanInForce
+from generator.sheet.plan import PlanInForce
 from server.asrun.log import AsRun, MemoryLog
 from server.asrun.record import Activation
 from server.config.show import Show

@@ -15,7 +15,7 @@ from cache.model.manifest import Manifest
 from cache.stores.folder import FolderStore
 from cache.stores.port import ReadableStore, Store, StoreError
 from generator.engines.settings import SimulatedSection
-from generator.verify import SetFinding, verify_sets
+from generator.sets.verify import SetFinding, verify_sets
 from server.config.show import Show
 from server.config.stores import store_of
 from server.core.clock import VirtualClock

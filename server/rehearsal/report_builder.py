@@ -9,8 +9,8 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from cache.model.keys import set_place
-from generator.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
-from generator.plan import Action, Plan
+from generator.sheet.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
+from generator.sheet.plan import Action, Plan
 from server.asrun.file import Row
 from server.config.show import Show
 from server.diagnostics.facts import FetchedFile, ObservedRun, SimulationResult

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from generator.cues import format_time, parse_time
+from generator.sheet.cues import format_time, parse_time
 from server.config.sections import BitsPerSecond
 
 MOST_SCREENINGS: Final = 100

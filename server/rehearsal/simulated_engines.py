@@ -25,9 +25,9 @@ from pydantic import SecretStr
 from generator.engines.port import EngineUnavailable, StepImage, Timing
 from generator.engines.registry import AnyEngine
 from generator.engines.settings import PROBE_WITHIN, EngineAccess, NotReady
-from generator.estimate import steps_of
 from generator.outgoing import Client, outgoing_client
-from generator.recipe import Recipe
+from generator.sheet.estimate import steps_of
+from generator.sheet.recipe import Recipe
 from server.config.show import Show
 from server.core.clock import Clock
 from server.diagnostics.report import ProbedEngine

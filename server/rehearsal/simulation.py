@@ -24,9 +24,9 @@ from cache.prefetch.availability import EverythingAvailable
 from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, StoreError, StoreUnavailable
-from generator.estimate import Experience, steps_of
-from generator.plan import PlanInForce
-from generator.recipe import Recipe
+from generator.sheet.estimate import Experience, steps_of
+from generator.sheet.plan import PlanInForce
+from generator.sheet.recipe import Recipe
 from server.asrun.log import MemoryLog
 from server.asrun.record import RunRecord
 from server.config.show import Show

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from generator.cues import format_time
+from generator.sheet.cues import format_time
 from server.core.formatting import count
 from server.diagnostics.findings import LEVELS, Finding, Level
 from server.diagnostics.report import RehearsedRun, Report, Variety

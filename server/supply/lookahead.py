@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache.prefetch.prefetcher import Need
-from generator.cues import NavigateCue
-from generator.plan import Action, Planned
+from generator.sheet.cues import NavigateCue
+from generator.sheet.plan import Action, Planned
 from server.config.show import Show
 from server.core.clock import Clock
 from server.performance.performer import pause_after

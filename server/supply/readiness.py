@@ -11,7 +11,7 @@ import structlog
 from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Coverage
 from cache.stores.port import StoreError
-from generator.plan import Action, PlanInForce
+from generator.sheet.plan import Action, PlanInForce
 from server.core.clock import Clock
 from server.core.metrics import Metrics
 from server.modes.ladder import Sets

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from generator.cues import (
+from generator.sheet.cues import (
     CueSheet,
     Draw,
     EndCue,

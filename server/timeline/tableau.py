@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generator.cues import (
+from generator.sheet.cues import (
     CueSheet,
     EndCue,
     FadeCue,

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from generator.engines.port import Engine, EngineUnavailable, StepImage
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.recipe import PipelineKind, Recipe
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 

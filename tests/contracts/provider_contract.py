@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.core.clock import VirtualClock, settle
 from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
 

@@ -38,8 +38,8 @@ from cache.untrusted import (
     one_line,
     whole_number,
 )
-from generator.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
 from generator.engines.comfyui.messages import parse as parse_comfyui
+from generator.sheet.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
 from server.config.environment import is_service_link
 from server.config.sections import Tokens
 from server.config.settings import SettingsError, load_settings

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route, sync_playwright
 
-from generator.cues import Draw, parse_cues
-from generator.programs import DEFAULT_PROGRAMS
+from generator.sheet.cues import Draw, parse_cues
+from generator.sheet.programs import DEFAULT_PROGRAMS
 from server.core.random_streams import RandomStreams
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
 from server.timeline.keystrokes import FASTEST, REST, Keystrokes, mulberry32

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from generator.engines.port import EngineStarting, EngineUnavailable, StepImage, Timing
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from server.control.command import Caller
 from server.core.clock import VirtualClock, settle
 from server.engines.child import Child

@@ -31,7 +31,7 @@ from generator.engines.port import DrawingFailed, Engine, EngineError, EngineUna
 from generator.engines.remote.engine import RemoteEngine
 from generator.engines.replicate.engine import ReplicateEngine
 from generator.outgoing import Client, ask, bounded_lines, open_socket, outgoing_client
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from generator.worker import event
 from tests.generator.engines.comfyui_server import workflow
 from tests.helpers.hostile import HARMS, SOCKET_HARMS, Harm, SocketHarm, hostile

@@ -23,7 +23,7 @@ from generator.engines.legacy.engine import OlderWireEngine
 from generator.engines.port import EngineError
 from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from server.cli.main import main
 from server.config.show import ShowError, load_show
 from server.rehearsal.simulated_engines import probe_engines
@@ -51,7 +51,7 @@ def a_show(folder: Path, engines: str = ENGINES) -> Path:
 def test_nothing_tells_the_token_in_an_engines_address(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generator.batch.REST", 0.01)
+    monkeypatch.setattr("generator.sets.batch.REST", 0.01)
     folder = a_show(tmp_path / "show")
     told: list[str] = []
     with server_process(folder, arguments=["--log-level", "debug"]) as server:

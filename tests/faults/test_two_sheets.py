@@ -20,19 +20,19 @@ from cache.stores.folder import FolderStore
 from cache.stores.memory import MemoryStore
 from cache.stores.port import Store, StoreUnavailable
 from cache.stores.s3.store import S3Store
-from generator.batch import run_batch
-from generator.inventory import jobs_for, take_inventory
-from generator.numbers import Numbers, NumberTaken, claim, claim_key
-from generator.plan import Action, Plan, PlanInForce
-from generator.prune import remove_sets, unwanted_sets
-from generator.quarantine import sweep
-from generator.recorder import Recorder
-from generator.verify import verify_sets
+from generator.sets.batch import run_batch
+from generator.sets.inventory import jobs_for, take_inventory
+from generator.sets.numbers import Numbers, NumberTaken, claim, claim_key
+from generator.sets.prune import remove_sets, unwanted_sets
+from generator.sets.quarantine import sweep
+from generator.sets.recorder import Recorder
+from generator.sets.verify import verify_sets
+from generator.sheet.plan import Action, Plan, PlanInForce
 from server.config.show import load_show
 from server.modes.forces import Force
 from tests.cache.s3_servers import S3Server, rclone
-from tests.generator.test_batch import Pencil, action
-from tests.generator.test_plan import planned, prompt
+from tests.generator.sets.test_batch import Pencil, action
+from tests.generator.sheet.test_plan import planned, prompt
 from tests.helpers.house import house
 from tests.helpers.shows import LOOP, Rhythm, cue, store_contents, write_show
 from tests.helpers.shows import prompt as prompt_cue

@@ -19,14 +19,14 @@ from cache.model.documents import FormatError
 from cache.model.formats import MAX_LATENCY, dump_meta, parse_meta
 from cache.model.keys import meta_key
 from cache.stores.memory import MemoryStore
-from generator import quarantine
 from generator.engines.port import Engine, ScriptedEngine, StepImage, Timing
 from generator.engines.remote.engine import RemoteEngine
 from generator.engines.sketch.engine import SketchEngine, nominal_latency
-from generator.harvest import Harvester
-from generator.plan import Action
-from generator.recipe import Recipe
-from generator.recorder import Recorder, latency_of
+from generator.sets import quarantine
+from generator.sets.harvest import Harvester
+from generator.sets.recorder import Recorder, latency_of
+from generator.sheet.plan import Action
+from generator.sheet.recipe import Recipe
 from generator.worker import Worker
 from server.config.show import load_show
 from server.core.clock import VirtualClock

@@ -18,7 +18,6 @@ from cache.model.formats import parse_meta
 from cache.model.keys import meta_key
 from cache.stores.memory import MemoryStore
 from cache.stores.port import StoreFull, StoreUnavailable
-from generator.batch import BatchOutcome, Began, Event, Said, run_batch
 from generator.engines.port import (
     DrawingFailed,
     Engine,
@@ -32,9 +31,10 @@ from generator.engines.port import (
 )
 from generator.engines.remote.engine import RemoteEngine, read_events
 from generator.engines.sketch.engine import SketchEngine
-from generator.inventory import Holding, Job, take_inventory
-from generator.plan import Action
-from generator.recipe import seed_for
+from generator.sets.batch import BatchOutcome, Began, Event, Said, run_batch
+from generator.sets.inventory import Holding, Job, take_inventory
+from generator.sheet.plan import Action
+from generator.sheet.recipe import seed_for
 from generator.worker import Worker
 from tests.contracts.engine_contract import AddressedEngineContract, drawn, recipe
 from tests.helpers.servers import listening

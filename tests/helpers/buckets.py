@@ -16,7 +16,7 @@ from cache.library import Library
 from cache.model.manifest import Manifest
 from cache.stores.port import Store
 from cache.stores.s3.store import S3Store
-from generator.verify import verify_sets
+from generator.sets.verify import verify_sets
 from server.config.show import load_show
 from tests.cache.s3_servers import S3Server, moto, rclone
 from tests.helpers.programs import Program, start

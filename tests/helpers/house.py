@@ -16,7 +16,7 @@ from cache.model.images import Decoded
 from cache.prefetch.availability import EverythingAvailable
 from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
-from generator.plan import Action, PlanInForce
+from generator.sheet.plan import Action, PlanInForce
 from server.asrun.log import MemoryLog, Row
 from server.config.show import Show, load_show
 from server.control.commands.modes import ModeCommands

@@ -16,7 +16,7 @@ from typing import Any
 
 import server.network.serving  # all that a server has in memory
 from generator.engines.port import Engine, EngineUnavailable
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from server.config.show import load_show
 from server.core.clock import SystemClock
 from server.engines.live import live_engines

@@ -13,8 +13,8 @@ from typing import Any
 from cache.model.formats import FileFacts, SetMeta, dump_meta
 from cache.model.keys import image_key, meta_key
 from cache.model.manifest import Manifest, ManifestAction, dump_manifest
-from generator.cues import format_time
-from generator.plan import Action
+from generator.sheet.cues import format_time
+from generator.sheet.plan import Action
 from server.config.show import Show, load_show
 from tests.helpers.pictures import picture
 

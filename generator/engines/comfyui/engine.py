@@ -60,7 +60,7 @@ from generator.engines.port import (
     check_count,
 )
 from generator.outgoing import Client, ask, bearer, begun_there
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 SILENCE: Final = 30.0
 """Seconds without a word of a run, after which it is asked after. A checkpoint takes as long."""

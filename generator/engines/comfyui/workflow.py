@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from generator.engines.port import RecipeRefused
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 Value = str | int | float
 

@@ -31,7 +31,7 @@ from generator.engines.diffusers.timing import DeviceClock, Mark, clock_for
 from generator.engines.diffusers.untyped import Pipeline, Tensor
 from generator.engines.pictures import FINAL_QUALITY, PREVIEW_QUALITY, base_of, encoded
 from generator.engines.port import StepImage
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.recipe import PipelineKind, Recipe
 
 Emit = Callable[[int, StepImage], None]
 """Takes an image of the picture at a place among the seeds; called from two threads in turn."""

@@ -35,7 +35,7 @@ from generator.engines.port import (
     StepImage,
     Timing,
 )
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 if TYPE_CHECKING:
     from generator.engines.diffusers.drawing import Studio

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 
 from generator.engines.diffusers.untyped import Pipeline
 from generator.engines.port import RecipeRefused
-from generator.recipe import Lora
+from generator.sheet.recipe import Lora
 
 
 class Adaptable(Protocol):

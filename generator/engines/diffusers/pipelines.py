@@ -20,7 +20,7 @@ from generator.engines.diffusers.loras import lay_on
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Autoencoder, Pipeline, Precision, Scheduler, Tensor
 from generator.engines.port import RecipeRefused
-from generator.recipe import Lora, PipelineKind, Recipe
+from generator.sheet.recipe import Lora, PipelineKind, Recipe
 
 _UNET_FAMILIES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _TRANSFORMER_FAMILIES = ("StableDiffusion3Pipeline", "FluxPipeline")

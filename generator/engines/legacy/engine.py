@@ -41,8 +41,8 @@ from generator.engines.port import (
     check_count,
 )
 from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
-from generator.plan import Action
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.plan import Action
+from generator.sheet.recipe import PipelineKind, Recipe
 
 SILENCE: Final = 30.0
 """Seconds without a step, an image or ``done`` after which it is given up."""

@@ -33,7 +33,7 @@ from generator.engines.port import (
 )
 from generator.engines.remote.protocol import NotKeptThere, SetRequest
 from generator.outgoing import Client, ask, bearer, bounded_lines, read_whole, stream
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 SILENCE = 15.0
 """Seconds without a word, not even a heartbeat, after which the worker is given up."""

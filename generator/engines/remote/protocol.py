@@ -7,10 +7,10 @@ from typing import Annotated, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.model.formats import SetMeta
-from generator.cues import Identifier
-from generator.description import Description
 from generator.engines.port import Engine, EngineError
-from generator.recipe import Recipe
+from generator.sheet.cues import Identifier
+from generator.sheet.description import Description
+from generator.sheet.recipe import Recipe
 
 
 class SetRequest(BaseModel):

@@ -46,7 +46,7 @@ from generator.engines.port import (
 )
 from generator.engines.replicate.settings import API, DEFAULT_INPUT
 from generator.outgoing import Client, ask, bearer, begun_there
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 DEADLINE: Final = 300.0
 """Seconds in all, after which a drawing is given up. A cold model takes minutes to start."""

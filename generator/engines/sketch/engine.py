@@ -24,7 +24,7 @@ from generator.engines.port import StepImage, Timing
 from generator.engines.sketch.diffusion import OracleDenoiser, progressions, timesteps
 from generator.engines.sketch.painting.painter import paint, stream
 from generator.engines.sketch.settings import SketchSection
-from generator.recipe import PipelineKind, Recipe
+from generator.sheet.recipe import PipelineKind, Recipe
 
 NAME = "sketch 1"
 """The number goes up when the same recipe gives other pixels."""

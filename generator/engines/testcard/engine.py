@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generator.engines.port import StepImage
 from generator.engines.sketch.engine import DEFAULT_PACE, PaintingEngine, nominal_durations, timed
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 NAME = "testcard 1"
 

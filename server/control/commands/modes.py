@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from cache.untrusted import one_line
-from generator.cues import Mode
+from generator.sheet.cues import Mode
 from server.control.command import (
     Arguments,
     Caller,

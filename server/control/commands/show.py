@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field
 
-from generator.cues import format_time, parse_time
-from generator.plan import Planned
+from generator.sheet.cues import format_time, parse_time
+from generator.sheet.plan import Planned
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.control.command import (

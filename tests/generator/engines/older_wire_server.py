@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 
 from generator.engines.port import StepImage
 from generator.engines.sketch.engine import SketchEngine
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from tests.cache.samples import picture
 from tests.contracts.engine_contract import base_image, from_base, recipe
 

@@ -28,7 +28,7 @@ from generator.engines.port import (
     EngineUnavailable,
     RecipeRefused,
 )
-from generator.recipe import Lora, Recipe
+from generator.sheet.recipe import Lora, Recipe
 from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,

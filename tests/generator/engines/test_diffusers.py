@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generator.base_image import default_base_image
 from generator.engines.diffusers.channel import Cancelled, Channel
 from generator.engines.diffusers.engine import DiffusersEngine
 from generator.engines.diffusers.faults import translated
@@ -35,7 +34,8 @@ from generator.engines.port import (
     EngineUnavailable,
     RecipeRefused,
 )
-from generator.recipe import Lora, PipelineKind, Recipe
+from generator.sheet.base_image import default_base_image
+from generator.sheet.recipe import Lora, PipelineKind, Recipe
 from tests.contracts.engine_contract import (
     EngineContract,
     base_image,

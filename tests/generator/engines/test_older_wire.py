@@ -8,7 +8,7 @@ import pytest
 
 from generator.engines.legacy.engine import OlderWireEngine, command, command_of
 from generator.engines.port import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,

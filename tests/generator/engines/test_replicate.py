@@ -27,7 +27,7 @@ from generator.engines.port import (
 from generator.engines.replicate import engine as replicate
 from generator.engines.replicate.engine import ReplicateEngine, _retry_after
 from generator.engines.replicate.settings import DEFAULT_INPUT
-from generator.recipe import Lora
+from generator.sheet.recipe import Lora
 from tests.contracts.engine_contract import (
     AddressedEngineContract,
     drawn,

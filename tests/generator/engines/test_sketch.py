@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generator.base_image import default_base_image
 from generator.engines.port import Engine, RecipeRefused
 from generator.engines.sketch import engine as sketch
 from generator.engines.sketch.diffusion import alphas_cumprod, timesteps
 from generator.engines.sketch.engine import SketchEngine, draw, draw_set, nominal_durations
 from generator.engines.sketch.painting.motifs import MOTIFS
 from generator.engines.sketch.painting.painter import plan
-from generator.recipe import Lora, Recipe
+from generator.sheet.base_image import default_base_image
+from generator.sheet.recipe import Lora, Recipe
 from tests.contracts.engine_contract import (
     EngineContract,
     base_image,

@@ -14,13 +14,13 @@ import pytest
 
 from cache.model.keys import image_key
 from cache.stores.folder import FolderStore
-from generator import quarantine
 from generator.engines.port import ScriptedEngine
-from generator.plan import Action
-from generator.recipe import Recipe
+from generator.sets import quarantine
+from generator.sheet.plan import Action
+from generator.sheet.recipe import Recipe
 from server.cli.main import main
 from tests.cache.samples import picture
-from tests.generator.test_recorder import run_of
+from tests.generator.sets.test_recorder import run_of
 from tests.helpers.shows import MANUAL, Rhythm, TinyShow, cue, line, make_show, prompt
 
 CUES = [cue(0, "start"), line(0, "a lamp", id="lamp"), prompt(9, "sea", id="sea"), cue(20, "end")]

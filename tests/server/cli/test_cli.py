@@ -20,10 +20,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import server
-from generator.batch import BatchOutcome
-from generator.inventory import Job
-from generator.job_queue import Failure
-from generator.plan import Action
+from generator.sets.batch import BatchOutcome
+from generator.sets.inventory import Job
+from generator.sets.job_queue import Failure
+from generator.sheet.plan import Action
 from server.cli.generate import failures_told
 from server.cli.main import main
 from tests.contracts.engine_contract import recipe

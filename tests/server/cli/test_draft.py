@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from cache.model.formats import FileFacts, SetMeta
-from generator.estimate import Experience
-from generator.inventory import Holding
-from generator.plan import Action
-from generator.provenance import model_config
-from generator.recipe import Recipe
+from generator.sets.inventory import Holding
+from generator.sheet.estimate import Experience
+from generator.sheet.plan import Action
+from generator.sheet.provenance import model_config
+from generator.sheet.recipe import Recipe
 from server.cli.draft import Draft
 from tests.contracts.engine_contract import recipe
 

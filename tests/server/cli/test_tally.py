@@ -4,11 +4,11 @@ import io
 
 from rich.console import Console
 
-from generator.batch import Began, Finished, GaveUp, Left, PutBack, Said
 from generator.engines.port import ScriptedEngine
-from generator.inventory import Job
-from generator.job_queue import Failure
-from generator.plan import Action
+from generator.sets.batch import Began, Finished, GaveUp, Left, PutBack, Said
+from generator.sets.inventory import Job
+from generator.sets.job_queue import Failure
+from generator.sheet.plan import Action
 from server.cli.batch_display import batch_display, picture, remark
 from server.cli.tally import Tally
 from tests.contracts.engine_contract import recipe

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from generator.engines.registry import KINDS, engine_section
-from generator.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.config.sections import FirstFrameTimeout, Tokens
 from server.config.settings import Settings, SettingsError, load_settings
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from generator.base_image import default_base_image
-from generator.recipe import PipelineKind
+from generator.sheet.base_image import default_base_image
+from generator.sheet.recipe import PipelineKind
 from server.config.show import DEMO, Show, ShowError, load_show
 from tests.cache.samples import picture
 

@@ -262,7 +262,7 @@ from server.engines.child import worker_child
 from server.core.child_process import ChildFailed
 from server.core.clock import SystemClock
 from generator.engines.sketch.settings import SketchSection
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 async def main():
     probe = Recipe(model="m", prompt="", steps=1, width=64, height=64)

@@ -18,7 +18,7 @@ from generator.engines.port import (
     StepImage,
     Timing,
 )
-from generator.recipe import Lora, PipelineKind, Recipe
+from generator.sheet.recipe import Lora, PipelineKind, Recipe
 from server.core.child_process import ChildFailed
 from server.core.clock import VirtualClock, settle
 from server.engines.child import Child, ScriptedChild

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from cache.model.keys import image_key, meta_key
-from generator.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import load_show
 from server.legacy import socket as legacy_socket
 from server.legacy.messages import Ask, Ping, Unknown, parse, step_line

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from generator.cues import Failover
+from generator.sheet.cues import Failover
 from server.asrun.log import MemoryLog
 from server.config.show import load_show
 from server.core.clock import VirtualClock

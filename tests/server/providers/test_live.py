@@ -16,8 +16,8 @@ from generator.engines.port import (
     ScriptedEngine,
     StepImage,
 )
-from generator.plan import Action
-from generator.recipe import seed_for
+from generator.sheet.plan import Action
+from generator.sheet.recipe import seed_for
 from server.config.show import load_show
 from server.core.clock import VirtualClock, settle
 from server.providers.base import ActionRefused, Frame, FrameStream, ProviderError, Slot

@@ -11,8 +11,8 @@ import pytest
 from cache.library import Library
 from cache.stores.memory import MemoryStore
 from generator.engines.port import DrawingFailed, ScriptedEngine
-from generator.plan import Action
-from generator.recipe import Recipe
+from generator.sheet.plan import Action
+from generator.sheet.recipe import Recipe
 from server.config.show import load_show
 from server.core.clock import VirtualClock
 from server.core.random_streams import RandomStreams

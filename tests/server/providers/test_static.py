@@ -19,7 +19,7 @@ from cache.model.keys import image_key, meta_key
 from cache.prefetch.availability import PartlyAvailable
 from cache.stores.memory import MemoryStore
 from cache.stores.port import StoreUnavailable
-from generator.plan import Action
+from generator.sheet.plan import Action
 from server.config.show import load_show
 from server.core.clock import VirtualClock
 from server.core.random_streams import RandomStreams

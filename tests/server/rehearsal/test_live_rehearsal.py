@@ -18,7 +18,7 @@ import pytest
 from cache.library import Library
 from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
-from generator.plan import PlanInForce
+from generator.sheet.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
 from server.cli.live_rehearsal import rehearse_live

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.cues import parse_time
+from generator.sheet.cues import parse_time
 from tests.helpers.house import house
 from tests.helpers.servers import ROOT
 from tests.helpers.shows import LOOP, Rhythm

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.cues import CueSheet, format_time, parse_cues
-from generator.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.cues import CueSheet, format_time, parse_cues
+from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.timeline.tableau import Tableau, tableau_at
 
 PROGRAMS = {name: Program(**fields) for name, fields in DEFAULT_PROGRAMS.items()}

@@ -20,7 +20,7 @@ from generator.engines.sketch.painting.media import MEDIA, canvas_of
 from generator.engines.sketch.painting.motifs import MOTIFS
 from generator.engines.sketch.painting.noise import Random, fractal, smoothstep
 from generator.engines.sketch.painting.palettes import Palette, palettes
-from generator.recipe import Recipe
+from generator.sheet.recipe import Recipe
 
 _OVERPAINTED = 0.4
 """Strength from which no pixel of a base image itself is left."""
