@@ -16,7 +16,7 @@ from server.asrun.file import Row
 from server.config.show import Show
 from server.diagnostics.findings import Selection
 from server.diagnostics.report import LineReport, ProbedEngine, RehearsalOptions, RehearsedRun
-from server.modes.proof import UncoveredCue
+from server.modes.coverage import UncoveredCue
 from server.providers.static import Fault
 from server.supply.inventory import StoreInventory
 

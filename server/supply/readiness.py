@@ -14,8 +14,8 @@ from cache.stores.port import StoreError
 from generator.sheet.plan import Action, PlanInForce
 from server.core.clock import Clock
 from server.core.metrics import Metrics
+from server.modes.coverage import UncoveredCue, uncovered
 from server.modes.ladder import Sets
-from server.modes.proof import UncoveredCue, uncovered
 from server.providers.static import StaticProvider
 from server.supply.sources import Supply
 

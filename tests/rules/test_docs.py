@@ -10,6 +10,7 @@ from pathlib import Path
 from cache.model.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
 from server.diagnostics.findings import table
 from server.stage.presence import _CODES
+from tests.helpers import code_map
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -50,22 +51,9 @@ def test_every_finding_can_be_looked_up() -> None:
     assert table() in (DOCS / "rehearsal.md").read_text(encoding="utf-8")
 
 
-def test_the_map_of_the_code_has_every_module() -> None:
-    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    plan = text.partition("## Where everything lives\n")[2].partition("\n## ")[0]
-    named = set(re.findall(r"[a-z0-9_]+", plan))
-    modules = [path.relative_to(ROOT) for path in sources() if not path.stem.startswith("__")]
-    # A kind of engine is a folder, named as one; what has an underscore is the inside of another.
-    kinds = {path.parent for path in modules if path.stem == "settings" and "engines" in path.parts}
-    assert {folder.name for folder in kinds} <= named | {"engines"}
-    kinds.discard(Path("generator/engines"))
-    inside = [
-        path
-        for path in modules
-        if any(part.startswith("_") for part in path.parts) or kinds & set(path.parents)
-    ]
-    missing = [str(path) for path in modules if path not in inside and path.stem not in named]
-    assert missing == []
+def test_the_map_of_the_code_is_the_code() -> None:
+    text = code_map.DOCUMENT.read_text("utf-8")
+    assert text == code_map.with_map(text), "python -m tests.helpers.code_map writes it anew"
 
 
 def test_what_is_drawn_for_the_demo_is_no_change_of_the_repository() -> None:

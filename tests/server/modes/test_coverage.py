@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.config.show import load_show
-from server.modes.proof import UncoveredCue, uncovered
+from server.modes.coverage import UncoveredCue, uncovered
 from tests.helpers.house import house
 from tests.helpers.pictures import picture
 from tests.helpers.shows import LOOP, Rhythm, cue, prompt, write_show
