@@ -77,3 +77,15 @@ def test_links_between_the_pages_lead_somewhere() -> None:
             if not there.exists() or (anchor and anchor not in anchors(there)):
                 astray.append(f"{page.name}: {target}")
     assert astray == []
+
+
+def test_the_files_that_are_named_are_there() -> None:
+    named = re.compile(r"`([\w./-]*/[\w-]+\.(?:py|js|html|toml))`")
+    gone = [
+        f"{page.name}: {path}"
+        for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
+        for path in named.findall(page.read_text(encoding="utf-8"))
+        if not path.startswith("/")  # an address of the server
+        and not any((ROOT / over / path).exists() for over in ("", "cache", "generator", "server"))
+    ]
+    assert gone == []
