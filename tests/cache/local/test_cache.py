@@ -294,6 +294,15 @@ async def test_refreshing_replaces_the_copy_or_leaves_it(
     assert await cache.get(key) == b"new"
 
 
+async def until_listed(folder: Path, name: bytes) -> None:
+    """Wait until a listing with `name` is on disk: it is kept after it was answered."""
+    async with asyncio.timeout(10):
+        while not any(
+            name in data for path, data in on_disk(folder).items() if path.endswith(".listing")
+        ):
+            await asyncio.sleep(0.01)
+
+
 async def test_the_listing_of_a_set_is_remembered(
     cache: LocalCache, origin: MemoryStore, folder: Path
 ) -> None:
@@ -306,9 +315,10 @@ async def test_the_listing_of_a_set_is_remembered(
         await listed(cache, "actions/")
     with pytest.raises(StoreUnavailable):
         await listed(cache, "actions/prompt_001/sets/1/")
-    assert [path for path in on_disk(folder) if path.endswith(".listing")]
+    await until_listed(folder, b"3.jpg")
     origin.contents[image_key("prompt_001", 0, "4.jpg")] = b"x"
     assert len(await listed(cache, prefix)) == 6
+    await until_listed(folder, b"4.jpg")
     origin.fail_next(StoreUnavailable("", "cut"), on="list")
     assert len(await listed(cache, prefix)) == 6
 
