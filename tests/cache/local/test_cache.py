@@ -297,7 +297,7 @@ async def test_refreshing_replaces_the_copy_or_leaves_it(
 async def until_listed(folder: Path, name: bytes) -> None:
     """Wait until a listing with `name` is on disk: it is kept after it was answered."""
     async with asyncio.timeout(10):
-        while not any(
+        while not any(  # noqa: ASYNC110 - a thread that writes tells nobody
             name in data for path, data in on_disk(folder).items() if path.endswith(".listing")
         ):
             await asyncio.sleep(0.01)
