@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.sheet.cues import PromptCue, TranscriptCue
 from generator.sheet.plan import Action, PlanInForce
 from generator.sheet.recipe import seed_for
 from server.asrun.log import AsRun
@@ -314,9 +313,4 @@ def _texts(show: Show) -> Iterator[str]:
     yield show.title
     yield from show.settings.display.lobby_texts.values()
     yield calendar_signs(show.settings.display.language)
-    for cue in show.sheet.cues:
-        match cue:
-            case PromptCue():
-                yield cue.prompt
-            case TranscriptCue():
-                yield cue.transcript
+    yield from (cue.written for cue in show.sheet.cues)

@@ -120,6 +120,16 @@ class _Cue(_CueSheetModel):
         """Whether a picture is drawn for it."""
         return False
 
+    @property
+    def text(self) -> str:
+        """What it says or does, for people who read the sheet."""
+        return ""
+
+    @property
+    def written(self) -> str:
+        """What of it is written on the wall."""
+        return ""
+
 
 class StartCue(_Cue):
     """The screening begins."""
@@ -151,12 +161,22 @@ class NavigateCue(_Cue):
     action: Literal["navigate"]
     route: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
+    @property
+    def text(self) -> str:
+        """See `_Cue`."""
+        return self.route
+
 
 class FadeCue(_Cue):
     """The stage fades to black (`fade`) or comes back."""
 
     action: Literal["set-fade-status"]
     fade: bool
+
+    @property
+    def text(self) -> str:
+        """See `_Cue`."""
+        return "to black" if self.fade else "from black"
 
 
 class TranscriptCue(_Cue):
@@ -170,8 +190,18 @@ class TranscriptCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """Whether a picture is drawn for it."""
+        """See `_Cue`."""
         return self.generate
+
+    @property
+    def text(self) -> str:
+        """See `_Cue`."""
+        return self.transcript
+
+    @property
+    def written(self) -> str:
+        """See `_Cue`."""
+        return self.transcript
 
     @property
     def until(self) -> float:
@@ -200,8 +230,18 @@ class PromptCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """Whether a picture is drawn for it."""
+        """See `_Cue`."""
         return self.commit and bool(self.prompt.strip())
+
+    @property
+    def text(self) -> str:
+        """See `_Cue`."""
+        return self.prompt
+
+    @property
+    def written(self) -> str:
+        """See `_Cue`."""
+        return self.prompt
 
 
 class SliderCue(_Cue):
@@ -213,8 +253,13 @@ class SliderCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """Whether a picture is drawn for it."""
+        """See `_Cue`."""
         return True
+
+    @property
+    def text(self) -> str:
+        """See `_Cue`."""
+        return f"{self.value:g} %"
 
 
 Cue = (

@@ -9,12 +9,6 @@ from typing import Any, Literal, cast
 
 from cache.encoding import json_text
 from generator.sheet.cues import (
-    Cue,
-    FadeCue,
-    NavigateCue,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
     format_time,
 )
 from server.asrun.record import Activation
@@ -152,7 +146,7 @@ class StateView:
             "time": format_time(cue.at),
             "at": cue.at,
             "action": cue.action,
-            "text": _text_of(cue),
+            "text": cue.text,
             "due": self.time_scale.to_real(self.playback.playhead.due_at(index))
             if self.playback.playhead.started_at
             else None,
@@ -361,20 +355,3 @@ class StateView:
             decision = self.modes.decide(action, self.show.sheet.cues[index].mode)
             standby |= {"mode": decision.mode, "why": decision.why}
         return standby
-
-
-def _text_of(cue: Cue) -> str:
-    """What a cue says or shows, for people."""
-    match cue:
-        case TranscriptCue():
-            return cue.transcript
-        case PromptCue():
-            return cue.prompt
-        case SliderCue():
-            return f"{cue.value:g} %"
-        case NavigateCue():
-            return cue.route
-        case FadeCue():
-            return "to black" if cue.fade else "from black"
-        case _:
-            return ""

@@ -9,7 +9,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from cache.model.keys import set_place
-from generator.sheet.cues import Cue, NavigateCue, PromptCue, SliderCue, TranscriptCue
+from generator.sheet.cues import Cue, FadeCue
 from generator.sheet.plan import Action, Plan
 from server.asrun.file import Row
 from server.config.show import Show
@@ -157,18 +157,7 @@ def sheet_of(show: Show, plan: Plan) -> tuple[SheetCue, ...]:
 
 
 def _label(cue: Cue) -> str:
-    match cue:
-        case TranscriptCue():
-            text = cue.transcript
-        case PromptCue():
-            text = cue.prompt
-        case SliderCue():
-            text = f"{cue.value:g} %"
-        case NavigateCue():
-            text = cue.route
-        case _:
-            text = ""
-    text = " ".join(text.split())
+    text = "" if isinstance(cue, FadeCue) else " ".join(cue.text.split())
     return text if len(text) <= _LABEL else text[: _LABEL - 1].rstrip() + "…"
 
 
