@@ -213,9 +213,9 @@ async def signs_of_life(state_file: StateFile, clock: Clock, playhead: Playhead)
 def tell_remarks(playout: Playout, conditions: Conditions) -> None:
     """Tell of what nobody reads in the settings, the sheet, and the like."""
     show = playout.setup.show
-    told = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
-    conditions.add(lambda: told)
-    for condition in told:
+    unknown = [Condition("setting_unknown", "note", remark) for remark in show.settings.remarks]
+    conditions.add(lambda: unknown)
+    for condition in unknown:
         _log.warning(condition.code, remark=condition.message)
     for remark in (*show.sheet.remarks, *playout.runtime.plan.remarks):
         _log.warning("cue_sheet", remark=str(remark))

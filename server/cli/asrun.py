@@ -24,11 +24,11 @@ def asrun(
     """What was really played, newest first."""
     loaded = load(show)
     try:
-        told = datetime.fromisoformat(since) if since else None
+        moment = datetime.fromisoformat(since) if since else None
         # Without a zone of its own it is meant as the schedule is: in the show's.
-        if told is not None and told.tzinfo is None:
-            told = told.replace(tzinfo=loaded.timezone)
-        after = None if told is None else told.timestamp()
+        if moment is not None and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=loaded.timezone)
+        after = None if moment is None else moment.timestamp()
     except (ValueError, OverflowError):
         fail(f"--since: expected a time such as 2026-11-20T10:00, not {since!r}", 2)
     try:

@@ -30,7 +30,7 @@ from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS
 
 EPILOG = "\b\n" + command_help(COMMANDS.values())
-"""Stands below the help: every command of a technician; after \b, a line each."""
+"""Stands below the help: every command of a technician; its first sign keeps a line for each."""
 
 _PATH = "/ws/control"
 _SHOWN = 60
@@ -168,6 +168,7 @@ def _answer(line: ClientConnection, kind: str, timeout: float) -> dict[str, Any]
 
 
 # ---------------------------------------------------------------- for people
+# Of an older or a newer server too: what one of them may not tell is asked for with `get`.
 
 
 def _show(command: str, result: Mapping[str, Any]) -> None:
@@ -208,7 +209,7 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     title = Text(state["show"]["title"], style="bold")
     if state["activation"] != "show":
         title.append("  REHEARSAL", style="bold reverse yellow")
-    if state["panic"]:
+    if state.get("panic"):
         title.append(f"  PANIC by {state['panic']['by']}: the wall is black", style="bold red")
     console.print(title)
     facts = Table.grid(padding=(0, 2))
@@ -222,7 +223,7 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     if state["position"] is None and screening["next"] is not None:
         wait = max(0.0, screening["next"] - state["server_time"])
         where.append(f"  next screening in {format_time(int(wait))}")
-        if screening["next_local"]:
+        if screening.get("next_local"):
             at = datetime.fromisoformat(screening["next_local"])
             where.append(f", {at:%a %d %b %H:%M} {_zone_name(_zone_of(state))}", style="dim")
     facts.add_row("position", where)
@@ -231,19 +232,19 @@ def _show_state(console: Console, state: Mapping[str, Any]) -> None:
     if standby:
         ready = "ready" if standby["ready"] else "NOT READY"
         text = Text(f"{standby['time']}  {standby.get('cue') or standby['action']}  {ready}")
-        text.append(f"  {standby.get('prompt') or standby['text']}", style="dim")
+        text.append(f"  {standby.get('prompt') or standby.get('text') or ''}", style="dim")
         facts.add_row("next", text)
     facts.add_row("mode", _mode(state["mode"]))
-    for engine in state["engines"]:
-        reason = f": {engine['reason']}" if engine["reason"] else ""
-        facts.add_row("engine", Text(f"{engine['name']}  {engine['state']}{reason}"))
+    for engine in state.get("engines") or ():
+        reason = f": {engine['reason']}" if engine.get("reason") else ""
+        facts.add_row("engine", Text(f"{engine['name']}  {engine.get('state', '')}{reason}"))
     coverage = state["coverage"]
     facts.add_row("sets", Text(f"{coverage['with_sets']} of {coverage['actions']} cues have sets"))
     facts.add_row(
         "health",
         Text(f"{health['level']}: {health['reason']}", style=_STYLES.get(health["level"], "")),
     )
-    for each in health["conditions"]:
+    for each in health.get("conditions") or ():
         if each["message"] != health["reason"]:
             style = _STYLES.get(each["level"], "dim")
             facts.add_row("", Text(f"{each['level']}: {each['message']}", style=style))
@@ -266,9 +267,12 @@ def _now(now: Mapping[str, Any] | None) -> Text:
 
 def _mode(mode: Mapping[str, Any]) -> Text:
     text = Text(mode["effective"], style="bold")
-    if mode["forced"]:
-        text.append(f"  forced by {mode['by']} until {mode['until']}", style="yellow")
-    text.append(f"  {mode['reason']}", style="dim")
+    if mode.get("forced"):
+        text.append(f"  forced by {mode.get('by')}", style="yellow")
+        if mode.get("until") is not None:
+            text.append(f" until {mode['until']}", style="yellow")
+    if mode.get("reason"):
+        text.append(f"  {mode['reason']}", style="dim")
     return text
 
 
@@ -277,7 +281,7 @@ def _screens(screens: list[Mapping[str, Any]]) -> Table | Text:
         return Text("no screen is connected", style="yellow")
     rows = []
     for screen in screens:
-        age, trouble = screen["painted_age"], screen["trouble"]
+        age, trouble = screen.get("painted_age"), screen.get("trouble")
         painted = "nothing yet" if age is None else f"{age:.1f} s ago"
         said = trouble.removeprefix(f"{screen['screen']}: ") if trouble else painted
         rows.append((screen["screen"], Text(said, style="yellow" if trouble else "")))
@@ -292,7 +296,7 @@ def _cues(cues: list[Mapping[str, Any]]) -> Table:
             cue.get("cue", ""),
             cue["action"],
             cue.get("sets", ""),
-            cue["text"],
+            cue.get("text", ""),
         )
         for cue in cues
     )
@@ -300,7 +304,7 @@ def _cues(cues: list[Mapping[str, Any]]) -> Table:
 
 
 def _runs(rows: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
-    told = (
+    lines = (
         (
             _time_of_day(row["started_wall"], zone),
             row["action_id"],
@@ -312,12 +316,12 @@ def _runs(rows: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
         for row in rows
     )
     return _table(
-        (f"started {_zone_name(zone)}".strip(), "cue", "mode", "from", "outcome", "why"), told
+        (f"started {_zone_name(zone)}".strip(), "cue", "mode", "from", "outcome", "why"), lines
     )
 
 
 def _log(commands: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
-    told = (
+    lines = (
         (
             _time_of_day(entry["at"], zone),
             entry["sender"],
@@ -326,7 +330,7 @@ def _log(commands: list[Mapping[str, Any]], zone: tzinfo | None) -> Table:
         )
         for entry in commands
     )
-    return _table((f"at {_zone_name(zone)}".strip(), "who", "what", ""), told)
+    return _table((f"at {_zone_name(zone)}".strip(), "who", "what", ""), lines)
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
@@ -340,12 +344,12 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
 
 def _zone_of(result: Mapping[str, Any]) -> tzinfo | None:
     """The show's time zone, as the server tells it; None for this terminal's own."""
-    told = result.get("zone")
-    if told is None:
+    zone = result.get("zone")
+    if zone is None:
         return None
     with suppress(KeyError, ValueError, OSError, TypeError):
-        return ZoneInfo(told["name"])
-    return timezone(timedelta(seconds=told["utc_offset"]))
+        return ZoneInfo(zone["name"])
+    return timezone(timedelta(seconds=zone["utc_offset"]))
 
 
 def _zone_name(zone: tzinfo | None) -> str:

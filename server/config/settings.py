@@ -245,7 +245,7 @@ def _set_by(name: str, value: str) -> dict[str, Any]:
     section, _, key = name.removeprefix(PREFIX).partition("_")
     section, annotation = section.lower(), Settings.model_fields[section.lower()].annotation
     if not key:
-        return {section: json.loads(value)}
+        return {} if (whole := json.loads(value)) is None else {section: whole}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         key = key.lower()
         annotation = annotation.model_fields[key].annotation

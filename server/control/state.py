@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -46,13 +45,11 @@ class CueList:
         key: what they were described by.
         cues: as JSON values; nobody changes them.
         encoded: the same as JSON.
-        etag: names what is encoded.
     """
 
     key: object
     cues: list[contract.CueState]
     encoded: bytes
-    etag: str
 
 
 @dataclass(slots=True)
@@ -133,8 +130,7 @@ class StateView:
         if self._cues is None or self._cues.key != key:
             cues = [self.cue(index) for index in range(len(self.show.sheet.cues))]
             encoded = json_text({"cues": cues}, place="control").encode()
-            etag = f'"{hashlib.sha256(encoded).hexdigest()[:32]}"'
-            self._cues = CueList(key, cues, encoded, etag)
+            self._cues = CueList(key, cues, encoded)
         return self._cues
 
     def cue(self, index: int) -> contract.CueState:
@@ -186,7 +182,7 @@ class StateView:
 
     def _screen(self, status: ScreenStatus, now: float) -> contract.ScreenState:
         screen = status.screen
-        told: contract.ScreenState = {
+        state: contract.ScreenState = {
             "screen": status.name,
             "connected": screen is not None,
             "expected": status.expected,
@@ -202,10 +198,10 @@ class StateView:
         }
         if screen is not None and screen.painted is not None and screen.painted_at is not None:
             age = self.time_scale.real_seconds(max(0.0, now - screen.painted_at))
-            told["painted"] = dict(zip(("run", "step"), screen.painted, strict=True))
-            told["painted_at"] = self.time_scale.to_real(screen.painted_at)
-            told["painted_age"] = round(age, 3)
-        return told
+            state["painted"] = dict(zip(("run", "step"), screen.painted, strict=True))
+            state["painted_at"] = self.time_scale.to_real(screen.painted_at)
+            state["painted_age"] = round(age, 3)
+        return state
 
     def health(self) -> contract.HealthState:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
@@ -308,7 +304,7 @@ class StateView:
 
     def _engine(self, engine: EngineReport) -> contract.EngineState:
         process, absent = self.live.process(engine.name), self.live.absent(engine.name)
-        told: contract.EngineState = {
+        state: contract.EngineState = {
             "name": engine.name,
             "draws": engine.engine,
             "local": engine.local,
@@ -320,8 +316,8 @@ class StateView:
             "process": None if process is None else asdict(process),
         }
         if process is not None and absent is not None:  # it prevails where it cannot draw
-            told |= {"state": process.state, "usable": False, "reason": process.reason or absent}
-        return told
+            state |= {"state": process.state, "usable": False, "reason": process.reason or absent}
+        return state
 
     def _now(self, now: float) -> contract.NowState | None:
         on_stage, current = self.playback.performer.on_stage, self.stage.current

@@ -1,4 +1,4 @@
-"""The older wire beside a show: its pictures come by the show's own ladder, out of other bags."""
+"""The legacy wire of a show: pictures come by the show's own ladder, sets out of other bags."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from server.supply.sources import Supply
 def legacy_socket(
     show: Show, runtime: Runtime, supply: Supply, clock: Clock, access: Access
 ) -> LegacySocket:
-    """The older wire, played from the show's sets and engines."""
-    # Sets of its own bag: who plays with the older wire must not turn the show's round.
+    """The legacy wire, played from the show's sets and engines."""
+    # Sets of its own bag: who plays with the legacy wire must not turn the show's round.
     streams, modes = RandomStreams(new_seed()), runtime.modes
     settings = show.settings.playback
     sets = StaticProvider(

@@ -121,17 +121,17 @@ class PendingHandshakes:
         Raises:
             TimeoutError: they have passed, or room was needed.
         """
-        async with asyncio.timeout(within) as patience:
+        async with asyncio.timeout(within) as deadline:
             while len(self._waiting) >= self._seats:
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest]
                 with suppress(RuntimeError):  # its own time is over in this very moment
                     oldest.reschedule(asyncio.get_running_loop().time())
-            self._waiting[patience] = None
+            self._waiting[deadline] = None
             try:
                 yield
             finally:
-                self._waiting.pop(patience, None)
+                self._waiting.pop(deadline, None)
 
 
 @dataclass

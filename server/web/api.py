@@ -19,7 +19,7 @@ from server.control.buttons import RELEASED, Button, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
 from server.network.access import AccessDenied, Role
-from server.web.responses import error, picture
+from server.web.responses import cacheable, error, etag_of
 from server.web.services import Services, services
 
 MAX_BODY: Final = 64 * 1024
@@ -54,8 +54,8 @@ async def state(_request: Request, asked: Services, _role: Role) -> Response:
 @_for_roles
 async def cues(request: Request, asked: Services, _role: Role) -> Response:
     """`GET /api/cues`."""
-    cues = asked.view.cues()
-    return picture(request, cues.encoded, "application/json", "no-cache", cues.etag)
+    encoded = asked.view.cues().encoded
+    return cacheable(request, encoded, "application/json", "no-cache", etag_of(encoded))
 
 
 @_for_roles

@@ -20,7 +20,7 @@ from cache.model.keys import MAX_SET_ID, BadKey, image_key, is_action_id
 from cache.stores.port import StoreError
 from cache.untrusted import whole_number
 from server.network.access import AccessDenied
-from server.web.responses import error, etag_of, picture
+from server.web.responses import cacheable, error, etag_of
 from server.web.services import services
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
@@ -65,7 +65,7 @@ async def asset(request: Request) -> Response:
             if data is not None:
                 check_image(data, name)
                 etag = await asyncio.to_thread(etag_of, data)
-                return picture(request, data, media_type, _FOREVER, etag)
+                return cacheable(request, data, media_type, _FOREVER, etag)
     except (BadKey, BadImage):
         raise HTTPException(404) from None
     except (StoreError, TimeoutError):

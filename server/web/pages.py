@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.network.access import AccessDenied
-from server.web.responses import error, etag_of, picture
+from server.web.responses import cacheable, error, etag_of
 from server.web.services import services
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -53,4 +53,4 @@ async def still(request: Request) -> Response:
         except AccessDenied as denied:
             return error(denied.code, str(denied))
     data = show.still.data
-    return picture(request, data, show.still.media_type, "no-cache", etag_of(data))
+    return cacheable(request, data, show.still.media_type, "no-cache", etag_of(data))

@@ -1,4 +1,4 @@
-"""Answers that several endpoints give: errors, pictures, and headers for all of them."""
+"""Answers that several endpoints give: errors, what may be kept, and headers for all of them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def etag_of(data: bytes) -> str:
     return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
-def picture(
+def cacheable(
     request: Request, data: bytes, media_type: str, cache_control: str, etag: str
 ) -> Response:
-    """A picture, or 304 for one that the client has."""
+    """An answer that the client may keep, or 304 where it has that already."""
     headers = {"etag": etag, "cache-control": cache_control}
     asked = {
         tag.strip().removeprefix("W/")

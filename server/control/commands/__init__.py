@@ -1,7 +1,7 @@
 """What technicians can ask, a module for each group of commands; a command is one method.
 
 To add one, declare it in its group (see `server/control/command.py`). A new group is listed here,
-and built in `server/app.py`.
+and built in `server/control/build.py`.
 """
 
 from __future__ import annotations

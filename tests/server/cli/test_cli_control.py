@@ -17,7 +17,7 @@ from rich.console import Console
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from server.cli.control import _screens
+from server.cli.control import _screens, _show
 from server.cli.main import main
 from tests.helpers.servers import ROOT, ServerProcess, plain_environment, server_process
 from tests.helpers.shows import MANUAL, Rhythm, cue, make_show, prompt
@@ -196,3 +196,21 @@ def test_a_screen_that_is_missing_is_said_to_be(capsys: pytest.CaptureFixture[st
     told = {"painted_age": None, "trouble": "left: gone since 14:03", "screen": "left"}
     Console(width=80).print(_screens([told]))
     assert "gone since 14:03" in capsys.readouterr().out
+
+
+def test_the_state_of_an_older_server_can_be_read(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that does not tell yet what was added since."""
+    state = json.loads(ask("state", "--json")[1])
+    for name in ("panic", "engines", "zone"):
+        del state[name]
+    del state["health"]["conditions"], state["screening"]["next_local"]
+    state["standby"] = {"time": "00:00:09", "action": "prompt", "ready": True}
+    state["mode"] = {"effective": "static", "forced": "static"}
+    state["screens"] = [{"screen": "left"}]
+    _show("state", state)
+    _show("cues", {"cues": [{"index": 0, "time": "00:00:00", "action": "start"}]})
+    told = capsys.readouterr().out
+    assert "forced by" in told
+    assert "nothing yet" in told

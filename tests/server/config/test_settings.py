@@ -144,6 +144,7 @@ def test_a_variable_may_set_one_program() -> None:
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
     assert loaded(None, {"UNDERSTUDY_PLAYBACK_MODE": "", "EXHIBITION_MODE": ""}) == loaded()
+    assert loaded(None, {"UNDERSTUDY_ENGINES": "null", "UNDERSTUDY_STAGE": "null"}) == loaded()
 
 
 def test_what_is_none_of_ours_is_left_alone() -> None:
