@@ -139,9 +139,24 @@ class Selection(Generic[F]):
         self.checks.append(check)
         return check
 
-    def findings(self, facts: F) -> list[Finding]:
-        """All that the checks find, but for what another of them tells in better words."""
-        found: list[Finding] = [each for check in self.checks for each in check(facts)]
+    def findings(
+        self, facts: F, failed: Callable[[str, Exception], Finding] | None = None
+    ) -> list[Finding]:
+        """All that the checks find, but for what another of them tells in better words.
+
+        Args:
+            facts: what is checked.
+            failed: makes a finding of a check that raised, by its name: the others go on. None
+                to let the exception through.
+        """
+        found: list[Finding] = []
+        for check in self.checks:
+            try:
+                found += list(check(facts))
+            except Exception as error:
+                if failed is None:
+                    raise
+                found.append(failed(check.__name__, error))
         told = {(each.code, each.action_id) for each in found}
         return [
             each

@@ -17,6 +17,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from cache.library import BrokenSet
 from cache.model.keys import meta_key, set_prefix
 from cache.stores.port import StoreError
@@ -35,6 +37,8 @@ from server.providers.timing import final_by
 from server.runtime import Runtime
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply, free_on_disk
+
+_log = structlog.get_logger(__name__)
 
 LITTLE_ROOM: Final = 256 * 2**20
 """Bytes free on a disk below which logs and copies are about to stop."""
@@ -77,9 +81,32 @@ NOW: Final = Selection[Readiness]()
 """What is known at any moment, at no cost: `/readyz` and the health tell it as it is now."""
 
 
+_failing: Final[set[str]] = set()
+"""Checks of `NOW` that raise: the log tells when one begins to, as they are asked all the time."""
+
+
 def findings_now(readiness: Readiness) -> list[Finding]:
-    """What is wrong at this moment, as far as is known without a look."""
-    return NOW.findings(readiness)
+    """What is wrong at this moment, as far as is known without a look.
+
+    A check that fails costs nobody the others, nor an answer: it is `not_looked_at`.
+    """
+    failed: set[str] = set()
+
+    def not_looked_at(check: str, error: Exception) -> Finding:
+        failed.add(check)
+        if check not in _failing:
+            _log.exception("preflight_broke", look=check)
+        return look_failed(check, error)
+
+    found = NOW.findings(readiness, not_looked_at)
+    _failing.intersection_update(failed)
+    _failing.update(failed)
+    return found
+
+
+def look_failed(look: str, error: Exception) -> Finding:
+    """What is told of a look that raised: not looked at is not well."""
+    return NOT_LOOKED_AT(f"looking at the {look} failed: {error!r:.200}")
 
 
 @NOW

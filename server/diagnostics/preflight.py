@@ -26,7 +26,7 @@ from server.diagnostics.findings import (
     sentences,
     verdict_of,
 )
-from server.diagnostics.live_checks import NO_ANSWER, NOT_LOOKED_AT, Look
+from server.diagnostics.live_checks import NO_ANSWER, Look, look_failed
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
@@ -191,8 +191,7 @@ class Preflight:
                 findings.append(NO_ANSWER(text))
             except Exception as error:  # noqa: BLE001 - one look must not end the looking
                 _log.exception("preflight_broke", look=look.__name__)
-                text = f"looking at the {look.__name__} failed: {error!r:.200}"
-                findings.append(NOT_LOOKED_AT(text))
+                findings.append(look_failed(look.__name__, error))
         return ranked(findings)
 
     async def _until_quiet(self) -> None:

@@ -9,6 +9,7 @@ from typing import get_args
 from unittest.mock import patch
 
 import pytest
+from structlog.testing import capture_logs
 
 from cache.library import SetFlaw
 from cache.model.images import Flaw
@@ -97,6 +98,37 @@ async def test_the_running_server_tells_it_in_all_its_selections(tiny: TinyShow)
         "a ball",
         "a car",
     ]
+
+
+async def test_a_check_that_fails_is_told_and_costs_nobody_the_others(
+    tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_facts: object) -> Iterator[Finding]:
+        raise RuntimeError("a mistake of ours")
+        yield
+
+    monkeypatch.setattr(NOW, "checks", [broken, *NOW.checks])
+    with capture_logs() as logs:
+        async with serving(tiny.load()) as address, web(address) as client, asyncio.timeout(20):
+            while True:
+                state = (await client.get("/api/state")).json()
+                if state["preflight"]["verdict"] is not None:
+                    break
+                await asyncio.sleep(0.05)
+            ready = await client.get("/readyz")
+    told = [each["code"] for each in state["preflight"]["findings"]]
+    assert told == ["not_looked_at"]
+    assert "a mistake of ours" in state["health"]["reason"]
+    assert ready.status_code == 200
+    assert any("looking at the broken failed" in note for note in ready.json()["notes"])
+    assert [each["look"] for each in logs if each["event"] == "preflight_broke"] == ["broken"]
+
+
+def test_a_rehearsal_does_not_hide_that_a_check_fails() -> None:
+    selection = Selection[None]()
+    selection(lambda _: [][0])
+    with pytest.raises(IndexError):
+        selection.findings(None)
 
 
 def test_a_kind_is_told_at_its_own_levels_and_what_is_better_said_goes_before() -> None:
