@@ -24,10 +24,10 @@ from cache.model.keys import meta_key, set_prefix
 from cache.stores.port import StoreError
 from generator.sheet.plan import Action
 from server.config.show import Show
-from server.core.formatting import size
+from server.core.formatting import first_few, size
 from server.diagnostics import sets
 from server.diagnostics.capacity import CACHE_TOO_SMALL
-from server.diagnostics.findings import LEVELS, Finding, Selection, first_few, kind
+from server.diagnostics.findings import LEVELS, Finding, Selection, kind
 from server.diagnostics.report import ProbedEngine
 from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, get_going, noticeable, overrun
 from server.diagnostics.schedule import schedule_findings
