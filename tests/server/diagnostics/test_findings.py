@@ -103,9 +103,8 @@ async def test_the_running_server_tells_it_in_all_its_selections(tiny: TinyShow)
 async def test_a_check_that_fails_is_told_and_costs_nobody_the_others(
     tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_facts: object) -> Iterator[Finding]:
+    def broken(_facts: object) -> list[Finding]:
         raise RuntimeError("a mistake of ours")
-        yield
 
     monkeypatch.setattr(NOW, "checks", [broken, *NOW.checks])
     with capture_logs() as logs:
@@ -125,10 +124,10 @@ async def test_a_check_that_fails_is_told_and_costs_nobody_the_others(
 
 
 def test_a_rehearsal_does_not_hide_that_a_check_fails() -> None:
-    selection = Selection[None]()
-    selection(lambda _: [][0])
-    with pytest.raises(IndexError):
-        selection.findings(None)
+    selection = Selection[dict[str, Finding]]()
+    selection(lambda facts: [facts["absent"]])
+    with pytest.raises(KeyError):
+        selection.findings({})
 
 
 def test_a_kind_is_told_at_its_own_levels_and_what_is_better_said_goes_before() -> None:
