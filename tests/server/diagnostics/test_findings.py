@@ -23,7 +23,7 @@ from server.diagnostics.findings import (
     sentences,
     table,
 )
-from server.diagnostics.live_checks import LOOKS, NOW, RunningShow, Steps
+from server.diagnostics.live_checks import NOW, PREFLIGHT, RunningShow, Steps
 from server.diagnostics.report import RehearsalOptions
 from server.diagnostics.sets import CODES, FLAWS
 from server.rehearsal.rehearsal import rehearse
@@ -44,14 +44,14 @@ def plant() -> None:
     SIMULATION(toys)
     NOW(toys)
 
-    @LOOKS
+    @PREFLIGHT
     async def toys_below(_running: RunningShow) -> Steps:
         yield [toy("a car")]
 
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for selection in (SIMULATION, NOW, LOOKS):
+    for selection in (SIMULATION, NOW, PREFLIGHT):
         monkeypatch.setattr(selection, "checks", [*selection.checks])
     with patch.dict(CATALOGUE):
         plant()
