@@ -14,6 +14,7 @@ from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
 from server.diagnostics.report import RehearsalOptions
 from server.network.serving import AddressTaken, RefusedToServe, serve
+from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.live_rehearsal import LiveRehearsal
 
 SLOWEST: Final = 0.25
@@ -46,29 +47,27 @@ def rehearse_live(
         RefusedToServe: it cannot be watched so, or not there.
         ShowStopped: it could not go on.
     """
-    _check(show, speed, asked.from_, asked.to)
+    _check(show, asked, speed)
     show = _elsewhere(show, host, port)
     process = HostProcess.of_this_server()
     rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
-    app, title = (
-        create_app(rehearsal, process),
-        f"Rehearsal of {show.title}, {speed:g} times as fast",
-    )
+    app = create_app(rehearsal, process)
+    title = f"Rehearsal of {show.title}, {speed:g} times as fast"
     try:
         serve(show, app, title, process, log_level=log_level, over=rehearsal.over)
     except AddressTaken as error:
         raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
 
 
-def _check(show: Show, speed: float, from_: float, to: float | None) -> None:
+def _check(show: Show, asked: RehearsalOptions, speed: float) -> None:
     """Refuse what cannot be watched."""
     if not SLOWEST <= speed <= FASTEST:
         text = f"expected a speed from {SLOWEST:g} to {FASTEST:g}, not {speed:g}"
         raise RefusedToServe(text, 2)
-    until = show.duration if to is None else to
-    if not 0 <= from_ < min(until, show.duration):
-        text = f"expected to begin between 0 and {min(until, show.duration):g} s, not at {from_:g}"
-        raise RefusedToServe(text, 2)
+    try:
+        check_asked(show, from_=asked.from_, to=asked.to)
+    except CannotRehearse as error:
+        raise RefusedToServe(f"--{error.option}: {error}", 2) from None
 
 
 def _elsewhere(show: Show, host: str | None, port: int | None) -> Show:

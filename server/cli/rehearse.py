@@ -37,7 +37,7 @@ from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
 from server.network.serving import NotServed
-from server.rehearsal.failures import fail_names
+from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
@@ -157,7 +157,10 @@ def rehearse_show(
         fail=tuple(failing or ()),
         deep=deep,
     )
-    _check(loaded, asked)
+    try:
+        check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
+    except CannotRehearse as error:
+        fail(f"--{error.option}: {error}", 2)
     try:
         with _progress() as progress:
             report = rehearse(
@@ -201,19 +204,6 @@ def _rate(text: str | None) -> float | None:
     return float(rate)
 
 
-def _check(show: Show, asked: RehearsalOptions) -> None:
-    """End the program where what is asked for cannot be."""
-    if asked.from_ >= show.duration:
-        fail(f"--from: the show is over after {show.duration:g} s", 2)
-    if asked.to is not None and asked.to <= asked.from_:
-        fail("--to: expected a time after --from", 2)
-    unknown = fail_names(show, asked.fail)
-    if unknown:
-        engines = [engine.name for engine in show.settings.engines if engine.plays_live]
-        known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
-        fail(f"--fail: nothing is called {unknown[0]!r}: expected one of {known}", 2)
-
-
 def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     """End the program where options are given that mean nothing here."""
     given = [name for name, value in options.items() if value]
@@ -225,7 +215,6 @@ def _rehearse_live(
     show: Show, asked: RehearsalOptions, speed: float, host: str | None, port: int | None
 ) -> NoReturn:
     """Play it on the show's own screens, and end the program."""
-    _check(show, asked)
     with output_in_background():
         try:
             rehearse_live(show, asked, speed=speed, host=host, port=port)

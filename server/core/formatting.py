@@ -55,8 +55,8 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
-def first_few(names: Iterable[object], limit: int) -> str:
-    """``1, 4, 9``; of more than `limit` the first of them: ``1, 2, 3, …``."""
+def first_few(names: Iterable[object], limit: int = 5) -> str:
+    """``1, 4, 9``; of more than `limit` the first of them: ``1, 2, 3, 4, 5, …``."""
     named = [str(name) for name in names]
     return ", ".join([*named[:limit], "…"] if len(named) > limit else named)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from generator.sheet.cues import format_time
 from generator.sheet.plan import Action
+from server.core.formatting import first_few
 
 Level = Literal["error", "warning", "note"]
 """An error would be seen by visitors, a warning is survived, a note is good to know."""
@@ -23,9 +24,6 @@ Verdict = Literal["ready", "not ready"]
 
 LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "note")
 """The worst first."""
-
-_NAMED: Final = 5
-"""Of many, the first few are named."""
 
 
 class Finding(BaseModel):
@@ -139,9 +137,24 @@ class Selection(Generic[F]):
         self.checks.append(check)
         return check
 
-    def findings(self, facts: F) -> list[Finding]:
-        """All that the checks find, but for what another of them tells in better words."""
-        found: list[Finding] = [each for check in self.checks for each in check(facts)]
+    def findings(
+        self, facts: F, failed: Callable[[str, Exception], Finding] | None = None
+    ) -> list[Finding]:
+        """All that the checks find, but for what another of them tells in better words.
+
+        Args:
+            facts: what is checked.
+            failed: makes a finding of a check that raised, by its name: the others go on. None
+                to let the exception through.
+        """
+        found: list[Finding] = []
+        for check in self.checks:
+            try:
+                found += list(check(facts))
+            except Exception as error:
+                if failed is None:
+                    raise
+                found.append(failed(check.__name__, error))
         told = {(each.code, each.action_id) for each in found}
         return [
             each
@@ -188,16 +201,11 @@ def sentences(findings: Iterable[Finding], level: Level) -> list[str]:
             alike.setdefault(each.code, []).append(each)
     said = []
     for first, *others in alike.values():
-        about = first_few(dict.fromkeys(each.action_id for each in (first, *others)))
+        actions = dict.fromkeys(each.action_id for each in (first, *others) if each.action_id)
+        about = first_few(actions)
         more = f" (and {len(others)} more)" if others else ""
         said.append(": ".join(filter(None, [about, f"{first.message}{more}"])))
     return said
-
-
-def first_few(names: Iterable[object]) -> str:
-    """The first few of many names; None is none."""
-    known = [str(name) for name in names if name is not None]
-    return ", ".join(known[:_NAMED]) + (", …" if len(known) > _NAMED else "")
 
 
 def table() -> str:

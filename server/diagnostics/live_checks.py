@@ -1,8 +1,8 @@
-"""What is wrong with a show that runs: at this moment (`NOW`), and at a closer look (`LOOKS`).
+"""What is wrong with a show that runs: what is known at any moment (`NOW`), and what is not.
 
-What others know already (readiness, the mode manager, the copies) is asked of them. A closer
-look is taken in steps, small enough to be taken between two pictures: disks are read beside the
-event loop, nothing is fetched over a line, and no engine is asked to draw.
+What others know already (readiness, the mode manager, the copies) is asked of them. For the rest
+(`PREFLIGHT`) the preflight goes in steps, small enough to be taken between two pictures: disks
+are read in threads, nothing is fetched over a line, and no engine is asked to draw.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from cache.library import BrokenSet
 from cache.model.keys import meta_key, set_prefix
 from cache.stores.port import StoreError
 from generator.sheet.plan import Action
 from server.config.show import Show
-from server.core.formatting import size
+from server.core.formatting import first_few, size
 from server.diagnostics import sets
 from server.diagnostics.capacity import CACHE_TOO_SMALL
-from server.diagnostics.findings import LEVELS, Finding, Selection, first_few, kind
+from server.diagnostics.findings import LEVELS, Finding, Selection, kind
 from server.diagnostics.report import ProbedEngine
 from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, get_going, noticeable, overrun
 from server.diagnostics.schedule import schedule_findings
@@ -35,6 +37,8 @@ from server.providers.timing import final_by
 from server.runtime import Runtime
 from server.supply.readiness import Readiness
 from server.supply.sources import Supply, free_on_disk
+
+_log = structlog.get_logger(__name__)
 
 LITTLE_ROOM: Final = 256 * 2**20
 """Bytes free on a disk below which logs and copies are about to stop."""
@@ -77,9 +81,32 @@ NOW: Final = Selection[Readiness]()
 """What is known at any moment, at no cost: `/readyz` and the health tell it as it is now."""
 
 
+_failing: Final[set[str]] = set()
+"""Checks of `NOW` that raise: the log tells when one begins to, as they are asked all the time."""
+
+
 def findings_now(readiness: Readiness) -> list[Finding]:
-    """What is wrong at this moment, as far as is known without a look."""
-    return NOW.findings(readiness)
+    """What is wrong at this moment, as far as is known at no cost.
+
+    A check that fails costs nobody the others, nor an answer: it is `not_looked_at`.
+    """
+    failed: set[str] = set()
+
+    def not_looked_at(check: str, error: Exception) -> Finding:
+        failed.add(check)
+        if check not in _failing:
+            _log.exception("preflight_broke", look=check)
+        return check_failed(check, error)
+
+    found = NOW.findings(readiness, not_looked_at)
+    _failing.intersection_update(failed)
+    _failing.update(failed)
+    return found
+
+
+def check_failed(check: str, error: Exception) -> Finding:
+    """What is told of a check that raised: not looked at is not well."""
+    return NOT_LOOKED_AT(f"looking at the {check} failed: {error!r:.200}")
 
 
 @NOW
@@ -178,20 +205,20 @@ class RunningShow:
 
 
 Steps = AsyncGenerator[Sequence[Finding], None]
-"""A look, step by step; each brings what it found."""
+"""A check in steps; each brings what it found."""
 
-Look = Callable[[], Steps]
+LiveCheck = Callable[[], Steps]
 
-LOOKS: Final = Selection[RunningShow]()
-"""What the preflight looks at, in this order."""
-
-
-def looks(running: RunningShow) -> list[Look]:
-    """The looks at a show."""
-    return [update_wrapper(partial(look, running), look) for look in LOOKS.checks]
+PREFLIGHT: Final = Selection[RunningShow]()
+"""What the preflight checks beside `NOW`, in this order; each check yields `Steps`."""
 
 
-@LOOKS
+def live_checks(running: RunningShow) -> list[LiveCheck]:
+    """The checks of `PREFLIGHT` over a show."""
+    return [update_wrapper(partial(check, running), check) for check in PREFLIGHT.checks]
+
+
+@PREFLIGHT
 async def faults(running: RunningShow) -> Steps:
     """Which sets are passed over. Where something else is sure to be seen, it is only a pity."""
     runtime = running.runtime
@@ -206,7 +233,7 @@ async def faults(running: RunningShow) -> Steps:
     )
 
 
-@LOOKS
+@PREFLIGHT
 async def engines(running: RunningShow) -> Steps:
     """Which engines would not draw now, and what stands behind them."""
     known = running.engines()
@@ -244,7 +271,7 @@ async def engines(running: RunningShow) -> Steps:
             ]
 
 
-@LOOKS
+@PREFLIGHT
 async def calendar(running: RunningShow) -> Steps:
     """Whether there will be a screening at all, and the clock can be believed."""
     wall = running.wall()
@@ -255,7 +282,7 @@ async def calendar(running: RunningShow) -> Steps:
     yield list(schedule_findings(running.show, wall, machine, newest, over="note"))
 
 
-@LOOKS
+@PREFLIGHT
 async def disk(running: RunningShow) -> Steps:
     """Whether there is room for what the server must write."""
     folder = running.show.state_folder
@@ -266,7 +293,7 @@ async def disk(running: RunningShow) -> Steps:
             yield [DISK_FULL(text)]
 
 
-@LOOKS
+@PREFLIGHT
 async def files(running: RunningShow) -> Steps:
     """For each action: whether its sets fit their slot, and all their files are there."""
     actions = running.runtime.plan.actions

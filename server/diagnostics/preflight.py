@@ -26,7 +26,7 @@ from server.diagnostics.findings import (
     sentences,
     verdict_of,
 )
-from server.diagnostics.live_checks import NO_ANSWER, NOT_LOOKED_AT, Look
+from server.diagnostics.live_checks import NO_ANSWER, LiveCheck, check_failed
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
@@ -66,13 +66,13 @@ class Result:
         at: steady time at which it was done.
         wall: the same, by the machine's time of day.
         findings: the worst first.
-        looked: those of them that needed a closer look.
+        stepped: those of them that were found in steps.
     """
 
     at: float
     wall: float
     findings: tuple[Finding, ...]
-    looked: tuple[Finding, ...] = ()
+    stepped: tuple[Finding, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -95,21 +95,21 @@ def due_at(last: Result | None, next_screening: float | None) -> float:
 
 
 class Preflight:
-    """Looks through everything while nobody looks.
+    """Checks everything while nobody looks.
 
     Args:
-        looks: what it looks at, in this order.
+        checks: what it checks in steps, in this order.
         playhead: where the show is, and when the next screening begins.
         quiet_for: whether the stage is quiet now and for some seconds to come.
         clock: the time.
-        now: what is wrong at this moment, which needs no look.
+        now: what is wrong at this moment, which takes no steps.
         begins: whether it may begin at all: the sets must have been looked through once.
         noted: called with each result, for whoever counts.
     """
 
     def __init__(
         self,
-        looks: Sequence[Look],
+        checks: Sequence[LiveCheck],
         playhead: Playhead,
         quiet_for: Callable[[float], bool],
         clock: Clock,
@@ -119,7 +119,7 @@ class Preflight:
         noted: Callable[[Result], None] = lambda _result: None,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
-        self._looks = tuple(looks)
+        self._checks = tuple(checks)
         self._playhead = playhead
         self._quiet_for = quiet_for
         self._clock = clock
@@ -130,7 +130,7 @@ class Preflight:
         self._next_at: float | None = None
 
     async def run(self) -> None:
-        """Look, and look again, until cancelled."""
+        """Check, and check again, until cancelled."""
         while not self._begins():
             await self._rest()
         while True:
@@ -139,7 +139,7 @@ class Preflight:
             if self._clock.now() < due:
                 await self._rest(due)
                 continue
-            self._judge(await self._look())
+            self._judge(await self._check())
 
     def state(self) -> dict[str, Any]:
         """As JSON values. `at` is Unix time, `next_at` steady."""
@@ -155,31 +155,31 @@ class Preflight:
         }
 
     def problems(self) -> list[str]:
-        """The errors about coming cues that needed a closer look, in words."""
-        return sentences((each for each in self._looked() if self._is_coming(each.cue)), "error")
+        """The errors about coming cues that were found in steps, in words."""
+        return sentences((each for each in self._stepped() if self._is_coming(each.cue)), "error")
 
     def notes(self) -> list[str]:
-        """What else needed a closer look, in words."""
-        looked = self._looked()
-        errors = (each for each in looked if each.cue is None)
-        return [*sentences(errors, "error"), *sentences(looked, "warning")]
+        """What else was found in steps, in words."""
+        stepped = self._stepped()
+        errors = (each for each in stepped if each.cue is None)
+        return [*sentences(errors, "error"), *sentences(stepped, "warning")]
 
-    def _looked(self) -> tuple[Finding, ...]:
+    def _stepped(self) -> tuple[Finding, ...]:
         """What is known as of now is told as it is now, not as it was minutes ago."""
-        return () if self._last is None else self._last.looked
+        return () if self._last is None else self._last.stepped
 
     def _is_coming(self, cue: int | None) -> bool:
         """Whether a cue will still be fired, as far as is known."""
         again = self._playhead.status != "active" or self._playhead.next_at is not None
         return cue is not None and (again or cue >= self._playhead.cursor)
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ checking
 
-    async def _look(self) -> tuple[Finding, ...]:
+    async def _check(self) -> tuple[Finding, ...]:
         findings: list[Finding] = []
-        for look in self._looks:
+        for check in self._checks:
             try:
-                async with aclosing(look()) as steps:
+                async with aclosing(check()) as steps:
                     while True:
                         await self._until_quiet()
                         async with timeout_at(self._clock, self._clock.now() + STEP_WITHIN):
@@ -187,12 +187,11 @@ class Preflight:
             except StopAsyncIteration:
                 continue
             except TimeoutError:
-                text = f"looking at the {look.__name__} took longer than {STEP_WITHIN:g} s"
+                text = f"looking at the {check.__name__} took longer than {STEP_WITHIN:g} s"
                 findings.append(NO_ANSWER(text))
-            except Exception as error:  # noqa: BLE001 - one look must not end the looking
-                _log.exception("preflight_broke", look=look.__name__)
-                text = f"looking at the {look.__name__} failed: {error!r:.200}"
-                findings.append(NOT_LOOKED_AT(text))
+            except Exception as error:  # noqa: BLE001 - one check must not end the others
+                _log.exception("preflight_broke", look=check.__name__)
+                findings.append(check_failed(check.__name__, error))
         return ranked(findings)
 
     async def _until_quiet(self) -> None:
@@ -208,9 +207,9 @@ class Preflight:
         soon = now + LOOK_IN
         await self._clock.sleep_until(soon if until is None else min(until, soon))
 
-    def _judge(self, looked: tuple[Finding, ...]) -> None:
-        before, findings = self._last, ranked([*self._now(), *looked])
-        self._last = last = Result(self._clock.now(), self._clock.wall(), findings, looked)
+    def _judge(self, stepped: tuple[Finding, ...]) -> None:
+        before, findings = self._last, ranked([*self._now(), *stepped])
+        self._last = last = Result(self._clock.now(), self._clock.wall(), findings, stepped)
         self._noted(last)
         if before is None or before.verdict != last.verdict:
             log = _log.info if last.verdict == "ready" else _log.warning

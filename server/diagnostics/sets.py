@@ -14,8 +14,9 @@ from cache.model.manifest import ManifestAction
 from generator.sets.verify import SetFinding
 from generator.sheet.plan import Action, Planned
 from generator.sheet.provenance import changes
+from server.core.formatting import first_few
 from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
-from server.diagnostics.findings import Finding, Level, first_few, kind
+from server.diagnostics.findings import Finding, Level, kind
 from server.diagnostics.show import DRAW
 from server.providers.static import Fault
 

@@ -55,7 +55,7 @@ class RehearsalEnded:
 class Backstage(Protocol):
     """Rehearses where it disturbs nobody."""
 
-    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
+    async def rehearse(self, request: RehearsalRequest, into: Path) -> RehearsalEnded:
         """Rehearse; what was found lies in folder `into` then. To cancel this ends it.
 
         Raises:
@@ -68,12 +68,12 @@ class ScriptedBackstage:
     """For tests: ends when, and how, it is told to.
 
     Attributes:
-        orders: what was asked for.
+        requests: what was asked for.
         cancelled: how many were cancelled.
     """
 
     def __init__(self) -> None:
-        self.orders: list[RehearsalRequest] = []
+        self.requests: list[RehearsalRequest] = []
         self.cancelled = 0
         self._ending: asyncio.Future[Callable[[Path], RehearsalEnded]] | None = None
 
@@ -106,9 +106,9 @@ class ScriptedBackstage:
             raise RuntimeError("nothing is rehearsed")
         self._ending.set_result(leave)
 
-    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
+    async def rehearse(self, request: RehearsalRequest, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`."""
-        self.orders.append(order)
+        self.requests.append(request)
         self._ending = asyncio.get_running_loop().create_future()
         try:
             leave = await self._ending
@@ -135,7 +135,7 @@ class ChildBackstage:
         self._engines = engines
         self._path = show.toml if show.toml.exists() else show.folder
 
-    async def rehearse(self, order: RehearsalRequest, into: Path) -> RehearsalEnded:
+    async def rehearse(self, request: RehearsalRequest, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`."""
         try:
             report = await asyncio.to_thread((into / JSON).open, "wb")
@@ -147,7 +147,7 @@ class ChildBackstage:
                     *("rehearse", "--supervised", "--show", str(self._path)),
                     *("--json", "--html", str(into / HTML)),
                     *("--engines", _TELLING.dump_json(tuple(self._engines())).decode()),
-                    *order.arguments(),
+                    *request.arguments(),
                     environment=rehearsal_environment(os.environ, self._show),
                     clock=SystemClock(),
                     stuck=lambda pid: _log.error("rehearsal_cannot_be_killed", pid=pid),

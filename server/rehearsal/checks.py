@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from server.diagnostics.live_checks import RunningShow, findings_now, looks
+from server.diagnostics.live_checks import RunningShow, findings_now, live_checks
 from server.diagnostics.preflight import Preflight
 from server.lifecycle import Playout
 from server.rehearsal.backstage import ChildBackstage
@@ -57,7 +57,7 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         wall=clock.wall,
     )
     preflight = Preflight(
-        looks(running),
+        live_checks(running),
         runtime.playhead,
         runtime.playback.quiet_for,
         clock,

@@ -1,4 +1,4 @@
-"""What can be made to fail in a rehearsal: the store, engines, actions."""
+"""Refuses what cannot be rehearsed: a part that the show lacks, the failure of what it lacks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,45 @@ from server.config.stores import store_of
 
 _MANIFEST_WITHIN: Final = 5.0
 """Seconds in which a store must have said what it has: only names are asked for."""
+
+
+class CannotRehearse(Exception):
+    """Something is asked for that the show does not have.
+
+    Attributes:
+        code: a stable word for why.
+        option: what is wrong: ``from``, ``to`` or ``fail``.
+    """
+
+    def __init__(self, code: str, option: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.option = option
+
+
+def check_asked(show: Show, *, from_: float, to: float | None, fail: Sequence[str] = ()) -> None:
+    """Refuse what cannot be rehearsed. Not to be called in an event loop.
+
+    Args:
+        show: what is rehearsed.
+        from_: position at which each screening begins.
+        to: position at which each ends; None for its end.
+        fail: what is to fail.
+
+    Raises:
+        CannotRehearse: `out_of_range` or `unknown_failure`.
+    """
+    if from_ >= show.duration:
+        text = f"the show is over after {show.duration:g} s"
+        raise CannotRehearse("out_of_range", "from", text)
+    if to is not None and to <= from_:
+        raise CannotRehearse("out_of_range", "to", "expected a time after from")
+    unknown = fail_names(show, fail)
+    if unknown:
+        engines = [each.name for each in show.settings.engines if each.plays_live]
+        known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
+        text = f"nothing is called {unknown[0]!r:.70}: expected one of {known}"
+        raise CannotRehearse("unknown_failure", "fail", text)
 
 
 def fail_names(show: Show, asked: Sequence[str]) -> list[str]:

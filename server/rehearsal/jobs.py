@@ -86,7 +86,7 @@ class RehearsalJobs:
         self._archive = archive
         self._clock = clock
         self._limit = limit
-        self._attempt: _RehearsalJob | None = None
+        self._job: _RehearsalJob | None = None
         self._task: asyncio.Task[None] | None = None
         self._newest: RehearsalOutcome | None = None
         self._key = ""
@@ -116,9 +116,9 @@ class RehearsalJobs:
             raise RehearsalJobError(
                 "rehearsing", "a rehearsal is under way: wait for it, or cancel it"
             )
-        self._attempt = attempt = _RehearsalJob(by, request, self._clock.now())
+        self._job = job = _RehearsalJob(by, request, self._clock.now())
         self._cancelled_by = ""
-        self._task = asyncio.create_task(self._rehearse(attempt), name="rehearsal")
+        self._task = asyncio.create_task(self._rehearse(job), name="rehearsal")
         _log.info("rehearsal_began", by=by, asked=request.plain())
 
     async def cancel(self, by: str) -> None:
@@ -138,20 +138,20 @@ class RehearsalJobs:
 
     def state(self) -> dict[str, Any]:
         """As JSON values: the rehearsal that was asked for last, and the last report before it."""
-        attempt, newest = self._attempt, self._report()
-        if attempt is None:
+        job, newest = self._job, self._report()
+        if job is None:
             status: Status = "none" if newest is None else "done"
             told = newest or _nothing()
             return {"status": status, "since": None, "reason": "", **told, "previous": None}
-        done = attempt.status == "done"
+        done = job.status == "done"
         return {
-            "status": attempt.status,
-            "since": attempt.since,
-            "reason": attempt.reason,
+            "status": job.status,
+            "since": job.since,
+            "reason": job.reason,
             **((newest if done else None) or _nothing()),
-            "by": attempt.by,
-            "asked": attempt.request.plain(),
-            "finished_at": attempt.finished_at,
+            "by": job.by,
+            "asked": job.request.plain(),
+            "finished_at": job.finished_at,
             "previous": None if done else newest,
         }
 
@@ -191,11 +191,11 @@ class RehearsalJobs:
 
     # ------------------------------------------------------------ the rehearsal
 
-    async def _rehearse(self, attempt: _RehearsalJob) -> None:
+    async def _rehearse(self, job: _RehearsalJob) -> None:
         status: Status = "failed"
         reason = ""
         try:
-            self._publish(await self._performed(attempt))
+            self._publish(await self._performed(job))
             status = "done"
         except asyncio.CancelledError:
             status = "cancelled"
@@ -212,8 +212,8 @@ class RehearsalJobs:
             reason = f"{type(error).__name__}; the server's log says more"
         finally:
             self._task = None
-            self._attempt = replace(
-                attempt,
+            self._job = replace(
+                job,
                 status=status,
                 finished_at=self._clock.wall(),
                 reason=f"the rehearsal failed: {reason}" if status == "failed" else reason,
@@ -221,7 +221,7 @@ class RehearsalJobs:
             self._tell(status, reason)
             self.changed()
 
-    async def _performed(self, attempt: _RehearsalJob) -> RehearsalOutcome:
+    async def _performed(self, job: _RehearsalJob) -> RehearsalOutcome:
         """Rehearse, and keep the report.
 
         Raises:
@@ -234,7 +234,7 @@ class RehearsalJobs:
         folder = await self._on_disk(lambda: self._archive.begin(wall))
         try:
             async with timeout_at(self._clock, began + self._limit):
-                ended = await self._backstage.rehearse(attempt.request, folder)
+                ended = await self._backstage.rehearse(job.request, folder)
             if ended.status not in _FOUND_SOMETHING:
                 raise BackstageError(_how(ended))
             try:
@@ -242,7 +242,7 @@ class RehearsalJobs:
             except (ValueError, FileNotFoundError) as error:
                 raise BackstageError(_how(ended)) from error
             html = await self._on_disk((folder / HTML).exists)
-            outcome = self._outcome(attempt, folder, digest, html=html)
+            outcome = self._outcome(job, folder, digest, html=html)
             await self._on_disk(lambda: self._archive.keep(folder, outcome))
         finally:
             # What was kept has another name by now. Cancelled once more, it is waited for as well.
@@ -254,14 +254,14 @@ class RehearsalJobs:
         return await write_in_thread(work, self._disk)
 
     def _outcome(
-        self, attempt: _RehearsalJob, folder: Path, digest: Digest, *, html: bool
+        self, job: _RehearsalJob, folder: Path, digest: Digest, *, html: bool
     ) -> RehearsalOutcome:
         return RehearsalOutcome(
             name=self._archive.name_of(folder),
-            by=attempt.by,
-            asked=attempt.request.plain(),
+            by=job.by,
+            asked=job.request.plain(),
             finished_at=self._clock.wall(),
-            seconds=round(self._clock.now() - attempt.since, 3),
+            seconds=round(self._clock.now() - job.since, 3),
             verdict=digest.verdict,
             errors=count_of(digest.findings, "error"),
             warnings=count_of(digest.findings, "warning"),

@@ -85,8 +85,8 @@ def seed_of(show: Show, asked: int | None) -> int:
         return asked
     if show.settings.playback.seed is not None:
         return show.settings.playback.seed
-    memory = read_state(show.state_folder / STATE)
-    return 0 if memory is None or memory.seed is None else memory.seed
+    state = read_state(show.state_folder / STATE)
+    return 0 if state is None or state.seed is None else state.seed
 
 
 # ---------------------------------------------------------------- beforehand
@@ -164,8 +164,8 @@ def _scenario(
     windows: Sequence[ScreeningWindow],
     wall: float,
 ) -> Scenario:
-    memory = read_state(show.state_folder / STATE)
-    goes_on = memory is not None and memory.seed == asked.seed
+    state = read_state(show.state_folder / STATE)
+    goes_on = state is not None and state.seed == asked.seed
     ahead = 1.0
     store = store_of(show)
     sets: Path | RemoteStore | None = _folder(show, asked, store)
@@ -181,8 +181,8 @@ def _scenario(
         show=show,
         windows=windows,
         streams=RandomStreams(asked.seed),
-        bags=memory.bags if memory is not None and goes_on else {},
-        forces=memory.forces if memory is not None else (),
+        bags=state.bags if state is not None and goes_on else {},
+        forces=state.forces if state is not None else (),
         engines=around.engines,
         sets=sets,
         follow=store.follow if isinstance(store, FolderStore) else (),

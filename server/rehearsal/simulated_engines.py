@@ -1,6 +1,6 @@
 """Engines in a rehearsal: each is asked whether it is there, and none is made to draw.
 
-What an engine would draw is stood in for, at the pace that is known of it. The worker's
+What an engine would draw is simulated, at the pace that is known of it. The worker's
 `GET /health` proves itself with a small generation of its own: that is its word, not ours.
 """
 
@@ -90,7 +90,7 @@ async def _probe(
 
 @dataclass(frozen=True)
 class SimulatedEngine:
-    """Draws nothing: hands out stand-ins at an engine's pace, or fails as it would.
+    """Draws nothing: hands out simulated images at an engine's pace, or fails as it would.
 
     Attributes:
         probed: what it said when it was asked.

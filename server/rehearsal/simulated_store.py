@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from PIL import Image
 
 from cache.model.documents import FormatError, read_object, write_object
 from cache.model.images import MediaType, extension_for, media_type_for
 from cache.model.keys import META_NAME, Key, set_place
-from cache.stores.port import Entry, NotFound, StoreDenied, StoreUnavailable, Version, Versioned
+from cache.stores.port import Entry, NotFound, StoreUnavailable
 from server.core.clock import Clock
 from server.diagnostics.facts import FetchedFile
 from server.supply.inventory import StoreInventory
@@ -94,7 +94,7 @@ class SimulatedLine:
 
 
 class SimulatedStore:
-    """The store at the other end of a line. It is never written to.
+    """The store at the other end of a line: a `ReadableStore`.
 
     Args:
         url: what the real one is called.
@@ -135,37 +135,19 @@ class SimulatedStore:
         """There is nothing to let go of."""
 
     async def get(self, key: Key) -> bytes:
-        """See `Store.get`."""
+        """See `ReadableStore.get`."""
         data = self._content(key)
         await self._line.carry(key, 0 if data is None else len(data), self._clock)
         if data is None:
             raise NotFound(key)
         return data
 
-    async def get_versioned(self, key: Key) -> Versioned:
-        """See `Store.get_versioned`; nobody changes anything here."""
-        return Versioned(await self.get(key), Version("rehearsal"))
-
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
-        """See `Store.list`."""
+        """See `ReadableStore.list`."""
         await self._line.carry(Key(prefix), 0, self._clock)
         for key in sorted(self._inventory.sizes):
             if key.startswith(prefix) and not self._lost(key):
                 yield Entry(key, self._inventory.sizes[key])
-
-    async def put(self, key: Key, data: bytes) -> None:
-        """Refused."""
-        del data
-        _refuse(key)
-
-    async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
-        """Refused."""
-        del data, expected
-        _refuse(key)
-
-    async def delete(self, key: Key) -> None:
-        """Refused."""
-        _refuse(key)
 
     def _content(self, key: Key) -> bytes | None:
         if self._lost(key):
@@ -179,12 +161,8 @@ class SimulatedStore:
         return simulated_image(media_type, size)
 
 
-def _refuse(key: Key) -> NoReturn:
-    raise StoreDenied(key, "a rehearsal writes nothing")
-
-
 def without_hashes(meta: bytes) -> bytes:
-    """A meta that stand-ins agree with: it tells what its files weigh, not what is in them."""
+    """A meta that simulated images agree with: it tells what files weigh, not what is in them."""
     try:
         document, _ = read_object(meta, META_NAME)
     except FormatError:

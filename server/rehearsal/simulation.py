@@ -2,7 +2,7 @@
 
 What is real: playback, the mode manager and its ladder, both providers, the shuffle bag,
 the lookahead, the planner of fetches, the cache, the stage and a screen's mailbox. What is
-stood in for: time, the line, engines, and those pictures that come over a line.
+simulated: time, the line, engines, and those pictures that come over a line.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ async def simulate(
     async with AsyncExitStack() as stack:
 
         def needs() -> list[Need]:
-            return ensemble.lookahead.needs()
+            return runtime.lookahead.needs()
 
         inspector = Inspector()
         supply = await stack.enter_async_context(_supply(scenario, clock, needs, inspector))
@@ -135,18 +135,18 @@ async def simulate(
         result = SimulationResult(plan, manifest)
         log = _ObservedLog(result, supply, clock)
         pace = _StepTimes(scenario.paces)
-        ensemble = build_runtime(
-            scenario.show, PlanInForce(plan), supply, _circumstances(scenario, clock, log, pace)
+        runtime = build_runtime(
+            scenario.show, PlanInForce(plan), supply, _dependencies(scenario, clock, log, pace)
         )
-        await ensemble.readiness.look()
-        pace.experience = Experience(await _metas(ensemble, supply))
+        await runtime.readiness.look()
+        pace.experience = Experience(await _metas(runtime, supply))
         if scenario.line is not None:
             scenario.line.open = False
         _strike(scenario, supply)
         jobs = [
-            _watch(ensemble.stage, result.observed),
-            ensemble.playback.run(),
-            ensemble.modes.keep_time(),
+            _watch(runtime.stage, result.observed),
+            runtime.playback.run(),
+            runtime.modes.keep_time(),
             supply.run(),
         ]
         if supply.prefetcher is not None:
@@ -158,10 +158,10 @@ async def simulate(
                 task.cancel()
         result.rows = (await log.rows(limit=None))[::-1]
     result.flawed = inspector.flawed()
-    result.uncovered = ensemble.readiness.uncovered()
-    result.faults = dict(ensemble.static.faults)
+    result.uncovered = runtime.readiness.uncovered()
+    result.faults = dict(runtime.static.faults)
     result.usable = {
-        action.action_id: len(ensemble.static.usable(action.action_id)) for action in plan.actions
+        action.action_id: len(runtime.static.usable(action.action_id)) for action in plan.actions
     }
     if scenario.line is not None:
         result.came = scenario.line.came
@@ -183,11 +183,11 @@ class _StepTimes:
         return TYPICAL_STEP if cost is None else cost / max(1, steps_of(recipe))
 
 
-async def _metas(ensemble: Runtime, supply: Supply) -> list[SetMeta]:
+async def _metas(runtime: Runtime, supply: Supply) -> list[SetMeta]:
     """Those of every set that can be played, as far as they are at hand."""
     found: list[SetMeta] = []
-    for action in ensemble.plan.actions:
-        for number in ensemble.static.usable(action.action_id):
+    for action in runtime.plan.actions:
+        for number in runtime.static.usable(action.action_id):
             if supply.availability.holds(meta_key(action.action_id, number)):
                 with suppress(BrokenSet, StoreError):  # those who play say so
                     opened = await supply.library.open_set(action.action_id, number)
@@ -195,7 +195,7 @@ async def _metas(ensemble: Runtime, supply: Supply) -> list[SetMeta]:
     return found
 
 
-def _circumstances(
+def _dependencies(
     scenario: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
 ) -> Dependencies:
     streams = scenario.streams

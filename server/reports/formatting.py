@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from server.core.formatting import count, duration, size
+from server.core.formatting import bit_rate, count, duration, size
 from server.diagnostics.findings import LEVELS
 from server.diagnostics.report import RehearsalOptions, Report
 
@@ -31,15 +31,6 @@ def factor(squeeze: float) -> str:
     if abs(squeeze - 1) < _AS_RECORDED:
         return ""
     return f"\N{MULTIPLICATION SIGN}{squeeze:.2f}"
-
-
-def bits(per_second: float) -> str:
-    """``10 Mbit/s``."""
-    for unit in ("bit/s", "kbit/s", "Mbit/s"):
-        if per_second < 1000:  # noqa: PLR2004 - as lines are sold
-            return f"{per_second:.3g} {unit}"
-        per_second /= 1000
-    return f"{per_second:.3g} Gbit/s"
 
 
 def listed(parts: Sequence[str], link: str = "and") -> str:
@@ -125,7 +116,7 @@ def _asked(asked: RehearsalOptions) -> Iterable[str]:
     yield f"{count(asked.screenings, 'screening')}{part}"
     yield f"seed {asked.seed}"
     if asked.bandwidth is not None:
-        yield f"a line of {bits(asked.bandwidth)}"
+        yield f"a line of {bit_rate(asked.bandwidth)}"
     if asked.latency:
         yield f"{asked.latency:g} s latency"
     if asked.fail:
@@ -139,7 +130,7 @@ def _line(report: Report) -> Iterable[str]:
         return
     speed = "as fast as it goes"
     if line.bits_per_second is not None:
-        speed = bits(line.bits_per_second)
+        speed = bit_rate(line.bits_per_second)
     yield f"{speed}, {line.latency:g} s a request"
     yield f"{size(line.here_bytes)} here at the beginning, {size(line.fetched_bytes)} fetched"
     early = [each for each in report.fetched if each.at < 0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.config.show import Show
 from server.control.command import Caller, CommandError, Result, command
-from server.rehearsal.failures import fail_names
+from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.jobs import RehearsalJobError, RehearsalJobs
 from server.rehearsal.request import RehearsalRequest
 
@@ -27,19 +27,13 @@ class RehearsalCommands:
     @command("rehearse")
     async def rehearse(self, args: RehearsalRequest, caller: Caller) -> Result:
         """Rehearse in the background."""
-        start, duration = args.from_ or 0.0, self.show.duration
-        if start >= duration:
-            raise CommandError("out_of_range", f"from: the show is over after {duration:g} s")
-        if args.to is not None and args.to <= start:
-            raise CommandError("out_of_range", "to: expected a time after from")
-        unknown = await asyncio.to_thread(fail_names, self.show, args.fail)
-        if unknown:
-            engines = [each.name for each in self.show.settings.engines if each.plays_live]
-            known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
-            text = f"fail: nothing is called {unknown[0]!r:.70}: expected one of {known}"
-            raise CommandError("unknown_failure", text)
         try:
+            await asyncio.to_thread(
+                check_asked, self.show, from_=args.from_ or 0.0, to=args.to, fail=args.fail
+            )
             self.jobs.start(args, caller.name)
+        except CannotRehearse as error:
+            raise CommandError(error.code, f"{error.option}: {error}") from None
         except RehearsalJobError as error:
             raise CommandError(error.code, str(error)) from None
         return {"rehearsal": self.jobs.state()}

@@ -9,6 +9,7 @@ from typing import get_args
 from unittest.mock import patch
 
 import pytest
+from structlog.testing import capture_logs
 
 from cache.library import SetFlaw
 from cache.model.images import Flaw
@@ -22,7 +23,7 @@ from server.diagnostics.findings import (
     sentences,
     table,
 )
-from server.diagnostics.live_checks import LOOKS, NOW, RunningShow, Steps
+from server.diagnostics.live_checks import NOW, PREFLIGHT, RunningShow, Steps
 from server.diagnostics.report import RehearsalOptions
 from server.diagnostics.sets import CODES, FLAWS
 from server.rehearsal.rehearsal import rehearse
@@ -43,14 +44,14 @@ def plant() -> None:
     SIMULATION(toys)
     NOW(toys)
 
-    @LOOKS
+    @PREFLIGHT
     async def toys_below(_running: RunningShow) -> Steps:
         yield [toy("a car")]
 
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for selection in (SIMULATION, NOW, LOOKS):
+    for selection in (SIMULATION, NOW, PREFLIGHT):
         monkeypatch.setattr(selection, "checks", [*selection.checks])
     with patch.dict(CATALOGUE):
         plant()
@@ -97,6 +98,36 @@ async def test_the_running_server_tells_it_in_all_its_selections(tiny: TinyShow)
         "a ball",
         "a car",
     ]
+
+
+async def test_a_check_that_fails_is_told_and_costs_nobody_the_others(
+    tiny: TinyShow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_facts: object) -> list[Finding]:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(NOW, "checks", [broken, *NOW.checks])
+    with capture_logs() as logs:
+        async with serving(tiny.load()) as address, web(address) as client, asyncio.timeout(20):
+            while True:
+                state = (await client.get("/api/state")).json()
+                if state["preflight"]["verdict"] is not None:
+                    break
+                await asyncio.sleep(0.05)
+            ready = await client.get("/readyz")
+    told = [each["code"] for each in state["preflight"]["findings"]]
+    assert told == ["not_looked_at"]
+    assert "a mistake of ours" in state["health"]["reason"]
+    assert ready.status_code == 200
+    assert any("looking at the broken failed" in note for note in ready.json()["notes"])
+    assert [each["look"] for each in logs if each["event"] == "preflight_broke"] == ["broken"]
+
+
+def test_a_rehearsal_does_not_hide_that_a_check_fails() -> None:
+    selection = Selection[dict[str, Finding]]()
+    selection(lambda facts: [facts["absent"]])
+    with pytest.raises(KeyError):
+        selection.findings({})
 
 
 def test_a_kind_is_told_at_its_own_levels_and_what_is_better_said_goes_before() -> None:

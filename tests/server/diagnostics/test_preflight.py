@@ -1,4 +1,4 @@
-"""When the preflight looks, and what it says; then what a glance finds, in a house."""
+"""When the preflight looks, and what it says; then what it finds, in a house."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from cache.model.keys import MANIFEST, image_key
 from generator.engines.port import ScriptedEngine
 from server.core.clock import VirtualClock
 from server.diagnostics.findings import Finding, Level
-from server.diagnostics.live_checks import LITTLE_ROOM, Look, RunningShow, findings_now, looks
+from server.diagnostics.live_checks import (
+    LITTLE_ROOM,
+    LiveCheck,
+    RunningShow,
+    findings_now,
+    live_checks,
+)
 from server.diagnostics.preflight import (
     BEFORE,
     EVERY,
@@ -52,7 +58,7 @@ def finding(level: Level, code: str = "overrun", cue_index: int | None = 1) -> F
 class Room:
     """A preflight with nothing around it: what is found, and whether it is quiet, is said here."""
 
-    def __init__(self, schedule: Schedule | None = None, looks: Sequence[Look] = ()) -> None:
+    def __init__(self, schedule: Schedule | None = None, checks: Sequence[LiveCheck] = ()) -> None:
         self.clock = VirtualClock()
         self.found: list[Finding] = []
         self.now: list[Finding] = []
@@ -63,7 +69,7 @@ class Room:
         self.started = self.clock.now()
         self.playhead = Playhead([0.0, 5.0, 10.0], [1, 2], 60.0, schedule or ManualSchedule())
         self.preflight = Preflight(
-            (self._look, *looks),
+            (self._look, *checks),
             self.playhead,
             self._quiet_for,
             self.clock,
@@ -167,7 +173,7 @@ async def test_it_waits_between_two_steps_of_one_look() -> None:
             room.quiet = lambda _seconds: False  # a run has begun meanwhile
             yield []
 
-    room = Room(looks=[slowly])
+    room = Room(checks=[slowly])
     async with room.open():
         for expected in range(1, 4):
             await room.clock.advance(30)
@@ -197,7 +203,7 @@ async def test_a_look_that_breaks_or_hangs_ends_neither_the_others_nor_the_looki
     async def well() -> Findings:
         yield [finding("warning", "last")]
 
-    room = Room(looks=[breaks, hangs, well])
+    room = Room(checks=[breaks, hangs, well])
     async with room.open():
         with capture_logs() as logs:
             await room.clock.advance(STEP_WITHIN + 1)
@@ -300,7 +306,9 @@ async def found(
         machine=machine,
         free=free,
     )
-    closer = [each for look in looks(running) async for findings in look() for each in findings]
+    closer = [
+        each for look in live_checks(running) async for findings in look() for each in findings
+    ]
     return [*findings_now(opened.readiness), *closer]
 
 
@@ -453,7 +461,7 @@ async def test_in_a_house_it_looks_between_two_runs_and_the_frames_stay_what_the
                 free=plenty,
             )
             preflight = Preflight(
-                looks(running),
+                live_checks(running),
                 opened.playback.playhead,
                 opened.playback.quiet_for,
                 opened.clock,

@@ -416,8 +416,8 @@ async def test_a_show_says_nothing_of_rehearsals(tmp_path: Path) -> None:
         ({"speed": 61}, "0.25 to 60"),
         ({"speed": 0.1}, "0.25 to 60"),
         ({"speed": float("nan")}, "0.25 to 60"),
-        ({"speed": 2, "from_": 20.0}, "between 0 and 20"),
-        ({"speed": 2, "from_": 5.0, "to": 5.0}, "between 0 and 5"),
+        ({"speed": 2, "from_": 20.0}, "over after 20 s"),
+        ({"speed": 2, "from_": 5.0, "to": 5.0}, "a time after from"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(

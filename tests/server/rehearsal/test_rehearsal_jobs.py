@@ -100,7 +100,7 @@ async def test_a_rehearsal_is_told_from_its_beginning_to_its_report(house: JobsH
     )
     assert running["asked"] == {"screenings": 2, "fail": ["sea"]}
     await house.begun()
-    assert house.backstage.orders[0].arguments() == ["--screenings", "2", "--fail", "sea"]
+    assert house.backstage.requests[0].arguments() == ["--screenings", "2", "--fail", "sea"]
     await house.clock.advance(7)
     house.backstage.end(1, report(finding("error"), finding("warning"), finding("note")))
     done = await house.over()

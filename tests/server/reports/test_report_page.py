@@ -17,7 +17,7 @@ from cache.thumbnails import thumbnail
 from server.diagnostics.findings import Finding
 from server.diagnostics.report import RehearsalOptions, Report
 from server.reports.contact_sheets import Contact, ContactFrame, ContactPicture, ContactSheet
-from server.reports.formatting import bits, clock, short, some
+from server.reports.formatting import clock, short, some
 from server.reports.html import render_page
 from server.reports.timeline import GUTTER, WIDTH, Bar, Numbered, Timeline, compose_timeline
 from tests.helpers import walls
@@ -520,8 +520,6 @@ def test_a_compact_score_has_the_runs_alone() -> None:
         (clock(411.4), "00:06:51"),
         (clock(-9), f"{MINUS}00:00:09"),
         (clock(-0.2), "00:00:00"),
-        (bits(10e6), "10 Mbit/s"),
-        (bits(2.5e9), "2.5 Gbit/s"),
         (short("a few words", 40), "a few words"),
         (short("a few words", 8), "a few…"),
         (short("a few words", 1), ""),
