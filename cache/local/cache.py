@@ -533,7 +533,7 @@ class LocalCache:
         timer = asyncio.ensure_future(self._sleep(self._within))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
-            copy = None if asked.done() else await self._copy(key) or self._memory.get(key)
+            copy = None if asked.done() else await self._latest(key)
             if copy is not None and not asked.done():
                 self._line.failed(f"does not answer within {self._within:g} s")
                 flight = self._flights.get(key)
@@ -546,7 +546,7 @@ class LocalCache:
             except NotFound:
                 raise
             except StoreError as error:
-                copy = copy or await self._copy(key) or self._memory.get(key)
+                copy = copy or await self._latest(key)
                 if copy is None:
                     raise
                 _log.info("copy_used_instead", key=error.key, reason=str(error))
@@ -556,6 +556,13 @@ class LocalCache:
             return content.data
         finally:
             await cancel_and_wait(timer, asked)
+
+    async def _latest(self, key: Key) -> CachedContent | None:
+        """What the origin had last: it may be on its way to the disk, over an older copy."""
+        arrived = self._flights.latest(key)
+        if arrived is not None and arrived.sound:
+            return arrived
+        return await self._copy(key) or self._memory.get(key)
 
     # What a set's meta says of its files.
 

@@ -313,6 +313,24 @@ async def test_the_listing_of_a_set_is_remembered(
     assert len(await listed(cache, prefix)) == 6
 
 
+async def test_what_came_last_answers_while_it_is_being_kept(
+    cache: LocalCache, origin: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await cache.refresh(MANIFEST) == origin.contents[MANIFEST]
+    write, go_on = DiskCache.write, threading.Event()
+
+    def slow(disk: DiskCache, name: str, content: CachedContent) -> None:
+        go_on.wait(20)
+        write(disk, name, content)
+
+    monkeypatch.setattr(DiskCache, "write", slow)
+    origin.contents[MANIFEST] = b'{"version": 2, "actions": {}, "name": "newer"}'
+    assert await cache.get(MANIFEST) == origin.contents[MANIFEST]
+    origin.fail_next(StoreUnavailable(MANIFEST, "cut"))
+    assert await cache.get(MANIFEST) == origin.contents[MANIFEST]
+    go_on.set()
+
+
 async def test_what_arrives_later_is_kept_last(
     cache: LocalCache, origin: MemoryStore, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
