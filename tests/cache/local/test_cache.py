@@ -306,7 +306,7 @@ async def test_the_listing_of_a_set_is_remembered(
         await listed(cache, "actions/")
     with pytest.raises(StoreUnavailable):
         await listed(cache, "actions/prompt_001/sets/1/")
-    assert [path for path in on_disk(folder) if path.endswith(".listing")]
+    await settled(lambda: any(path.endswith(".listing") for path in on_disk(folder)))
     origin.contents[image_key("prompt_001", 0, "4.jpg")] = b"x"
     assert len(await listed(cache, prefix)) == 6
     origin.fail_next(StoreUnavailable("", "cut"), on="list")
