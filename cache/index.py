@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from cache.backoff import back_off
 from cache.model.documents import FormatError, WrongVersion, whole
 from cache.model.formats import MAX_STEPS, SetMeta, image_set, parse_meta
 from cache.model.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, config_key, meta_key, set_place
@@ -30,6 +31,7 @@ from cache.stores.port import Conflict, NotFound, ReadableStore, Store, StoreDen
 from cache.threads import offload_large
 
 _ATTEMPTS: Final = 40
+_FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 1.0
 _LARGE: Final = 256 * 1024
 """Bytes. Reading more takes milliseconds, so it is done beside the event loop."""
@@ -296,7 +298,7 @@ async def _swap(
             await how.store.replace(MANIFEST, data, expected=present.version)
         except Conflict as error:
             conflict = error
-            await how.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.01 * 2**attempt)))
+            await how.sleep(random.uniform(0, back_off(attempt + 1, _FIRST_PAUSE, _LONGEST_PAUSE)))
         else:
             return changed
     raise Conflict(MANIFEST, f"other writers were first, {how.attempts} times") from conflict

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
+from cache.tasks import cancel_and_wait
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -45,6 +47,4 @@ async def in_order(
             begin(1)
             yield result
     finally:
-        for task in under_way:
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await cancel_and_wait(*under_way)

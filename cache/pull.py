@@ -32,6 +32,7 @@ from cache.model.keys import (
 )
 from cache.model.manifest import Manifest, dump_manifest
 from cache.stores.port import NotFound, Store, StoreDenied
+from cache.tasks import cancel_and_wait
 from cache.threads import offload_large
 
 PARALLEL: Final = 8
@@ -353,6 +354,4 @@ async def _all(works: Iterable[Awaitable[object]], at_once: int) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)

@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import connect  # noqa: TID251 - the one place
 
 from cache.outgoing import proxy_for
+from cache.tasks import cancel_and_wait
 
 CONNECT_WITHIN: Final = 5.0
 """Seconds for a connection."""
@@ -220,8 +221,7 @@ async def begun_there(
     finally:
         with anyio.CancelScope(shield=True):
             await stop(posting)
-            posting.cancel()
-            await asyncio.gather(posting, return_exceptions=True)
+            await cancel_and_wait(posting)
 
 
 async def bounded_lines(

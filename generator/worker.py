@@ -31,6 +31,7 @@ from cache.encoding import json_text
 from cache.model.documents import FormatError
 from cache.model.formats import dump_meta
 from cache.stores.port import Conflict, SharedStore, Store, StoreError, StoreUnavailable
+from cache.tasks import cancel_and_wait
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
 from generator.engines.port import (
@@ -319,8 +320,7 @@ class Worker:
                         return
             finally:
                 if pending is not None:
-                    pending.cancel()
-                    await asyncio.gather(pending, return_exceptions=True)
+                    await cancel_and_wait(pending)
 
     def _tell_if_poisoned(self, error: EngineError) -> None:
         if isinstance(error, EnginePoisoned):
@@ -428,9 +428,7 @@ async def _unless_hung_up(receive: Receive, work: Awaitable[_Answer]) -> _Answer
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for job in (task, gone):
-            job.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await cancel_and_wait(task, gone)
 
 
 async def _hung_up(receive: Receive) -> None:

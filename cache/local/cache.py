@@ -45,7 +45,7 @@ from cache.model.keys import (
     set_place,
 )
 from cache.stores.port import Entry, NotFound, ReadableStore, StoreError, StoreUnavailable
-from cache.tasks import being_cancelled
+from cache.tasks import being_cancelled, cancel_and_wait
 from cache.threads import offload_large, read_in_thread, write_in_thread
 
 T = TypeVar("T")
@@ -235,15 +235,15 @@ class LocalCache:
     ) -> None:
         try:
             if self._tidying is not None:
-                self._tidying.cancel()
-                await asyncio.gather(self._tidying, return_exceptions=True)
+                await cancel_and_wait(self._tidying)
             await self._flights.close(StoreUnavailable("", "the cache was closed"))
             if self._disk is not None:
                 with suppress(OSError, TimeoutError):
                     async with asyncio.timeout(_LAST_WORD):
                         await self._in_thread(self._disk.flush)
-                self._disk.close()
         finally:
+            if self._disk is not None:
+                self._disk.close()
             await self._origin.__aexit__(exc_type, exc, traceback)
 
     # What is here.
@@ -533,7 +533,7 @@ class LocalCache:
         timer = asyncio.ensure_future(self._sleep(self._within))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
-            copy = None if asked.done() else await self._copy(key) or self._memory.get(key)
+            copy = None if asked.done() else await self._latest(key)
             if copy is not None and not asked.done():
                 self._line.failed(f"does not answer within {self._within:g} s")
                 flight = self._flights.get(key)
@@ -546,7 +546,7 @@ class LocalCache:
             except NotFound:
                 raise
             except StoreError as error:
-                copy = copy or await self._copy(key) or self._memory.get(key)
+                copy = copy or await self._latest(key)
                 if copy is None:
                     raise
                 _log.info("copy_used_instead", key=error.key, reason=str(error))
@@ -555,9 +555,14 @@ class LocalCache:
                 self._memory.offer(key, content)
             return content.data
         finally:
-            for task in (timer, asked):
-                task.cancel()
-            await asyncio.gather(timer, asked, return_exceptions=True)
+            await cancel_and_wait(timer, asked)
+
+    async def _latest(self, key: Key) -> CachedContent | None:
+        """What the origin had last: it may be on its way to the disk, over an older copy."""
+        arrived = self._flights.latest(key)
+        if arrived is not None and arrived.sound:
+            return arrived
+        return await self._copy(key) or self._memory.get(key)
 
     # What a set's meta says of its files.
 

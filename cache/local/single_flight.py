@@ -55,6 +55,16 @@ class SingleFlight(Generic[K, T]):
         """The request for a key that is under way."""
         return self._flights.get(key)
 
+    def latest(self, key: K) -> T | None:
+        """What has arrived last for a key, while it is being brought to its end."""
+        flight = self._flights.get(key)
+        while flight is not None:
+            arrived = flight.arrived
+            if arrived.done() and not arrived.cancelled() and arrived.exception() is None:
+                return arrived.result()
+            flight = flight.before
+        return None
+
     async def ask(self, key: K, *, anew: bool = False, to_the_end: bool = False) -> T:
         """What arrives by the request under way for a key, or by a new one.
 

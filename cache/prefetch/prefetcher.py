@@ -19,6 +19,7 @@ from typing import Final, Literal, Protocol
 
 import structlog
 
+from cache.backoff import back_off
 from cache.library import BrokenSet, Library
 from cache.local.cache import LocalCache
 from cache.model.formats import ImageSet
@@ -496,7 +497,7 @@ class Prefetcher:
         self._in_a_row[what] = failures = self._in_a_row.get(what, 0) + 1
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         self._stumbled = f"{what}: {reason}"
-        pause = min(_LONGEST_REST, _FIRST_REST * 2.0 ** min(failures - 1, 32))
+        pause = back_off(failures, _FIRST_REST, _LONGEST_REST)
         if failures == 1:
             _log.error("prefetch_failed", what=what, pause=pause, exc_info=error)
         return pause
@@ -576,7 +577,7 @@ class Prefetcher:
 
     def _rest(self, error: BaseException) -> None:
         self._failures += 1
-        longest = min(_LONGEST_REST, _FIRST_REST * 2 ** (self._failures - 1))
+        longest = back_off(self._failures, _FIRST_REST, _LONGEST_REST)
         self._rest_until = self._clock.now() + self._uniform(longest / 2, longest)
         if self._reason is None:
             _log.warning("prefetch_rests", reason=str(error))

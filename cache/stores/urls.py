@@ -70,7 +70,8 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
     scheme = "file" if named is None else named[1].lower()
     home = _HOMES.get(scheme, f"cache.stores.{scheme}")
     opener: Callable[[str, StoreOptions], Store] | None = None
-    if scheme.isidentifier() and importlib.util.find_spec(home) is not None:
+    known = scheme in _HOMES or (scheme.isidentifier() and home not in _HOMES.values())
+    if known and importlib.util.find_spec(home) is not None:
         opener = getattr(importlib.import_module(home), "open_address", None)
     if opener is None:
         raise BadStoreAddress(f"stores of kind {scheme}: are not supported, use {SUPPORTED}")

@@ -21,7 +21,7 @@ import structlog
 
 from cache.model.documents import FormatError
 from cache.stores.port import Store, StoreError
-from cache.tasks import being_cancelled
+from cache.tasks import being_cancelled, cancel_and_wait
 from generator.engines.port import Engine, EngineError, StepImage, Timing
 from generator.sets import quarantine
 from generator.sets.recorder import latency_of
@@ -101,8 +101,7 @@ class Harvester:
         traceback: TracebackType | None,
     ) -> None:
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await cancel_and_wait(self._writer)
 
     def tee(self, engine: Engine) -> Engine:
         """`engine`, with what it draws for the show kept as well."""

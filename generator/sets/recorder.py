@@ -20,6 +20,7 @@ from cache.model.images import check_image, decode_check, extension_for
 from cache.model.keys import Key, config_key, image_key, meta_key
 from cache.model.manifest import ManifestAction, dump_config
 from cache.stores.port import Store
+from cache.tasks import cancel_and_wait
 from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
@@ -265,9 +266,7 @@ async def uploads(store: Store) -> AsyncIterator[Upload]:
         yield upload
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 async def _checked(images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:

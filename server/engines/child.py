@@ -53,7 +53,7 @@ _LINE: Final = 2000
 
 _CHUNK: Final = 65536
 _ADDRESS: Final = re.compile(r"http://127\.0\.0\.1:[0-9]+")
-_OURS: Final = re.compile(r"(UNDERSTUDY_|R2_|AWS_).*", re.DOTALL)
+_OURS: Final = re.compile(r"(UNDERSTUDY_|R2_|AWS_|REPLICATE_).*", re.DOTALL)
 """What only the show needs, secrets above all."""
 
 

@@ -40,7 +40,7 @@ class Assignment:
         position: that, in seconds from the start of the screening.
         next_cue: steady time of the next generating cue, or the end; None for open.
         mode: the mode that the cue asks for, None for whichever is on.
-        failover: where a stream-over goes on, as the cue asks; None as the show has it.
+        failover: where a takeover goes on, as the cue asks; None as the show has it.
         why: in words, where it is not simply its cue.
         before: what is on the wall until it begins, where the stage was set in between.
     """
@@ -86,7 +86,7 @@ class Run:
         assignment: what is performed.
         decision: what it is played from, and why.
         cycle: which time it is, from 1.
-        failover: where in the picture a stream-over goes on.
+        failover: where in the picture a takeover goes on.
         end: steady time by which its final image should be on the wall; None for open.
         reports: where it is seen, written down and counted.
     """

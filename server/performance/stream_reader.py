@@ -28,7 +28,7 @@ class StreamReader:
     def __init__(self, provider: Provider, action: Action, slot: Slot) -> None:
         self._came: asyncio.Queue[FrameStream | Frame | Exception] = asyncio.Queue(1)
         self._task = asyncio.create_task(
-            self._play(provider, action, slot), name=f"take {action.action_id}"
+            self._play(provider, action, slot), name=f"stream {action.action_id}"
         )
 
     async def opened(self) -> FrameStream:

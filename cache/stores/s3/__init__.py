@@ -1,4 +1,7 @@
-"""From an address to a bucket. Light, so that the S3 client is loaded only where one is named."""
+"""Stores in a bucket.
+
+Here an address becomes one, and no more: the S3 client is loaded only where a bucket is named.
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
 
+from cache.backoff import back_off
 from cache.outgoing import proxy_for
 from cache.stores.credentials import S3Credentials, is_r2
 from cache.stores.port import (
@@ -384,7 +385,7 @@ class Requests:
                 except FOREIGN as error:
                     met, failure = error, self._translate(key, error)
                 left -= now() - started
-            longest = min(retry.longest_pause, retry.first_pause * 2 ** (number - 1))
+            longest = back_off(number, retry.first_pause, retry.longest_pause)
             pause = self._uniform(0.0, longest)
             left -= pause
             if not failure.again or number >= retry.attempts or left <= 0:

@@ -176,16 +176,18 @@ class S3Store:
         await self._objects.delete(parse_key(key))
 
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
-        """See `Store.list`. It is read whole first: not every server sorts it."""
+        """See `Store.list`. It is read whole first: not every server sorts it.
+
+        Nor does every server name a key once: rclone names it twice while it is being written.
+        """
         parse_prefix(prefix)
-        for entry in sorted(
-            [
-                Entry(Key(path), int(item.get("Size", 0)))
-                async for path, item in self._objects.listing(prefix)
-                if is_key(path)
-            ]
-        ):
-            yield entry
+        sizes = {
+            Key(path): int(item.get("Size", 0))
+            async for path, item in self._objects.listing(prefix)
+            if is_key(path)
+        }
+        for key in sorted(sizes):
+            yield Entry(key, sizes[key])
 
     async def _expect(self, key: Key, expected: Version | None) -> Version | None:
         """Read what is there.

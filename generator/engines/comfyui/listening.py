@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from cache.outgoing import reason_of
+from cache.tasks import cancel_and_wait
 from generator.engines.comfyui.messages import HELLO
 from generator.engines.port import EngineUnavailable
 from generator.outgoing import open_socket
@@ -90,8 +91,7 @@ async def listening(
     try:
         yield heard
     finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        await cancel_and_wait(reader)
 
 
 async def _read(

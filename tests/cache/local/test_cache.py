@@ -294,15 +294,6 @@ async def test_refreshing_replaces_the_copy_or_leaves_it(
     assert await cache.get(key) == b"new"
 
 
-async def until_listed(folder: Path, name: bytes) -> None:
-    """Wait until a listing with `name` is on disk: it is kept after it was answered."""
-    async with asyncio.timeout(10):
-        while not any(  # noqa: ASYNC110 - a thread that writes tells nobody
-            name in data for path, data in on_disk(folder).items() if path.endswith(".listing")
-        ):
-            await asyncio.sleep(0.01)
-
-
 async def test_the_listing_of_a_set_is_remembered(
     cache: LocalCache, origin: MemoryStore, folder: Path
 ) -> None:
@@ -315,12 +306,29 @@ async def test_the_listing_of_a_set_is_remembered(
         await listed(cache, "actions/")
     with pytest.raises(StoreUnavailable):
         await listed(cache, "actions/prompt_001/sets/1/")
-    await until_listed(folder, b"3.jpg")
+    await settled(lambda: any(path.endswith(".listing") for path in on_disk(folder)))
     origin.contents[image_key("prompt_001", 0, "4.jpg")] = b"x"
     assert len(await listed(cache, prefix)) == 6
-    await until_listed(folder, b"4.jpg")
     origin.fail_next(StoreUnavailable("", "cut"), on="list")
     assert len(await listed(cache, prefix)) == 6
+
+
+async def test_what_came_last_answers_while_it_is_being_kept(
+    cache: LocalCache, origin: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await cache.refresh(MANIFEST) == origin.contents[MANIFEST]
+    write, go_on = DiskCache.write, threading.Event()
+
+    def slow(disk: DiskCache, name: str, content: CachedContent) -> None:
+        go_on.wait(20)
+        write(disk, name, content)
+
+    monkeypatch.setattr(DiskCache, "write", slow)
+    origin.contents[MANIFEST] = b'{"version": 2, "actions": {}, "name": "newer"}'
+    assert await cache.get(MANIFEST) == origin.contents[MANIFEST]
+    origin.fail_next(StoreUnavailable(MANIFEST, "cut"))
+    assert await cache.get(MANIFEST) == origin.contents[MANIFEST]
+    go_on.set()
 
 
 async def test_what_arrives_later_is_kept_last(

@@ -220,6 +220,17 @@ async def test_while_the_store_fails_it_rests_longer_and_longer_then_catches_up(
         assert one.prefetcher.outlook().resting is None
 
 
+async def test_a_store_that_was_away_all_night_is_caught_up_with() -> None:
+    async with bench() as one:
+        one.prefetcher._failures = 2000  # some twelve hours of rests
+        one.store.fail_next(*[StoreUnavailable("k", "away")] * 12, on="get")
+        one.need("a", 0, 600)
+        one.prefetcher.nudge()
+        await until(one, lambda: one.whole("a", 0), 600)
+        assert one.prefetcher.stumbles == 0
+        assert one.prefetcher.outlook().resting is None
+
+
 async def test_a_store_that_is_silent_blocks_nobody_and_is_caught_up_with() -> None:
     async with bench() as one:
         one.need("a", 0, 100)

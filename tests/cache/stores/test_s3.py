@@ -136,6 +136,15 @@ async def test_what_is_no_key_of_ours_is_not_listed(server: S3Server) -> None:
         assert await listed(store, "actions/e") == []
 
 
+async def test_a_key_that_the_server_names_twice_is_listed_once(proxy: FaultyProxy) -> None:
+    # As rclone does it, now and then, while the file is being replaced.
+    named = "<Contents><Key>manifest.json</Key><Size>7</Size></Contents>"
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{named * 2}</ListBucketResult>"
+    proxy.rule = lambda _: answer("200 OK", page.encode())
+    async with through(proxy, "bucket") as store:
+        assert await listed(store) == [Entry(MANIFEST, 7)]
+
+
 async def test_the_address_says_bucket_and_prefix_alone(server: S3Server) -> None:
     store = store_on(server, "bucket", "a/b/")
     assert store.url == "s3://bucket/a/b"

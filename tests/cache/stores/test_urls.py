@@ -65,6 +65,7 @@ def test_an_address_leads_back_to_itself(tmp_path: Path) -> None:
         ("s3://bucket/x?key=secret", "no \\? or # in the prefix"),
         ("s3://bucket/../secret", "the prefix is no key: '..' is not allowed"),
         ("https://user:secret@host/x", "stores of kind https: are not supported"),
+        ("folder:sets", "stores of kind folder: are not supported"),
         ("file://server/share", "found host 'server'"),
         ("file://", "names no host"),
         ("", "found nothing"),

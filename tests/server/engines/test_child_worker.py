@@ -165,6 +165,7 @@ def test_a_child_is_told_no_secrets_and_finds_our_packages() -> None:
         "UNDERSTUDY_OPERATOR_TOKEN": "a",
         "R2_SECRET_ACCESS_KEY": "b",
         "AWS_SECRET_ACCESS_KEY": "c",
+        "REPLICATE_API_TOKEN": "d",
         "PYTHONPATH": "/elsewhere",
         "HF_HOME": "/models",
     }
