@@ -1,4 +1,7 @@
-"""Opens what is played with and those who play, and keeps what a restart takes up again."""
+"""Opens the supply, the state file, the as-run log and the engines, and builds what plays.
+
+It also keeps what a restart takes up again: forces, a panic, when the show was last alive.
+"""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class Setup(Protocol):
     """What a server plays with.
 
     Only a show obeys what is wired to the venue (OSC), is looked through by the preflight, and
-    can be rehearsed beside. Screens, technicians, engines and the line to the store live in
-    real time, outside the show's.
+    is rehearsed in the background. Screens, technicians, engines and the line to the store live
+    in real time, outside the show's.
     """
 
     @property
@@ -59,7 +59,7 @@ class Setup(Protocol):
 
     @property
     def time_scale(self) -> TimeScale:
-        """From the one to the other."""
+        """How the show's time runs beside real time."""
         ...
 
     @property

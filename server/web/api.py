@@ -36,9 +36,9 @@ def _for_roles(answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
 
     @wraps(answer)
     async def endpoint(request: Request) -> Response:
-        asked = services(request)
+        parts = services(request)
         try:
-            return await answer(request, asked, asked.access.role_of(request))
+            return await answer(request, parts, parts.access.role_of(request))
         except (AccessDenied, CommandError) as refused:
             return error(refused.code, str(refused))
 
@@ -46,20 +46,20 @@ def _for_roles(answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
 
 
 @_for_roles
-async def state(_request: Request, asked: Services, _role: Role) -> Response:
+async def state(_request: Request, parts: Services, _role: Role) -> Response:
     """`GET /api/state`."""
-    return JsonResponse(asked.view.state())
+    return JsonResponse(parts.view.state())
 
 
 @_for_roles
-async def cues(request: Request, asked: Services, _role: Role) -> Response:
+async def cues(request: Request, parts: Services, _role: Role) -> Response:
     """`GET /api/cues`."""
-    encoded = asked.view.cues().encoded
+    encoded = parts.view.cues().encoded
     return cacheable(request, encoded, "application/json", "no-cache", etag_of(encoded))
 
 
 @_for_roles
-async def asrun(request: Request, asked: Services, _role: Role) -> Response:
+async def asrun(request: Request, parts: Services, _role: Role) -> Response:
     """`GET /api/asrun?format=json|csv&limit=N&since=UNIX`."""
     query = request.query_params
     limit = whole_number(query.get("limit", "1000"), 0, _MOST_ROWS)
@@ -71,23 +71,23 @@ async def asrun(request: Request, asked: Services, _role: Role) -> Response:
     kind = query.get("format", "json")
     if kind not in {"json", "csv"}:
         raise CommandError("bad_args", f"format: expected json or csv, not {kind!r:.20}")
-    rows = await asked.asrun.rows(limit=limit, since=since)
+    rows = await parts.asrun.rows(limit=limit, since=since)
     if kind == "csv":
         name = {"content-disposition": 'attachment; filename="asrun.csv"'}
-        pieces = _in_pieces(asked, rows, csv_piece)
+        pieces = _in_pieces(parts, rows, csv_piece)
         return StreamingResponse(pieces, headers=name, media_type="text/csv")
-    pieces = _in_pieces(asked, rows, json_piece)
+    pieces = _in_pieces(parts, rows, json_piece)
     return StreamingResponse(pieces, media_type="application/json")
 
 
 @_for_roles
-async def control(request: Request, asked: Services, role: Role) -> Response:
+async def control(request: Request, parts: Services, role: Role) -> Response:
     """`POST /api/control/{command}` with the arguments as a JSON object.
 
     Beside them may stand `id`, `ttl` and `sent_at`, which no command takes as an argument.
     """
     command = request.path_params["command"]
-    known = asked.dispatcher.commands.get(command)
+    known = parts.dispatcher.commands.get(command)
     pressed, body = _button_in(request, known), await _json_body(request)
     if not isinstance(body, dict):
         pressed, body = button(body), {}
@@ -96,7 +96,7 @@ async def control(request: Request, asked: Services, role: Role) -> Response:
     args, envelope = _opened(body)
     client = request.client.host if request.client else "?"
     caller = Caller(role, f"http {client} ({role})")
-    result = await asked.dispatcher.dispatch(command, args, caller, envelope)
+    result = await parts.dispatcher.dispatch(command, args, caller, envelope)
     return JsonResponse({"ok": True, "result": result})
 
 
@@ -104,13 +104,13 @@ class _Encode(Protocol):
     def __call__(self, rows: Sequence[Row], *, first: bool, last: bool) -> str: ...
 
 
-async def _in_pieces(asked: Services, rows: Sequence[Row], encode: _Encode) -> AsyncIterator[str]:
+async def _in_pieces(parts: Services, rows: Sequence[Row], encode: _Encode) -> AsyncIterator[str]:
     """A long answer in pieces, made in a thread: a year of runs must not hold up a frame."""
     starts = range(0, max(1, len(rows)), _ROWS_AT_ONCE)
     for start in starts:
         piece = rows[start : start + _ROWS_AT_ONCE]
         first, last = start == 0, start == starts[-1]
-        async with asked.encoding:
+        async with parts.encoding:
             text = await asyncio.to_thread(encode, piece, first=first, last=last)
         yield text
 

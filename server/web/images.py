@@ -47,12 +47,12 @@ async def asset(request: Request) -> Response:
 
     503 with `Retry-After` for one that is in the store and not here yet.
     """
-    asked = services(request)
+    parts = services(request)
     try:
-        asked.access.may_see(request)
+        parts.access.may_see(request)
     except AccessDenied as denied:
         return error(denied.code, str(denied))
-    params, supply = request.path_params, asked.supply
+    params, supply = request.path_params, parts.supply
     action_id, name = params["action_id"], params["file"]
     media_type = media_type_for(name)
     set_id = whole_number(params["set_id"], 0, MAX_SET_ID - 1)
@@ -60,7 +60,7 @@ async def asset(request: Request) -> Response:
         raise HTTPException(404)
     try:
         key = image_key(action_id, set_id, name)
-        async with asked.reading, asyncio.timeout(_READ_WITHIN):
+        async with parts.reading, asyncio.timeout(_READ_WITHIN):
             data = await supply.at_hand(key)
             if data is not None:
                 check_image(data, name)

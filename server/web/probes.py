@@ -26,9 +26,9 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """`GET /readyz`: every coming cue has a rung to stand on, else why not."""
-    asked = services(request)
-    readiness, preflight = asked.readiness, asked.preflight
-    conditions, now = asked.conditions.current(), findings_now(readiness)
+    parts = services(request)
+    readiness, preflight = parts.readiness, parts.preflight
+    conditions, now = parts.conditions.current(), findings_now(readiness)
     problems = [
         *sentences(now, "error"),
         *(each.message for each in conditions if each.blocks_ready),

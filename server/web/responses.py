@@ -67,10 +67,10 @@ def cacheable(
 ) -> Response:
     """An answer that the client may keep, or 304 where it has that already."""
     headers = {"etag": etag, "cache-control": cache_control}
-    asked = {
+    known = {
         tag.strip().removeprefix("W/")
         for tag in request.headers.get("if-none-match", "").split(",")
     }
-    if etag in asked or "*" in asked:
+    if etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=media_type, headers=headers)

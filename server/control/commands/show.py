@@ -53,12 +53,20 @@ class MaybeCueArguments(Arguments):
     cue: CueReference = None
 
 
+def _position(given: object) -> object:
+    """A position as it is written, or in seconds."""
+    try:
+        return parse_time(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ValueError(f"{error}, or a number of seconds") from None
+
+
 class SeekArguments(Arguments):
     """A position."""
 
     time: Annotated[
         float,
-        BeforeValidator(lambda given: parse_time(given) if isinstance(given, str) else given),
+        BeforeValidator(_position),
         Field(strict=True, description="a time as HH:MM:SS, or a number of seconds"),
     ]
 
