@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from server.network.access import AccessDenied
 from server.web.responses import cacheable, error, etag_of
@@ -18,6 +21,25 @@ _NO_CACHE: Final = {"cache-control": "no-cache"}
 # Read once: a page must not be newer than the server that it talks to.
 _KIOSK: Final = (STATIC / "kiosk.html").read_bytes()
 _CONTROL: Final = (STATIC / "control.html").read_bytes()
+
+
+class PageFiles(StaticFiles):
+    """What the pages load. A browser asks each time whether it has the newest.
+
+    A page of which some modules are of an older release does not run.
+    """
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
+    ) -> Response:
+        """See `StaticFiles`."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(_NO_CACHE)
+        return response
 
 
 async def kiosk(request: Request) -> Response:

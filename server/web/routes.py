@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from server.core.unhandled import noting_errors
@@ -34,7 +33,7 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/control", pages.control),
     Route("/control/", pages.control_below),
     Route("/still", pages.still),
-    Mount("/static", StaticFiles(directory=pages.STATIC)),
+    Mount("/static", pages.PageFiles(directory=pages.STATIC)),
     Route("/healthz", probes.health),
     Route("/readyz", probes.ready),
     Route("/metrics", probes.exposition),

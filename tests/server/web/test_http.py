@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 import httpx
@@ -106,8 +107,11 @@ async def test_the_kiosk_page_and_all_it_needs_are_here(client: httpx.AsyncClien
         kind = answer.headers["content-type"]
         if path.endswith(".js"):
             assert "javascript" in kind
-            modules = re.findall(r'from "\./([\w.-]+)"', answer.text)
-            wanted += [f"{path.rpartition('/')[0]}/{name}" for name in modules]
+            modules = re.findall(r'from "(\.[\w./-]+)"', answer.text)
+            wanted += [normpath(f"{path.rpartition('/')[0]}/{name}") for name in modules]
+            newest = {"if-none-match": answer.headers["etag"]}
+            again = await client.get(path, headers=newest)
+            assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
         if path.endswith(".css"):
             assert "css" in kind
             for name in re.findall(r'url\(["\']?([^"\')]+)', answer.text):
