@@ -52,11 +52,11 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         conditions=conditions,
         time_of_day=playout.time_of_day,
         presence=playout.presence,
-        **checks.told(),
+        **checks.states(),
     )
     # Technicians and screens are outside, in real time, whatever time the show has.
     feed = StateFeed(view.state, setup.outside)
-    checks.tell(feed.nudge)
+    checks.notify(feed.nudge)
     show_commands = ShowCommands(
         playback=runtime.playback,
         stage=runtime.stage,

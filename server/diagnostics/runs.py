@@ -172,7 +172,7 @@ def noticeable(squeeze: float) -> bool:
 
 
 def _too_long(runs: Sequence[RehearsedRun]) -> tuple[list[RehearsedRun], RehearsedRun | None]:
-    """Those that are longer than their slots, and the first of those that are it most."""
+    """The runs that are longer than their slots, and the first of those that exceed it the most."""
     longer = [run for run in runs if noticeable(run.squeeze) or _ends_too_late(run)]
     return longer, max(
         longer, key=lambda run: _takes(run) / max(run.slot or 0.0, 0.001), default=None

@@ -29,15 +29,15 @@ class Checks:
     jobs: RehearsalJobs
     on: bool
 
-    def told(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
-        """What they tell of themselves, by its name in the state."""
+    def states(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
+        """How each says that it stands, by its name in the state; None where there is no show."""
         return {
             "preflight": self.preflight.state if self.on else None,
             "rehearsal": self.jobs.state if self.on else None,
         }
 
-    def tell(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called when they have something new to tell."""
+    def notify(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when one of them has something new to say."""
         self.preflight.changed = self.jobs.changed = changed
 
 

@@ -58,7 +58,7 @@ def check_asked(show: Show, *, from_: float, to: float | None, fail: Sequence[st
 
 
 def fail_names(show: Show, asked: Sequence[str]) -> list[str]:
-    """Those of `asked` that name nothing which could fail. Not to be called in an event loop."""
+    """The names in `asked` of nothing that could fail. Not to be called in an event loop."""
     engines = {engine.name for engine in show.settings.engines if engine.plays_live}
     known = {"store", "engines", *engines, *_ids(show.plan({}))}
     if not known.issuperset(asked):

@@ -37,7 +37,7 @@ from server.rehearsal.simulated_engines import probe_engines
 from server.rehearsal.simulated_store import SimulatedLine
 from server.rehearsal.simulation import RemoteStore, Scenario, simulate
 from server.supply.inventory import StoreInventory, read_inventory
-from server.supply.sources import copies_of, free_on_disk
+from server.supply.sources import copies_of, free_on_disk, read_in_place
 
 AHEAD_AT_MOST: Final = 6 * 3600.0
 """Seconds before a screening from which its sets may be on their way."""
@@ -114,8 +114,8 @@ async def _look_into_the_store(
     def wanted(manifest: Manifest) -> Mapping[str, str]:
         return show.plan(manifest.fingerprints).wanted
 
-    store, settings = store_of(show), show.settings.cache
-    if isinstance(store, FolderStore) and settings.copies != "always":
+    store = store_of(show)
+    if read_in_place(store, show):
         async with FolderStore(store.root, threads=0, follow=store.follow) as near:
             return await read_inventory(near, None, wanted), await _verified(show, asked, near)
     async with copies_of(show, store) as cache:
@@ -143,7 +143,7 @@ async def _verified(
 
 def _free(show: Show) -> int | None:
     """Bytes free on the disk of this machine's copies; None if it keeps none, or is not told."""
-    if isinstance(store_of(show), FolderStore) and show.settings.cache.copies != "always":
+    if read_in_place(store_of(show), show):
         return None
     with suppress(OSError):
         return free_on_disk(show.state_folder)
@@ -152,9 +152,9 @@ def _free(show: Show) -> int | None:
 
 def _folder(show: Show, asked: RehearsalOptions, store: Store) -> Path | None:
     """The folder that sets are read from as they are; None where there is a line."""
-    if not isinstance(store, FolderStore) or show.settings.cache.copies == "always":
+    if not read_in_place(store, show) or asked.bandwidth is not None or asked.latency:
         return None
-    return None if asked.bandwidth is not None or asked.latency else store.root
+    return store.root
 
 
 def _scenario(

@@ -184,7 +184,7 @@ class _StepTimes:
 
 
 async def _metas(runtime: Runtime, supply: Supply) -> list[SetMeta]:
-    """Those of every set that can be played, as far as they are at hand."""
+    """The metas of every set that can be played, as far as they are at hand."""
     found: list[SetMeta] = []
     for action in runtime.plan.actions:
         for number in runtime.static.usable(action.action_id):

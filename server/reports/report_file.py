@@ -11,7 +11,6 @@ from cache.durable import SHARED, write_durably
 from cache.library import Library
 from cache.model.documents import FormatError
 from cache.model.keys import Key
-from cache.stores.folder import FolderStore
 from cache.stores.port import StoreError
 from server.config.show import Show
 from server.config.stores import store_of
@@ -19,7 +18,7 @@ from server.diagnostics.report import Report
 from server.reports.contact_sheets import contact_sheets, everything
 from server.reports.html import render_page
 from server.supply.inventory import looked_through
-from server.supply.sources import copies_of
+from server.supply.sources import copies_of, read_in_place
 
 _SETS_REMEMBERED = 1024
 
@@ -55,8 +54,8 @@ def write_page(path: Path, page: str) -> None:
 @asynccontextmanager
 async def _at_hand(show: Show) -> AsyncIterator[tuple[Library, Callable[[Key], bool]]]:
     """The show's sets, and which of their files can be read without fetching them."""
-    store, settings = store_of(show), show.settings.cache
-    if isinstance(store, FolderStore) and settings.copies != "always":
+    store = store_of(show)
+    if read_in_place(store, show):
         async with store:
             yield Library(store, sets_remembered=_SETS_REMEMBERED), everything
         return

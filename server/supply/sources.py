@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -123,6 +123,11 @@ class Supply:
         return {"copies": asdict(self.cache.stats), "line": asdict(self.prefetcher.outlook())}
 
 
+def read_in_place(store: Store, show: Show) -> TypeGuard[FolderStore]:
+    """Whether a store is a folder that this machine reads as it is, and makes no copies of."""
+    return isinstance(store, FolderStore) and show.settings.cache.copies != "always"
+
+
 def copies_of(show: Show, origin: Store) -> LocalCache:
     """The copies of a store that this machine keeps for a show; to be entered.
 
@@ -168,8 +173,7 @@ async def open_supply(
     """
     settings = show.settings.cache
     async with store_of(show) as origin:
-        near = isinstance(origin, FolderStore) and settings.copies == "auto"
-        if near or settings.copies == "never":
+        if read_in_place(origin, show) or settings.copies == "never":
             library = Library(origin, sets_remembered=_SETS_REMEMBERED)
             yield Supply(origin, library, EverythingAvailable(), origin=origin)
             return

@@ -220,7 +220,7 @@ async def test_a_slow_disk_is_no_slower_for_a_show_that_flies(tmp_path: Path) ->
         sent: list[int] = []
 
         async def look() -> None:
-            with haste.ensemble.stage.join("wall", "binary") as wall:
+            with haste.runtime.stage.join("wall", "binary") as wall:
                 while True:
                     if isinstance(item := await wall.mailbox.take(), StageFrame):
                         sent.append(item.header.step)
@@ -254,7 +254,7 @@ async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Haste:
-    ensemble: Runtime
+    runtime: Runtime
     log: MemoryLog
 
 
@@ -271,7 +271,7 @@ async def in_haste(
     await library.refresh()
     store.latency = latency
     streams, log = RandomStreams(1), MemoryLog()
-    ensemble = build_runtime(
+    runtime = build_runtime(
         show,
         PlanInForce(plan),
         Supply(store, library, EverythingAvailable()),
@@ -288,9 +288,9 @@ async def in_haste(
             time_scale=clock.time_scale,
         ),
     )
-    playing = asyncio.create_task(ensemble.playback.run())
+    playing = asyncio.create_task(runtime.playback.run())
     try:
-        yield Haste(ensemble, log)
+        yield Haste(runtime, log)
     finally:
         playing.cancel()
         await asyncio.gather(playing, return_exceptions=True)
