@@ -254,11 +254,11 @@ async def test_a_new_cue_cuts_the_run_before_it_at_once(tmp_path: Path) -> None:
 async def test_whoever_fetches_ahead_knows_when_it_begins(tmp_path: Path) -> None:
     async with house(tmp_path, CUES, rhythm=RHYTHM, toml=TYPED) as opened:
         await opened.play_to(1)
-        needs = opened.ensemble.lookahead.needs()
+        needs = opened.runtime.lookahead.needs()
         starts = [round(need.start - opened.opened_at, 3) for need in needs[:4]]
         assert starts == [3.2, 20.7, 31.0, 42.6]
         await opened.play_to(20.4)  # its cue has fired, its set has not been drawn
-        need = opened.ensemble.lookahead.needs()[0]
+        need = opened.runtime.lookahead.needs()[0]
         assert (need.action_id, round(need.start - opened.opened_at, 3)) == ("sea", 20.7)
         await opened.play_to(21)
         assert (await opened.rows())[-1]["set_id"] == need.set_id

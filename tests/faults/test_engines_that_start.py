@@ -124,7 +124,7 @@ async def test_in_a_rehearsal_it_is_asked_again_by_the_clock_that_the_pause_was_
     outside, clock = VirtualClock(1000.0), VirtualClock(5000.0)  # it is ahead: in a hurry
     box = LiveEngine("box", Box(clock), local=False)
     async with house(tmp_path, CUES, rhythm=NO_SETS, clock=clock, engines=[box]) as opened:
-        providers = opened.ensemble.live
+        providers = opened.runtime.live
         watch = EngineProber(
             modes=opened.modes,
             live=providers,

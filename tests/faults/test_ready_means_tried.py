@@ -178,7 +178,7 @@ async def test_a_show_that_draws_nothing_has_a_preflight(tmp_path: Path) -> None
     async with house(tmp_path / "bare", [cue(0, "start"), cue(9, "end")], toml=MANUAL) as opened:
         running = RunningShow(
             show=opened.show,
-            runtime=opened.ensemble,
+            runtime=opened.runtime,
             supply=opened.supply,
             live=LiveEngines(),
             wall=opened.clock.wall,

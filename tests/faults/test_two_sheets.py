@@ -379,4 +379,4 @@ async def test_a_running_show_takes_over_a_store_that_comes_later(tmp_path: Path
         (force,) = opened.modes.forces
         assert force.cue == "prompt_002", "it is the same cue's"
         assert opened.view.cue(1)["cue"] == "prompt_001"
-        assert [each.action_id for each in opened.ensemble.lookahead.plan.actions] == ids
+        assert [each.action_id for each in opened.runtime.lookahead.plan.actions] == ids

@@ -89,7 +89,7 @@ class House:
     """The parts, and what one screen was told."""
 
     show: Show
-    ensemble: Runtime
+    runtime: Runtime
     clock: VirtualClock
     store: MemoryStore
     library: Library
@@ -299,12 +299,12 @@ async def house(
     log, bag = CommandLog(), ShuffleBag(streams)
 
     def needs() -> list[Need]:
-        return ensemble.lookahead.needs()
+        return runtime.lookahead.needs()
 
     supply = _supply(clock, streams, needs, opened_store)
     tokens = iter(f"run-{number}" for number in range(100_000))
     time_of_day = TimeOfDay(clock, show.timezone)
-    ensemble = build_runtime(
+    runtime = build_runtime(
         show,
         PlanInForce(plan),
         supply,
@@ -324,11 +324,11 @@ async def house(
             offload=at_once,
         ),
     )
-    stage, playback, modes = ensemble.stage, ensemble.playback, ensemble.modes
-    readiness = ensemble.readiness
+    stage, playback, modes = runtime.stage, runtime.playback, runtime.modes
+    readiness = runtime.readiness
     watch = EngineProber(
         modes=modes,
-        live=ensemble.live,
+        live=runtime.live,
         recipe=probe_of(plan),
         quiet_for=playback.quiet_for,
         clock=clock,
@@ -367,15 +367,15 @@ async def house(
         keep=forget,
     )
     dispatcher = Dispatcher(
-        (commands, mode_commands, SupplyCommands(supply, ensemble.lookahead)), clock, log
+        (commands, mode_commands, SupplyCommands(supply, runtime.lookahead)), clock, log
     )
     opened = House(
         show=show,
-        ensemble=ensemble,
+        runtime=runtime,
         clock=clock,
         store=store,
         library=library,
-        static=ensemble.static,
+        static=runtime.static,
         bag=bag,
         stage=stage,
         modes=modes,

@@ -299,7 +299,7 @@ async def found(
         await opened.readiness.look()
     running = RunningShow(
         show=opened.show,
-        runtime=opened.ensemble,
+        runtime=opened.runtime,
         supply=opened.supply,
         live=LiveEngines(),
         wall=lambda: wall,
@@ -454,7 +454,7 @@ async def test_in_a_house_it_looks_between_two_runs_and_the_frames_stay_what_the
             await opened.readiness.look()
             running = RunningShow(
                 show=opened.show,
-                runtime=opened.ensemble,
+                runtime=opened.runtime,
                 supply=opened.supply,
                 live=LiveEngines(),
                 wall=lambda: LATER,

@@ -30,7 +30,7 @@ RHYTHM = Rhythm(previews=3, step=0.5, sets=3)
 
 def runs(at: House) -> list[Coming]:
     return coming_runs(
-        at.show, at.playback.plan, at.ensemble.beginnings, at.playback.playhead, at.clock.now()
+        at.show, at.playback.plan, at.runtime.beginnings, at.playback.playhead, at.clock.now()
     )
 
 
@@ -124,7 +124,7 @@ async def test_the_sets_needed_are_those_that_are_played(tmp_path: Path) -> None
         lookahead = Lookahead(
             at.show,
             at.playback.plan,
-            at.ensemble.beginnings,
+            at.runtime.beginnings,
             at.playback.playhead,
             static=at.static,
             clock=at.clock,
@@ -142,7 +142,7 @@ async def test_a_set_that_is_being_played_is_still_needed(tmp_path: Path) -> Non
         lookahead = Lookahead(
             at.show,
             at.playback.plan,
-            at.ensemble.beginnings,
+            at.runtime.beginnings,
             at.playback.playhead,
             static=at.static,
             clock=at.clock,

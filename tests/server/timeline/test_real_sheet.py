@@ -47,7 +47,7 @@ async def test_every_cue_of_the_real_sheet_fires_once_and_on_time(tmp_path: Path
             first_runs.setdefault(cue_id, at)
         assert len(first_runs) == 123
         for action in home.actions:
-            begins = action.at + home.ensemble.beginnings.after(action.cue_index)
+            begins = action.at + home.runtime.beginnings.after(action.cue_index)
             assert first_runs[action.action_id] == pytest.approx(begins, abs=0.05)
             if action.type == "transcript":
                 assert begins == action.at
