@@ -191,11 +191,11 @@ class DiskCache:
             Whether we own it.
         """
         with self._changing:
-            os.makedirs(f"{self._root}/{_UNFINISHED}", exist_ok=True)  # noqa: PTH103
+            os.makedirs(f"{self._root}/{_UNFINISHED}", exist_ok=True)
             place = f"{self._root}/{_LOCK}"
             if self._lock is not None:
                 with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(self._lock), os.stat(place)):  # noqa: PTH116
+                    if os.path.samestat(os.fstat(self._lock), os.stat(place)):
                         return True
                 self.close()  # somebody removed the folder, and with it what we knew of it
             # Not for writing: the disk could not be made read-only while it is open.
@@ -213,7 +213,7 @@ class DiskCache:
             with os.scandir(f"{self._root}/{_UNFINISHED}") as scan:
                 for item in scan:  # what it was writing when it died
                     with suppress(OSError):
-                        os.unlink(item.path)  # noqa: PTH108
+                        os.unlink(item.path)
             return True
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class DiskCache:
         entry = self._entries.get(path)
         if entry is not None and entry.proven:
             with suppress(OSError):
-                found = os.stat(f"{self._root}/{path}", follow_symlinks=False)  # noqa: PTH116
+                found = os.stat(f"{self._root}/{path}", follow_symlinks=False)
                 if found.st_size == entry.size:
                     return True
         return self.read(name) or False
@@ -408,7 +408,7 @@ class DiskCache:
         self._forget(path)
         self._be_owner()
         try:
-            os.unlink(f"{self._root}/{path}")  # noqa: PTH108 - a Path costs more than the call
+            os.unlink(f"{self._root}/{path}")
         except OSError as error:
             if error.errno not in _MISSING:
                 raise
@@ -433,13 +433,13 @@ class DiskCache:
             finally:
                 os.close(descriptor)
             try:
-                os.rename(unfinished, place)  # noqa: PTH104 - a Path costs more than the call
+                os.rename(unfinished, place)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
-                os.rename(unfinished, place)  # noqa: PTH104
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.rename(unfinished, place)
         except BaseException:
             with suppress(OSError):
-                os.unlink(unfinished)  # noqa: PTH108
+                os.unlink(unfinished)
             raise
 
     # Making room.
@@ -513,7 +513,7 @@ class DiskCache:
                     self._enter(path, entry)
                 continue
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                os.unlink(f"{self._root}/{path}")  # noqa: PTH108
+                os.unlink(f"{self._root}/{path}")
             self.evicted += 1
             gone += size
             self._remove_empty(path)
@@ -523,7 +523,7 @@ class DiskCache:
         folder = path.rpartition("/")[0]
         while "/" in folder:
             try:
-                os.rmdir(f"{self._root}/{folder}")  # noqa: PTH106
+                os.rmdir(f"{self._root}/{folder}")
             except OSError:
                 return
             folder = folder.rpartition("/")[0]
