@@ -67,6 +67,9 @@ HASTE = RetryPolicy(
     first_pause=0.01,
     longest_pause=0.02,
 )
+CALM = replace(HASTE, silence=20.0, attempt=30.0, total=90.0)
+"""For servers that answer: a busy machine is not one that keeps silent."""
+
 TRUSTED = S3Credentials(KEY_ID, SECRET, TOKEN)
 SLOW_DOWN = refusal("503 Slow Down", "SlowDown")
 
@@ -378,6 +381,7 @@ async def test_a_writer_that_died_holds_the_others_up_for_a_lease_only(
         assert await claims_in(store) == []
 
 
+@pytest.mark.pace
 async def test_a_writer_that_lives_is_waited_for_a_bounded_time(
     rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,14 +549,13 @@ async def test_a_content_that_always_breaks_off_is_never_given_out(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
     # As often as it may, however slow this machine is today: not in haste.
-    calm = replace(HASTE, silence=20.0, attempt=30.0, total=90.0)
-    async with through(proxy, moto_server.new_bucket(), retry=calm) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
         await store.put(KEY, b"x" * 50_000)
         proxy.seen.clear()
         proxy.rule = lambda _: TRUNCATED
         with pytest.raises(StoreUnavailable, match="broke off"):
             await store.get(KEY)
-        assert len(proxy.seen) == calm.attempts
+        assert len(proxy.seen) == CALM.attempts
 
 
 async def test_a_line_that_only_trickles_is_given_up(
@@ -614,7 +617,7 @@ REFUSALS: list[tuple[bytes, type[StoreError], str]] = [
 
 
 async def test_a_refusal_is_told_at_once(moto_server: S3Server, proxy: FaultyProxy) -> None:
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
         for fault, kind, message in REFUSALS:
             proxy.seen.clear()
             proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
@@ -626,7 +629,7 @@ async def test_a_refusal_is_told_at_once(moto_server: S3Server, proxy: FaultyPro
 
 
 async def test_what_is_not_s3_is_not_believed(moto_server: S3Server, proxy: FaultyProxy) -> None:
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
         await store._keeps_conditions()
         for page in (b"<html><p>Welcome to our WLAN", b"<html><p>Log in</p></html>", b""):
             proxy.rule = lambda _, page=page: answer("200 OK", page, "text/html")  # type: ignore[misc]
