@@ -361,10 +361,10 @@ def _accuracy(
     The interval is of a bootstrap over sets: what is replayed twice counts as one.
     """
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - only for figures
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - as above
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415 - as above
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 - as above
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 - as above
 
     if name == "random forest":
         classifier = RandomForestClassifier(n_estimators=length(300, 10), random_state=0)

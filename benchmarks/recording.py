@@ -43,7 +43,7 @@ def main() -> None:
     except ImportError:
         say("torch and diffusers are not installed: pip install '.[diffusers]'")
         return
-    from tests.generator.engines import tiny_pipelines  # noqa: PLC0415
+    from tests.generator.engines import tiny_pipelines  # noqa: PLC0415 - an extra
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 async def _compare(model: Path, tiny: Path, sets: Path) -> None:
-    import diffusers  # noqa: PLC0415
+    import diffusers  # noqa: PLC0415 - an extra
 
     recipe = Recipe(
         model=str(model), prompt="boats on the sea", steps=_STEPS, width=_WIDTH, height=_HEIGHT
@@ -108,7 +108,7 @@ async def _compare(model: Path, tiny: Path, sets: Path) -> None:
 
 def _bare(pipeline: Pipeline, recipe: Recipe) -> tuple[float, float]:
     """Seconds, and seconds of processors, of drawing a recipe and encoding its final image."""
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - an extra
 
     started, worked = time.perf_counter(), time.process_time()
     image = pipeline(

@@ -437,7 +437,7 @@ class DiskCache:
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 os.rename(unfinished, place)
-        except BaseException:
+        except BaseException:  # whatever ended it: nothing of it is left
             with suppress(OSError):
                 os.unlink(unfinished)
             raise

@@ -78,6 +78,7 @@ class StateView:
         playhead, now = self.playback.playhead, self.clock.now()
         position, first = playhead.position(now), playhead.cursor
         coming = range(first, min(first + _UPCOMING, len(self.show.sheet.cues)))
+        preflight = self._preflight()
         return {
             "show": {"title": self.show.title, "duration": self.show.duration},
             "zone": self.zone(),
@@ -105,8 +106,8 @@ class StateView:
             "engines": self.engines(),
             "coverage": cast("contract.CoverageState", self.readiness.coverage()),
             "screens": self.screens(now),
-            "health": self.health(),
-            "preflight": self._preflight(),
+            "health": self._health(preflight),
+            "preflight": preflight,
             "rehearsal": None
             if self.rehearsal is None
             else cast("contract.RehearsalState", self.rehearsal()),
@@ -205,15 +206,18 @@ class StateView:
 
     def health(self) -> contract.HealthState:
         """How it is, and why: `ok`, `degraded` or `failing`, and every condition there is."""
+        return self._health(self._preflight())
+
+    def _health(self, preflight: contract.PreflightState | None) -> contract.HealthState:
         current = self.conditions.current()
-        level, reason = self._verdict(current)
+        level, reason = self._verdict(current, preflight)
         conditions: list[contract.ConditionState] = [
             {"code": each.code, "level": each.level, "message": each.message} for each in current
         ]
         return {"level": level, "reason": reason, "conditions": conditions}
 
     def _verdict(
-        self, current: Sequence[Condition]
+        self, current: Sequence[Condition], preflight: contract.PreflightState | None
     ) -> tuple[Literal["ok", "degraded", "failing"], str]:
         failing = [each.message for each in current if each.level == "failing"]
         if failing:
@@ -234,7 +238,6 @@ class StateView:
         lacking = len(self.readiness.without_sets())
         if lacking:
             problems.append(f"{count(lacking, 'cue has', 'cues have')} no set to play")
-        preflight = self._preflight()
         problems += [
             ": ".join(filter(None, ["preflight", each["action_id"], each["message"]]))
             for each in (preflight["findings"] if preflight else ())

@@ -59,7 +59,7 @@ def open_address(address: str, options: StoreOptions) -> Store:
         raise BadStoreAddress(str(error)) from None
 
     # The S3 client takes half a second to load; who plays from a folder does not wait for it.
-    from cache.stores.s3.store import S3Store  # noqa: PLC0415
+    from cache.stores.s3.store import S3Store  # noqa: PLC0415 - see above
 
     return S3Store(
         bucket,

@@ -181,7 +181,7 @@ class DiffusersEngine:
             os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
             os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
             try:
-                from generator.engines.diffusers.drawing import Studio  # noqa: PLC0415
+                from generator.engines.diffusers.drawing import Studio  # noqa: PLC0415 - an extra
             except ImportError as error:
                 raise EngineUnavailable(
                     f"torch and diffusers are not installed here ({error}): "
