@@ -6,7 +6,7 @@ Paths are keys, and the store's own hidden ones; nothing here looks at them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -22,14 +22,13 @@ from cache.stores.s3.client import (
     Refusal,
     Requests,
     RetryPolicy,
-    S3Client,
     connect,
     not_s3,
 )
+from cache.stores.s3.fast_get import FastGet
 
 _AWS: Final = "https://s3.amazonaws.com"
 _PORTS: Final = {"http": 80, "https": 443}
-_PIECE: Final = 256 * 1024
 MAX_CONTENT: Final = 256 * 2**20
 """Bytes of one object that are read into memory."""
 
@@ -104,7 +103,7 @@ class Bucket:
             sleep=sleep,
         )
         self._stack: AsyncExitStack | None = None
-        self._client: S3Client | None = None
+        self._asked: FastGet | None = None
 
     @property
     def url(self) -> str:
@@ -122,7 +121,7 @@ class Bucket:
     async def open(self) -> None:
         """Make the client; nothing is asked yet."""
         async with AsyncExitStack() as stack:
-            self._client = await stack.enter_async_context(
+            client = await stack.enter_async_context(
                 connect(
                     endpoint_url=self._endpoint_url,
                     region=self._region,
@@ -131,18 +130,19 @@ class Bucket:
                     retry=self._retry,
                 )
             )
+            self._asked = FastGet(client, self._bucket)
             self._stack = stack.pop_all()
 
     async def close(self) -> None:
         """Close all connections."""
-        stack, self._stack, self._client = self._stack, None, None
+        stack, self._stack, self._asked = self._stack, None, None
         if stack is not None:
             await stack.aclose()
 
-    def _ready(self) -> S3Client:
-        if self._client is None:
+    def _ready(self) -> FastGet:
+        if self._asked is None:
             raise RuntimeError(f"{self.url} is to be entered before use")
-        return self._client
+        return self._asked
 
     async def read(self, path: str) -> ObjectContent:
         """One object, whole.
@@ -150,23 +150,21 @@ class Bucket:
         Raises:
             NotFound: there is none.
         """
-        client = self._ready()
+        fast = self._ready()
 
         async def request(attempt: Attempt) -> ObjectContent:
-            answer = await client.get_object(Bucket=self._bucket, Key=self._prefix + path)
-            length = answer.get("ContentLength")
-            if isinstance(length, int):
-                attempt.allow(length)
-            pieces, size = [], 0
-            _check_size(path, length if isinstance(length, int) else 0)
-            async with answer["Body"] as body:
-                while piece := await body.read(_PIECE):
+            with closing(await fast.get(self._prefix + path)) as answer:
+                length = answer.content_length
+                attempt.allow(length or 0)
+                _check_size(path, length or 0)
+                pieces, size = [], 0
+                async for piece, _ in answer.content.iter_chunks():
                     pieces.append(piece)
                     size += len(piece)
                     _check_size(path, size)
-            if isinstance(length, int) and size != length:
-                raise IncompleteReadError(actual_bytes=size, expected_bytes=length)
-            return ObjectContent(b"".join(pieces), _etag_in(answer))
+                if length is not None and size != length:
+                    raise IncompleteReadError(actual_bytes=size, expected_bytes=length)
+                return ObjectContent(b"".join(pieces), _etag_in(answer.headers))
 
         return await self._requests.ask(path, request)
 
@@ -177,7 +175,7 @@ class Bucket:
             Conflict: a condition does not hold, and what is there is not `data` either.
             NotFound: If-Match, and nothing is there.
         """
-        client = self._ready()
+        client = self._ready().client
 
         async def request(_: Attempt) -> Version:
             answer = await client.put_object(
@@ -197,7 +195,7 @@ class Bucket:
 
     async def delete(self, path: str) -> None:
         """Remove one object, if it is there."""
-        client = self._ready()
+        client = self._ready().client
         place = {"Bucket": self._bucket, "Key": self._prefix + path}
 
         async def is_there() -> bool:
@@ -221,7 +219,7 @@ class Bucket:
 
     async def listing(self, prefix: str) -> AsyncIterator[tuple[str, Answer]]:
         """What lies in the bucket, page by page: paths that begin so, and what is told of them."""
-        client = self._ready()
+        client = self._ready().client
         token: dict[str, str] = {}
 
         async def request(_: Attempt) -> Answer:

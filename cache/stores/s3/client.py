@@ -189,6 +189,8 @@ class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
 class S3Client(Protocol):
     """As much of aiobotocore's client, which has no types, as is used here."""
 
+    meta: Any
+
     def get_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
     def head_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
     def put_object(  # noqa: D102
