@@ -11,7 +11,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -27,6 +27,7 @@ from cache.model.manifest import (
     parse_config,
     parse_manifest,
 )
+from cache.parallel import in_order
 from cache.stores.port import Conflict, NotFound, ReadableStore, Store, StoreDenied, Version
 from cache.threads import offload_large
 
@@ -83,16 +84,10 @@ async def update_manifest(
         FormatError: the present manifest cannot be understood; see `reindex`.
         StoreError: the store could not be read or written.
     """
-    return await _swap(_Attempts(store, attempts, now, sleep), change)
+    return await _swap(store, change, attempts=attempts, now=now, sleep=sleep)
 
 
-async def reindex(
-    store: Store,
-    *,
-    attempts: int = _ATTEMPTS,
-    now: Callable[[], datetime] = _now,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Manifest:
+async def reindex(store: Store, *, now: Callable[[], datetime] = _now) -> Manifest:
     """Put a store's manifest right from the sets that are there, and write it.
 
     Works also where the present one is missing or damaged. Sets that other writers register
@@ -100,9 +95,7 @@ async def reindex(
 
     Args:
         store: where to look and write.
-        attempts: see `update_manifest`.
-        now: see `update_manifest`.
-        sleep: see `update_manifest`.
+        now: the time to write into it.
 
     Returns:
         The manifest as it is in the store now; its `remarks` tell which sets were left out.
@@ -130,7 +123,7 @@ async def reindex(
                 result = result.with_entry(action_id, merged)
         return result
 
-    return await _swap(_Attempts(store, attempts, now, sleep), catch_up, forgiving=True)
+    return await _swap(store, catch_up, forgiving=True, now=now)
 
 
 async def register(store: Store, action_id: str, entry: ManifestAction, set_id: int) -> Manifest:
@@ -226,16 +219,12 @@ async def rebuild(store: Store, known: Manifest | None = None) -> Manifest:
             found.setdefault(action_id, _ActionSets())
     order = {action_id: place for place, action_id in enumerate(known.actions)}
     action_ids = sorted(found, key=lambda each: (order.get(each, len(order)), _natural(each)))
-    entries = [
-        entry
-        for start in range(0, len(action_ids), _PARALLEL)
-        for entry in await asyncio.gather(
-            *(
-                _describe(store, action_id, found[action_id], known.actions.get(action_id))
-                for action_id in action_ids[start : start + _PARALLEL]
-            )
-        )
-    ]
+
+    async def described(action_id: str) -> ManifestAction:
+        return await _describe(store, action_id, found[action_id], known.actions.get(action_id))
+
+    async with aclosing(in_order(described, action_ids, at_once=_PARALLEL)) as each:
+        entries = [entry async for entry in each]
     return Manifest(
         version=known.version,
         generated_at=known.generated_at,
@@ -265,16 +254,6 @@ class _ActionSets:
 _ListedSet = tuple[str, int, tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempts:
-    """Where, how often and at what pace to try."""
-
-    store: Store
-    attempts: int
-    now: Callable[[], datetime]
-    sleep: Callable[[float], Awaitable[None]]
-
-
 class _Present(NamedTuple):
     """The manifest in a store. One that is missing or damaged counts as empty."""
 
@@ -284,24 +263,30 @@ class _Present(NamedTuple):
 
 
 async def _swap(
-    how: _Attempts, change: Callable[[Manifest], Manifest], *, forgiving: bool = False
+    store: Store,
+    change: Callable[[Manifest], Manifest],
+    *,
+    forgiving: bool = False,
+    attempts: int = _ATTEMPTS,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Manifest:
     conflict: Conflict | None = None
-    for attempt in range(how.attempts):
-        present = await _read(how.store, forgiving=forgiving)
+    for attempt in range(attempts):
+        present = await _read(store, forgiving=forgiving)
         changed = change(present.manifest)
         if changed.same_content(present.manifest) and not present.damaged:
             return changed
-        changed = changed.model_copy(update={"generated_at": how.now()})
+        changed = changed.model_copy(update={"generated_at": now()})
         try:
             data = dump_manifest(changed)
-            await how.store.replace(MANIFEST, data, expected=present.version)
+            await store.replace(MANIFEST, data, expected=present.version)
         except Conflict as error:
             conflict = error
-            await how.sleep(random.uniform(0, back_off(attempt + 1, _FIRST_PAUSE, _LONGEST_PAUSE)))
+            await sleep(random.uniform(0, back_off(attempt + 1, _FIRST_PAUSE, _LONGEST_PAUSE)))
         else:
             return changed
-    raise Conflict(MANIFEST, f"other writers were first, {how.attempts} times") from conflict
+    raise Conflict(MANIFEST, f"other writers were first, {attempts} times") from conflict
 
 
 async def _read(store: Store, *, forgiving: bool) -> _Present:

@@ -58,6 +58,9 @@ KEEP_FREE: Final = 2**30
 _READERS: Final = 8
 _WRITERS: Final = 4
 _TIDY_EVERY: Final = 60.0
+_ANSWER_WITHIN: Final = 5.0
+"""Seconds after which a copy answers for an origin that is silent, where that is asked first."""
+
 _LAST_WORD: Final = 5.0
 """Seconds to write down the order of use when leaving."""
 
@@ -126,9 +129,7 @@ class LocalCache:
         memory_bytes: int,
         keep_free: int = KEEP_FREE,
         identity: str | None = None,
-        answer_within: float = 5.0,
         threads: int = _READERS,
-        retry_disk_after: float = 60.0,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -144,17 +145,13 @@ class LocalCache:
             keep_free: bytes of the disk that are left free.
             identity: what tells this origin from others that share the folder; by default its
                 address, which for buckets does not name the server.
-            answer_within: seconds after which a copy answers for an origin that is silent,
-                where the origin is asked first.
             threads: how many pieces of slow work are done beside the event loop at once; with 0
                 whoever asks waits for them, and nobody else goes on meanwhile.
-            retry_disk_after: seconds between attempts to write to a disk that is not well.
             now: steady seconds.
             wall: the time of day in seconds.
             sleep: how to wait.
         """
         self._origin = origin
-        self._within = answer_within
         self._sleep = sleep
         self._pins: frozenset[str] = frozenset({MANIFEST})
         self._held: Counter[str] = Counter()
@@ -168,9 +165,7 @@ class LocalCache:
         self._memory = MemoryCache(
             memory_bytes, lambda name: self._disk is None and self._is_needed(name)
         )
-        self._disk_health = DiskHealth(
-            off=self._disk is None, retry_after=retry_disk_after, now=now, wall=wall
-        )
+        self._disk_health = DiskHealth(off=self._disk is None, now=now, wall=wall)
         self._line = OriginHealth(now=now, wall=wall)
         self._metas = KnownMetas()
         self._flights: SingleFlight[Key, CachedContent] = SingleFlight(self._fly)
@@ -530,12 +525,12 @@ class LocalCache:
             StoreError: the origin could not be read, and nothing was kept.
         """
         asked = asyncio.create_task(self._flights.ask(key, anew=True))
-        timer = asyncio.ensure_future(self._sleep(self._within))
+        timer = asyncio.ensure_future(self._sleep(_ANSWER_WITHIN))
         try:
             await asyncio.wait({asked, timer}, return_when=asyncio.FIRST_COMPLETED)
             copy = None if asked.done() else await self._latest(key)
             if copy is not None and not asked.done():
-                self._line.failed(f"does not answer within {self._within:g} s")
+                self._line.failed(f"does not answer within {_ANSWER_WITHIN:g} s")
                 flight = self._flights.get(key)
                 if flight is not None:
                     # On a slow line it may arrive yet, and then it is there for the next who asks.

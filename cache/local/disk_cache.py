@@ -43,6 +43,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cache.durable import write_all
 from cache.local.memory_cache import CachedContent
 from cache.model.keys import set_prefix
 
@@ -424,11 +425,8 @@ class DiskCache:
             try:
                 proof = _proof(path, len(content.data), bytes.fromhex(content.sha256))
                 written = os.writev(descriptor, [content.data, proof])
-                rest = memoryview(b"")
                 if written < len(content.data) + PROOF_BYTES:
-                    rest = memoryview(content.data + proof)[written:]
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                    write_all(descriptor, (content.data + proof)[written:])
                 os.utime(descriptor, ns=(now, now))
             finally:
                 os.close(descriptor)

@@ -18,6 +18,10 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+_RETRY_AFTER: Final = 60.0
+"""Seconds between two attempts to write to a disk that is not well."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskState:
     """Whether copies can be kept on disk.
@@ -49,25 +53,15 @@ class OriginState:
 
 
 class DiskHealth:
-    """Remembers what is wrong with a disk, so that it is not tried with every file."""
+    """Remembers what is wrong with a disk, so that it is not tried with every file.
 
-    def __init__(
-        self,
-        *,
-        off: bool,
-        retry_after: float,
-        now: Callable[[], float],
-        wall: Callable[[], float],
-    ) -> None:
-        """Begin well, or off.
+    Args:
+        off: whether there is none.
+        now: steady seconds.
+        wall: the time of day in seconds.
+    """
 
-        Args:
-            off: whether there is none.
-            retry_after: seconds between two attempts to write while it is not well.
-            now: steady seconds.
-            wall: the time of day in seconds.
-        """
-        self._retry_after = retry_after
+    def __init__(self, *, off: bool, now: Callable[[], float], wall: Callable[[], float]) -> None:
         self._now = now
         self._wall = wall
         self._retry_at = 0.0
@@ -79,7 +73,7 @@ class DiskHealth:
             return True
         if self.state.condition == "off" or self._now() < self._retry_at:
             return False
-        self._retry_at = self._now() + self._retry_after
+        self._retry_at = self._now() + _RETRY_AFTER
         return True
 
     def well(self) -> None:
@@ -90,7 +84,7 @@ class DiskHealth:
 
     def ill(self, condition: DiskCondition, reason: str) -> None:
         """It could not be written."""
-        self._retry_at = self._now() + self._retry_after
+        self._retry_at = self._now() + _RETRY_AFTER
         if self.state.condition != condition:
             _log.warning("copies_not_kept", condition=condition, reason=reason)
             self.state = DiskState(condition, reason, self._wall())
@@ -105,15 +99,14 @@ class DiskHealth:
 
 
 class OriginHealth:
-    """Remembers whether the origin answers, and counts what came from it."""
+    """Remembers whether the origin answers, and counts what came from it.
+
+    Args:
+        now: steady seconds.
+        wall: the time of day in seconds.
+    """
 
     def __init__(self, *, now: Callable[[], float], wall: Callable[[], float]) -> None:
-        """Begin not knowing.
-
-        Args:
-            now: steady seconds.
-            wall: the time of day in seconds.
-        """
         self._now = now
         self._wall = wall
         self._under_way = 0

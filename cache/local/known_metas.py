@@ -11,18 +11,14 @@ from cache.model.formats import FileFacts, parse_meta
 from cache.model.keys import META_NAME, set_place
 
 _METAS: Final = 1024
+"""Of how many sets something is remembered."""
 
 
 class KnownMetas:
     """Sizes and hashes of images, from the last metas that passed by."""
 
-    def __init__(self, metas: int = _METAS) -> None:
-        """Begin knowing nothing.
-
-        Args:
-            metas: of how many sets something is remembered.
-        """
-        self._sets: LRUCache[tuple[str, int], dict[str, FileFacts]] = LRUCache(metas)
+    def __init__(self) -> None:
+        self._sets: LRUCache[tuple[str, int], dict[str, FileFacts]] = LRUCache(_METAS)
 
     def learn(self, name: str, data: bytes) -> bool:
         """Note what a content tells, if it is a meta; false if it is one and unusable."""

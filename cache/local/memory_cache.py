@@ -20,15 +20,14 @@ class CachedContent(NamedTuple):
 
 
 class MemoryCache(LRUCache[str, CachedContent]):
-    """What was used last, by name; what is needed stays."""
+    """What was used last, by name; what is needed stays.
 
-    def __init__(self, limit: int, needed: Callable[[str], bool] = lambda _: False) -> None:
-        """Begin empty.
+    Args:
+        limit: bytes that the contents may take.
+        needed: whether a name must stay.
+    """
 
-        Args:
-            limit: bytes that the contents may take.
-            needed: whether a name must stay.
-        """
+    def __init__(self, limit: int, needed: Callable[[str], bool]) -> None:
         super().__init__(limit, getsizeof=lambda content: len(content.data))
         self._needed = needed
 

@@ -35,15 +35,13 @@ class SingleFlight(Generic[K, T]):
 
     A waiter that is cancelled leaves the others alone; when the last leaves before anything
     has arrived, the request is cancelled. What has arrived is brought to its end.
+
+    Args:
+        make: does the request. It sets `Flight.arrived`, and may go on after that;
+            whatever it raises before goes to all who wait.
     """
 
     def __init__(self, make: Callable[[K, Flight[T]], Awaitable[None]]) -> None:
-        """Begin with none.
-
-        Args:
-            make: does the request. It sets `Flight.arrived`, and may go on after that;
-                whatever it raises before goes to all who wait.
-        """
         self._make = make
         self._flights: dict[K, Flight[T]] = {}
         self._under_way: set[Flight[T]] = set()

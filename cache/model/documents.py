@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cache.untrusted import Unfit, clean_text, decode_document
+
+T = TypeVar("T")
 
 FINGERPRINT_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
 FINGERPRINT: Final = re.compile(FINGERPRINT_PATTERN, re.ASCII)
@@ -69,57 +71,39 @@ class Fields:
 
     def take_text(self, name: str) -> str | None:
         """Take a text, cleaned: it is told, sent and written down by others."""
-        value = self.rest.pop(name, None)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            return clean_text(value)
-        self.remark(name, "a text", value)
-        return None
+        return self._take(
+            name, "a text", lambda value: clean_text(value) if isinstance(value, str) else None
+        )
 
     def take_whole(self, name: str, low: int, high: int) -> int | None:
         """Take a whole number from `low` to `high`; a text that is one will do."""
-        value = self.rest.pop(name, None)
-        if value is None:
-            return None
-        number = whole(value)
-        if number is not None and low <= number <= high:
-            return number
-        self.remark(name, f"a whole number from {low} to {high}", value)
-        return None
+
+        def within(value: object) -> int | None:
+            number = whole(value)
+            return number if number is not None and low <= number <= high else None
+
+        return self._take(name, f"a whole number from {low} to {high}", within)
 
     def take_seconds(self, name: str) -> float | None:
         """Take a number of seconds, 0 or more."""
-        value = self.rest.pop(name, None)
-        if value is None:
-            return None
-        number = real(value)
-        if number is not None and number >= 0:
-            return number
-        self.remark(name, "seconds", value)
-        return None
+
+        def seconds(value: object) -> float | None:
+            number = real(value)
+            return number if number is not None and number >= 0 else None
+
+        return self._take(name, "seconds", seconds)
 
     def take_time(self, name: str) -> datetime | None:
         """Take an ISO 8601 time, as UTC; one without a zone is taken for UTC."""
-        value = self.rest.pop(name, None)
-        if value is None:
-            return None
-        try:
-            time = datetime.fromisoformat(value)
-            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        except (TypeError, ValueError, OverflowError):
-            self.remark(name, "a time such as 2026-11-20T10:30:00Z", value)
-            return None
+        return self._take(name, "a time such as 2026-11-20T10:30:00Z", _time)
 
     def take_fingerprint(self, name: str) -> str | None:
         """Take a fingerprint: ``sha256:`` and 64 lower-case hexadecimal digits."""
-        value = self.rest.pop(name, None)
-        if value is None:
-            return None
-        if isinstance(value, str) and value[:7] == "sha256:" and is_sha256(value[7:]):
-            return value
-        self.remark(name, "sha256: and 64 lower-case hexadecimal digits", value)
-        return None
+
+        def fingerprint(value: object) -> str | None:
+            return value if isinstance(value, str) and FINGERPRINT.fullmatch(value) else None
+
+        return self._take(name, "sha256: and 64 lower-case hexadecimal digits", fingerprint)
 
     def take_object(self, name: str) -> dict[str, Any]:
         """Take an object; where it is missing or unusable, an empty one."""
@@ -129,6 +113,24 @@ class Fields:
         if value is not None:
             self.remark(name, "an object", value)
         return {}
+
+    def _take(self, name: str, expected: str, read: Callable[[Any], T | None]) -> T | None:
+        """Take a field as it is read, with a remark where it cannot be."""
+        value = self.rest.pop(name, None)
+        if value is None:
+            return None
+        taken = read(value)
+        if taken is None:
+            self.remark(name, expected, value)
+        return taken
+
+
+def _time(value: Any) -> datetime | None:  # noqa: ANN401 - whatever JSON holds
+    try:
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def is_sha256(text: str) -> bool:

@@ -21,14 +21,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
 import anyio
 import structlog
 
-from cache.durable import sync_folder
+from cache.durable import sync_folder, write_all
 from cache.model.keys import Key, is_key, parse_key, parse_prefix
 from cache.stores.port import (
     Conflict,
@@ -151,12 +150,7 @@ class FolderStore:
             await self._in_thread("", partial(self._look, ""))
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         return None
 
     async def get(self, key: Key) -> bytes:
@@ -296,7 +290,7 @@ class FolderStore:
         try:
             with suppress(OSError):  # no locks on this file system: orphans stay
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             os.fsync(descriptor)
             unfinished.replace(place)
         except BaseException:
@@ -465,12 +459,6 @@ def _listing_order(item: os.DirEntry[str]) -> str:
     with suppress(OSError):  # a link in a circle
         return f"{item.name}/" if item.is_dir() else item.name
     return item.name
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _sweep(unfinished: Path) -> None:

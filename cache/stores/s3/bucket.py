@@ -5,7 +5,7 @@ Paths are keys, and the store's own hidden ones; nothing here looks at them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing, suppress
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -13,21 +13,20 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError, IncompleteReadError  # type: ignore[import-untyped]
 
-from cache.stores.credentials import S3Credentials
 from cache.stores.port import Conflict, NotFound, StoreCorrupt, Version, Versioned, content_version
 from cache.stores.s3.client import (
+    AWS,
     FOREIGN,
+    Access,
     Answer,
     Attempt,
     Refusal,
     Requests,
-    RetryPolicy,
     connect,
     not_s3,
 )
 from cache.stores.s3.fast_get import FastGet
 
-_AWS: Final = "https://s3.amazonaws.com"
 _PORTS: Final = {"http": 80, "https": 443}
 MAX_CONTENT: Final = 256 * 2**20
 """Bytes of one object that are read into memory."""
@@ -76,32 +75,11 @@ def _check_size(path: str, size: int) -> None:
 class Bucket:
     """Objects of one bucket under one prefix. To be opened before use."""
 
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str,
-        *,
-        endpoint_url: str | None,
-        region: str | None,
-        credentials: S3Credentials | None,
-        connections: int,
-        retry: RetryPolicy,
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
-        self._bucket = bucket
+    def __init__(self, access: Access, prefix: str) -> None:
+        self._access = access
+        self._bucket = access.bucket
         self._prefix = prefix
-        self._endpoint_url = endpoint_url
-        self._region = region
-        self._credentials = credentials
-        self._connections = connections
-        self._retry = retry
-        self._requests = Requests(
-            bucket=bucket,
-            endpoint_url=endpoint_url,
-            connections=connections,
-            retry=retry,
-            sleep=sleep,
-        )
+        self._requests = Requests(access)
         self._stack: AsyncExitStack | None = None
         self._asked: FastGet | None = None
 
@@ -113,7 +91,7 @@ class Bucket:
     @property
     def address(self) -> str:
         """The endpoint's, then ``/bucket/prefix``."""
-        parts = urlsplit(self._endpoint_url or _AWS)
+        parts = urlsplit(self._access.endpoint_url or AWS)
         port = "" if parts.port in {None, _PORTS.get(parts.scheme)} else f":{parts.port}"
         path = f"{parts.path.rstrip('/')}/{self._bucket}/{self._prefix}".rstrip("/")
         return f"{parts.scheme}://{parts.hostname}{port}{path}"
@@ -121,15 +99,7 @@ class Bucket:
     async def open(self) -> None:
         """Make the client; nothing is asked yet."""
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(
-                connect(
-                    endpoint_url=self._endpoint_url,
-                    region=self._region,
-                    credentials=self._credentials,
-                    connections=self._connections,
-                    retry=self._retry,
-                )
-            )
+            client = await stack.enter_async_context(connect(self._access))
             self._asked = FastGet(client, self._bucket)
             self._stack = stack.pop_all()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -125,7 +125,7 @@ _ADVICE_BY_STATUS: Final[Mapping[int, str]] = {
     HTTPStatus.NOT_FOUND: "is the endpoint one of S3?",
 }
 
-_AWS: Final = "https://s3.amazonaws.com"
+AWS: Final = "https://s3.amazonaws.com"
 MAX_DOCUMENT: Final = 8 * 2**20
 """Bytes of an answer that is no object of ours: a page of a listing, an error."""
 
@@ -162,6 +162,19 @@ class RetryPolicy:
     first_pause: float = 0.1
     longest_pause: float = 3.0
     slowest: float = 32 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whom to ask for which bucket, and how: what `S3Store` was told."""
+
+    bucket: str
+    endpoint_url: str | None
+    region: str | None
+    credentials: S3Credentials | None
+    connections: int
+    retry: RetryPolicy
+    sleep: Callable[[float], Awaitable[None]]
 
 
 class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
@@ -211,21 +224,14 @@ class S3Client(Protocol):
     ) -> Awaitable[Answer]: ...
 
 
-def connect(
-    *,
-    endpoint_url: str | None,
-    region: str | None,
-    credentials: S3Credentials | None,
-    connections: int,
-    retry: RetryPolicy,
-) -> AbstractAsyncContextManager[S3Client]:
+def connect(access: Access) -> AbstractAsyncContextManager[S3Client]:
     """Make a client; connections are made as they are needed, and closed on leaving."""
     # On DEBUG they log what they sign, a session's token and all headers.
     for name in _CHATTY:
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.INFO))
-    if region is None and endpoint_url is not None:
-        region = "auto" if is_r2(endpoint_url) else None
+    endpoint_url, credentials = access.endpoint_url, access.credentials
+    region = access.region or ("auto" if is_r2(endpoint_url) else None)
     session = AioSession()
     # It would have aiohttp wait for a permission to send the body, without any limit of time,
     # and some servers give none. It also costs a round trip.
@@ -236,14 +242,14 @@ def connect(
         # It takes the environment's as it stands there, be it with a carriage return behind it.
         named = session.get_config_variable("region")
         region = str(named or "").strip() or "us-east-1"  # where those without think they are
-    proxy = proxy_for(endpoint_url or _AWS)
+    proxy = proxy_for(endpoint_url or AWS)
     config = AioConfig(
         # Empty is none: left out, botocore would look into the environment by rules of its own.
         proxies={} if proxy is None else {"http": proxy, "https": proxy},
         http_session_cls=_BoundedSession,
-        connect_timeout=retry.connect,
-        read_timeout=retry.silence,
-        max_pool_connections=connections,
+        connect_timeout=access.retry.connect,
+        read_timeout=access.retry.silence,
+        max_pool_connections=access.connections,
         connector_args={"keepalive_timeout": _WARM},
         retries={"total_max_attempts": 1},  # `Requests` repeats; both would multiply
         # Only AWS is sure to know a bucket by its host name.
@@ -336,30 +342,13 @@ def not_s3(what: str) -> Exception:
     return error
 
 
-class _AttemptFailure(NamedTuple):
-    error: StoreError
-    again: bool
-
-
 class Requests:
     """Asks one server for one bucket, within limits of time and number."""
 
-    def __init__(
-        self,
-        *,
-        bucket: str,
-        endpoint_url: str | None,
-        connections: int,
-        retry: RetryPolicy,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        uniform: Callable[[float, float], float] = random.uniform,
-    ) -> None:
-        self._bucket = bucket
-        self._host = urlsplit(endpoint_url).netloc if endpoint_url else "AWS"
-        self._retry = retry
-        self._slots = asyncio.Semaphore(connections)
-        self._sleep = sleep
-        self._uniform = uniform
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._host = urlsplit(access.endpoint_url).netloc if access.endpoint_url else "AWS"
+        self._slots = asyncio.Semaphore(access.connections)
 
     async def ask(
         self, key: str, request: Callable[[Attempt], Awaitable[T]], *, size: int = 0
@@ -374,7 +363,7 @@ class Requests:
         Raises:
             StoreError: of the kind that the last attempt met.
         """
-        retry, now = self._retry, asyncio.get_running_loop().time
+        retry, now = self._access.retry, asyncio.get_running_loop().time
         left = retry.total
         for number in itertools.count(1):
             async with self._slots:  # waiting for our own turn is not the server's silence
@@ -386,17 +375,19 @@ class Requests:
                         return await request(attempt)
                 except FOREIGN as error:
                     met, failure = error, self._translate(key, error)
+                    # Only what does not answer may answer yet, but for a certificate that is wrong.
+                    again = isinstance(failure, StoreUnavailable) and not isinstance(met, SSLError)
                 left -= now() - started
             longest = back_off(number, retry.first_pause, retry.longest_pause)
-            pause = self._uniform(0.0, longest)
+            pause = random.uniform(0.0, longest)
             left -= pause
-            if not failure.again or number >= retry.attempts or left <= 0:
-                _raise(failure.error, met)
-            _log.info("store_asked_again", key=key, attempt=number, reason=str(failure.error))
-            await self._sleep(pause)
+            if not again or number >= retry.attempts or left <= 0:
+                raise failure from met
+            _log.info("store_asked_again", key=key, attempt=number, reason=str(failure))
+            await self._access.sleep(pause)
         raise AssertionError  # for the type checker: counting does not end
 
-    def _translate(self, key: str, error: Exception) -> _AttemptFailure:
+    def _translate(self, key: str, error: Exception) -> StoreError:
         if isinstance(error, BotoCoreError):
             error.kwargs.pop("request", None)  # it holds the signature
         if isinstance(error, ClientError):
@@ -405,37 +396,34 @@ class Requests:
             error.args = (f"{error.operation_name}: {refusal.status} {refusal.code}",)
             return self._refused(key, refusal, error.operation_name)
         if isinstance(error, SSLError):
-            message = f"no secure connection to {self._host}"
-            return _AttemptFailure(StoreUnavailable(key, message), again=False)
+            return StoreUnavailable(key, f"no secure connection to {self._host}")
         if isinstance(error, _NO_CREDENTIALS):
-            message = (
+            return StoreDenied(
+                key,
                 f"no credentials for {self._host}: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or those of R2"
+                "AWS_SECRET_ACCESS_KEY, or those of R2",
             )
-            return _AttemptFailure(StoreDenied(key, message), again=False)
         if isinstance(error, _TRANSPORT):
-            message = f"{self._host} {_what_happened(error)}"
-            return _AttemptFailure(StoreUnavailable(key, message), again=True)
-        message = f"{self._host} cannot be asked ({type(error).__name__})"
-        return _AttemptFailure(StoreDenied(key, message), again=False)
+            return StoreUnavailable(key, f"{self._host} {_what_happened(error)}")
+        return StoreDenied(key, f"{self._host} cannot be asked ({type(error).__name__})")
 
-    def _refused(self, key: str, refusal: Refusal, operation: str) -> _AttemptFailure:
+    def _refused(self, key: str, refusal: Refusal, operation: str) -> StoreError:
         """What an answer means that says no."""
         status, code = refusal
         said = f"{self._host} answered {status} {code}"
         if status == HTTPStatus.NOT_FOUND and code in _NO_KEY_CODES:
-            return _AttemptFailure(NotFound(key), again=False)
+            return NotFound(key)
         if status == HTTPStatus.PRECONDITION_FAILED or code == _RACE_CODE:
-            return _AttemptFailure(Conflict(key), again=False)
+            return Conflict(key)
         if status == HTTPStatus.INSUFFICIENT_STORAGE or _FULL_CODE.search(code):
-            return _AttemptFailure(StoreFull(key, said), again=False)
+            return StoreFull(key, said)
         if refusal.may_pass:
-            return _AttemptFailure(StoreUnavailable(key, said), again=True)
+            return StoreUnavailable(key, said)
         advice = _ADVICE_BY_CODE.get(code) or _ADVICE_BY_STATUS.get(status)
         if advice is not None:
             right = _RIGHTS.get(operation, "")
-            said = f"{said}: {advice.format(bucket=self._bucket, right=right)}"
-        return _AttemptFailure(StoreDenied(key, said), again=False)
+            said = f"{said}: {advice.format(bucket=self._access.bucket, right=right)}"
+        return StoreDenied(key, said)
 
 
 def _what_happened(error: Exception) -> str:
@@ -446,7 +434,3 @@ def _what_happened(error: Exception) -> str:
     if isinstance(error, TimeoutError | ReadTimeoutError):
         return "does not answer in time"
     return "cannot be reached, or hung up"
-
-
-def _raise(error: StoreError, cause: Exception) -> NoReturn:
-    raise error from cause

@@ -32,7 +32,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
 
 import structlog
@@ -52,7 +51,7 @@ from cache.stores.port import (
     Versioned,
 )
 from cache.stores.s3.bucket import Bucket, etag_of, hash_of
-from cache.stores.s3.client import RetryPolicy
+from cache.stores.s3.client import Access, RetryPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -103,14 +102,16 @@ class S3Store:
         """
         self._sleep = sleep
         self._objects = Bucket(
-            bucket,
+            Access(
+                bucket=bucket,
+                endpoint_url=endpoint_url,
+                region=region,
+                credentials=credentials,
+                connections=connections,
+                retry=retry or RetryPolicy(),
+                sleep=sleep,
+            ),
             f"{parse_prefix(prefix.rstrip('/'))}/" if prefix else "",
-            endpoint_url=endpoint_url,
-            region=region,
-            credentials=credentials,
-            connections=connections,
-            retry=retry or RetryPolicy(),
-            sleep=sleep,
         )
         self._probing = asyncio.Lock()
         self._conditional: bool | None = None
@@ -133,12 +134,7 @@ class S3Store:
         await self._objects.open()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._objects.close()
 
     async def get(self, key: Key) -> bytes:
