@@ -29,12 +29,12 @@ from server.core.output import OutputCollector, output_conditions
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
-from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
 from server.network.connections import ConnectionCollector, Connections
 from server.network.rate_limit import LimitedRequests
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
+from server.older_wire.socket import OlderWireSocket
 from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
@@ -143,7 +143,7 @@ def _services(
         asrun=playout.asrun,
         screens=ScreenSocket(stage, outside, access, metrics, presence=presence, seats=seats),
         control=ControlSocket(control.dispatcher, control.feed, outside, access, metrics),
-        legacy=legacy_socket(show, runtime, playout.supply, setup.clock, access),
+        older_wire=OlderWireSocket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
         rehearsals=checks.jobs,
