@@ -39,7 +39,7 @@ from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.web.responses import SafeHeaders
+from server.web.responses import REFUSALS, SafeHeaders
 from server.web.routes import ROUTES
 from server.web.services import Services
 
@@ -62,6 +62,7 @@ def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
+        exception_handlers=REFUSALS,
         lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself

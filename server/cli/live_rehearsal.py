@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 import httpx
 
 from server.app import create_app
-from server.config.sections import ServerSection
 from server.config.show import Show
 from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
@@ -24,37 +22,25 @@ FASTEST: Final = 60.0
 _ASKED_WITHIN: Final = 1.0
 
 
-def rehearse_live(
-    show: Show,
-    asked: RehearsalOptions,
-    *,
-    speed: float,
-    host: str | None = None,
-    port: int | None = None,
-    log_level: str = "info",
-) -> None:
+def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
     """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
 
     Args:
-        show: the show.
+        show: the show, with the address that it is to be rehearsed at.
         asked: which part of it, and with which seed.
         speed: seconds of the show in a real one.
-        host: the address to listen on; None for the show's.
-        port: the port; None for the show's, 0 for any.
-        log_level: what is logged.
 
     Raises:
         RefusedToServe: it cannot be watched so, or not there.
         ShowStopped: it could not go on.
     """
     _check(show, asked, speed)
-    show = _elsewhere(show, host, port)
     process = HostProcess.of_this_server()
     rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
     app = create_app(rehearsal, process)
     title = f"Rehearsal of {show.title}, {speed:g} times as fast"
     try:
-        serve(show, app, title, process, log_level=log_level, over=rehearsal.over)
+        serve(show, app, title, process, over=rehearsal.over)
     except AddressTaken as error:
         raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
 
@@ -68,14 +54,6 @@ def _check(show: Show, asked: RehearsalOptions, speed: float) -> None:
         check_asked(show, from_=asked.from_, to=asked.to)
     except CannotRehearse as error:
         raise RefusedToServe(f"--{error.option}: {error}", 2) from None
-
-
-def _elsewhere(show: Show, host: str | None, port: int | None) -> Show:
-    """The show, to be served at another address."""
-    given = {"host": host, "port": port}
-    changed = {name: value for name, value in given.items() if value is not None}
-    server = ServerSection.model_validate({**show.settings.server.model_dump(), **changed})
-    return replace(show, settings=show.settings.model_copy(update={"server": server}))
 
 
 def _the_show(show: Show) -> str:

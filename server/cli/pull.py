@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -33,6 +32,7 @@ from server.cli.common import (
     fail,
     load,
     named_store,
+    run_to_end,
 )
 from server.config.show import Show
 from server.core.logs import configure_logs
@@ -56,9 +56,7 @@ def pull_store(
     target = _target(to, loaded)
     configure_logs("warning")  # to standard error: what is asked for goes to the other
     try:
-        report, without = asyncio.run(_pull(loaded, target, parallel, needed=needed))
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from here", 130)
+        report, without = run_to_end(_pull(loaded, target, parallel, needed=needed))
     except (StoreError, FormatError) as error:
         fail(f"{error}\nwhat was brought stays, and the same command goes on from here", 1)
     if as_json:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cache.stores.urls import BadStoreAddress
-from cache.untrusted import Unfit, fit_json
+from cache.untrusted import fit_json
 from generator.sheet.cues import parse_time
 from server.cli.common import (
     JsonOption,
@@ -26,10 +26,11 @@ from server.cli.common import (
     is_wrong_use,
     load,
     load_or_raise,
+    reading,
 )
 from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
-from server.config.show import Show, ShowError
+from server.config.show import ShowError
 from server.core.child_process import end_with_parent, give_way
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
@@ -117,8 +118,14 @@ def rehearse_show(
     if supervised:
         end_with_parent()
         give_way(_BESIDE_A_SHOW)
-    start, end = _position("--from", from_), _position("--to", to)
-    rate = _rate(bandwidth)
+    with reading("--from"):
+        start = 0.0 if from_ is None else parse_time(from_)
+    with reading("--to"):
+        end = None if to is None else parse_time(to)
+    with reading("--bandwidth"):
+        rate = None if bandwidth is None else _rate(bandwidth)
+    with reading("--engines"):
+        known = () if engines is None else _ENGINES.validate_json(fit_json(engines))
     if speed is not None:
         foretelling = {
             "--json": as_json,
@@ -129,11 +136,16 @@ def rehearse_show(
             "--deep": deep,
         }
         _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        loaded = load(show, store=store)
+        loaded = load(show, store=store, server={"host": host, "port": port})
         asked = RehearsalOptions(
-            seed=seed_of(loaded, seed), from_=start or 0.0, to=end, screenings=screenings
+            seed=seed_of(loaded, seed), from_=start, to=end, screenings=screenings
         )
-        _rehearse_live(loaded, asked, speed, host, port)
+        with output_in_background():
+            try:
+                rehearse_live(loaded, asked, speed=speed)
+            except NotServed as error:
+                fail(str(error), error.status)
+        return
     _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
     configure_logs("error")  # what went wrong is in the report
     try:
@@ -143,13 +155,10 @@ def rehearse_show(
             fail("\n".join(error.problems), 2)
         asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
         report = _unloadable(error, asked)
-        if html is not None:
-            _write(html, render_page(report, {}))
-        _tell(report, as_json=as_json)
-        raise SystemExit(1) from None
+        _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
     asked = RehearsalOptions(
         seed=seed_of(loaded, seed),
-        from_=start or 0.0,
+        from_=start,
         to=end,
         screenings=screenings,
         bandwidth=rate,
@@ -163,44 +172,18 @@ def rehearse_show(
         fail(f"--{error.option}: {error}", 2)
     try:
         with _progress() as progress:
-            report = rehearse(
-                loaded, asked, wall=time.time(), known=_known(engines), progress=progress
-            )
+            report = rehearse(loaded, asked, wall=time.time(), known=known, progress=progress)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
-    if html is not None:
-        _write(html, asyncio.run(build_page(loaded, report)))
-    _tell(report, as_json=as_json)
-    raise SystemExit(0 if report.verdict == "ready" else 1)
+    _tell(report, lambda: asyncio.run(build_page(loaded, report)), html, as_json=as_json)
 
 
-def _position(option: str, text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as error:
-        fail(f"{option}: {error}", 2)
-
-
-def _known(engines: str | None) -> tuple[ProbedEngine, ...]:
-    try:
-        return () if engines is None else _ENGINES.validate_json(fit_json(engines))
-    except Unfit as error:
-        fail(f"--engines: {error}", 2)
-    except ValidationError as error:
-        fail(f"--engines: {error.errors(include_url=False)[0]['msg']}", 2)
-
-
-def _rate(text: str | None) -> float | None:
-    try:
-        rate = None if text is None else bits_per_second(text)
-    except ValueError as error:
-        fail(f"--bandwidth: {error}", 2)
-    if rate is None:
-        return None
-    if not isinstance(rate, (int, float)) or rate <= 0:
-        fail(f"--bandwidth: expected more than nothing, such as 10M, not {text!r}", 2)
+def _rate(text: str) -> float:
+    rate = bits_per_second(text)
+    if not isinstance(rate, int) or rate <= 0:
+        raise ValueError(f"expected more than nothing, such as 10M, not {text!r}")
     return float(rate)
 
 
@@ -211,38 +194,27 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
         fail(f"{given[0]}: {what} {why}", 2)
 
 
-def _rehearse_live(
-    show: Show, asked: RehearsalOptions, speed: float, host: str | None, port: int | None
-) -> NoReturn:
-    """Play it on the show's own screens, and end the program."""
-    with output_in_background():
-        try:
-            rehearse_live(show, asked, speed=speed, host=host, port=port)
-        except NotServed as error:
-            fail(str(error), error.status)
-    raise SystemExit(0)
-
-
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
     """The report of a show that cannot be loaded."""
     findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 
-def _write(path: Path, page: str) -> None:
-    try:
-        write_page(path, page)
-    except OSError as error:
-        fail(f"--html {path}: {error.strerror or error}", 2)
-
-
-def _tell(report: Report, *, as_json: bool) -> None:
+def _tell(report: Report, page: Callable[[], str], html: Path | None, *, as_json: bool) -> NoReturn:
+    """Tell the report, as a page too where one is wanted, and end the program by its verdict."""
+    if html is not None:
+        content = page()
+        try:
+            write_page(html, content)
+        except OSError as error:
+            fail(f"--html {html}: {error.strerror or error}", 2)
     if as_json:
         typer.echo(report.to_json(), nl=False)
-        return
-    console = Console(highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    print_report(report, console)
+    else:
+        console = Console(highlight=False)
+        console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+        print_report(report, console)
+    raise SystemExit(0 if report.verdict == "ready" else 1)
 
 
 @contextmanager

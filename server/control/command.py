@@ -194,22 +194,6 @@ def command_help(commands: Iterable[ControlCommand]) -> str:
     return "\n".join(" ".join([each.name, *each.fields]) + f": {each.summary}" for each in commands)
 
 
-def command_table(commands: Iterable[ControlCommand]) -> str:
-    """Every command with its arguments and what it does, as the documentation has it."""
-    rows = ["| command | arguments | what it does |", "| --- | --- | --- |"]
-    for each in commands:
-        names = ", ".join(f"`{name}`" for name in each.fields)
-        may = " A viewer may." if each.viewers else ""
-        rows.append(f"| `{each.name}` | {names} | {each.summary}{may} |")
-    return "\n".join(rows)
-
-
-def code_table() -> str:
-    """Every code, its status over HTTP, and why not, as the documentation has it."""
-    rows = [f"| `{code}` | {status} | {why} |" for code, (status, why) in CODES.items()]
-    return "\n".join(["| code | HTTP | why not |", "| --- | --- | --- |", *rows])
-
-
 def kept_or_not(why_not: str | None) -> Result:
     """Whether what a command did survives a restart, for its result: `kept`, and why not."""
     return {"kept": True} if why_not is None else {"kept": False, "not_kept": why_not}

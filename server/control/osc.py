@@ -56,13 +56,7 @@ class BadDatagram(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OscCommand:
-    """A command as OSC asked for it.
-
-    Attributes:
-        command: its name.
-        args: its arguments.
-        released: a button for it was let go: nothing is to be done.
-    """
+    """A command as OSC asked for it; where its button was `released`, nothing is to be done."""
 
     command: str
     args: dict[str, Any]
@@ -219,10 +213,7 @@ def _in_a_packet(result: Mapping[str, Any]) -> str:
 class OscEndpoint(asyncio.DatagramProtocol):
     """Takes datagrams, carries out what they ask for, and replies.
 
-    Args:
-        dispatcher: who carries out commands.
-        senders: addresses and networks that may operate; empty for loopback alone.
-        metrics: where it is counted.
+    `senders` are addresses and networks that may operate; empty for loopback alone.
     """
 
     def __init__(self, dispatcher: Dispatcher, senders: Sequence[str], metrics: Metrics) -> None:

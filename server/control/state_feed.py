@@ -87,13 +87,7 @@ class TechnicianMailbox:
 
 
 class StateFeed:
-    """Tells the state to those who listen.
-
-    Args:
-        state: the whole state, as JSON values.
-        clock: how often it is looked at.
-        epoch: names this life of the server.
-    """
+    """Tells the state to those who listen; `epoch` names this life of the server."""
 
     def __init__(
         self, state: Callable[[], Mapping[str, Any]], clock: Clock, epoch: str | None = None

@@ -109,15 +109,7 @@ class Repertoire:
 
 
 class OlderWireSocket:
-    """The endpoint.
-
-    Args:
-        show: what can be asked for.
-        runtime: what plays it; its mode manager has a ladder for each action.
-        supply: where sets come from.
-        clock: what frames are due by.
-        access: who may; a client brings a screen's token as `/ws?token=…` where one is needed.
-    """
+    """The endpoint; where screens need a token, a client brings it as `/ws?token=…`."""
 
     def __init__(
         self, show: Show, runtime: Runtime, supply: Supply, clock: Clock, access: Access

@@ -1,16 +1,18 @@
-"""Answers that several endpoints give: errors, what may be kept, and headers for all of them."""
+"""Answers that several endpoints give: refusals, what may be kept, and headers for all of them."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.answers import JsonResponse
-from server.control.command import CODES
+from server.control.command import CODES, CommandError
+from server.network.access import AccessDenied
 
 _POLICY: Final = b"content-security-policy"
 _HEADERS: Final = (
@@ -51,10 +53,18 @@ class SafeHeaders:
         await self._app(scope, receive, add)
 
 
-def error(code: str, message: str) -> Response:
+async def _refusal(_request: Request, error: Exception) -> Response:
     """Why something was not done, as JSON, with the HTTP status that fits its code."""
-    body = {"ok": False, "error": {"code": code, "message": message}}
+    code = cast("AccessDenied | CommandError", error).code
+    body = {"ok": False, "error": {"code": code, "message": str(error)}}
     return JsonResponse(body, status_code=CODES[code][0])
+
+
+REFUSALS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
+    AccessDenied: _refusal,
+    CommandError: _refusal,
+}
+"""What an endpoint may raise, and who answers it then."""
 
 
 def etag_of(data: bytes) -> str:

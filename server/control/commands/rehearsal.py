@@ -14,12 +14,7 @@ from server.rehearsal.request import RehearsalRequest
 
 @dataclass
 class RehearsalCommands:
-    """What a technician can ask of the rehearsal beside a show.
-
-    Attributes:
-        show: what is rehearsed: it knows what may be made to fail, and how long it is.
-        jobs: who does it.
-    """
+    """What a technician can ask of the rehearsal beside a show."""
 
     show: Show
     jobs: RehearsalJobs

@@ -19,14 +19,13 @@ from server.control.command import (
     Caller,
     CommandError,
     Result,
-    code_table,
     command,
     command_help,
-    command_table,
 )
 from server.control.commands import COMMANDS
 from server.control.commands.supply import SupplyCommands
 from server.control.osc import OscCommand, understand
+from tests.helpers.command_tables import code_table, command_table
 from tests.helpers.screens import web
 from tests.helpers.servers import serving
 from tests.helpers.shows import cue, make_show

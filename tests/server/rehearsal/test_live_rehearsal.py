@@ -430,17 +430,18 @@ def test_what_cannot_be_watched_is_refused(
 
 
 async def test_where_the_show_runs_it_names_another_port(tmp_path: Path) -> None:
-    show = written(tmp_path, MANUAL).load()
-    async with serving(show) as address:
+    tiny = written(tmp_path, MANUAL)
+    async with serving(tiny.load()) as address:
+        show = tiny.load(server={"port": address.port})
         with pytest.raises(RefusedToServe, match=r"a show is running there.*--port") as refused:
-            await asyncio.to_thread(rehearse_live, show, options(show), speed=4, port=address.port)
+            await asyncio.to_thread(rehearse_live, show, options(show), speed=4)
     assert refused.value.status == 1
 
 
 def test_where_others_may_come_it_wants_a_token_as_the_show_does(tmp_path: Path) -> None:
-    show = written(tmp_path).load()
+    show = written(tmp_path).load(server={"host": "0.0.0.0"})
     with pytest.raises(RefusedToServe, match="operator token"):
-        rehearse_live(show, options(show), speed=4, host="0.0.0.0")
+        rehearse_live(show, options(show), speed=4)
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:

@@ -16,9 +16,6 @@ export class Rehearsal {
 
   /** @param {(command: string, args: any) => void} act */
   constructor(act) {
-    element("rehearse").dataset.command = "rehearse";
-    element("rehearse-cancel").dataset.command = "rehearse.cancel";
-    element("rehearse-cancel").addEventListener("click", () => act("rehearse.cancel", {}));
     this.#form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       act("rehearse", this.#order());
