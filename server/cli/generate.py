@@ -31,7 +31,7 @@ from generator.sets.verify import SetFinding, verify_sets
 from generator.sheet.estimate import Experience
 from generator.sheet.plan import Plan
 from server.cli.approve import approve
-from server.cli.batch_display import batch_display, remark
+from server.cli.batch_progress import Tally, batch_display, remark
 from server.cli.common import (
     JsonOption,
     LogLevelOption,
@@ -45,7 +45,6 @@ from server.cli.common import (
     run_to_end,
 )
 from server.cli.draft import Draft
-from server.cli.tally import Tally
 from server.config.show import Show
 from server.core.formatting import count, size
 from server.core.logs import configure_logs

@@ -1,4 +1,7 @@
-"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight."""
+"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight.
+
+With `--speed`, the show's own screens play it instead, and people watch.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
+import httpx
 import typer
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -17,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from cache.stores.urls import BadStoreAddress
 from cache.untrusted import fit_json
 from generator.sheet.cues import parse_time
+from server.app import create_app
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -28,22 +33,29 @@ from server.cli.common import (
     load_or_raise,
     reading,
 )
-from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
-from server.config.show import ShowError
+from server.config.show import Show, ShowError
 from server.core.child_process import end_with_parent, give_way
+from server.core.clock import SystemClock
+from server.core.host_process import HostProcess
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
 from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
-from server.network.serving import NotServed
+from server.network.serving import AddressTaken, NotServed, RefusedToServe, serve
 from server.rehearsal.failures import CannotRehearse, check_asked
+from server.rehearsal.live_rehearsal import LiveRehearsal
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
 
+SLOWEST: Final = 0.25
+FASTEST: Final = 60.0
+"""Seconds of the show in a real one, where it is watched."""
+
+_ASKED_WITHIN: Final = 1.0
 _MOST_SCREENINGS = 1000
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
 _BESIDE_A_SHOW = 19
@@ -137,25 +149,18 @@ def rehearse_show(
         }
         _refuse_with("--speed", foretelling, "watches, and foretells nothing")
         loaded = load(show, store=store, server={"host": host, "port": port})
-        asked = RehearsalOptions(
-            seed=seed_of(loaded, seed), from_=start, to=end, screenings=screenings
-        )
-        with output_in_background():
-            try:
-                rehearse_live(loaded, asked, speed=speed)
-            except NotServed as error:
-                fail(str(error), error.status)
-        return
-    _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
-    configure_logs("error")  # what went wrong is in the report
-    try:
-        loaded = load_or_raise(show, store=store)
-    except ShowError as error:
-        if is_wrong_use(error):
-            fail("\n".join(error.problems), 2)
-        asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
-        report = _unloadable(error, asked)
-        _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
+    else:
+        serving = {"--host": host, "--port": port}
+        _refuse_with("a rehearsal without --speed", serving, "serves nobody")
+        configure_logs("error")  # what went wrong is in the report
+        try:
+            loaded = load_or_raise(show, store=store)
+        except ShowError as error:
+            if is_wrong_use(error):
+                fail("\n".join(error.problems), 2)
+            asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
+            report = _unloadable(error, asked)
+            _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
     asked = RehearsalOptions(
         seed=seed_of(loaded, seed),
         from_=start,
@@ -170,6 +175,13 @@ def rehearse_show(
         check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
         fail(f"--{error.option}: {error}", 2)
+    if speed is not None:
+        with output_in_background():
+            try:
+                rehearse_live(loaded, asked, speed=speed)
+            except NotServed as error:
+                fail(str(error), error.status)
+        return
     try:
         with _progress() as progress:
             report = rehearse(loaded, asked, wall=time.time(), known=known, progress=progress)
@@ -192,6 +204,47 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         fail(f"{given[0]}: {what} {why}", 2)
+
+
+def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
+    """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
+
+    Args:
+        show: the show, with the address that it is to be rehearsed at.
+        asked: which part of it, and with which seed.
+        speed: seconds of the show in a real one.
+
+    Raises:
+        RefusedToServe: it cannot be watched so, or not there.
+        ShowStopped: it could not go on.
+    """
+    if not SLOWEST <= speed <= FASTEST:
+        text = f"expected a speed from {SLOWEST:g} to {FASTEST:g}, not {speed:g}"
+        raise RefusedToServe(text, 2)
+    process = HostProcess.of_this_server()
+    rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
+    app = create_app(rehearsal, process)
+    title = f"Rehearsal of {show.title}, {speed:g} times as fast"
+    try:
+        serve(show, app, title, process, over=rehearsal.over)
+    except AddressTaken as error:
+        raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
+
+
+def _the_show(show: Show) -> str:
+    """Who listens there, where that is a show; else nothing."""
+    server = show.settings.server
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not listened on
+    host = everywhere.get(server.host, server.host)
+    address = f"http://[{host}]" if ":" in host else f"http://{host}"
+    try:
+        answer = httpx.get(  # noqa: TID251 - ourselves
+            f"{address}:{server.port}/healthz", timeout=_ASKED_WITHIN, trust_env=False
+        )
+        ours = "healthy" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        ours = False
+    return " (a show is running there)" if ours else ""
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:

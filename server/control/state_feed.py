@@ -131,7 +131,11 @@ class StateFeed:
                 again: to go on as if nothing were would leave those who listen with an old one.
         """
         while True:
-            await self._sleep_until(self._clock.now() + LOOK_EVERY)
+            try:
+                soon = self._clock.now() + LOOK_EVERY
+                await first_of(self._clock.sleep_until(soon), self._nudged.wait())
+            finally:
+                self._nudged.clear()
             if not self._listeners:
                 continue
             self._look()
@@ -148,9 +152,3 @@ class StateFeed:
             for mailbox in self._listeners:
                 mailbox.state(text)
         return state
-
-    async def _sleep_until(self, when: float) -> None:
-        try:
-            await first_of(self._clock.sleep_until(when), self._nudged.wait())
-        finally:
-            self._nudged.clear()

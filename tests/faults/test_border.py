@@ -453,7 +453,7 @@ DECODING = {
     "server/config/settings.py": "TOML, which knows neither halves nor depth; told by its place",
     "server/reports/archive.py": "the report of a child of ours, in a folder of ours",
     "server/rehearsal/simulation.py": "messages of our own stage, in this process",
-    "server/cli/live_rehearsal.py": "a word of our own /healthz is looked for",
+    "server/cli/rehearse.py": "a word of our own /healthz is looked for",
 }
 WRITING = {
     "cache/durable.py": "the one way",
