@@ -26,6 +26,7 @@ from server.core.jobs import JobBody, JobName, Jobs
 from server.core.logs import LogCollector
 from server.core.metrics import Metrics, measure_loop_lag
 from server.core.output import OutputCollector, output_conditions
+from server.core.refusal import Refusal
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
@@ -39,7 +40,7 @@ from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.web.responses import REFUSALS, SafeHeaders
+from server.web.responses import SafeHeaders, refusal
 from server.web.routes import ROUTES
 from server.web.services import Services
 
@@ -62,7 +63,7 @@ def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
-        exception_handlers=REFUSALS,
+        exception_handlers={Refusal: refusal},
         lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself

@@ -174,7 +174,7 @@ def rehearse_show(
     try:
         check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
-        fail(f"--{error.option}: {error}", 2)
+        fail(f"--{error}", 2)
     if speed is not None:
         with output_in_background():
             try:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from server.core.refusal import Refusal
 from server.network.access import Role
 
 Result = dict[str, Any]
@@ -59,12 +60,8 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
 """Every code that a command may be refused with: its status over HTTP, and why not."""
 
 
-class CommandError(Exception):
-    """A command that was not carried out; `code` is a stable word for why, out of `CODES`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class CommandError(Refusal):
+    """A command that was not carried out; `code` is out of `CODES`."""
 
 
 @dataclass(frozen=True, slots=True)

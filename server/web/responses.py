@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
 from starlette.requests import Request
@@ -11,8 +10,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.answers import JsonResponse
-from server.control.command import CODES, CommandError
-from server.network.access import AccessDenied
+from server.control.command import CODES
+from server.core.refusal import Refusal
 
 _POLICY: Final = b"content-security-policy"
 _HEADERS: Final = (
@@ -53,18 +52,11 @@ class SafeHeaders:
         await self._app(scope, receive, add)
 
 
-async def _refusal(_request: Request, error: Exception) -> Response:
+async def refusal(_request: Request, error: Exception) -> Response:
     """Why something was not done, as JSON, with the HTTP status that fits its code."""
-    code = cast("AccessDenied | CommandError", error).code
+    code = cast("Refusal", error).code
     body = {"ok": False, "error": {"code": code, "message": str(error)}}
     return JsonResponse(body, status_code=CODES[code][0])
-
-
-REFUSALS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
-    AccessDenied: _refusal,
-    CommandError: _refusal,
-}
-"""What an endpoint may raise, and who answers it then."""
 
 
 def etag_of(data: bytes) -> str:

@@ -24,7 +24,6 @@ from server.control.state import StateView
 from server.core.clock import Clock
 from server.performance.playback import Playback
 from server.performance.state_file import Panic
-from server.stage.presence import NotForgotten
 from server.stage.stage import Stage
 
 _MOST_ROWS: Final = 500
@@ -221,10 +220,7 @@ class ShowCommands:
     @command("screens.forget")
     async def forget_screen(self, args: ScreenArguments) -> Result:
         """Expect a remembered screen no more."""
-        try:
-            self.view.presence.forget(args.screen)
-        except NotForgotten as error:
-            raise CommandError(error.code, str(error)) from None
+        self.view.presence.forget(args.screen)
         return {"forgotten": args.screen}
 
     # ------------------------------------------------------------ what was played

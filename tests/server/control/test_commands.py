@@ -126,12 +126,13 @@ def test_the_help_and_the_documentation_have_every_command_and_code() -> None:
 
 
 def test_every_code_that_is_raised_is_declared() -> None:
+    refusals = "CommandError|PlayheadError|NotForgotten|RehearsalJobError|CannotRehearse"
     raised = set()
     for path in (ROOT / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:
                 case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(code)), _]) if (
-                    re.fullmatch("CommandError|PlayheadError|NotForgotten|DeskError", name)
+                    re.fullmatch(refusals, name)
                 ):
                     raised.add(code)
     assert {"bad_args", "no_standby", "screen_named"} <= raised
