@@ -57,6 +57,7 @@ FASTEST: Final = 60.0
 
 _ASKED_WITHIN: Final = 1.0
 _MOST_SCREENINGS = 1000
+_FORETELLING = {"bandwidth", "latency", "fail", "deep"}
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
 _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
@@ -138,31 +139,8 @@ def rehearse_show(
         rate = None if bandwidth is None else _rate(bandwidth)
     with reading("--engines"):
         known = () if engines is None else _ENGINES.validate_json(fit_json(engines))
-    if speed is not None:
-        foretelling = {
-            "--json": as_json,
-            "--html": html,
-            "--bandwidth": bandwidth,
-            "--latency": latency,
-            "--fail": failing,
-            "--deep": deep,
-        }
-        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        loaded = load(show, store=store, server={"host": host, "port": port})
-    else:
-        serving = {"--host": host, "--port": port}
-        _refuse_with("a rehearsal without --speed", serving, "serves nobody")
-        configure_logs("error")  # what went wrong is in the report
-        try:
-            loaded = load_or_raise(show, store=store)
-        except ShowError as error:
-            if is_wrong_use(error):
-                fail("\n".join(error.problems), 2)
-            asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
-            report = _unloadable(error, asked)
-            _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
     asked = RehearsalOptions(
-        seed=seed_of(loaded, seed),
+        seed=seed or 0,
         from_=start,
         to=end,
         screenings=screenings,
@@ -171,6 +149,21 @@ def rehearse_show(
         fail=tuple(failing or ()),
         deep=deep,
     )
+    if speed is not None:
+        foretelling = {"json": as_json, "html": html, **asked.model_dump(include=_FORETELLING)}
+        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
+        loaded = load(show, store=store, server={"host": host, "port": port})
+    else:
+        _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
+        configure_logs("error")  # what went wrong is in the report
+        try:
+            loaded = load_or_raise(show, store=store)
+        except ShowError as error:
+            if is_wrong_use(error):
+                fail("\n".join(error.problems), 2)
+            report = _unloadable(error, RehearsalOptions(seed=asked.seed, fail=asked.fail))
+            _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
+    asked = asked.model_copy(update={"seed": seed_of(loaded, seed)})
     try:
         check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
@@ -203,7 +196,7 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     """End the program where options are given that mean nothing here."""
     given = [name for name, value in options.items() if value]
     if given:
-        fail(f"{given[0]}: {what} {why}", 2)
+        fail(f"--{given[0]}: {what} {why}", 2)
 
 
 def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
