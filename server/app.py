@@ -26,20 +26,21 @@ from server.core.jobs import JobBody, JobName, Jobs
 from server.core.logs import LogCollector
 from server.core.metrics import Metrics, measure_loop_lag
 from server.core.output import OutputCollector, output_conditions
+from server.core.refusal import Refusal
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
-from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
 from server.network.connections import ConnectionCollector, Connections
 from server.network.rate_limit import LimitedRequests
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
+from server.older_wire.socket import OlderWireSocket
 from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.web.responses import SafeHeaders
+from server.web.responses import SafeHeaders, refusal
 from server.web.routes import ROUTES
 from server.web.services import Services
 
@@ -62,6 +63,7 @@ def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
+        exception_handlers={Refusal: refusal},
         lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself
@@ -143,7 +145,7 @@ def _services(
         asrun=playout.asrun,
         screens=ScreenSocket(stage, outside, access, metrics, presence=presence, seats=seats),
         control=ControlSocket(control.dispatcher, control.feed, outside, access, metrics),
-        legacy=legacy_socket(show, runtime, playout.supply, setup.clock, access),
+        older_wire=OlderWireSocket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
         rehearsals=checks.jobs,

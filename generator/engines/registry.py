@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails
 from cache.outgoing import redacted
 from generator.engines.comfyui.settings import ComfyUISection
 from generator.engines.diffusers.settings import DiffusersSection
-from generator.engines.legacy.settings import OlderWireSection
+from generator.engines.older_wire.settings import OlderWireSection
 from generator.engines.port import Engine
 from generator.engines.remote.settings import WorkerSection
 from generator.engines.replicate.settings import ReplicateSection

@@ -1,4 +1,7 @@
-"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight."""
+"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight.
+
+With `--speed`, the show's own screens play it instead, and people watch.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
+import httpx
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cache.stores.urls import BadStoreAddress
-from cache.untrusted import Unfit, fit_json
+from cache.untrusted import fit_json
 from generator.sheet.cues import parse_time
+from server.app import create_app
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -26,24 +31,33 @@ from server.cli.common import (
     is_wrong_use,
     load,
     load_or_raise,
+    reading,
 )
-from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.core.child_process import end_with_parent, give_way
+from server.core.clock import SystemClock
+from server.core.host_process import HostProcess
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
 from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
-from server.network.serving import NotServed
+from server.network.serving import AddressTaken, NotServed, RefusedToServe, serve
 from server.rehearsal.failures import CannotRehearse, check_asked
+from server.rehearsal.live_rehearsal import LiveRehearsal
 from server.rehearsal.rehearsal import rehearse, seed_of
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
 
+SLOWEST: Final = 0.25
+FASTEST: Final = 60.0
+"""Seconds of the show in a real one, where it is watched."""
+
+_ASKED_WITHIN: Final = 1.0
 _MOST_SCREENINGS = 1000
+_FORETELLING = {"bandwidth", "latency", "fail", "deep"}
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
 _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
@@ -117,39 +131,17 @@ def rehearse_show(
     if supervised:
         end_with_parent()
         give_way(_BESIDE_A_SHOW)
-    start, end = _position("--from", from_), _position("--to", to)
-    rate = _rate(bandwidth)
-    if speed is not None:
-        foretelling = {
-            "--json": as_json,
-            "--html": html,
-            "--bandwidth": bandwidth,
-            "--latency": latency,
-            "--fail": failing,
-            "--deep": deep,
-        }
-        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        loaded = load(show, store=store)
-        asked = RehearsalOptions(
-            seed=seed_of(loaded, seed), from_=start or 0.0, to=end, screenings=screenings
-        )
-        _rehearse_live(loaded, asked, speed, host, port)
-    _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
-    configure_logs("error")  # what went wrong is in the report
-    try:
-        loaded = load_or_raise(show, store=store)
-    except ShowError as error:
-        if is_wrong_use(error):
-            fail("\n".join(error.problems), 2)
-        asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
-        report = _unloadable(error, asked)
-        if html is not None:
-            _write(html, render_page(report, {}))
-        _tell(report, as_json=as_json)
-        raise SystemExit(1) from None
+    with reading("--from"):
+        start = 0.0 if from_ is None else parse_time(from_)
+    with reading("--to"):
+        end = None if to is None else parse_time(to)
+    with reading("--bandwidth"):
+        rate = None if bandwidth is None else _rate(bandwidth)
+    with reading("--engines"):
+        known = () if engines is None else _ENGINES.validate_json(fit_json(engines))
     asked = RehearsalOptions(
-        seed=seed_of(loaded, seed),
-        from_=start or 0.0,
+        seed=seed or 0,
+        from_=start,
         to=end,
         screenings=screenings,
         bandwidth=rate,
@@ -157,50 +149,46 @@ def rehearse_show(
         fail=tuple(failing or ()),
         deep=deep,
     )
+    if speed is not None:
+        foretelling = {"json": as_json, "html": html, **asked.model_dump(include=_FORETELLING)}
+        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
+        loaded = load(show, store=store, server={"host": host, "port": port})
+    else:
+        _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
+        configure_logs("error")  # what went wrong is in the report
+        try:
+            loaded = load_or_raise(show, store=store)
+        except ShowError as error:
+            if is_wrong_use(error):
+                fail("\n".join(error.problems), 2)
+            report = _unloadable(error, RehearsalOptions(seed=asked.seed, fail=asked.fail))
+            _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
+    asked = asked.model_copy(update={"seed": seed_of(loaded, seed)})
     try:
         check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
-        fail(f"--{error.option}: {error}", 2)
+        fail(f"--{error}", 2)
+    if speed is not None:
+        with output_in_background():
+            try:
+                rehearse_live(loaded, asked, speed=speed)
+            except NotServed as error:
+                fail(str(error), error.status)
+        return
     try:
         with _progress() as progress:
-            report = rehearse(
-                loaded, asked, wall=time.time(), known=_known(engines), progress=progress
-            )
+            report = rehearse(loaded, asked, wall=time.time(), known=known, progress=progress)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
-    if html is not None:
-        _write(html, asyncio.run(build_page(loaded, report)))
-    _tell(report, as_json=as_json)
-    raise SystemExit(0 if report.verdict == "ready" else 1)
+    _tell(report, lambda: asyncio.run(build_page(loaded, report)), html, as_json=as_json)
 
 
-def _position(option: str, text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as error:
-        fail(f"{option}: {error}", 2)
-
-
-def _known(engines: str | None) -> tuple[ProbedEngine, ...]:
-    try:
-        return () if engines is None else _ENGINES.validate_json(fit_json(engines))
-    except Unfit as error:
-        fail(f"--engines: {error}", 2)
-    except ValidationError as error:
-        fail(f"--engines: {error.errors(include_url=False)[0]['msg']}", 2)
-
-
-def _rate(text: str | None) -> float | None:
-    try:
-        rate = None if text is None else bits_per_second(text)
-    except ValueError as error:
-        fail(f"--bandwidth: {error}", 2)
-    if rate is None:
-        return None
-    if not isinstance(rate, (int, float)) or rate <= 0:
-        fail(f"--bandwidth: expected more than nothing, such as 10M, not {text!r}", 2)
+def _rate(text: str) -> float:
+    rate = bits_per_second(text)
+    if not isinstance(rate, int) or rate <= 0:
+        raise ValueError(f"expected more than nothing, such as 10M, not {text!r}")
     return float(rate)
 
 
@@ -208,19 +196,48 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     """End the program where options are given that mean nothing here."""
     given = [name for name, value in options.items() if value]
     if given:
-        fail(f"{given[0]}: {what} {why}", 2)
+        fail(f"--{given[0]}: {what} {why}", 2)
 
 
-def _rehearse_live(
-    show: Show, asked: RehearsalOptions, speed: float, host: str | None, port: int | None
-) -> NoReturn:
-    """Play it on the show's own screens, and end the program."""
-    with output_in_background():
-        try:
-            rehearse_live(show, asked, speed=speed, host=host, port=port)
-        except NotServed as error:
-            fail(str(error), error.status)
-    raise SystemExit(0)
+def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
+    """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
+
+    Args:
+        show: the show, with the address that it is to be rehearsed at.
+        asked: which part of it, and with which seed.
+        speed: seconds of the show in a real one.
+
+    Raises:
+        RefusedToServe: it cannot be watched so, or not there.
+        ShowStopped: it could not go on.
+    """
+    if not SLOWEST <= speed <= FASTEST:
+        text = f"expected a speed from {SLOWEST:g} to {FASTEST:g}, not {speed:g}"
+        raise RefusedToServe(text, 2)
+    process = HostProcess.of_this_server()
+    rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
+    app = create_app(rehearsal, process)
+    title = f"Rehearsal of {show.title}, {speed:g} times as fast"
+    try:
+        serve(show, app, title, process, over=rehearsal.over)
+    except AddressTaken as error:
+        raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
+
+
+def _the_show(show: Show) -> str:
+    """Who listens there, where that is a show; else nothing."""
+    server = show.settings.server
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not listened on
+    host = everywhere.get(server.host, server.host)
+    address = f"http://[{host}]" if ":" in host else f"http://{host}"
+    try:
+        answer = httpx.get(  # noqa: TID251 - ourselves
+            f"{address}:{server.port}/healthz", timeout=_ASKED_WITHIN, trust_env=False
+        )
+        ours = "healthy" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        ours = False
+    return " (a show is running there)" if ours else ""
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
@@ -229,20 +246,21 @@ def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 
-def _write(path: Path, page: str) -> None:
-    try:
-        write_page(path, page)
-    except OSError as error:
-        fail(f"--html {path}: {error.strerror or error}", 2)
-
-
-def _tell(report: Report, *, as_json: bool) -> None:
+def _tell(report: Report, page: Callable[[], str], html: Path | None, *, as_json: bool) -> NoReturn:
+    """Tell the report, as a page too where one is wanted, and end the program by its verdict."""
+    if html is not None:
+        content = page()
+        try:
+            write_page(html, content)
+        except OSError as error:
+            fail(f"--html {html}: {error.strerror or error}", 2)
     if as_json:
         typer.echo(report.to_json(), nl=False)
-        return
-    console = Console(highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    print_report(report, console)
+    else:
+        console = Console(highlight=False)
+        console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+        print_report(report, console)
+    raise SystemExit(0 if report.verdict == "ready" else 1)
 
 
 @contextmanager

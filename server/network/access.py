@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from server.config.sections import ServerSection, Tokens
+from server.core.refusal import Refusal
 from server.network.reverse_proxy import came_through_a_proxy
 
 _log = structlog.get_logger(__name__)
@@ -37,12 +38,8 @@ _BEHIND_A_PROXY = (
 Role = Literal["viewer", "operator"]
 
 
-class AccessDenied(Exception):
+class AccessDenied(Refusal):
     """Not let in; `code` is `unauthorized` (who are you?) or `forbidden` (not you)."""
-
-    def __init__(self, code: Literal["unauthorized", "forbidden"], message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def is_loopback(host: str) -> bool:

@@ -13,23 +13,14 @@ from cache.stores.port import StoreError
 from generator.sheet.plan import Plan
 from server.config.show import Show
 from server.config.stores import store_of
+from server.core.refusal import Refusal
 
 _MANIFEST_WITHIN: Final = 5.0
 """Seconds in which a store must have said what it has: only names are asked for."""
 
 
-class CannotRehearse(Exception):
-    """Something is asked for that the show does not have.
-
-    Attributes:
-        code: a stable word for why.
-        option: what is wrong: ``from``, ``to`` or ``fail``.
-    """
-
-    def __init__(self, code: str, option: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.option = option
+class CannotRehearse(Refusal):
+    """Something is asked for that the show does not have: `from`, `to` or `fail`, and why."""
 
 
 def check_asked(show: Show, *, from_: float, to: float | None, fail: Sequence[str] = ()) -> None:
@@ -45,16 +36,16 @@ def check_asked(show: Show, *, from_: float, to: float | None, fail: Sequence[st
         CannotRehearse: `out_of_range` or `unknown_failure`.
     """
     if from_ >= show.duration:
-        text = f"the show is over after {show.duration:g} s"
-        raise CannotRehearse("out_of_range", "from", text)
+        text = f"from: the show is over after {show.duration:g} s"
+        raise CannotRehearse("out_of_range", text)
     if to is not None and to <= from_:
-        raise CannotRehearse("out_of_range", "to", "expected a time after from")
+        raise CannotRehearse("out_of_range", "to: expected a time after from")
     unknown = fail_names(show, fail)
     if unknown:
         engines = [each.name for each in show.settings.engines if each.plays_live]
         known = ", ".join(["store", "engines", *engines, "or an action such as prompt_001"])
-        text = f"nothing is called {unknown[0]!r:.70}: expected one of {known}"
-        raise CannotRehearse("unknown_failure", "fail", text)
+        text = f"fail: nothing is called {unknown[0]!r:.70}: expected one of {known}"
+        raise CannotRehearse("unknown_failure", text)
 
 
 def fail_names(show: Show, asked: Sequence[str]) -> list[str]:

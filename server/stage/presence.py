@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from server.core.clock import Clock
 from server.core.conditions import Condition
 from server.core.formatting import moment
+from server.core.refusal import Refusal
 from server.stage import glyphs
 from server.stage.stage import Screen, Stage
 
@@ -50,12 +51,8 @@ _CODES: Final = {
 }
 
 
-class NotForgotten(Exception):
-    """A screen that cannot be forgotten; `code` is a stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class NotForgotten(Refusal):
+    """A screen that cannot be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from cache.stores.s3.client import RetryPolicy
 from cache.stores.s3.store import S3Store
 from generator.engines.comfyui.engine import ComfyUIEngine
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
-from generator.engines.legacy.engine import OlderWireEngine
+from generator.engines.older_wire.engine import OlderWireEngine
 from generator.engines.pictures import fitted_preview
 from generator.engines.port import DrawingFailed, Engine, EngineError, EngineUnavailable
 from generator.engines.remote.engine import RemoteEngine

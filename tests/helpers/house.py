@@ -354,8 +354,6 @@ async def house(
         view=view,
         asrun=asrun,
         clock=clock,
-        min_go=show.settings.playback.min_go,
-        log=log,
         remember=remember or forget,
     )
     mode_commands = ModeCommands(

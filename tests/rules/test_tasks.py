@@ -84,7 +84,7 @@ AWAITED = {
     ("server/core/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),
     ("server/control/osc.py", "create_task"): (1, "answers whatever happens"),
     ("server/control/socket.py", "create_task"): (1, "a command answers whatever happens"),
-    ("server/legacy/socket.py", "create_task"): (2, "results asked for, or their ends awaited"),
+    ("server/older_wire/socket.py", "create_task"): (2, "results asked for, or their ends awaited"),
     ("server/rehearsal/simulation.py", "create_task"): (
         1,
         "a TaskGroup raises what one of them raises",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.engines.legacy.engine import OlderWireEngine, commands_of
+from generator.engines.older_wire.engine import OlderWireEngine, commands_of
 from generator.engines.port import EngineUnavailable
 from generator.engines.remote.engine import RemoteEngine
 from server.config.show import Show, load_show

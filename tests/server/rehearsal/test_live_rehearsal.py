@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cache.library import Library
 from cache.prefetch.availability import EverythingAvailable
@@ -21,7 +22,8 @@ from cache.stores.memory import MemoryStore
 from generator.sheet.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
-from server.cli.live_rehearsal import rehearse_live
+from server.cli.main import app
+from server.cli.rehearse import rehearse_live
 from server.config.show import Show
 from server.core.clock import ScaledClock, SystemClock, VirtualClock
 from server.core.metrics import Metrics
@@ -413,34 +415,32 @@ async def test_a_show_says_nothing_of_rehearsals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"speed": 61}, "0.25 to 60"),
-        ({"speed": 0.1}, "0.25 to 60"),
-        ({"speed": float("nan")}, "0.25 to 60"),
-        ({"speed": 2, "from_": 20.0}, "over after 20 s"),
-        ({"speed": 2, "from_": 5.0, "to": 5.0}, "a time after from"),
+        (["--speed", "61"], "0.25<=x<=60"),
+        (["--speed", "0.1"], "0.25<=x<=60"),
+        (["--speed", "nan"], "0.25 to 60"),
+        (["--speed", "2", "--from", "00:00:20"], "--from: the show is over after 20 s"),
+        (["--speed", "2", "--from", "00:00:05", "--to", "00:00:05"], "--to: expected a time after"),
     ],
 )
-def test_what_cannot_be_watched_is_refused(
-    tmp_path: Path, asked: dict[str, Any], says: str
-) -> None:
-    show, speed = written(tmp_path).load(), asked.pop("speed")
-    with pytest.raises(RefusedToServe, match=says) as refused:
-        rehearse_live(show, options(show, **asked), speed=speed)
-    assert refused.value.status == 2
+def test_what_cannot_be_watched_is_refused(tmp_path: Path, asked: list[str], says: str) -> None:
+    refused = CliRunner().invoke(app, ["rehearse", "--show", str(written(tmp_path).folder), *asked])
+    assert refused.exit_code == 2
+    assert says in refused.stderr
 
 
 async def test_where_the_show_runs_it_names_another_port(tmp_path: Path) -> None:
-    show = written(tmp_path, MANUAL).load()
-    async with serving(show) as address:
+    tiny = written(tmp_path, MANUAL)
+    async with serving(tiny.load()) as address:
+        show = tiny.load(server={"port": address.port})
         with pytest.raises(RefusedToServe, match=r"a show is running there.*--port") as refused:
-            await asyncio.to_thread(rehearse_live, show, options(show), speed=4, port=address.port)
+            await asyncio.to_thread(rehearse_live, show, options(show), speed=4)
     assert refused.value.status == 1
 
 
 def test_where_others_may_come_it_wants_a_token_as_the_show_does(tmp_path: Path) -> None:
-    show = written(tmp_path).load()
+    show = written(tmp_path).load(server={"host": "0.0.0.0"})
     with pytest.raises(RefusedToServe, match="operator token"):
-        rehearse_live(show, options(show), speed=4, host="0.0.0.0")
+        rehearse_live(show, options(show), speed=4)
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from generator.sets.batch import Began, Finished, GaveUp, Left, PutBack, Said
 from generator.sets.inventory import Job
 from generator.sets.job_queue import Failure
 from generator.sheet.plan import Action
-from server.cli.batch_display import batch_display, picture, remark
-from server.cli.tally import Tally
+from server.cli.batch_progress import Tally, batch_display, picture, remark
 from tests.contracts.engine_contract import recipe
 
 ONE, OTHER = ScriptedEngine([], name="one 1"), ScriptedEngine([], name="other 1")

@@ -19,7 +19,7 @@ class OlderWireSection(RemoteSection):
 
     def connect(self, access: EngineAccess) -> Engine:
         """See `RemoteSection.connect`."""
-        from generator.engines.legacy.engine import OlderWireEngine, commands_of
+        from generator.engines.older_wire.engine import OlderWireEngine, commands_of
 
         return OlderWireEngine(self.url, says=commands_of(access.actions))
 
