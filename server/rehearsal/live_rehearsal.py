@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from generator.sheet.plan import PlanInForce
-from server.asrun.log import AsRun, MemoryLog
+from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.config.show import Show
 from server.core.clock import Clock, ScaledClock
@@ -81,7 +81,7 @@ class LiveRehearsal:
     @asynccontextmanager
     async def asrun(self) -> AsyncIterator[AsRun]:
         """Nowhere."""
-        yield MemoryLog()
+        yield AsRun()
 
     def seed(self, state_file: StateFile) -> int:
         """See `Setup`."""

@@ -27,7 +27,7 @@ from cache.stores.port import NotFound, StoreError, StoreUnavailable
 from generator.sheet.estimate import Experience, steps_of
 from generator.sheet.plan import PlanInForce
 from generator.sheet.recipe import Recipe
-from server.asrun.log import MemoryLog
+from server.asrun.log import AsRun
 from server.asrun.record import RunRecord
 from server.config.show import Show
 from server.core.clock import VirtualClock
@@ -196,7 +196,7 @@ async def _metas(runtime: Runtime, supply: Supply) -> list[SetMeta]:
 
 
 def _dependencies(
-    scenario: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
+    scenario: Scenario, clock: VirtualClock, log: AsRun, pace: _StepTimes
 ) -> Dependencies:
     streams = scenario.streams
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
@@ -263,7 +263,7 @@ async def _mind_the_line(
             result.ready_at = clock.now()
 
 
-class _ObservedLog(MemoryLog):
+class _ObservedLog(AsRun):
     """Also notes when each run began, and how much was at hand then."""
 
     def __init__(self, result: SimulationResult, supply: Supply, clock: VirtualClock) -> None:

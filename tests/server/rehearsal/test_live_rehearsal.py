@@ -20,7 +20,7 @@ from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
 from generator.sheet.plan import PlanInForce
 from server.app import create_app
-from server.asrun.log import MemoryLog
+from server.asrun.log import AsRun
 from server.cli.live_rehearsal import rehearse_live
 from server.config.show import Show
 from server.core.clock import ScaledClock, SystemClock, VirtualClock
@@ -255,7 +255,7 @@ async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
 @dataclass(frozen=True)
 class Haste:
     runtime: Runtime
-    log: MemoryLog
+    log: AsRun
 
 
 @asynccontextmanager
@@ -270,7 +270,7 @@ async def in_haste(
     library = Library(store)
     await library.refresh()
     store.latency = latency
-    streams, log = RandomStreams(1), MemoryLog()
+    streams, log = RandomStreams(1), AsRun()
     runtime = build_runtime(
         show,
         PlanInForce(plan),
