@@ -154,15 +154,6 @@ def copies(readiness: Readiness) -> Iterator[Finding]:
         )
 
 
-async def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, or of where it will be; asked in a thread.
-
-    Raises:
-        OSError: the disk does not say.
-    """
-    return await asyncio.to_thread(free_on_disk, folder)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunningShow:
     """A show, those who play it, and what is around them.
@@ -174,7 +165,7 @@ class RunningShow:
         live: the engines of this machine.
         wall: Unix time, as the machine has it.
         machine: the time zone that it is set to; None to ask it.
-        free: bytes that are free on the disk of a folder.
+        free: bytes that are free on the disk of a folder; raises `OSError` where it does not say.
     """
 
     show: Show
@@ -183,7 +174,7 @@ class RunningShow:
     live: LiveEngines
     wall: Callable[[], float]
     machine: tzinfo | None = None
-    free: Callable[[Path], Awaitable[int]] = free_bytes
+    free: Callable[[Path], Awaitable[int]] = lambda folder: asyncio.to_thread(free_on_disk, folder)
 
     def engines(self) -> list[ProbedEngine]:
         """How each engine does, as the show knows without asking."""

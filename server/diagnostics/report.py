@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.diagnostics.findings import Finding, Level, Verdict, count_of
+from server.diagnostics.findings import Finding, Verdict
 
 
 class _ReportModel(BaseModel):
@@ -235,7 +235,3 @@ class Report(_ReportModel):
     def to_json(self) -> str:
         """As `--json` prints it."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
-
-    def count(self, level: Level) -> int:
-        """How many findings of a level there are."""
-        return count_of(self.findings, level)

@@ -107,23 +107,16 @@ def _verified(found: Iterable[SetFinding]) -> Iterator[FlawedSet]:
 
 def _listed(facts: SimulationFacts) -> Iterator[FlawedSet]:
     """What the listing, the metas and the manifest say, without a look at any image."""
-    files: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    for key, size in facts.around.inventory.sizes.items():
-        place = set_place(key)
-        if place is not None:
-            files[place.action_id, place.set_id][key.rpartition("/")[2]] = size
     for action in facts.result.plan.actions:
         for number in facts.result.manifest.set_ids(action.action_id, action.fingerprint):
-            for code, reason in _of_set(facts, action, number, files[action.action_id, number]):
+            for code, reason in _of_set(facts, action, number):
                 yield FlawedSet(action.action_id, number, code, reason)
 
 
-def _of_set(
-    facts: SimulationFacts, action: Action, number: int, files: Mapping[str, int]
-) -> Iterator[tuple[str, str]]:
+def _of_set(facts: SimulationFacts, action: Action, number: int) -> Iterator[tuple[str, str]]:
     """The code and the reason of each flaw of a set."""
     inventory, key = facts.around.inventory, meta_key(action.action_id, number)
-    meta = inventory.metas.get(key)
+    meta, files = inventory.metas.get(key), facts.files.get((action.action_id, number), {})
     if key in inventory.unreadable:
         yield "unreadable", f"{META_NAME} cannot be read: {inventory.unreadable[key]}"
         return
@@ -192,10 +185,9 @@ def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
     """Where the manifest and the sets do not agree."""
     metas = facts.around.inventory.metas
     whole: dict[str, set[int]] = defaultdict(set)
-    for key in facts.around.inventory.sizes:
-        place = set_place(key)
-        if place is not None and key.endswith(f"/{META_NAME}"):
-            whole[place.action_id].add(place.set_id)
+    for (action_id, number), files in facts.files.items():
+        if META_NAME in files:
+            whole[action_id].add(number)
     for action in facts.result.plan.actions:
         entry = facts.result.manifest.actions.get(action.action_id, ManifestAction())
         unlisted = whole[action.action_id].difference(entry.listed, entry.rejected)

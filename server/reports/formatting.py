@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.core.formatting import bit_rate, count, duration, size
-from server.diagnostics.findings import LEVELS
+from server.diagnostics.findings import LEVELS, count_of
 from server.diagnostics.report import RehearsalOptions, Report
 
 _FEW: Final = 6
@@ -63,7 +63,7 @@ def short(text: str, room: int) -> str:
 
 def summary(report: Report) -> str:
     """What was played and what was found, in one or two sentences."""
-    found = [count(number, level) for level in LEVELS if (number := report.count(level))]
+    found = [count(n, level) for level in LEVELS if (n := count_of(report.findings, level))]
     said = f"{listed(found)}." if found else "Nothing was found."
     if not report.screenings:
         return said
@@ -75,7 +75,7 @@ def meaning(report: Report) -> str:
     """What the verdict means for whoever opens the doors."""
     if report.verdict == "not ready":
         return "Visitors would see it. What is marked as an error keeps the show from opening."
-    if report.count("warning"):
+    if count_of(report.findings, "warning"):
         return "The show can open. Visitors would notice nothing of what is marked as a warning."
     return "The show can open."
 
