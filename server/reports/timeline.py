@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from server.core.formatting import size
-from server.diagnostics.findings import Level
+from server.diagnostics.findings import Finding, Level
 from server.diagnostics.report import (
     Fetched,
     RehearsedRun,
@@ -79,11 +79,8 @@ class CueMark:
     """A cue of the sheet."""
 
     x: float
-    cue: int
-    kind: str
-    draws: bool
+    cue: SheetCue
     title: str
-    anchor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +172,14 @@ class Flag:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """A finding's place in the list, for its flag."""
-
-    number: int
-    level: Level
-    message: str
+Numbered = tuple[int, Finding]
+"""A finding's place in the list, for its flag, and itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane of a staff: its name, how high it lies, and how high it is."""
+    """A lane of a staff: how high it lies, and how high it is."""
 
-    name: str
     y: float
     height: float
 
@@ -219,37 +210,20 @@ class Staff:
     flags: tuple[Flag, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """A screening's timeline.
-
-    Attributes:
-        screening: which.
-        compact: runs and what gave way alone, on longer staves.
-        staff_seconds: how long a staff is.
-        staves: in order.
-    """
-
-    screening: RehearsedScreening
-    compact: bool
-    staff_seconds: float
-    staves: tuple[Staff, ...]
-
-
 def compose_timeline(
     report: Report,
     screening: RehearsedScreening,
     findings: Mapping[int, Sequence[Numbered]],
     *,
     compact: bool,
-) -> Timeline:
-    """Set one screening.
+) -> tuple[Staff, ...]:
+    """Set one screening, staff after staff.
 
     Args:
         report: with its cues, runs and what was fetched.
         screening: which of its screenings.
         findings: by cue.
-        compact: whether only the runs, on staves twice as long.
+        compact: whether only the runs and what gave way, on staves twice as long.
     """
     paper = _Paper(screening, _staff_seconds(report, screening) * (2 if compact else 1))
     runs = [run for run in report.cues if run.screening == screening.number]
@@ -259,14 +233,9 @@ def compose_timeline(
     cues = [] if compact else [cue for cue in report.sheet if paper.holds(cue.at)]
     begin = min([paper.begin, *(max(each.at, -paper.length) for each in fetched)])
     packed = _packed(fetched)
-    return Timeline(
-        screening,
-        compact,
-        paper.length,
-        tuple(
-            _staff(page, runs, cues, packed, {} if compact else findings, compact=compact)
-            for page in paper.pages(begin)
-        ),
+    return tuple(
+        _staff(page, runs, cues, packed, {} if compact else findings, compact=compact)
+        for page in paper.pages(begin)
     )
 
 
@@ -381,7 +350,7 @@ def _lanes(heights: Mapping[str, float]) -> tuple[dict[str, Lane], float]:
     lanes: dict[str, Lane] = {}
     y = 0.0
     for name, height in heights.items():
-        lanes[name] = Lane(name, y, height)
+        lanes[name] = Lane(y, height)
         y += height
     return lanes, y + 6
 
@@ -398,9 +367,7 @@ def _cue_mark(page: _Page, cue: SheetCue) -> CueMark:
     title = f"{clock(cue.at)} cue {cue.cue}, {cue.action}"
     if cue.label:
         title += f": {cue.label}"
-    return CueMark(
-        page.x(cue.at), cue.cue, cue.action, cue.action_id is not None, title, f"c{cue.cue}"
-    )
+    return CueMark(page.x(cue.at), cue, title)
 
 
 def _labels(page: _Page, cues: Sequence[SheetCue]) -> Iterable[Label]:
@@ -582,14 +549,9 @@ def _flags(
         found = findings.get(cue.cue)
         if not found:
             continue
-        first, more = found[0], len(found) - 1
-        text = f"{first.number}+{more}" if more else str(first.number)
+        (number, first), more = found[0], len(found) - 1
+        text = f"{number}+{more}" if more else str(number)
         x = max(page.x(cue.at), free)
         free = x + _FLAG + len(text) * _DIGIT + 3
-        yield Flag(
-            round(x, 1),
-            first.level,
-            text,
-            first.number,
-            "\n".join(f"{each.number}. {each.level}: {each.message}" for each in found),
-        )
+        title = "\n".join(f"{place}. {each.level}: {each.message}" for place, each in found)
+        yield Flag(round(x, 1), first.level, text, number, title)
