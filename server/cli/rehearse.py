@@ -45,135 +45,137 @@ from server.reports.terminal import WIDTH, print_report
 
 _MOST_SCREENINGS = 1000
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
+_FORETELLING = {"bandwidth", "latency", "fail", "deep"}
 _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
+
+
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
+]
+ScreeningsOption = Annotated[
+    int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")]
+BandwidthOption = Annotated[
+    str | None,
+    typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
+]
+LatencyOption = Annotated[
+    float, typer.Option(min=0, help="Seconds of each request over that line.")
+]
+FailOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail",
+        metavar="NAME",
+        help="What is to fail: store, engines, an engine, an action. May be repeated.",
+    ),
+]
+DeepOption = Annotated[
+    bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
+]
+SpeedOption = Annotated[
+    float | None,
+    typer.Option(
+        min=SLOWEST,
+        max=FASTEST,
+        help="Watch it on the show's own screens instead, so many times as fast.",
+    ),
+]
+HostOption = Annotated[str | None, typer.Option(help="With --speed: address to listen on.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
+]
+EnginesOption = Annotated[
+    str | None,
+    typer.Option(hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."),
+]
+SupervisedOption = Annotated[
+    bool,
+    typer.Option(
+        "--supervised",
+        help="Be a server's child: give way to it, and end when standard input closes.",
+    ),
+]
 
 
 def rehearse_show(
     *,
     show: ShowOption = None,
     store: StoreOption = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
-    ] = None,
-    screenings: Annotated[
-        int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
-    ] = 1,
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")
-    ] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
-    ] = None,
-    latency: Annotated[
-        float, typer.Option(min=0, help="Seconds of each request over that line.")
-    ] = 0.0,
-    failing: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fail",
-            metavar="NAME",
-            help="What is to fail: store, engines, an engine, an action. May be repeated.",
-        ),
-    ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
-    ] = False,
+    seed: SeedOption = None,
+    screenings: ScreeningsOption = 1,
+    from_: FromOption = None,
+    to: ToOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = 0.0,
+    failing: FailOption = None,
+    deep: DeepOption = False,
     as_json: JsonOption = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
-    ] = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            min=SLOWEST,
-            max=FASTEST,
-            help="Watch it on the show's own screens instead, so many times as fast.",
-        ),
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="With --speed: address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
-    ] = None,
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."
-        ),
-    ] = None,
-    supervised: Annotated[
-        bool,
-        typer.Option(
-            "--supervised",
-            help="Be a server's child: give way to it, and end when standard input closes.",
-        ),
-    ] = False,
+    html: HtmlOption = None,
+    speed: SpeedOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    engines: EnginesOption = None,
+    supervised: SupervisedOption = False,
 ) -> None:
     """Play the whole show in seconds, and tell what would go wrong tonight."""
     if supervised:
         end_with_parent()
         give_way(_BESIDE_A_SHOW)
-    start, end = _position("--from", from_), _position("--to", to)
-    rate = _rate(bandwidth)
-    if speed is not None:
-        foretelling = {
-            "--json": as_json,
-            "--html": html,
-            "--bandwidth": bandwidth,
-            "--latency": latency,
-            "--fail": failing,
-            "--deep": deep,
-        }
-        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        loaded = load(show, store=store)
-        asked = RehearsalOptions(
-            seed=seed_of(loaded, seed), from_=start or 0.0, to=end, screenings=screenings
-        )
-        _rehearse_live(loaded, asked, speed, host, port)
-    _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
-    configure_logs("error")  # what went wrong is in the report
-    try:
-        loaded = load_or_raise(show, store=store)
-    except ShowError as error:
-        if is_wrong_use(error):
-            fail("\n".join(error.problems), 2)
-        asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
-        report = _unloadable(error, asked)
-        if html is not None:
-            _write(html, render_page(report, {}))
-        _tell(report, as_json=as_json)
-        raise SystemExit(1) from None
     asked = RehearsalOptions(
-        seed=seed_of(loaded, seed),
-        from_=start or 0.0,
-        to=end,
+        seed=seed or 0,
+        from_=_position("--from", from_) or 0.0,
+        to=_position("--to", to),
         screenings=screenings,
-        bandwidth=rate,
+        bandwidth=_rate(bandwidth),
         latency=latency,
         fail=tuple(failing or ()),
         deep=deep,
     )
+    if speed is not None:
+        foretelling = {"json": as_json, "html": html, **asked.model_dump(include=_FORETELLING)}
+        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
+        loaded = load(show, store=store)
+        _rehearse_live(loaded, _seeded(asked, loaded, seed), speed, host, port)
+    _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
+    configure_logs("error")  # what went wrong is in the report
     try:
-        check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
+        loaded = load_or_raise(show, store=store)
+    except ShowError as error:
+        report = _unloadable(error, asked)
+        _write(html, lambda: render_page(report, {}))
+    else:
+        report = _foretold(loaded, _seeded(asked, loaded, seed), engines)
+        _write(html, lambda: asyncio.run(build_page(loaded, report)))
+    _tell(report, as_json=as_json)
+    raise SystemExit(0 if report.verdict == "ready" else 1)
+
+
+def _seeded(asked: RehearsalOptions, show: Show, seed: int | None) -> RehearsalOptions:
+    return asked.model_copy(update={"seed": seed_of(show, seed)})
+
+
+def _foretold(show: Show, asked: RehearsalOptions, engines: str | None) -> Report:
+    """The report of a show, or the end of the program where what is asked for cannot be had."""
+    try:
+        check_asked(show, from_=asked.from_, to=asked.to, fail=asked.fail)
+        with _progress() as progress:
+            known = _known(engines)
+            return rehearse(show, asked, wall=time.time(), known=known, progress=progress)
     except CannotRehearse as error:
         fail(f"--{error.option}: {error}", 2)
-    try:
-        with _progress() as progress:
-            report = rehearse(
-                loaded, asked, wall=time.time(), known=_known(engines), progress=progress
-            )
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
-    if html is not None:
-        _write(html, asyncio.run(build_page(loaded, report)))
-    _tell(report, as_json=as_json)
-    raise SystemExit(0 if report.verdict == "ready" else 1)
 
 
 def _position(option: str, text: str | None) -> float | None:
@@ -208,7 +210,7 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     """End the program where options are given that mean nothing here."""
     given = [name for name, value in options.items() if value]
     if given:
-        fail(f"{given[0]}: {what} {why}", 2)
+        fail(f"--{given[0]}: {what} {why}", 2)
 
 
 def _rehearse_live(
@@ -224,14 +226,20 @@ def _rehearse_live(
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
-    """The report of a show that cannot be loaded."""
+    """The report of a show that cannot be loaded, which is the end of all that was asked for."""
+    if is_wrong_use(error):
+        fail("\n".join(error.problems), 2)
+    asked = RehearsalOptions(seed=asked.seed, fail=asked.fail)
     findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 
-def _write(path: Path, page: str) -> None:
+def _write(path: Path | None, page: Callable[[], str]) -> None:
+    if path is None:
+        return
+    text = page()
     try:
-        write_page(path, page)
+        write_page(path, text)
     except OSError as error:
         fail(f"--html {path}: {error.strerror or error}", 2)
 
