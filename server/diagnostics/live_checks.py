@@ -29,7 +29,7 @@ from server.diagnostics import sets
 from server.diagnostics.capacity import CACHE_TOO_SMALL
 from server.diagnostics.findings import LEVELS, Finding, Selection, kind
 from server.diagnostics.report import ProbedEngine
-from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, get_going, noticeable, overrun
+from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, TOLD_FROM, get_going, overrun
 from server.diagnostics.schedule import schedule_findings
 from server.diagnostics.show import NO_SETS, STORE_SILENT
 from server.engines.live import LiveEngines
@@ -99,7 +99,7 @@ def findings_now(readiness: Readiness) -> list[Finding]:
         return check_failed(check, error)
 
     found = NOW.findings(readiness, not_looked_at)
-    _failing.intersection_update(failed)
+    _failing.clear()
     _failing.update(failed)
     return found
 
@@ -332,5 +332,5 @@ def _overrun(
     squeeze: float | None = None
     if fit == "squeeze":
         squeeze = max(0.0, final_by(0.0, slot, crossfade) / takes) if takes > 0 else 1.0
-    if noticeable(squeeze) if squeeze is not None else takes > slot + CUT_SHORT:
+    if takes > slot + CUT_SHORT if squeeze is None else squeeze < TOLD_FROM:
         yield overrun(text, action, number, squeeze=squeeze, fit=fit)

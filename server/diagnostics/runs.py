@@ -20,7 +20,7 @@ CUT_SHORT: Final = 0.05
 _HURRIED: Final = 0.5
 """A run that is played faster than twice as fast is seen to hurry."""
 
-_TOLD_FROM: Final = 0.8
+TOLD_FROM: Final = 0.8
 """A run that is played at more than this share of its time is told of in the table alone."""
 
 NOTHING_TO_SHOW = kind(
@@ -166,14 +166,9 @@ def overrun(
     return OVERRUN(text, where, level=level, remedy=remedy, set_id=set_id, count=count)
 
 
-def noticeable(squeeze: float) -> bool:
-    """Whether a run that is played so much faster is told of."""
-    return squeeze < _TOLD_FROM
-
-
 def _too_long(runs: Sequence[RehearsedRun]) -> tuple[list[RehearsedRun], RehearsedRun | None]:
     """The runs that are longer than their slots, and the first of those that exceed it the most."""
-    longer = [run for run in runs if noticeable(run.squeeze) or _ends_too_late(run)]
+    longer = [run for run in runs if run.squeeze < TOLD_FROM or _ends_too_late(run)]
     return longer, max(
         longer, key=lambda run: _takes(run) / max(run.slot or 0.0, 0.001), default=None
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -203,9 +203,7 @@ def _screenings(
 
 def _played(runs: Sequence[RehearsedRun]) -> str:
     """``123 runs: 120 completed, 3 cut``."""
-    outcomes: dict[str, int] = {}
-    for run in runs:
-        outcomes[run.outcome] = outcomes.get(run.outcome, 0) + 1
+    outcomes = Counter(run.outcome for run in runs)
     told = sorted(outcomes.items(), key=lambda each: (-each[1], each[0]))
     if not told:
         return "no runs"
