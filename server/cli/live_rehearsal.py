@@ -14,8 +14,8 @@ from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
 from server.diagnostics.report import RehearsalOptions
 from server.network.serving import AddressTaken, RefusedToServe, serve
-from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.live_rehearsal import LiveRehearsal
+from server.rehearsal.request import CannotRehearse, check_asked
 
 SLOWEST: Final = 0.25
 FASTEST: Final = 60.0

@@ -37,8 +37,8 @@ from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
 from server.network.serving import NotServed
-from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.request import CannotRehearse, check_asked
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report

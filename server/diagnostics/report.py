@@ -179,11 +179,14 @@ class RehearsalOptions(_ReportModel):
     """What was asked for.
 
     Attributes:
-        to: position at which each screening ended; None for its end.
-        bandwidth: bits a second of the line; None for as it is.
-        latency: seconds of each request.
-        fail: what was made to fail.
-        deep: whether every image was decoded wholly.
+        seed: of what is left to chance.
+        from_: position at which each screening begins.
+        to: position at which it ends; None for its end.
+        screenings: how many, one after another.
+        bandwidth: bits a second of the line to the store; None for as it is.
+        latency: seconds of each request over it.
+        fail: what is made to fail: ``store``, ``engines``, an engine or an action.
+        deep: whether every image is decoded wholly.
     """
 
     seed: int

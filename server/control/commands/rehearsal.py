@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from server.config.show import Show
 from server.control.command import Caller, CommandError, Result, command
-from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.jobs import RehearsalJobError, RehearsalJobs
-from server.rehearsal.request import RehearsalRequest
+from server.rehearsal.request import CannotRehearse, RehearsalRequest, check_asked
 
 
 @dataclass
