@@ -108,38 +108,34 @@ class Bar:
     """A run, or as much of it as falls into this staff.
 
     Attributes:
+        run: which.
         x: where it begins.
         slot: as wide as it had.
         pieces: as long as it took, from rung to rung; to the slot's end where it held.
         recorded: how far it would reach as recorded; None where that is not known.
         late: from where on that is beyond the slot; None where it is not.
-        provider: static, live or hold: the last one.
         steps: where each step is shown.
         left_out: about where those would be that are not.
         end: where its final image is; None if in another staff.
-        ended: completed, cut, failed over or held.
         note: under it, where there is room.
         squeezed: after it: the factor.
         title: all of it, in words.
         anchor: what findings point to; empty but where it begins.
-        action_id: where its pictures are.
     """
 
+    run: RehearsedRun
     x: float
     slot: float
     pieces: tuple[Piece, ...]
     recorded: float | None
     late: float | None
-    provider: str
     steps: tuple[float, ...]
     left_out: tuple[float, ...]
     end: float | None
-    ended: str
     note: str
     squeezed: str
     title: str
     anchor: str
-    action_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,21 +412,19 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
     if not begins or (len(note) + 1 + len(squeezed)) * _MONO > room:
         squeezed = ""
     return Bar(
+        run=run,
         x=x,
         slot=max(_NARROWEST, round(page.x(slot_end) - x, 1)),
         pieces=tuple(_pieces(page, run, max(slot_end, end))),
         recorded=recorded,
         late=late,
-        provider=run.provider,
         steps=() if compact else tuple(page.x(at) for at in shown if page.holds(at)),
         left_out=() if compact else tuple(page.x(at) for at in left_out if page.holds(at)),
         end=page.x(end) if page.start < end <= page.end else None,
-        ended=run.outcome,
         note=note,
         squeezed=squeezed,
         title=run_title(run),
         anchor=run_anchor(run) if begins else "",
-        action_id=run.action_id,
     )
 
 
