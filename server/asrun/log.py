@@ -19,14 +19,7 @@ from typing import Self
 
 import structlog
 
-from server.asrun.file import (
-    AsRunUnreadable,
-    Row,
-    RunFile,
-    beyond_use,
-    move_aside,
-    read_rows,
-)
+from server.asrun.file import AsRunUnreadable, Row, RunFile, beyond_use, move_aside, read_rows
 from server.asrun.record import FailedOver, Outcome, RunNotes, RunRecord
 from server.core.clock import Clock
 from server.core.conditions import Condition

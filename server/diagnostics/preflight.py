@@ -16,14 +16,7 @@ from typing import Any, Final
 import structlog
 
 from server.core.clock import Clock, timeout_at
-from server.diagnostics.findings import (
-    LEVELS,
-    Finding,
-    count_of,
-    ranked,
-    sentences,
-    verdict_of,
-)
+from server.diagnostics.findings import LEVELS, Finding, count_of, ranked, sentences, verdict_of
 from server.diagnostics.live_checks import NO_ANSWER, LiveCheck, check_failed
 from server.timeline.playhead import Playhead
 

@@ -33,11 +33,11 @@ def factor(squeeze: float) -> str:
     return f"\N{MULTIPLICATION SIGN}{squeeze:.2f}"
 
 
-def listed(parts: Sequence[str], link: str = "and") -> str:
+def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     if len(parts) <= 1:
         return "".join(parts)
-    return f"{', '.join(parts[:-1])} {link} {parts[-1]}"
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def some(numbers: Sequence[int]) -> str:
