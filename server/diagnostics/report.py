@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.diagnostics.findings import Finding, Verdict
+from server.diagnostics.findings import CuePlace, Finding, Verdict
 
 
 class _ReportModel(BaseModel):
@@ -88,6 +88,11 @@ class RehearsedRun(_ReportModel):
     setbacks: tuple[Setback, ...] = ()
     readiness: str | None = None
     outcome: str
+
+    @property
+    def place(self) -> CuePlace:
+        """Of which cue it is."""
+        return CuePlace(self.cue, self.time, self.action_id)
 
     @property
     def left_out(self) -> int:
