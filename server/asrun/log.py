@@ -9,7 +9,6 @@ memory; those that find no more room there are counted, and the show goes on.
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -248,8 +247,8 @@ class AsRunLog(AsRun):
 
         Where the database cannot be read, only the latter: the wall does not stop for it.
         """
-        read = functools.partial(self._rows, limit, since)
-        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._rows, limit, since)
 
     def _rows(self, limit: int | None, since: float | None) -> list[Row]:
         # Memory first: what leaves it afterwards is found in the file.
