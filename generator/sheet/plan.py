@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from generator.sheet.cues import (
@@ -153,18 +153,10 @@ class PlanInForce:
 
 @dataclass(frozen=True, slots=True)
 class _ActionDraft:
-    cue_index: int
-    at: float
+    """An action under the id that its place has, and the id that its cue asks for."""
+
+    action: Action
     explicit_id: str | None
-    natural_id: str
-    type: ActionType
-    program: str
-    prompt: str
-    override: str | None
-    recipe: Recipe
-    fingerprint: str
-    regenerate: bool
-    slider: tuple[float, float] | None
 
 
 def plan_actions(
@@ -190,18 +182,7 @@ def _plan(
 ) -> Plan:
     ids = _assign_ids(drafts, finished)
     actions = tuple(
-        Action(
-            action_id=action_id,
-            type=draft.type,
-            cue_index=draft.cue_index,
-            at=draft.at,
-            program=draft.program,
-            prompt=draft.prompt,
-            override=draft.override,
-            recipe=draft.recipe,
-            regenerate=draft.regenerate,
-            slider=draft.slider,
-        )
+        replace(draft.action, action_id=action_id)
         for draft, action_id in zip(drafts, ids, strict=True)
     )
     return Plan(actions, remarks, drafts)
@@ -222,61 +203,54 @@ def _draft(
             continue
         override: str | None = None
         regenerate = False
-        moved: tuple[float, float] | None = None
+        sets: float | None = None
+        problem = ""
         kind: ActionType
         if isinstance(cue, TranscriptCue):
             kind, name, prompt = "transcript", cue.program or DEFAULT_PROGRAM, cue.transcript
         elif isinstance(cue, PromptCue):
             kind, name, prompt = "prompt", cue.program or DEFAULT_PROGRAM, cue.prompt
-            override, regenerate = cue.override, cue.enter.regen
+            override, regenerate, sets = cue.override, cue.enter.regen, cue.guidance
             last_prompt[name] = cue
             current = name
-            if cue.guidance is not None:
-                moved = (_standing(slider, name, programs), cue.guidance)
-                slider[name] = cue.guidance / 100
-                if not programs[name].image_to_image:
-                    message = f"guidance has no effect: {name} is no image-to-image program"
-                    remarks.append(CueProblem(index, format_time(cue.at), message))
         elif isinstance(cue, SliderCue):
-            kind, name = "slider", cue.program or current
-            moved = (_standing(slider, name, programs), cue.value)
-            slider[name] = cue.value / 100
+            kind, name, sets = "slider", cue.program or current, cue.value
             before = last_prompt.get(name)
             prompt = before.prompt if before else ""
             override = before.override if before else None
-            problem = None
             if before is None:
                 problem = f"no prompt of {name} before it: it draws with an empty prompt"
-            elif not programs[name].image_to_image:
-                problem = f"the slider has no effect: {name} is no image-to-image program"
-            if problem:
-                remarks.append(CueProblem(index, format_time(cue.at), problem))
         else:  # pragma: no cover - `generates` is true for these three alone
             continue
+        moved: tuple[float, float] | None = None
+        if sets is not None:
+            moved = (_standing(slider, name, programs), sets)
+            slider[name] = sets / 100
+            if not programs[name].image_to_image:
+                what = "the slider" if kind == "slider" else "guidance"
+                problem = problem or f"{what} has no effect: {name} is no image-to-image program"
+        if problem:
+            remarks.append(CueProblem(index, format_time(cue.at), problem))
         counts[kind] += 1
-        recipe = programs[name].recipe(
-            prompt,
+        action = Action(
+            action_id=f"{kind}_{counts[kind]:03d}",
+            type=kind,
+            cue_index=index,
+            at=cue.at,
+            program=name,
+            prompt=prompt,
             override=override,
-            strength=slider.get(name),
-            steps=cue.steps,
-            base_image=base_images.get(name),
-        )
-        drafts.append(
-            _ActionDraft(
-                cue_index=index,
-                at=cue.at,
-                explicit_id=cue.id,
-                natural_id=f"{kind}_{counts[kind]:03d}",
-                type=kind,
-                program=name,
-                prompt=prompt,
+            recipe=programs[name].recipe(
+                prompt,
                 override=override,
-                recipe=recipe,
-                fingerprint=recipe.fingerprint,
-                regenerate=regenerate,
-                slider=moved,
-            )
+                strength=slider.get(name),
+                steps=cue.steps,
+                base_image=base_images.get(name),
+            ),
+            regenerate=regenerate,
+            slider=moved,
         )
+        drafts.append(_ActionDraft(action, cue.id))
     return drafts, remarks
 
 
@@ -301,14 +275,14 @@ def _assign_ids(drafts: Sequence[_ActionDraft], finished: Finished) -> list[str]
             (once if place else now)[fingerprint].append(action_id)
     open_drafts = [index for index, action_id in enumerate(ids) if action_id is None]
     for index in open_drafts:
-        draft = drafts[index]
-        natural = draft.natural_id
-        if natural not in taken and draft.fingerprint in finished.get(natural, ()):
+        action = drafts[index].action
+        natural = action.action_id
+        if natural not in taken and action.fingerprint in finished.get(natural, ()):
             ids[index] = natural
             taken.add(natural)
     for index in open_drafts:
         if ids[index] is None:
-            fingerprint = drafts[index].fingerprint
+            fingerprint = drafts[index].action.fingerprint
             same = (each for each in (*now[fingerprint], *once[fingerprint]) if each not in taken)
             ids[index] = next(same, None)
             taken.update(each for each in (ids[index],) if each is not None)
@@ -316,13 +290,13 @@ def _assign_ids(drafts: Sequence[_ActionDraft], finished: Finished) -> list[str]
     for index in open_drafts:
         if ids[index] is not None:
             continue
-        draft = drafts[index]
-        action_id = draft.natural_id
+        action = drafts[index].action
+        action_id = action.action_id
         if action_id in taken:
             # A new number, beyond those of the sheet and of what is drawn, so that it
             # neither takes a later cue's place nor claims sets that were another's.
-            places = {other.natural_id for other in drafts}
-            action_id = _first_free(draft.type, taken | places | finished.keys())
+            places = {other.action.action_id for other in drafts}
+            action_id = _first_free(action.type, taken | places | finished.keys())
         ids[index] = action_id
         taken.add(action_id)
     return [action_id for action_id in ids if action_id is not None]

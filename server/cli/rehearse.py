@@ -44,15 +44,15 @@ from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
 from server.network.serving import AddressTaken, NotServed, RefusedToServe, serve
-from server.rehearsal.failures import CannotRehearse, check_asked
 from server.rehearsal.live_rehearsal import LiveRehearsal
 from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.request import CannotRehearse, check_asked
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
 
-SLOWEST: Final = 0.25
-FASTEST: Final = 60.0
+_SLOWEST: Final = 0.25
+_FASTEST: Final = 60.0
 """Seconds of the show in a real one, where it is watched."""
 
 _ASKED_WITHIN: Final = 1.0
@@ -63,69 +63,81 @@ _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
 
 
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
+]
+ScreeningsOption = Annotated[
+    int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")]
+BandwidthOption = Annotated[
+    str | None,
+    typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
+]
+LatencyOption = Annotated[
+    float, typer.Option(min=0, help="Seconds of each request over that line.")
+]
+FailOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail",
+        metavar="NAME",
+        help="What is to fail: store, engines, an engine, an action. May be repeated.",
+    ),
+]
+DeepOption = Annotated[
+    bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
+]
+SpeedOption = Annotated[
+    float | None,
+    typer.Option(
+        min=_SLOWEST,
+        max=_FASTEST,
+        help="Watch it on the show's own screens instead, so many times as fast.",
+    ),
+]
+HostOption = Annotated[str | None, typer.Option(help="With --speed: address to listen on.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
+]
+EnginesOption = Annotated[
+    str | None,
+    typer.Option(hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."),
+]
+SupervisedOption = Annotated[
+    bool,
+    typer.Option(
+        "--supervised",
+        help="Be a server's child: give way to it, and end when standard input closes.",
+    ),
+]
+
+
 def rehearse_show(
     *,
     show: ShowOption = None,
     store: StoreOption = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
-    ] = None,
-    screenings: Annotated[
-        int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
-    ] = 1,
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")
-    ] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
-    ] = None,
-    latency: Annotated[
-        float, typer.Option(min=0, help="Seconds of each request over that line.")
-    ] = 0.0,
-    failing: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fail",
-            metavar="NAME",
-            help="What is to fail: store, engines, an engine, an action. May be repeated.",
-        ),
-    ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
-    ] = False,
+    seed: SeedOption = None,
+    screenings: ScreeningsOption = 1,
+    from_: FromOption = None,
+    to: ToOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = 0.0,
+    failing: FailOption = None,
+    deep: DeepOption = False,
     as_json: JsonOption = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
-    ] = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            min=SLOWEST,
-            max=FASTEST,
-            help="Watch it on the show's own screens instead, so many times as fast.",
-        ),
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="With --speed: address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
-    ] = None,
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."
-        ),
-    ] = None,
-    supervised: Annotated[
-        bool,
-        typer.Option(
-            "--supervised",
-            help="Be a server's child: give way to it, and end when standard input closes.",
-        ),
-    ] = False,
+    html: HtmlOption = None,
+    speed: SpeedOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    engines: EnginesOption = None,
+    supervised: SupervisedOption = False,
 ) -> None:
     """Play the whole show in seconds, and tell what would go wrong tonight."""
     if supervised:
@@ -153,36 +165,46 @@ def rehearse_show(
         foretelling = {"json": as_json, "html": html, **asked.model_dump(include=_FORETELLING)}
         _refuse_with("--speed", foretelling, "watches, and foretells nothing")
         loaded = load(show, store=store, server={"host": host, "port": port})
-    else:
-        _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
-        configure_logs("error")  # what went wrong is in the report
-        try:
-            loaded = load_or_raise(show, store=store)
-        except ShowError as error:
-            if is_wrong_use(error):
-                fail("\n".join(error.problems), 2)
-            report = _unloadable(error, RehearsalOptions(seed=asked.seed, fail=asked.fail))
-            _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
-    asked = asked.model_copy(update={"seed": seed_of(loaded, seed)})
+        _watch(loaded, _checked(loaded, asked, seed), speed)
+        return
+    _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
+    configure_logs("error")  # what went wrong is in the report
     try:
-        check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
+        loaded = load_or_raise(show, store=store)
+    except ShowError as error:
+        report = _unloadable(error, asked)
+        _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
+    report = _foretold(loaded, _checked(loaded, asked, seed), known)
+    _tell(report, lambda: asyncio.run(build_page(loaded, report)), html, as_json=as_json)
+
+
+def _checked(show: Show, asked: RehearsalOptions, seed: int | None) -> RehearsalOptions:
+    """What is asked, with the seed that counts; or the end of the program where it cannot be."""
+    try:
+        check_asked(show, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
         fail(f"--{error}", 2)
-    if speed is not None:
-        with output_in_background():
-            try:
-                rehearse_live(loaded, asked, speed=speed)
-            except NotServed as error:
-                fail(str(error), error.status)
-        return
+    except BadStoreAddress as error:  # a name that is unknown is looked for in the store
+        fail(f"[store] url: {error}", 1)
+    return asked.model_copy(update={"seed": seed_of(show, seed)})
+
+
+def _watch(show: Show, asked: RehearsalOptions, speed: float) -> None:
+    with output_in_background():
+        try:
+            rehearse_live(show, asked, speed=speed)
+        except NotServed as error:
+            fail(str(error), error.status)
+
+
+def _foretold(show: Show, asked: RehearsalOptions, known: tuple[ProbedEngine, ...]) -> Report:
     try:
         with _progress() as progress:
-            report = rehearse(loaded, asked, wall=time.time(), known=known, progress=progress)
+            return rehearse(show, asked, wall=time.time(), known=known, progress=progress)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
-    _tell(report, lambda: asyncio.run(build_page(loaded, report)), html, as_json=as_json)
 
 
 def _rate(text: str) -> float:
@@ -208,12 +230,9 @@ def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
         speed: seconds of the show in a real one.
 
     Raises:
-        RefusedToServe: it cannot be watched so, or not there.
+        RefusedToServe: it cannot be watched there.
         ShowStopped: it could not go on.
     """
-    if not SLOWEST <= speed <= FASTEST:
-        text = f"expected a speed from {SLOWEST:g} to {FASTEST:g}, not {speed:g}"
-        raise RefusedToServe(text, 2)
     process = HostProcess.of_this_server()
     rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
     app = create_app(rehearsal, process)
@@ -241,7 +260,10 @@ def _the_show(show: Show) -> str:
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
-    """The report of a show that cannot be loaded."""
+    """The report of a show that cannot be loaded, which is the end of all that was asked for."""
+    if is_wrong_use(error):
+        fail("\n".join(error.problems), 2)
+    asked = RehearsalOptions(seed=asked.seed, fail=asked.fail)
     findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 

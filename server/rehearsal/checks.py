@@ -55,7 +55,7 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         clock,
         now=lambda: findings_now(runtime.readiness),
         begins=lambda: runtime.readiness.looked,
-        noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
+        noted=playout.metrics.preflight_errors.set,
     )
     archive = ReportArchive(setup.show.state_folder / REHEARSALS)
     jobs = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)

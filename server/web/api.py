@@ -14,7 +14,7 @@ from cache.encoding import json_text
 from cache.model.documents import real
 from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
-from server.asrun.log import Row, csv_piece, json_piece
+from server.asrun.file import Row, to_csv, to_json
 from server.control.buttons import RELEASED, Button, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
@@ -71,9 +71,9 @@ async def asrun(request: Request, parts: Services, _role: Role) -> Response:
     rows = await parts.asrun.rows(limit=limit, since=since)
     if kind == "csv":
         name = {"content-disposition": 'attachment; filename="asrun.csv"'}
-        pieces = _in_pieces(parts, rows, csv_piece)
+        pieces = _in_pieces(parts, rows, to_csv)
         return StreamingResponse(pieces, headers=name, media_type="text/csv")
-    pieces = _in_pieces(parts, rows, json_piece)
+    pieces = _in_pieces(parts, rows, to_json)
     return StreamingResponse(pieces, media_type="application/json")
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from server.config.show import Show
 from server.control.command import Caller, Result, command
-from server.rehearsal.failures import check_asked
 from server.rehearsal.jobs import RehearsalJobs
-from server.rehearsal.request import RehearsalRequest
+from server.rehearsal.request import RehearsalRequest, check_asked
 
 
 @dataclass

@@ -21,7 +21,7 @@ from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
 from generator.sheet.plan import PlanInForce
 from server.app import create_app
-from server.asrun.log import MemoryLog
+from server.asrun.log import AsRun
 from server.cli.main import app
 from server.cli.rehearse import rehearse_live
 from server.config.show import Show
@@ -80,10 +80,8 @@ def options(show: Show, **asked: Any) -> RehearsalOptions:
 async def watched(
     tiny: TinyShow, speed: float, outside: VirtualClock | None = None, **more: Any
 ) -> AsyncIterator[tuple[Address, LiveRehearsal]]:
-    show, spend = tiny.load(), more.pop("spend_engines", False)
-    rehearsal = LiveRehearsal(
-        show, outside or SystemClock(), options(show, **more), speed=speed, spend_engines=spend
-    )
+    show = tiny.load()
+    rehearsal = LiveRehearsal(show, outside or SystemClock(), options(show, **more), speed=speed)
     async with serving_app(create_app(rehearsal)) as address:
         yield address, rehearsal
 
@@ -257,7 +255,7 @@ async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
 @dataclass(frozen=True)
 class Haste:
     runtime: Runtime
-    log: MemoryLog
+    log: AsRun
 
 
 @asynccontextmanager
@@ -272,7 +270,7 @@ async def in_haste(
     library = Library(store)
     await library.refresh()
     store.latency = latency
-    streams, log = RandomStreams(1), MemoryLog()
+    streams, log = RandomStreams(1), AsRun()
     runtime = build_runtime(
         show,
         PlanInForce(plan),
@@ -377,18 +375,6 @@ async def test_engines_are_left_alone(tmp_path: Path) -> None:
     assert calls == []
     assert [row["provider"] for row in rows] == ["static", "static"]
     assert all(NOT_SPENT in row["why"] for row in rows)
-
-
-async def test_engines_are_asked_where_that_is_wanted(tmp_path: Path) -> None:
-    async with engine_that_counts() as (url, calls):
-        tiny = drawn_live(tmp_path, url)
-        before = everything(tiny.folder)
-        async with watched(tiny, 8, spend_engines=True) as (address, _), screen(address) as wall:
-            await wall.until(closed, why="it has not ended")
-            rows = await rows_of(address)
-    assert calls
-    assert not any(NOT_SPENT in row["why"] for row in rows)
-    assert everything(tiny.folder) == before  # and nothing of it is kept
 
 
 async def test_a_desk_that_is_wired_to_the_show_moves_no_rehearsal(tmp_path: Path) -> None:
