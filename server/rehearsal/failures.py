@@ -13,13 +13,13 @@ from cache.stores.port import StoreError
 from generator.sheet.plan import Plan
 from server.config.show import Show
 from server.config.stores import store_of
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 
 _MANIFEST_WITHIN: Final = 5.0
 """Seconds in which a store must have said what it has: only names are asked for."""
 
 
-class CannotRehearse(Refusal):
+class CannotRehearse(Refused):
     """Something is asked for that the show does not have: `from`, `to` or `fail`, and why."""
 
 
