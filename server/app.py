@@ -26,7 +26,7 @@ from server.core.jobs import JobBody, JobName, Jobs
 from server.core.logs import LogCollector
 from server.core.metrics import Metrics, measure_loop_lag
 from server.core.output import OutputCollector, output_conditions
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
@@ -63,7 +63,7 @@ def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
-        exception_handlers={Refusal: refusal},
+        exception_handlers={Refused: refusal},
         lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.network.access import Role
 
 Result = dict[str, Any]
@@ -60,7 +60,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
 """Every code that a command may be refused with: its status over HTTP, and why not."""
 
 
-class CommandError(Refusal):
+class CommandError(Refused):
     """A command that was not carried out; `code` is out of `CODES`."""
 
 

@@ -26,7 +26,7 @@ from cache.untrusted import clean_text, mended
 from server.control.command import Caller, CommandError, ControlCommand, commands_of
 from server.control.contract import CommandState
 from server.core.clock import Clock
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.network.access import Role
 
 _log = structlog.get_logger(__name__)
@@ -192,7 +192,7 @@ class Dispatcher:
         try:
             allowed = self._allowed(command, args, caller, envelope)
             result = await allowed.carry_out(self._groups[command], args, caller)
-        except Refusal as error:  # of the command, or of whoever was to do it
+        except Refused as error:  # of the command, or of whoever was to do it
             problem = CommandError(error.code, str(error))
         except Exception:  # noqa: BLE001 - a command that breaks must not take its adapter along
             _log.exception("command_failed", command=command, sender=caller.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refusal(Exception):
+class Refused(Exception):
     """Something that is asked for and not done; `code` is a stable word for why."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from server.config.sections import ServerSection, Tokens
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.network.reverse_proxy import came_through_a_proxy
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ _BEHIND_A_PROXY = (
 Role = Literal["viewer", "operator"]
 
 
-class AccessDenied(Refusal):
+class AccessDenied(Refused):
     """Not let in; `code` is `unauthorized` (who are you?) or `forbidden` (not you)."""
 
 

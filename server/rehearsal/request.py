@@ -19,7 +19,7 @@ from generator.sheet.plan import Plan
 from server.config.sections import BitsPerSecond
 from server.config.show import Show
 from server.config.stores import store_of
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 
 MOST_SCREENINGS: Final = 100
 """More than a week of them belongs in a terminal, where nobody else waits."""
@@ -82,7 +82,7 @@ class RehearsalRequest(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
-class CannotRehearse(Refusal):
+class CannotRehearse(Refused):
     """Something is asked for that the show does not have: `from`, `to` or `fail`, and why."""
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cache.encoding import json_text
 from cache.untrusted import NotJson, Unfit, fit_json
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 
 M = TypeVar("M", bound="WireMessage")
 
@@ -21,7 +21,7 @@ BY_TYPE: Final = Field(discriminator="type")
 """Tells the messages of a union apart."""
 
 
-class MessageError(Refusal):
+class MessageError(Refused):
     """A message that cannot be taken."""
 
 

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from server.core.clock import Clock
 from server.core.conditions import Condition
 from server.core.formatting import moment
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.stage import glyphs
 from server.stage.stage import Screen, Stage
 
@@ -51,7 +51,7 @@ _CODES: Final = {
 }
 
 
-class NotForgotten(Refusal):
+class NotForgotten(Refused):
     """A screen that cannot be forgotten."""
 
 

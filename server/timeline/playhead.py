@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 from server.timeline.schedule import Schedule, ScreeningSlot
 
 BURST = 2.0
@@ -71,7 +71,7 @@ class Ended:
 Event = Started | Fired | Jumped | Ended
 
 
-class PlayheadError(Refusal):
+class PlayheadError(Refused):
     """A move that cannot be made."""
 
 

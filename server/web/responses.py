@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.answers import JsonResponse
 from server.control.command import CODES
-from server.core.refusal import Refusal
+from server.core.refusal import Refused
 
 _POLICY: Final = b"content-security-policy"
 _HEADERS: Final = (
@@ -54,7 +54,7 @@ class SafeHeaders:
 
 async def refusal(_request: Request, error: Exception) -> Response:
     """Why something was not done, as JSON, with the HTTP status that fits its code."""
-    code = cast("Refusal", error).code
+    code = cast("Refused", error).code
     body = {"ok": False, "error": {"code": code, "message": str(error)}}
     return JsonResponse(body, status_code=CODES[code][0])
 
