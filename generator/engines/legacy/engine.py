@@ -31,6 +31,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from cache.model.images import BadImage, check_image
 from cache.outgoing import reason_of, redacted
+from generator.engines.legacy.settings import OlderWireSection
 from generator.engines.pictures import FLOOR, base_itself
 from generator.engines.port import (
     DrawingFailed,
@@ -40,6 +41,7 @@ from generator.engines.port import (
     Timing,
     check_count,
 )
+from generator.engines.settings import EngineAccess
 from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
 from generator.sheet.plan import Action
 from generator.sheet.recipe import PipelineKind, Recipe
@@ -104,6 +106,11 @@ def commands_of(actions: Iterable[Action]) -> Callable[[Recipe], Command]:
         for action in reversed(tuple(actions))
     }
     return lambda recipe: known.get(recipe.fingerprint) or command_of(recipe)
+
+
+def connect_engine(settings: OlderWireSection, access: EngineAccess) -> OlderWireEngine:
+    """See `RemoteSection.connect`."""
+    return OlderWireEngine(settings.url, says=commands_of(access.actions))
 
 
 @dataclass(eq=False)

@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from generator.engines.port import Engine
-from generator.engines.settings import Address, BadEngine, EngineAccess, NotReady, RemoteSection
+from generator.engines.settings import Address, EngineAccess, NotReady, RemoteSection
 
 API: Final = "https://api.replicate.com"
 
@@ -26,7 +25,7 @@ RecipeInput = Literal[
 ]
 """A field of ours that a model may take."""
 
-DEFAULT_INPUT: Final[Mapping[str, str]] = {
+DEFAULT_INPUT: Final[Mapping[RecipeInput, str]] = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
     "seed": "seed",
@@ -73,22 +72,6 @@ class ReplicateSection(RemoteSection):
         """As many as may be under way."""
         del cores
         return self.at_once
-
-    def connect(self, access: EngineAccess) -> Engine:
-        """See `RemoteSection.connect`."""
-        from generator.engines.replicate.engine import ReplicateEngine
-
-        if access.token is None:
-            raise BadEngine(f"{self.called} needs a token of Replicate: set {self.token_variable}")
-        inputs = self.inputs or DEFAULT_INPUT
-        return ReplicateEngine(
-            access.client,
-            self.model,
-            token=access.token,
-            input_map={str(ours): theirs for ours, theirs in inputs.items()},
-            extra_input=self.extra_inputs,
-            url=self.url,
-        )
 
     async def _reach(self, access: EngineAccess) -> None:
         if access.token is None:

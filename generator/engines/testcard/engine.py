@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generator.engines.port import StepImage
 from generator.engines.sketch.engine import DEFAULT_PACE, PaintingEngine, nominal_durations, timed
+from generator.engines.testcard.settings import TestCardSection
 from generator.sheet.recipe import Recipe
 
 NAME = "testcard 1"
@@ -49,6 +51,14 @@ _LINE_LIMIT, _LINE_LENGTH = 3, 44
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
+
+
+def open_engine(
+    settings: TestCardSection, *, wait: bool, processes: int
+) -> AbstractContextManager[TestCardEngine]:
+    """See `LocalSection.open`."""
+    del processes
+    return nullcontext(TestCardEngine(pace=settings.pace, wait=wait))
 
 
 @lru_cache(maxsize=64)
