@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from huggingface_hub import snapshot_download
 
-from generator.engines.diffusers.untyped import Pipeline
+from generator.engines.diffusers.pipelines import Model
 from generator.engines.port import RecipeRefused
 from generator.sheet.recipe import Lora
 
 
-class Adaptable(Protocol):
-    """A model in memory, as far as adapters are concerned."""
-
-    name: str
-    text: Pipeline
-    loras: tuple[Lora, ...]
-
-
-def lay_on(model: Adaptable, loras: tuple[Lora, ...], *, allow_download: bool) -> None:
+def lay_on(model: Model, loras: tuple[Lora, ...], *, allow_download: bool) -> None:
     """Bring a model to have exactly these adapters over it.
 
     The model is not copied: adapters of the recipe before are taken off, which leaves its

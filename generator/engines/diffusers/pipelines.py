@@ -16,7 +16,6 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 from PIL import Image
 
-from generator.engines.diffusers.loras import lay_on
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Autoencoder, Pipeline, Precision, Scheduler, Tensor
 from generator.engines.port import RecipeRefused
@@ -87,11 +86,10 @@ class Models:
             library.utils.logging.disable_progress_bar()
 
     def fetch(self, recipe: Recipe) -> Model:
-        """The model of a recipe, with the recipe's adapters over it and none other.
+        """The model of a recipe.
 
         Raises:
-            RecipeRefused: the model or an adapter is not there or cannot be used, or the
-                size cannot be drawn with it.
+            RecipeRefused: it is not there or cannot be used, or cannot draw the size.
         """
         model = self._kept.get(recipe.model)
         if model is None:
@@ -108,7 +106,6 @@ class Models:
                 f"{recipe.model} draws sizes that are multiples of {multiple}, "
                 f"found {recipe.width} x {recipe.height}"
             )
-        lay_on(model, recipe.loras, allow_download=self._settings.allow_download)
         return model
 
     def kept(self, name: str) -> Model | None:
