@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from generator.engines.port import Engine
-from generator.sets.batch import Began, Event, Finished, GaveUp, Left, PutBack, Said
+from generator.sets.batch import Began, Event, Finished, Left, PutBack, Said
+from generator.sets.job_queue import Failure
 
 _WINDOW = 40
 """Sets that a rate is judged by: the last ones."""
@@ -102,7 +103,7 @@ class Tally:
                     self.line(engine).note = ""
             case PutBack(engine, job, reason):
                 self.line(engine).note = f"{job} put back: {reason}"
-            case GaveUp():
+            case Failure():
                 self.failed += 1
             case Left(engine, reason):
                 line = self.line(engine)
