@@ -71,17 +71,14 @@ class ProxyTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See `httpx.AsyncBaseTransport`."""
-        return await self._transport(str(request.url)).handle_async_request(request)
-
-    def _transport(self, url: str) -> httpx.AsyncHTTPTransport:
-        proxy = proxy_for(url)
+        proxy = proxy_for(str(request.url))
         if proxy is None:
-            return self._direct
+            return await self._direct.handle_async_request(request)
         if proxy not in self._through:
             self._through[proxy] = httpx.AsyncHTTPTransport(
                 proxy=httpx.Proxy(proxy), socket_options=self._options
             )
-        return self._through[proxy]
+        return await self._through[proxy].handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, replace
 
+import numpy as np
 import torch
 from PIL import Image
 
 from generator.engines.diffusers.faults import Cancelled, is_out_of_memory, translated
-from generator.engines.diffusers.loras import lay_on
-from generator.engines.diffusers.pictures import check_not_flat, to_image
 from generator.engines.diffusers.pipelines import (
     Model,
     Models,
@@ -36,7 +35,7 @@ from generator.engines.pictures import (
     base_of,
     encoded,
 )
-from generator.engines.port import StepImage
+from generator.engines.port import DrawingFailed, StepImage
 from generator.sheet.recipe import PipelineKind, Recipe
 
 Emit = Callable[[int, StepImage], None]
@@ -47,6 +46,9 @@ _PREVIEWS_WAITING = 8
 _WARM_UP_STEPS = 2
 _TO_BE_WAITED_FOR = 0.05
 """Seconds: a drawing that begins sooner has waited for nothing but its own beginning."""
+
+_FLAT_SPAN = 4 / 255
+"""A picture whose channels span no more is one colour to the eye: see `cache.model.images`."""
 
 ALWAYS_WARM = frozenset({"cpu"})
 """Devices on which a first run takes no longer than others, once its model is loaded."""
@@ -162,9 +164,7 @@ class Studio:
         self._models.forget()
 
     def _fetched(self, recipe: Recipe) -> Model:
-        """A recipe's model, with the recipe's adapters over it and none other."""
         model = self._models.fetch(recipe)
-        lay_on(model, recipe.loras, allow_download=self._settings.allow_download)
         if model.decoder is None:
             model.decoder = decoder_for(model.text, self._settings, self.device, self._tiny_decoder)
         return model
@@ -257,7 +257,7 @@ class _PipelineCall:
         with torch.no_grad(), self.clock.beside(ended, end):
             decoder = self.model.decoder
             pictures = decoder(unpacked(self._pipeline, end, recipe))
-            images = [to_image(pixels, size) for pixels in pictures]
+            images = [_to_image(pixels, size) for pixels in pictures]
             moment = float(timestep)
         duration = self.clock.seconds(begun, ended)
         for index, image in enumerate(images):
@@ -278,8 +278,8 @@ class _PipelineCall:
             begun = self.clock.mark()
             with torch.no_grad():
                 pixels = decoded(self._pipeline, latents[index : index + 1])[0]
-            image = to_image(pixels, (recipe.width, recipe.height))
-            check_not_flat(pixels)
+            image = _to_image(pixels, (recipe.width, recipe.height))
+            _check_not_flat(pixels)
             data = encoded(image, "JPEG", FINAL_QUALITY)
             duration = after_steps + self.clock.seconds(begun, self.clock.mark())
             final = StepImage(step, step, True, None, duration, data)
@@ -293,3 +293,34 @@ class _PipelineCall:
 def _leave_off_if(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise Cancelled
+
+
+def _to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
+    """A picture of a tensor, brought to a size.
+
+    Args:
+        pixels: shape (3, height, width), 0 to 1, on any device.
+        size: (width, height) in pixels.
+
+    Raises:
+        DrawingFailed: a value is not a number.
+    """
+    if not bool(torch.isfinite(pixels).all()):
+        raise DrawingFailed("values that are no numbers, as a decoder in half precision gives them")
+    codes = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(codes.cpu().numpy()))
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _check_not_flat(pixels: Tensor) -> None:
+    """Refuse a picture that is all one colour: black, after a decoder's failure.
+
+    Args:
+        pixels: shape (3, height, width), 0 to 1.
+
+    Raises:
+        DrawingFailed: it is.
+    """
+    shown = pixels.clamp(0, 1).flatten(1)
+    if bool(((shown.amax(1) - shown.amin(1)) <= _FLAT_SPAN).all()):
+        raise DrawingFailed("the final image is all one colour")

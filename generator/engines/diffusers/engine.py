@@ -13,6 +13,7 @@ import asyncio
 import gc
 import importlib.metadata
 import os
+import random
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -26,6 +27,7 @@ from contextlib import (
 )
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
@@ -34,7 +36,6 @@ import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from generator.engines.diffusers.faults import Cancelled, is_out_of_memory
-from generator.engines.diffusers.profile import Profile, sample
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     DrawnSet,
@@ -54,6 +55,10 @@ _ON_A_GPU = 4
 
 _IMAGES_WAITING = 4
 """Images that a slow reader may leave waiting before the drawing waits for it."""
+
+Profile = tuple[float, ...]
+"""What one run of a recipe took, alone: seconds of each preview in order, and last of the final
+image."""
 
 T = TypeVar("T")
 
@@ -292,3 +297,27 @@ async def _ended(job: Future[None]) -> None:
     # A thread cannot be stopped; the shield is for scopes of anyio, which cancel every await.
     with anyio.CancelScope(shield=True):
         await asyncio.wait({asyncio.wrap_future(job)})
+
+
+def sample(profile: Profile, seed: int) -> list[float]:
+    """Durations as another run of the recipe might have had them.
+
+    Every step's is one that the profiled run really took for some step (a bootstrap, so
+    the spread is the machine's own). The first step and the final image, of which a run
+    has but one each, are scaled by a step's deviation from the median step.
+
+    Args:
+        profile: of the run that was timed.
+        seed: the picture's; the same gives the same durations.
+    """
+    if len(profile) <= 2:  # noqa: PLR2004 - no step beside the first and the final
+        return list(profile)
+    rng = random.Random(seed)
+    first, *steady, final = profile
+    usual = median(steady)
+    drawn = [rng.choice(steady) for _ in steady]
+    return [first * _ratio(steady, usual, rng), *drawn, final * _ratio(steady, usual, rng)]
+
+
+def _ratio(steady: Sequence[float], usual: float, rng: random.Random) -> float:
+    return rng.choice(steady) / usual if usual > 0 else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,16 +26,10 @@ RecipeInput = Literal[
 """A field of ours that a model may take."""
 
 DEFAULT_INPUT: Final[Mapping[RecipeInput, str]] = {
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "seed": "seed",
+    **{name: name for name in get_args(RecipeInput)},
     "steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "width": "width",
-    "height": "height",
     "strength": "prompt_strength",
     "base_image": "image",
-    "scheduler": "scheduler",
 }
 """How the inputs of Replicate's Stable Diffusion models are called, by our fields."""
 

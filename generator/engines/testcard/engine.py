@@ -90,14 +90,7 @@ class _Card:
         self._static = self._draw_static()
 
     def frame(self, step: int, steps: int, elapsed: float, *, final: bool) -> Image.Image:
-        """One frame.
-
-        Args:
-            step: number of this one.
-            steps: how many there are, the final one included.
-            elapsed: nominal seconds since the start of the run.
-            final: whether this is the last.
-        """
+        """One frame, so many nominal seconds after the start of the run."""
         image = self._static.copy()
         pen = ImageDraw.Draw(image)
         unit, (x, y) = self._unit, self._centre

@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generator.engines.diffusers.engine import DiffusersEngine
+from generator.engines.diffusers.engine import DiffusersEngine, sample
 from generator.engines.diffusers.faults import translated
-from generator.engines.diffusers.profile import sample
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     BatchEngine,

@@ -59,15 +59,10 @@ def reflection(
     light: Point | None,
     calm: float = 0.5,
 ) -> None:
-    """Turn what is below `horizon` into water that mirrors what is above.
+    """Turn what is below `horizon` into water that mirrors what is painted above.
 
-    Args:
-        canvas: with everything above the water painted.
-        rng: chance.
-        palette: colours.
-        horizon: the water's far edge.
-        light: place of the sun or moon, whose path glitters.
-        calm: 1 for a mirror, 0 for a choppy sea.
+    The path of the sun or moon, if there is one at `light`, glitters. With `calm` 1 it is a
+    mirror, with 0 a choppy sea.
     """
     height, width = canvas.height, canvas.width
     edge = min(max(int(horizon * height), 1), height - 2)
