@@ -60,18 +60,13 @@ HEALTH_WITHIN = 60.0
 """Seconds the small generation of `/health` may take, its wait in the queue included."""
 
 _QUEUE = 32
-_CODES: tuple[tuple[type[EngineError], str, bool], ...] = (
-    (RecipeRefused, "refused", False),
-    (EngineUnavailable, "unavailable", True),
-)
 
 
 def error_code(error: EngineError) -> tuple[str, bool]:
     """The stable word for an engine's error, and whether another try may help."""
-    for kind, code, retryable in _CODES:
-        if isinstance(error, kind):
-            return code, retryable
-    return "failed", True
+    if isinstance(error, RecipeRefused):
+        return "refused", False
+    return "unavailable" if isinstance(error, EngineUnavailable) else "failed", True
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:

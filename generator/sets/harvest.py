@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
 from typing import Final, Self
 
@@ -186,20 +186,20 @@ class _Tee:
                 self.harvester.offer(recipe, passed.images, self.engine)
 
 
+@dataclass
 class _Passed:
-    """What has passed of a run; nothing more is remembered of one that is too large."""
+    """What has passed of a run; nothing more is remembered of one of more bytes than are left."""
 
-    def __init__(self, limit: int) -> None:
-        self.images: list[StepImage] = []
-        self.whole = False
-        self._left = limit
+    left: int
+    images: list[StepImage] = field(default_factory=list)
+    whole: bool = False
 
     async def on(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
         """The same images, remembered in passing."""
         asked = time.monotonic()
         async for image in images:
-            self._left -= len(image.image)
-            if self._left >= 0:
+            self.left -= len(image.image)
+            if self.left >= 0:
                 kept = image
                 if image.step == 1:  # from its images alone nobody could tell any more
                     kept = replace(image, latency=latency_of(image, time.monotonic() - asked))

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from cache.model.documents import FormatError
 from cache.model.formats import parse_meta
 from cache.model.keys import meta_key
 from cache.stores.port import NotFound, SharedStore, Store
 from generator.engines.port import BatchEngine, Engine
-from generator.engines.remote.protocol import KeepingEngine, NotKeptThere, SetRequest
+from generator.engines.remote.engine import RemoteEngine
+from generator.engines.remote.protocol import NotKeptThere, SetRequest
 from generator.sets.numbers import Numbers, release
 from generator.sets.recorder import PlannedSet, Recorder, found_set
 from generator.sheet.description import describe
@@ -32,28 +33,6 @@ class RecordedSet:
 
     set_id: int
     drawn: bool
-
-
-class SetRecorder(Protocol):
-    """Records sets of an action, one way or another."""
-
-    @property
-    def engine(self) -> Engine:
-        """What draws."""
-        ...
-
-    @property
-    def at_once(self) -> int:
-        """How many sets of one action it is worth asking for together now."""
-        ...
-
-    def record(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[RecordedSet, None]:
-        """Record sets; each is whole and registered when it is told of. Left by `aclosing`.
-
-        Raises:
-            EngineError, StoreError, FormatError: as `Recorder.record`; what was told of stays.
-        """
-        ...
 
 
 def recorder_for(
@@ -74,7 +53,7 @@ def recorder_for(
         say: is told where the pictures go, once that is known.
     """
     here = LocalRecorder(engine, store, anew=anew, numbers=numbers or Numbers(store))
-    if isinstance(engine, KeepingEngine):
+    if isinstance(engine, RemoteEngine):
         if isinstance(store, SharedStore):
             return RemoteRecorder(engine, store, here, say)
         say(f"its pictures come through here, into {store.url}")
@@ -92,13 +71,19 @@ class LocalRecorder:
 
     @property
     def at_once(self) -> int:
-        """As many as the engine draws together."""
+        """How many sets of one action it is worth asking for together now."""
         return self.engine.batch_size if isinstance(self.engine, BatchEngine) else 1
 
     async def record(
         self, action: Action, set_ids: Sequence[int]
     ) -> AsyncGenerator[RecordedSet, None]:
-        """See `SetRecorder.record`; what another batch has drawn meanwhile is looked for first."""
+        """Record sets; each is whole and registered when it is told of. Left by `aclosing`.
+
+        What another batch has drawn meanwhile is looked for first.
+
+        Raises:
+            EngineError, StoreError, FormatError: as `Recorder.record`; what was told of stays.
+        """
         # What was asked for, by the number that it gets: another sheet's batch may have been first.
         wanted: dict[int, int] = {}
         for set_id in set_ids:
@@ -134,7 +119,7 @@ class RemoteRecorder:
         say: is told which way it is, once that is known, and when it changes.
     """
 
-    engine: KeepingEngine
+    engine: RemoteEngine
     store: SharedStore
     here: LocalRecorder
     say: Callable[[str], None]
@@ -144,7 +129,7 @@ class RemoteRecorder:
     async def record(
         self, action: Action, set_ids: Sequence[int]
     ) -> AsyncGenerator[RecordedSet, None]:
-        """See `SetRecorder.record`."""
+        """See `LocalRecorder.record`."""
         for set_id in set_ids:
             if self._kept_there is not False and await self._drawn_there(action, set_id):
                 yield RecordedSet(set_id, drawn=True)
@@ -193,3 +178,7 @@ class RemoteRecorder:
         if self._kept_there is not kept_there:
             self._kept_there = kept_there
             self.say(text)
+
+
+SetRecorder = LocalRecorder | RemoteRecorder
+"""Records sets of an action, one way or another."""

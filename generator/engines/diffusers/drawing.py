@@ -26,8 +26,8 @@ from generator.engines.diffusers.pipelines import (
 from generator.engines.diffusers.previews import decoder_for
 from generator.engines.diffusers.schedulers import StepWatch, fresh_scheduler
 from generator.engines.diffusers.settings import DiffusersSection
-from generator.engines.diffusers.timing import DeviceClock, Mark, clock_for
-from generator.engines.diffusers.untyped import Pipeline, Tensor
+from generator.engines.diffusers.timing import DeviceClock, clock_for
+from generator.engines.diffusers.untyped import Mark, Pipeline, Tensor
 from generator.engines.pictures import (
     FINAL_QUALITY,
     PREVIEW_QUALITY,

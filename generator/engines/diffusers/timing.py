@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 import torch
 
-from generator.engines.diffusers.untyped import Event, Tensor
-
-Mark: TypeAlias = Event
-"""A moment: seconds on the host, or an event in a CUDA stream."""
+from generator.engines.diffusers.untyped import Mark, Tensor
 
 
 class DeviceClock:

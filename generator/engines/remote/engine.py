@@ -162,10 +162,12 @@ class RemoteEngine:
         return aclosing(self._images(recipe))
 
     async def draw_set(self, asked: SetRequest) -> SetMeta:
-        """Have the worker draw a set and keep it in its own store.
+        """Have the worker draw a set, keep it in its own store and register it.
+
+        One that is there already is only looked at.
 
         Raises:
-            NotKeptThere: it has no store, or not the one that `asked` names.
+            NotKeptThere: it has no store, or not the one that `asked` names. Nothing was drawn.
             EngineError: as `render`.
         """
         try:
