@@ -212,7 +212,7 @@ async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
     await own.delete(APPROVAL)
 
 
-async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) -> int:
+async def sweep(store: Store, now: datetime) -> int:
     """Remove what whoever was killed left behind: files of runs that have no meta.
 
     Returns:
@@ -237,12 +237,12 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
                 token = claimed_for(content)
                 if not token.startswith(_OF_A_BATCH):
                     files[claim[1], token].append(entry.key)
-                elif now - _kept_at(content.decode(errors="replace").rpartition(" ")[2]) >= older:
+                elif _is_old(content.decode(errors="replace").rpartition(" ")[2], now):
                     left.append(entry.key)
     left += [
         key
         for run, keys in files.items()
-        if run not in whole and now - _kept_at(run[1]) >= older
+        if run not in whole and _is_old(run[1], now)
         for key in keys
     ]
     for key in left:
@@ -250,11 +250,13 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
     return len(left)
 
 
-def _kept_at(token: str) -> datetime:
+def _is_old(token: str, now: datetime) -> bool:
+    """Whether nobody works any more on what was begun when a token says."""
     try:
-        return datetime.strptime(token.partition("-")[0], STAMP).replace(tzinfo=UTC)
-    except ValueError:  # nobody's
-        return datetime.min.replace(tzinfo=UTC)
+        kept_at = datetime.strptime(token.partition("-")[0], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return now - kept_at >= UNFINISHED_FOR
 
 
 async def approved_as(own: Store) -> tuple[int | None, Version | None]:

@@ -36,12 +36,7 @@ class RecordedSet:
 
 
 def recorder_for(
-    engine: Engine,
-    store: Store,
-    *,
-    anew: bool,
-    numbers: Numbers | None = None,
-    say: Callable[[str], None] = lambda _text: None,
+    engine: Engine, store: Store, *, anew: bool, numbers: Numbers, say: Callable[[str], None]
 ) -> SetRecorder:
     """The best way by which an engine's sets come into a store.
 
@@ -49,10 +44,10 @@ def recorder_for(
         engine: what draws.
         store: where sets go.
         anew: draw also what is there already.
-        numbers: those of the batch; None where it is for one engine alone.
+        numbers: those of the batch.
         say: is told where the pictures go, once that is known.
     """
-    here = LocalRecorder(engine, store, anew=anew, numbers=numbers or Numbers(store))
+    here = LocalRecorder(engine, store, anew=anew, numbers=numbers)
     if isinstance(engine, RemoteEngine):
         if isinstance(store, SharedStore):
             return RemoteRecorder(engine, store, here, say)
