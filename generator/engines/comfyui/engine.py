@@ -154,8 +154,6 @@ class ComfyUIEngine:
         token: bearer token, for a server behind one that asks for it.
         preview_method: ``auto``, ``latent2rgb`` or ``taesd``.
         output: id of the node whose image is the final one; None for the one executed last.
-        quality: of the JPEG that ComfyUI makes of the final image; None takes the file that it
-            saved, usually a PNG with the whole workflow in it.
         silence: seconds without a word of a run after which it is asked after.
         give_up: seconds without progress after which it has failed; waiting in ComfyUI's queue
             does not count.
@@ -171,7 +169,6 @@ class ComfyUIEngine:
     token: SecretStr | None = None
     preview_method: str = "auto"
     output: str | None = None
-    quality: int | None = FINAL_QUALITY
     silence: float = SILENCE
     give_up: float = GIVE_UP
     timing: ClassVar[Timing] = "measured"
@@ -325,8 +322,8 @@ class ComfyUIEngine:
             where = f"node {self.output}" if self.output else "any node"
             raise DrawingFailed(f"ComfyUI finished without an image of {where}")
         params = {name: str(found.get(name, "")) for name in ("filename", "subfolder", "type")}
-        if self.quality is not None:
-            params["preview"] = f"jpeg;{self.quality}"
+        # The file that it saved is usually a PNG, with the whole workflow in it.
+        params["preview"] = f"jpeg;{FINAL_QUALITY}"
         response = await self._ask("GET", "/view", params=params)
         if response.status_code != httpx.codes.OK or sniff(response.content) is None:
             raise DrawingFailed(
