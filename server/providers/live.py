@@ -41,15 +41,12 @@ from server.providers.base import (
 )
 from server.providers.budget import Budget
 from server.providers.latency import Latencies
-from server.providers.timing import LiveDates
+from server.providers.timing import TO_THE_WALL, LiveDates
 
 _log = structlog.get_logger(__name__)
 
 LEAD = 0.5
 """Seconds by which a live frame is sent ahead of its moment, the same for every screen."""
-
-TO_THE_WALL = 0.1
-"""Seconds that a frame given now needs to be on the wall."""
 
 _ASKED_LATE = 0.5
 """Seconds after the beginning of its slot from which on a run is one that is joined late."""

@@ -35,7 +35,7 @@ from server.providers.base import (
 )
 from server.providers.latency import Latencies
 from server.providers.shuffle import ShuffleBag
-from server.providers.timing import Fit, complete, due_times
+from server.providers.timing import TO_THE_WALL, Fit, complete, due_times
 
 _log = structlog.get_logger(__name__)
 
@@ -56,9 +56,6 @@ _READ_AGAIN_AT_ONCE = 8
 
 _JOINED_LATE = 1.0
 """Seconds: a run that began longer ago is not new, it is joined in its middle."""
-
-_TO_THE_WALL = 0.1
-"""Seconds that a frame given now needs to be on the wall."""
 
 _LONGEST_GAP = 5.0
 """Seconds without a preview, none being there in time, after which the final image comes."""
@@ -115,8 +112,6 @@ class StaticProvider:
     name: ClassVar[ProviderName] = "static"
 
     def __post_init__(self) -> None:
-        # A disk and a line take their real time.
-        self._to_the_wall = self.clock.stretch(_TO_THE_WALL)
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
         self._playing: Need | None = None
         self._silent = False
@@ -215,7 +210,7 @@ class StaticProvider:
         ahead = self._ahead(found) if slot.leads_in and not slot.share else 0.0
         if slot.share:
             # In the rhythm of what came before, or, where that is long ago, at once.
-            earliest = self.clock.now() + self._to_the_wall - durations[first]
+            earliest = self.clock.now() + self.clock.stretch(TO_THE_WALL) - durations[first]
             slot = replace(slot, start=max(slot.start, earliest))
         due, squeeze = due_times(durations[first:], slot, self.fit, ahead)
         source = Source(
@@ -376,7 +371,8 @@ class StaticProvider:
         number, due = planned[-1]
         if absent:
             # No preview comes any more, and the final image is here: the wall need not wait.
-            due = min(due, max(self.clock.now() + self._to_the_wall, given + self.longest_gap))
+            soonest = self.clock.now() + self.clock.stretch(TO_THE_WALL)
+            due = min(due, max(soonest, given + self.longest_gap))
         yield Frame(number, steps, True, due, final, found.steps[-1].media_type)
 
     def _more_of(self, found: ImageSet, number: int) -> bool:
