@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import ClassVar, Literal
@@ -96,6 +96,10 @@ class StaticProvider:
             image comes.
         availability: what is at hand; by default everything.
         offload: how pictures are looked at without keeping the event loop.
+
+    Attributes:
+        faults: why a set, by action id and number, is not played.
+        playing: the set that is being played, and when its run began.
     """
 
     library: Library
@@ -113,21 +117,11 @@ class StaticProvider:
 
     def __post_init__(self) -> None:
         self._proven: LRUCache[tuple[str, str | None, int | None], bool] = LRUCache(_PROVEN)
-        self._playing: Need | None = None
+        self.playing: Need | None = None
         self._silent = False
-        self._faults: dict[tuple[str, int], Fault] = {}
+        self.faults: dict[tuple[str, int], Fault] = {}
         self._read_at: dict[tuple[str, int], float] = {}
         self._told: dict[tuple[str, int], str] = {}
-
-    @property
-    def faults(self) -> Mapping[tuple[str, int], Fault]:
-        """Why a set, by action id and number, is not played."""
-        return self._faults
-
-    @property
-    def playing(self) -> Need | None:
-        """The set that is being played, and when its run began."""
-        return self._playing
 
     def coming(self, action_id: str, count: int) -> tuple[int, ...]:
         """The sets that the next `count` runs of an action will play, as far as they are drawn."""
@@ -138,7 +132,7 @@ class StaticProvider:
         return tuple(
             number
             for number in self.library.set_ids(action_id)
-            if (action_id, number) not in self._faults
+            if (action_id, number) not in self.faults
         )
 
     async def survey(self, actions: Sequence[Action]) -> None:
@@ -147,13 +141,13 @@ class StaticProvider:
         What was faulty is looked at as well: the store may have been mended.
         """
         places = {(a.action_id, n): a for a in actions for n in self.library.set_ids(a.action_id)}
-        for gone in self._faults.keys() - places.keys():
-            del self._faults[gone]
+        for gone in self.faults.keys() - places.keys():
+            del self.faults[gone]
         for (action_id, number), action in places.items():
             if self.availability.holds(meta_key(action_id, number)):
                 await self._open_set(action, number)
             else:
-                self._faults.pop((action_id, number), None)
+                self.faults.pop((action_id, number), None)
 
     async def prove(self, actions: Sequence[Action]) -> None:
         """Look at the final image of every set of `actions` that is at hand.
@@ -172,7 +166,7 @@ class StaticProvider:
                 found = await self._open_set(action, number)
                 if found is None:
                     continue
-                if place not in self._faults and self._proven.get(_final_of(found)):
+                if place not in self.faults and self._proven.get(_final_of(found)):
                     proven.append((self._read_at.setdefault(place, now), action, number))
                 else:
                     await self._prove(found)
@@ -189,7 +183,7 @@ class StaticProvider:
         self._read_at[place] = self.clock.now()
         final = await self._image(found, len(found.steps) - 1)
         if final is not None and await self._is_a_picture(found, final):
-            self._faults.pop(place, None)
+            self.faults.pop(place, None)
             self._told.pop(place, None)
 
     @asynccontextmanager
@@ -224,14 +218,14 @@ class StaticProvider:
         planned = tuple((number, at) for number, at in enumerate(due, start=first + 1))
         keys = [meta_key(found.action_id, found.set_id), *(step.key for step in found.steps)]
         begins = due[0] - squeeze * durations[first]
-        playing = self._playing = Need(found.action_id, found.set_id, begins, due[-1])
+        playing = self.playing = Need(found.action_id, found.set_id, begins, due[-1])
         try:
             with self.availability.holding(keys):
                 async with aclosing(self._frames(found, planned, final)) as frames:
                     yield FrameStream(source, len(durations), planned, frames)
         finally:
-            if self._playing is playing:  # else another run has begun already
-                self._playing = None
+            if self.playing is playing:  # else another run has begun already
+                self.playing = None
 
     def _ahead(self, found: ImageSet) -> float:
         """Seconds from the asking to the start of the first step, as of a live run."""
@@ -256,7 +250,7 @@ class StaticProvider:
                 final = await self._image(found, len(found.steps) - 1)
                 if final is not None and await self._is_a_picture(found, final):
                     return found, final
-            held_back = held_back or (action_id, number) not in self._faults
+            held_back = held_back or (action_id, number) not in self.faults
             number = await self._draw(action, untried)
         if held_back:
             raise StoreSilent(f"no set of {action_id} can be played: the store fails")
@@ -304,9 +298,9 @@ class StaticProvider:
             fingerprint = found.meta.fingerprint
             if fingerprint is None or fingerprint == action.fingerprint:
                 place = (action.action_id, number)
-                fault = self._faults.get(place)
+                fault = self.faults.get(place)
                 if fault is None or not fault.of_image:
-                    self._faults.pop(place, None)
+                    self.faults.pop(place, None)
                     self._told.pop(place, None)
                 meta = found.meta
                 if meta.latency is not None:
@@ -404,7 +398,7 @@ class StaticProvider:
 
     def _report(self, action_id: str, number: int, fault: Fault) -> None:
         key = (action_id, number)
-        self._faults[key] = fault
+        self.faults[key] = fault
         if self._told.get(key) != fault.reason:
             # Once, not at every look for months.
             self._told[key] = fault.reason
