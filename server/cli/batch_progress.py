@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from generator.engines.port import Engine
-from generator.sets.batch import Began, Event, Finished, GaveUp, Left, PutBack, Said
+from generator.sets.batch import Began, Event, Finished, Left, PutBack, Said
+from generator.sets.job_queue import Failure
 from server.core.formatting import count, duration, rate
 
 _REFRESH = 4
@@ -109,7 +110,7 @@ class Tally:
                     self.line(engine).note = ""
             case PutBack(engine, job, reason):
                 self.line(engine).note = f"{job} put back: {reason}"
-            case GaveUp():
+            case Failure():
                 self.failed += 1
             case Left(engine, reason):
                 line = self.line(engine)

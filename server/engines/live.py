@@ -10,16 +10,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import structlog
 
 from generator.engines.port import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.registry import AnyEngine
-from generator.engines.settings import (
-    BadEngine,
-    EngineAccess,
-    LocalSection,
-)
+from generator.engines.settings import BadEngine, EngineAccess, LocalSection
 from generator.outgoing import client_for_engines
 from generator.sheet.plan import Planned
 from generator.sheet.recipe import Recipe
@@ -31,6 +28,9 @@ from server.engines.supervision import Supervision
 from server.providers.live import LiveEngine
 
 _log = structlog.get_logger(__name__)
+
+_ANYTHING: Final = Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)
+"""The probe of a child of a show that draws nothing: it is to be given something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class _Unstarted:
 
 def local_child(section: LocalSection, recipes: Sequence[Recipe], clock: Clock) -> LocalEngine:
     """An engine in a child process, warmed up with `recipes`; to be entered."""
-    warm_up = warm_up_recipes(recipes) or (_anything(),)
+    warm_up = warm_up_recipes(recipes) or (_ANYTHING,)
     section = section.keeping(len({recipe.model for recipe in recipes}))
     return LocalEngine(
         section.name,
@@ -156,8 +156,3 @@ def local_child(section: LocalSection, recipes: Sequence[Recipe], clock: Clock) 
             memory_growth=section.memory_growth,
         ),
     )
-
-
-def _anything() -> Recipe:
-    """For a show that draws nothing: a child is to be given something as its probe."""
-    return Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)

@@ -45,7 +45,7 @@ AWAITED = {
         "catches all, line by line; awaited at the end",
     ),
     ("server/engines/local.py", "create_task"): (
-        3,
+        2,
         "supervision catches all and becomes the engine's state; the others are awaited",
     ),
     ("server/asrun/log.py", "Thread"): (1, "the job `asrun` sees it end and begins another"),
