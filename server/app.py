@@ -20,19 +20,19 @@ from starlette.middleware import Middleware
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
-from server.core.conditions import ConditionCollector, Conditions
+from server.core.conditions import Conditions
 from server.core.host_process import HostProcess
 from server.core.jobs import JobBody, JobName, Jobs
-from server.core.logs import LogCollector
+from server.core.logs import log_metrics
 from server.core.metrics import Metrics, measure_loop_lag
-from server.core.output import OutputCollector, output_conditions
+from server.core.output import output_conditions, output_metrics
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
 from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
-from server.network.connections import ConnectionCollector, Connections
+from server.network.connections import Connections
 from server.network.rate_limit import LimitedRequests
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.rehearsal.checks import Checks, open_checks
@@ -105,12 +105,11 @@ async def _open_server(
 
 def _observe_process(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
     """Let the process tell how it does: what is wrong, its log, and who is connected."""
-    for collector in (ConditionCollector(conditions), OutputCollector(), LogCollector()):
-        metrics.registry.register(collector)
+    metrics.ask(conditions.metrics, output_metrics, log_metrics)
     conditions.add(output_conditions)
     connections = getattr(app.state, "connections", None)
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
-        metrics.registry.register(ConnectionCollector(connections))
+        metrics.ask(connections.metrics)
         conditions.add(connections.conditions)
 
 

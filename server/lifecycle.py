@@ -33,8 +33,8 @@ from server.performance.state_file import KEPT_WITHIN, Panic, StateFile
 from server.providers.shuffle import ShuffleBag
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.setup import Setup
-from server.stage.presence import PresenceCollector, ScreenPresence
-from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.stage.presence import ScreenPresence
+from server.supply.sources import Supply, open_supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop
 
@@ -119,8 +119,7 @@ async def open_playout(setup: Setup, metrics: Metrics) -> AsyncIterator[Playout]
             ),
         )
         presence = _presence(setup, runtime, state_file)
-        metrics.registry.register(SupplyCollector(supply))
-        metrics.registry.register(PresenceCollector(presence))
+        metrics.ask(supply.metrics, presence.metrics)
         yield Playout(
             setup, supply, state_file, asrun, engines, time_of_day, runtime, presence, metrics
         )
