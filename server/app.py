@@ -130,7 +130,7 @@ def _services(
     setup, runtime = playout.setup, playout.runtime
     show, outside, stage = setup.show, setup.outside, runtime.stage
     metrics, presence = playout.metrics, playout.presence
-    access = Access.of(show.settings.tokens, show.settings.server)
+    access = Access(show.settings.tokens, show.settings.server)
     return Services(
         show=show,
         access=access,

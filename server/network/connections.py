@@ -23,9 +23,9 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import HTTPConnection
 
+from server.config.sections import is_loopback
 from server.core.conditions import Condition
 from server.core.metrics import sampled
-from server.network.access import is_loopback
 
 if sys.platform != "win32":
     import fcntl
@@ -141,7 +141,7 @@ class Connections:
         self._make_room(host, now)
         connection = Connection(transport, host, "silent", now, now + HEAD_WITHIN, read_at=now)
         if self._is_full(host):
-            self._count("refused")
+            self.ended["refused"] += 1
             transport.abort()
             return None
         self._open[transport] = connection
@@ -225,12 +225,9 @@ class Connections:
 
     def _end(self, connection: Connection, reason: Reason) -> None:
         """End it at once: a goodbye would wait for it to be read, and keep what it has."""
-        self._count(reason)
+        self.ended[reason] += 1
         self.closed(connection.transport)
         connection.transport.abort()
-
-    def _count(self, reason: Reason) -> None:
-        self.ended[reason] += 1
 
     def _look_later(self) -> None:
         if self._looking is None:
