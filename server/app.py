@@ -78,7 +78,8 @@ async def _open_server(
     async with AsyncExitStack() as stack:
         playout = await stack.enter_async_context(open_playout(setup, metrics))
         conditions.add(playout.state_file.conditions)
-        seats = _seats(playout)
+        max_screens = setup.show.settings.server.max_screens
+        seats = Seats(max_screens, playout.runtime.stage, playout.presence, setup.outside)
         conditions.add(seats.conditions)
         checks = await stack.enter_async_context(open_checks(playout))
         control = build_control(playout, checks, conditions)
@@ -111,13 +112,6 @@ def _observe_process(app: Starlette, metrics: Metrics, conditions: Conditions) -
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
         metrics.ask(connections.metrics)
         conditions.add(connections.conditions)
-
-
-def _seats(playout: Playout) -> Seats:
-    """As many as the show has for screens."""
-    most = playout.setup.show.settings.server.max_screens
-    stage, presence = playout.runtime.stage, playout.presence
-    return Seats(most, stage, presence, playout.setup.outside)
 
 
 def _services(

@@ -6,7 +6,7 @@ It also keeps what a restart takes up again: forces, a panic, when the show was 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -178,16 +178,12 @@ def force_book(state_file: StateFile, time_of_day: TimeOfDay, clock: Clock) -> F
     return book
 
 
-def panic_keeper(state_file: StateFile) -> Callable[[Panic | None], Awaitable[str | None]]:
-    """Remembers a panic, or its end, across a restart; answers why it could not, or None."""
-
-    async def keep(panic: Panic | None) -> str | None:
-        why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
-        if why_not is not None:
-            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
-        return why_not
-
-    return keep
+async def keep_panic(state_file: StateFile, panic: Panic | None) -> str | None:
+    """Remember a panic, or its end, across a restart; why it could not be, or None."""
+    why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
+    if why_not is not None:
+        _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+    return why_not
 
 
 async def signs_of_life(state_file: StateFile, clock: Clock, playhead: Playhead) -> None:

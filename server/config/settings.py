@@ -206,7 +206,7 @@ def _read_environment(
     known = _variables()
     sections = set(Settings.model_fields)
     for name, value in ours.items():
-        if not _is_known(name, known):
+        if name.upper() not in known and not name.upper().startswith("UNDERSTUDY_PROGRAMS_"):
             if "TOKEN" in name:
                 expected = ", ".join(f"UNDERSTUDY_{one.upper()}_…" for one in sorted(sections))
                 message = f"unknown {name}: expected {expected}{nearest(name, known)}"
@@ -259,10 +259,6 @@ def _variables() -> frozenset[str]:
             *(f"UNDERSTUDY_{name.upper()}" for name in (*keys, *Settings.model_fields)),
         }
     )
-
-
-def _is_known(name: str, known: frozenset[str]) -> bool:
-    return name.upper() in known or name.upper().startswith("UNDERSTUDY_PROGRAMS_")
 
 
 def _read_tokens(env: Mapping[str, str], problems: list[str]) -> dict[str, Any]:

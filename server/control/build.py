@@ -13,7 +13,7 @@ from server.control.dispatcher import CommandLog, Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.core.conditions import Conditions
-from server.lifecycle import Playout, panic_keeper
+from server.lifecycle import Playout, keep_panic
 from server.performance.state_file import KEPT_WITHIN
 from server.rehearsal.checks import Checks
 
@@ -65,7 +65,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         clock=clock,
         min_go=show.settings.playback.min_go,
         log=log,
-        remember=panic_keeper(state_file),
+        remember=partial(keep_panic, state_file),
     )
     mode_commands = ModeCommands(
         modes=runtime.modes,
