@@ -20,19 +20,19 @@ from starlette.middleware import Middleware
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
-from server.core.conditions import ConditionCollector, Conditions
+from server.core.conditions import Conditions
 from server.core.host_process import HostProcess
 from server.core.jobs import JobBody, JobName, Jobs
-from server.core.logs import LogCollector
+from server.core.logs import log_metrics
 from server.core.metrics import Metrics, measure_loop_lag
-from server.core.output import OutputCollector, output_conditions
+from server.core.output import output_conditions, output_metrics
 from server.core.refusal import Refused
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
-from server.network.connections import ConnectionCollector, Connections
+from server.network.connections import Connections
 from server.network.rate_limit import LimitedRequests
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.older_wire.socket import OlderWireSocket
@@ -80,7 +80,8 @@ async def _open_server(
     async with AsyncExitStack() as stack:
         playout = await stack.enter_async_context(open_playout(setup, metrics))
         conditions.add(playout.state_file.conditions)
-        seats = _seats(playout)
+        max_screens = setup.show.settings.server.max_screens
+        seats = Seats(max_screens, playout.runtime.stage, playout.presence, setup.outside)
         conditions.add(seats.conditions)
         checks = await stack.enter_async_context(open_checks(playout))
         control = build_control(playout, checks, conditions)
@@ -107,20 +108,12 @@ async def _open_server(
 
 def _observe_process(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
     """Let the process tell how it does: what is wrong, its log, and who is connected."""
-    for collector in (ConditionCollector(conditions), OutputCollector(), LogCollector()):
-        metrics.registry.register(collector)
+    metrics.ask(conditions.metrics, output_metrics, log_metrics)
     conditions.add(output_conditions)
     connections = getattr(app.state, "connections", None)
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
-        metrics.registry.register(ConnectionCollector(connections))
+        metrics.ask(connections.metrics)
         conditions.add(connections.conditions)
-
-
-def _seats(playout: Playout) -> Seats:
-    """As many as the show has for screens."""
-    most = playout.setup.show.settings.server.max_screens
-    stage, presence = playout.runtime.stage, playout.presence
-    return Seats(most, stage, presence, playout.setup.outside)
 
 
 def _services(
@@ -133,7 +126,7 @@ def _services(
     setup, runtime = playout.setup, playout.runtime
     show, outside, stage = setup.show, setup.outside, runtime.stage
     metrics, presence = playout.metrics, playout.presence
-    access = Access.of(show.settings.tokens, show.settings.server)
+    access = Access(show.settings.tokens, show.settings.server)
     return Services(
         show=show,
         access=access,

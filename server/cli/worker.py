@@ -30,13 +30,12 @@ from server.cli.common import (
     named_store,
     reading,
 )
-from server.config.sections import ServerSection
+from server.config.sections import ServerSection, is_loopback
 from server.config.show import Show
 from server.core.child_process import end_with_parent, give_way
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
 from server.engines.child import TOKEN_VARIABLE, ChildAssignment
-from server.network.access import is_loopback
 from server.network.serving import (
     AnnouncingServer,
     RefusedToServe,

@@ -13,7 +13,7 @@ from server.control.dispatcher import Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.core.conditions import Conditions
-from server.lifecycle import Playout, panic_keeper
+from server.lifecycle import Playout, keep_panic
 from server.performance.state_file import KEPT_WITHIN
 from server.rehearsal.checks import Checks
 
@@ -57,7 +57,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         view=view,
         asrun=playout.asrun,
         clock=clock,
-        remember=panic_keeper(state_file),
+        remember=partial(keep_panic, state_file),
     )
     mode_commands = ModeCommands(
         modes=runtime.modes,

@@ -17,7 +17,7 @@ import structlog
 from generator.engines.port import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.registry import AnyEngine
 from generator.engines.settings import BadEngine, EngineAccess, LocalSection
-from generator.outgoing import client_for_engines
+from generator.outgoing import Client, client_for_engines
 from generator.sheet.plan import Planned
 from generator.sheet.recipe import Recipe
 from server.config.show import Show
@@ -82,7 +82,7 @@ async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator
     local: dict[str, LocalEngine] = {}
     ranked: list[LiveEngine] = []
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(client_for_engines())
+        client: Client | None = None  # it reads every certificate: for engines elsewhere alone
         for section in ranked_sections(show):
             engine: Engine
             if isinstance(section, LocalSection):
@@ -90,6 +90,8 @@ async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator
                     local_child(section, [action.recipe for action in plan.actions], clock)
                 )
             else:
+                if client is None:
+                    client = await stack.enter_async_context(client_for_engines())
                 access = EngineAccess(
                     client=client,
                     token=show.settings.tokens.engines.get(section.kind),

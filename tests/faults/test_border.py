@@ -41,7 +41,7 @@ from cache.untrusted import (
 from generator.engines.comfyui.messages import parse as parse_comfyui
 from generator.sheet.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
 from server.config.environment import is_service_link
-from server.config.sections import Tokens
+from server.config.sections import ServerSection, Tokens
 from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
 from server.control import messages as control
@@ -436,7 +436,7 @@ def test_a_misspelt_token_leaves_no_door_open() -> None:
 def test_a_token_that_is_not_ascii_is_known_however_it_is_sent(encoding: str) -> None:
     from starlette.requests import Request  # noqa: PLC0415 - here alone
 
-    access = Access(Tokens.model_validate({"operator": "Schlüssel"}), "127.0.0.1")
+    access = Access(Tokens.model_validate({"operator": "Schlüssel"}), ServerSection())
     headers = [
         (b"host", b"127.0.0.1"),
         (b"authorization", b"Bearer " + "Schlüssel".encode(encoding)),

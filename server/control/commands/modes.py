@@ -143,7 +143,7 @@ class ModeCommands:
         try:
             self.modes.reset(args.engine)
         except KeyError:
-            known = ", ".join(self.modes.live_engines) or "there are none"
+            known = ", ".join(each.name for each in self.modes.engines) or "there are none"
             text = f"no engine {args.engine!r:.70} may draw live: {known}"
             raise CommandError("unknown_engine", text) from None
         self.engines.reset(args.engine)
