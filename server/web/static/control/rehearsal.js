@@ -32,16 +32,14 @@ export class Rehearsal {
   #order() {
     const text = (/** @type {string} */ id) => element(id).value.trim();
     const screenings = Number(text("rehearse-screenings") || 1);
-    const bandwidth = text("rehearse-bandwidth");
-    const latency = Number(text("rehearse-latency") || 0) / 1000;
-    const fail = text("rehearse-fail");
-    return {
-      ...(screenings !== 1 ? { screenings } : {}),
-      ...(bandwidth ? { bandwidth } : {}),
-      ...(latency ? { latency } : {}),
-      ...(fail ? { fail } : {}),
-      ...(element("rehearse-deep").checked ? { deep: true } : {}),
+    const asked = {
+      screenings: screenings !== 1 && screenings,
+      bandwidth: text("rehearse-bandwidth"),
+      latency: Number(text("rehearse-latency") || 0) / 1000,
+      fail: text("rehearse-fail"),
+      deep: element("rehearse-deep").checked,
     };
+    return Object.fromEntries(Object.entries(asked).filter(([, value]) => value));
   }
 
   /** @param {import("./connection.js").ServerConnection} server */
