@@ -42,7 +42,7 @@ from generator.engines.port import (
     check_count,
 )
 from generator.engines.settings import EngineAccess
-from generator.outgoing import CONNECT_WITHIN, open_socket
+from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
 from generator.sheet.plan import Action
 from generator.sheet.recipe import Recipe
 
@@ -126,6 +126,7 @@ class OlderWireEngine:
         connect_within: seconds for the connection.
         silence: seconds without anything that is part of a drawing after which it is given up.
         end_within: seconds for what is still to come once ``done`` or the final image has.
+        max_size: bytes that a message may have.
     """
 
     url: str = field(repr=False)
@@ -134,6 +135,7 @@ class OlderWireEngine:
     connect_within: float = CONNECT_WITHIN
     silence: float = SILENCE
     end_within: float = END_WITHIN
+    max_size: int = MAX_MESSAGE
     timing: ClassVar[Timing] = "measured"
 
     @property
@@ -157,7 +159,9 @@ class OlderWireEngine:
         expected = steps if strength is None else max(1, int(steps * strength))
         drawing = _ImageAssembler(expected, blind=said.startswith(f"{_BLIND}:"))
         try:
-            async with open_socket(self.url, open_within=self.connect_within) as socket:
+            async with open_socket(
+                self.url, max_size=self.max_size, open_within=self.connect_within
+            ) as socket:
                 # At once: who waits for a greeting waits in vain, since most greet only then.
                 await socket.send(said)
                 drawing.begin(time.perf_counter())

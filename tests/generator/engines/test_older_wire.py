@@ -127,7 +127,7 @@ async def test_a_timestep_is_read_as_torch_prints_it(printed: str, timestep: flo
 async def played(script: list[str | bytes | None], says: str = "P4:x", **how: float) -> list[bytes]:
     """What comes of a script, as images' bytes."""
     async with older_program(OlderProgram(script=script)) as url:
-        engine = OlderWireEngine(url, says=lambda _: says, **{"end_within": 0.2, **how})
+        engine = OlderWireEngine(url, says=lambda _: says, **{"end_within": 0.2, **how})  # type: ignore[arg-type]
         images = await drawn(engine, recipe())
     assert [image.step for image in images] == list(range(1, len(images) + 1))
     assert [image.final for image in images] == [False] * (len(images) - 1) + [True]
