@@ -18,7 +18,6 @@ from server.core.clock import Clock, timeout_at
 from server.performance.progress import Hung, ShowProgress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
-from server.stage import messages as wire
 from server.stage.stage import Stage
 
 __all__ = ["Assignment", "OnStage", "Performer", "pause_after"]
@@ -162,7 +161,7 @@ class Performer:
         """Our own mistake: the wall keeps its picture, and the next cue gets its chance."""
         _log.error("run_failed", action_id=assignment.action.action_id, exc_info=error)
         self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
-        self._stage.tell(wire.Hold())
+        self._stage.hold()
 
     async def _until_it_begins(self, assignment: Assignment) -> None:
         """Wait for the beginning; what was set before it is on the wall meanwhile."""

@@ -13,17 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from cache.tasks import first_of
-from generator.sheet.cues import (
-    Cue,
-    CueSheet,
-    EndCue,
-    FadeCue,
-    NavigateCue,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    format_time,
-)
+from generator.sheet.cues import CueSheet, format_time
 from generator.sheet.plan import Action, Planned
 from server.config.show import Show
 from server.core.clock import Clock
@@ -32,14 +22,15 @@ from server.core.formatting import moment
 from server.core.metrics import Metrics
 from server.core.time_of_day import local_text, read
 from server.modes.manager import ModeManager
+from server.performance.cue_messages import CueMessages
 from server.performance.performer import Assignment, Performer
 from server.performance.progress import ShowProgress
 from server.performance.state_file import Panic
 from server.stage import messages as wire
 from server.stage.stage import Stage
-from server.timeline.beginnings import SLIDER_TAKES, Beginnings
+from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
-from server.timeline.tableau import Tableau, tableau_at
+from server.timeline.tableau import tableau_at
 
 _log = structlog.get_logger(__name__)
 
@@ -60,8 +51,6 @@ PANIC_TAKES = 1.0
 
 _CURTAIN_WAITS = 0.3
 """Seconds in which a picture is loaded and hung behind the curtain."""
-
-_CAPTION_LINGERS = 1.5
 
 
 class Playback:
@@ -113,6 +102,7 @@ class Playback:
         self._progress = progress
         self._metrics = metrics
         self._beginnings = beginnings
+        self._cues = CueMessages(show.sheet, plan, beginnings, show.settings.display.fade)
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
@@ -227,7 +217,7 @@ class Playback:
         """What the picture on the wall is of, where a screening is on."""
         if self._playhead.status != "active":
             return None
-        index = tableau_at(self._sheet, self._playhead.cursor, 0.0).generating
+        index = tableau_at(self._sheet, self._playhead.cursor).generating
         return None if index is None else self._plan.of_cue(index)
 
     def regenerate(self, why: str = "drawn again by hand") -> bool:
@@ -242,7 +232,7 @@ class Playback:
         start = max(now, self._performer.begins_at or now)
         assignment = self._assignment(action, start, now - position + action.at, why)
         self._performer.perform(assignment)
-        if not tableau_at(self._sheet, self._playhead.cursor, position).alone:
+        if not tableau_at(self._sheet, self._playhead.cursor).alone:
             self._performer.no_more_cycles()
         return True
 
@@ -263,7 +253,7 @@ class Playback:
     def hold(self) -> None:
         """Stop what is being drawn and keep the picture, until the next cue that draws."""
         self._performer.stop()
-        self._stage.tell(wire.Hold())
+        self._stage.hold()
 
     def panic(self, by: str) -> Panic:
         """Fade every screen to black and stop what is being drawn, until `restore`.
@@ -335,13 +325,19 @@ class Playback:
                 black = self._stage.black
                 self._stage.open_screening(event.at)
                 if black:
-                    self._fade(False, self._clock.now())
+                    self._stage.tell(self._cues.light(self._clock.now()))
             case Fired():
                 self._fire(event.index, event.at)
             case Jumped():
                 self._metrics.jumps.inc()
                 _log.info("jumped", position=round(event.position, 3))
-                self._set_stage(event)
+                now = self._clock.now()
+                try:
+                    for message in self._cues.standing(event.index, event.at, now):
+                        self._stage.tell(message)
+                finally:  # words that cannot be told must not cost the picture
+                    if not event.keep_picture:
+                        self._join(event)
             case Ended():
                 self._performer.stop()
                 self._modes.screening_over()
@@ -352,7 +348,7 @@ class Playback:
                 if self._stage.black:
                     # First the lobby, behind the curtain: the picture must not be seen again.
                     lobby_takes = self._clock.stretch(_LOBBY_TAKES)
-                    self._fade(False, self._clock.now() + lobby_takes)
+                    self._stage.tell(self._cues.light(self._clock.now() + lobby_takes))
 
     def _no_pause(self, next_at: float | None) -> bool:
         """Whether the next screening follows at once."""
@@ -402,30 +398,14 @@ class Playback:
         self._metrics.cues.labels(action=cue.action).inc()
         self._metrics.cue_lateness.observe(late)
         _log.debug("cue", index=index, action=cue.action, late=round(late, 4))
+        if cue.ends_part:
+            self._performer.no_more_cycles()
         try:
-            self._tell_screens(index, cue, at)
+            for message in self._cues.of(index, at, at):
+                self._stage.tell(message)
         finally:  # words that cannot be told must not cost the picture
             if cue.generates:
                 self._begin(index, at)
-
-    def _tell_screens(self, index: int, cue: Cue, at: float) -> None:
-        match cue:
-            case NavigateCue():
-                self._performer.no_more_cycles()
-                self._stage.tell(wire.Scene(route=cue.route))
-            case FadeCue():
-                self._fade(cue.fade, at)
-            case TranscriptCue():
-                self._caption(index, at)
-            case PromptCue():
-                self._type(index, at)
-                self._slide(index, at)
-            case SliderCue():
-                self._slide(index, at)
-            case EndCue():
-                self._performer.no_more_cycles()
-            case _:
-                pass  # start, next and reconnect are marks: nothing of them is seen
 
     def _begin(
         self, index: int, at: float, why: str = "", before: Assignment | None = None
@@ -467,37 +447,12 @@ class Playback:
             before=before,
         )
 
-    def _set_stage(self, jump: Jumped) -> None:
-        """Show what a screen would show had the screening been played up to here."""
-        tableau = tableau_at(self._sheet, jump.index, jump.position)
-        cues, origin = self._sheet.cues, jump.at
-        now = self._clock.now()
-        route = cues[tableau.navigate] if tableau.navigate is not None else None
-        self._stage.tell(wire.Scene(route=route.route if isinstance(route, NavigateCue) else ""))
-        fade = cues[tableau.fade] if tableau.fade is not None else None
-        if isinstance(fade, FadeCue):
-            self._fade(fade.fade, origin + fade.at)
-        else:
-            self._fade(False, now)
-        if tableau.caption is not None:
-            self._caption(tableau.caption, origin + cues[tableau.caption].at)
-        else:
-            self._stage.tell(wire.Caption(text="", at=now, until=now))
-        if tableau.prompt is not None:
-            self._type(tableau.prompt, origin + cues[tableau.prompt].at)
-        if tableau.slider is not None:
-            self._slide(tableau.slider, origin + cues[tableau.slider].at)
-        if jump.keep_picture:
-            return
-        if tableau.generating is None:
-            self._performer.stop()
-        else:
-            self._join(tableau, origin)
-
-    def _join(self, tableau: Tableau, origin: float) -> None:
-        """Perform what is on in a tableau, in its middle; still being typed, what was before."""
-        index, why = tableau.generating, "the show was set here"
+    def _join(self, jump: Jumped) -> None:
+        """Perform what is on, in its middle; while it is still being typed, what was before."""
+        tableau, why = tableau_at(self._sheet, jump.index), "the show was set here"
+        index, origin = tableau.generating, jump.at
         if index is None:
+            self._performer.stop()
             return
         at = origin + self._sheet.cues[index].at
         before = None
@@ -510,44 +465,3 @@ class Playback:
         self._begin(index, at, why, before)
         if not tableau.alone:
             self._performer.no_more_cycles()
-
-    # ------------------------------------------------------------ what screens are told
-
-    def _fade(self, black: bool, at: float) -> None:
-        seconds = self._show.settings.display.fade
-        self._stage.tell(wire.Fade(black=black, seconds=seconds, at=at))
-
-    def _caption(self, index: int, at: float) -> None:
-        cue = self._sheet.cues[index]
-        if not isinstance(cue, TranscriptCue):
-            return
-        origin = at - cue.at
-        words = tuple(
-            wire.CaptionWord(word=word.word, start=origin + word.start, end=origin + word.end)
-            for word in cue.words
-        )
-        until = origin + cue.until + _CAPTION_LINGERS
-        self._stage.tell(wire.Caption(text=cue.transcript, words=words, at=at, until=until))
-
-    def _type(self, index: int, at: float) -> None:
-        keys = self._beginnings.typing(index)
-        if keys is None:
-            return
-        self._stage.tell(
-            wire.Typing(
-                text=keys.text,
-                erase=keys.erase,
-                delay=wire.TypingDelay(base=keys.base, variance=keys.variance),
-                at=at,
-                seed=keys.seed,
-                from_=keys.standing,
-                seconds=keys.seconds,
-            )
-        )
-
-    def _slide(self, index: int, at: float) -> None:
-        action = self._plan.of_cue(index)
-        if action is None or action.slider is None:
-            return
-        before, after = action.slider
-        self._stage.tell(wire.Slider(from_=before, to=after, seconds=SLIDER_TAKES, at=at))

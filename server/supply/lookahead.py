@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache.prefetch.prefetcher import Need
-from generator.sheet.cues import NavigateCue
 from generator.sheet.plan import Action, Planned
 from server.config.show import Show
 from server.core.clock import Clock
@@ -115,9 +114,10 @@ def _regenerating(
 
 
 def _stops(show: Show, plan: Planned) -> list[int]:
-    """The cues that end a regeneration: those that draw, and those that navigate."""
-    navigations = {i for i, cue in enumerate(show.sheet.cues) if isinstance(cue, NavigateCue)}
-    return sorted({action.cue_index for action in plan.actions} | navigations)
+    """The cues that end a regeneration: those that draw, and those that end a part."""
+    cues = enumerate(show.sheet.cues)
+    ends = {index for index, cue in cues if cue.ends_part and cue.at < show.duration}
+    return sorted({action.cue_index for action in plan.actions} | ends)
 
 
 def _at_any_moment(action: Action, now: float) -> Coming:
