@@ -423,8 +423,7 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
     cues, problems = _read(raw)
     problems += _text_problems(raw)
     problems += _order_problems(raw)
-    problems += _id_problems(raw)
-    problems += _program_problems(raw, set(programs))
+    problems += _name_problems(raw, set(programs))
     if problems:
         raise CueSheetError(
             source, sorted(problems, key=lambda p: -1 if p.index is None else p.index)
@@ -437,10 +436,16 @@ def _twice(name: str) -> str:
     return f"the field {clean_text(name)!r:.60} stands twice in one object: the last counts"
 
 
-def _time_of(raw: list[Any], index: int) -> str | None:
+def _problem(
+    raw: list[Any],
+    index: int,
+    message: str,
+    kind: Literal["bad_sheet", "unknown_program"] = "bad_sheet",
+) -> CueProblem:
     cue = raw[index]
     time = cue.get("time") if isinstance(cue, dict) else None
-    return time[:20] if isinstance(time, str) and time.isprintable() else None
+    told = time[:20] if isinstance(time, str) and time.isprintable() else None
+    return CueProblem(index, told, message, kind)
 
 
 def _read(raw: list[Any]) -> tuple[list[Cue], list[CueProblem]]:
@@ -450,20 +455,18 @@ def _read(raw: list[Any]) -> tuple[list[Cue], list[CueProblem]]:
     for index, given in enumerate(raw):
         action = given.get("action") if isinstance(given, dict) else None
         kind = KINDS.get(action) if isinstance(action, str) else None
-        messages: Iterable[str]
         if not isinstance(given, dict):
-            messages = ["expected an object with time and action"]
+            problems.append(_problem(raw, index, "expected an object with time and action"))
         elif kind is None:
             what = "no action" if action is None else f"unknown action {action!r}"
-            messages = [f"{what}: expected one of {', '.join(KINDS)}"]
+            expected = f"expected one of {', '.join(KINDS)}"
+            problems.append(_problem(raw, index, f"{what}: {expected}"))
         else:
             try:
                 cues.append(kind.model_validate(given))
-                continue
             except ValidationError as error:
-                messages = map(_in_words, error.errors(include_url=False))
-        time = _time_of(raw, index)
-        problems += [CueProblem(index, time, message) for message in messages]
+                details = error.errors(include_url=False)
+                problems += [_problem(raw, index, _in_words(detail)) for detail in details]
     return cues, problems
 
 
@@ -482,24 +485,20 @@ def _in_words(detail: ErrorDetails) -> str:
     return f"{place}: {text}{shown}"
 
 
-def _text_problems(raw: list[Any]) -> list[CueProblem]:
+def _text_problems(raw: list[Any]) -> Iterable[CueProblem]:
     """Halves of surrogate pairs, which JSON can spell and nothing can draw, send or log."""
-    problems: list[CueProblem] = []
     for index, cue in enumerate(raw):
         try:
             json.dumps(cue, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             found = error.object[error.start]
             message = f"expected text in Unicode, found {found!r}, half of a character"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
+            yield _problem(raw, index, message)
         except RecursionError:
-            message = "nested too deeply to read"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
-    return problems
+            yield _problem(raw, index, "nested too deeply to read")
 
 
-def _order_problems(raw: list[Any]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
+def _order_problems(raw: list[Any]) -> Iterable[CueProblem]:
     latest, latest_index = -math.inf, 0
     for index, cue in enumerate(raw):
         try:
@@ -511,35 +510,25 @@ def _order_problems(raw: list[Any]) -> list[CueProblem]:
                 f"out of order: expected no earlier than {format_time(latest)}, "
                 f"the time of cue {latest_index}"
             )
-            problems.append(CueProblem(index, _time_of(raw, index), message))
+            yield _problem(raw, index, message)
         else:
             latest, latest_index = at, index
-    return problems
 
 
-def _id_problems(raw: list[Any]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
-    seen: dict[str, int] = {}
+def _name_problems(raw: list[Any], programs: set[str]) -> Iterable[CueProblem]:
+    """Programs that nobody knows, and ids that two cues have."""
+    first: dict[str, int] = {}
     for index, cue in enumerate(raw):
-        identifier = cue.get("id") if isinstance(cue, dict) else None
-        if not isinstance(identifier, str):
-            continue
-        first = seen.setdefault(identifier, index)
-        if first != index:
-            message = f"duplicate id {identifier!r}: cue {first} has it already"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
-    return problems
-
-
-def _program_problems(raw: list[Any], programs: set[str]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
-    for index, cue in enumerate(raw):
-        program = cue.get("program") if isinstance(cue, dict) else None
+        identifier, program = (
+            (cue.get("id"), cue.get("program")) if isinstance(cue, dict) else (None, None)
+        )
+        if isinstance(identifier, str) and first.setdefault(identifier, index) != index:
+            message = f"duplicate id {identifier!r}: cue {first[identifier]} has it already"
+            yield _problem(raw, index, message)
         if isinstance(program, str) and program not in programs:
             known = ", ".join(sorted(programs)) or "none"
             message = f"unknown program {program!r}: expected one of {known}"
-            problems.append(CueProblem(index, _time_of(raw, index), message, "unknown_program"))
-    return problems
+            yield _problem(raw, index, message, "unknown_program")
 
 
 def _remarks(cues: Sequence[Cue]) -> Iterable[CueProblem]:

@@ -89,7 +89,6 @@ class Performance:
         self.run = run
         self.outcome: Ending | None = None
         self._frames: list[StageFrame] = []
-        self._due: list[float] = []
         self._let_go = 0
         self._bytes = 0
         self._wake = wake
@@ -103,12 +102,10 @@ class Performance:
         if self.outcome is not None:
             return
         self._frames.append(frame)
-        self._due.append(frame.header.present_at)
         self._bytes += len(frame.message)
-        over = bisect_right(self._due, now) - 1
+        over = self._count_due(now) - 1
         while over > 0 and self._bytes > KEEP_BYTES:
             self._bytes -= len(self._frames.pop(0).message)
-            self._due.pop(0)
             self._let_go += 1
             over -= 1
         self._wake()
@@ -129,14 +126,17 @@ class Performance:
 
     def newest_due(self, now: float) -> int | None:
         """Number of the frame that should be on the wall at `now`; None before the first."""
-        due = bisect_right(self._due, now)
+        due = self._count_due(now)
         return self._let_go + due - 1 if due else None
 
     def full_until(self, now: float) -> float | None:
         """Steady time at which there is room for more; None if there is now."""
-        ahead = bisect_right(self._due, now)
-        waiting = sum(len(frame.message) for frame in self._frames[ahead:])
-        return self._due[ahead] if waiting > AHEAD_BYTES else None
+        ahead = self._frames[self._count_due(now) :]
+        waiting = sum(len(frame.message) for frame in ahead)
+        return ahead[0].header.present_at if waiting > AHEAD_BYTES else None
+
+    def _count_due(self, now: float) -> int:
+        return bisect_right(self._frames, now, key=lambda frame: frame.header.present_at)
 
 
 class ScreenMailbox:
