@@ -57,64 +57,38 @@ Finished = Mapping[str, Collection[str]]
 """Of which recipes a store holds, or held, sets: fingerprints by action id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All actions of a sheet, in the order of their cues, as of one moment.
+class _PlacedAction(NamedTuple):
+    """An action under the id of its place, and the id that its cue gives it."""
 
+    action: Action
+    explicit_id: str | None
+
+
+@dataclass
+class Plan:
+    """All actions of a sheet, in the order of their cues.
+
+    What is drawn never changes while the show plays; under which ids its sets are kept does,
+    where the store comes later than the show, or somebody draws for a newer sheet.
     `remarks` is what is odd in the sheet, and does no harm.
     """
 
     actions: tuple[Action, ...]
     remarks: tuple[CueProblem, ...] = ()
     _placed: tuple[_PlacedAction, ...] = field(default=(), repr=False, compare=False)
-    _by_cue: dict[int, Action] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_cue = {action.cue_index: action for action in self.actions}
-        object.__setattr__(self, "_by_cue", by_cue)
+        self._numbers = {action.cue_index: n for n, action in enumerate(self.actions)}
 
     def of_cue(self, index: int) -> Action | None:
         """The action that cue `index` triggers, None if it draws nothing."""
-        return self._by_cue.get(index)
+        number = self._numbers.get(index)
+        return None if number is None else self.actions[number]
 
     @property
     def wanted(self) -> dict[str, str]:
         """The fingerprint that each action's sets must have."""
         return {action.action_id: action.fingerprint for action in self.actions}
-
-    def given(self, finished: Finished) -> Plan:
-        """The same actions, under the ids that they have where `finished` is what is drawn."""
-        return _plan(self._placed, self.remarks, finished)
-
-
-class PlanInForce:
-    """The plan that is played by: it follows the store.
-
-    What is drawn never changes while the show plays; under which ids its sets are kept does,
-    where the store comes later than the show, or somebody draws for a newer sheet.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        """See `Plan.actions`."""
-        return self._plan.actions
-
-    @property
-    def remarks(self) -> tuple[CueProblem, ...]:
-        """See `Plan.remarks`."""
-        return self._plan.remarks
-
-    @property
-    def wanted(self) -> dict[str, str]:
-        """See `Plan.wanted`."""
-        return self._plan.wanted
-
-    def of_cue(self, index: int) -> Action | None:
-        """See `Plan.of_cue`."""
-        return self._plan.of_cue(index)
 
     def follow(self, finished: Finished) -> dict[str, str]:
         """Take over the ids that what is drawn gives the actions.
@@ -122,20 +96,9 @@ class PlanInForce:
         Returns:
             The new id by the old one, of those whose id has changed.
         """
-        before, self._plan = self._plan, self._plan.given(finished)
-        pairs = zip(before.actions, self._plan.actions, strict=True)
+        before, self.actions = self.actions, _under_ids(self._placed, finished)
+        pairs = zip(before, self.actions, strict=True)
         return {old.action_id: new.action_id for old, new in pairs if old != new}
-
-
-Planned = Plan | PlanInForce
-"""A plan, for those who only read it."""
-
-
-class _PlacedAction(NamedTuple):
-    """An action under the id of its place, and the id that its cue gives it."""
-
-    action: Action
-    explicit_id: str | None
 
 
 def plan_actions(
@@ -183,18 +146,13 @@ def plan_actions(
             slider=drawing.slider,
         )
         placed.append(_PlacedAction(action, cue.id))
-    return _plan(tuple(placed), tuple(remarks), finished or {})
+    actions = _under_ids(placed, finished or {})
+    return Plan(actions, tuple(remarks), tuple(placed))
 
 
-def _plan(
-    placed: tuple[_PlacedAction, ...], remarks: tuple[CueProblem, ...], finished: Finished
-) -> Plan:
-    ids = _assign_ids(placed, finished)
-    actions = (
-        replace(each.action, action_id=action_id)
-        for each, action_id in zip(placed, ids, strict=True)
-    )
-    return Plan(tuple(actions), remarks, placed)
+def _under_ids(placed: Sequence[_PlacedAction], finished: Finished) -> tuple[Action, ...]:
+    pairs = zip(placed, _assign_ids(placed, finished), strict=True)
+    return tuple(replace(each.action, action_id=action_id) for each, action_id in pairs)
 
 
 def _assign_ids(placed: Sequence[_PlacedAction], finished: Finished) -> list[str]:

@@ -12,7 +12,7 @@ from cache.model.formats import SetMeta, WrongFiles, image_set
 from cache.model.keys import META_NAME, meta_key, set_place
 from cache.model.manifest import ManifestAction
 from generator.sets.verify import SetFinding
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from generator.sheet.provenance import changes
 from server.core.formatting import first_few
 from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
@@ -154,7 +154,7 @@ def _of_set(
 
 def findings_of(
     flawed: Iterable[FlawedSet],
-    plan: Planned,
+    plan: Plan,
     usable: Callable[[str], int],
     behind: Callable[[Action], str | None],
 ) -> Iterator[Finding]:

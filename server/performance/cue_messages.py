@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 from generator.sheet.cues import Cue, CueSheet, FadeCue, NavigateCue, TranscriptCue
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from server.stage import messages as wire
 from server.stage.stage import Scenery
 from server.timeline.beginnings import SLIDER_TAKES, Beginnings
@@ -102,7 +102,7 @@ class CueMessages:
     """
 
     sheet: CueSheet
-    plan: Planned
+    plan: Plan
     beginnings: Beginnings
     fade: float
 

@@ -14,7 +14,7 @@ import structlog
 
 from cache.tasks import first_of
 from generator.sheet.cues import CueSheet, format_time
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from server.config.show import Show
 from server.core.clock import Clock
 from server.core.conditions import Condition
@@ -78,7 +78,7 @@ class Playback:
         self,
         *,
         show: Show,
-        plan: Planned,
+        plan: Plan,
         playhead: Playhead,
         clock: Clock,
         stage: Stage,

@@ -16,7 +16,7 @@ from cache.model.images import Decoded
 from cache.prefetch.availability import EverythingAvailable
 from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import Action, PlanInForce
+from generator.sheet.plan import Action
 from server.asrun.log import MemoryLog, Row
 from server.config.show import Show, load_show
 from server.control.commands.modes import ModeCommands
@@ -306,7 +306,7 @@ async def house(
     time_of_day = TimeOfDay(clock, show.timezone)
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         supply,
         Dependencies(
             clock=clock,

@@ -18,7 +18,6 @@ import pytest
 from cache.library import Library
 from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import MemoryLog
 from server.cli.live_rehearsal import rehearse_live
@@ -273,7 +272,7 @@ async def in_haste(
     streams, log = RandomStreams(1), MemoryLog()
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         Supply(store, library, EverythingAvailable()),
         Dependencies(
             clock=clock,
