@@ -20,8 +20,6 @@ from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
 from server.stage.stage import Stage
 
-__all__ = ["Assignment", "OnStage", "Performer", "pause_after"]
-
 _log = structlog.get_logger(__name__)
 
 REGENERATION_PAUSE = 30.0

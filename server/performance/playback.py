@@ -23,8 +23,9 @@ from server.core.metrics import Metrics
 from server.core.time_of_day import local_text, read
 from server.modes.manager import ModeManager
 from server.performance.cue_messages import CueMessages
-from server.performance.performer import Assignment, Performer
+from server.performance.performer import Performer
 from server.performance.progress import ShowProgress
+from server.performance.run import Assignment
 from server.performance.state_file import Panic
 from server.stage import messages as wire
 from server.stage.stage import Stage

@@ -21,7 +21,6 @@ import { Presenter } from "./presenter.js";
 import { Progress } from "./progress.js";
 import { RehearsalMark } from "./rehearsal.js";
 import { Report } from "./report.js";
-import { Schedule } from "./schedule.js";
 import { Slider } from "./slider.js";
 import { Link } from "../shared/socket.js";
 import { TypedLine } from "./typing.js";
@@ -37,13 +36,12 @@ const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (docume
 // ----------------------------------------------------------------- parts
 
 const clock = new Clock();
-const schedule = new Schedule(clock);
 const display = new Display((Number(query.get("latency")) || 0) / 1000);
 const wall = element("wall");
-const captions = new Captions(element("captions"), schedule);
-const typed = new TypedLine(element("typing"), schedule);
-const slider = new Slider(element("slider"), { schedule, clock, display });
-const curtain = new Curtain(element("curtain"), schedule);
+const captions = new Captions(element("captions"), clock);
+const typed = new TypedLine(element("typing"), clock);
+const slider = new Slider(element("slider"), { clock, display });
+const curtain = new Curtain(element("curtain"), clock);
 const progress = new Progress(element("progress"));
 const identify = new Identify(element("identify"));
 const mark = new RehearsalMark();
@@ -72,7 +70,7 @@ const presenter = new Presenter(
   },
 );
 
-const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, schedule, {
+const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, clock, {
   hidden() {
     presenter.forget();
     picture.clear();
