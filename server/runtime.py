@@ -97,7 +97,6 @@ class Dependencies:
 class Runtime:
     """The parts that play. Each owns its own state; see their modules."""
 
-    show: Show
     plan: Plan
     beginnings: Beginnings
     playhead: Playhead
@@ -164,7 +163,7 @@ def build_runtime(show: Show, plan: Plan, supply: Supply, given: Dependencies) -
     )
     lookahead = Lookahead(show, plan, beginnings, playhead, static=static, clock=clock)
     return Runtime(
-        show, plan, beginnings, playhead, stage, static, live, lookahead, readiness, modes, playback
+        plan, beginnings, playhead, stage, static, live, lookahead, readiness, modes, playback
     )
 
 

@@ -35,36 +35,24 @@ class Setup(Protocol):
     Only a show obeys what is wired to the venue (OSC), is looked through by the preflight, and
     is rehearsed in the background. Screens, technicians, engines and the line to the store live
     in real time, outside the show's.
+
+    Attributes:
+        activation: a show for visitors, or a rehearsal of it.
+        show: what is played.
+        outside: real time.
+        time_scale: how the show's time runs beside real time.
+        no_live: in words, why nothing may be drawn live; empty where it may.
     """
 
-    @property
-    def activation(self) -> Activation:
-        """A show for visitors, or a rehearsal of it."""
-        ...
-
-    @property
-    def show(self) -> Show:
-        """What is played."""
-        ...
+    activation: Activation
+    show: Show
+    outside: Clock
+    time_scale: TimeScale
+    no_live: str
 
     @property
     def clock(self) -> Clock:
         """The show's time."""
-        ...
-
-    @property
-    def outside(self) -> Clock:
-        """Real time."""
-        ...
-
-    @property
-    def time_scale(self) -> TimeScale:
-        """How the show's time runs beside real time."""
-        ...
-
-    @property
-    def no_live(self) -> str:
-        """In words, why nothing may be drawn live; empty where it may."""
         ...
 
     def state_file(self) -> AbstractAsyncContextManager[StateFile]:

@@ -148,7 +148,7 @@ class LocalCache:
                 where the origin is asked first.
             threads: how many pieces of slow work are done beside the event loop at once; with 0
                 whoever asks waits for them, and nobody else goes on meanwhile.
-            retry_disk_after: seconds between attempts to write to a disk that is not well.
+            retry_disk_after: seconds between attempts to write to a disk that is not well, at most.
             now: steady seconds.
             wall: the time of day in seconds.
             sleep: how to wait.

@@ -16,8 +16,8 @@ import structlog
 
 from generator.sheet.cues import Failover, Mode
 from generator.sheet.plan import Action
-from server.asrun.log import AsRun, FailedOver, Outcome, RunRecord
-from server.asrun.record import Activation
+from server.asrun.log import AsRun
+from server.asrun.record import Activation, FailedOver, Outcome, RunRecord
 from server.core.metrics import Metrics
 from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering

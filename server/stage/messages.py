@@ -11,17 +11,15 @@ they pass at another speed here than inside (`server/stage/pace.py`).
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from cache.untrusted import decode_document
 from server.config.screen_names import MAX_NAME, ScreenName
 from server.sockets.messages import (
     BY_TYPE,
     Hello,
     MessageDecoder,
-    MessageError,
     SyncRequest,
     WireMessage,
 )
@@ -340,22 +338,3 @@ def encode_frame(header: FrameHeader, image: bytes) -> bytes:
     """One binary message: header length, header, picture."""
     head = header.encode().encode()
     return b"".join((_HEADER_LENGTH.pack(len(head)), head, image))
-
-
-def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """What `encode_frame` made, taken apart: header and picture (for clients and tests).
-
-    Raises:
-        MessageError: `malformed`, if it is no such message.
-    """
-    try:
-        (length,) = _HEADER_LENGTH.unpack_from(message)
-        end = _HEADER_LENGTH.size + length
-        if end > len(message):
-            raise MessageError("malformed", "the frame's header is cut short")
-        header = decode_document(message[_HEADER_LENGTH.size : end].decode())
-    except (struct.error, ValueError) as error:
-        raise MessageError("malformed", f"not a frame: {error}") from error
-    if not isinstance(header, dict):
-        raise MessageError("malformed", "the frame's header is no JSON object")
-    return header, message[end:]

@@ -49,13 +49,7 @@ _Connection = JsonConnection[wire.FromScreen]
 class ScreenSocket:
     """The endpoint: a websocket comes in, a screen joins the stage.
 
-    Args:
-        stage: which it joins.
-        clock: what it synchronises with, which runs as its own does.
-        access: who may.
-        metrics: where it is counted.
-        presence: who is told that it came, and that it went.
-        seats: how many there may be.
+    `clock` is what it synchronises with, which runs as its own does.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ from server.stage.presence import (
     GONE_AFTER,
     REMEMBERED_AFTER,
     NotForgotten,
-    PresenceCollector,
     ScreenPresence,
 )
 from server.stage.stage import Screen, Stage, StageFrame
@@ -192,7 +191,7 @@ def test_names_that_never_come_back_leave_room_for_a_wall() -> None:
 def test_in_the_metrics() -> None:
     room = Room(named=("left", "right"))
     metrics = Metrics()
-    metrics.registry.register(PresenceCollector(room.presence))
+    metrics.ask(room.presence.metrics)
     with room.screen("left"):
         text = metrics.expose().decode()
     assert 'understudy_screen_up{screen="left"} 1.0' in text

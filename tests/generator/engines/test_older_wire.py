@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from generator.engines.legacy.engine import OlderWireEngine, command, command_of
+from generator.engines.older_wire.engine import OlderWireEngine, command, command_of
 from generator.engines.port import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
 from generator.sheet.recipe import Recipe
 from tests.contracts.engine_contract import (
@@ -127,7 +127,7 @@ async def test_a_timestep_is_read_as_torch_prints_it(printed: str, timestep: flo
 async def played(script: list[str | bytes | None], says: str = "P4:x", **how: float) -> list[bytes]:
     """What comes of a script, as images' bytes."""
     async with older_program(OlderProgram(script=script)) as url:
-        engine = OlderWireEngine(url, says=lambda _: says, **{"end_within": 0.2, **how})  # type: ignore[arg-type]
+        engine = OlderWireEngine(url, says=lambda _: says, **{"end_within": 0.2, **how})
         images = await drawn(engine, recipe())
     assert [image.step for image in images] == list(range(1, len(images) + 1))
     assert [image.final for image in images] == [False] * (len(images) - 1) + [True]

@@ -65,7 +65,7 @@ class Room:
         self.looked: list[float] = []
         self.quiet: Callable[[float], bool] = lambda _seconds: True
         self.begins = True
-        self.noted: list[Result] = []
+        self.noted: list[int] = []
         self.started = self.clock.now()
         self.playhead = Playhead([0.0, 5.0, 10.0], [1, 2], 60.0, schedule or Schedule())
         self.preflight = Preflight(
