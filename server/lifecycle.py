@@ -16,7 +16,7 @@ from cache.library import Library
 from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
-from generator.sheet.plan import PlanInForce
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.core.clock import Clock
@@ -144,7 +144,7 @@ def _in_real_time(need: Need, time_scale: TimeScale) -> Need:
     return replace(need, start=time_scale.to_real(need.start), end=end)
 
 
-async def _planned(show: Show, library: Library) -> PlanInForce:
+async def _planned(show: Show, library: Library) -> Plan:
     """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
@@ -155,7 +155,7 @@ async def _planned(show: Show, library: Library) -> PlanInForce:
         _log.error("manifest_unreadable", reason=reason)
     plan = show.plan(library.manifest.fingerprints)
     library.want(plan.wanted)
-    return PlanInForce(plan)
+    return plan
 
 
 def _times_of_day(setup: Setup, state_file: StateFile) -> tuple[TimeOfDay, TimeOfDay]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from generator.sets.harvest import Harvester
-from generator.sheet.plan import PlanInForce
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun, AsRunLog
 from server.asrun.record import Activation
 from server.config.show import Show
@@ -71,9 +71,7 @@ class Setup(Protocol):
         """When screenings are; asked once, when all else is ready."""
         ...
 
-    def engines(
-        self, plan: PlanInForce, supply: Supply
-    ) -> AbstractAsyncContextManager[LiveEngines]:
+    def engines(self, plan: Plan, supply: Supply) -> AbstractAsyncContextManager[LiveEngines]:
         """What may draw live, in order of preference."""
         ...
 
@@ -136,7 +134,7 @@ class ShowSetup:
         )
 
     @asynccontextmanager
-    async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:
+    async def engines(self, plan: Plan, supply: Supply) -> AsyncIterator[LiveEngines]:
         """See `Setup`. What the show's own draw is kept, where it says so."""
         if self._given is not None:
             yield LiveEngines(tuple(self._given))

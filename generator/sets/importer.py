@@ -37,12 +37,12 @@ from generator.sets.numbers import entry_of_action, noted_in
 from generator.sets.recorder import uploads
 from generator.sheet.cues import format_time
 from generator.sheet.description import describe
-from generator.sheet.plan import Action, ActionType
+from generator.sheet.plan import Action
 
 ORIGIN: Final = "imported_from"
 """The field of an imported `meta.json` that says where it came from."""
 
-_KINDS: Final[dict[str, ActionType]] = {
+_KINDS: Final[dict[str, str]] = {
     "transcript": "transcript",
     "prompt": "prompt",
     "slider": "slider",
@@ -79,7 +79,7 @@ class Found:
     """
 
     path: Path
-    kind: ActionType
+    kind: str
     index: int
     at: int
     value: float | None
@@ -173,7 +173,7 @@ def map_folders(
         actions: of the plan.
         left: gets what could not be mapped, and why.
     """
-    groups: dict[tuple[ActionType, int, float | None], list[Found]] = {}
+    groups: dict[tuple[str, int, float | None], list[Found]] = {}
     for folder in sorted(folders, key=lambda each: (each.at, each.index, each.path.name)):
         groups.setdefault((folder.kind, folder.at, folder.value), []).append(folder)
     mapped: list[tuple[Found, Action]] = []

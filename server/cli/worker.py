@@ -17,7 +17,7 @@ from cache.untrusted import fit_json
 from generator.engines.port import Engine, EngineError
 from generator.engines.registry import UnknownEngine, find_engine
 from generator.engines.settings import LocalSection
-from generator.sheet.plan import DEFAULT_PROGRAM
+from generator.sheet.programs import DEFAULT_PROGRAM
 from generator.sheet.recipe import Recipe
 from generator.worker import Worker
 from server.cli.common import (

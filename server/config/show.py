@@ -12,16 +12,9 @@ from zoneinfo import ZoneInfo
 
 from cache.model.images import BadImage, check_image
 from generator.sheet.base_image import default_base_image
-from generator.sheet.cues import (
-    CueSheet,
-    CueSheetError,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    parse_cues,
-)
-from generator.sheet.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
-from generator.sheet.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.cues import CueSheet, CueSheetError, parse_cues
+from generator.sheet.plan import Finished, Plan, plan_actions
+from generator.sheet.programs import DEFAULT_PROGRAM, DEFAULT_PROGRAMS, Program
 from server.config.local_zone import NAMELESS, BadZone, local_zone
 from server.config.sections import ShowSection
 from server.config.settings import Settings, SettingsError, load_settings
@@ -187,10 +180,7 @@ def _sheet_error_alone(folder: Path) -> CueSheetError | None:
 def _base_images(
     folder: Path, toml: Path, settings: Settings, sheet: CueSheet | None, problems: list[str]
 ) -> dict[str, bytes]:
-    used = {DEFAULT_PROGRAM}
-    for cue in sheet.cues if sheet else ():
-        if isinstance(cue, (TranscriptCue, PromptCue, SliderCue)):
-            used.add(cue.program or DEFAULT_PROGRAM)
+    used = {DEFAULT_PROGRAM, *(cue.program for cue in (sheet.cues if sheet else ()))}
     images: dict[str, bytes] = {}
     for name, program in settings.programs.items():
         if not program.image_to_image:

@@ -17,7 +17,7 @@ from cache.model.images import BadImage, check_image, media_type_for
 from cache.model.keys import META_NAME, Key, meta_key, set_place
 from cache.model.manifest import ManifestAction
 from generator.sets.verify import SetFinding
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from generator.sheet.provenance import changes
 from server.core.formatting import first_few
 from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
@@ -192,7 +192,7 @@ def _listed(facts: SimulationFacts, action: Action, number: int) -> Iterator[Fla
 
 def findings_of(
     flawed: Iterable[FlawedSet],
-    plan: Planned,
+    plan: Plan,
     usable: Callable[[str], int],
     behind: Callable[[Action], str | None],
 ) -> Iterator[Finding]:

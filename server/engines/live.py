@@ -18,7 +18,7 @@ from generator.engines.port import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.registry import AnyEngine
 from generator.engines.settings import BadEngine, EngineAccess, LocalSection
 from generator.outgoing import Client, client_for_engines
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from generator.sheet.recipe import Recipe
 from server.config.show import Show
 from server.core.clock import Clock
@@ -71,7 +71,7 @@ class LiveEngines:
 
 
 @asynccontextmanager
-async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator[LiveEngines]:
+async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[LiveEngines]:
     """The engines of `show` that play live, open while the context lasts.
 
     Args:

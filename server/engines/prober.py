@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
@@ -40,7 +40,7 @@ _SIZE = 256
 _STEPS = 4
 
 
-def probe_of(plan: Planned) -> Recipe | None:
+def probe_of(plan: Plan) -> Recipe | None:
     """Something small that the show's engines must be able to draw; None where it draws nothing."""
     recipes = [action.recipe for action in plan.actions]
     plain = [recipe for recipe in recipes if recipe.kind is PipelineKind.TEXT_TO_IMAGE]

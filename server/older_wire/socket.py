@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from cache.model.images import on_black
 from cache.tasks import cancel_and_wait
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from generator.sheet.programs import Program
 from generator.sheet.recipe import Recipe
 from server.config.show import Show
@@ -57,7 +57,7 @@ _RATE, _BURST = 20.0, 60.0
 class Repertoire:
     """Finds the action that a request of the older wire means."""
 
-    plan: Planned
+    plan: Plan
     programs: Mapping[str, Program]
     base_images: Mapping[str, bytes]
     playhead: Playhead

@@ -237,7 +237,7 @@ class Run:
         if not self.begun:
             self._rung = self._stream = None
             self._note()
-        self._reports.stage.tell(wire.Hold())
+        self._reports.stage.hold()
 
     def over(self, ending: Ending, at: float) -> None:
         """It has ended, at `at` steady seconds."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from generator.sheet.plan import PlanInForce
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.config.show import Show
@@ -90,7 +90,7 @@ class LiveRehearsal:
         return in_a_row(self.show, opens, asked.screenings, gap=gap, from_=asked.from_, to=asked.to)
 
     @asynccontextmanager
-    async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:
+    async def engines(self, plan: Plan, supply: Supply) -> AsyncIterator[LiveEngines]:
         """See `Setup`. As they are not spent, they are known by name alone."""
         del plan, supply
         yield named_only(self.show, self.no_live)

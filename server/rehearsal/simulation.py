@@ -24,7 +24,6 @@ from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, StoreError, StoreUnavailable
 from generator.sheet.estimate import Experience, steps_of
-from generator.sheet.plan import PlanInForce
 from generator.sheet.recipe import Recipe
 from server.asrun.log import AsRun
 from server.asrun.record import RunRecord
@@ -133,7 +132,7 @@ async def simulate(
         log = _ObservedLog(result, supply, clock)
         pace = _StepTimes(scenario.paces)
         runtime = build_runtime(
-            scenario.show, PlanInForce(plan), supply, _dependencies(scenario, clock, log, pace)
+            scenario.show, plan, supply, _dependencies(scenario, clock, log, pace)
         )
         await runtime.readiness.look()
         pace.experience = Experience(await _metas(runtime, supply))

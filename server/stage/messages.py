@@ -11,7 +11,7 @@ they pass at another speed here than inside (`server/stage/pace.py`).
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -84,6 +84,18 @@ decode: Final[MessageDecoder[FromScreen]] = MessageDecoder(FromScreen, MAX_TEXT_
 # ---------------------------------------------------------------- server -> screen
 
 
+class StageMessage(WireMessage):
+    """What stands on the stage until another of its type takes its place.
+
+    A screen that joins is told the last of each: see `Snapshot`.
+    """
+
+    clears: ClassVar[tuple[str, ...]] = ()
+    """Types of which nothing stands any more once it is told."""
+
+    type: str
+
+
 class ShowInfo(WireMessage):
     """What a screen needs to know of the show before it starts.
 
@@ -146,7 +158,7 @@ class CaptionWord(WireMessage):
     end: Moment
 
 
-class Screening(WireMessage):
+class Screening(StageMessage):
     """Whether a screening is on, and when the next one starts; None for never.
 
     `next` is the moment to count down to. It is on the steady clock, which may be hours off the
@@ -161,14 +173,16 @@ class Screening(WireMessage):
     started_at: Moment | None = None
 
 
-class Scene(WireMessage):
+class Scene(StageMessage):
     """The show moved to another scene; what was typed before is gone."""
+
+    clears = ("typing", "slider")
 
     type: Literal["scene"] = "scene"
     route: str
 
 
-class Fade(WireMessage):
+class Fade(StageMessage):
     """The whole screen goes to black, or comes back, over `seconds` from `at`."""
 
     type: Literal["fade"] = "fade"
@@ -177,7 +191,7 @@ class Fade(WireMessage):
     at: Moment
 
 
-class Caption(WireMessage):
+class Caption(StageMessage):
     """A line of transcript, word by word, shown from `at` until `until`."""
 
     type: Literal["caption"] = "caption"
@@ -194,7 +208,7 @@ class TypingDelay(WireMessage):
     variance: Seconds
 
 
-class Typing(WireMessage):
+class Typing(StageMessage):
     """`text` is typed in place of what stands (`from`).
 
     That is erased down to the beginning that both have in common, and the rest typed; with
@@ -212,7 +226,7 @@ class Typing(WireMessage):
     seconds: Seconds | None = None
 
 
-class Slider(WireMessage):
+class Slider(StageMessage):
     """The slider moves between two values (0 to 100) over `seconds` from `at`."""
 
     type: Literal["slider"] = "slider"
@@ -279,7 +293,7 @@ class Reload(WireMessage):
 
 
 class Snapshot(WireMessage):
-    """Everything a screen needs to look right at once: the last message of each kind.
+    """Everything a screen needs to look right at once: the last message of each type.
 
     `run` is the current run and `frame` its newest frame due, which follows in binary for
     a screen that asked for that, as do the frames still to come. `picture` is what is on

@@ -238,7 +238,7 @@ def test_what_was_cut_before_its_time_is_not_owed() -> None:
         beating(joined, room.clock, 300)
         assert room.told() == {}
         play(room, joined, "two", room.clock.now() + 30)
-        room.stage.tell(wire.Hold())
+        room.stage.hold()
         beating(joined, room.clock, 300)
         assert room.told() == {}
 
@@ -253,7 +253,7 @@ def test_a_frame_that_was_due_in_the_moment_of_a_cut_is_not_owed_all_night(how: 
         if how == "cut":
             room.stage.cut()
         else:
-            room.stage.tell(wire.Hold())
+            room.stage.hold()
         beating(joined, room.clock, 300)
         assert room.told() == {}
         play(room, joined, "two", room.clock.now() + 0.5)

@@ -16,7 +16,7 @@ from cache.model.images import Decoded
 from cache.prefetch.availability import EverythingAvailable
 from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import Action, PlanInForce
+from generator.sheet.plan import Action
 from server.asrun.file import Row
 from server.asrun.log import AsRun
 from server.config.show import Show, load_show
@@ -307,7 +307,7 @@ async def house(
     time_of_day = TimeOfDay(clock, show.timezone)
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         supply,
         Dependencies(
             clock=clock,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field
 
 from generator.sheet.cues import format_time, parse_time
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.control.command import (
@@ -264,7 +264,7 @@ def _reached(name: str, screens: int) -> Result:
     return {"screens": screens}
 
 
-def find_cue(show: Show, plan: Planned, reference: object, kind: str = "cue") -> int:
+def find_cue(show: Show, plan: Plan, reference: object, kind: str = "cue") -> int:
     """The index of a cue, by its action's id, its own id or its number.
 
     Args:

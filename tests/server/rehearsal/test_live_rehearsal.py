@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from cache.library import Library
 from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import PlanInForce
 from server.app import create_app
 from server.asrun.log import AsRun
 from server.cli.main import app
@@ -273,7 +272,7 @@ async def in_haste(
     streams, log = RandomStreams(1), AsRun()
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         Supply(store, library, EverythingAvailable()),
         Dependencies(
             clock=clock,
