@@ -180,7 +180,8 @@ def _sheet_error_alone(folder: Path) -> CueSheetError | None:
 def _base_images(
     folder: Path, toml: Path, settings: Settings, sheet: CueSheet | None, problems: list[str]
 ) -> dict[str, bytes]:
-    used = {DEFAULT_PROGRAM, *(cue.program for cue in (sheet.cues if sheet else ()))}
+    drawn = [cue.program for cue in sheet.cues if cue.generates] if sheet else []
+    used = {DEFAULT_PROGRAM, *drawn}
     images: dict[str, bytes] = {}
     for name, program in settings.programs.items():
         if not program.image_to_image:
