@@ -37,7 +37,7 @@ from websockets.asyncio.client import ClientConnection
 from benchmarks.lengths import length
 from benchmarks.machinery import Running, Seen, say, screen, serving
 from server.core.child_process import NICENESS
-from server.stage.messages import decode_frame
+from tests.helpers.screens import decode_frame
 
 PICTURES: Final = length(10, 2)
 SETS: Final = length(3, 1)

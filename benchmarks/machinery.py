@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from server.stage.messages import decode_frame
+from tests.helpers.screens import decode_frame
 
 
 def say(*words: object) -> None:

@@ -21,7 +21,7 @@ from cache.stores.folder import FolderStore
 from generator.engines.diffusers.engine import DiffusersEngine
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Pipeline
-from generator.sets.recorder import Recorder
+from generator.sets.recorder import PlannedSet, Recorder
 from generator.sheet.description import Description
 from generator.sheet.recipe import Recipe
 
@@ -130,7 +130,8 @@ async def _recorded(
     async with FolderStore(folder) as store:
         recorder = Recorder(engine, store)
         started, worked = time.perf_counter(), time.process_time()
-        meta = await recorder.record_recipe("prompt_001", recipe.seed, recipe, Description())
+        planned = PlannedSet("prompt_001", recipe.seed, recipe, Description())
+        meta = await recorder.record_planned(planned)
         took = time.perf_counter() - started, time.process_time() - worked
     return (*took, meta.total_duration or 0.0)
 

@@ -19,7 +19,7 @@ def being_cancelled() -> bool:
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of `waits` is done, and cancel the others.
+    """Wait until one of `waits` is done, and end the others: none outlives this.
 
     Raises:
         BaseException: what the first one raised.
@@ -28,8 +28,7 @@ async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        await cancel_and_wait(*tasks)
     for task in done:
         task.result()
 

@@ -45,6 +45,9 @@ _GONE_AFTER: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds of silence, seconds between questions, and unanswered ones, after which a machine that
 was switched off is noticed in the middle of a request."""
 
+_GOODBYE_WITHIN: Final = 1.0
+"""Seconds for the closing of a socket."""
+
 _FRAMES_WAITING: Final = 4
 """Parts of messages that a socket takes before somebody reads: each may be of the full size."""
 
@@ -68,17 +71,14 @@ class ProxyTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """See `httpx.AsyncBaseTransport`."""
-        return await self._transport(str(request.url)).handle_async_request(request)
-
-    def _transport(self, url: str) -> httpx.AsyncHTTPTransport:
-        proxy = proxy_for(url)
+        proxy = proxy_for(str(request.url))
         if proxy is None:
-            return self._direct
+            return await self._direct.handle_async_request(request)
         if proxy not in self._through:
             self._through[proxy] = httpx.AsyncHTTPTransport(
                 proxy=httpx.Proxy(proxy), socket_options=self._options
             )
-        return self._through[proxy]
+        return await self._through[proxy].handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -269,7 +269,6 @@ def open_socket(
     headers: Mapping[str, str] | None = None,
     max_size: int = MAX_MESSAGE,
     open_within: float = CONNECT_WITHIN,
-    close_within: float = 1.0,
 ) -> connect:
     """A web socket to somebody else's program, to be awaited or entered.
 
@@ -278,7 +277,6 @@ def open_socket(
         headers: for the handshake.
         max_size: bytes that a message may have.
         open_within: seconds for connection and handshake.
-        close_within: seconds for a goodbye.
 
     Raises:
         OSError, WebSocketException, TimeoutError: on entering, it cannot be opened.
@@ -290,6 +288,6 @@ def open_socket(
         max_queue=_FRAMES_WAITING,
         compression=None,
         open_timeout=open_within,
-        close_timeout=close_within,
+        close_timeout=_GOODBYE_WITHIN,
         proxy=proxy_for(url),
     )

@@ -13,8 +13,8 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -35,17 +35,17 @@ from cache.tasks import cancel_and_wait
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
 from generator.engines.port import (
-    DrawingFailed,
     Engine,
     EngineError,
     EnginePoisoned,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
+    draw_for_nobody,
 )
 from generator.engines.remote.protocol import SetRequest
 from generator.sets.numbers import NumberTaken
-from generator.sets.recorder import Recorder, found_set, recipe_of_set
+from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
 
 _log = structlog.get_logger(__name__)
@@ -60,19 +60,13 @@ HEALTH_WITHIN = 60.0
 """Seconds the small generation of `/health` may take, its wait in the queue included."""
 
 _QUEUE = 32
-_CODES: tuple[tuple[type[EngineError], str, bool], ...] = (
-    (RecipeRefused, "refused", False),
-    (EngineUnavailable, "unavailable", True),
-    (DrawingFailed, "failed", True),
-)
 
 
 def error_code(error: EngineError) -> tuple[str, bool]:
     """The stable word for an engine's error, and whether another try may help."""
-    for kind, code, retryable in _CODES:
-        if isinstance(error, kind):
-            return code, retryable
-    return "failed", True
+    if isinstance(error, RecipeRefused):
+        return "refused", False
+    return "unavailable" if isinstance(error, EngineUnavailable) else "failed", True
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:
@@ -149,6 +143,7 @@ class Queue:
             self._turn.release()
 
 
+@dataclass(eq=False)
 class Worker:
     """Serves one engine.
 
@@ -161,32 +156,21 @@ class Worker:
         poisoned: called when the engine can never draw again in this process.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        probe: Recipe,
-        store: Store | None = None,
-        token: SecretStr | None = None,
-        heartbeat: float = HEARTBEAT,
-        poisoned: Callable[[EngineError], None] = lambda _error: None,
-    ) -> None:
-        self._engine = engine
-        self._store = store
-        self._token = token
-        self._probe = probe
-        self._heartbeat = heartbeat
-        self._poisoned = poisoned
-        self._queue = Queue()
+    engine: Engine
+    _: KW_ONLY
+    probe: Recipe
+    store: Store | None = None
+    token: SecretStr | None = None
+    heartbeat: float = HEARTBEAT
+    poisoned: Callable[[EngineError], None] = lambda _error: None
+    _queue: Queue = field(default_factory=Queue, init=False)
 
     def app(self) -> Starlette:
         """The worker as an ASGI application; it opens and closes its store."""
 
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            async with AsyncExitStack() as stack:
-                if self._store is not None:
-                    await stack.enter_async_context(self._store)
+            async with self.store or nullcontext():
                 yield
 
         return Starlette(
@@ -210,14 +194,14 @@ class Worker:
     async def action_set(self, request: Request) -> Response:
         """`POST /action-sets`: draw one set into the store; the same request again only looks."""
         asked = await _read(SetRequest, request)
-        if self._store is None:
+        if self.store is None:
             raise RequestRefused(409, "no_store", "this worker was given no store")
         if asked.store not in {None, self._address}:
             where = self._address or "in a folder of its own"
             text = f"this worker keeps its sets elsewhere: {where}"
             raise RequestRefused(409, "other_store", text)
         try:
-            answer = await _unless_hung_up(request.receive, self._record(self._store, asked))
+            answer = await _unless_hung_up(request.receive, self._record(self.store, asked))
         except EngineError as error:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
@@ -235,12 +219,8 @@ class Worker:
         del request
         begun = time.monotonic()
         try:
-            async with (
-                asyncio.timeout(HEALTH_WITHIN),
-                self._queue.turn(),
-                self._engine.render(self._probe) as images,
-            ):
-                finished = [image async for image in images][-1:]
+            async with asyncio.timeout(HEALTH_WITHIN), self._queue.turn():
+                await draw_for_nobody(self.engine, self.probe)
         except TimeoutError:
             text = f"no picture in {HEALTH_WITHIN:g} s"
             raise RequestRefused(503, "slow", text, retryable=True) from None
@@ -248,12 +228,10 @@ class Worker:
             self._tell_if_poisoned(error)
             code, retryable = error_code(error)
             raise RequestRefused(503, code, str(error), retryable=retryable) from error
-        if not finished or not finished[0].final:
-            raise RequestRefused(503, "failed", "it ended without a final image", retryable=True)
         return JsonResponse(
             {
                 "healthy": True,
-                "engine": self._engine.name,
+                "engine": self.engine.name,
                 "seconds": round(time.monotonic() - begun, 3),
                 "waiting": self._queue.waiting,
                 "store": self._address,
@@ -265,15 +243,15 @@ class Worker:
     @property
     def _address(self) -> str | None:
         """Where its store is, for other machines; None where it means nothing to them."""
-        return self._store.address if isinstance(self._store, SharedStore) else None
+        return self.store.address if isinstance(self.store, SharedStore) else None
 
     async def _record(self, store: Store, asked: SetRequest) -> Response:
         recipe = recipe_of_set(asked.recipe, asked.set_id)
-        place = (asked.action_id, asked.set_id, recipe, asked.description)
+        planned = PlannedSet(asked.action_id, asked.set_id, recipe, asked.description)
         async with self._queue.turn():
-            meta = await found_set(store, *place)
+            meta = await found_set(store, planned)
             if meta is None:
-                meta = await Recorder(self._engine, store).record_recipe(*place)
+                meta = await Recorder(self.engine, store).record_planned(planned)
             return Response(dump_meta(meta), media_type="application/json")
 
     async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
@@ -282,14 +260,14 @@ class Worker:
             asked = time.monotonic()
             async with self._queue.turn():
                 queued = time.monotonic() - asked
-                async with self._engine.render(recipe) as images:
+                async with self.engine.render(recipe) as images:
                     started = False
                     async for image in images:
                         if not started:
                             yield started_event(image, queued)
                             started = True
                         yield step_event(image)
-            engine = self._engine
+            engine = self.engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
             yield event("done", done)
         except EngineError as error:
@@ -309,7 +287,7 @@ class Worker:
             try:
                 while True:
                     pending = pending or asyncio.ensure_future(anext(events))
-                    done, _ = await asyncio.wait({pending}, timeout=self._heartbeat)
+                    done, _ = await asyncio.wait({pending}, timeout=self.heartbeat)
                     if not done:
                         yield b": still here\n\n"
                         continue
@@ -324,7 +302,7 @@ class Worker:
 
     def _tell_if_poisoned(self, error: EngineError) -> None:
         if isinstance(error, EnginePoisoned):
-            self._poisoned(error)
+            self.poisoned(error)
 
     def _guarded(
         self, answer: Callable[[Request], Awaitable[Response]]
@@ -339,15 +317,15 @@ class Worker:
         return guarded
 
     def _admit(self, request: Request) -> None:
-        refusal = _from_a_page(request, open_to_all=self._token is None)
+        refusal = _from_a_page(request, open_to_all=self.token is None)
         if refusal is not None:
             raise RequestRefused(403, "forbidden", refusal)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if request.method == "POST" and kind != "application/json":
             raise RequestRefused(415, "not_json", "expected Content-Type: application/json")
-        if self._token is not None:
+        if self.token is not None:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            expected = self._token.get_secret_value().encode()
+            expected = self.token.get_secret_value().encode()
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), expected):
                 raise RequestRefused(401, "unauthorized", "a bearer token is needed")
 

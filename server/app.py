@@ -20,26 +20,27 @@ from starlette.middleware import Middleware
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
-from server.core.conditions import ConditionCollector, Conditions
+from server.core.conditions import Conditions
 from server.core.host_process import HostProcess
 from server.core.jobs import JobBody, JobName, Jobs
-from server.core.logs import LogCollector
+from server.core.logs import log_metrics
 from server.core.metrics import Metrics, measure_loop_lag
-from server.core.output import OutputCollector, output_conditions
+from server.core.output import output_conditions, output_metrics
+from server.core.refusal import Refused
 from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.engines.prober import EngineProber, probe_of
-from server.legacy.ladder import legacy_socket
 from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
-from server.network.connections import ConnectionCollector, Connections
+from server.network.connections import Connections
 from server.network.rate_limit import LimitedRequests
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
+from server.older_wire.socket import OlderWireSocket
 from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.web.responses import SafeHeaders
+from server.web.responses import SafeHeaders, refusal
 from server.web.routes import ROUTES
 from server.web.services import Services
 
@@ -62,6 +63,7 @@ def create_app(setup: Setup, process: HostProcess | None = None) -> Starlette:
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
+        exception_handlers={Refused: refusal},
         lifespan=partial(_open_server, setup, process or HostProcess()),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself
@@ -78,7 +80,8 @@ async def _open_server(
     async with AsyncExitStack() as stack:
         playout = await stack.enter_async_context(open_playout(setup, metrics))
         conditions.add(playout.state_file.conditions)
-        seats = _seats(playout)
+        max_screens = setup.show.settings.server.max_screens
+        seats = Seats(max_screens, playout.runtime.stage, playout.presence, setup.outside)
         conditions.add(seats.conditions)
         checks = await stack.enter_async_context(open_checks(playout))
         control = build_control(playout, checks, conditions)
@@ -105,20 +108,12 @@ async def _open_server(
 
 def _observe_process(app: Starlette, metrics: Metrics, conditions: Conditions) -> None:
     """Let the process tell how it does: what is wrong, its log, and who is connected."""
-    for collector in (ConditionCollector(conditions), OutputCollector(), LogCollector()):
-        metrics.registry.register(collector)
+    metrics.ask(conditions.metrics, output_metrics, log_metrics)
     conditions.add(output_conditions)
     connections = getattr(app.state, "connections", None)
     if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
-        metrics.registry.register(ConnectionCollector(connections))
+        metrics.ask(connections.metrics)
         conditions.add(connections.conditions)
-
-
-def _seats(playout: Playout) -> Seats:
-    """As many as the show has for screens."""
-    most = playout.setup.show.settings.server.max_screens
-    stage, presence = playout.runtime.stage, playout.presence
-    return Seats(most, stage, presence, playout.setup.outside)
 
 
 def _services(
@@ -131,7 +126,7 @@ def _services(
     setup, runtime = playout.setup, playout.runtime
     show, outside, stage = setup.show, setup.outside, runtime.stage
     metrics, presence = playout.metrics, playout.presence
-    access = Access.of(show.settings.tokens, show.settings.server)
+    access = Access(show.settings.tokens, show.settings.server)
     return Services(
         show=show,
         access=access,
@@ -143,7 +138,7 @@ def _services(
         asrun=playout.asrun,
         screens=ScreenSocket(stage, outside, access, metrics, presence=presence, seats=seats),
         control=ControlSocket(control.dispatcher, control.feed, outside, access, metrics),
-        legacy=legacy_socket(show, runtime, playout.supply, setup.clock, access),
+        older_wire=OlderWireSocket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
         rehearsals=checks.jobs,

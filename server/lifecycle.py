@@ -6,7 +6,7 @@ It also keeps what a restart takes up again: forces, a panic, when the show was 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from cache.library import Library
 from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Need
 from cache.stores.port import StoreError
-from generator.sheet.plan import PlanInForce
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.core.clock import Clock
@@ -33,8 +33,8 @@ from server.performance.state_file import KEPT_WITHIN, Panic, StateFile
 from server.providers.shuffle import ShuffleBag
 from server.runtime import Dependencies, Runtime, build_runtime
 from server.setup import Setup
-from server.stage.presence import PresenceCollector, ScreenPresence
-from server.supply.sources import Supply, SupplyCollector, open_supply
+from server.stage.presence import ScreenPresence
+from server.supply.sources import Supply, open_supply
 from server.timeline.playhead import Playhead
 from server.timeline.schedule import EndlessLoop
 
@@ -119,8 +119,7 @@ async def open_playout(setup: Setup, metrics: Metrics) -> AsyncIterator[Playout]
             ),
         )
         presence = _presence(setup, runtime, state_file)
-        metrics.registry.register(SupplyCollector(supply))
-        metrics.registry.register(PresenceCollector(presence))
+        metrics.ask(supply.metrics, presence.metrics)
         yield Playout(
             setup, supply, state_file, asrun, engines, time_of_day, runtime, presence, metrics
         )
@@ -145,7 +144,7 @@ def _in_real_time(need: Need, time_scale: TimeScale) -> Need:
     return replace(need, start=time_scale.to_real(need.start), end=end)
 
 
-async def _planned(show: Show, library: Library) -> PlanInForce:
+async def _planned(show: Show, library: Library) -> Plan:
     """The show's actions, under the ids that their finished sets have; it follows the store."""
     try:
         async with asyncio.timeout(_MANIFEST_WITHIN):
@@ -156,7 +155,7 @@ async def _planned(show: Show, library: Library) -> PlanInForce:
         _log.error("manifest_unreadable", reason=reason)
     plan = show.plan(library.manifest.fingerprints)
     library.want(plan.wanted)
-    return PlanInForce(plan)
+    return plan
 
 
 def _times_of_day(setup: Setup, state_file: StateFile) -> tuple[TimeOfDay, TimeOfDay]:
@@ -179,16 +178,12 @@ def force_book(state_file: StateFile, time_of_day: TimeOfDay, clock: Clock) -> F
     return book
 
 
-def panic_keeper(state_file: StateFile) -> Callable[[Panic | None], Awaitable[str | None]]:
-    """Remembers a panic, or its end, across a restart; answers why it could not, or None."""
-
-    async def keep(panic: Panic | None) -> str | None:
-        why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
-        if why_not is not None:
-            _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
-        return why_not
-
-    return keep
+async def keep_panic(state_file: StateFile, panic: Panic | None) -> str | None:
+    """Remember a panic, or its end, across a restart; why it could not be, or None."""
+    why_not = await state_file.keep_panic(panic, KEPT_WITHIN)
+    if why_not is not None:
+        _log.error("panic_not_remembered", panic=panic is not None, reason=why_not)
+    return why_not
 
 
 async def signs_of_life(state_file: StateFile, clock: Clock, playhead: Playhead) -> None:

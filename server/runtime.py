@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from cache.library import Library
-from generator.sheet.plan import Action, PlanInForce
+from generator.sheet.plan import Action, Plan
 from generator.sheet.recipe import seed_for
 from server.asrun.log import AsRun
 from server.asrun.record import Activation
@@ -97,8 +97,7 @@ class Dependencies:
 class Runtime:
     """The parts that play. Each owns its own state; see their modules."""
 
-    show: Show
-    plan: PlanInForce
+    plan: Plan
     beginnings: Beginnings
     playhead: Playhead
     stage: Stage
@@ -110,7 +109,7 @@ class Runtime:
     playback: Playback
 
 
-def build_runtime(show: Show, plan: PlanInForce, supply: Supply, given: Dependencies) -> Runtime:
+def build_runtime(show: Show, plan: Plan, supply: Supply, given: Dependencies) -> Runtime:
     """Build and connect everything that plays `show`.
 
     Args:
@@ -164,7 +163,7 @@ def build_runtime(show: Show, plan: PlanInForce, supply: Supply, given: Dependen
     )
     lookahead = Lookahead(show, plan, beginnings, playhead, static=static, clock=clock)
     return Runtime(
-        show, plan, beginnings, playhead, stage, static, live, lookahead, readiness, modes, playback
+        plan, beginnings, playhead, stage, static, live, lookahead, readiness, modes, playback
     )
 
 
@@ -187,7 +186,7 @@ def _static(
 
 
 def _readiness(
-    show: Show, plan: PlanInForce, supply: Supply, static: StaticProvider, given: Dependencies
+    show: Show, plan: Plan, supply: Supply, static: StaticProvider, given: Dependencies
 ) -> Readiness:
     settings, cues = show.settings.playback, show.sheet.cues
     return Readiness(
@@ -206,7 +205,7 @@ def _readiness(
 
 def _performer(
     show: Show,
-    plan: PlanInForce,
+    plan: Plan,
     given: Dependencies,
     *,
     stage: Stage,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from generator.sets.harvest import Harvester
-from generator.sheet.plan import PlanInForce
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun, AsRunLog
 from server.asrun.record import Activation
 from server.config.show import Show
@@ -35,36 +35,24 @@ class Setup(Protocol):
     Only a show obeys what is wired to the venue (OSC), is looked through by the preflight, and
     is rehearsed in the background. Screens, technicians, engines and the line to the store live
     in real time, outside the show's.
+
+    Attributes:
+        activation: a show for visitors, or a rehearsal of it.
+        show: what is played.
+        outside: real time.
+        time_scale: how the show's time runs beside real time.
+        no_live: in words, why nothing may be drawn live; empty where it may.
     """
 
-    @property
-    def activation(self) -> Activation:
-        """A show for visitors, or a rehearsal of it."""
-        ...
-
-    @property
-    def show(self) -> Show:
-        """What is played."""
-        ...
+    activation: Activation
+    show: Show
+    outside: Clock
+    time_scale: TimeScale
+    no_live: str
 
     @property
     def clock(self) -> Clock:
         """The show's time."""
-        ...
-
-    @property
-    def outside(self) -> Clock:
-        """Real time."""
-        ...
-
-    @property
-    def time_scale(self) -> TimeScale:
-        """How the show's time runs beside real time."""
-        ...
-
-    @property
-    def no_live(self) -> str:
-        """In words, why nothing may be drawn live; empty where it may."""
         ...
 
     def state_file(self) -> AbstractAsyncContextManager[StateFile]:
@@ -83,9 +71,7 @@ class Setup(Protocol):
         """When screenings are; asked once, when all else is ready."""
         ...
 
-    def engines(
-        self, plan: PlanInForce, supply: Supply
-    ) -> AbstractAsyncContextManager[LiveEngines]:
+    def engines(self, plan: Plan, supply: Supply) -> AbstractAsyncContextManager[LiveEngines]:
         """What may draw live, in order of preference."""
         ...
 
@@ -148,7 +134,7 @@ class ShowSetup:
         )
 
     @asynccontextmanager
-    async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:
+    async def engines(self, plan: Plan, supply: Supply) -> AsyncIterator[LiveEngines]:
         """See `Setup`. What the show's own draw is kept, where it says so."""
         if self._given is not None:
             yield LiveEngines(tuple(self._given))

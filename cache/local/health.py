@@ -10,16 +10,22 @@ from typing import Final, Literal
 
 import structlog
 
+from cache.backoff import back_off
+
 _log = structlog.get_logger(__name__)
 
 DiskCondition = Literal["ok", "full", "read-only", "failing", "off"]
+
+_SOON: Final = 1.0
+"""Seconds until a disk that is not well is tried again first; then twice as long each time. Most
+often it is another server that keeps the copies, and is about to end."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 _RETRY_AFTER: Final = 60.0
-"""Seconds between two attempts to write to a disk that is not well."""
+"""Seconds between two attempts to write to a disk that is not well, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class DiskHealth:
         self._now = now
         self._wall = wall
         self._retry_at = 0.0
+        self._tried = 0
         self.state = DiskState("off") if off else DiskState("ok", "", wall())
 
     def may_write(self) -> bool:
@@ -73,23 +80,29 @@ class DiskHealth:
             return True
         if self.state.condition == "off" or self._now() < self._retry_at:
             return False
-        self._retry_at = self._now() + _RETRY_AFTER
+        self._tried += 1
+        self._try_later()
         return True
 
     def well(self) -> None:
         """It was written."""
+        self._tried = 0
         if self.state.condition != "ok":
             _log.info("copies_kept_again")
             self.state = DiskState("ok", "", self._wall())
 
     def ill(self, condition: DiskCondition, reason: str) -> None:
         """It could not be written."""
-        self._retry_at = self._now() + _RETRY_AFTER
+        self._try_later()
         if self.state.condition != condition:
             _log.warning("copies_not_kept", condition=condition, reason=reason)
             self.state = DiskState(condition, reason, self._wall())
         else:
             self.state = replace(self.state, reason=reason)
+
+    def _try_later(self) -> None:
+        # By attempts: several files that fail at once are one of them.
+        self._retry_at = self._now() + back_off(self._tried + 1, _SOON, _RETRY_AFTER)
 
     def failed(self, error: OSError) -> None:
         """The operating system said why not."""

@@ -44,10 +44,15 @@ def base_of(recipe: Recipe) -> Image.Image:
 
 async def base_itself(recipe: Recipe) -> AsyncGenerator[StepImage, None]:
     """What is drawn where strength leaves no step: see `Recipe.is_base_itself`."""
-    yield await asyncio.to_thread(_base_itself, recipe)
+    yield await asyncio.to_thread(base_as_final, recipe)
 
 
-def _base_itself(recipe: Recipe) -> StepImage:
+def base_as_final(recipe: Recipe) -> StepImage:
+    """The same in the calling thread: the base image as the final and only one.
+
+    Raises:
+        RecipeRefused: it cannot be decoded.
+    """
     begun = time.perf_counter()
     image = encoded(base_of(recipe), "JPEG", FINAL_QUALITY)
     duration = max(time.perf_counter() - begun, FLOOR)

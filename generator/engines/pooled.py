@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from generator.engines.port import EnginePoisoned, StepImage, Timing
 from generator.sheet.recipe import Recipe
@@ -64,14 +65,13 @@ class PooledEngine:
         draw: the function that does.
         pace: nominal seconds a step.
         pool: where it is done; entered and left by its owner.
-        timing: how the durations it reports came about.
     """
 
     name: str
     draw: Draw
     pace: float
     pool: ProcessPoolExecutor
-    timing: Timing = "simulated"
+    timing: ClassVar[Timing] = "simulated"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; its images come together, once it is finished.

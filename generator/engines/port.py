@@ -139,6 +139,20 @@ class Engine(Protocol):
         ...
 
 
+async def draw_for_nobody(engine: Engine, recipe: Recipe) -> None:
+    """Draw to the end, and look at nothing: that an engine can is all that is asked.
+
+    Raises:
+        EngineError: it cannot.
+    """
+    finished = False
+    async with engine.render(recipe) as images:
+        async for image in images:
+            finished = image.final
+    if not finished:
+        raise DrawingFailed("it ended without a final image")
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnSet:
     """One picture of several that were drawn together, whole.

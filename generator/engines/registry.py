@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SecretStr, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, SecretStr, SerializeAsAny, ValidationError, create_model
 from pydantic_core import InitErrorDetails
 
 from cache.outgoing import redacted
 from generator.engines.comfyui.settings import ComfyUISection
 from generator.engines.diffusers.settings import DiffusersSection
-from generator.engines.legacy.settings import OlderWireSection
+from generator.engines.older_wire.settings import OlderWireSection
 from generator.engines.port import Engine
 from generator.engines.remote.settings import WorkerSection
 from generator.engines.replicate.settings import ReplicateSection
@@ -60,6 +60,10 @@ def engine_section(value: object) -> LocalSection | RemoteSection:
     foreign = {key: _kinds_with(key) for key in sorted(value.keys() - KINDS[kind].model_fields)}
     known = {key: each for key, each in value.items() if not foreign.get(key)}
     made = KINDS[kind].model_validate(known)
+    # What has no effect here is looked at all the same: a wrong value is a mistake somewhere.
+    elsewhere = {key: KINDS[kinds[0]].model_fields[key] for key, kinds in foreign.items() if kinds}
+    fields: dict[str, Any] = {key: (field.annotation, field) for key, field in elsewhere.items()}
+    create_model("ForeignKeys", **fields).model_validate({key: value[key] for key in fields})
     if foreign.get("url"):
         raise ValueError(f"{made.called}: only these have a url: {', '.join(foreign['url'])}")
     refused = [

@@ -1,16 +1,18 @@
 """What every kind of engine has in `[[engines]]`: the classes that its own settings extend.
 
-Processes that never draw read them, so they load no engine: `open` and `connect` import it.
+Processes that never draw read them, so they know no engine: the module `engine` beside a kind's
+settings is loaded when one is opened.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Self
+from types import ModuleType
+from typing import Annotated, ClassVar, Final, Self, cast
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -118,6 +120,9 @@ class EngineSection(BaseModel):
         del cores
         return 1
 
+    def _engine_module(self) -> ModuleType:
+        return importlib.import_module(f"{type(self).__module__.rpartition('.')[0]}.engine")
+
 
 class LocalSection(EngineSection):
     """An engine of this machine; playing live, it draws in a process of its own.
@@ -135,14 +140,15 @@ class LocalSection(EngineSection):
     memory_growth: Annotated[int, Field(ge=0)] = 4 * 2**30
     hang_after: Annotated[float, Field(gt=0)] = 30.0
 
-    @abstractmethod
     def open(self, *, wait: bool, processes: int = 1) -> AbstractContextManager[Engine]:
-        """Open it in this process until the context is left.
+        """Open it in this process until the context is left: `open_engine` of its kind.
 
         Args:
             wait: whether an engine that only plays at drawing keeps a rhythm.
             processes: how many it may draw in at once.
         """
+        opened = self._engine_module().open_engine(self, wait=wait, processes=processes)
+        return cast("AbstractContextManager[Engine]", opened)
 
     def keeping(self, models: int) -> Self:
         """The same for a show that draws live with so many models."""
@@ -203,13 +209,13 @@ class RemoteSection(EngineSection):
             raise ValueError(f"{self.called}: the url of a {self.kind} begins with {scheme}")
         return self
 
-    @abstractmethod
     def connect(self, access: EngineAccess) -> Engine:
-        """What draws there; nothing is sent before it is to draw.
+        """What draws there, by `connect_engine` of its kind; nothing is sent before it is to draw.
 
         Raises:
             BadEngine: it is set up in a way that cannot work.
         """
+        return cast("Engine", self._engine_module().connect_engine(self, access))
 
     async def probe(self, access: EngineAccess) -> str:
         """Ask whether it is there, without having it draw; what it says.

@@ -82,13 +82,6 @@ class PutBack:
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
-    """A set will not be drawn in this batch."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
 class Left:
     """An engine takes no more."""
 
@@ -104,7 +97,7 @@ class Said:
     text: str
 
 
-Event = Began | Finished | PutBack | GaveUp | Left | Said
+Event = Began | Finished | PutBack | Failure | Left | Said
 Watcher = Callable[[Event], None]
 
 
@@ -170,7 +163,7 @@ class _Batch:
             missing = isinstance(error, EngineUnavailable | StoreUnavailable)
             misses = misses + 1 if missing else 0
             if isinstance(error, EnginePoisoned | EngineDenied) or misses >= MISSES:
-                self.last_words.append(f"{recorder.name}: {error}")
+                self.last_words.append(f"{recorder.engine.name}: {error}")
                 self.watch(Left(number, str(error)))
                 break
             if missing:
@@ -182,7 +175,7 @@ class _Batch:
     ) -> Exception | None:
         """Have sets recorded; what went wrong, if something did."""
         left = {job.set_id: job for job in taken}
-        error: Exception = DrawingFailed(f"{recorder.name} ended too early")
+        error: Exception = DrawingFailed(f"{recorder.engine.name} ended too early")
         try:
             async with aclosing(recorder.record(taken[0].action, list(left))) as recording:
                 async for made in recording:
@@ -202,31 +195,26 @@ class _Batch:
     def give_up(self, failure: Failure) -> None:
         """List a set as failed."""
         self.outcome.failed.append(failure)
-        self.watch(GaveUp(failure))
+        self.watch(failure)
 
     def say(self, number: int, text: str) -> None:
         """Let something be known of an engine."""
         self.watch(Said(number, text))
 
 
+@dataclass
 class _Throttle:
     """Spaces out what is begun."""
 
-    def __init__(
-        self,
-        per_minute: float | None,
-        now: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
-        self._interval = 60 / per_minute if per_minute else 0.0
-        self._now = now
-        self._sleep = sleep
-        self._next = 0.0
+    per_minute: float | None
+    now: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    _next: float = 0.0
 
     async def wait(self, count: int) -> None:
         """Until the next `count` may begin."""
-        now = self._now()
+        now = self.now()
         at = max(now, self._next)
-        self._next = at + self._interval * count
+        self._next = at + (60 * count / self.per_minute if self.per_minute else 0.0)
         if at > now:
-            await self._sleep(at - now)
+            await self.sleep(at - now)

@@ -12,9 +12,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from types import TracebackType
+from dataclasses import KW_ONLY, dataclass, field, replace
+from datetime import datetime
 from typing import Final, Self
 
 import structlog
@@ -24,7 +23,7 @@ from cache.stores.port import Store, StoreError
 from cache.tasks import being_cancelled, cancel_and_wait
 from generator.engines.port import Engine, EngineError, StepImage, Timing
 from generator.sets import quarantine
-from generator.sets.recorder import latency_of
+from generator.sets.recorder import latency_of, now_in_seconds
 from generator.sheet.plan import Action
 from generator.sheet.recipe import Recipe
 
@@ -43,10 +42,6 @@ MOST_PER_ACTION: Final = 20
 """Runs of an action that wait for approval; a show that nobody looks after fills no disk."""
 
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 @dataclass(frozen=True, slots=True)
 class _HarvestedRun:
     """A whole run, and what drew it."""
@@ -57,6 +52,7 @@ class _HarvestedRun:
     engine: Engine
 
 
+@dataclass(eq=False)
 class Harvester:
     """Keeps whole runs in quarantine for as long as its context lasts.
 
@@ -70,22 +66,15 @@ class Harvester:
         most: how many runs of an action may wait for approval.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        actions: Callable[[], Iterable[Action]],
-        *,
-        now: Callable[[], datetime] = _now,
-        run_bytes: int = RUN_BYTES,
-        keep_within: float = KEEP_WITHIN,
-        most: int = MOST_PER_ACTION,
-    ) -> None:
-        self._store = store
-        self._actions = actions
-        self._now = now
-        self.run_bytes = run_bytes
-        self._keep_within = keep_within
-        self._most = most
+    store: Store
+    actions: Callable[[], Iterable[Action]]
+    _: KW_ONLY
+    now: Callable[[], datetime] = now_in_seconds
+    run_bytes: int = RUN_BYTES
+    keep_within: float = KEEP_WITHIN
+    most: int = MOST_PER_ACTION
+
+    def __post_init__(self) -> None:
         self._waiting: asyncio.Queue[_HarvestedRun] = asyncio.Queue(RUNS_WAITING)
         self._writer: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
@@ -94,12 +83,7 @@ class Harvester:
         self._writer = asyncio.create_task(self._write(), name="harvester")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         if self._writer is not None:
             await cancel_and_wait(self._writer)
 
@@ -110,7 +94,7 @@ class Harvester:
     def offer(self, recipe: Recipe, images: Sequence[StepImage], engine: Engine) -> None:
         """Keep a whole run, if there is room for it; returns at once."""
         wanted = recipe.fingerprint
-        action = next((each for each in self._actions() if each.fingerprint == wanted), None)
+        action = next((each for each in self.actions() if each.fingerprint == wanted), None)
         if action is None:
             return  # a probe, or a recipe of somebody else's
         try:
@@ -126,10 +110,10 @@ class Harvester:
         while True:
             run = await self._waiting.get()
             try:
-                async with asyncio.timeout(self._keep_within):
+                async with asyncio.timeout(self.keep_within):
                     await self._keep(run)
             except TimeoutError:
-                _dropped(run.action, f"the store took more than {self._keep_within:g} s")
+                _dropped(run.action, f"the store took more than {self.keep_within:g} s")
             except (EngineError, StoreError, FormatError) as error:
                 _dropped(run.action, str(error))
             except asyncio.CancelledError:
@@ -143,19 +127,19 @@ class Harvester:
 
     async def _keep(self, run: _HarvestedRun) -> None:
         action_id = run.action.action_id
-        if self._counts[action_id] == 0 or self._counts[action_id] >= self._most:
+        if self._counts[action_id] == 0 or self._counts[action_id] >= self.most:
             # Counted anew only here: somebody may have approved of some.
-            self._counts[action_id] = await quarantine.count(self._store, action_id)
-        if self._counts[action_id] >= self._most:
-            _dropped(run.action, f"{self._most} runs wait for approval already")
+            self._counts[action_id] = await quarantine.count(self.store, action_id)
+        if self._counts[action_id] >= self.most:
+            _dropped(run.action, f"{self.most} runs wait for approval already")
             return
         token = await quarantine.keep(
-            self._store,
+            self.store,
             run.action,
             run.recipe,
             run.images,
             engine=run.engine,
-            now=self._now(),
+            now=self.now(),
         )
         self._counts[action_id] += 1
         _log.info("harvested", run=f"{action_id}/{token}", images=len(run.images))
@@ -202,20 +186,20 @@ class _Tee:
                 self.harvester.offer(recipe, passed.images, self.engine)
 
 
+@dataclass
 class _Passed:
-    """What has passed of a run; nothing more is remembered of one that is too large."""
+    """What has passed of a run; nothing more is remembered of one of more bytes than are left."""
 
-    def __init__(self, limit: int) -> None:
-        self.images: list[StepImage] = []
-        self.whole = False
-        self._left = limit
+    left: int
+    images: list[StepImage] = field(default_factory=list)
+    whole: bool = False
 
     async def on(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
         """The same images, remembered in passing."""
         asked = time.monotonic()
         async for image in images:
-            self._left -= len(image.image)
-            if self._left >= 0:
+            self.left -= len(image.image)
+            if self.left >= 0:
                 kept = image
                 if image.step == 1:  # from its images alone nobody could tell any more
                     kept = replace(image, latency=latency_of(image, time.monotonic() - asked))

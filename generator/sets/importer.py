@@ -21,29 +21,28 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cache.index import load_manifest, register
+from cache.index import register
 from cache.model.documents import FormatError, read_object, real, shown
 from cache.model.formats import FINAL, MAX_DURATION, FileFacts, SetMeta, dump_meta
 from cache.model.images import BadImage, check_image, decode_check
 from cache.model.keys import config_key, image_key, meta_key
 from cache.model.manifest import ManifestAction, dump_config
 from cache.stores.port import Conflict, NotFound, Store
-from generator.sets.numbers import noted_in
+from generator.sets.numbers import entry_of_action, noted_in
 from generator.sets.recorder import uploads
 from generator.sheet.cues import format_time
 from generator.sheet.description import describe
-from generator.sheet.plan import Action, ActionType
+from generator.sheet.plan import Action
 
 ORIGIN: Final = "imported_from"
 """The field of an imported `meta.json` that says where it came from."""
 
-_KINDS: Final[dict[str, ActionType]] = {
+_KINDS: Final[dict[str, str]] = {
     "transcript": "transcript",
     "prompt": "prompt",
     "slider": "slider",
@@ -80,7 +79,7 @@ class Found:
     """
 
     path: Path
-    kind: ActionType
+    kind: str
     index: int
     at: int
     value: float | None
@@ -174,7 +173,7 @@ def map_folders(
         actions: of the plan.
         left: gets what could not be mapped, and why.
     """
-    groups: dict[tuple[ActionType, int, float | None], list[Found]] = {}
+    groups: dict[tuple[str, int, float | None], list[Found]] = {}
     for folder in sorted(folders, key=lambda each: (each.at, each.index, each.path.name)):
         groups.setdefault((folder.kind, folder.at, folder.value), []).append(folder)
     mapped: list[tuple[Found, Action]] = []
@@ -369,7 +368,7 @@ async def _import_set(
         await _register(store, action, set_id)
         report.present.append(result)
         return
-    if taken is None and await _is_rejected(store, action.action_id, set_id):
+    if taken is None and set_id in (await entry_of_action(store, action.action_id)).rejected:
         report.left.append(Remark(place, f"set {set_id} of {action.action_id} was rejected"))
         return
     if taken is None:
@@ -385,14 +384,6 @@ async def _import_set(
             return
     who = f"set {set_id} of {action.action_id}"
     report.left.append(Remark(place, f"{who} is there already, and not from here"))
-
-
-async def _is_rejected(store: Store, action_id: str, set_id: int) -> bool:
-    """Whether a number is never to be shown again."""
-    with suppress(NotFound):
-        entry = (await load_manifest(store)).actions.get(action_id)
-        return entry is not None and set_id in entry.rejected
-    return False
 
 
 async def _keep(store: Store, action: Action, set_id: int, variant: _Variant, place: str) -> bool:

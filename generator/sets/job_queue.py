@@ -18,7 +18,7 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A set that could not be drawn, and why."""
+    """A set that will not be drawn in this batch, and why."""
 
     job: Job
     reason: str

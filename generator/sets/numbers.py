@@ -53,6 +53,17 @@ async def noted_in(store: Store, action_id: str, number: int, field: str) -> str
         return ""
 
 
+async def entry_of_action(store: Store, action_id: str) -> ManifestAction:
+    """What the manifest says of an action; an empty entry where it says nothing.
+
+    Raises:
+        StoreError, FormatError: the manifest could not be read, or not be understood.
+    """
+    with suppress(NotFound):
+        return (await load_manifest(store)).actions.get(action_id, ManifestAction())
+    return ManifestAction()
+
+
 async def claim(store: Store, action_id: str, number: int, fingerprint: str) -> bool:
     """Keep a number for a set that is about to be drawn; False if it is another recipe's.
 
@@ -124,10 +135,7 @@ class Numbers:
 
 async def next_free(store: Store, action_id: str, above: int) -> int:
     """The number after the highest that is used, or was: a batch may be drawing into it."""
-    entry = ManifestAction()
-    with suppress(NotFound):
-        entry = (await load_manifest(store)).actions.get(action_id, entry)
-    highest = max([above, *entry.taken])
+    highest = max([above, *(await entry_of_action(store, action_id)).taken])
     async for found in store.list(action_prefix(action_id)):
         place = set_place(found.key)
         if place is not None:
@@ -147,7 +155,6 @@ async def _is_free(store: Store, action_id: str, number: int, fingerprint: str) 
         return True
     except (FormatError, StoreDenied):
         found = None
-        with suppress(NotFound, FormatError):
-            entry = (await load_manifest(store)).actions.get(action_id, ManifestAction())
-            found = entry.fingerprint_of(number)
+        with suppress(FormatError):
+            found = (await entry_of_action(store, action_id)).fingerprint_of(number)
     return found in {None, fingerprint}

@@ -114,10 +114,7 @@ async def _told_by(store: Store, meta: Key) -> str | None:
 
 
 async def remove_sets(
-    store: Store,
-    sets: Sequence[Unwanted],
-    plans: Callable[[Manifest], Sequence[Plan]],
-    removed: Callable[[Unwanted], None] = lambda _set: None,
+    store: Store, sets: Sequence[Unwanted], plans: Callable[[Manifest], Sequence[Plan]]
 ) -> None:
     """Remove sets: from the manifest first, then their images, their metas last.
 
@@ -128,7 +125,6 @@ async def remove_sets(
         store: where.
         sets: as `unwanted_sets` found them.
         plans: as there.
-        removed: told of each when it is gone.
 
     Raises:
         StoreError, FormatError: as `unwanted_sets`.
@@ -151,7 +147,6 @@ async def remove_sets(
     for each in sets:
         for key in each.keys:
             await store.delete(key)
-        removed(each)
     for action_id in {each.action_id for each in sets} - manifest.actions.keys():
         await store.delete(config_key(action_id))
 

@@ -6,12 +6,11 @@ own: it is recorded there as any set is, and can be verified or played from ther
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,12 +28,13 @@ from cache.model.keys import (
     quarantine_prefix,
 )
 from cache.model.manifest import ManifestAction, parse_config
+from cache.parallel import in_order
 from cache.stores.port import NotFound, Store, Version
 from cache.stores.prefix import PrefixStore
 from cache.untrusted import Unfit, decode_answer
-from generator.engines.port import Engine, StepImage, Timing, each_of
+from generator.engines.port import DrawnSet, Engine, StepImage
 from generator.sets.numbers import STAMP, claim_key, claimed_for
-from generator.sets.recorder import Recorder
+from generator.sets.recorder import PlannedSet, Recorder
 from generator.sheet.description import describe
 from generator.sheet.plan import Action
 from generator.sheet.recipe import Recipe
@@ -118,25 +118,11 @@ async def keep(
         StoreError: it could not be kept; what was begun is no run, and `sweep` removes it.
     """
     token = new_token(now)
-    again = _Again(engine.name, engine.timing, images)
     own = store_of(store, action.action_id, token)
-    recorder = Recorder(again, own, lambda: now, alone=True)
-    await recorder.record_recipe(action.action_id, 0, recipe, describe(action))
+    drawn = DrawnSet(recipe.seed, tuple(images), engine.timing)
+    recorder = Recorder(engine, own, lambda: now, alone=True)
+    await recorder.keep(PlannedSet(action.action_id, 0, recipe, describe(action)), drawn)
     return token
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """Hands out once more what an engine has drawn."""
-
-    name: str
-    timing: Timing
-    images: Sequence[StepImage]
-
-    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
-        """The same images, whatever the recipe."""
-        del recipe
-        return aclosing(each_of(self.images))
 
 
 async def waiting(store: Store, action_id: str | None = None) -> Quarantine:
@@ -145,17 +131,12 @@ async def waiting(store: Store, action_id: str | None = None) -> Quarantine:
     Raises:
         StoreError: the store could not be read.
     """
-    found = [place async for place in _whole(store, action_id)]
-    runs: list[Harvested] = []
-    remarks: list[str] = []
-    for start in range(0, len(found), _PARALLEL):
-        batch = found[start : start + _PARALLEL]
-        for read in await asyncio.gather(*(_read(store, *place) for place in batch)):
-            if isinstance(read, str):
-                remarks.append(read)
-            elif read is not None:
-                runs.append(read)
-    return Quarantine(tuple(runs), tuple(remarks))
+    places = [place async for place in _whole(store, action_id)]
+    reading = in_order(lambda place: _read(store, *place), places, at_once=_PARALLEL)
+    async with aclosing(reading) as each:
+        found = [read async for read in each]
+    runs = tuple(read for read in found if isinstance(read, Harvested))
+    return Quarantine(runs, tuple(read for read in found if isinstance(read, str)))
 
 
 async def count(store: Store, action_id: str) -> int:
@@ -231,7 +212,7 @@ async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
     await own.delete(APPROVAL)
 
 
-async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) -> int:
+async def sweep(store: Store, now: datetime) -> int:
     """Remove what whoever was killed left behind: files of runs that have no meta.
 
     Returns:
@@ -256,12 +237,12 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
                 token = claimed_for(content)
                 if not token.startswith(_OF_A_BATCH):
                     files[claim[1], token].append(entry.key)
-                elif now - _kept_at(content.decode(errors="replace").rpartition(" ")[2]) >= older:
+                elif _is_old(content.decode(errors="replace").rpartition(" ")[2], now):
                     left.append(entry.key)
     left += [
         key
         for run, keys in files.items()
-        if run not in whole and now - _kept_at(run[1]) >= older
+        if run not in whole and _is_old(run[1], now)
         for key in keys
     ]
     for key in left:
@@ -269,11 +250,13 @@ async def sweep(store: Store, now: datetime, older: timedelta = UNFINISHED_FOR) 
     return len(left)
 
 
-def _kept_at(token: str) -> datetime:
+def _is_old(token: str, now: datetime) -> bool:
+    """Whether nobody works any more on what was begun when a token says."""
     try:
-        return datetime.strptime(token.partition("-")[0], STAMP).replace(tzinfo=UTC)
-    except ValueError:  # nobody's
-        return datetime.min.replace(tzinfo=UTC)
+        kept_at = datetime.strptime(token.partition("-")[0], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return True
+    return now - kept_at >= UNFINISHED_FOR
 
 
 async def approved_as(own: Store) -> tuple[int | None, Version | None]:

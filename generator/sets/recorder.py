@@ -40,7 +40,8 @@ _UPLOADS = 4
 """Files of one set that are under way to the store at once."""
 
 
-def _now() -> datetime:
+def now_in_seconds() -> datetime:
+    """The time of day, as metas have it."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
@@ -57,7 +58,7 @@ def manifest_entry(action: Action) -> ManifestAction:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class PlannedSet:
     """Where a set belongs, and what it is of; the recipe has the set's own seed."""
 
     action_id: str
@@ -65,8 +66,14 @@ class _Place:
     recipe: Recipe
     description: Description
 
+    @classmethod
+    def of(cls, action: Action, set_id: int) -> PlannedSet:
+        """A set of a planned action."""
+        return cls(action.action_id, set_id, recipe_of_set(action.recipe, set_id), describe(action))
+
     @property
     def entry(self) -> ManifestAction:
+        """What the manifest says of its action."""
         return entry_of(self.description, self.recipe)
 
 
@@ -83,7 +90,7 @@ class Recorder:
 
     engine: Engine
     store: Store
-    now: Callable[[], datetime] = _now
+    now: Callable[[], datetime] = now_in_seconds
     alone: bool = False
 
     async def record(self, action: Action, set_id: int) -> SetMeta:
@@ -95,21 +102,17 @@ class Recorder:
             StoreError: it could not be kept.
             FormatError: the store's manifest cannot be understood.
         """
-        recipe = recipe_of_set(action.recipe, set_id)
-        return await self.record_recipe(action.action_id, set_id, recipe, describe(action))
+        return await self.record_planned(PlannedSet.of(action, set_id))
 
-    async def record_recipe(
-        self, action_id: str, set_id: int, recipe: Recipe, description: Description
-    ) -> SetMeta:
-        """The same for a recipe, its seed included, that comes without its cue sheet.
+    async def record_planned(self, planned: PlannedSet) -> SetMeta:
+        """The same for a set that comes without its cue sheet.
 
         Raises:
             EngineError, StoreError, FormatError: as `record` does.
         """
         if isinstance(self.engine, WarmingEngine):
-            await self.engine.prepare(recipe)
-        place = _Place(action_id, set_id, recipe, description)
-        return await self._keep(place, self.engine.render(recipe), self.engine)
+            await self.engine.prepare(planned.recipe)
+        return await self._keep(planned, self.engine.render(planned.recipe), self.engine)
 
     async def record_batch(
         self, engine: BatchEngine, action: Action, set_ids: Sequence[int]
@@ -124,24 +127,32 @@ class Recorder:
         Raises:
             EngineError, StoreError, FormatError: as `record` does; what came before is kept.
         """
-        recipes = {set_id: recipe_of_set(action.recipe, set_id) for set_id in set_ids}
-        seeds = [recipe.seed for recipe in recipes.values()]
+        planned = [PlannedSet.of(action, set_id) for set_id in set_ids]
+        seeds = [each.recipe.seed for each in planned]
         async with engine.render_batch(action.recipe, seeds) as sets:
-            for set_id, recipe in recipes.items():
+            for each in planned:
                 drawn = await anext(sets, None)
-                if drawn is None or drawn.seed != recipe.seed:
+                if drawn is None or drawn.seed != each.recipe.seed:
                     raise DrawingFailed(f"{engine.name} drew other pictures than it was asked for")
-                place = _Place(action.action_id, set_id, recipe, describe(action))
-                yield await self._keep(place, aclosing(each_of(drawn.images)), drawn)
+                yield await self.keep(each, drawn)
+
+    async def keep(self, planned: PlannedSet, drawn: DrawnSet) -> SetMeta:
+        """Keep a set that the engine has drawn already.
+
+        Raises:
+            DrawingFailed: an image is unusable.
+            StoreError, FormatError: as `record` does.
+        """
+        return await self._keep(planned, aclosing(each_of(drawn.images)), drawn)
 
     async def _keep(
         self,
-        place: _Place,
+        planned: PlannedSet,
         drawing: AbstractAsyncContextManager[AsyncIterator[StepImage]],
         timed: Engine | DrawnSet,
     ) -> SetMeta:
         """Keep what is drawn as it comes, then the meta, and register it."""
-        action_id, set_id, recipe = place.action_id, place.set_id, place.recipe
+        action_id, set_id, recipe = planned.action_id, planned.set_id, planned.recipe
         if not self.alone and not await claim(self.store, action_id, set_id, recipe.fingerprint):
             raise NumberTaken(action_id, set_id)
         await self.store.delete(meta_key(action_id, set_id))
@@ -174,7 +185,7 @@ class Recorder:
             durations=durations,
             total_duration=round(sum(d for d in durations.values() if d is not None), 6),
             generated_at=self.now(),
-            config=model_config(recipe, place.description.program),
+            config=model_config(recipe, planned.description.program),
             seed=recipe.seed,
             fingerprint=recipe.fingerprint,
             engine=self.engine.name,
@@ -182,9 +193,9 @@ class Recorder:
             latency=latency,
             files=files,
         )
-        await self.store.put(config_key(action_id), dump_config(place.entry))
+        await self.store.put(config_key(action_id), dump_config(planned.entry))
         await self.store.put(meta_key(action_id, set_id), dump_meta(meta))
-        await register(self.store, action_id, place.entry, set_id)
+        await register(self.store, action_id, planned.entry, set_id)
         if not self.alone:
             await release(self.store, action_id, set_id, recipe.fingerprint)
         return meta
@@ -212,10 +223,8 @@ def recipe_of_set(recipe: Recipe, set_id: int) -> Recipe:
     return recipe.with_seed(seed_for(recipe.fingerprint, set_id))
 
 
-async def found_set(
-    store: Store, action_id: str, set_id: int, recipe: Recipe, description: Description
-) -> SetMeta | None:
-    """A set that is there already, whole as far as its meta tells, and drawn from `recipe`.
+async def found_set(store: Store, planned: PlannedSet) -> SetMeta | None:
+    """A set that is there already, whole as far as its meta tells, and drawn from its recipe.
 
     It is registered in the manifest, where whoever drew it was stopped before that.
 
@@ -224,12 +233,12 @@ async def found_set(
         FormatError: the store's manifest cannot be understood.
     """
     try:
-        found = await Library(store).open_set(action_id, set_id)
+        found = await Library(store).open_set(planned.action_id, planned.set_id)
     except BrokenSet:
         return None
-    if found.meta.fingerprint != recipe.fingerprint:
+    if found.meta.fingerprint != planned.recipe.fingerprint:
         return None
-    await register(store, action_id, entry_of(description, recipe), set_id)
+    await register(store, planned.action_id, planned.entry, planned.set_id)
     return found.meta
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from cache.model.documents import FormatError
 from cache.model.formats import parse_meta
 from cache.model.keys import meta_key
 from cache.stores.port import NotFound, SharedStore, Store
 from generator.engines.port import BatchEngine, Engine
-from generator.engines.remote.protocol import KeepingEngine, NotKeptThere, SetRequest
+from generator.engines.remote.engine import RemoteEngine
+from generator.engines.remote.protocol import NotKeptThere, SetRequest
 from generator.sets.numbers import Numbers, release
-from generator.sets.recorder import Recorder, found_set, recipe_of_set
+from generator.sets.recorder import PlannedSet, Recorder, found_set
 from generator.sheet.description import describe
 from generator.sheet.plan import Action
 
@@ -34,35 +35,8 @@ class RecordedSet:
     drawn: bool
 
 
-class SetRecorder(Protocol):
-    """Records sets of an action, one way or another."""
-
-    @property
-    def name(self) -> str:
-        """What draws, with its version."""
-        ...
-
-    @property
-    def at_once(self) -> int:
-        """How many sets of one action it is worth asking for together now."""
-        ...
-
-    def record(self, action: Action, set_ids: Sequence[int]) -> AsyncGenerator[RecordedSet, None]:
-        """Record sets; each is whole and registered when it is told of. Left by `aclosing`.
-
-        Raises:
-            EngineError, StoreError, FormatError: as `Recorder.record`; what was told of stays.
-        """
-        ...
-
-
 def recorder_for(
-    engine: Engine,
-    store: Store,
-    *,
-    anew: bool,
-    numbers: Numbers | None = None,
-    say: Callable[[str], None] = lambda _text: None,
+    engine: Engine, store: Store, *, anew: bool, numbers: Numbers, say: Callable[[str], None]
 ) -> SetRecorder:
     """The best way by which an engine's sets come into a store.
 
@@ -70,11 +44,11 @@ def recorder_for(
         engine: what draws.
         store: where sets go.
         anew: draw also what is there already.
-        numbers: those of the batch; None where it is for one engine alone.
+        numbers: those of the batch.
         say: is told where the pictures go, once that is known.
     """
-    here = LocalRecorder(engine, store, anew=anew, numbers=numbers or Numbers(store))
-    if isinstance(engine, KeepingEngine):
+    here = LocalRecorder(engine, store, anew=anew, numbers=numbers)
+    if isinstance(engine, RemoteEngine):
         if isinstance(store, SharedStore):
             return RemoteRecorder(engine, store, here, say)
         say(f"its pictures come through here, into {store.url}")
@@ -91,23 +65,25 @@ class LocalRecorder:
     numbers: Numbers
 
     @property
-    def name(self) -> str:
-        """What draws, with its version."""
-        return self.engine.name
-
-    @property
     def at_once(self) -> int:
-        """As many as the engine draws together."""
+        """How many sets of one action it is worth asking for together now."""
         return self.engine.batch_size if isinstance(self.engine, BatchEngine) else 1
 
     async def record(
         self, action: Action, set_ids: Sequence[int]
     ) -> AsyncGenerator[RecordedSet, None]:
-        """See `SetRecorder.record`; what another batch has drawn meanwhile is looked for first."""
+        """Record sets; each is whole and registered when it is told of. Left by `aclosing`.
+
+        What another batch has drawn meanwhile is looked for first.
+
+        Raises:
+            EngineError, StoreError, FormatError: as `Recorder.record`; what was told of stays.
+        """
         # What was asked for, by the number that it gets: another sheet's batch may have been first.
         wanted: dict[int, int] = {}
         for set_id in set_ids:
-            if not self.anew and await self._is_there(action, set_id):
+            planned = PlannedSet.of(action, set_id)
+            if not self.anew and await found_set(self.store, planned) is not None:
                 yield RecordedSet(set_id, drawn=False)
             else:
                 number = await self.numbers.grant(action.action_id, set_id, action.fingerprint)
@@ -123,12 +99,8 @@ class LocalRecorder:
             await recorder.record(action, number)
             yield RecordedSet(set_id, drawn=True)
 
-    async def _is_there(self, action: Action, set_id: int) -> bool:
-        recipe = recipe_of_set(action.recipe, set_id)
-        found = await found_set(self.store, action.action_id, set_id, recipe, describe(action))
-        return found is not None
 
-
+@dataclass
 class RemoteRecorder:
     """Leaves it to a worker to keep what it draws, where its store is ours.
 
@@ -142,59 +114,43 @@ class RemoteRecorder:
         say: is told which way it is, once that is known, and when it changes.
     """
 
-    def __init__(
-        self,
-        engine: KeepingEngine,
-        store: SharedStore,
-        here: LocalRecorder,
-        say: Callable[[str], None],
-    ) -> None:
-        self._engine = engine
-        self._store = store
-        self._here = here
-        self._say = say
-        self._kept_there: bool | None = None
-
-    @property
-    def name(self) -> str:
-        """What draws, with its version."""
-        return self._engine.name
-
-    @property
-    def at_once(self) -> int:
-        """One: a worker has a queue of its own."""
-        return 1
+    engine: RemoteEngine
+    store: SharedStore
+    here: LocalRecorder
+    say: Callable[[str], None]
+    at_once: ClassVar[int] = 1  # a worker has a queue of its own
+    _kept_there: bool | None = field(default=None, init=False)
 
     async def record(
         self, action: Action, set_ids: Sequence[int]
     ) -> AsyncGenerator[RecordedSet, None]:
-        """See `SetRecorder.record`."""
+        """See `LocalRecorder.record`."""
         for set_id in set_ids:
             if self._kept_there is not False and await self._drawn_there(action, set_id):
                 yield RecordedSet(set_id, drawn=True)
                 continue
-            async with aclosing(self._here.record(action, [set_id])) as made:
+            async with aclosing(self.here.record(action, [set_id])) as made:
                 async for each in made:
                     yield each
 
     async def _drawn_there(self, action: Action, set_id: int) -> bool:
-        numbers = self._here.numbers
+        numbers = self.here.numbers
         number = await numbers.grant(action.action_id, set_id, action.fingerprint)
         asked = SetRequest(
             recipe=action.recipe,
             action_id=action.action_id,
             set_id=number,
             description=describe(action),
-            store=self._store.address,
+            store=self.store.address,
         )
-        if self._here.anew:  # the worker would find the one that is there
-            await self._store.delete(meta_key(action.action_id, number))
+        if self.here.anew:  # the worker would find the one that is there
+            await self.store.delete(meta_key(action.action_id, number))
         try:
-            meta = await self._engine.draw_set(asked)
+            meta = await self.engine.draw_set(asked)
         except NotKeptThere as error:
             self._turn(False, f"its pictures come through here: {error}")
             return False
-        await release(self._store, action.action_id, number, action.fingerprint)
+        await release(self.store, action.action_id, number, action.fingerprint)
         if not await self._is_ours(action, number, meta.seed):
             self._turn(
                 False,
@@ -202,13 +158,13 @@ class RemoteRecorder:
                 " come through here",
             )
             return False
-        self._turn(True, f"it keeps its sets itself, in {self._store.url}")
+        self._turn(True, f"it keeps its sets itself, in {self.store.url}")
         return True
 
     async def _is_ours(self, action: Action, set_id: int, seed: int | None) -> bool:
         key = meta_key(action.action_id, set_id)
         try:
-            found = parse_meta(await self._store.get(key), key)
+            found = parse_meta(await self.store.get(key), key)
         except (NotFound, FormatError):
             return False
         return (found.fingerprint, found.seed) == (action.fingerprint, seed)
@@ -216,4 +172,8 @@ class RemoteRecorder:
     def _turn(self, kept_there: bool, text: str) -> None:
         if self._kept_there is not kept_there:
             self._kept_there = kept_there
-            self._say(text)
+            self.say(text)
+
+
+SetRecorder = LocalRecorder | RemoteRecorder
+"""Records sets of an action, one way or another."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cache.library import BrokenSet, Library, SetFlaw
-from cache.model.formats import ImageSet, Step
-from cache.model.images import BadImage, Decoded, decode_check
+from cache.model.formats import ImageSet
+from cache.model.images import BadImage, decode_check
 from cache.parallel import in_order
 from generator.sheet.plan import Action
 from generator.sheet.provenance import changes
@@ -103,7 +103,8 @@ async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[Se
     sizes: set[tuple[int, int]] = set()
     for step in found.steps:
         try:
-            decoded = await _decoded(library, step)
+            # Its bytes are let go of before the next is read.
+            decoded = await asyncio.to_thread(decode_check, await library.image(step), step.name)
         except BrokenSet as error:
             yield SetFinding(found.action_id, found.set_id, "broken", error.reason, error.flaw)
             continue
@@ -117,8 +118,3 @@ async def _verify_images(library: Library, found: ImageSet) -> AsyncGenerator[Se
     if len(sizes) > 1:
         shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
         yield SetFinding(found.action_id, found.set_id, "size", f"expected one size, found {shown}")
-
-
-async def _decoded(library: Library, step: Step) -> Decoded:
-    """What is in an image, whose bytes are let go of before the next is read."""
-    return await asyncio.to_thread(decode_check, await library.image(step), step.name)

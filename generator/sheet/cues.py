@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -19,12 +19,14 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from cache.untrusted import Unfit, clean_text, decode_sheet
+from generator.sheet.drawing import CueDrawing, Desk
+from generator.sheet.programs import DEFAULT_PROGRAM
 
 Mode = Literal["static", "live", "hybrid"]
 Failover = Literal["continue", "restart", "hold"]
@@ -105,8 +107,24 @@ class Enter(_CueSheetModel):
     regen: bool = False
 
 
-class _Cue(_CueSheetModel):
-    """What every cue may have. `at` is its position in seconds."""
+class Typed(NamedTuple):
+    """A text typed by hand; with `erase` it does not stay."""
+
+    text: str
+    delay: Delay
+    erase: bool
+
+
+class Cue(_CueSheetModel):
+    """What every cue may have, and what a kind of cue says of itself.
+
+    `at` is its position in seconds. The properties tell what the kind does; here, nothing.
+    """
+
+    begins_anew: ClassVar[bool] = False
+    """Whether the stage is empty from here on."""
+    ends_part: ClassVar[bool] = False
+    """Whether it ends a regeneration, and breaks off what is being typed."""
 
     at: Position = Field(alias="time")
     id: Identifier | None = None
@@ -114,60 +132,80 @@ class _Cue(_CueSheetModel):
     mode: Mode | None = None
     failover: Failover | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    action: str
 
     @property
     def generates(self) -> bool:
         """Whether a picture is drawn for it."""
         return False
 
-    @property
-    def text(self) -> str:
-        """What it says or does, for people who read the sheet."""
-        return ""
+    def drawing(self, desk: Desk) -> CueDrawing:
+        """What is drawn, at a desk as the cues before left it; asked only of one that generates."""
+        raise NotImplementedError
 
     @property
     def written(self) -> str:
         """What of it is written on the wall."""
         return ""
 
+    @property
+    def text(self) -> str:
+        """What it says or does, for people who read the sheet."""
+        return self.written
 
-class StartCue(_Cue):
+    @property
+    def typed(self) -> Typed | None:
+        """What of it is typed by hand."""
+        return None
+
+    def begins(self, draw: Draw) -> Draw:  # noqa: ARG002 - for those that wait for a hand
+        """When its picture begins, where the show says `draw`."""
+        return "cue"
+
+
+class StartCue(Cue):
     """The screening begins."""
+
+    begins_anew = True
 
     action: Literal["start"]
 
 
-class EndCue(_Cue):
+class EndCue(Cue):
     """The screening is over."""
+
+    ends_part = True
 
     action: Literal["end"]
 
 
-class NextCue(_Cue):
+class NextCue(Cue):
     """A mark between two parts; nothing visible happens."""
 
     action: Literal["next"]
 
 
-class ReconnectCue(_Cue):
+class ReconnectCue(Cue):
     """A mark left by the piece's first player; our screens reconnect by themselves."""
 
     action: Literal["reconnect"]
 
 
-class NavigateCue(_Cue):
+class NavigateCue(Cue):
     """The show moves to another scene."""
+
+    ends_part = True
 
     action: Literal["navigate"]
     route: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
     @property
     def text(self) -> str:
-        """See `_Cue`."""
+        """See `Cue`."""
         return self.route
 
 
-class FadeCue(_Cue):
+class FadeCue(Cue):
     """The stage fades to black (`fade`) or comes back."""
 
     action: Literal["set-fade-status"]
@@ -175,11 +213,11 @@ class FadeCue(_Cue):
 
     @property
     def text(self) -> str:
-        """See `_Cue`."""
+        """See `Cue`."""
         return "to black" if self.fade else "from black"
 
 
-class TranscriptCue(_Cue):
+class TranscriptCue(Cue):
     """A line is spoken; with `generate` a picture is drawn from it."""
 
     action: Literal["transcript"]
@@ -190,17 +228,16 @@ class TranscriptCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """See `_Cue`."""
+        """See `Cue`."""
         return self.generate
 
-    @property
-    def text(self) -> str:
-        """See `_Cue`."""
-        return self.transcript
+    def drawing(self, desk: Desk) -> CueDrawing:  # noqa: ARG002 - nothing is entered
+        """See `Cue`."""
+        return CueDrawing("transcript", self.program or DEFAULT_PROGRAM, self.transcript)
 
     @property
     def written(self) -> str:
-        """See `_Cue`."""
+        """See `Cue`."""
         return self.transcript
 
     @property
@@ -213,7 +250,7 @@ class TranscriptCue(_Cue):
         return self.at + max(2.0, len(self.transcript) / 15)
 
 
-class PromptCue(_Cue):
+class PromptCue(Cue):
     """A prompt is typed and, unless it is empty or `commit` is false, drawn.
 
     `guidance` is the slider, in percent: image-to-image strength times 100.
@@ -230,21 +267,37 @@ class PromptCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """See `_Cue`."""
+        """See `Cue`."""
         return self.commit and bool(self.prompt.strip())
 
-    @property
-    def text(self) -> str:
-        """See `_Cue`."""
-        return self.prompt
+    def drawing(self, desk: Desk) -> CueDrawing:
+        """See `Cue`."""
+        program = self.program or DEFAULT_PROGRAM
+        desk.enter(program, self.prompt, self.override)
+        slider = remark = None
+        if self.guidance is not None:
+            slider = desk.move_slider(program, self.guidance)
+            remark = desk.in_vain(program, "guidance")
+        return CueDrawing(
+            "prompt", program, self.prompt, self.override, self.enter.regen, slider, remark
+        )
 
     @property
     def written(self) -> str:
-        """See `_Cue`."""
+        """See `Cue`."""
         return self.prompt
 
+    @property
+    def typed(self) -> Typed:
+        """See `Cue`."""
+        return Typed(self.prompt, self.delay, erase=not self.generates)
 
-class SliderCue(_Cue):
+    def begins(self, draw: Draw) -> Draw:
+        """See `Cue`."""
+        return self.draw or draw
+
+
+class SliderCue(Cue):
     """The slider moves to `value` percent, and its program's last prompt is drawn so."""
 
     action: Literal["move-slider"]
@@ -253,40 +306,41 @@ class SliderCue(_Cue):
 
     @property
     def generates(self) -> bool:
-        """See `_Cue`."""
+        """See `Cue`."""
         return True
+
+    def drawing(self, desk: Desk) -> CueDrawing:
+        """See `Cue`."""
+        program = self.program or desk.program
+        slider, entered = desk.move_slider(program, self.value), desk.entered(program)
+        remark = desk.in_vain(program, "the slider")
+        if entered is None:
+            remark = f"no prompt of {program} before it: it draws with an empty prompt"
+        prompt, override = entered or ("", None)
+        return CueDrawing("slider", program, prompt, override, slider=slider, remark=remark)
 
     @property
     def text(self) -> str:
-        """See `_Cue`."""
+        """See `Cue`."""
         return f"{self.value:g} %"
 
+    def begins(self, draw: Draw) -> Draw:
+        """See `Cue`."""
+        return self.draw or draw
 
-Cue = (
-    StartCue
-    | EndCue
-    | NextCue
-    | ReconnectCue
-    | NavigateCue
-    | FadeCue
-    | TranscriptCue
-    | PromptCue
-    | SliderCue
-)
-ACTIONS = (
-    "start",
-    "transcript",
-    "prompt",
-    "move-slider",
-    "navigate",
-    "set-fade-status",
-    "next",
-    "reconnect",
-    "end",
-)
-_CUES: TypeAdapter[tuple[Cue, ...]] = TypeAdapter(
-    tuple[Annotated[Cue, Field(discriminator="action")], ...]
-)
+
+KINDS: Final[dict[str, type[Cue]]] = {
+    "start": StartCue,
+    "transcript": TranscriptCue,
+    "prompt": PromptCue,
+    "move-slider": SliderCue,
+    "navigate": NavigateCue,
+    "set-fade-status": FadeCue,
+    "next": NextCue,
+    "reconnect": ReconnectCue,
+    "end": EndCue,
+}
+"""Every kind of cue by its action, in the order in which they are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,82 +420,85 @@ def parse_cues(data: bytes, source: str, programs: Iterable[str]) -> CueSheet:
     if not raw:
         raise CueSheetError(source, [CueProblem(None, None, "the sheet has no cues")])
 
-    problems: list[CueProblem] = []
-    cues: tuple[Cue, ...] = ()
-    try:
-        cues = _CUES.validate_python(raw)
-    except ValidationError as error:
-        problems += _shape_problems(error, raw)
+    cues, problems = _read(raw)
     problems += _text_problems(raw)
     problems += _order_problems(raw)
-    problems += _id_problems(raw)
-    problems += _program_problems(raw, set(programs))
+    problems += _name_problems(raw, set(programs))
     if problems:
         raise CueSheetError(
             source, sorted(problems, key=lambda p: -1 if p.index is None else p.index)
         )
     doubled = (CueProblem(None, None, _twice(name)) for name in dict.fromkeys(twice))
-    return CueSheet(cues, source, (*doubled, *_remarks(cues)))
+    return CueSheet(tuple(cues), source, (*doubled, *_remarks(cues)))
 
 
 def _twice(name: str) -> str:
     return f"the field {clean_text(name)!r:.60} stands twice in one object: the last counts"
 
 
-def _time_of(raw: list[Any], index: int) -> str | None:
+def _problem(
+    raw: list[Any],
+    index: int,
+    message: str,
+    kind: Literal["bad_sheet", "unknown_program"] = "bad_sheet",
+) -> CueProblem:
     cue = raw[index]
     time = cue.get("time") if isinstance(cue, dict) else None
-    return time[:20] if isinstance(time, str) and time.isprintable() else None
+    told = time[:20] if isinstance(time, str) and time.isprintable() else None
+    return CueProblem(index, told, message, kind)
 
 
-def _shape_problems(error: ValidationError, raw: list[Any]) -> list[CueProblem]:
+def _read(raw: list[Any]) -> tuple[list[Cue], list[CueProblem]]:
+    """The cues that can be read, and in what the others are not as they should be."""
+    cues: list[Cue] = []
     problems: list[CueProblem] = []
-    for detail in error.errors(include_url=False):
-        location = detail["loc"]
-        index = location[0] if location and isinstance(location[0], int) else None
-        # loc is (index, action, field, ...): the action is ours, not the artist's
-        place = ".".join(str(part) for part in location[2:])
-        if detail["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-            found = raw[index].get("action") if index is not None else None
-            what = f"unknown action {found!r}" if found is not None else "no action"
-            message = f"{what}: expected one of {', '.join(ACTIONS)}"
-        elif len(location) <= 1:
-            message = "expected an object with time and action"
-        elif detail["type"] == "missing":
-            message = f"{place} is missing"
-        elif detail["type"] == "string_pattern_mismatch":
-            message = (
-                f"{place}: expected letters, digits, dot, dash or underscore "
-                f"(128 at most), not {detail['input']!r:.60}"
-            )
+    for index, given in enumerate(raw):
+        action = given.get("action") if isinstance(given, dict) else None
+        kind = KINDS.get(action) if isinstance(action, str) else None
+        if not isinstance(given, dict):
+            problems.append(_problem(raw, index, "expected an object with time and action"))
+        elif kind is None:
+            what = "no action" if action is None else f"unknown action {action!r}"
+            expected = f"expected one of {', '.join(KINDS)}"
+            problems.append(_problem(raw, index, f"{what}: {expected}"))
         else:
-            text = detail["msg"].removeprefix("Value error, ")
-            text = text[:1].lower() + text[1:]
-            shown = "" if "not " in text else f", not {detail['input']!r:.60}"
-            message = f"{place}: {text}{shown}"
-        time = _time_of(raw, index) if index is not None else None
-        problems.append(CueProblem(index, time, message))
-    return problems
+            try:
+                cues.append(kind.model_validate(given))
+            except ValidationError as error:
+                details = error.errors(include_url=False)
+                problems += [_problem(raw, index, _in_words(detail)) for detail in details]
+    return cues, problems
 
 
-def _text_problems(raw: list[Any]) -> list[CueProblem]:
+def _in_words(detail: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "missing":
+        return f"{place} is missing"
+    if detail["type"] == "string_pattern_mismatch":
+        return (
+            f"{place}: expected letters, digits, dot, dash or underscore "
+            f"(128 at most), not {detail['input']!r:.60}"
+        )
+    text = detail["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    shown = "" if "not " in text else f", not {detail['input']!r:.60}"
+    return f"{place}: {text}{shown}"
+
+
+def _text_problems(raw: list[Any]) -> Iterable[CueProblem]:
     """Halves of surrogate pairs, which JSON can spell and nothing can draw, send or log."""
-    problems: list[CueProblem] = []
     for index, cue in enumerate(raw):
         try:
             json.dumps(cue, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             found = error.object[error.start]
             message = f"expected text in Unicode, found {found!r}, half of a character"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
+            yield _problem(raw, index, message)
         except RecursionError:
-            message = "nested too deeply to read"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
-    return problems
+            yield _problem(raw, index, "nested too deeply to read")
 
 
-def _order_problems(raw: list[Any]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
+def _order_problems(raw: list[Any]) -> Iterable[CueProblem]:
     latest, latest_index = -math.inf, 0
     for index, cue in enumerate(raw):
         try:
@@ -453,38 +510,28 @@ def _order_problems(raw: list[Any]) -> list[CueProblem]:
                 f"out of order: expected no earlier than {format_time(latest)}, "
                 f"the time of cue {latest_index}"
             )
-            problems.append(CueProblem(index, _time_of(raw, index), message))
+            yield _problem(raw, index, message)
         else:
             latest, latest_index = at, index
-    return problems
 
 
-def _id_problems(raw: list[Any]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
-    seen: dict[str, int] = {}
+def _name_problems(raw: list[Any], programs: set[str]) -> Iterable[CueProblem]:
+    """Programs that nobody knows, and ids that two cues have."""
+    first: dict[str, int] = {}
     for index, cue in enumerate(raw):
-        identifier = cue.get("id") if isinstance(cue, dict) else None
-        if not isinstance(identifier, str):
-            continue
-        first = seen.setdefault(identifier, index)
-        if first != index:
-            message = f"duplicate id {identifier!r}: cue {first} has it already"
-            problems.append(CueProblem(index, _time_of(raw, index), message))
-    return problems
-
-
-def _program_problems(raw: list[Any], programs: set[str]) -> list[CueProblem]:
-    problems: list[CueProblem] = []
-    for index, cue in enumerate(raw):
-        program = cue.get("program") if isinstance(cue, dict) else None
+        identifier, program = (
+            (cue.get("id"), cue.get("program")) if isinstance(cue, dict) else (None, None)
+        )
+        if isinstance(identifier, str) and first.setdefault(identifier, index) != index:
+            message = f"duplicate id {identifier!r}: cue {first[identifier]} has it already"
+            yield _problem(raw, index, message)
         if isinstance(program, str) and program not in programs:
             known = ", ".join(sorted(programs)) or "none"
             message = f"unknown program {program!r}: expected one of {known}"
-            problems.append(CueProblem(index, _time_of(raw, index), message, "unknown_program"))
-    return problems
+            yield _problem(raw, index, message, "unknown_program")
 
 
-def _remarks(cues: tuple[Cue, ...]) -> Iterable[CueProblem]:
+def _remarks(cues: Sequence[Cue]) -> Iterable[CueProblem]:
     ended: int | None = None
     for index, cue in enumerate(cues):
         if cue.model_extra:

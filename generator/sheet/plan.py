@@ -9,22 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from generator.sheet.cues import (
-    CueProblem,
-    CueSheet,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    format_time,
-)
+from generator.sheet.cues import CueProblem, CueSheet, format_time
+from generator.sheet.drawing import Desk
 from generator.sheet.programs import Program
 from generator.sheet.recipe import Recipe
-
-ActionType = Literal["transcript", "prompt", "slider"]
-DEFAULT_PROGRAM = "P0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class Action:
     """
 
     action_id: str
-    type: ActionType
+    type: str
     cue_index: int
     at: float
     program: str
@@ -66,79 +57,38 @@ Finished = Mapping[str, Collection[str]]
 """Of which recipes a store holds, or held, sets: fingerprints by action id."""
 
 
-class Planned(Protocol):
-    """All actions of a sheet, in the order of their cues."""
+class _PlacedAction(NamedTuple):
+    """An action under the id of its place, and the id that its cue gives it."""
 
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        """What is drawn."""
-        ...
-
-    @property
-    def remarks(self) -> tuple[CueProblem, ...]:
-        """What is odd in the sheet, and does no harm."""
-        ...
-
-    def of_cue(self, index: int) -> Action | None:
-        """The action that cue `index` triggers, None if it draws nothing."""
-        ...
+    action: Action
+    explicit_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Plan:
-    """All actions of a sheet, in the order of their cues, as of one moment."""
+    """All actions of a sheet, in the order of their cues.
+
+    What is drawn never changes while the show plays; under which ids its sets are kept does,
+    where the store comes later than the show, or somebody draws for a newer sheet.
+    `remarks` is what is odd in the sheet, and does no harm.
+    """
 
     actions: tuple[Action, ...]
     remarks: tuple[CueProblem, ...] = ()
-    _drafts: tuple[_ActionDraft, ...] = field(default=(), repr=False, compare=False)
-    _by_cue: dict[int, Action] = field(init=False, repr=False, compare=False)
+    _placed: tuple[_PlacedAction, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_cue = {action.cue_index: action for action in self.actions}
-        object.__setattr__(self, "_by_cue", by_cue)
+        self._numbers = {action.cue_index: n for n, action in enumerate(self.actions)}
 
     def of_cue(self, index: int) -> Action | None:
         """The action that cue `index` triggers, None if it draws nothing."""
-        return self._by_cue.get(index)
+        number = self._numbers.get(index)
+        return None if number is None else self.actions[number]
 
     @property
     def wanted(self) -> dict[str, str]:
         """The fingerprint that each action's sets must have."""
         return {action.action_id: action.fingerprint for action in self.actions}
-
-    def given(self, finished: Finished) -> Plan:
-        """The same actions, under the ids that they have where `finished` is what is drawn."""
-        return _plan(self._drafts, self.remarks, finished)
-
-
-class PlanInForce:
-    """The plan that is played by: it follows the store.
-
-    What is drawn never changes while the show plays; under which ids its sets are kept does,
-    where the store comes later than the show, or somebody draws for a newer sheet.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    @property
-    def actions(self) -> tuple[Action, ...]:
-        """See `Planned.actions`."""
-        return self._plan.actions
-
-    @property
-    def remarks(self) -> tuple[CueProblem, ...]:
-        """See `Planned.remarks`."""
-        return self._plan.remarks
-
-    @property
-    def wanted(self) -> dict[str, str]:
-        """See `Plan.wanted`."""
-        return self._plan.wanted
-
-    def of_cue(self, index: int) -> Action | None:
-        """See `Planned.of_cue`."""
-        return self._plan.of_cue(index)
 
     def follow(self, finished: Finished) -> dict[str, str]:
         """Take over the ids that what is drawn gives the actions.
@@ -146,25 +96,9 @@ class PlanInForce:
         Returns:
             The new id by the old one, of those whose id has changed.
         """
-        before, self._plan = self._plan, self._plan.given(finished)
-        pairs = zip(before.actions, self._plan.actions, strict=True)
+        before, self.actions = self.actions, _under_ids(self._placed, finished)
+        pairs = zip(before, self.actions, strict=True)
         return {old.action_id: new.action_id for old, new in pairs if old != new}
-
-
-@dataclass(frozen=True, slots=True)
-class _ActionDraft:
-    cue_index: int
-    at: float
-    explicit_id: str | None
-    natural_id: str
-    type: ActionType
-    program: str
-    prompt: str
-    override: str | None
-    recipe: Recipe
-    fingerprint: str
-    regenerate: bool
-    slider: tuple[float, float] | None
 
 
 def plan_actions(
@@ -181,113 +115,49 @@ def plan_actions(
         base_images: encoded base image by program name, one for each image-to-image program.
         finished: of which recipes a store holds sets already; each action's own comes first.
     """
-    drafts, remarks = _draft(sheet, programs, base_images)
-    return _plan(tuple(drafts), tuple(remarks), finished or {})
-
-
-def _plan(
-    drafts: tuple[_ActionDraft, ...], remarks: tuple[CueProblem, ...], finished: Finished
-) -> Plan:
-    ids = _assign_ids(drafts, finished)
-    actions = tuple(
-        Action(
-            action_id=action_id,
-            type=draft.type,
-            cue_index=draft.cue_index,
-            at=draft.at,
-            program=draft.program,
-            prompt=draft.prompt,
-            override=draft.override,
-            recipe=draft.recipe,
-            regenerate=draft.regenerate,
-            slider=draft.slider,
-        )
-        for draft, action_id in zip(drafts, ids, strict=True)
-    )
-    return Plan(actions, remarks, drafts)
-
-
-def _draft(
-    sheet: CueSheet, programs: Mapping[str, Program], base_images: Mapping[str, bytes]
-) -> tuple[list[_ActionDraft], list[CueProblem]]:
-    drafts: list[_ActionDraft] = []
+    placed: list[_PlacedAction] = []
     remarks: list[CueProblem] = []
-    counts: dict[ActionType, int] = defaultdict(int)
-    last_prompt: dict[str, PromptCue] = {}
-    slider: dict[str, float] = {}
-    current = DEFAULT_PROGRAM
-
+    counts: dict[str, int] = defaultdict(int)
+    desk = Desk(programs)
     for index, cue in enumerate(sheet.cues):
         if not cue.generates:
             continue
-        override: str | None = None
-        regenerate = False
-        moved: tuple[float, float] | None = None
-        kind: ActionType
-        if isinstance(cue, TranscriptCue):
-            kind, name, prompt = "transcript", cue.program or DEFAULT_PROGRAM, cue.transcript
-        elif isinstance(cue, PromptCue):
-            kind, name, prompt = "prompt", cue.program or DEFAULT_PROGRAM, cue.prompt
-            override, regenerate = cue.override, cue.enter.regen
-            last_prompt[name] = cue
-            current = name
-            if cue.guidance is not None:
-                moved = (_standing(slider, name, programs), cue.guidance)
-                slider[name] = cue.guidance / 100
-                if not programs[name].image_to_image:
-                    message = f"guidance has no effect: {name} is no image-to-image program"
-                    remarks.append(CueProblem(index, format_time(cue.at), message))
-        elif isinstance(cue, SliderCue):
-            kind, name = "slider", cue.program or current
-            moved = (_standing(slider, name, programs), cue.value)
-            slider[name] = cue.value / 100
-            before = last_prompt.get(name)
-            prompt = before.prompt if before else ""
-            override = before.override if before else None
-            problem = None
-            if before is None:
-                problem = f"no prompt of {name} before it: it draws with an empty prompt"
-            elif not programs[name].image_to_image:
-                problem = f"the slider has no effect: {name} is no image-to-image program"
-            if problem:
-                remarks.append(CueProblem(index, format_time(cue.at), problem))
-        else:  # pragma: no cover - `generates` is true for these three alone
-            continue
-        counts[kind] += 1
-        recipe = programs[name].recipe(
-            prompt,
-            override=override,
-            strength=slider.get(name),
+        drawing = cue.drawing(desk)
+        if drawing.remark is not None:
+            remarks.append(CueProblem(index, format_time(cue.at), drawing.remark))
+        counts[drawing.type] += 1
+        recipe = programs[drawing.program].recipe(
+            drawing.prompt,
+            override=drawing.override,
+            strength=desk.strength(drawing.program),
             steps=cue.steps,
-            base_image=base_images.get(name),
+            base_image=base_images.get(drawing.program),
         )
-        drafts.append(
-            _ActionDraft(
-                cue_index=index,
-                at=cue.at,
-                explicit_id=cue.id,
-                natural_id=f"{kind}_{counts[kind]:03d}",
-                type=kind,
-                program=name,
-                prompt=prompt,
-                override=override,
-                recipe=recipe,
-                fingerprint=recipe.fingerprint,
-                regenerate=regenerate,
-                slider=moved,
-            )
+        action = Action(
+            action_id=f"{drawing.type}_{counts[drawing.type]:03d}",
+            type=drawing.type,
+            cue_index=index,
+            at=cue.at,
+            program=drawing.program,
+            prompt=drawing.prompt,
+            override=drawing.override,
+            recipe=recipe,
+            regenerate=drawing.regenerate,
+            slider=drawing.slider,
         )
-    return drafts, remarks
+        placed.append(_PlacedAction(action, cue.id))
+    actions = _under_ids(placed, finished or {})
+    return Plan(actions, tuple(remarks), tuple(placed))
 
 
-def _standing(slider: Mapping[str, float], name: str, programs: Mapping[str, Program]) -> float:
-    """Where a program's slider stands, in percent."""
-    return round(100 * slider.get(name, programs[name].strength), 6)
+def _under_ids(placed: Sequence[_PlacedAction], finished: Finished) -> tuple[Action, ...]:
+    pairs = zip(placed, _assign_ids(placed, finished), strict=True)
+    return tuple(replace(each.action, action_id=action_id) for each, action_id in pairs)
 
 
-def _assign_ids(drafts: Sequence[_ActionDraft], finished: Finished) -> list[str]:
-    """An id for each draft: its own, a finished one of the same recipe, its place's, a new one."""
-    ids: list[str | None] = [draft.explicit_id for draft in drafts]
+def _assign_ids(placed: Sequence[_PlacedAction], finished: Finished) -> list[str]:
+    """An id for each: its own, a finished one of the same recipe, its place's, a new one."""
+    ids: list[str | None] = [each.explicit_id for each in placed]
     taken = {action_id for action_id in ids if action_id is not None}
 
     # Finished actions of the same recipe are handed out in the sheet's order; a cue whose
@@ -299,36 +169,35 @@ def _assign_ids(drafts: Sequence[_ActionDraft], finished: Finished) -> list[str]
     for action_id, fingerprints in finished.items():
         for place, fingerprint in enumerate(fingerprints):
             (once if place else now)[fingerprint].append(action_id)
-    open_drafts = [index for index, action_id in enumerate(ids) if action_id is None]
-    for index in open_drafts:
-        draft = drafts[index]
-        natural = draft.natural_id
-        if natural not in taken and draft.fingerprint in finished.get(natural, ()):
+    places = [each.action for each in placed]
+    unnamed = [index for index, action_id in enumerate(ids) if action_id is None]
+    for index in unnamed:
+        natural, fingerprint = places[index].action_id, places[index].fingerprint
+        if natural not in taken and fingerprint in finished.get(natural, ()):
             ids[index] = natural
             taken.add(natural)
-    for index in open_drafts:
+    for index in unnamed:
         if ids[index] is None:
-            fingerprint = drafts[index].fingerprint
+            fingerprint = places[index].fingerprint
             same = (each for each in (*now[fingerprint], *once[fingerprint]) if each not in taken)
             ids[index] = next(same, None)
             taken.update(each for each in (ids[index],) if each is not None)
 
-    for index in open_drafts:
+    for index in unnamed:
         if ids[index] is not None:
             continue
-        draft = drafts[index]
-        action_id = draft.natural_id
+        action_id = places[index].action_id
         if action_id in taken:
             # A new number, beyond those of the sheet and of what is drawn, so that it
             # neither takes a later cue's place nor claims sets that were another's.
-            places = {other.natural_id for other in drafts}
-            action_id = _first_free(draft.type, taken | places | finished.keys())
+            used = taken | {place.action_id for place in places} | finished.keys()
+            action_id = _first_free(places[index].type, used)
         ids[index] = action_id
         taken.add(action_id)
     return [action_id for action_id in ids if action_id is not None]
 
 
-def _first_free(kind: ActionType, used: Iterable[str]) -> str:
+def _first_free(kind: str, used: Iterable[str]) -> str:
     numbers = [
         int(tail)
         for head, _, tail in (action_id.rpartition("_") for action_id in used)

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from generator.sheet.recipe import Lora, PipelineKind, Recipe
 
+DEFAULT_PROGRAM = "P0"
+"""What draws a cue that names no program."""
+
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 

@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,35 +66,9 @@ _MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """The statements at place N take a file from version N to N + 1. Only ever append."""
 
-COLUMNS: Final = (
-    "run",
-    "activation",
-    "cue_index",
-    "cue",
-    "action_id",
-    "prompt",
-    "drawn_prompt",
-    "program",
-    "fingerprint",
-    "mode",
-    "why",
-    "forced_by",
-    "provider",
-    "engine",
-    "set_id",
-    "set_hash",
-    "seed",
-    "started_at",
-    "started_wall",
-    "position",
-    "cycle",
-    "squeeze",
-    "ended_at",
-    "outcome",
-    "planned",
-    "presented",
-    "failovers",
-)
+COLUMNS: Final = tuple(re.findall(r"^  (\w+) ", _CREATE_RUNS, re.MULTILINE))
+"""In their order; a test compares them with those that SQLite sees."""
+
 _JSON: Final = frozenset({"cue", "planned", "presented", "failovers"})
 
 _LIST: Final = ", ".join(COLUMNS)
@@ -431,31 +406,22 @@ _CSV_AS_IT_IS: Final = (
 )
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """Everything there is to know of the runs, as one JSON array."""
-    return json_piece(rows, first=True, last=True)
+def to_json(rows: Sequence[Row], *, first: bool = True, last: bool = True) -> str:
+    """Everything there is to know of the runs, as a JSON array, or a piece of it: a run a line.
 
-
-def json_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
-    """A piece of a JSON array, a run a line; the first and the last bring the brackets.
-
-    Encoded run by run, so that whoever does it in a thread keeps no other waiting.
+    The first and the last piece bring the brackets. Encoded run by run, so that whoever does it
+    in a thread keeps no other waiting.
     """
     lines = ",\n".join(json_text(row, place="as-run export") for row in rows)
     return f"{'[' if first else ''}{lines}{']' if last else (',' if rows else '')}\n"
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """One line per run, for a spreadsheet (RFC 4180, with a header).
+def to_csv(rows: Sequence[Row], *, first: bool = True, last: bool = True) -> str:
+    """One line per run, for a spreadsheet (RFC 4180); a first piece of it brings the header.
 
     Times are ISO 8601 in UTC by the machine's time of day. ``late_…_ms`` say how long after
     its due time a frame was painted, in milliseconds over all steps and screens.
     """
-    return csv_piece(rows, first=True, last=True)
-
-
-def csv_piece(rows: Sequence[Row], *, first: bool, last: bool) -> str:
-    """A piece of the table; the first brings its header."""
     del last
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, _csv_line(dict.fromkeys(COLUMNS)), lineterminator="\r\n")

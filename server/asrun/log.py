@@ -9,49 +9,19 @@ memory; those that find no more room there are counted, and the show goes on.
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import structlog
 
-from server.asrun.file import (
-    AsRunUnreadable,
-    Row,
-    RunFile,
-    beyond_use,
-    csv_piece,
-    json_piece,
-    lateness,
-    move_aside,
-    read_rows,
-    to_csv,
-    to_json,
-)
+from server.asrun.file import AsRunUnreadable, Row, RunFile, beyond_use, move_aside, read_rows
 from server.asrun.record import FailedOver, Outcome, RunNotes, RunRecord
 from server.core.clock import Clock
 from server.core.conditions import Condition
-
-__all__ = [
-    "AsRun",
-    "AsRunLog",
-    "AsRunUnreadable",
-    "FailedOver",
-    "MemoryLog",
-    "Outcome",
-    "Row",
-    "RunRecord",
-    "csv_piece",
-    "json_piece",
-    "lateness",
-    "read_rows",
-    "to_csv",
-    "to_json",
-]
 
 KEEP_DAYS = 400.0
 """Days a run is kept: a year's exhibition and time to ask about it."""
@@ -79,40 +49,57 @@ _AT_MOST_A_DAY = 10 * _DAY
 _log = structlog.get_logger(__name__)
 
 
-class AsRun(Protocol):
-    """Where playback tells what was played.
+class AsRun:
+    """Where playback tells what was played; this one keeps it in memory, for rehearsals and tests.
 
     Telling never waits and never raises. Of a run that was never begun, or that ended too
-    long ago, nothing is taken. All times are steady seconds.
+    long ago, nothing is taken. All times are steady seconds; as this one has no clock, they are
+    its time of day, too.
     """
+
+    def __init__(self) -> None:
+        # Nobody holds it over anything longer than the copy of one run, so that the event loop
+        # does not wait for a disk.
+        self._changed = threading.Condition(threading.Lock())
+        self._runs: dict[str, RunNotes] = {}
+        self.dropped = 0
 
     def begin(self, record: RunRecord) -> None:
         """A run begins. Begun again, with the same token, it is known better than before."""
-        ...
+        with self._changed:
+            self._runs.setdefault(record.run, RunNotes(record, offset=0.0)).tell(record)
 
     def planned(self, run: str, step: int, due: float) -> None:
         """A step's due time became known, or another."""
-        ...
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.plan(step, due)
 
     def failover(self, run: str, failed_over: FailedOver) -> None:
         """The next rung took over."""
-        ...
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.fail_over(failed_over)
 
     def presented(self, run: str, screen: str, step: int, at: float) -> None:
         """A screen painted a step; of several reports the first counts."""
-        ...
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                self.dropped += not notes.present(screen, step, at)
 
     def end(self, run: str, outcome: Outcome, at: float) -> None:
         """A run is over; of several ends the first counts."""
-        ...
+        with self._changed:
+            if (notes := self._runs.get(run)) is not None:
+                notes.finish(outcome, at)
 
     def conditions(self) -> Iterable[Condition]:
         """What is wrong with it at this moment."""
-        ...
+        return ()
 
     async def keep_writing(self) -> None:
         """Have what is told written, until cancelled."""
-        ...
+        await asyncio.Event().wait()
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs that were told of, newest first, those still going on among them.
@@ -121,7 +108,18 @@ class AsRun(Protocol):
             limit: how many at most; None for all.
             since: Unix time; only runs that started at it or later.
         """
-        ...
+        return _newest(self._told(), limit, since)
+
+    def _told(self) -> list[Row]:
+        """The runs in memory, those that began last first."""
+        with self._changed:
+            runs = tuple(self._runs)
+        copies: list[RunNotes] = []
+        for run in reversed(runs):
+            with self._changed:
+                if (notes := self._runs.get(run)) is not None:
+                    copies.append(notes.copy())
+        return [notes.row() for notes in copies]
 
 
 def _newest(rows: list[Row], limit: int | None, since: float | None) -> list[Row]:
@@ -130,77 +128,31 @@ def _newest(rows: list[Row], limit: int | None, since: float | None) -> list[Row
     return rows if limit is None else rows[: max(0, limit)]
 
 
-class MemoryLog:
-    """An as-run log that is gone with its object: for rehearsal and tests.
-
-    It has no clock: `started_wall` is `started_at`.
-    """
-
-    def __init__(self) -> None:
-        self._runs: dict[str, RunNotes] = {}
-
-    def begin(self, record: RunRecord) -> None:
-        """Remember a run."""
-        self._runs.setdefault(record.run, RunNotes(record, offset=0.0)).tell(record)
-
-    def planned(self, run: str, step: int, due: float) -> None:
-        """Remember when a step is due."""
-        if (notes := self._runs.get(run)) is not None:
-            notes.plan(step, due)
-
-    def failover(self, run: str, failed_over: FailedOver) -> None:
-        """Remember that the next rung took over."""
-        if (notes := self._runs.get(run)) is not None:
-            notes.fail_over(failed_over)
-
-    def presented(self, run: str, screen: str, step: int, at: float) -> None:
-        """Remember when a step was painted first."""
-        if (notes := self._runs.get(run)) is not None:
-            notes.present(screen, step, at)
-
-    def end(self, run: str, outcome: Outcome, at: float) -> None:
-        """Remember how a run ended."""
-        if (notes := self._runs.get(run)) is not None:
-            notes.finish(outcome, at)
-
-    def conditions(self) -> Iterable[Condition]:
-        """Nothing can be wrong with it."""
-        return ()
-
-    async def keep_writing(self) -> None:
-        """There is nothing to be written."""
-        await asyncio.Event().wait()
-
-    async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
-        """The runs, newest first."""
-        newest_told_first = [notes.copy().row() for notes in reversed(self._runs.values())]
-        return _newest(newest_told_first, limit, since)
-
-
 class WriterEnded(Exception):
     """The thread that writes the log has ended, and the log is still open."""
 
 
-class AsRunLog:
+class AsRunLog(AsRun):
     """The as-run log in a SQLite database. Made with `open`.
 
     That its writer goes on is a job, `keep_writing`, which its owner runs and minds.
+
+    Attributes:
+        dropped: records (runs, or frames of a run beyond all measure) that are lost.
+        trouble: why nothing can be written at the moment; None where all is well.
     """
 
     def __init__(self, path: Path, *, clock: Clock, keep_days: float, capacity: int) -> None:
+        super().__init__()
         self._path = path
         self._clock = clock
         self._keep = keep_days * _DAY
         self._capacity = capacity
-        # One lock for the runs and the requests. The writer never holds it over anything
-        # longer than the copy of one run, so that the event loop does not wait for a disk.
-        self._changed = threading.Condition(threading.Lock())
-        self._runs: dict[str, RunNotes] = {}
-        self._dropped = 0
+        # Requests have the lock of the runs.
         self._asked = 0
         self._answered = 0
         self._closing = False
-        self._trouble: str | None = None
+        self.trouble: str | None = None
         self._refused = ""
         self._ended_with: str | None = None
         # From here on the writer's own.
@@ -275,84 +227,40 @@ class AsRunLog:
         """Let the oldest runs go, so that one more finds room; the newest matter most."""
         while len(self._runs) >= self._capacity:
             oldest = self._runs.pop(next(iter(self._runs)))
-            self._dropped += oldest.unsaved or oldest.untold
-
-    def planned(self, run: str, step: int, due: float) -> None:
-        """A step's due time became known, or another."""
-        with self._changed:
-            if (notes := self._runs.get(run)) is not None:
-                notes.plan(step, due)
-
-    def failover(self, run: str, failed_over: FailedOver) -> None:
-        """The next rung took over."""
-        with self._changed:
-            if (notes := self._runs.get(run)) is not None:
-                notes.fail_over(failed_over)
-
-    def presented(self, run: str, screen: str, step: int, at: float) -> None:
-        """A screen painted a step."""
-        with self._changed:
-            if (notes := self._runs.get(run)) is not None:
-                self._dropped += not notes.present(screen, step, at)
-
-    def end(self, run: str, outcome: Outcome, at: float) -> None:
-        """A run is over."""
-        with self._changed:
-            if (notes := self._runs.get(run)) is not None:
-                notes.finish(outcome, at)
+            self.dropped += oldest.unsaved or oldest.untold
 
     # ------------------------------------------------------------ what others ask
 
-    @property
-    def dropped(self) -> int:
-        """Records (runs, or frames of a run beyond all measure) that are lost."""
-        return self._dropped
-
     def conditions(self) -> Iterable[Condition]:
         """That nothing can be written, where it is so, and that runs were lost."""
-        if self._trouble is not None:
+        if self.trouble is not None:
             waits = f"the newest runs wait in memory, {self._capacity} at most"
-            text = f"the as-run log {self._path} cannot be written: {self._trouble}; {waits}"
+            text = f"the as-run log {self._path} cannot be written: {self.trouble}; {waits}"
             yield Condition("asrun_not_written", "degraded", text)
-        if self._dropped:
-            text = f"{self._dropped} records are missing in the as-run log since the server started"
+        if self.dropped:
+            text = f"{self.dropped} records are missing in the as-run log since the server started"
             text += f"; the last because: {self._refused}" if self._refused else ""
             yield Condition("asrun_incomplete", "note", text)
-
-    @property
-    def trouble(self) -> str | None:
-        """Why nothing can be written at the moment; None where all is well."""
-        return self._trouble
 
     async def rows(self, *, limit: int | None = 100, since: float | None = None) -> list[Row]:
         """The runs, newest first: of the database, and what is not written yet.
 
         Where the database cannot be read, only the latter: the wall does not stop for it.
         """
-        read = functools.partial(self._rows, limit, since)
-        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._rows, limit, since)
 
     def _rows(self, limit: int | None, since: float | None) -> list[Row]:
         # Memory first: what leaves it afterwards is found in the file.
-        current = {notes.record.run: notes for notes in self._copies()}
+        rows = self._told()
         try:
             written = read_rows(self._path, limit=limit, since=since)
         except AsRunUnreadable as error:
             _log.debug("asrun_unreadable", error=str(error))
             written = []
-        rows = [notes.row() for notes in reversed(current.values())]
+        current = {row["run"] for row in rows}
         rows += [row for row in written if row["run"] not in current]
         return _newest(rows, limit, since)
-
-    def _copies(self) -> list[RunNotes]:
-        with self._changed:
-            runs = tuple(self._runs)
-        copies: list[RunNotes] = []
-        for run in runs:
-            with self._changed:
-                if (notes := self._runs.get(run)) is not None:
-                    copies.append(notes.copy())
-        return copies
 
     async def flush(self) -> bool:
         """Write now; return whether everything told before is written."""
@@ -366,7 +274,7 @@ class AsRunLog:
             ticket = self._asked
             self._changed.notify_all()
             served = self._changed.wait_for(lambda: self._answered >= ticket, _CLOSE_WITHIN)
-        return served and self._trouble is None
+        return served and self.trouble is None
 
     async def close(self) -> None:
         """Write what is left and close the file; give up after five seconds."""
@@ -406,7 +314,7 @@ class AsRunLog:
                 self._changed.notify_all()
         with self._changed:
             lost = sum(notes.unsaved or notes.untold for notes in self._runs.values())
-            self._dropped += lost
+            self.dropped += lost
         if lost:
             _log.error("asrun_incomplete", path=str(self._path), runs_lost=lost)
 
@@ -424,20 +332,20 @@ class AsRunLog:
             self._give_back(batch)
             self._retry_at = now + _RETRY
             self._close_file()
-            if self._trouble is None:
+            if self.trouble is None:
                 _log.error("asrun_not_written", path=str(self._path), error=str(error))
-            self._trouble = str(error) or type(error).__name__
+            self.trouble = str(error) or type(error).__name__
             return False
         for run, reason in refused.items():
             _log.error("asrun_run_refused", run=run, error=str(reason))
             self._refused = f"{reason!s:.200}"
         with self._changed:
-            self._dropped += len(refused)
+            self.dropped += len(refused)
             for run in refused:
                 self._runs.pop(run, None)
-        if self._trouble is not None:
-            self._trouble = None
-            _log.info("asrun_written_again", path=str(self._path), lost=self._dropped)
+        if self.trouble is not None:
+            self.trouble = None
+            _log.info("asrun_written_again", path=str(self._path), lost=self.dropped)
         return len(batch) == _BATCH
 
     def _take(self, now: float, *, everything: bool) -> list[RunNotes]:
@@ -466,7 +374,7 @@ class AsRunLog:
                 if (notes := self._runs.get(copy.record.run)) is not None:
                     notes.unsaved = True
                 else:
-                    self._dropped += 1
+                    self.dropped += 1
 
     def _save(self, rows: list[Row], now: float) -> dict[str, Exception]:
         try:

@@ -25,29 +25,8 @@ Outcome = Literal["completed", "cut", "failed over", "held"]
 class RunRecord:
     """What is known of a run when it begins.
 
-    Attributes:
-        run: token that never repeats.
-        activation: a performance for visitors, or a dry run.
-        cue_index: place of the cue in the sheet, from 0.
-        cue: the cue's content as in the sheet, JSON values.
-        action_id: the action that is performed.
-        prompt: what is displayed.
-        drawn_prompt: what is drawn.
-        program: name of the program.
-        fingerprint: of everything that determines the pixels but the seed.
-        mode: static, live or hybrid.
-        why: the reason for the mode, in words.
-        forced_by: who forced it, None for nobody.
-        provider: what gives its first frame: static, live or hold.
-        engine: what draws it, or drew its set.
-        set_id: the set played, None for none.
-        set_hash: hash of that set.
-        seed: of the set or of the drawing, where it is known.
-        started_at: steady seconds.
-        position: seconds from the start of the screening.
-        cycle: 0 for the first; regenerations count up.
-        squeeze: factor on the recorded durations; 1.0 is as recorded.
-        planned: step and its due time (steady seconds), as far as they are known.
+    Its fields are columns of the table, which `server/asrun/file.py` explains one by one. Of
+    `planned`, each is a step and its due time (steady seconds), as far as they are known.
     """
 
     run: str

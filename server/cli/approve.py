@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from cache.model.documents import FormatError
 from cache.stores.port import Store, StoreError
 from generator.sets import approval, quarantine
 from generator.sets.approval import NotApproved
-from generator.sets.quarantine import Harvested, Quarantine
+from generator.sets.quarantine import Harvested
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -66,9 +66,7 @@ def approve(
 
 async def _list(show: Show, names: Sequence[str], *, as_json: bool) -> int:
     async with named_store(show) as store:
-        found = await quarantine.waiting(store)
-        wanted = await _wanted(show, store)
-    chosen = _chosen(found, names)
+        chosen = await _chosen(show, store, names)
     if as_json:
         rows = [
             {
@@ -79,21 +77,21 @@ async def _list(show: Show, names: Sequence[str], *, as_json: bool) -> int:
                 "seconds": run.meta.total_duration,
                 "engine": run.meta.engine,
                 "seed": run.meta.seed,
-                "stale": _is_stale(run, wanted),
+                "stale": stale,
             }
-            for run in chosen
+            for run, stale in chosen
         ]
         typer.echo(json.dumps({"waiting": rows}, indent=2, ensure_ascii=False))
     else:
         table = Table(box=None, pad_edge=False)
         for heading in ("run", "steps", "seconds", "engine", "prompt"):
             table.add_column(heading, no_wrap=heading != "prompt", overflow="fold")
-        for run in chosen:
-            stale = " (stale)" if _is_stale(run, wanted) else ""
+        for run, stale in chosen:
+            name = f"{run.name} (stale)" if stale else run.name
             seconds = f"{run.meta.total_duration or 0:.1f}"
             engine, prompt = run.meta.engine or "", run.entry.prompt or ""
             steps = str(run.meta.total_steps)
-            table.add_row(f"{run.name}{stale}", steps, seconds, engine, prompt)
+            table.add_row(name, steps, seconds, engine, prompt)
         if chosen:
             Console(highlight=False).print(table)
         typer.echo(f"{count(len(chosen), 'run')} waiting for approval in {store.url}")
@@ -105,13 +103,11 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
     done: list[dict[str, str | int]] = []
     left: list[dict[str, str]] = []
     async with named_store(show) as store:
-        found = await quarantine.waiting(store)
-        wanted = await _wanted(show, store)
-        for run in _chosen(found, names):
+        for run, stale in await _chosen(show, store, names):
             if reject:
                 await quarantine.reject(store, run)
                 done.append({"run": run.name})
-            elif _is_stale(run, wanted):
+            elif stale:
                 reason = "it was drawn from another recipe than the show's; reject it"
                 left.append({"run": run.name, "reason": reason})
             else:
@@ -134,22 +130,22 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
     return 1 if left else 0
 
 
-def _chosen(found: Quarantine, names: Sequence[str]) -> list[Harvested]:
-    """The runs that were named, all where none were; else the end of the program."""
+async def _chosen(show: Show, store: Store, names: Sequence[str]) -> list[tuple[Harvested, bool]]:
+    """The runs that were named, all where none were, and whether the show has another recipe now.
+
+    The end of the program where nothing of a name waits.
+    """
+    found = await quarantine.waiting(store)
     for remark in found.remarks:
         errors.print(remark, markup=False)
     known = {run.name for run in found.runs} | {run.action_id for run in found.runs}
     unknown = [name for name in names if name not in known]
     if unknown:
         fail(f"nothing waits for approval under {', '.join(unknown)}", 2)
-    return [run for run in found.runs if not names or run.name in names or run.action_id in names]
-
-
-async def _wanted(show: Show, store: Store) -> Mapping[str, str]:
-    """The fingerprint that each action's sets must have."""
     manifest = await Library(store).refresh()
-    return show.plan(manifest.fingerprints).wanted
-
-
-def _is_stale(run: Harvested, wanted: Mapping[str, str]) -> bool:
-    return run.meta.fingerprint != wanted.get(run.action_id)
+    wanted = show.plan(manifest.fingerprints).wanted
+    return [
+        (run, run.meta.fingerprint != wanted.get(run.action_id))
+        for run in found.runs
+        if not names or run.name in names or run.action_id in names
+    ]

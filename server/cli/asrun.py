@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.asrun.log import AsRunUnreadable, read_rows, to_csv, to_json
+from server.asrun.file import AsRunUnreadable, read_rows, to_csv, to_json
 from server.cli.common import JsonOption, ShowOption, fail, load
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
-from cache.stores.port import Store
+from cache.model.documents import FormatError, WrongVersion
+from cache.stores.port import Store, StoreError
 from cache.stores.urls import BadStoreAddress
 from server.config.show import Show, ShowError, load_show
 from server.config.stores import store_of
+
+T = TypeVar("T")
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 """Where people read what goes on; standard output is for what was asked for."""
@@ -30,6 +37,17 @@ def fail(message: str, status: int) -> NoReturn:
     """Say what is wrong and end the program with `status`."""
     errors.print(message, style="red", markup=False)
     raise SystemExit(status)
+
+
+@contextmanager
+def reading(option: str) -> Iterator[None]:
+    """End the program where the body cannot read what an option says."""
+    try:
+        yield
+    except ValidationError as error:
+        fail(f"{option}: {error.errors(include_url=False)[0]['msg']}", 2)
+    except ValueError as error:
+        fail(f"{option}: {error}", 2)
 
 
 def load(path: Path | None, *, store: str | None = None, **sections: dict[str, Any]) -> Show:
@@ -76,3 +94,35 @@ def named_store(show: Show) -> Store:
         return store_of(show)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run what takes long; Ctrl-C ends it cleanly, and the program with status 130."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from here", 130)
+
+
+def in_store(
+    show: Show, work: Callable[[Store], Coroutine[Any, Any, T]], *, resumes: bool = False
+) -> T:
+    """Run `work` with the show's store open.
+
+    Where the store fails, say which it is, what is wrong, and what helps; the end of the program.
+    What `resumes` is helped by the same command.
+    """
+
+    async def with_store() -> T:
+        async with named_store(show) as store:
+            return await work(store)
+
+    try:
+        return run_to_end(with_store())
+    except (StoreError, FormatError) as error:
+        remedy = ""
+        if resumes:
+            remedy = "\nthe same command goes on from here"
+        elif isinstance(error, FormatError) and not isinstance(error, WrongVersion):
+            remedy = "\nunderstudy generate reindex makes it anew from the sets"
+        fail(f"{named_store(show).url}: {error}{remedy}", 1)

@@ -25,7 +25,7 @@ from cache.outgoing import has_password, proxy_for, reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, decode_message, one_line
 from generator.outgoing import MAX_MESSAGE
 from generator.sheet.cues import format_time
-from server.cli.common import JsonOption, fail
+from server.cli.common import JsonOption, fail, reading
 from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS
 
@@ -79,11 +79,9 @@ def control(
 
 def _address(url: str) -> str:
     schemes = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-    try:
+    with reading("--url"):
         parts = urlsplit(url if "://" in url else f"ws://{url}")
         host, _ = parts.hostname, parts.port  # a port that is no number is told here
-    except ValueError as error:
-        fail(f"--url: {error}", 2)
     if parts.scheme not in schemes or not host:
         shown = redacted(url) if has_password(url) else url
         fail(f"--url: expected an address such as ws://10.0.0.5:8000, not {shown!r}", 2)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,21 +18,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cache.index import reindex
 from cache.library import Library
-from cache.model.documents import FormatError, WrongVersion
 from cache.model.keys import ACTIONS_PREFIX, MANIFEST, META_NAME, Key, set_place
 from cache.model.manifest import Manifest
-from cache.stores.port import StoreError
+from cache.stores.port import Store
 from generator.engines.registry import AnyEngine, UnknownEngine, find_engine, recording_engines
 from generator.engines.settings import BadEngine
 from generator.sets.batch import BatchOutcome, Event, run_batch
-from generator.sets.importer import ImportReport, NothingToImport, import_sets
+from generator.sets.importer import NothingToImport, import_sets
 from generator.sets.inventory import Holding, Job, jobs_for, take_inventory
 from generator.sets.prune import Unwanted, remove_sets, unwanted_sets
 from generator.sets.verify import SetFinding, verify_sets
 from generator.sheet.estimate import Experience
 from generator.sheet.plan import Plan
 from server.cli.approve import approve
-from server.cli.batch_display import batch_display, remark
+from server.cli.batch_progress import Tally, batch_display, remark
 from server.cli.common import (
     JsonOption,
     LogLevelOption,
@@ -41,16 +39,15 @@ from server.cli.common import (
     StoreOption,
     errors,
     fail,
+    in_store,
     load,
     named_store,
+    run_to_end,
 )
 from server.cli.draft import Draft
-from server.cli.tally import Tally
 from server.config.show import Show
 from server.core.formatting import count, size
 from server.core.logs import configure_logs
-
-T = TypeVar("T")
 
 EngineOption = Annotated[
     list[str] | None,
@@ -88,7 +85,7 @@ def plan(
     """What would be drawn and why, and the time and room that it takes."""
     loaded = load(show, store=store, generate={"sets_per_action": sets, "parallel": parallel})
     sections = _sections(loaded, engine or [])
-    holdings = run_to_end(_stock(loaded))
+    holdings = _stock(loaded)
     chosen = _chosen(holdings, only or [])
     wanted = loaded.settings.generate.sets_per_action
     draft = Draft(
@@ -121,13 +118,13 @@ def batch(
 ) -> None:
     """Draw the sets that are missing or stale. Stopped at any moment, it resumes."""
     loaded = load(show, store=store, generate={"sets_per_action": sets, "parallel": parallel})
-    drawing = Drawing(loaded, _sections(loaded, engine or []), force=force, rate=rate)
-    chosen = _chosen(run_to_end(_stock(loaded)), only or [])
+    sections = _sections(loaded, engine or [])
+    chosen = _chosen(_stock(loaded), only or [])
     kept = 0 if force else sum(len(holding.present) for holding in chosen)
     if force:
         chosen = [holding.afresh() for holding in chosen]
     jobs = jobs_for(chosen, loaded.settings.generate.sets_per_action)
-    outcome = run_to_end(drawing.draw(jobs))
+    outcome = run_to_end(_draw(loaded, sections, jobs, force=force, rate=rate))
     _tell(outcome, kept, as_json=as_json)
     raise SystemExit(1 if outcome.failed else 0)
 
@@ -145,8 +142,8 @@ def verify(
     """Open every set: files, hashes, sizes, fingerprints, pictures that are all one colour."""
     loaded = load(show, store=store)
     sections = _sections(loaded, engine or [])
-    chosen = _chosen(run_to_end(_stock(loaded)), only or [])
-    findings, where = run_to_end(_verify(loaded, chosen))
+    chosen = _chosen(_stock(loaded), only or [])
+    findings, where = in_store(loaded, partial(_verify, chosen))
     flawed = {finding.action_id for finding in findings}
     absent = [h for h in chosen if not h.present and h.action.action_id not in flawed]
     wrong = len(findings) + len(absent)
@@ -169,13 +166,10 @@ def verify(
         if as_json:
             typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
         raise SystemExit(1 if wrong else 0)
-    outcome = run_to_end(
-        Drawing(loaded, sections, force=True, rate=None).draw(
-            _repairs(chosen, findings, absent, loaded.settings.generate.sets_per_action)
-        )
-    )
+    repairs = _repairs(chosen, findings, absent, loaded.settings.generate.sets_per_action)
+    outcome = run_to_end(_draw(loaded, sections, repairs, force=True))
     if any(finding.code == "stale" for finding in findings):
-        run_to_end(_reindex(loaded))  # each is listed under its own recipe from now on
+        in_store(loaded, reindex)  # each is listed under its own recipe from now on
     if as_json:
         told = {"findings": rows, **_as_json(outcome, 0)}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
@@ -229,7 +223,8 @@ def prune(
     addresses = {named_store(each).url for each in shows}
     if len(addresses) > 1:
         fail(f"--show: these have different stores ({', '.join(sorted(addresses))}): name one", 2)
-    found, anything = run_to_end(_unwanted(shows))
+    plans = partial(_plans, shows)
+    found, anything = in_store(shows[0], partial(_unwanted, plans))
     if not as_json:
         for line in _unwanted_told(found):
             typer.echo(line)
@@ -237,7 +232,7 @@ def prune(
     asks = not (yes or as_json or not found) and sys.stdin.isatty()
     removes = bool(found) and (yes or (asks and typer.confirm(f"Remove {amount}?")))
     if removes:
-        run_to_end(_remove(shows, found))
+        in_store(shows[0], lambda store: remove_sets(store, found, plans), resumes=True)
     if as_json:
         rows = [
             {"action_id": f.action_id, "set_id": f.set_id, "why": f.why, "bytes": f.size}
@@ -266,28 +261,18 @@ def _unwanted_told(found: Sequence[Unwanted]) -> list[str]:
     ]
 
 
-async def _unwanted(shows: Sequence[Show]) -> tuple[list[Unwanted], bool]:
+async def _unwanted(
+    plans: Callable[[Manifest], Sequence[Plan]], store: Store
+) -> tuple[list[Unwanted], bool]:
     """The sets that no sheet wants, and whether there are any at all."""
-    try:
-        async with named_store(shows[0]) as opened:
-            found = await unwanted_sets(opened, lambda known: _plans(shows, known))
-            metas = [each async for each in opened.list(ACTIONS_PREFIX) if _is_meta(each.key)]
-            return found, bool(metas)
-    except (StoreError, FormatError) as error:
-        _store_failed(shows[0], error)
+    found = await unwanted_sets(store, plans)
+    metas = [each async for each in store.list(ACTIONS_PREFIX) if _is_meta(each.key)]
+    return found, bool(metas)
 
 
 def _is_meta(key: Key) -> bool:
     place = set_place(key)
     return place is not None and place.name == META_NAME
-
-
-async def _remove(shows: Sequence[Show], found: Sequence[Unwanted]) -> None:
-    try:
-        async with named_store(shows[0]) as opened:
-            await remove_sets(opened, found, lambda known: _plans(shows, known))
-    except (StoreError, FormatError) as error:
-        fail(f"{named_store(shows[0]).url}: {error}\nthe same command goes on from here", 1)
 
 
 def _plans(shows: Sequence[Show], known: Manifest) -> list[Plan]:
@@ -298,7 +283,7 @@ def _plans(shows: Sequence[Show], known: Manifest) -> list[Plan]:
 def reindex_store(*, show: ShowOption = None, store: StoreOption = None) -> None:
     """Make the manifest anew from the sets that are there."""
     loaded = load(show, store=store)
-    manifest = run_to_end(_reindex(loaded))
+    manifest = in_store(loaded, reindex)
     for told in manifest.remarks:
         errors.print(told, markup=False)
     found = f"{count(manifest.total_actions, 'action')}, {count(manifest.total_sets, 'set')}"
@@ -314,8 +299,9 @@ def import_older(
 ) -> None:
     """Take over sets of the older layout, {version}/cues/{kind}_{index}_{HH_MM_SS}."""
     loaded = load(show, store=store)
+    actions = [holding.action for holding in _stock(loaded)]
     try:
-        report = run_to_end(_import(loaded, source))
+        report = in_store(loaded, lambda opened: import_sets(source, opened, actions))
     except NothingToImport as error:
         fail(str(error), 1)
     for line in (*report.left, *report.remarks):
@@ -327,53 +313,32 @@ def import_older(
     raise SystemExit(1 if report.left else 0)
 
 
-def _store_failed(show: Show, error: StoreError | FormatError) -> NoReturn:
-    """Say which store it is, what is wrong, and what helps; the end of the program."""
-    damaged = isinstance(error, FormatError) and not isinstance(error, WrongVersion)
-    remedy = "\nunderstudy generate reindex makes it anew from the sets" if damaged else ""
-    fail(f"{named_store(show).url}: {error}{remedy}", 1)
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run what takes long; Ctrl-C ends it cleanly, and the program with status 130."""
+async def _draw(
+    show: Show,
+    sections: Sequence[AnyEngine],
+    jobs: Sequence[Job],
+    *,
+    force: bool,
+    rate: float | None = None,
+) -> BatchOutcome:
+    """Draw sets into the show's store, with progress where there is a terminal."""
+    parallel = min(_parallel(show), len(jobs))
+    tokens = show.settings.tokens.engines
     try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from here", 130)
+        async with (
+            recording_engines(sections, parallel, folder=show.folder, tokens=tokens) as engines,
+            named_store(show) as store,
+        ):
+            tally = Tally(engines, len(jobs))
 
+            def watch(event: Event) -> None:
+                tally.take(event, time.monotonic())
+                remark(event, tally, errors)
 
-@dataclass(frozen=True)
-class Drawing:
-    """How sets are drawn: for which show, with which engines."""
-
-    show: Show
-    sections: Sequence[AnyEngine]
-    force: bool
-    rate: float | None
-
-    async def draw(self, jobs: Sequence[Job]) -> BatchOutcome:
-        """Draw sets into the show's store, with progress where there is a terminal."""
-        parallel = min(_parallel(self.show), len(jobs))
-        tokens = self.show.settings.tokens.engines
-        try:
-            async with (
-                recording_engines(
-                    self.sections, parallel, folder=self.show.folder, tokens=tokens
-                ) as engines,
-                named_store(self.show) as store,
-            ):
-                tally = Tally(engines, len(jobs))
-
-                def watch(event: Event) -> None:
-                    tally.take(event, time.monotonic())
-                    remark(event, tally, errors)
-
-                with batch_display(tally, errors):
-                    return await run_batch(
-                        jobs, engines, store, watch, anew=self.force, per_minute=self.rate
-                    )
-        except BadEngine as error:
-            fail(str(error), 1)
+            with batch_display(tally, errors):
+                return await run_batch(jobs, engines, store, watch, anew=force, per_minute=rate)
+    except BadEngine as error:
+        fail(str(error), 1)
 
 
 def _tell(outcome: BatchOutcome, kept: int, *, as_json: bool) -> None:
@@ -438,7 +403,7 @@ def _chosen(holdings: Sequence[Holding], only: Sequence[str]) -> list[Holding]:
     return [holding for holding in holdings if not only or holding.action.action_id in only]
 
 
-async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[SetFinding], str]:
+async def _verify(holdings: Sequence[Holding], store: Store) -> tuple[list[SetFinding], str]:
     """What is wrong with sets, and where they were looked for."""
     columns = (
         TextColumn("looking through"),
@@ -448,44 +413,23 @@ async def _verify(show: Show, holdings: Sequence[Holding]) -> tuple[list[SetFind
         TimeRemainingColumn(),
     )
     actions = [holding.action for holding in holdings]
-    try:
-        async with named_store(show) as opened:
-            library = Library(opened)
-            await library.refresh()
-            library.want({action.action_id: action.fingerprint for action in actions})
-            where = opened.url + ("" if library.found else f", which has no {MANIFEST}")
-            total = sum(len(library.set_ids(action.action_id)) for action in actions)
-            with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
-                task = bar.add_task("", total=total)
-                looking = verify_sets(library, actions, lambda: bar.advance(task))
-                async with aclosing(looking) as findings:
-                    return [finding async for finding in findings], where
-    except (StoreError, FormatError) as error:
-        _store_failed(show, error)
+    library = Library(store)
+    await library.refresh()
+    library.want({action.action_id: action.fingerprint for action in actions})
+    where = store.url + ("" if library.found else f", which has no {MANIFEST}")
+    total = sum(len(library.set_ids(action.action_id)) for action in actions)
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        async with aclosing(verify_sets(library, actions, lambda: bar.advance(task))) as findings:
+            return [finding async for finding in findings], where
 
 
-async def _reindex(show: Show) -> Manifest:
-    try:
-        async with named_store(show) as opened:
-            return await reindex(opened)
-    except (StoreError, FormatError) as error:
-        _store_failed(show, error)
+def _stock(show: Show) -> list[Holding]:
+    """What the show's store has of each of its actions."""
 
+    async def look(store: Store) -> list[Holding]:
+        library = Library(store)
+        manifest = await library.refresh()
+        return await take_inventory(library, show.plan(manifest.fingerprints).actions)
 
-async def _import(show: Show, source: Path) -> ImportReport:
-    actions = [holding.action for holding in await _stock(show)]
-    try:
-        async with named_store(show) as opened:
-            return await import_sets(source, opened, actions)
-    except (StoreError, FormatError) as error:
-        _store_failed(show, error)
-
-
-async def _stock(show: Show) -> list[Holding]:
-    try:
-        async with named_store(show) as opened:
-            library = Library(opened)
-            manifest = await library.refresh()
-            return await take_inventory(library, show.plan(manifest.fingerprints).actions)
-    except (StoreError, FormatError) as error:
-        _store_failed(show, error)
+    return in_store(show, look)

@@ -5,12 +5,14 @@ Exit status: 0 well, 1 problems found, 2 wrong use.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -19,7 +21,6 @@ from typer.main import get_command, get_group
 import cache
 import generator
 import server
-from server.cli.common import fail
 from server.core.output import occupy_standard_descriptors, unwritten_output
 
 if TYPE_CHECKING:  # typer has no public name for what its groups are made of
@@ -51,15 +52,30 @@ class _CommandsByName(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        found = getattr(import_module(module), attribute)
+        name, _, attribute = COMMANDS[cmd_name].partition(":")
+        module = _loaded(name)
+        found = getattr(module, attribute)
         if isinstance(found, typer.Typer):
             group = get_group(found)
             group.name = cmd_name
             return group
         single = typer.Typer(add_completion=False)
-        single.command(name=cmd_name, epilog=getattr(import_module(module), "EPILOG", None))(found)
+        single.command(name=cmd_name, epilog=getattr(module, "EPILOG", None))(found)
         return get_command(single)
+
+
+def _loaded(name: str) -> ModuleType:
+    """A module, with all that it imports.
+
+    What that defines stays for good, so nobody looks through it for garbage: not meanwhile, which
+    would be a tenth of a start, and not later, while the show plays.
+    """
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 app = typer.Typer(
@@ -100,8 +116,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except (OSError, SystemExit) as ended:
         # Much of what was said is written only now; on a full disk, it is not.
         if (reason := unwritten_output(ended)) is not None:
-            fail(f"output cannot be written: {reason}", 1)
+            _fail(f"output cannot be written: {reason}", 1)
         raise
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    from server.cli.common import fail  # noqa: PLC0415 - it loads the settings, and what they need
+
+    fail(message, status)
 
 
 def _print_what_can_be() -> None:
@@ -117,7 +139,7 @@ def _check_packages() -> None:
     for package in (cache, generator):
         found = Path(package.__file__ or "").resolve().parent.parent
         if found != here:
-            fail(
+            _fail(
                 f"another package is in the way: expected {package.__name__} in {here}, found it "
                 f"in {found}; run Understudy from an environment of its own (make run makes one)",
                 2,

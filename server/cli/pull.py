@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from rich.progress import (
 from cache.index import load_manifest
 from cache.model.documents import FormatError
 from cache.model.keys import MANIFEST
+from cache.model.manifest import Manifest
 from cache.pull import PARALLEL, PullReport, pull
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
@@ -33,6 +33,7 @@ from server.cli.common import (
     fail,
     load,
     named_store,
+    run_to_end,
 )
 from server.config.show import Show
 from server.core.logs import configure_logs
@@ -56,9 +57,7 @@ def pull_store(
     target = _target(to, loaded)
     configure_logs("warning")  # to standard error: what is asked for goes to the other
     try:
-        report, without = asyncio.run(_pull(loaded, target, parallel, needed=needed))
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from here", 130)
+        report, without = run_to_end(_pull(loaded, target, parallel, needed=needed))
     except (StoreError, FormatError) as error:
         fail(f"{error}\nwhat was brought stays, and the same command goes on from here", 1)
     if as_json:
@@ -124,16 +123,16 @@ async def _pull(
             )
 
         async with named_store(show) as source, target:
-            await _see_manifest(source)
-            only, without = await _needed_actions(show, source) if needed else (None, [])
+            manifest = await _manifest_of(source)
+            only, without = _needed_actions(show, manifest) if needed else (None, [])
             report = await pull(source, target, only=only, parallel=parallel, progress=progress)
     return report, without
 
 
-async def _see_manifest(source: Store) -> None:
-    """End the program if there is nothing to pull."""
+async def _manifest_of(source: Store) -> Manifest:
+    """What a store has, or the end of the program if there is nothing to pull."""
     try:
-        await source.get(MANIFEST)
+        return await load_manifest(source)
     except NotFound:
         fail(
             f"{source.url} has no {MANIFEST}: nothing was drawn there, or it is another prefix; "
@@ -142,9 +141,8 @@ async def _see_manifest(source: Store) -> None:
         )
 
 
-async def _needed_actions(show: Show, source: Store) -> tuple[dict[str, str], list[str]]:
+def _needed_actions(show: Show, manifest: Manifest) -> tuple[dict[str, str], list[str]]:
     """Of which recipe each action's sets must be, and the actions that the store has none of."""
-    manifest = await load_manifest(source)
     wanted = show.plan(manifest.fingerprints).wanted
     without = [each for each, recipe in wanted.items() if not manifest.set_ids(each, recipe)]
     return wanted, without

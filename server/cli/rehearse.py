@@ -1,4 +1,7 @@
-"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight."""
+"""`understudy rehearse`: the whole show on a virtual clock, and what would go wrong tonight.
+
+With `--speed`, the show's own screens play it instead, and people watch.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
+import httpx
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cache.stores.urls import BadStoreAddress
-from cache.untrusted import Unfit, fit_json
+from cache.untrusted import fit_json
 from generator.sheet.cues import parse_time
+from server.app import create_app
 from server.cli.common import (
     JsonOption,
     ShowOption,
@@ -26,130 +31,129 @@ from server.cli.common import (
     is_wrong_use,
     load,
     load_or_raise,
+    reading,
 )
-from server.cli.live_rehearsal import FASTEST, SLOWEST, rehearse_live
 from server.config.sections import bits_per_second
 from server.config.show import Show, ShowError
 from server.core.child_process import end_with_parent, give_way
+from server.core.clock import SystemClock
+from server.core.host_process import HostProcess
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
 from server.diagnostics.findings import ranked
 from server.diagnostics.report import ProbedEngine, RehearsalOptions, Report
 from server.diagnostics.show import unloadable
-from server.network.serving import NotServed
-from server.rehearsal.failures import CannotRehearse, check_asked
+from server.network.serving import AddressTaken, NotServed, RefusedToServe, serve
+from server.rehearsal.live_rehearsal import LiveRehearsal
 from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.request import CannotRehearse, check_asked
 from server.reports.html import render_page
 from server.reports.report_file import build_page, write_page
 from server.reports.terminal import WIDTH, print_report
 
+_SLOWEST: Final = 0.25
+_FASTEST: Final = 60.0
+"""Seconds of the show in a real one, where it is watched."""
+
+_ASKED_WITHIN: Final = 1.0
 _MOST_SCREENINGS = 1000
+_FORETELLING = {"bandwidth", "latency", "fail", "deep"}
 _ENGINES = TypeAdapter(tuple[ProbedEngine, ...])
 _BESIDE_A_SHOW = 19
 """Niceness of a rehearsal in the background of a show that is on."""
+
+
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
+]
+ScreeningsOption = Annotated[
+    int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")]
+BandwidthOption = Annotated[
+    str | None,
+    typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
+]
+LatencyOption = Annotated[
+    float, typer.Option(min=0, help="Seconds of each request over that line.")
+]
+FailOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail",
+        metavar="NAME",
+        help="What is to fail: store, engines, an engine, an action. May be repeated.",
+    ),
+]
+DeepOption = Annotated[
+    bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
+]
+SpeedOption = Annotated[
+    float | None,
+    typer.Option(
+        min=_SLOWEST,
+        max=_FASTEST,
+        help="Watch it on the show's own screens instead, so many times as fast.",
+    ),
+]
+HostOption = Annotated[str | None, typer.Option(help="With --speed: address to listen on.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
+]
+EnginesOption = Annotated[
+    str | None,
+    typer.Option(hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."),
+]
+SupervisedOption = Annotated[
+    bool,
+    typer.Option(
+        "--supervised",
+        help="Be a server's child: give way to it, and end when standard input closes.",
+    ),
+]
 
 
 def rehearse_show(
     *,
     show: ShowOption = None,
     store: StoreOption = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of what is left to chance; by default the show's.")
-    ] = None,
-    screenings: Annotated[
-        int, typer.Option(min=1, max=_MOST_SCREENINGS, help="How many, one after another.")
-    ] = 1,
-    from_: Annotated[
-        str | None, typer.Option("--from", metavar="HH:MM:SS", help="Where each begins.")
-    ] = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="HH:MM:SS", help="Where each ends.")
-    ] = None,
-    bandwidth: Annotated[
-        str | None,
-        typer.Option(metavar="RATE", help="What the line to the store carries: 10M is 10 Mbit/s."),
-    ] = None,
-    latency: Annotated[
-        float, typer.Option(min=0, help="Seconds of each request over that line.")
-    ] = 0.0,
-    failing: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fail",
-            metavar="NAME",
-            help="What is to fail: store, engines, an engine, an action. May be repeated.",
-        ),
-    ] = None,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Decode every image of every set, wholly.")
-    ] = False,
+    seed: SeedOption = None,
+    screenings: ScreeningsOption = 1,
+    from_: FromOption = None,
+    to: ToOption = None,
+    bandwidth: BandwidthOption = None,
+    latency: LatencyOption = 0.0,
+    failing: FailOption = None,
+    deep: DeepOption = False,
     as_json: JsonOption = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as a page of its own.")
-    ] = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            min=SLOWEST,
-            max=FASTEST,
-            help="Watch it on the show's own screens instead, so many times as fast.",
-        ),
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="With --speed: address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="With --speed: port; 0 for any.")
-    ] = None,
-    engines: Annotated[
-        str | None,
-        typer.Option(
-            hidden=True, metavar="JSON", help="How engines do, as a server that plays knows."
-        ),
-    ] = None,
-    supervised: Annotated[
-        bool,
-        typer.Option(
-            "--supervised",
-            help="Be a server's child: give way to it, and end when standard input closes.",
-        ),
-    ] = False,
+    html: HtmlOption = None,
+    speed: SpeedOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    engines: EnginesOption = None,
+    supervised: SupervisedOption = False,
 ) -> None:
     """Play the whole show in seconds, and tell what would go wrong tonight."""
     if supervised:
         end_with_parent()
         give_way(_BESIDE_A_SHOW)
-    start, end = _position("--from", from_), _position("--to", to)
-    rate = _rate(bandwidth)
-    if speed is not None:
-        foretelling = {
-            "--json": as_json,
-            "--html": html,
-            "--bandwidth": bandwidth,
-            "--latency": latency,
-            "--fail": failing,
-            "--deep": deep,
-        }
-        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
-        loaded = load(show, store=store)
-        asked = RehearsalOptions(
-            seed=seed_of(loaded, seed), from_=start or 0.0, to=end, screenings=screenings
-        )
-        _rehearse_live(loaded, asked, speed, host, port)
-    _refuse_with("a rehearsal without --speed", {"--host": host, "--port": port}, "serves nobody")
-    configure_logs("error")  # what went wrong is in the report
-    try:
-        loaded = load_or_raise(show, store=store)
-    except ShowError as error:
-        if is_wrong_use(error):
-            fail("\n".join(error.problems), 2)
-        asked = RehearsalOptions(seed=seed or 0, fail=tuple(failing or ()))
-        report = _unloadable(error, asked)
-        if html is not None:
-            _write(html, render_page(report, {}))
-        _tell(report, as_json=as_json)
-        raise SystemExit(1) from None
+    with reading("--from"):
+        start = 0.0 if from_ is None else parse_time(from_)
+    with reading("--to"):
+        end = None if to is None else parse_time(to)
+    with reading("--bandwidth"):
+        rate = None if bandwidth is None else _rate(bandwidth)
+    with reading("--engines"):
+        known = () if engines is None else _ENGINES.validate_json(fit_json(engines))
     asked = RehearsalOptions(
-        seed=seed_of(loaded, seed),
-        from_=start or 0.0,
+        seed=seed or 0,
+        from_=start,
         to=end,
         screenings=screenings,
         bandwidth=rate,
@@ -157,50 +161,56 @@ def rehearse_show(
         fail=tuple(failing or ()),
         deep=deep,
     )
+    if speed is not None:
+        foretelling = {"json": as_json, "html": html, **asked.model_dump(include=_FORETELLING)}
+        _refuse_with("--speed", foretelling, "watches, and foretells nothing")
+        loaded = load(show, store=store, server={"host": host, "port": port})
+        _watch(loaded, _checked(loaded, asked, seed), speed)
+        return
+    _refuse_with("a rehearsal without --speed", {"host": host, "port": port}, "serves nobody")
+    configure_logs("error")  # what went wrong is in the report
     try:
-        check_asked(loaded, from_=asked.from_, to=asked.to, fail=asked.fail)
+        loaded = load_or_raise(show, store=store)
+    except ShowError as error:
+        report = _unloadable(error, asked)
+        _tell(report, lambda: render_page(report, {}), html, as_json=as_json)
+    report = _foretold(loaded, _checked(loaded, asked, seed), known)
+    _tell(report, lambda: asyncio.run(build_page(loaded, report)), html, as_json=as_json)
+
+
+def _checked(show: Show, asked: RehearsalOptions, seed: int | None) -> RehearsalOptions:
+    """What is asked, with the seed that counts; or the end of the program where it cannot be."""
+    try:
+        check_asked(show, from_=asked.from_, to=asked.to, fail=asked.fail)
     except CannotRehearse as error:
-        fail(f"--{error.option}: {error}", 2)
+        fail(f"--{error}", 2)
+    except BadStoreAddress as error:  # a name that is unknown is looked for in the store
+        fail(f"[store] url: {error}", 1)
+    return asked.model_copy(update={"seed": seed_of(show, seed)})
+
+
+def _watch(show: Show, asked: RehearsalOptions, speed: float) -> None:
+    with output_in_background():
+        try:
+            rehearse_live(show, asked, speed=speed)
+        except NotServed as error:
+            fail(str(error), error.status)
+
+
+def _foretold(show: Show, asked: RehearsalOptions, known: tuple[ProbedEngine, ...]) -> Report:
     try:
         with _progress() as progress:
-            report = rehearse(
-                loaded, asked, wall=time.time(), known=_known(engines), progress=progress
-            )
+            return rehearse(show, asked, wall=time.time(), known=known, progress=progress)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
     except BadStoreAddress as error:
         fail(f"[store] url: {error}", 1)
-    if html is not None:
-        _write(html, asyncio.run(build_page(loaded, report)))
-    _tell(report, as_json=as_json)
-    raise SystemExit(0 if report.verdict == "ready" else 1)
 
 
-def _position(option: str, text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as error:
-        fail(f"{option}: {error}", 2)
-
-
-def _known(engines: str | None) -> tuple[ProbedEngine, ...]:
-    try:
-        return () if engines is None else _ENGINES.validate_json(fit_json(engines))
-    except Unfit as error:
-        fail(f"--engines: {error}", 2)
-    except ValidationError as error:
-        fail(f"--engines: {error.errors(include_url=False)[0]['msg']}", 2)
-
-
-def _rate(text: str | None) -> float | None:
-    try:
-        rate = None if text is None else bits_per_second(text)
-    except ValueError as error:
-        fail(f"--bandwidth: {error}", 2)
-    if rate is None:
-        return None
-    if not isinstance(rate, (int, float)) or rate <= 0:
-        fail(f"--bandwidth: expected more than nothing, such as 10M, not {text!r}", 2)
+def _rate(text: str) -> float:
+    rate = bits_per_second(text)
+    if not isinstance(rate, int) or rate <= 0:
+        raise ValueError(f"expected more than nothing, such as 10M, not {text!r}")
     return float(rate)
 
 
@@ -208,41 +218,71 @@ def _refuse_with(what: str, options: Mapping[str, object], why: str) -> None:
     """End the program where options are given that mean nothing here."""
     given = [name for name, value in options.items() if value]
     if given:
-        fail(f"{given[0]}: {what} {why}", 2)
+        fail(f"--{given[0]}: {what} {why}", 2)
 
 
-def _rehearse_live(
-    show: Show, asked: RehearsalOptions, speed: float, host: str | None, port: int | None
-) -> NoReturn:
-    """Play it on the show's own screens, and end the program."""
-    with output_in_background():
-        try:
-            rehearse_live(show, asked, speed=speed, host=host, port=port)
-        except NotServed as error:
-            fail(str(error), error.status)
-    raise SystemExit(0)
+def rehearse_live(show: Show, asked: RehearsalOptions, *, speed: float) -> None:
+    """Rehearse `show` on its screens until the last screening is over, or SIGINT or SIGTERM.
+
+    Args:
+        show: the show, with the address that it is to be rehearsed at.
+        asked: which part of it, and with which seed.
+        speed: seconds of the show in a real one.
+
+    Raises:
+        RefusedToServe: it cannot be watched there.
+        ShowStopped: it could not go on.
+    """
+    process = HostProcess.of_this_server()
+    rehearsal = LiveRehearsal(show, SystemClock(), asked, speed=speed)
+    app = create_app(rehearsal, process)
+    title = f"Rehearsal of {show.title}, {speed:g} times as fast"
+    try:
+        serve(show, app, title, process, over=rehearsal.over)
+    except AddressTaken as error:
+        raise RefusedToServe(f"{error}{_the_show(show)}; rehearse on another --port", 1) from error
+
+
+def _the_show(show: Show) -> str:
+    """Who listens there, where that is a show; else nothing."""
+    server = show.settings.server
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not listened on
+    host = everywhere.get(server.host, server.host)
+    address = f"http://[{host}]" if ":" in host else f"http://{host}"
+    try:
+        answer = httpx.get(  # noqa: TID251 - ourselves
+            f"{address}:{server.port}/healthz", timeout=_ASKED_WITHIN, trust_env=False
+        )
+        ours = "healthy" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        ours = False
+    return " (a show is running there)" if ours else ""
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
-    """The report of a show that cannot be loaded."""
+    """The report of a show that cannot be loaded, which is the end of all that was asked for."""
+    if is_wrong_use(error):
+        fail("\n".join(error.problems), 2)
+    asked = RehearsalOptions(seed=asked.seed, fail=asked.fail)
     findings = ranked(unloadable(error))
     return Report(verdict="not ready", findings=findings, show=None, asked=asked)
 
 
-def _write(path: Path, page: str) -> None:
-    try:
-        write_page(path, page)
-    except OSError as error:
-        fail(f"--html {path}: {error.strerror or error}", 2)
-
-
-def _tell(report: Report, *, as_json: bool) -> None:
+def _tell(report: Report, page: Callable[[], str], html: Path | None, *, as_json: bool) -> NoReturn:
+    """Tell the report, as a page too where one is wanted, and end the program by its verdict."""
+    if html is not None:
+        content = page()
+        try:
+            write_page(html, content)
+        except OSError as error:
+            fail(f"--html {html}: {error.strerror or error}", 2)
     if as_json:
         typer.echo(report.to_json(), nl=False)
-        return
-    console = Console(highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    print_report(report, console)
+    else:
+        console = Console(highlight=False)
+        console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+        print_report(report, console)
+    raise SystemExit(0 if report.verdict == "ready" else 1)
 
 
 @contextmanager

@@ -9,15 +9,15 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from cache.outgoing import redacted
 from cache.stores.port import Store
-from cache.untrusted import Unfit, fit_json
+from cache.untrusted import fit_json
 from generator.engines.port import Engine, EngineError
 from generator.engines.registry import UnknownEngine, find_engine
 from generator.engines.settings import LocalSection
-from generator.sheet.plan import DEFAULT_PROGRAM
+from generator.sheet.programs import DEFAULT_PROGRAM
 from generator.sheet.recipe import Recipe
 from generator.worker import Worker
 from server.cli.common import (
@@ -28,14 +28,14 @@ from server.cli.common import (
     fail,
     load,
     named_store,
+    reading,
 )
-from server.config.sections import ServerSection
+from server.config.sections import ServerSection, is_loopback
 from server.config.show import Show
 from server.core.child_process import end_with_parent, give_way
 from server.core.logs import configure_logs
 from server.core.output import output_in_background
 from server.engines.child import TOKEN_VARIABLE, ChildAssignment
-from server.network.access import is_loopback
 from server.network.serving import (
     AnnouncingServer,
     RefusedToServe,
@@ -97,12 +97,8 @@ def _be_supervised(host: str, port: int) -> None:
     token = os.environ.pop(TOKEN_VARIABLE, "")
     if not token:
         fail(f"a supervised worker wants {TOKEN_VARIABLE}", 2)
-    try:
+    with reading("standard input: expected an assignment"):
         told = ChildAssignment.model_validate_json(fit_json(line))
-    except Unfit as error:
-        fail(f"standard input: expected an assignment: {error}", 2)
-    except ValidationError as error:
-        fail(f"standard input: expected an assignment: {error.errors()[0]['msg']}", 2)
     if not isinstance(told.engine, LocalSection):
         fail(f"{told.engine.name} draws elsewhere already", 2)
     configure_logs()

@@ -281,7 +281,7 @@ class ServerSection(_Section):
 
     @model_validator(mode="after")
     def _osc_knows_its_senders(self) -> Self:
-        if self.osc_port and not _is_loopback(self.osc_host) and not self.osc_senders:
+        if self.osc_port and not is_loopback(self.osc_host) and not self.osc_senders:
             raise ValueError(
                 f"OSC knows no tokens: not listening for it on {self.osc_host} without "
                 'osc_senders = ["10.0.0.7", ...], the addresses that may operate'
@@ -289,9 +289,11 @@ class ServerSection(_Section):
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or an address) is this machine and nothing else."""
+    host = host.strip("[]")
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -11,7 +11,6 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -95,24 +94,16 @@ class Settings(BaseModel):
         return engines
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong: where it was said, and what was expected there."""
-
-    source: str
-    message: str
-
-    def __str__(self) -> str:
-        """``show.toml: [playback] mode: what is wrong``."""
-        return f"{self.source}: {self.message}"
-
-
 class SettingsError(Exception):
-    """Settings that cannot be used; `problems` has everything that is wrong."""
+    """Settings that cannot be used.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    Attributes:
+        problems: everything that is wrong: where it was said, and what was expected there.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__("\n".join(self.problems))
 
 
 def load_settings(
@@ -131,7 +122,7 @@ def load_settings(
         SettingsError: with everything that is wrong, in one go.
     """
     env = tidy(os.environ if environ is None else environ, {*_OLDER_NAMES, *_token_names()})
-    problems: list[Problem] = []
+    problems: list[str] = []
     remarks: list[str] = []
     from_file = _read_toml(toml, problems)
     from_env = _read_environment(env, problems, remarks)
@@ -158,21 +149,21 @@ def load_settings(
     return settings
 
 
-def _read_toml(path: Path | None, problems: list[Problem]) -> dict[str, Any]:
+def _read_toml(path: Path | None, problems: list[str]) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     try:
         read = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        problems.append(Problem(str(path), f"cannot be read: {error.strerror}"))
+        problems.append(f"{path}: cannot be read: {error.strerror}")
     except UnicodeDecodeError as error:
-        problems.append(Problem(str(path), f"expected text in UTF-8; byte {error.start} is not"))
+        problems.append(f"{path}: expected text in UTF-8; byte {error.start} is not")
     except tomllib.TOMLDecodeError as error:
-        problems.append(Problem(str(path), f"no TOML: {error}"))
+        problems.append(f"{path}: no TOML: {error}")
     else:
         if "tokens" in read:
             message = "secrets come from the environment, not from a file that is passed around"
-            problems.append(Problem(str(path), f"[tokens]: {message}"))
+            problems.append(f"{path}: [tokens]: {message}")
             del read["tokens"]
         return read
     return {}
@@ -192,7 +183,7 @@ def _r2_endpoint(env: Mapping[str, str]) -> str:
 
 
 def _read_environment(
-    env: Mapping[str, str], problems: list[Problem], remarks: list[str]
+    env: Mapping[str, str], problems: list[str], remarks: list[str]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     named = env.get("UNDERSTUDY_STORE_URL")
@@ -215,11 +206,11 @@ def _read_environment(
     known = _variables()
     sections = set(Settings.model_fields)
     for name, value in ours.items():
-        if not _is_known(name, known):
+        if name.upper() not in known and not name.upper().startswith("UNDERSTUDY_PROGRAMS_"):
             if "TOKEN" in name:
                 expected = ", ".join(f"UNDERSTUDY_{one.upper()}_…" for one in sorted(sections))
                 message = f"unknown {name}: expected {expected}{nearest(name, known)}"
-                problems.append(Problem("environment", message))
+                problems.append(f"environment: {message}")
             else:
                 near = nearest(name, known)
                 remarks.append(f"environment: unknown {clean_text(name):.80} has no effect{near}")
@@ -229,7 +220,7 @@ def _read_environment(
         try:
             found = _merge(found, _set_by(name, value))
         except (ValueError, RecursionError):  # the value itself is not told: it may be a secret
-            problems.append(Problem("environment", f"{name}: expected JSON"))
+            problems.append(f"environment: {name}: expected JSON")
     tokens = _read_tokens(env, problems)
     if tokens:
         found["tokens"] = tokens
@@ -270,11 +261,7 @@ def _variables() -> frozenset[str]:
     )
 
 
-def _is_known(name: str, known: frozenset[str]) -> bool:
-    return name.upper() in known or name.upper().startswith("UNDERSTUDY_PROGRAMS_")
-
-
-def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, Any]:
+def _read_tokens(env: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     tokens: dict[str, Any] = {}
     for role, name in token_variables().items():
         token, path = env.get(name), env.get(f"{name}_FILE")
@@ -283,13 +270,13 @@ def _read_tokens(env: Mapping[str, str], problems: list[Problem]) -> dict[str, A
                 token = Path(path).read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-                problems.append(Problem("environment", f"{name}_FILE: {path}: {reason}"))
+                problems.append(f"environment: {name}_FILE: {path}: {reason}")
             else:
                 if not token:
-                    problems.append(Problem("environment", f"{name}_FILE: {path}: is empty"))
+                    problems.append(f"environment: {name}_FILE: {path}: is empty")
         sent = role not in _ROLES
         if token and (why_not := why_no_token(token, sent=sent)) is not None:
-            problems.append(Problem("environment", f"{name}: {why_not}"))
+            problems.append(f"environment: {name}: {why_not}")
         elif token:
             (tokens.setdefault("engines", {}) if sent else tokens)[role] = token
     return tokens
@@ -329,7 +316,7 @@ def _with_default_programs(
 
 def _problem(
     detail: ErrorDetails, sources: Iterable[tuple[str, Mapping[str, Any]]], file: str
-) -> Problem:
+) -> str:
     location = [str(part) for part in detail["loc"]]
     source = next((name for name, values in sources if _holds(values, location)), file)
     section, *rest = location or ["?"]
@@ -344,7 +331,7 @@ def _problem(
         secret = secret or location[-1] in {"url", "endpoint_url"}
         if "not " not in message and not secret:
             message += f", not {detail['input']!r:.60}"
-    return Problem(source, f"{place}: {message}")
+    return f"{source}: {place}: {message}"
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:

@@ -12,19 +12,12 @@ from zoneinfo import ZoneInfo
 
 from cache.model.images import BadImage, check_image
 from generator.sheet.base_image import default_base_image
-from generator.sheet.cues import (
-    CueSheet,
-    CueSheetError,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    parse_cues,
-)
-from generator.sheet.plan import DEFAULT_PROGRAM, Finished, Plan, plan_actions
-from generator.sheet.programs import DEFAULT_PROGRAMS, Program
+from generator.sheet.cues import CueSheet, CueSheetError, parse_cues
+from generator.sheet.plan import Finished, Plan, plan_actions
+from generator.sheet.programs import DEFAULT_PROGRAM, DEFAULT_PROGRAMS, Program
 from server.config.local_zone import NAMELESS, BadZone, local_zone
 from server.config.sections import ShowSection
-from server.config.settings import Problem, Settings, SettingsError, load_settings
+from server.config.settings import Settings, SettingsError, load_settings
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 """The bundled show, played where no other is named."""
@@ -137,10 +130,9 @@ def load_show(
         settings = load_settings(toml, overrides, environ)
     except SettingsError as error:
         # The sheet is checked all the same, so that the artist mends everything in one go.
-        problems = [str(problem) for problem in error.problems]
-        raise ShowError(problems, _sheet_error_alone(folder)) from None
+        raise ShowError(error.problems, _sheet_error_alone(folder)) from None
 
-    problems_found: list[Problem] = []
+    problems: list[str] = []
     sheet_problems: list[str] = []
     sheet_error: CueSheetError | None = None
     sheet: CueSheet | None = None
@@ -154,12 +146,11 @@ def load_show(
     duration = settings.show.duration or (sheet.duration if sheet else 0.0)
     if sheet is not None and not duration:
         sheet_problems.append(f"{cues}: the screening ends as it begins: its end is at 00:00:00")
-    base_images = _base_images(folder, toml, settings, sheet, problems_found)
-    still = _still(folder, toml, settings, problems_found)
-    timezone = _timezone(settings, os.environ if environ is None else environ, toml, problems_found)
-    problems = [*map(str, problems_found), *sheet_problems]
-    if problems or sheet is None:
-        raise ShowError(problems, sheet_error)
+    base_images = _base_images(folder, toml, settings, sheet, problems)
+    still = _still(folder, toml, settings, problems)
+    timezone = _timezone(settings, os.environ if environ is None else environ, toml, problems)
+    if problems or sheet_problems or sheet is None:
+        raise ShowError([*problems, *sheet_problems], sheet_error)
     return Show(
         folder=folder,
         toml=folder / toml.name,
@@ -187,12 +178,10 @@ def _sheet_error_alone(folder: Path) -> CueSheetError | None:
 
 
 def _base_images(
-    folder: Path, toml: Path, settings: Settings, sheet: CueSheet | None, problems: list[Problem]
+    folder: Path, toml: Path, settings: Settings, sheet: CueSheet | None, problems: list[str]
 ) -> dict[str, bytes]:
-    used = {DEFAULT_PROGRAM}
-    for cue in sheet.cues if sheet else ():
-        if isinstance(cue, (TranscriptCue, PromptCue, SliderCue)):
-            used.add(cue.program or DEFAULT_PROGRAM)
+    drawn = [cue.program for cue in sheet.cues if cue.generates] if sheet else []
+    used = {DEFAULT_PROGRAM, *drawn}
     images: dict[str, bytes] = {}
     for name, program in settings.programs.items():
         if not program.image_to_image:
@@ -203,18 +192,18 @@ def _base_images(
         picture = _picture(folder, program.base_image)
         if isinstance(picture, str):
             if name in used:
-                problems.append(Problem(str(toml), f"[programs.{name}] base_image: {picture}"))
+                problems.append(f"{toml}: [programs.{name}] base_image: {picture}")
         else:
             images[name] = picture.data
     return images
 
 
-def _still(folder: Path, toml: Path, settings: Settings, problems: list[Problem]) -> Picture | None:
+def _still(folder: Path, toml: Path, settings: Settings, problems: list[str]) -> Picture | None:
     if settings.show.still is None:
         return None
     picture = _picture(folder, settings.show.still)
     if isinstance(picture, str):
-        problems.append(Problem(str(toml), f"[show] still: {picture}"))
+        problems.append(f"{toml}: [show] still: {picture}")
         return None
     return picture
 
@@ -232,7 +221,7 @@ def _picture(folder: Path, name: str) -> Picture | str:
 
 
 def _timezone(
-    settings: Settings, environ: Mapping[str, str], toml: Path, problems: list[Problem]
+    settings: Settings, environ: Mapping[str, str], toml: Path, problems: list[str]
 ) -> ZoneInfo:
     name = settings.show.timezone
     if name != "local":
@@ -240,5 +229,5 @@ def _timezone(
     try:
         return local_zone(environ)
     except BadZone as error:
-        problems.append(Problem(str(toml), f"[show] timezone: {error}"))
+        problems.append(f"{toml}: [show] timezone: {error}")
         return ZoneInfo("UTC")

@@ -9,11 +9,11 @@ from server.control.commands.modes import ModeCommands
 from server.control.commands.rehearsal import RehearsalCommands
 from server.control.commands.show import ShowCommands
 from server.control.commands.supply import SupplyCommands
-from server.control.dispatcher import CommandLog, Dispatcher
+from server.control.dispatcher import Dispatcher
 from server.control.state import StateView
 from server.control.state_feed import StateFeed
 from server.core.conditions import Conditions
-from server.lifecycle import Playout, panic_keeper
+from server.lifecycle import Playout, keep_panic
 from server.performance.state_file import KEPT_WITHIN
 from server.rehearsal.checks import Checks
 
@@ -29,15 +29,9 @@ class Control:
 
 
 def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> Control:
-    """Build it for a performance.
-
-    Args:
-        playout: what it is about.
-        checks: what is found out beside it.
-        conditions: what is wrong at this moment.
-    """
+    """Build it for a performance."""
     setup, runtime, state_file = playout.setup, playout.runtime, playout.state_file
-    show, clock, log = setup.show, setup.clock, CommandLog()
+    show, clock = setup.show, setup.clock
     view = StateView(
         show,
         clock,
@@ -46,13 +40,13 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         runtime.readiness,
         runtime.modes,
         live=playout.engines,
-        commands=log,
         activation=setup.activation,
         time_scale=setup.time_scale,
         conditions=conditions,
         time_of_day=playout.time_of_day,
         presence=playout.presence,
-        **checks.states(),
+        preflight=checks.preflight.state if checks.on else None,
+        rehearsal=checks.jobs.state if checks.on else None,
     )
     # Technicians and screens are outside, in real time, whatever time the show has.
     feed = StateFeed(view.state, setup.outside)
@@ -63,9 +57,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         view=view,
         asrun=playout.asrun,
         clock=clock,
-        min_go=show.settings.playback.min_go,
-        log=log,
-        remember=panic_keeper(state_file),
+        remember=partial(keep_panic, state_file),
     )
     mode_commands = ModeCommands(
         modes=runtime.modes,
@@ -79,5 +71,5 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
     groups: list[object] = [show_commands, mode_commands, supply_commands]
     if checks.on:
         groups.append(RehearsalCommands(show, checks.jobs))
-    dispatcher = Dispatcher(groups, setup.outside, log, changed=feed.nudge)
+    dispatcher = Dispatcher(groups, setup.outside, view.commands, changed=feed.nudge)
     return Control(view, feed, mode_commands, dispatcher)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from server.core.refusal import Refused
 from server.network.access import Role
 
 Result = dict[str, Any]
@@ -59,12 +60,8 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
 """Every code that a command may be refused with: its status over HTTP, and why not."""
 
 
-class CommandError(Exception):
-    """A command that was not carried out; `code` is a stable word for why, out of `CODES`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class CommandError(Refused):
+    """A command that was not carried out; `code` is out of `CODES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,22 +189,6 @@ def commands_of(group: type) -> tuple[ControlCommand, ...]:
 def command_help(commands: Iterable[ControlCommand]) -> str:
     """Every command with its arguments and what it does, for a terminal."""
     return "\n".join(" ".join([each.name, *each.fields]) + f": {each.summary}" for each in commands)
-
-
-def command_table(commands: Iterable[ControlCommand]) -> str:
-    """Every command with its arguments and what it does, as the documentation has it."""
-    rows = ["| command | arguments | what it does |", "| --- | --- | --- |"]
-    for each in commands:
-        names = ", ".join(f"`{name}`" for name in each.fields)
-        may = " A viewer may." if each.viewers else ""
-        rows.append(f"| `{each.name}` | {names} | {each.summary}{may} |")
-    return "\n".join(rows)
-
-
-def code_table() -> str:
-    """Every code, its status over HTTP, and why not, as the documentation has it."""
-    rows = [f"| `{code}` | {status} | {why} |" for code, (status, why) in CODES.items()]
-    return "\n".join(["| code | HTTP | why not |", "| --- | --- | --- |", *rows])
 
 
 def kept_or_not(why_not: str | None) -> Result:

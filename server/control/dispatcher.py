@@ -26,8 +26,8 @@ from cache.untrusted import clean_text, mended
 from server.control.command import Caller, CommandError, ControlCommand, commands_of
 from server.control.contract import CommandState
 from server.core.clock import Clock
+from server.core.refusal import Refused
 from server.network.access import Role
-from server.timeline.playhead import PlayheadError
 
 _log = structlog.get_logger(__name__)
 
@@ -192,10 +192,8 @@ class Dispatcher:
         try:
             allowed = self._allowed(command, args, caller, envelope)
             result = await allowed.carry_out(self._groups[command], args, caller)
-        except PlayheadError as error:
+        except Refused as error:  # of the command, or of whoever was to do it
             problem = CommandError(error.code, str(error))
-        except CommandError as error:
-            problem = error
         except Exception:  # noqa: BLE001 - a command that breaks must not take its adapter along
             _log.exception("command_failed", command=command, sender=caller.name)
             problem = CommandError("internal", f"{command} failed; the server's log says why")

@@ -32,15 +32,7 @@ class TechnicianHello(Hello):
 
 
 class CommandMessage(WireMessage):
-    """Something to be done.
-
-    Attributes:
-        id: the sender's own name for this one command.
-        command: what is to be done.
-        args: with what.
-        ttl: seconds after which it is worth nothing any more; None for never.
-        sent_at: when it was given, on the server's clock; None for just now.
-    """
+    """Something to be done; see `Envelope` for how it is to be taken."""
 
     type: Literal["command"] = "command"
     id: Annotated[str, Field(max_length=128)] | int | None = None

@@ -25,6 +25,7 @@ from pythonosc.osc_message import OscMessage, ParseError
 from pythonosc.osc_message_builder import OscMessageBuilder
 
 from cache.encoding import json_text
+from cache.tasks import cancel_and_wait
 from cache.untrusted import clean_text, mended
 from server.config.sections import ServerSection
 from server.control.buttons import RELEASED, Button, as_number, button
@@ -37,6 +38,7 @@ _log = structlog.get_logger(__name__)
 ROOT = "/understudy/"
 REPLY = "/understudy/reply"
 
+_LOOPBACK = ("127.0.0.0/8", "::1")
 _MOST_AT_ONCE = 64
 _MOST_MESSAGES = 32
 _LONGEST_REPLY = 1400
@@ -56,13 +58,7 @@ class BadDatagram(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OscCommand:
-    """A command as OSC asked for it.
-
-    Attributes:
-        command: its name.
-        args: its arguments.
-        released: a button for it was let go: nothing is to be done.
-    """
+    """A command as OSC asked for it; where its button was `released`, nothing is to be done."""
 
     command: str
     args: dict[str, Any]
@@ -219,15 +215,12 @@ def _in_a_packet(result: Mapping[str, Any]) -> str:
 class OscEndpoint(asyncio.DatagramProtocol):
     """Takes datagrams, carries out what they ask for, and replies.
 
-    Args:
-        dispatcher: who carries out commands.
-        senders: addresses and networks that may operate; empty for loopback alone.
-        metrics: where it is counted.
+    `senders` are addresses and networks that may operate; empty for loopback alone.
     """
 
     def __init__(self, dispatcher: Dispatcher, senders: Sequence[str], metrics: Metrics) -> None:
         self._dispatcher = dispatcher
-        self._senders = [ip_network(sender, strict=False) for sender in senders]
+        self._senders = [ip_network(sender, strict=False) for sender in senders or _LOOPBACK]
         self._metrics = metrics
         self._transport: asyncio.DatagramTransport | None = None
         self._at_work: set[asyncio.Task[None]] = set()
@@ -270,19 +263,14 @@ class OscEndpoint(asyncio.DatagramProtocol):
         """Stop listening, and end what is being carried out."""
         if self._transport is not None:
             self._transport.close()
-        for task in self._at_work:
-            task.cancel()
-        await asyncio.gather(*self._at_work, return_exceptions=True)
+        await cancel_and_wait(*self._at_work)
 
     def _may(self, host: str) -> bool:
         try:
             address = ip_address(host.partition("%")[0])
         except ValueError:
             return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
-        if not self._senders:
-            return address.is_loopback
+        address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for network in self._senders)
 
     async def _carry_out(

@@ -52,15 +52,7 @@ _Connection = JsonConnection[wire.FromTechnician]
 
 
 class ControlSocket:
-    """The endpoint: a websocket comes in, a technician watches and commands.
-
-    Args:
-        dispatcher: who carries out what is asked.
-        feed: who tells the state.
-        clock: what technicians synchronise with.
-        access: who may.
-        metrics: where it is counted.
-    """
+    """The endpoint: a websocket comes in, a technician watches and commands."""
 
     def __init__(
         self,

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 from cache.encoding import json_text
-from generator.sheet.cues import (
-    format_time,
-)
+from generator.sheet.cues import format_time
 from server.asrun.record import Activation
 from server.config.show import Show
 from server.control import contract
@@ -39,13 +37,7 @@ StatePart = Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class CueList:
-    """Every cue, as long as nothing has changed that a cue tells of.
-
-    Attributes:
-        key: what they were described by.
-        cues: as JSON values; nobody changes them.
-        encoded: the same as JSON.
-    """
+    """Every cue, and the same as JSON, as long as nothing has changed that they tell of: `key`."""
 
     key: object
     cues: list[contract.CueState]
@@ -69,7 +61,7 @@ class StateView:
     preflight: StatePart | None = None
     rehearsal: StatePart | None = None
     conditions: Conditions = field(default_factory=Conditions)
-    presence: ScreenPresence | None = None
+    presence: ScreenPresence = field(kw_only=True)
     time_of_day: TimeOfDay = field(kw_only=True)
     _cues: CueList | None = field(default=None, init=False)
 
@@ -175,11 +167,7 @@ class StateView:
 
         Those that are connected come first, in the order they came, then those that are missing.
         """
-        if self.presence is None:
-            statuses = [ScreenStatus(each.name, False, each) for each in self.stage.screens]
-        else:
-            statuses = self.presence.all()
-        return [self._screen(each, now) for each in statuses]
+        return [self._screen(each, now) for each in self.presence.all()]
 
     def _screen(self, status: ScreenStatus, now: float) -> contract.ScreenState:
         screen = status.screen

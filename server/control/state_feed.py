@@ -87,13 +87,7 @@ class TechnicianMailbox:
 
 
 class StateFeed:
-    """Tells the state to those who listen.
-
-    Args:
-        state: the whole state, as JSON values.
-        clock: how often it is looked at.
-        epoch: names this life of the server.
-    """
+    """Tells the state to those who listen; `epoch` names this life of the server."""
 
     def __init__(
         self, state: Callable[[], Mapping[str, Any]], clock: Clock, epoch: str | None = None
@@ -137,7 +131,11 @@ class StateFeed:
                 again: to go on as if nothing were would leave those who listen with an old one.
         """
         while True:
-            await self._sleep_until(self._clock.now() + LOOK_EVERY)
+            try:
+                soon = self._clock.now() + LOOK_EVERY
+                await first_of(self._clock.sleep_until(soon), self._nudged.wait())
+            finally:
+                self._nudged.clear()
             if not self._listeners:
                 continue
             self._look()
@@ -154,9 +152,3 @@ class StateFeed:
             for mailbox in self._listeners:
                 mailbox.state(text)
         return state
-
-    async def _sleep_until(self, when: float) -> None:
-        try:
-            await first_of(self._clock.sleep_until(when), self._nudged.wait())
-        finally:
-            self._nudged.clear()

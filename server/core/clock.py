@@ -132,9 +132,16 @@ class VirtualClock:
         heapq.heappush(self._sleepers, (when, next(self._order), future))
         await future
 
-    def wake_next(self) -> bool:
-        """Let time pass to the moment of the next sleeper and wake them; False if nobody sleeps."""
-        while self._sleepers:
+    def wake_next(self, until: float = math.inf) -> bool:
+        """Let time pass to the moment of the next sleeper and wake them.
+
+        Args:
+            until: steady seconds; whoever sleeps for longer is left asleep.
+
+        Returns:
+            Whether there was one.
+        """
+        while self._sleepers and self._sleepers[0][0] <= until:
             due, _, future = heapq.heappop(self._sleepers)
             if not future.done():
                 self._now = max(self._now, due)
@@ -149,12 +156,7 @@ class VirtualClock:
     async def advance_to(self, when: float) -> None:
         """Let time pass until `when`; between two moments everybody gets to act."""
         await settle()
-        while self._sleepers and self._sleepers[0][0] <= when:
-            due, _, future = heapq.heappop(self._sleepers)
-            if future.done():
-                continue
-            self._now = max(self._now, due)
-            future.set_result(None)
+        while self.wake_next(when):
             await settle()
         self._now = max(self._now, when)
         await settle()

@@ -14,7 +14,6 @@ from typing import Final, Literal
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 _log = structlog.get_logger(__name__)
 
@@ -75,16 +74,9 @@ class Conditions:
                 )
         return tuple(sorted(found, key=lambda each: _ORDER[each.level]))
 
-
-class ConditionCollector(Collector):
-    """`understudy_conditions`: how many there are of each code, at the moment somebody asks."""
-
-    def __init__(self, conditions: Conditions) -> None:
-        self._conditions = conditions
-
-    def collect(self) -> Iterable[Metric]:
-        """One sample a code and level; none where all is well."""
-        counts = Counter((each.code, each.level) for each in self._conditions.current())
+    def metrics(self) -> Iterable[Metric]:
+        """How many there are of each code and level; no sample where all is well."""
+        counts = Counter((each.code, each.level) for each in self.current())
         family = GaugeMetricFamily(
             "understudy_conditions",
             "What is wrong at this moment, by code and level.",

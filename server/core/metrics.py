@@ -1,11 +1,22 @@
-"""What is counted: Prometheus metrics in a registry of their own."""
+"""What is counted: Prometheus metrics in a registry of their own, all named `understudy_…`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from server.core.clock import Clock
+
+Family = TypeVar("Family", CounterMetricFamily, GaugeMetricFamily)
+Label = TypeVar("Label", bound=str)
+
+MetricSource = Callable[[], Iterable[Metric]]
+"""Answers with metrics whenever it is asked, for what is not counted as it happens."""
 
 _LAG_PERIOD = 1.0
 _LATENESS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -18,116 +29,110 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.cues = Counter(
-            "understudy_cues_fired", "Cues fired, by action.", ["action"], registry=self.registry
+        self._count_the_show()
+        self._count_clients()
+        self._count_the_server()
+
+    def _count_the_show(self) -> None:
+        self.cues = self._counter("cues_fired", "Cues fired, by action.", "action")
+        self.cue_lateness = self._histogram(
+            "cue_lateness_seconds", "How long after its time a cue fired.", _LATENESS
         )
-        self.cue_lateness = Histogram(
-            "understudy_cue_lateness_seconds",
-            "How long after its time a cue fired.",
-            buckets=_LATENESS,
-            registry=self.registry,
+        self.jumps = self._counter(
+            "jumps", "Times the show was set to another position instead of playing there."
         )
-        self.jumps = Counter(
-            "understudy_jumps",
-            "Times the show was set to another position instead of playing there.",
-            registry=self.registry,
+        self.runs = self._counter(
+            "runs", "Runs performed, by provider and outcome.", "provider", "outcome"
         )
-        self.runs = Counter(
-            "understudy_runs",
-            "Runs performed, by provider and outcome.",
-            ["provider", "outcome"],
-            registry=self.registry,
-        )
-        self.cue_failures = Counter(
-            "understudy_cue_failures",
+        self.cue_failures = self._counter(
+            "cue_failures",
             "Cues that could not be carried out for a mistake of ours, by kind.",
-            ["kind"],
-            registry=self.registry,
+            "kind",
         )
-        self.run_failures = Counter(
-            "understudy_run_failures",
+        self.run_failures = self._counter(
+            "run_failures",
             "Runs in which a mistake of ours was made, though another rung may have taken over.",
-            registry=self.registry,
         )
-        self.setbacks = Counter(
-            "understudy_setbacks",
+        self.setbacks = self._counter(
+            "setbacks",
             "Times a rung of the ladder failed and the next one took over, by rung.",
-            ["rung"],
-            registry=self.registry,
-        )
-        self.frames_sent = Counter(
-            "understudy_frames_sent", "Frames sent, over all screens.", registry=self.registry
-        )
-        self.frames_skipped = Counter(
-            "understudy_frames_skipped",
-            "Frames a screen was too slow to be sent.",
-            registry=self.registry,
-        )
-        self.presented_lateness = Histogram(
-            "understudy_presented_lateness_seconds",
-            "How long after it was due a frame reached a display.",
-            buckets=(0.0, *_LATENESS),
-            registry=self.registry,
-        )
-        self.screens = Gauge(
-            "understudy_screens", "Screens that are connected.", registry=self.registry
-        )
-        self.screen_errors = Counter(
-            "understudy_screen_errors",
-            "Messages of screens that could not be taken, by code.",
-            ["code"],
-            registry=self.registry,
-        )
-        self.technicians = Gauge(
-            "understudy_technicians", "Control clients that are connected.", registry=self.registry
-        )
-        self.control_errors = Counter(
-            "understudy_control_errors",
-            "Messages of technicians that could not be taken, by code.",
-            ["code"],
-            registry=self.registry,
-        )
-        self.job_failures = Counter(
-            "understudy_job_failures",
-            "Times a long-lived job of the server ended that should not, by job.",
-            ["job"],
-            registry=self.registry,
-        )
-        self.job_restarts = Counter(
-            "understudy_job_restarts",
-            "Times a long-lived job of the server was started again, by job.",
-            ["job"],
-            registry=self.registry,
-        )
-        self.unhandled_errors = Counter(
-            "understudy_unhandled_errors",
-            "Errors that nobody caught, by where.",
-            ["where"],
-            registry=self.registry,
-        )
-        self.loop_lag = Gauge(
-            "understudy_loop_lag_seconds",
-            "How late the event loop woke when it was last measured.",
-            registry=self.registry,
-        )
-        self.sets_usable = Gauge(
-            "understudy_sets_usable", "Sets that can be played.", registry=self.registry
-        )
-        self.cues_without_sets = Gauge(
-            "understudy_cues_without_sets",
-            "Generating cues that have no set to play.",
-            registry=self.registry,
+            "rung",
         )
 
-        self.preflight_errors = Gauge(
-            "understudy_preflight_errors",
-            "Errors that the last preflight found.",
-            registry=self.registry,
+    def _count_clients(self) -> None:
+        self.frames_sent = self._counter("frames_sent", "Frames sent, over all screens.")
+        self.frames_skipped = self._counter(
+            "frames_skipped", "Frames a screen was too slow to be sent."
         )
+        self.presented_lateness = self._histogram(
+            "presented_lateness_seconds",
+            "How long after it was due a frame reached a display.",
+            (0.0, *_LATENESS),
+        )
+        self.screens = self._gauge("screens", "Screens that are connected.")
+        self.screen_errors = self._counter(
+            "screen_errors", "Messages of screens that could not be taken, by code.", "code"
+        )
+        self.technicians = self._gauge("technicians", "Control clients that are connected.")
+        self.control_errors = self._counter(
+            "control_errors", "Messages of technicians that could not be taken, by code.", "code"
+        )
+
+    def _count_the_server(self) -> None:
+        self.job_failures = self._counter(
+            "job_failures",
+            "Times a long-lived job of the server ended that should not, by job.",
+            "job",
+        )
+        self.job_restarts = self._counter(
+            "job_restarts", "Times a long-lived job of the server was started again, by job.", "job"
+        )
+        self.unhandled_errors = self._counter(
+            "unhandled_errors", "Errors that nobody caught, by where.", "where"
+        )
+        self.loop_lag = self._gauge(
+            "loop_lag_seconds", "How late the event loop woke when it was last measured."
+        )
+        self.sets_usable = self._gauge("sets_usable", "Sets that can be played.")
+        self.cues_without_sets = self._gauge(
+            "cues_without_sets", "Generating cues that have no set to play."
+        )
+        self.preflight_errors = self._gauge(
+            "preflight_errors", "Errors that the last preflight found."
+        )
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"understudy_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"understudy_{name}", meaning, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"understudy_{name}", meaning, buckets=buckets, registry=self.registry)
+
+    def ask(self, *sources: MetricSource) -> None:
+        """Expose what `sources` answer as well from now on. They must be quick."""
+        for source in sources:
+            self.registry.register(_Asked(source))
 
     def expose(self) -> bytes:
         """The text that `/metrics` answers."""
         return generate_latest(self.registry)
+
+
+class _Asked(Collector):
+    def __init__(self, source: MetricSource) -> None:
+        self._source = source
+
+    def collect(self) -> Iterable[Metric]:
+        return self._source()
+
+
+def sampled(family: Family, samples: Mapping[Label, float]) -> Family:
+    """A family with a sample for each value of its label."""
+    for value, sample in samples.items():
+        family.add_metric([value], sample)
+    return family
 
 
 async def measure_loop_lag(metrics: Metrics, clock: Clock) -> None:

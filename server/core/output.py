@@ -27,10 +27,10 @@ from typing import Final, TextIO, cast
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from server.core.conditions import Condition
 from server.core.formatting import count as counted
+from server.core.metrics import sampled
 
 _log = structlog.get_logger(__name__)
 
@@ -385,19 +385,14 @@ def output_conditions() -> Iterable[Condition]:
         )
 
 
-class OutputCollector(Collector):
-    """`understudy_output_lines_lost_total`: lines that could not be written, by stream."""
-
-    def collect(self) -> Iterable[Metric]:
-        """One sample a stream."""
-        family = CounterMetricFamily(
-            "understudy_output_lines_lost",
-            "Lines of the log and of other output that could not be written.",
-            labels=["stream"],
-        )
-        for stream in _streams():
-            family.add_metric([stream.name], stream.lost_lines)
-        yield family
+def output_metrics() -> Iterable[Metric]:
+    """Lines that could not be written, by stream."""
+    family = CounterMetricFamily(
+        "understudy_output_lines_lost",
+        "Lines of the log and of other output that could not be written.",
+        labels=["stream"],
+    )
+    yield sampled(family, {stream.name: stream.lost_lines for stream in _streams()})
 
 
 def _time_of_day(wall: float) -> str:

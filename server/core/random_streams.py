@@ -10,13 +10,13 @@ from __future__ import annotations
 import secrets
 from random import Random
 
-SEED_BITS = 53
+_SEED_BITS = 53
 """So that a seed survives as a number in JSON, whoever reads it."""
 
 
 def new_seed() -> int:
     """A seed that nobody could have guessed."""
-    return secrets.randbits(SEED_BITS)
+    return secrets.randbits(_SEED_BITS)
 
 
 class RandomStreams:
@@ -28,11 +28,6 @@ class RandomStreams:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-
-    @property
-    def seed(self) -> int:
-        """What everything follows from."""
-        return self._seed
 
     def stream(self, *name: str | int) -> Random:
         """The numbers of one name, from their beginning: asked again, the same again."""

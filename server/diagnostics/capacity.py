@@ -6,7 +6,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
-from cache.model.keys import set_place
 from generator.sheet.plan import Action
 from server.core.formatting import size
 from server.diagnostics.facts import SIMULATION, SimulationFacts
@@ -32,14 +31,9 @@ def tight_cues(facts: SimulationFacts) -> list[tuple[Action, int, int]]:
     Returns:
         Each action, with the bytes of the set before it and of its own: the largest of each.
     """
-    sets: dict[tuple[str, int], int] = defaultdict(int)
-    for key, bytes_ in facts.around.inventory.sizes.items():
-        place = set_place(key)
-        if place is not None:
-            sets[place.action_id, place.set_id] += bytes_
     largest: dict[str, int] = defaultdict(int)
-    for (action_id, _), bytes_ in sets.items():
-        largest[action_id] = max(largest[action_id], bytes_)
+    for (action_id, _), files in facts.files.items():
+        largest[action_id] = max(largest[action_id], sum(files.values()))
     actions = facts.result.plan.actions
     needed = itertools.pairwise([0, *(largest[action.action_id] for action in actions)])
     room = facts.show.settings.cache.disk_bytes
@@ -63,9 +57,13 @@ def cache_too_small(facts: SimulationFacts) -> Iterator[Finding]:
     if tight:
         action, before, own = tight[0]
         beside = f" beside the {size(before)} of what plays before it" if before else ""
-        text = f"a set of it takes {size(own)}{beside}, and [cache] disk_bytes is {size(room)}: "
-        remedy = wanted(max(before + own for _, before, own in tight))
-        yield CACHE_TOO_SMALL(f"{text}{harm} left out", action, remedy=remedy, count=len(tight))
+        yield CACHE_TOO_SMALL(
+            f"a set of it takes {size(own)}{beside}, and [cache] disk_bytes is {size(room)}: "
+            f"{harm} left out",
+            action,
+            remedy=wanted(max(before + own for _, before, own in tight)),
+            count=len(tight),
+        )
     elif facts.result.crowded_out and whole > room:
         text = (
             f"the sets take {size(whole)}, and [cache] disk_bytes is {size(room)}: "

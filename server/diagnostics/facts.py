@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
 from typing import Final
 
-from cache.model.keys import Key
+from cache.model.keys import Key, set_place
 from cache.model.manifest import Manifest
 from cache.prefetch.prefetcher import Coverage
 from generator.sets.verify import SetFinding
@@ -135,10 +136,19 @@ class SimulationFacts:
     @cached_property
     def cues(self) -> list[list[RehearsedRun]]:
         """The runs of each cue."""
-        found: dict[int, list[RehearsedRun]] = {}
+        found: dict[int, list[RehearsedRun]] = defaultdict(list)
         for run in self.runs:
-            found.setdefault(run.cue, []).append(run)
+            found[run.cue].append(run)
         return list(found.values())
+
+    @cached_property
+    def files(self) -> dict[tuple[str, int], dict[str, int]]:
+        """The files of each set, by action id and number: how many bytes each has, by its name."""
+        found: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+        for key, size in self.around.inventory.sizes.items():
+            if (place := set_place(key)) is not None:
+                found[place.action_id, place.set_id][place.name] = size
+        return found
 
 
 SIMULATION: Final = Selection[SimulationFacts]()

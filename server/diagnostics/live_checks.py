@@ -29,7 +29,7 @@ from server.diagnostics import sets
 from server.diagnostics.capacity import CACHE_TOO_SMALL
 from server.diagnostics.findings import LEVELS, Finding, Selection, kind
 from server.diagnostics.report import ProbedEngine
-from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, get_going, noticeable, overrun
+from server.diagnostics.runs import CUT_SHORT, ENGINE_DEAD, LATE, TOLD_FROM, get_going, overrun
 from server.diagnostics.schedule import schedule_findings
 from server.diagnostics.show import NO_SETS, STORE_SILENT
 from server.engines.live import LiveEngines
@@ -99,7 +99,7 @@ def findings_now(readiness: Readiness) -> list[Finding]:
         return check_failed(check, error)
 
     found = NOW.findings(readiness, not_looked_at)
-    _failing.intersection_update(failed)
+    _failing.clear()
     _failing.update(failed)
     return found
 
@@ -154,15 +154,6 @@ def copies(readiness: Readiness) -> Iterator[Finding]:
         )
 
 
-async def free_bytes(folder: Path) -> int:
-    """What is free on the disk of a folder, or of where it will be; asked in a thread.
-
-    Raises:
-        OSError: the disk does not say.
-    """
-    return await asyncio.to_thread(free_on_disk, folder)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunningShow:
     """A show, those who play it, and what is around them.
@@ -174,7 +165,7 @@ class RunningShow:
         live: the engines of this machine.
         wall: Unix time, as the machine has it.
         machine: the time zone that it is set to; None to ask it.
-        free: bytes that are free on the disk of a folder.
+        free: bytes that are free on the disk of a folder; raises `OSError` where it does not say.
     """
 
     show: Show
@@ -183,7 +174,7 @@ class RunningShow:
     live: LiveEngines
     wall: Callable[[], float]
     machine: tzinfo | None = None
-    free: Callable[[Path], Awaitable[int]] = free_bytes
+    free: Callable[[Path], Awaitable[int]] = lambda folder: asyncio.to_thread(free_on_disk, folder)
 
     def engines(self) -> list[ProbedEngine]:
         """How each engine does, as the show knows without asking."""
@@ -341,5 +332,5 @@ def _overrun(
     squeeze: float | None = None
     if fit == "squeeze":
         squeeze = max(0.0, final_by(0.0, slot, crossfade) / takes) if takes > 0 else 1.0
-    if noticeable(squeeze) if squeeze is not None else takes > slot + CUT_SHORT:
+    if takes > slot + CUT_SHORT if squeeze is None else squeeze < TOLD_FROM:
         yield overrun(text, action, number, squeeze=squeeze, fit=fit)

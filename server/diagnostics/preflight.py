@@ -16,16 +16,7 @@ from typing import Any, Final
 import structlog
 
 from server.core.clock import Clock, timeout_at
-from server.diagnostics.findings import (
-    LEVELS,
-    Finding,
-    Level,
-    Verdict,
-    count_of,
-    ranked,
-    sentences,
-    verdict_of,
-)
+from server.diagnostics.findings import LEVELS, Finding, count_of, ranked, sentences, verdict_of
 from server.diagnostics.live_checks import NO_ANSWER, LiveCheck, check_failed
 from server.timeline.playhead import Playhead
 
@@ -74,21 +65,12 @@ class Result:
     findings: tuple[Finding, ...]
     stepped: tuple[Finding, ...] = ()
 
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the show can go on."""
-        return verdict_of(self.findings)
-
-    def count(self, level: Level) -> int:
-        """How many findings of a level there are."""
-        return count_of(self.findings, level)
-
 
 def due_at(last: Result | None, next_screening: float | None) -> float:
     """Steady time at which everything is to be looked through again (pure)."""
     if last is None:
         return float("-inf")
-    due = last.at + (EVERY if last.verdict == "ready" else EVERY_IN_NEED)
+    due = last.at + (EVERY if verdict_of(last.findings) == "ready" else EVERY_IN_NEED)
     if next_screening is not None and last.at < next_screening - BEFORE:
         due = min(due, next_screening - BEFORE)
     return due
@@ -104,7 +86,7 @@ class Preflight:
         clock: the time.
         now: what is wrong at this moment, which takes no steps.
         begins: whether it may begin at all: the sets must have been looked through once.
-        noted: called with each result, for whoever counts.
+        noted: told how many errors there are, each time, for whoever counts.
     """
 
     def __init__(
@@ -116,7 +98,7 @@ class Preflight:
         *,
         now: Callable[[], Iterable[Finding]] = tuple,
         begins: Callable[[], bool] = lambda: True,
-        noted: Callable[[Result], None] = lambda _result: None,
+        noted: Callable[[int], None] = lambda _errors: None,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._checks = tuple(checks)
@@ -143,14 +125,12 @@ class Preflight:
 
     def state(self) -> dict[str, Any]:
         """As JSON values. `at` is Unix time, `next_at` steady."""
-        last = self._last
+        last, findings = self._last, () if self._last is None else self._last.findings
         return {
-            "verdict": None if last is None else last.verdict,
+            "verdict": None if last is None else verdict_of(findings),
             "at": None if last is None else last.wall,
-            "findings": []
-            if last is None
-            else [each.model_dump(mode="json") for each in last.findings[:_TOLD]],
-            **{f"{level}s": 0 if last is None else last.count(level) for level in LEVELS},
+            "findings": [each.model_dump(mode="json") for each in findings[:_TOLD]],
+            **{f"{level}s": count_of(findings, level) for level in LEVELS},
             "next_at": self._next_at,
         }
 
@@ -209,15 +189,16 @@ class Preflight:
 
     def _judge(self, stepped: tuple[Finding, ...]) -> None:
         before, findings = self._last, ranked([*self._now(), *stepped])
-        self._last = last = Result(self._clock.now(), self._clock.wall(), findings, stepped)
-        self._noted(last)
-        if before is None or before.verdict != last.verdict:
-            log = _log.info if last.verdict == "ready" else _log.warning
+        verdict, errors = verdict_of(findings), count_of(findings, "error")
+        self._last = Result(self._clock.now(), self._clock.wall(), findings, stepped)
+        self._noted(errors)
+        if before is None or verdict_of(before.findings) != verdict:
+            log = _log.info if verdict == "ready" else _log.warning
             log(
                 "preflight",
-                verdict=last.verdict,
-                errors=last.count("error"),
-                warnings=last.count("warning"),
+                verdict=verdict,
+                errors=errors,
+                warnings=count_of(findings, "warning"),
                 first=[_short(each) for each in findings[:_NAMED] if each.level == "error"],
             )
         self.changed()

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.diagnostics.findings import Finding, Level, Verdict, count_of
+from server.diagnostics.findings import CuePlace, Finding, Verdict
 
 
 class _ReportModel(BaseModel):
@@ -88,6 +88,11 @@ class RehearsedRun(_ReportModel):
     setbacks: tuple[Setback, ...] = ()
     readiness: str | None = None
     outcome: str
+
+    @property
+    def place(self) -> CuePlace:
+        """Of which cue it is."""
+        return CuePlace(self.cue, self.time, self.action_id)
 
     @property
     def left_out(self) -> int:
@@ -179,11 +184,14 @@ class RehearsalOptions(_ReportModel):
     """What was asked for.
 
     Attributes:
-        to: position at which each screening ended; None for its end.
-        bandwidth: bits a second of the line; None for as it is.
-        latency: seconds of each request.
-        fail: what was made to fail.
-        deep: whether every image was decoded wholly.
+        seed: of what is left to chance.
+        from_: position at which each screening begins.
+        to: position at which it ends; None for its end.
+        screenings: how many, one after another.
+        bandwidth: bits a second of the line to the store; None for as it is.
+        latency: seconds of each request over it.
+        fail: what is made to fail: ``store``, ``engines``, an engine or an action.
+        deep: whether every image is decoded wholly.
     """
 
     seed: int
@@ -235,7 +243,3 @@ class Report(_ReportModel):
     def to_json(self) -> str:
         """As `--json` prints it."""
         return self.model_dump_json(by_alias=True, indent=1) + "\n"
-
-    def count(self, level: Level) -> int:
-        """How many findings of a level there are."""
-        return count_of(self.findings, level)

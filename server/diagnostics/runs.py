@@ -8,7 +8,7 @@ from typing import Final
 from generator.sheet.plan import Action
 from server.diagnostics.capacity import tight_cues
 from server.diagnostics.facts import SIMULATION, SimulationFacts
-from server.diagnostics.findings import CuePlace, Finding, FindingKind, Level, kind
+from server.diagnostics.findings import CuePlace, Finding, Level, kind
 from server.diagnostics.report import RehearsedRun
 from server.diagnostics.sets import FEW_SETS, FLAWS, MANIFEST_MISMATCH, REPAIR
 from server.diagnostics.show import DRAW, NO_SETS
@@ -20,7 +20,7 @@ CUT_SHORT: Final = 0.05
 _HURRIED: Final = 0.5
 """A run that is played faster than twice as fast is seen to hurry."""
 
-_TOLD_FROM: Final = 0.8
+TOLD_FROM: Final = 0.8
 """A run that is played at more than this share of its time is told of in the table alone."""
 
 NOTHING_TO_SHOW = kind(
@@ -70,18 +70,6 @@ THINNED = kind(
 )
 
 
-def _finding(
-    kind: FindingKind,
-    runs: Sequence[RehearsedRun],
-    run: RehearsedRun,
-    message: str,
-    remedy: str | None = None,
-) -> Finding:
-    """A finding about `run`, the worst of `runs`."""
-    where = CuePlace(run.cue, run.time, run.action_id)
-    return kind(message, where, remedy=remedy, set_id=run.set_id, count=len(runs))
-
-
 @SIMULATION
 def nothing_to_show(facts: SimulationFacts) -> Iterator[Finding]:
     """Cues that had nothing to play, or not to its end: the picture before stayed."""
@@ -90,16 +78,17 @@ def nothing_to_show(facts: SimulationFacts) -> Iterator[Finding]:
         held = [run for run in runs if run.outcome == "held"]
         if not held:
             continue
-        run = held[0]
+        run, count = held[0], len(held)
         tried = {setback.from_.removeprefix("live ") for setback in run.setbacks}
         names = sorted(name for name in dead if name in tried or name in run.why)
         if names:
             text = f"engine {names[0]} is dead ({dead[names[0]]}) and no set stands behind it"
-            yield _finding(ENGINE_DEAD, held, run, text, get_going(names[0], run.action_id))
+            remedy = get_going(names[0], run.action_id)
+            yield ENGINE_DEAD(text, run.place, remedy=remedy, set_id=run.set_id, count=count)
         else:
             seen = "" if run.left_out == len(run.due) else "breaks off, "
             text = f"nothing can be played: {seen}the picture before stays ({run.why})"
-            yield _finding(NOTHING_TO_SHOW, held, run, text)
+            yield NOTHING_TO_SHOW(text, run.place, set_id=run.set_id, count=count)
 
 
 def get_going(engine: str, action_id: str) -> str:
@@ -113,9 +102,9 @@ def failed_over(facts: SimulationFacts) -> Iterator[Finding]:
     for runs in facts.cues:
         saved = [run for run in runs if run.setbacks and run.outcome != "held"]
         if saved:
-            setback = saved[0].setbacks[0]
+            run, setback = saved[0], saved[0].setbacks[0]
             text = f"{setback.from_} fails ({setback.reason}); {setback.to} takes over"
-            yield _finding(FAILED_OVER, saved, saved[0], text)
+            yield FAILED_OVER(text, run.place, set_id=run.set_id, count=len(saved))
 
 
 @SIMULATION
@@ -127,10 +116,9 @@ def overrunning(facts: SimulationFacts) -> Iterator[Finding]:
         if run is None:
             continue
         text = f"the run takes {_takes(run):.1f} s and has {run.slot or 0.0:.1f} s"
-        where = CuePlace(run.cue, run.time, run.action_id)
         squeeze = None if _ends_too_late(run) else run.squeeze
         fit = facts.show.settings.playback.fit
-        yield overrun(text, where, run.set_id, squeeze=squeeze, fit=fit, count=len(longer))
+        yield overrun(text, run.place, run.set_id, squeeze=squeeze, fit=fit, count=len(longer))
 
 
 def overrun(
@@ -166,14 +154,9 @@ def overrun(
     return OVERRUN(text, where, level=level, remedy=remedy, set_id=set_id, count=count)
 
 
-def noticeable(squeeze: float) -> bool:
-    """Whether a run that is played so much faster is told of."""
-    return squeeze < _TOLD_FROM
-
-
 def _too_long(runs: Sequence[RehearsedRun]) -> tuple[list[RehearsedRun], RehearsedRun | None]:
     """The runs that are longer than their slots, and the first of those that exceed it the most."""
-    longer = [run for run in runs if noticeable(run.squeeze) or _ends_too_late(run)]
+    longer = [run for run in runs if run.squeeze < TOLD_FROM or _ends_too_late(run)]
     return longer, max(
         longer, key=lambda run: _takes(run) / max(run.slot or 0.0, 0.001), default=None
     )
@@ -204,7 +187,7 @@ def overlapping(facts: SimulationFacts) -> Iterator[Finding]:
             f"cycle {run.cycle} of the regenerating cue begins {run.slot or 0.0:.1f} s before the "
             f"next cue that draws, and takes {_takes(run):.1f} s: {how}"
         )
-        yield _finding(REGENERATION_OVERLAP, hit, run, text)
+        yield REGENERATION_OVERLAP(text, run.place, set_id=run.set_id, count=len(hit))
 
 
 @SIMULATION
@@ -216,11 +199,12 @@ def thinned(facts: SimulationFacts) -> Iterator[Finding]:
         if run is None:
             continue
         shown = f"{len(run.due) - run.left_out} of {len(run.due)} pictures"
+        told, remedy = LATE, None
         if facts.line is None:
-            yield _finding(THINNED, few, run, f"only {shown} of its set can be shown")
+            told, text = THINNED, f"only {shown} of its set can be shown"
         elif tight_cues(facts):
-            remedy = "give them more ([cache] disk_bytes), and rehearse again"
             text = f"only {shown} are here in time, as copies have no room"
-            yield _finding(LATE, few, run, text, remedy)
+            remedy = "give them more ([cache] disk_bytes), and rehearse again"
         else:
-            yield _finding(LATE, few, run, f"the line brings only {shown} in time")
+            text = f"the line brings only {shown} in time"
+        yield told(text, run.place, remedy=remedy, set_id=run.set_id, count=len(few))

@@ -1,18 +1,23 @@
-"""What is wrong with a show's sets (pure)."""
+"""What is wrong with a show's sets (pure); an inspector looks at each picture that goes by."""
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Final
 
+from PIL import Image
+
 from cache.model.documents import FormatError
 from cache.model.formats import SetMeta, WrongFiles, image_set
-from cache.model.keys import META_NAME, meta_key, set_place
+from cache.model.images import BadImage, check_image, media_type_for
+from cache.model.keys import META_NAME, Key, meta_key, set_place
 from cache.model.manifest import ManifestAction
 from generator.sets.verify import SetFinding
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from generator.sheet.provenance import changes
 from server.core.formatting import first_few
 from server.diagnostics.facts import SIMULATION, FlawedSet, SimulationFacts
@@ -69,7 +74,14 @@ UNKNOWN_DURATIONS = kind(
 @SIMULATION
 def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
     """What is wrong with sets by the listing, where they were played, and wherever they went by."""
-    flawed = [*_listed(facts), *_verified(facts.around.verified), *passed_over(facts.result.faults)]
+    plan, manifest = facts.result.plan, facts.result.manifest
+    flawed = [
+        each
+        for action in plan.actions
+        for number in manifest.set_ids(action.action_id, action.fingerprint)
+        for each in _listed(facts, action, number)
+    ]
+    flawed += [*_verified(facts.around.verified), *passed_over(facts.result.faults)]
     known = {(each.action_id, each.set_id) for each in flawed}
     flawed += [each for each in facts.result.flawed if (each.action_id, each.set_id) not in known]
     # What this rehearsal has made fail is told of where it was to be played.
@@ -84,7 +96,7 @@ def flawed_sets(facts: SimulationFacts) -> Iterator[Finding]:
 
     yield from findings_of(
         (each for each in flawed if each.action_id not in lost),
-        facts.result.plan,
+        plan,
         lambda action_id: facts.result.usable.get(action_id, 0),
         behind,
     )
@@ -105,31 +117,56 @@ def _verified(found: Iterable[SetFinding]) -> Iterator[FlawedSet]:
         yield FlawedSet(each.action_id, each.set_id, code, each.message)
 
 
-def _listed(facts: SimulationFacts) -> Iterator[FlawedSet]:
-    """What the listing, the metas and the manifest say, without a look at any image."""
-    files: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    for key, size in facts.around.inventory.sizes.items():
+class Inspector:
+    """Reads the headers of pictures. What else is wrong with them, those who play them find."""
+
+    def __init__(self) -> None:
+        self._seen: set[Key] = set()
+        self._sizes: dict[tuple[str, int], dict[tuple[int, int], str]] = defaultdict(dict)
+        self._flawed: list[FlawedSet] = []
+
+    def look(self, key: Key, data: bytes) -> None:
+        """Look at a file of a set that is about to be shown."""
         place = set_place(key)
-        if place is not None:
-            files[place.action_id, place.set_id][key.rpartition("/")[2]] = size
-    for action in facts.result.plan.actions:
-        for number in facts.result.manifest.set_ids(action.action_id, action.fingerprint):
-            for code, reason in _of_set(facts, action, number, files[action.action_id, number]):
-                yield FlawedSet(action.action_id, number, code, reason)
+        if place is None or key in self._seen or media_type_for(key) is None:
+            return
+        self._seen.add(key)
+        try:
+            check_image(data, place.name)
+        except BadImage:
+            return  # those who play it say so
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                size = image.size
+        except (OSError, ValueError, SyntaxError) as error:
+            why = str(error).partition(" <")[0]  # whose address in memory it is says nothing
+            reason = f"{place.name} cannot be decoded: {why}"
+            self._flawed.append(FlawedSet(place.action_id, place.set_id, "undecodable", reason))
+            return
+        self._sizes[place.action_id, place.set_id].setdefault(size, place.name)
+
+    def flawed(self) -> list[FlawedSet]:
+        """What was wrong with what went by."""
+        found = [*self._flawed]
+        for (action_id, number), sizes in self._sizes.items():
+            if len(sizes) > 1:
+                shown = ", ".join(f"{name} {w} x {h}" for (w, h), name in sizes.items())
+                reason = f"expected images of one size, found {shown}"
+                found.append(FlawedSet(action_id, number, "mixed_sizes", reason))
+        return found
 
 
-def _of_set(
-    facts: SimulationFacts, action: Action, number: int, files: Mapping[str, int]
-) -> Iterator[tuple[str, str]]:
-    """The code and the reason of each flaw of a set."""
+def _listed(facts: SimulationFacts, action: Action, number: int) -> Iterator[FlawedSet]:
+    """What the listing, a set's meta and the manifest say, without a look at any image."""
+    flawed = partial(FlawedSet, action.action_id, number)
     inventory, key = facts.around.inventory, meta_key(action.action_id, number)
-    meta = inventory.metas.get(key)
+    meta, files = inventory.metas.get(key), facts.files.get((action.action_id, number), {})
     if key in inventory.unreadable:
-        yield "unreadable", f"{META_NAME} cannot be read: {inventory.unreadable[key]}"
+        yield flawed("unreadable", f"{META_NAME} cannot be read: {inventory.unreadable[key]}")
         return
     if meta is None:
         if inventory.silent is None:
-            yield "missing_set", "the manifest lists it, and it has no meta.json"
+            yield flawed("missing_set", "the manifest lists it, and it has no meta.json")
         return
     try:
         if isinstance(meta, FormatError):
@@ -137,24 +174,25 @@ def _of_set(
         found = image_set(action.action_id, number, meta, files)
     except WrongFiles as error:
         if inventory.silent is None:
-            yield "missing_step", "; ".join(error.problems)
+            yield flawed("missing_step", "; ".join(error.problems))
         return
     except FormatError as error:
-        yield "bad_meta", "; ".join(error.problems)
+        yield flawed("bad_meta", "; ".join(error.problems))
         return
     if meta.fingerprint is not None and meta.fingerprint != action.fingerprint:
         changed = changes(meta.config, action.recipe)
-        yield "stale_set", "; ".join(["drawn from another recipe than the cue's", *changed])
+        why = "; ".join(["drawn from another recipe than the cue's", *changed])
+        yield flawed("stale_set", why)
     for step in found.steps:
         size = files.get(step.name)
         if size is not None and step.size is not None and size != step.size:
             reason = f"{step.name}: expected {step.size} bytes (meta.json), found {size}"
-            yield "truncated_image", reason
+            yield flawed("truncated_image", reason)
 
 
 def findings_of(
     flawed: Iterable[FlawedSet],
-    plan: Planned,
+    plan: Plan,
     usable: Callable[[str], int],
     behind: Callable[[Action], str | None],
 ) -> Iterator[Finding]:
@@ -192,10 +230,9 @@ def manifest_mismatch(facts: SimulationFacts) -> Iterator[Finding]:
     """Where the manifest and the sets do not agree."""
     metas = facts.around.inventory.metas
     whole: dict[str, set[int]] = defaultdict(set)
-    for key in facts.around.inventory.sizes:
-        place = set_place(key)
-        if place is not None and key.endswith(f"/{META_NAME}"):
-            whole[place.action_id].add(place.set_id)
+    for (action_id, number), files in facts.files.items():
+        if META_NAME in files:
+            whole[action_id].add(number)
     for action in facts.result.plan.actions:
         entry = facts.result.manifest.actions.get(action.action_id, ManifestAction())
         unlisted = whole[action.action_id].difference(entry.listed, entry.rejected)

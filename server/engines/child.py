@@ -106,6 +106,7 @@ Raises `ChildFailed` on entering.
 """
 
 
+@dataclass(eq=False)
 class ScriptedChild:
     """A child for tests: an engine in this process, which dies when it is told to.
 
@@ -117,12 +118,13 @@ class ScriptedChild:
         left: whether its context was left.
     """
 
-    def __init__(self, engine: Engine, *, pid: int = 1) -> None:
-        self.bytes: int | None = 100 * 2**20
-        self.killed = False
-        self.left = False
-        self.engine = engine
-        self.pid = pid
+    engine: Engine
+    pid: int = 1
+    bytes: int | None = 100 * 2**20
+    killed: bool = False
+    left: bool = False
+
+    def __post_init__(self) -> None:
         self._how = ""
         self._dead = asyncio.Event()
 

@@ -10,18 +10,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 import structlog
 
 from generator.engines.port import Engine, EngineUnavailable, StepImage, Timing
 from generator.engines.registry import AnyEngine
-from generator.engines.settings import (
-    BadEngine,
-    EngineAccess,
-    LocalSection,
-)
-from generator.outgoing import client_for_engines
-from generator.sheet.plan import Planned
+from generator.engines.settings import BadEngine, EngineAccess, LocalSection
+from generator.outgoing import Client, client_for_engines
+from generator.sheet.plan import Plan
 from generator.sheet.recipe import Recipe
 from server.config.show import Show
 from server.core.clock import Clock
@@ -31,6 +28,9 @@ from server.engines.supervision import Supervision
 from server.providers.live import LiveEngine
 
 _log = structlog.get_logger(__name__)
+
+_ANYTHING: Final = Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)
+"""The probe of a child of a show that draws nothing: it is to be given something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class LiveEngines:
 
 
 @asynccontextmanager
-async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator[LiveEngines]:
+async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[LiveEngines]:
     """The engines of `show` that play live, open while the context lasts.
 
     Args:
@@ -82,7 +82,7 @@ async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator
     local: dict[str, LocalEngine] = {}
     ranked: list[LiveEngine] = []
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(client_for_engines())
+        client: Client | None = None  # it reads every certificate: for engines elsewhere alone
         for section in ranked_sections(show):
             engine: Engine
             if isinstance(section, LocalSection):
@@ -90,6 +90,8 @@ async def live_engines(show: Show, plan: Planned, clock: Clock) -> AsyncIterator
                     local_child(section, [action.recipe for action in plan.actions], clock)
                 )
             else:
+                if client is None:
+                    client = await stack.enter_async_context(client_for_engines())
                 access = EngineAccess(
                     client=client,
                     token=show.settings.tokens.engines.get(section.kind),
@@ -143,7 +145,7 @@ class _Unstarted:
 
 def local_child(section: LocalSection, recipes: Sequence[Recipe], clock: Clock) -> LocalEngine:
     """An engine in a child process, warmed up with `recipes`; to be entered."""
-    warm_up = warm_up_recipes(recipes) or (_anything(),)
+    warm_up = warm_up_recipes(recipes) or (_ANYTHING,)
     section = section.keeping(len({recipe.model for recipe in recipes}))
     return LocalEngine(
         section.name,
@@ -156,8 +158,3 @@ def local_child(section: LocalSection, recipes: Sequence[Recipe], clock: Clock) 
             memory_growth=section.memory_growth,
         ),
     )
-
-
-def _anything() -> Recipe:
-    """For a show that draws nothing: a child is to be given something as its probe."""
-    return Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)

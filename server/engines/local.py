@@ -11,21 +11,19 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import structlog
 
-from cache.tasks import being_cancelled, cancel_and_wait
+from cache.tasks import being_cancelled, cancel_and_wait, first_of
 from generator.engines.port import (
-    DrawingFailed,
-    Engine,
     EngineError,
     EngineStarting,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
     Timing,
+    draw_for_nobody,
 )
 from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.child_process import ChildFailed
@@ -118,6 +116,10 @@ class LocalEngine:
         warm_up: what it draws before it opens; the last of them is also what proves it later.
         clock: what all times are told by.
         policy: what it is held to.
+
+    Attributes:
+        name: what draws, with its version; before it first opened, what it is called.
+        timing: how the durations of its last drawing came about.
     """
 
     def __init__(
@@ -135,8 +137,8 @@ class LocalEngine:
         self._proof: Recipe | None = None
         self._clock = clock
         self._policy = policy or Supervision()
-        self._engine_name = f"{name}, not yet opened"
-        self._timing: Timing = "measured"
+        self.name = f"{name}, not yet opened"
+        self.timing: Timing = "measured"
         self._state: State = "stopped"
         self._reason, self._since = "", clock.now()
         self._begun: float | None = None
@@ -153,16 +155,6 @@ class LocalEngine:
         self._wanted_at_once = asyncio.Event()
 
     # ------------------------------------------------------------ as an engine
-
-    @property
-    def name(self) -> str:
-        """What draws, with its version; before it first opened, what it is called."""
-        return self._engine_name
-
-    @property
-    def timing(self) -> Timing:
-        """How the durations of its last drawing came about."""
-        return self._timing
 
     @asynccontextmanager
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
@@ -187,11 +179,6 @@ class LocalEngine:
             yield images
 
     # ------------------------------------------------------------ for technicians
-
-    @property
-    def title(self) -> str:
-        """What it is called in `[[engines]]`."""
-        return self._title
 
     def status(self) -> LocalStatus:
         """How it is."""
@@ -234,12 +221,7 @@ class LocalEngine:
         self._supervising = asyncio.create_task(self._supervise(), name=f"engine {self._title}")
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         if self._supervising is not None:
             await cancel_and_wait(self._supervising)
         self._become("stopped")
@@ -294,7 +276,7 @@ class LocalEngine:
             _log.warning("engine_lost", engine=self._title, reason=reason, pause=pause.seconds)
             self._become("restarting", reason)
         self._wanted_at_once.clear()
-        await _first(self._clock.sleep_until(now + pause.seconds), self._wanted_at_once.wait())
+        await first_of(self._clock.sleep_until(now + pause.seconds), self._wanted_at_once.wait())
         self._restarts += 1
         self._become("starting", reason)
 
@@ -317,7 +299,7 @@ class LocalEngine:
             except TimeoutError:
                 within = f"{self._policy.start_within:g} s"
                 raise ChildFailed(f"it was not ready within {within}") from None
-            self._engine_name, self._timing = child.engine.name, child.engine.timing
+            self.name, self.timing = child.engine.name, child.engine.timing
             memory = child.memory()
             life = Life(self._clock.now(), had=memory, now_has=memory)
             self._took = self._clock.now() - begun
@@ -339,7 +321,7 @@ class LocalEngine:
         self._proof = None
         for recipe in self._warm_up:
             try:
-                await _draw(child.engine, recipe)
+                await draw_for_nobody(child.engine, recipe)
             except RecipeRefused as error:
                 # One program that cannot be drawn here is no reason to lose the others.
                 refused = str(error)
@@ -365,7 +347,7 @@ class LocalEngine:
             match next_move(life, self._clock.now(), self._policy):
                 case Wait(until):
                     sleep = self._clock.sleep_until(until)
-                    await _first(sleep, self._drawing_changed.wait(), ended)
+                    await first_of(sleep, self._drawing_changed.wait(), asyncio.wait([ended]))
                 case Prove():
                     await self._prove(child, life, ended)
                 case Recycle(reason):
@@ -378,7 +360,8 @@ class LocalEngine:
 
     async def _failure(self, ended: asyncio.Task[str], reason: str) -> ChildFailed:
         """Why a child is lost: how it ended, if it did, for its line breaks a moment before."""
-        await _first(ended, self._clock.sleep_until(self._clock.now() + _LAST_BREATH))
+        at_last = self._clock.now() + _LAST_BREATH
+        await first_of(asyncio.wait([ended]), self._clock.sleep_until(at_last))
         return ChildFailed(ended.result() if ended.done() else reason)
 
     async def _prove(self, child: Child, life: Life, ended: asyncio.Task[str]) -> None:
@@ -391,7 +374,8 @@ class LocalEngine:
         async with _task(self._proven(child, life, self._proof)) as proving:
             self._proving = proving
             try:
-                await _first(proving, ended, self._clock.sleep_until(due))
+                either = asyncio.wait([proving, ended], return_when=asyncio.FIRST_COMPLETED)
+                await first_of(either, self._clock.sleep_until(due))
             finally:
                 self._proving = None
             if not proving.done() and not ended.done():
@@ -421,7 +405,7 @@ class LocalEngine:
                     life.gives(self._clock.now())
                     well = image.final
                     yield image
-            self._engine_name, self._timing = child.engine.name, child.engine.timing
+            self.name, self.timing = child.engine.name, child.engine.timing
         except RecipeRefused:
             well = True  # it answered
             raise
@@ -440,16 +424,6 @@ class LocalEngine:
         changed.set()
 
 
-async def _draw(engine: Engine, recipe: Recipe) -> None:
-    """Draw to the end, and look at nothing."""
-    finished = False
-    async with engine.render(recipe) as images:
-        async for image in images:
-            finished = image.final
-    if not finished:
-        raise DrawingFailed("it ended without a final image")
-
-
 @asynccontextmanager
 async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """Run `work` beside the body, and not beyond it; whoever wants its outcome asks for it."""
@@ -458,13 +432,3 @@ async def _task(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
         yield task
     finally:
         await cancel_and_wait(task)
-
-
-async def _first(*waited: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:
-    """Wait until one of them is done. Coroutines end with that; tasks are their owners'."""
-    own = [asyncio.create_task(each) for each in waited if not isinstance(each, asyncio.Task)]
-    others = [each for each in waited if isinstance(each, asyncio.Task)]
-    try:
-        await asyncio.wait([*own, *others], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await cancel_and_wait(*own)

@@ -7,11 +7,12 @@ drawn for the stage and none is due soon, one engine at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
@@ -39,7 +40,7 @@ _SIZE = 256
 _STEPS = 4
 
 
-def probe_of(plan: Planned) -> Recipe | None:
+def probe_of(plan: Plan) -> Recipe | None:
     """Something small that the show's engines must be able to draw; None where it draws nothing."""
     recipes = [action.recipe for action in plan.actions]
     plain = [recipe for recipe in recipes if recipe.kind is PipelineKind.TEXT_TO_IMAGE]
@@ -52,6 +53,7 @@ def probe_of(plan: Planned) -> Recipe | None:
     return chosen.model_copy(update=small)
 
 
+@dataclass(eq=False, kw_only=True)
 class EngineProber:
     """Tries engines out.
 
@@ -63,45 +65,36 @@ class EngineProber:
         clock: the time.
     """
 
-    def __init__(
-        self,
-        *,
-        modes: ModeManager,
-        live: Sequence[LiveProvider],
-        recipe: Recipe | None,
-        quiet_for: Callable[[float], bool],
-        clock: Clock,
-    ) -> None:
-        self._modes = modes
-        self._live = live
-        self._recipe = recipe
-        self._quiet_for = quiet_for
-        self._clock = clock
-        self._wanting: dict[str, float] = {}
+    modes: ModeManager
+    live: Sequence[LiveProvider]
+    recipe: Recipe | None
+    quiet_for: Callable[[float], bool]
+    clock: Clock
+    _wanting: dict[str, float] = field(default_factory=dict, init=False)
 
     @property
     def needed(self) -> bool:
         """Whether there is any engine to watch, and anything to have it draw."""
-        return self._recipe is not None and bool(self._live)
+        return self.recipe is not None and bool(self.live)
 
     async def run(self) -> None:
         """Watch until cancelled; returns at once where there is nothing to."""
-        if self._recipe is None or not self._live:
+        if self.recipe is None or not self.live:
             return
         while True:
-            for provider in self._live:
+            for provider in self.live:
                 if self._wants_a_probe(provider.live.name) and self._quiet(provider.live.name):
-                    await self._probe(provider, self._recipe)
-            wanted = any(self._wants_a_probe(provider.live.name) for provider in self._live)
+                    await self._probe(provider, self.recipe)
+            wanted = any(self._wants_a_probe(provider.live.name) for provider in self.live)
             rest = LOOK_IN if wanted else IDLE
-            await self._clock.sleep_until(self._clock.now() + rest)
+            await self.clock.sleep_until(self.clock.now() + rest)
 
     def _wants_a_probe(self, name: str) -> bool:
-        health = self._modes.health(name)
+        health = self.modes.health(name)
         # Whoever told `until` knows whether it is over: in a rehearsal his clock is not ours.
         ask = health.state == "starting" and health.until is None
         wants = ask or health.state in {"due", "untried"}
-        if self._modes.absent(name) is not None:
+        if self.modes.absent(name) is not None:
             wants = False  # it proves itself when it has started, and says so
         if not wants:
             self._wanting.pop(name, None)
@@ -109,25 +102,25 @@ class EngineProber:
 
     def _quiet(self, name: str) -> bool:
         """Whether this is the moment to try an engine out."""
-        since = self._wanting.setdefault(name, self._clock.now())
-        patient = self._clock.now() - since < PATIENT_FOR
-        return self._quiet_for(QUIET_FOR if patient else 0.0)
+        since = self._wanting.setdefault(name, self.clock.now())
+        patient = self.clock.now() - since < PATIENT_FOR
+        return self.quiet_for(QUIET_FOR if patient else 0.0)
 
     async def _probe(self, provider: LiveProvider, recipe: Recipe) -> None:
         name = provider.live.name
         try:
-            async with timeout_at(self._clock, self._clock.now() + PROBE_WITHIN):
+            async with timeout_at(self.clock, self.clock.now() + PROBE_WITHIN):
                 await provider.prove(recipe)
         except TimeoutError:
-            self._modes.probe_failed(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
+            self.modes.probe_failed(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
         except ActionRefused:
-            self._modes.probe_ok(name)  # it is there, and knows what it cannot do
+            self.modes.probe_ok(name)  # it is there, and knows what it cannot do
         except NotThere as error:
-            self._modes.not_there(name, error)
+            self.modes.not_there(name, error)
         except ProviderError as error:
-            self._modes.probe_failed(name, f"when tried out: {error}")
+            self.modes.probe_failed(name, f"when tried out: {error}")
         except Exception as error:  # noqa: BLE001 - one engine's mistake must not end the watch
             _log.exception("probe_failed", engine=name)
-            self._modes.probe_failed(name, f"when tried out: {error!r}")
+            self.modes.probe_failed(name, f"when tried out: {error!r}")
         else:
-            self._modes.probe_ok(name)
+            self.modes.probe_ok(name)

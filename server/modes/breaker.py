@@ -17,7 +17,7 @@ from typing import Literal
 from cache.backoff import back_off
 
 REST = 15.0
-"""Seconds that an engine rests after its first failure."""
+"""Seconds that an engine rests after its first failure; twice as long with each further one."""
 
 LONGEST_REST = 120.0
 """Seconds: a machine that somebody has started again should not wait for long."""
@@ -60,19 +60,9 @@ class Breaker:
 
     Only a picture that arrived counts as success: that a request was taken, or a connection
     stood, says nothing.
-
-    Args:
-        rest: seconds after the first failure; they double with each further one,
-        longest: up to so many.
-        grace: seconds after a probe that went well.
     """
 
-    def __init__(
-        self, *, rest: float = REST, longest: float = LONGEST_REST, grace: float = GRACE
-    ) -> None:
-        self._rest = rest
-        self._longest = longest
-        self._grace = grace
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -106,7 +96,7 @@ class Breaker:
         self._failures += 1
         self._reason = reason
         self._grace_until = None
-        self._rests_until = now + back_off(self._failures, self._rest, self._longest)
+        self._rests_until = now + back_off(self._failures, REST, LONGEST_REST)
 
     def not_there(self, now: float, reason: str) -> None:
         """Nothing answers: a failure where it did before, else it may not have started yet."""
@@ -131,4 +121,4 @@ class Breaker:
         if self._rests_until is None:
             self._reason = "" if not self._failures else self._reason
         else:
-            self._rests_until, self._grace_until = None, now + self._grace
+            self._rests_until, self._grace_until = None, now + GRACE

@@ -44,7 +44,7 @@ from server.providers.base import (
     StoreSilent,
 )
 from server.providers.budget import Budget
-from server.providers.live import LiveEngine, LiveProvider
+from server.providers.live import LiveProvider
 
 _log = structlog.get_logger(__name__)
 
@@ -100,6 +100,9 @@ class ModeManager:
         time_of_day: in which hours are told in words; None for those of the machine.
         absent: in words, why an engine cannot draw at the moment, though nothing is wrong with
             it (it warms up); None if it can.
+
+    Attributes:
+        absent: as given.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class ModeManager:
         time_of_day: TimeOfDay | None = None,
         absent: Callable[[str], str | None] = lambda _name: None,
     ) -> None:
-        self._absent = absent
+        self.absent = absent
         self._settings = settings
         self._clock = clock
         self._static = static
@@ -155,7 +158,7 @@ class ModeManager:
         """What decisions depend on beside the action and its sets: equal while they stay."""
         now, doubt = self._clock.now(), self._store_in_doubt_until
         engines = tuple(
-            (self._absent(name) or self._in_words(name, self.health(name)), frozenset(refused))
+            (self.absent(name) or self._in_words(name, self.health(name)), frozenset(refused))
             for name, refused in ((name, self._refused[name]) for name in self._live)
         )
         refusal = self._budget.refusal(now)
@@ -175,7 +178,7 @@ class ModeManager:
 
     def _outlook(self, provider: LiveProvider, action: Action) -> EngineOutlook:
         live = provider.live
-        unfit = self._absent(live.name) or self._in_words(live.name, self.health(live.name))
+        unfit = self.absent(live.name) or self._in_words(live.name, self.health(live.name))
         if action.fingerprint in self._refused[live.name]:
             unfit = f"engine {live.name} cannot draw this"
         return EngineOutlook(live.name, live.local, unfit)
@@ -185,20 +188,17 @@ class ModeManager:
         times = count(health.failures, "failure")
         match health.state:
             case "resting" if health.until is not None:
-                return f"engine {name} rests until {self._time_of(health.until)} after {times}"
+                until = self._time_of_day.hour(health.until)
+                return f"engine {name} rests until {until} after {times}"
             case "starting":
                 return f"engine {name} has not answered yet: {health.reason}"
             case "due":
                 return f"engine {name} is to be tried out first, after {times}"
             case "grace" if health.until is not None:
-                until = self._time_of(health.until)
+                until = self._time_of_day.hour(health.until)
                 return f"engine {name} is back, and not relied on before {until}"
             case _:
                 return None
-
-    def _time_of(self, when: float) -> str:
-        """The time of day of a steady moment."""
-        return self._time_of_day.hour(when)
 
     # ------------------------------------------------------------ what came of it
 
@@ -218,7 +218,7 @@ class ModeManager:
         elif isinstance(error, ActionRefused):
             self._refused[rung.engine].add(action.fingerprint)
         elif isinstance(error, NotThere):
-            self._not_there(rung.engine, error)
+            self.not_there(rung.engine, error)
         elif not isinstance(error, Capped):
             self._rest(rung.engine, str(error) or type(error).__name__)
 
@@ -236,11 +236,6 @@ class ModeManager:
     def no_live(self) -> str:
         """In words, why nothing is drawn live whatever is asked for; empty where it may be."""
         return self._budget.closed
-
-    @property
-    def live_engines(self) -> Mapping[str, LiveEngine]:
-        """Every engine, by name."""
-        return {name: provider.live for name, provider in self._live.items()}
 
     def health(self, name: str) -> Health:
         """How an engine does."""
@@ -265,18 +260,11 @@ class ModeManager:
     def on_their_way(self) -> tuple[str, ...]:
         """In words, the engines that cannot draw yet, and have not failed."""
         names = [name for name in self._live if self.health(name).failures == 0]
-        told = (self._absent(name) or self._in_words(name, self.health(name)) for name in names)
+        told = (self.absent(name) or self._in_words(name, self.health(name)) for name in names)
         return tuple(filter(None, told))
 
-    def absent(self, name: str) -> str | None:
-        """In words, why an engine cannot draw at the moment, though it has not failed."""
-        return self._absent(name)
-
     def not_there(self, name: str, error: NotThere) -> None:
-        """A probe of an engine found nobody."""
-        self._not_there(name, error)
-
-    def _not_there(self, name: str, error: NotThere) -> None:
+        """An engine is not where it should be: it rests, or has not started yet."""
         if isinstance(error, Starting):
             return  # it says itself when it is there
         before = self.health(name).state
@@ -298,7 +286,7 @@ class ModeManager:
             engine=name,
             reason=reason,
             failures=health.failures,
-            until=None if health.until is None else self._time_of(health.until),
+            until=None if health.until is None else self._time_of_day.hour(health.until),
         )
 
     # ------------------------------------------------------------ forces

@@ -10,8 +10,6 @@ then. Who is refused is told which setting helps, and so is the log.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -20,7 +18,8 @@ import structlog
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
-from server.config.sections import ServerSection, Tokens
+from server.config.sections import ServerSection, Tokens, is_loopback
+from server.core.refusal import Refused
 from server.network.reverse_proxy import came_through_a_proxy
 
 _log = structlog.get_logger(__name__)
@@ -37,23 +36,8 @@ _BEHIND_A_PROXY = (
 Role = Literal["viewer", "operator"]
 
 
-class AccessDenied(Exception):
+class AccessDenied(Refused):
     """Not let in; `code` is `unauthorized` (who are you?) or `forbidden` (not you)."""
-
-    def __init__(self, code: Literal["unauthorized", "forbidden"], message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` (a name or an address) is this machine and nothing else."""
-    host = host.strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _same(given: str | None, secret: SecretStr | None) -> bool:
@@ -87,43 +71,35 @@ class Access:
 
     Args:
         tokens: who was given which.
-        host: the address it listens on.
-        origins: pages beside its own that may connect, such as ``https://foh.example``.
-        public_url: the address under which a reverse proxy shows it; empty for none.
-        proxied: whether there are proxies that it trusts.
+        server: where it listens, and what it says of proxies and of other pages.
     """
 
     tokens: Tokens
-    host: str
-    origins: Sequence[str] = ()
-    public_url: str = ""
-    proxied: bool = False
-
-    @classmethod
-    def of(cls, tokens: Tokens, server: ServerSection) -> Access:
-        """The rules that settings say."""
-        proxied = bool(server.trusted_proxies)
-        return cls(tokens, server.host, server.origins, server.public_url, proxied)
+    server: ServerSection
 
     @property
     def open_to_loopback(self) -> bool:
         """Whether, for want of tokens, whoever sits at the machine may operate."""
         return self.tokens.operator is None and self.tokens.viewer is None
 
+    @property
+    def _is_behind_a_proxy(self) -> bool:
+        return bool(self.server.public_url or self.server.trusted_proxies)
+
     def refuses_to_listen(self) -> str | None:
         """Why it must not listen on `host`; None if it may."""
         if self.tokens.operator is not None:
             return None
-        if self.public_url or self.proxied:
+        if self._is_behind_a_proxy:
             return (
                 "refusing to be shown by a reverse proxy ([server] public_url, trusted_proxies) "
                 "without an operator token: set UNDERSTUDY_OPERATOR_TOKEN (or "
                 "UNDERSTUDY_OPERATOR_TOKEN_FILE)"
             )
-        if is_loopback(self.host):
+        if is_loopback(self.server.host):
             return None
         return (
-            f"refusing to listen on {self.host} without an operator token: set "
+            f"refusing to listen on {self.server.host} without an operator token: set "
             "UNDERSTUDY_OPERATOR_TOKEN (or UNDERSTUDY_OPERATOR_TOKEN_FILE), or listen on 127.0.0.1"
         )
 
@@ -134,12 +110,13 @@ class Access:
             AccessDenied: `forbidden`.
         """
         host = connection.headers.get("host", "").lower()
-        public, public_name = _address(self.public_url)
+        public, public_name = _address(self.server.public_url)
         name = _address(f"//{host}")[1]
-        if is_loopback(self.host) and not is_loopback(name) and (not name or name != public_name):
+        elsewhere = not is_loopback(name) and (not name or name != public_name)
+        if is_loopback(self.server.host) and elsewhere:
             raise self._refused(connection, _ANOTHER_NAME)
         origin = connection.headers.get("origin")
-        if origin is None or origin in self.origins:
+        if origin is None or origin in self.server.origins:
             return
         theirs, _ = _address(origin)
         if not theirs or theirs not in {host, public}:
@@ -207,7 +184,7 @@ class Access:
         if (
             direct
             and self.open_to_loopback
-            and not (self.public_url or self.proxied)
+            and not self._is_behind_a_proxy
             and client_host is not None
             and is_loopback(client_host)
         ):

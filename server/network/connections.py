@@ -17,15 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.requests import HTTPConnection
 
+from server.config.sections import is_loopback
 from server.core.conditions import Condition
-from server.network.access import is_loopback
+from server.core.metrics import sampled
 
 if sys.platform != "win32":
     import fcntl
@@ -141,7 +141,7 @@ class Connections:
         self._make_room(host, now)
         connection = Connection(transport, host, "silent", now, now + HEAD_WITHIN, read_at=now)
         if self._is_full(host):
-            self._count("refused")
+            self.ended["refused"] += 1
             transport.abort()
             return None
         self._open[transport] = connection
@@ -225,12 +225,9 @@ class Connections:
 
     def _end(self, connection: Connection, reason: Reason) -> None:
         """End it at once: a goodbye would wait for it to be read, and keep what it has."""
-        self._count(reason)
+        self.ended[reason] += 1
         self.closed(connection.transport)
         connection.transport.abort()
-
-    def _count(self, reason: Reason) -> None:
-        self.ended[reason] += 1
 
     def _look_later(self) -> None:
         if self._looking is None:
@@ -259,6 +256,21 @@ class Connections:
             f"{self.limits.most_of_one_address}): those that say nothing are closed",
         )
 
+    def metrics(self) -> Iterable[Metric]:
+        """How many are in each phase, and how many were ended, by reason."""
+        now = GaugeMetricFamily(
+            "understudy_connections",
+            "Open connections, by what they are about.",
+            labels=["phase"],
+        )
+        yield sampled(now, {phase: self.of_phase(phase) for phase in get_args(Phase)})
+        ended = CounterMetricFamily(
+            "understudy_connections_ended",
+            "Connections that the server ended for want of time or room, by reason.",
+            labels=["reason"],
+        )
+        yield sampled(ended, self.ended)
+
 
 def _with_the_system(transport: asyncio.BaseTransport) -> int:
     """Bytes that the system has of us and the peer has not taken; 0 where it does not say.
@@ -271,33 +283,6 @@ def _with_the_system(transport: asyncio.BaseTransport) -> int:
         with suppress(OSError, ValueError, AttributeError):  # its socket is gone, or it has none
             fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, held)
     return held[0]
-
-
-class ConnectionCollector(Collector):
-    """`understudy_connections`, by phase, and `understudy_connections_ended_total`, by reason."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-
-    def collect(self) -> Iterable[Metric]:
-        """One sample a phase that there is, and a reason that there was."""
-        now = GaugeMetricFamily(
-            "understudy_connections",
-            "Open connections, by what they are about.",
-            labels=["phase"],
-        )
-        phases: tuple[Phase, ...] = ("silent", "body", "answer", "idle", "stranger", "known")
-        for phase in phases:
-            now.add_metric([phase], self._connections.of_phase(phase))
-        yield now
-        ended = CounterMetricFamily(
-            "understudy_connections_ended",
-            "Connections that the server ended for want of time or room, by reason.",
-            labels=["reason"],
-        )
-        for reason, count in self._connections.ended.items():
-            ended.add_metric([reason], count)
-        yield ended
 
 
 def identified(connection: HTTPConnection) -> None:

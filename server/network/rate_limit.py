@@ -39,9 +39,22 @@ _COMMANDS: Final = "/api/control/"
 
 
 @dataclass(slots=True)
-class _TokenBucket:
+class TokenBucket:
+    """What may be taken by and by: `burst` at once, and `rate` more a second (pure)."""
+
+    rate: float
+    burst: float
     left: float
     at: float
+
+    def wait(self, cost: float, now: float) -> float:
+        """Take `cost` out of it; else the seconds until that much is in it."""
+        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
+        self.at = now
+        if self.left < cost:
+            return (cost - self.left) / self.rate
+        self.left -= cost
+        return 0.0
 
 
 class RateLimit:
@@ -65,20 +78,16 @@ class RateLimit:
         self._rate = rate
         self._burst = burst
         self._monotonic = monotonic
-        self._buckets: LRUCache[str, _TokenBucket] = LRUCache(most)
+        self._buckets: LRUCache[str, TokenBucket] = LRUCache(most)
 
     def wait(self, client: str, cost: float = 1.0) -> float:
         """Take `cost` out of a client's bucket; else the seconds until that much is in it."""
         now = self._monotonic()
         bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = self._buckets[client] = _TokenBucket(self._burst, now)
-        bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._rate)
-        bucket.at = now
-        if bucket.left < cost:
-            return (cost - bucket.left) / self._rate
-        bucket.left -= cost
-        return 0.0
+            bucket = TokenBucket(self._rate, self._burst, self._burst, now)
+            self._buckets[client] = bucket
+        return bucket.wait(cost, now)
 
 
 def cost_of(path: str) -> float:

@@ -11,12 +11,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from cache.stores.urls import BadStoreAddress
-from server.config.sections import ServerSection
+from server.config.sections import ServerSection, is_loopback
 from server.config.show import Show
 from server.config.stores import store_of
 from server.core.host_process import STATUS, HostProcess
 from server.core.logs import configure_logs
-from server.network.access import Access, is_loopback
+from server.network.access import Access
 from server.network.connections import ConnectionLimits, Connections
 from server.network.descriptors import raise_descriptor_limit, room_for_connections
 from server.network.protocols import bounded_by
@@ -81,7 +81,7 @@ def serve(
         store_of(show)  # its address is looked at before anything is begun
     except BadStoreAddress as error:
         raise RefusedToServe(f"[store] url: {error}", 1) from error
-    refusal = Access.of(settings.tokens, settings.server).refuses_to_listen()
+    refusal = Access(settings.tokens, settings.server).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
     configure_logs(log_level)

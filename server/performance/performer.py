@@ -18,10 +18,7 @@ from server.core.clock import Clock, timeout_at
 from server.performance.progress import Hung, ShowProgress, Stray
 from server.performance.run import Assignment, OnStage
 from server.performance.runs import Runs
-from server.stage import messages as wire
 from server.stage.stage import Stage
-
-__all__ = ["Assignment", "OnStage", "Performer", "pause_after"]
 
 _log = structlog.get_logger(__name__)
 
@@ -162,7 +159,7 @@ class Performer:
         """Our own mistake: the wall keeps its picture, and the next cue gets its chance."""
         _log.error("run_failed", action_id=assignment.action.action_id, exc_info=error)
         self._progress.run_over(assignment.action.action_id, reached=False, mistake=error)
-        self._stage.tell(wire.Hold())
+        self._stage.hold()
 
     async def _until_it_begins(self, assignment: Assignment) -> None:
         """Wait for the beginning; what was set before it is on the wall meanwhile."""

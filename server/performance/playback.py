@@ -13,18 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from cache.tasks import first_of
-from generator.sheet.cues import (
-    Cue,
-    CueSheet,
-    EndCue,
-    FadeCue,
-    NavigateCue,
-    PromptCue,
-    SliderCue,
-    TranscriptCue,
-    format_time,
-)
-from generator.sheet.plan import Action, Planned
+from generator.sheet.cues import CueSheet, format_time
+from generator.sheet.plan import Action, Plan
 from server.config.show import Show
 from server.core.clock import Clock
 from server.core.conditions import Condition
@@ -32,14 +22,16 @@ from server.core.formatting import moment
 from server.core.metrics import Metrics
 from server.core.time_of_day import local_text, read
 from server.modes.manager import ModeManager
-from server.performance.performer import Assignment, Performer
+from server.performance.cue_messages import CueMessages
+from server.performance.performer import Performer
 from server.performance.progress import ShowProgress
+from server.performance.run import Assignment
 from server.performance.state_file import Panic
 from server.stage import messages as wire
 from server.stage.stage import Stage
-from server.timeline.beginnings import SLIDER_TAKES, Beginnings
+from server.timeline.beginnings import Beginnings
 from server.timeline.playhead import Ended, Event, Fired, Jumped, Playhead, Started, Status
-from server.timeline.tableau import Tableau, tableau_at
+from server.timeline.tableau import tableau_at
 
 _log = structlog.get_logger(__name__)
 
@@ -61,11 +53,11 @@ PANIC_TAKES = 1.0
 _CURTAIN_WAITS = 0.3
 """Seconds in which a picture is loaded and hung behind the curtain."""
 
-_CAPTION_LINGERS = 1.5
-
 
 class Playback:
     """Plays a show on a stage.
+
+    Others read its `plan`, `playhead` and `performer`; moves go through the methods here.
 
     Args:
         show: what is played.
@@ -87,7 +79,7 @@ class Playback:
         self,
         *,
         show: Show,
-        plan: Planned,
+        plan: Plan,
         playhead: Playhead,
         clock: Clock,
         stage: Stage,
@@ -104,36 +96,22 @@ class Playback:
         self._moved = moved
         self._show = show
         self._sheet: CueSheet = show.sheet
-        self._plan = plan
-        self._playhead = playhead
+        self.plan = plan
+        self.playhead = playhead
         self._clock = clock
         self._stage = stage
-        self._performer = performer
+        self.performer = performer
         self._modes = modes
         self._progress = progress
         self._metrics = metrics
         self._beginnings = beginnings
+        self._cues = CueMessages(show.sheet, plan, beginnings, show.settings.display.fade)
         self._nudged = asyncio.Event()
         self._looked_at = clock.now()
         self._panic = panic
         self._panicked_at: float | None = None
         if panic is not None:
             stage.darken(0.0)
-
-    @property
-    def plan(self) -> Planned:
-        """The show's actions."""
-        return self._plan
-
-    @property
-    def playhead(self) -> Playhead:
-        """Where the show is; to be read. Moves go through the methods here."""
-        return self._playhead
-
-    @property
-    def performer(self) -> Performer:
-        """Who draws; to be read."""
-        return self._performer
 
     @property
     def panicked(self) -> Panic | None:
@@ -151,19 +129,19 @@ class Playback:
             while True:
                 now = self._clock.now()
                 self._looked_at = now
-                self._apply(self._playhead.tick(*read(self._clock)))
+                self._apply(self.playhead.tick(*read(self._clock)))
                 self._announce()
-                self._performer.look()
-                await self._sleep_until(min(self._playhead.wake_at(now), now + self._look_in))
+                self.performer.look()
+                await self._sleep_until(min(self.playhead.wake_at(now), now + self._look_in))
         finally:
             self._stage.let_go()  # whatever ends us, no picture is to stop half drawn for it
-            await self._performer.aclose()
+            await self.performer.aclose()
 
     def stuck_for(self) -> float:
         """Seconds by which the show is behind what it should have done; 0 when all is well."""
         now = self._clock.now()
         not_looked = now - self._looked_at - 2 * self._look_in
-        hangs = self._performer.late_for(now) - self._clock.stretch(_MAY_LAG)
+        hangs = self.performer.late_for(now) - self._clock.stretch(_MAY_LAG)
         return max(0.0, not_looked, hangs)
 
     def stands_still(self) -> str | None:
@@ -189,46 +167,46 @@ class Playback:
 
     def go(self, index: int | None = None) -> None:
         """Fire the standby cue, or cue `index`. Raises `PlayheadError`, as all moves do."""
-        self._move(self._playhead.go(self._clock.now(), index))
+        self._move(self.playhead.go(self._clock.now(), index))
 
     def next(self) -> None:
         """Go to the next cue that draws."""
-        self._move(self._playhead.next(self._clock.now()))
+        self._move(self.playhead.next(self._clock.now()))
 
     def previous(self) -> None:
         """Go back to the cue that is being drawn, or the one before it."""
-        self._move(self._playhead.previous(self._clock.now()))
+        self._move(self.playhead.previous(self._clock.now()))
 
     def stand_by(self, index: int) -> None:
         """Make cue `index` what the next `go` fires."""
-        self._playhead.stand_by(index)
+        self.playhead.stand_by(index)
         self._moved()
 
     def seek(self, position: float) -> None:
         """Go to `position`, in seconds from the start of the screening."""
-        self._move(self._playhead.seek(position, self._clock.now()))
+        self._move(self.playhead.seek(position, self._clock.now()))
 
     def pause(self) -> None:
         """Stop the position; what is being drawn is finished."""
-        self._playhead.pause(self._clock.now())
+        self.playhead.pause(self._clock.now())
         self._move([])
 
     def resume(self) -> None:
         """Play on."""
-        self._playhead.resume(self._clock.now())
+        self.playhead.resume(self._clock.now())
         self._move([])
 
     def rejoin(self) -> None:
         """Go back to where the schedule is now."""
-        self._move(self._playhead.rejoin(*read(self._clock)))
+        self._move(self.playhead.rejoin(*read(self._clock)))
 
     @property
     def current(self) -> Action | None:
         """What the picture on the wall is of, where a screening is on."""
-        if self._playhead.status != "active":
+        if self.playhead.status != "active":
             return None
-        index = tableau_at(self._sheet, self._playhead.cursor, 0.0).generating
-        return None if index is None else self._plan.of_cue(index)
+        index = tableau_at(self._sheet, self.playhead.cursor).generating
+        return None if index is None else self.plan.of_cue(index)
 
     def regenerate(self, why: str = "drawn again by hand") -> bool:
         """Draw the current cue's picture again, now; whether there is one.
@@ -236,21 +214,21 @@ class Playback:
         While it is still being typed, it begins with the last letter all the same.
         """
         action, now = self.current, self._clock.now()
-        position = self._playhead.position(now)
+        position = self.playhead.position(now)
         if action is None or position is None or self._panic is not None:
             return False
-        start = max(now, self._performer.begins_at or now)
+        start = max(now, self.performer.begins_at or now)
         assignment = self._assignment(action, start, now - position + action.at, why)
-        self._performer.perform(assignment)
-        if not tableau_at(self._sheet, self._playhead.cursor, position).alone:
-            self._performer.no_more_cycles()
+        self.performer.perform(assignment)
+        if not tableau_at(self._sheet, self.playhead.cursor).alone:
+            self.performer.no_more_cycles()
         return True
 
     def quiet_for(self, seconds: float) -> bool:
         """Whether no picture is being drawn, and none is due within so long."""
-        if not self._performer.quiet_for(seconds):
+        if not self.performer.quiet_for(seconds):
             return False
-        playhead, now = self._playhead, self._clock.now()
+        playhead, now = self.playhead, self._clock.now()
         if playhead.status == "active":
             upcoming = playhead.next_generating()
             due = None
@@ -262,8 +240,8 @@ class Playback:
 
     def hold(self) -> None:
         """Stop what is being drawn and keep the picture, until the next cue that draws."""
-        self._performer.stop()
-        self._stage.tell(wire.Hold())
+        self.performer.stop()
+        self._stage.hold()
 
     def panic(self, by: str) -> Panic:
         """Fade every screen to black and stop what is being drawn, until `restore`.
@@ -276,7 +254,7 @@ class Playback:
             self._panicked_at = self._clock.now()
             _log.warning("panic", by=by)
             self._stage.darken(self._clock.stretch(PANIC_TAKES))
-            self._performer.stop()
+            self.performer.stop()
         return self._panic
 
     def restore(self) -> bool:
@@ -288,9 +266,9 @@ class Playback:
             return False
         self._panic = self._panicked_at = None
         now = self._clock.now()
-        position = self._playhead.position(now)
+        position = self.playhead.position(now)
         if position is not None:
-            self._apply([Jumped(self._playhead.cursor, position, now - position)])
+            self._apply([Jumped(self.playhead.cursor, position, now - position)])
         stretch = self._clock.stretch
         self._stage.lighten(now + stretch(_CURTAIN_WAITS), stretch(PANIC_TAKES))
         return True
@@ -329,21 +307,27 @@ class Playback:
     def _apply_one(self, event: Event) -> None:
         match event:
             case Started():
-                self._performer.stop()
+                self.performer.stop()
                 self._modes.screening_begins(event.at + self._show.duration)
                 _log.info("screening_started", scheduled=event.scheduled)
                 black = self._stage.black
                 self._stage.open_screening(event.at)
                 if black:
-                    self._fade(False, self._clock.now())
+                    self._stage.tell(self._cues.light(self._clock.now()))
             case Fired():
                 self._fire(event.index, event.at)
             case Jumped():
                 self._metrics.jumps.inc()
                 _log.info("jumped", position=round(event.position, 3))
-                self._set_stage(event)
+                now = self._clock.now()
+                try:
+                    for message in self._cues.standing(event.index, event.at, now):
+                        self._stage.tell(message)
+                finally:  # words that cannot be told must not cost the picture
+                    if not event.keep_picture:
+                        self._join(event)
             case Ended():
-                self._performer.stop()
+                self.performer.stop()
                 self._modes.screening_over()
                 _log.info("screening_over", status=event.status)
                 if self._no_pause(event.next_at):
@@ -352,7 +336,7 @@ class Playback:
                 if self._stage.black:
                     # First the lobby, behind the curtain: the picture must not be seen again.
                     lobby_takes = self._clock.stretch(_LOBBY_TAKES)
-                    self._fade(False, self._clock.now() + lobby_takes)
+                    self._stage.tell(self._cues.light(self._clock.now() + lobby_takes))
 
     def _no_pause(self, next_at: float | None) -> bool:
         """Whether the next screening follows at once."""
@@ -361,7 +345,7 @@ class Playback:
 
     def _lobby(self, status: Status) -> wire.Screening:
         """What a screen is told while no screening is on: what to count to, and what to print."""
-        playhead = self._playhead
+        playhead = self.playhead
         start = playhead.next_start
         return wire.Screening(
             status=status,
@@ -375,7 +359,7 @@ class Playback:
         Nothing need have happened for that: the server has only started, a clock was set, the
         clocks have gone back.
         """
-        playhead, told = self._playhead, self._stage.screening
+        playhead, told = self.playhead, self._stage.screening
         if playhead.status == "active":
             return
         if told.status == "active" and self._no_pause(playhead.next_at):
@@ -402,42 +386,26 @@ class Playback:
         self._metrics.cues.labels(action=cue.action).inc()
         self._metrics.cue_lateness.observe(late)
         _log.debug("cue", index=index, action=cue.action, late=round(late, 4))
+        if cue.ends_part:
+            self.performer.no_more_cycles()
         try:
-            self._tell_screens(index, cue, at)
+            for message in self._cues.of(index, at, at):
+                self._stage.tell(message)
         finally:  # words that cannot be told must not cost the picture
             if cue.generates:
                 self._begin(index, at)
-
-    def _tell_screens(self, index: int, cue: Cue, at: float) -> None:
-        match cue:
-            case NavigateCue():
-                self._performer.no_more_cycles()
-                self._stage.tell(wire.Scene(route=cue.route))
-            case FadeCue():
-                self._fade(cue.fade, at)
-            case TranscriptCue():
-                self._caption(index, at)
-            case PromptCue():
-                self._type(index, at)
-                self._slide(index, at)
-            case SliderCue():
-                self._slide(index, at)
-            case EndCue():
-                self._performer.no_more_cycles()
-            case _:
-                pass  # start, next and reconnect are marks: nothing of them is seen
 
     def _begin(
         self, index: int, at: float, why: str = "", before: Assignment | None = None
     ) -> None:
         """A generating cue fires, or has fired, `at`; its picture begins when it is asked for."""
-        action = self._plan.of_cue(index)
+        action = self.plan.of_cue(index)
         if action is None:
             return
         try:
             self._modes.cue_begins(action.action_id)
             start = at + self._beginnings.after(index)
-            self._performer.perform(self._assignment(action, start, at, why, before))
+            self.performer.perform(self._assignment(action, start, at, why, before))
         except Exception as error:  # noqa: BLE001 - a picture that fails must not cost the others
             _log.exception("run_failed", action_id=action.action_id)
             self._progress.run_over(action.action_id, reached=False, mistake=error)
@@ -447,8 +415,8 @@ class Playback:
     ) -> Assignment:
         """What is to be performed from `start` on, its cue having fired `at`."""
         index = action.cue_index
-        following = self._playhead.next_generating(after=index)
-        origin = self._playhead.started_at
+        following = self.playhead.next_generating(after=index)
+        origin = self.playhead.started_at
         next_cue = None
         if origin is not None:
             ends = self._show.duration if following is None else self._sheet.cues[following].at
@@ -467,87 +435,21 @@ class Playback:
             before=before,
         )
 
-    def _set_stage(self, jump: Jumped) -> None:
-        """Show what a screen would show had the screening been played up to here."""
-        tableau = tableau_at(self._sheet, jump.index, jump.position)
-        cues, origin = self._sheet.cues, jump.at
-        now = self._clock.now()
-        route = cues[tableau.navigate] if tableau.navigate is not None else None
-        self._stage.tell(wire.Scene(route=route.route if isinstance(route, NavigateCue) else ""))
-        fade = cues[tableau.fade] if tableau.fade is not None else None
-        if isinstance(fade, FadeCue):
-            self._fade(fade.fade, origin + fade.at)
-        else:
-            self._fade(False, now)
-        if tableau.caption is not None:
-            self._caption(tableau.caption, origin + cues[tableau.caption].at)
-        else:
-            self._stage.tell(wire.Caption(text="", at=now, until=now))
-        if tableau.prompt is not None:
-            self._type(tableau.prompt, origin + cues[tableau.prompt].at)
-        if tableau.slider is not None:
-            self._slide(tableau.slider, origin + cues[tableau.slider].at)
-        if jump.keep_picture:
-            return
-        if tableau.generating is None:
-            self._performer.stop()
-        else:
-            self._join(tableau, origin)
-
-    def _join(self, tableau: Tableau, origin: float) -> None:
-        """Perform what is on in a tableau, in its middle; still being typed, what was before."""
-        index, why = tableau.generating, "the show was set here"
+    def _join(self, jump: Jumped) -> None:
+        """Perform what is on, in its middle; while it is still being typed, what was before."""
+        tableau, why = tableau_at(self._sheet, jump.index), "the show was set here"
+        index, origin = tableau.generating, jump.at
         if index is None:
+            self.performer.stop()
             return
         at = origin + self._sheet.cues[index].at
         before = None
         if tableau.before is not None and at + self._beginnings.after(index) > self._clock.now():
-            action = self._plan.of_cue(tableau.before)
+            action = self.plan.of_cue(tableau.before)
             if action is not None:
                 fired = origin + self._sheet.cues[tableau.before].at
                 start = fired + self._beginnings.after(tableau.before)
                 before = self._assignment(action, start, fired, why)
         self._begin(index, at, why, before)
         if not tableau.alone:
-            self._performer.no_more_cycles()
-
-    # ------------------------------------------------------------ what screens are told
-
-    def _fade(self, black: bool, at: float) -> None:
-        seconds = self._show.settings.display.fade
-        self._stage.tell(wire.Fade(black=black, seconds=seconds, at=at))
-
-    def _caption(self, index: int, at: float) -> None:
-        cue = self._sheet.cues[index]
-        if not isinstance(cue, TranscriptCue):
-            return
-        origin = at - cue.at
-        words = tuple(
-            wire.CaptionWord(word=word.word, start=origin + word.start, end=origin + word.end)
-            for word in cue.words
-        )
-        until = origin + cue.until + _CAPTION_LINGERS
-        self._stage.tell(wire.Caption(text=cue.transcript, words=words, at=at, until=until))
-
-    def _type(self, index: int, at: float) -> None:
-        keys = self._beginnings.typing(index)
-        if keys is None:
-            return
-        self._stage.tell(
-            wire.Typing(
-                text=keys.text,
-                erase=keys.erase,
-                delay=wire.TypingDelay(base=keys.base, variance=keys.variance),
-                at=at,
-                seed=keys.seed,
-                from_=keys.standing,
-                seconds=keys.seconds,
-            )
-        )
-
-    def _slide(self, index: int, at: float) -> None:
-        action = self._plan.of_cue(index)
-        if action is None or action.slider is None:
-            return
-        before, after = action.slider
-        self._stage.tell(wire.Slider(from_=before, to=after, seconds=SLIDER_TAKES, at=at))
+            self.performer.no_more_cycles()

@@ -16,8 +16,8 @@ import structlog
 
 from generator.sheet.cues import Failover, Mode
 from generator.sheet.plan import Action
-from server.asrun.log import AsRun, FailedOver, Outcome, RunRecord
-from server.asrun.record import Activation
+from server.asrun.log import AsRun
+from server.asrun.record import Activation, FailedOver, Outcome, RunRecord
 from server.core.metrics import Metrics
 from server.modes.ladder import Decision, Rung
 from server.performance.numbering import Numbering
@@ -237,7 +237,7 @@ class Run:
         if not self.begun:
             self._rung = self._stream = None
             self._note()
-        self._reports.stage.tell(wire.Hold())
+        self._reports.stage.hold()
 
     def over(self, ending: Ending, at: float) -> None:
         """It has ended, at `at` steady seconds."""

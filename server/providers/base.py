@@ -138,9 +138,5 @@ class Provider(Protocol):
         ...
 
 
-class Offload(Protocol):
-    """How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""
-
-    def __call__(self, function: Callable[[], Decoded], /) -> Awaitable[Decoded]:
-        """The function's result."""
-        ...
+Offload = Callable[[Callable[[], Decoded]], Awaitable[Decoded]]
+"""How a slow function is run beside the event loop: `asyncio.to_thread`, for one."""

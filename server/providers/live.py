@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from random import Random
+from typing import ClassVar
 
 import structlog
 
@@ -40,15 +41,12 @@ from server.providers.base import (
 )
 from server.providers.budget import Budget
 from server.providers.latency import Latencies
-from server.providers.timing import LiveDates
+from server.providers.timing import TO_THE_WALL, LiveDates
 
 _log = structlog.get_logger(__name__)
 
 LEAD = 0.5
 """Seconds by which a live frame is sent ahead of its moment, the same for every screen."""
-
-TO_THE_WALL = 0.1
-"""Seconds that a frame given now needs to be on the wall."""
 
 _ASKED_LATE = 0.5
 """Seconds after the beginning of its slot from which on a run is one that is joined late."""
@@ -76,6 +74,7 @@ class LiveEngine:
     local: bool
 
 
+@dataclass(eq=False)
 class LiveProvider:
     """Plays one engine.
 
@@ -90,36 +89,16 @@ class LiveProvider:
         offload: how pictures are looked at without keeping the event loop.
     """
 
-    def __init__(
-        self,
-        live: LiveEngine,
-        clock: Clock,
-        *,
-        lead: float = LEAD,
-        rng: Random | None = None,
-        taken: Callable[[Action], Collection[int]] = lambda _action: (),
-        budget: Budget | None = None,
-        latencies: Latencies | None = None,
-        offload: Offload = asyncio.to_thread,
-    ) -> None:
-        self._live = live
-        self._clock = clock
-        self._lead = lead
-        self._rng = rng or Random()
-        self._taken = taken
-        self._budget = budget or Budget()
-        self._latencies = latencies or Latencies()
-        self._offload = offload
-
-    @property
-    def name(self) -> ProviderName:
-        """Which kind of rung of the ladder it is."""
-        return "live"
-
-    @property
-    def live(self) -> LiveEngine:
-        """The engine that it plays."""
-        return self._live
+    live: LiveEngine
+    clock: Clock
+    _: KW_ONLY
+    lead: float = LEAD
+    rng: Random = field(default_factory=Random)
+    taken: Callable[[Action], Collection[int]] = lambda _action: ()
+    budget: Budget = field(default_factory=Budget)
+    latencies: Latencies = field(default_factory=Latencies)
+    offload: Offload = asyncio.to_thread
+    name: ClassVar[ProviderName] = "live"
 
     @asynccontextmanager
     async def open(self, action: Action, slot: Slot) -> AsyncIterator[FrameStream]:
@@ -132,22 +111,19 @@ class LiveProvider:
             ProviderError: while iterating: the engine failed, or what it drew is unusable.
             ActionRefused: while iterating: the engine can never draw this.
         """
-        now = self._clock.now()
-        on_time = slot.leads_in and now - slot.start < self._clock.stretch(_ASKED_LATE)
+        now = self.clock.now()
+        on_time = slot.leads_in and now - slot.start < self.clock.stretch(_ASKED_LATE)
         asked = slot.start if on_time else now
-        refusal = self._budget.refusal(now)
+        refusal = self.budget.refusal(now)
         if refusal is not None:
             raise Capped(refusal)
         seed = self._fresh_seed(action)
-        source = Source(provider="live", engine=self._in_full, seed=seed)
-        with self._budget.run(now):
+        name = f"{self.live.name}: {self.live.engine.name}"
+        source = Source(provider="live", engine=name, seed=seed)
+        with self.budget.run(now):
             recipe = action.recipe.with_seed(seed)
             async with aclosing(self._frames(recipe, asked)) as frames:
                 yield FrameStream(source, action.recipe.steps, (), frames)
-
-    @property
-    def _in_full(self) -> str:
-        return f"{self._live.name}: {self._live.engine.name}"
 
     async def prove(self, recipe: Recipe) -> None:
         """Draw `recipe` for nobody to see.
@@ -155,22 +131,22 @@ class LiveProvider:
         Raises:
             ProviderError: no usable picture came of it.
         """
-        seed = self._rng.randrange(SEED_LIMIT)
+        seed = self.rng.randrange(SEED_LIMIT)
         async with aclosing(self._usable(recipe.with_seed(seed))) as images:
             async for _ in images:
                 pass
 
     def _fresh_seed(self, action: Action) -> int:
-        taken = frozenset(self._taken(action))
-        while (seed := self._rng.randrange(SEED_LIMIT)) in taken:
+        taken = frozenset(self.taken(action))
+        while (seed := self.rng.randrange(SEED_LIMIT)) in taken:
             pass
         return seed
 
     async def _frames(self, recipe: Recipe, asked: float) -> AsyncGenerator[Frame, None]:
         """The engine's pictures, each due when a replay of the run would show it."""
-        margin = self._clock.stretch(TO_THE_WALL)
-        stretch = self._clock.stretch  # an engine has real time
-        dates = LiveDates(self._lead, margin)
+        margin = self.clock.stretch(TO_THE_WALL)
+        stretch = self.clock.stretch  # an engine has real time
+        dates = LiveDates(self.lead, margin)
         first, latency = True, None
         async with aclosing(self._usable(recipe)) as usable:
             async for image, arrived in usable:
@@ -179,10 +155,10 @@ class LiveProvider:
                     first, latency = False, latency_of(image, arrived - asked)
                     if image.latency is not None:
                         begun = asked + stretch(image.waited + image.latency)
-                now, duration = self._clock.now(), stretch(image.duration)
+                now, duration = self.clock.now(), stretch(image.duration)
                 due = dates.due(duration, begun=begun, arrived=arrived, now=now)
                 if image.final and latency is not None:
-                    self._latencies.learn_run(self._live.engine.name, latency)
+                    self.latencies.learn_run(self.live.engine.name, latency)
                 yield Frame(
                     image.step, image.steps, image.final, due, image.image, image.media_type
                 )
@@ -202,7 +178,7 @@ class LiveProvider:
             async for image in images:
                 if finished:
                     return
-                arrived = self._clock.now()
+                arrived = self.clock.now()
                 first = first or image
                 try:
                     await self._look_at(image, recipe)
@@ -211,7 +187,7 @@ class LiveProvider:
                     passed_over += image.duration
                     if image.final or bad >= BAD_IN_A_ROW:
                         raise
-                    _log.warning("preview_unusable", engine=self._live.name, reason=str(error))
+                    _log.warning("preview_unusable", engine=self.live.name, reason=str(error))
                     continue
                 bad, last = 0, max(image.step, last + 1)
                 # A preview is never the last: an engine that makes more than it said is believed.
@@ -233,7 +209,7 @@ class LiveProvider:
     async def _drawn(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         """What the engine draws, its errors translated."""
         try:
-            async with self._live.engine.render(recipe) as images:
+            async with self.live.engine.render(recipe) as images:
                 async for image in images:
                     yield image
         except RecipeRefused as error:
@@ -252,7 +228,7 @@ class LiveProvider:
         coarse = not image.final
         try:
             most = min(MAX_PIXELS, _MOST_TIMES * recipe.width * recipe.height)
-            seen = await self._offload(
+            seen = await self.offload(
                 lambda: decode_check(image.image, coarse=coarse, most_pixels=most)
             )
         except BadImage as error:

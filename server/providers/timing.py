@@ -20,6 +20,8 @@ Fit = Literal["squeeze", "recorded"]
 UNKNOWN_DURATION = (0.3, 1.0)
 """Seconds: a duration that was not recorded is drawn from this range, anew for each run."""
 
+TO_THE_WALL: Final = 0.1
+"""Seconds that a frame given now needs to be on the wall."""
 
 _CATCH_UP: Final = 0.04
 """Of each duration, what may be left out of it where a run is late: less than it varies by."""

@@ -75,7 +75,7 @@ class ScriptedBackstage:
     def __init__(self) -> None:
         self.requests: list[RehearsalRequest] = []
         self.cancelled = 0
-        self._ending: asyncio.Future[Callable[[Path], RehearsalEnded]] | None = None
+        self._ending: asyncio.Future[tuple[RehearsalEnded, str | None]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -84,40 +84,32 @@ class ScriptedBackstage:
 
     def end(self, status: int, report: str | None = None, words: str = "") -> None:
         """Let the one that is under way end, with a report or without."""
-
-        def leave(into: Path) -> RehearsalEnded:
-            if report is not None:
-                (into / JSON).write_text(report)
-                (into / HTML).write_text("<!doctype html><title>Rehearsal</title>")
-            return RehearsalEnded(status, words)
-
-        self._let(leave)
+        self._under_way().set_result((RehearsalEnded(status, words), report))
 
     def refuse(self, error: BackstageError) -> None:
         """Let the one that is under way not have begun."""
+        self._under_way().set_exception(error)
 
-        def leave(_into: Path) -> RehearsalEnded:
-            raise error
-
-        self._let(leave)
-
-    def _let(self, leave: Callable[[Path], RehearsalEnded]) -> None:
+    def _under_way(self) -> asyncio.Future[tuple[RehearsalEnded, str | None]]:
         if self._ending is None:
             raise RuntimeError("nothing is rehearsed")
-        self._ending.set_result(leave)
+        return self._ending
 
     async def rehearse(self, request: RehearsalRequest, into: Path) -> RehearsalEnded:
         """See `Backstage.rehearse`."""
         self.requests.append(request)
         self._ending = asyncio.get_running_loop().create_future()
         try:
-            leave = await self._ending
+            ended, report = await self._ending
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         finally:
             self._ending = None
-        return leave(into)
+        if report is not None:
+            (into / JSON).write_text(report)
+            (into / HTML).write_text("<!doctype html><title>Rehearsal</title>")
+        return ended
 
 
 class ChildBackstage:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from server.diagnostics.live_checks import RunningShow, findings_now, live_checks
 from server.diagnostics.preflight import Preflight
@@ -28,13 +27,6 @@ class Checks:
     preflight: Preflight
     jobs: RehearsalJobs
     on: bool
-
-    def states(self) -> dict[str, Callable[[], Mapping[str, Any]] | None]:
-        """How each says that it stands, by its name in the state; None where there is no show."""
-        return {
-            "preflight": self.preflight.state if self.on else None,
-            "rehearsal": self.jobs.state if self.on else None,
-        }
 
     def notify(self, changed: Callable[[], None]) -> None:
         """Have `changed` called when one of them has something new to say."""
@@ -63,7 +55,7 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         clock,
         now=lambda: findings_now(runtime.readiness),
         begins=lambda: runtime.readiness.looked,
-        noted=lambda result: playout.metrics.preflight_errors.set(result.count("error")),
+        noted=playout.metrics.preflight_errors.set,
     )
     archive = ReportArchive(setup.show.state_folder / REHEARSALS)
     jobs = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)

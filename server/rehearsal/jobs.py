@@ -21,6 +21,7 @@ from cache.threads import write_in_thread
 from server.core.child_process import exit_in_words
 from server.core.clock import Clock, timeout_at
 from server.core.formatting import duration
+from server.core.refusal import Refused
 from server.diagnostics.findings import Finding, count_of
 from server.rehearsal.backstage import Backstage, BackstageError, RehearsalEnded
 from server.rehearsal.request import RehearsalRequest
@@ -42,12 +43,8 @@ _FOUND_SOMETHING: Final = frozenset({0, 1})
 Status = Literal["none", "running", "done", "failed", "cancelled"]
 
 
-class RehearsalJobError(Exception):
-    """Something that cannot be done now; `code` is a stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class RehearsalJobError(Refused):
+    """Something that cannot be done now."""
 
 
 @dataclass(frozen=True, slots=True)

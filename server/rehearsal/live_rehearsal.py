@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from generator.sheet.plan import PlanInForce
-from server.asrun.log import AsRun, MemoryLog
+from generator.sheet.plan import Plan
+from server.asrun.log import AsRun
 from server.asrun.record import Activation
 from server.config.show import Show
 from server.core.clock import Clock, ScaledClock
 from server.diagnostics.report import RehearsalOptions
-from server.engines.live import LiveEngines, live_engines, named_only
+from server.engines.live import LiveEngines, named_only
 from server.performance.state_file import STATE, PersistedState, StateFile, read_state
 from server.rehearsal.screening_window import in_a_row
 from server.supply.sources import Supply
@@ -40,32 +40,25 @@ class LiveRehearsal:
     """A rehearsal on the show's own screens: what it plays with, and whether it is over.
 
     It is the `Setup` of a server, as `ShowSetup` is: what it remembers is a copy, of which
-    nothing is ever written, and engines are left alone, but where they are to be spent.
+    nothing is ever written, and engines are left alone.
 
     Args:
         show: the show.
         outside: real time.
         asked: which part of the show, and with which seed.
         speed: seconds of the show in a real one.
-        spend_engines: whether engines that play live are started, and asked.
     """
 
     activation: Activation = "rehearsal"
+    no_live = NOT_SPENT
 
     def __init__(
-        self,
-        show: Show,
-        outside: Clock,
-        asked: RehearsalOptions,
-        *,
-        speed: float,
-        spend_engines: bool = False,
+        self, show: Show, outside: Clock, asked: RehearsalOptions, *, speed: float
     ) -> None:
         self.show = show
         self.outside = outside
         self.clock = ScaledClock(outside, speed)
         self.time_scale = self.clock.time_scale
-        self.no_live = "" if spend_engines else NOT_SPENT
         self._asked = asked
         self._playhead: Playhead | None = None
         self._over_at: float | None = None
@@ -81,7 +74,7 @@ class LiveRehearsal:
     @asynccontextmanager
     async def asrun(self) -> AsyncIterator[AsRun]:
         """Nowhere."""
-        yield MemoryLog()
+        yield AsRun()
 
     def seed(self, state_file: StateFile) -> int:
         """See `Setup`."""
@@ -97,14 +90,10 @@ class LiveRehearsal:
         return in_a_row(self.show, opens, asked.screenings, gap=gap, from_=asked.from_, to=asked.to)
 
     @asynccontextmanager
-    async def engines(self, plan: PlanInForce, supply: Supply) -> AsyncIterator[LiveEngines]:
-        """See `Setup`. Those that are not spent are known by name alone."""
-        del supply  # nothing of a rehearsal is kept
-        if self.no_live:
-            yield named_only(self.show, self.no_live)
-            return
-        async with live_engines(self.show, plan, self.outside) as opened:
-            yield opened
+    async def engines(self, plan: Plan, supply: Supply) -> AsyncIterator[LiveEngines]:
+        """See `Setup`. As they are not spent, they are known by name alone."""
+        del plan, supply
+        yield named_only(self.show, self.no_live)
 
     def over(self) -> bool:
         """Whether the last screening has ended, and the screens have gone to their lobby.

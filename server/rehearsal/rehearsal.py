@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, tzinfo
-from pathlib import Path
 from typing import Final
 
 from cache.library import Library
 from cache.model.documents import FormatError
 from cache.model.manifest import Manifest
 from cache.stores.folder import FolderStore
-from cache.stores.port import ReadableStore, Store, StoreError
+from cache.stores.port import ReadableStore, StoreError
 from generator.engines.settings import SimulatedSection
 from generator.sets.verify import SetFinding, verify_sets
 from server.config.show import Show
@@ -150,13 +149,6 @@ def _free(show: Show) -> int | None:
     return None
 
 
-def _folder(show: Show, asked: RehearsalOptions, store: Store) -> Path | None:
-    """The folder that sets are read from as they are; None where there is a line."""
-    if not read_in_place(store, show) or asked.bandwidth is not None or asked.latency:
-        return None
-    return store.root
-
-
 def _scenario(
     show: Show,
     asked: RehearsalOptions,
@@ -168,8 +160,10 @@ def _scenario(
     goes_on = state is not None and state.seed == asked.seed
     ahead = 1.0
     store = store_of(show)
-    sets: Path | RemoteStore | None = _folder(show, asked, store)
-    if sets is None:
+    sets: FolderStore | RemoteStore
+    if read_in_place(store, show) and asked.bandwidth is None and not asked.latency:
+        sets = store
+    else:
         sets = RemoteStore(
             around.inventory, SimulatedLine((asked.bandwidth or 0.0) / 8, asked.latency)
         )
@@ -185,7 +179,6 @@ def _scenario(
         forces=state.forces if state is not None else (),
         engines=around.engines,
         sets=sets,
-        follow=store.follow if isinstance(store, FolderStore) else (),
         ahead=ahead,
         fail=frozenset(asked.fail),
         paces={

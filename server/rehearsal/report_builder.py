@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -47,7 +47,7 @@ def _run(
     show: Show, result: SimulationResult, row: Row, number: int, window: ScreeningWindow
 ) -> RehearsedRun:
     origin = window.slot.start
-    action = _action(result.plan, row["action_id"])
+    action = next(each for each in result.plan.actions if each.action_id == row["action_id"])
     observed = result.observed.get(row["run"], ObservedRun(len(row["planned"])))
     begun = float(row["started_at"])
     steps = max(observed.steps, *observed.due) if observed.due else observed.steps
@@ -109,10 +109,6 @@ def _slot(
     return until - position if until > position else None
 
 
-def _action(plan: Plan, action_id: str) -> Action:
-    return next(action for action in plan.actions if action.action_id == action_id)
-
-
 def _rounded(seconds: float) -> float:
     """To the millisecond, which is finer than any screen; never minus nothing."""
     return round(seconds, 3) + 0.0
@@ -122,9 +118,7 @@ def screenings_of(
     show: Show, windows: Sequence[ScreeningWindow], runs: Iterable[RehearsedRun]
 ) -> tuple[RehearsedScreening, ...]:
     """Every screening, in order."""
-    counts: dict[int, int] = defaultdict(int)
-    for run in runs:
-        counts[run.screening] += 1
+    counts = Counter(run.screening for run in runs)
     return tuple(
         RehearsedScreening(
             number=number,

@@ -42,7 +42,7 @@ class ScreeningWindow:
 
 
 @dataclass(frozen=True)
-class WindowSchedule:
+class WindowSchedule(Schedule):
     """A schedule of nothing but windows."""
 
     windows: Sequence[ScreeningWindow]
@@ -56,11 +56,6 @@ class WindowSchedule:
         """See `Schedule.next_after`; it starts where the window does."""
         coming = (each for each in self.windows if each.opens > unix)
         return next((ScreeningSlot(each.opens, each.slot.end) for each in coming), None)
-
-    def after_step(self, by: float) -> Schedule:
-        """See `Schedule.after_step`: nobody sets a rehearsal's clock."""
-        del by
-        return self
 
     def closed(self, unix: float) -> bool:
         """See `Schedule.closed`."""

@@ -96,21 +96,18 @@ class SimulatedEngine:
         probed: what it said when it was asked.
         pace: seconds a step, by the engine's name and recipe.
         clock: the time.
+        timing: nothing was measured.
     """
 
     probed: ProbedEngine
     pace: Callable[[str, Recipe], float]
     clock: Clock
+    timing: Timing = "simulated"
 
     @property
     def name(self) -> str:
         """What sort of engine it stands for."""
         return self.probed.kind
-
-    @property
-    def timing(self) -> Timing:
-        """Nothing was measured."""
-        return "simulated"
 
     @asynccontextmanager
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:

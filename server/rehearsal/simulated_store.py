@@ -52,11 +52,6 @@ def small_image(media_type: MediaType) -> bytes:
     return buffer.getvalue()
 
 
-def simulated_image(media_type: MediaType, weight: int) -> SimulatedImage:
-    """A picture that can be decoded, and weighs `weight` bytes."""
-    return SimulatedImage(small_image(media_type), weight)
-
-
 @dataclass
 class SimulatedLine:
     """What the line is like.
@@ -97,7 +92,6 @@ class SimulatedStore:
     """The store at the other end of a line: a `ReadableStore`.
 
     Args:
-        url: what the real one is called.
         inventory: what lies in it.
         line: how it is reached.
         clock: the time.
@@ -106,13 +100,11 @@ class SimulatedStore:
 
     def __init__(
         self,
-        url: str,
         inventory: StoreInventory,
         line: SimulatedLine,
         clock: Clock,
-        lost: Callable[[Key], bool] = lambda _key: False,
+        lost: Callable[[Key], bool],
     ) -> None:
-        self._url = url
         self._inventory = inventory
         self._line = line
         self._clock = clock
@@ -120,8 +112,8 @@ class SimulatedStore:
 
     @property
     def url(self) -> str:
-        """Where the real one is."""
-        return self._url
+        """What it is called where it is told of."""
+        return "the store"
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,7 +150,7 @@ class SimulatedStore:
         size, media_type = self._inventory.sizes.get(key), media_type_for(key)
         if size is None or media_type is None or set_place(key) is None:
             return None
-        return simulated_image(media_type, size)
+        return SimulatedImage(small_image(media_type), size)
 
 
 def without_hashes(meta: bytes) -> bytes:

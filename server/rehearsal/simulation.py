@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, TypeVar
 
 from cache.library import BrokenSet, Library
@@ -25,17 +24,16 @@ from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, StoreError, StoreUnavailable
 from generator.sheet.estimate import Experience, steps_of
-from generator.sheet.plan import PlanInForce
 from generator.sheet.recipe import Recipe
-from server.asrun.log import MemoryLog
+from server.asrun.log import AsRun
 from server.asrun.record import RunRecord
 from server.config.show import Show
 from server.core.clock import VirtualClock
 from server.core.metrics import Metrics
 from server.core.random_streams import RandomStreams
 from server.diagnostics.facts import ObservedRun, SimulationResult
-from server.diagnostics.inspection import Inspector
 from server.diagnostics.report import ProbedEngine
+from server.diagnostics.sets import Inspector
 from server.modes.forces import Forces
 from server.modes.manager import ForceBook
 from server.providers.shuffle import Bag, ShuffleBag
@@ -81,7 +79,6 @@ class Scenario:
         forces: the modes that technicians force.
         engines: every engine that plays live, as it answered.
         sets: the folder that they are in, or what is known of a store behind a line.
-        follow: the folders below which links in that folder may lead.
         ahead: seconds before the first screening from which the line is used.
         fail: what is to fail: ``store``, or an action's id.
         paces: seconds a step of engines that only play at drawing, by name.
@@ -91,8 +88,7 @@ class Scenario:
     windows: Sequence[ScreeningWindow]
     streams: RandomStreams
     bags: Mapping[str, Bag]
-    sets: Path | RemoteStore
-    follow: tuple[Path, ...] = ()
+    sets: FolderStore | RemoteStore
     forces: Forces = ()
     engines: Sequence[ProbedEngine] = ()
     ahead: float = 1.0
@@ -136,7 +132,7 @@ async def simulate(
         log = _ObservedLog(result, supply, clock)
         pace = _StepTimes(scenario.paces)
         runtime = build_runtime(
-            scenario.show, PlanInForce(plan), supply, _dependencies(scenario, clock, log, pace)
+            scenario.show, plan, supply, _dependencies(scenario, clock, log, pace)
         )
         await runtime.readiness.look()
         pace.experience = Experience(await _metas(runtime, supply))
@@ -196,7 +192,7 @@ async def _metas(runtime: Runtime, supply: Supply) -> list[SetMeta]:
 
 
 def _dependencies(
-    scenario: Scenario, clock: VirtualClock, log: MemoryLog, pace: _StepTimes
+    scenario: Scenario, clock: VirtualClock, log: AsRun, pace: _StepTimes
 ) -> Dependencies:
     streams = scenario.streams
     tokens = (f"rehearsal-{number}" for number in itertools.count(1))
@@ -263,7 +259,7 @@ async def _mind_the_line(
             result.ready_at = clock.now()
 
 
-class _ObservedLog(MemoryLog):
+class _ObservedLog(AsRun):
     """Also notes when each run began, and how much was at hand then."""
 
     def __init__(self, result: SimulationResult, supply: Supply, clock: VirtualClock) -> None:
@@ -287,13 +283,9 @@ class _FolderThatMayFail(FolderStore):
     """The show's own folder, read at once; parts of it may be made to fail."""
 
     def __init__(
-        self,
-        root: Path,
-        lost: Callable[[Key], bool],
-        inspector: Inspector,
-        follow: Iterable[Path],
+        self, folder: FolderStore, lost: Callable[[Key], bool], inspector: Inspector
     ) -> None:
-        super().__init__(root, threads=0, follow=follow)
+        super().__init__(folder.root, threads=0, follow=folder.follow)
         self.silent = False
         self._lost = lost
         self._inspector = inspector
@@ -314,15 +306,13 @@ async def _supply(
     scenario: Scenario, clock: VirtualClock, needs: Callable[[], list[Need]], inspector: Inspector
 ) -> AsyncIterator[Supply]:
     settings = scenario.show.settings.cache
-    if isinstance(scenario.sets, Path):
-        may_fail = _FolderThatMayFail(scenario.sets, scenario.lost, inspector, scenario.follow)
-        async with may_fail as store:
-            yield Supply(
-                store, Library(store, sets_remembered=_SETS_REMEMBERED), EverythingAvailable()
-            )
+    if isinstance(scenario.sets, FolderStore):
+        async with _FolderThatMayFail(scenario.sets, scenario.lost, inspector) as store:
+            library = Library(store, sets_remembered=_SETS_REMEMBERED)
+            yield Supply(store, library, EverythingAvailable())
         return
     inventory = scenario.sets.inventory
-    origin = SimulatedStore("the store", inventory, scenario.sets.line, clock, scenario.lost)
+    origin = SimulatedStore(inventory, scenario.sets.line, clock, scenario.lost)
     cache = LocalCache(
         origin,
         None,

@@ -95,12 +95,10 @@ class ReportArchive:
 
     Args:
         folder: where; it is made when it is needed.
-        most: how many are kept.
     """
 
-    def __init__(self, folder: Path, most: int = KEPT) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._most = most
 
     def newest(self) -> RehearsalOutcome | None:
         """The last that came to its end, if its folder can be read; sweeps up what a crash left."""
@@ -152,7 +150,7 @@ class ReportArchive:
         sync_files(begun)
         begun.rename(self.folder / outcome.name)
         sync_folder(self.folder)
-        for old in self._folders()[: -self._most]:
+        for old in self._folders()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def drop(self, begun: Path) -> None:

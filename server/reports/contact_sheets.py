@@ -141,21 +141,19 @@ def _first_played(report: Report) -> dict[str, int]:
     return first
 
 
+@dataclass(frozen=True)
 class _SheetMaker:
-    """Where sheets are laid out."""
+    """Where sheets are laid out; widths are in pixels."""
 
-    def __init__(
-        self, library: Library, at_hand: Callable[[Key], bool], wide: int, narrow: int
-    ) -> None:
-        self._library = library
-        self._at_hand = at_hand
-        self._wide = wide
-        self._narrow = narrow
+    library: Library
+    at_hand: Callable[[Key], bool]
+    wide: int
+    narrow: int
 
     async def lay_out(self, action_id: str, first: int | None) -> ContactSheet:
         contacts: list[Contact] = []
         chosen: ImageSet | None = None
-        for set_id in self._library.set_ids(action_id):
+        for set_id in self.library.set_ids(action_id):
             opened = await self._open(action_id, set_id)
             if isinstance(opened, str):
                 contacts.append(Contact(set_id, ContactPicture(None, opened)))
@@ -173,10 +171,10 @@ class _SheetMaker:
 
     async def _open(self, action_id: str, set_id: int) -> ImageSet | str:
         """A set, or why it cannot be opened."""
-        if not self._at_hand(meta_key(action_id, set_id)):
+        if not self.at_hand(meta_key(action_id, set_id)):
             return AWAY
         try:
-            return await self._library.open_set(action_id, set_id)
+            return await self.library.open_set(action_id, set_id)
         except BrokenSet as error:
             return error.reason
         except StoreError as error:
@@ -187,7 +185,7 @@ class _SheetMaker:
         known = [duration for duration in durations if duration is not None]
         return Contact(
             opened.set_id,
-            await self._picture(opened.steps[-1], self._wide),
+            await self._picture(opened.steps[-1], self.wide),
             steps=len(opened.steps),
             seconds=sum(known) if len(known) == len(durations) else None,
             seed=opened.meta.seed,
@@ -196,16 +194,16 @@ class _SheetMaker:
     async def _strip(self, opened: ImageSet) -> tuple[ContactFrame, ...]:
         return tuple(
             [
-                ContactFrame(step.number, step.final, await self._picture(step, self._narrow))
+                ContactFrame(step.number, step.final, await self._picture(step, self.narrow))
                 for step in spread(opened.steps)
             ]
         )
 
     async def _picture(self, step: Step, width: int) -> ContactPicture:
-        if not self._at_hand(step.key):
+        if not self.at_hand(step.key):
             return ContactPicture(None, AWAY)
         try:
-            data = await self._library.image(step)
+            data = await self.library.image(step)
             return ContactPicture(await asyncio.to_thread(thumbnail, data, step.name, width=width))
         except BrokenSet as error:
             return ContactPicture(None, error.reason)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from server.core.formatting import bit_rate, count, duration, size
-from server.diagnostics.findings import LEVELS
-from server.diagnostics.report import RehearsalOptions, Report
+from server.diagnostics.findings import LEVELS, count_of
+from server.diagnostics.report import Fetched, LineReport, RehearsalOptions, Report
 
 _FEW: Final = 6
 _AS_RECORDED: Final = 0.005
@@ -33,11 +33,11 @@ def factor(squeeze: float) -> str:
     return f"\N{MULTIPLICATION SIGN}{squeeze:.2f}"
 
 
-def listed(parts: Sequence[str], link: str = "and") -> str:
+def listed(parts: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     if len(parts) <= 1:
         return "".join(parts)
-    return f"{', '.join(parts[:-1])} {link} {parts[-1]}"
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def some(numbers: Sequence[int]) -> str:
@@ -63,7 +63,7 @@ def short(text: str, room: int) -> str:
 
 def summary(report: Report) -> str:
     """What was played and what was found, in one or two sentences."""
-    found = [count(number, level) for level in LEVELS if (number := report.count(level))]
+    found = [count(n, level) for level in LEVELS if (n := count_of(report.findings, level))]
     said = f"{listed(found)}." if found else "Nothing was found."
     if not report.screenings:
         return said
@@ -75,7 +75,7 @@ def meaning(report: Report) -> str:
     """What the verdict means for whoever opens the doors."""
     if report.verdict == "not ready":
         return "Visitors would see it. What is marked as an error keeps the show from opening."
-    if report.count("warning"):
+    if count_of(report.findings, "warning"):
         return "The show can open. Visitors would notice nothing of what is marked as a warning."
     return "The show can open."
 
@@ -103,7 +103,7 @@ def facts(report: Report) -> Iterable[Fact]:
         )
     yield Fact("Asked for", tuple(_asked(asked)))
     if line is not None:
-        yield Fact("Line and copies", tuple(_line(report)))
+        yield Fact("Line and copies", tuple(_line(line, report.fetched)))
     elif show is not None:
         yield Fact("Line and copies", ("The sets are on this machine: nothing is fetched.",))
 
@@ -124,16 +124,13 @@ def _asked(asked: RehearsalOptions) -> Iterable[str]:
     yield "every image decoded wholly" if asked.deep else "images checked, not decoded wholly"
 
 
-def _line(report: Report) -> Iterable[str]:
-    line = report.line
-    if line is None:
-        return
+def _line(line: LineReport, fetched: Iterable[Fetched]) -> Iterable[str]:
     speed = "as fast as it goes"
     if line.bits_per_second is not None:
         speed = bit_rate(line.bits_per_second)
     yield f"{speed}, {line.latency:g} s a request"
     yield f"{size(line.here_bytes)} here at the beginning, {size(line.fetched_bytes)} fetched"
-    early = [each for each in report.fetched if each.at < 0]
+    early = [each for each in fetched if each.at < 0]
     if early:
         begun = clock(min(each.at for each in early))
         what = f"{count(len(early), 'set')}, {size(sum(each.bytes for each in early))}"

@@ -18,9 +18,11 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cache.thumbnails import MEDIA_TYPE, Thumbnail
 from server.diagnostics.report import Report
 from server.reports.contact_sheets import ContactSheet
-from server.reports.formatting import clock, meaning, summary
+from server.reports.formatting import clock, factor, meaning, seconds, summary
+from server.reports.timeline import run_anchor
 from server.reports.view_model import view_of
 
 _FONTS: Final = Path(__file__).parents[1] / "web" / "static" / "fonts"
@@ -90,15 +92,25 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters["clock"] = clock
-    environment.filters["n"] = _number
-    environment.filters["coded"] = _coded
+    environment.filters |= {
+        "anchor": run_anchor,
+        "clock": clock,
+        "coded": _coded,
+        "factor": factor,
+        "n": _number,
+        "seconds": seconds,
+        "uri": _uri,
+    }
     return environment
 
 
 def _number(value: float) -> str:
     """A coordinate, no longer than it must be."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def _uri(small: Thumbnail) -> str:
+    return f"data:{MEDIA_TYPE};base64,{base64.b64encode(small.data).decode()}"
 
 
 def _coded(text: str) -> Markup:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from generator.sheet.cues import format_time
 from server.core.formatting import count
-from server.diagnostics.findings import LEVELS, Finding, Level
+from server.diagnostics.findings import LEVELS, Finding, Level, count_of
 from server.diagnostics.report import RehearsedRun, Report, Variety
 from server.reports.formatting import facts
 
@@ -45,7 +45,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def verdict_line(report: Report) -> Text:
     """``READY``, or not, and how much there is to say about it."""
-    told = ", ".join(count(report.count(level), level) for level in LEVELS)
+    told = ", ".join(count(count_of(report.findings, level), level) for level in LEVELS)
     ready = report.verdict == "ready"
     style = "bold black on green" if ready else "bold white on red"
     return Text.assemble((f" {report.verdict.upper()} ", style), f"  {told}")

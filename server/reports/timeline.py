@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from server.core.formatting import size
-from server.diagnostics.findings import Level
+from server.diagnostics.findings import Finding, Level
 from server.diagnostics.report import (
     Fetched,
     RehearsedRun,
@@ -79,11 +79,8 @@ class CueMark:
     """A cue of the sheet."""
 
     x: float
-    cue: int
-    kind: str
-    draws: bool
+    cue: SheetCue
     title: str
-    anchor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,38 +108,34 @@ class Bar:
     """A run, or as much of it as falls into this staff.
 
     Attributes:
+        run: which.
         x: where it begins.
         slot: as wide as it had.
         pieces: as long as it took, from rung to rung; to the slot's end where it held.
         recorded: how far it would reach as recorded; None where that is not known.
         late: from where on that is beyond the slot; None where it is not.
-        provider: static, live or hold: the last one.
         steps: where each step is shown.
         left_out: about where those would be that are not.
         end: where its final image is; None if in another staff.
-        ended: completed, cut, failed over or held.
         note: under it, where there is room.
         squeezed: after it: the factor.
         title: all of it, in words.
         anchor: what findings point to; empty but where it begins.
-        action_id: where its pictures are.
     """
 
+    run: RehearsedRun
     x: float
     slot: float
     pieces: tuple[Piece, ...]
     recorded: float | None
     late: float | None
-    provider: str
     steps: tuple[float, ...]
     left_out: tuple[float, ...]
     end: float | None
-    ended: str
     note: str
     squeezed: str
     title: str
     anchor: str
-    action_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +168,14 @@ class Flag:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """A finding's place in the list, for its flag."""
-
-    number: int
-    level: Level
-    message: str
+Numbered = tuple[int, Finding]
+"""A finding's place in the list, for its flag, and itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane of a staff: its name, how high it lies, and how high it is."""
+    """A lane of a staff: how high it lies, and how high it is."""
 
-    name: str
     y: float
     height: float
 
@@ -219,37 +206,20 @@ class Staff:
     flags: tuple[Flag, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """A screening's timeline.
-
-    Attributes:
-        screening: which.
-        compact: runs and what gave way alone, on longer staves.
-        staff_seconds: how long a staff is.
-        staves: in order.
-    """
-
-    screening: RehearsedScreening
-    compact: bool
-    staff_seconds: float
-    staves: tuple[Staff, ...]
-
-
 def compose_timeline(
     report: Report,
     screening: RehearsedScreening,
     findings: Mapping[int, Sequence[Numbered]],
     *,
     compact: bool,
-) -> Timeline:
-    """Set one screening.
+) -> tuple[Staff, ...]:
+    """Set one screening, staff after staff.
 
     Args:
         report: with its cues, runs and what was fetched.
         screening: which of its screenings.
         findings: by cue.
-        compact: whether only the runs, on staves twice as long.
+        compact: whether only the runs and what gave way, on staves twice as long.
     """
     paper = _Paper(screening, _staff_seconds(report, screening) * (2 if compact else 1))
     runs = [run for run in report.cues if run.screening == screening.number]
@@ -259,14 +229,9 @@ def compose_timeline(
     cues = [] if compact else [cue for cue in report.sheet if paper.holds(cue.at)]
     begin = min([paper.begin, *(max(each.at, -paper.length) for each in fetched)])
     packed = _packed(fetched)
-    return Timeline(
-        screening,
-        compact,
-        paper.length,
-        tuple(
-            _staff(page, runs, cues, packed, {} if compact else findings, compact=compact)
-            for page in paper.pages(begin)
-        ),
+    return tuple(
+        _staff(page, runs, cues, packed, {} if compact else findings, compact=compact)
+        for page in paper.pages(begin)
     )
 
 
@@ -381,7 +346,7 @@ def _lanes(heights: Mapping[str, float]) -> tuple[dict[str, Lane], float]:
     lanes: dict[str, Lane] = {}
     y = 0.0
     for name, height in heights.items():
-        lanes[name] = Lane(name, y, height)
+        lanes[name] = Lane(y, height)
         y += height
     return lanes, y + 6
 
@@ -398,9 +363,7 @@ def _cue_mark(page: _Page, cue: SheetCue) -> CueMark:
     title = f"{clock(cue.at)} cue {cue.cue}, {cue.action}"
     if cue.label:
         title += f": {cue.label}"
-    return CueMark(
-        page.x(cue.at), cue.cue, cue.action, cue.action_id is not None, title, f"c{cue.cue}"
-    )
+    return CueMark(page.x(cue.at), cue, title)
 
 
 def _labels(page: _Page, cues: Sequence[SheetCue]) -> Iterable[Label]:
@@ -449,21 +412,19 @@ def _bar(page: _Page, run: RehearsedRun, *, compact: bool) -> Bar:
     if not begins or (len(note) + 1 + len(squeezed)) * _MONO > room:
         squeezed = ""
     return Bar(
+        run=run,
         x=x,
         slot=max(_NARROWEST, round(page.x(slot_end) - x, 1)),
         pieces=tuple(_pieces(page, run, max(slot_end, end))),
         recorded=recorded,
         late=late,
-        provider=run.provider,
         steps=() if compact else tuple(page.x(at) for at in shown if page.holds(at)),
         left_out=() if compact else tuple(page.x(at) for at in left_out if page.holds(at)),
         end=page.x(end) if page.start < end <= page.end else None,
-        ended=run.outcome,
         note=note,
         squeezed=squeezed,
         title=run_title(run),
         anchor=run_anchor(run) if begins else "",
-        action_id=run.action_id,
     )
 
 
@@ -582,14 +543,9 @@ def _flags(
         found = findings.get(cue.cue)
         if not found:
             continue
-        first, more = found[0], len(found) - 1
-        text = f"{first.number}+{more}" if more else str(first.number)
+        (number, first), more = found[0], len(found) - 1
+        text = f"{number}+{more}" if more else str(number)
         x = max(page.x(cue.at), free)
         free = x + _FLAG + len(text) * _DIGIT + 3
-        yield Flag(
-            round(x, 1),
-            first.level,
-            text,
-            first.number,
-            "\n".join(f"{each.number}. {each.level}: {each.message}" for each in found),
-        )
+        title = "\n".join(f"{place}. {each.level}: {each.message}" for place, each in found)
+        yield Flag(round(x, 1), first.level, text, number, title)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from cache.thumbnails import MEDIA_TYPE
 from server.core.formatting import count
-from server.diagnostics.findings import Finding, Level
+from server.diagnostics.findings import Finding
 from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
-from server.reports.contact_sheets import Contact, ContactPicture, ContactSheet
+from server.reports.contact_sheets import Contact, ContactSheet
 from server.reports.formatting import Fact, clock, factor, facts, listed, seconds, some
-from server.reports.timeline import Numbered, Timeline, compose_timeline, run_anchor
+from server.reports.timeline import Numbered, Staff, compose_timeline, run_anchor
 
 _ALIKE: Final = 6
 """More findings of one kind in a row are folded away, but for the first few."""
@@ -24,53 +22,37 @@ _SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A way to another place on the page."""
-
-    text: str
-    href: str
-
-
-@dataclass(frozen=True, slots=True)
 class FindingRow:
-    """A finding with its number and its ways."""
+    """A finding with its number, and its ways to other places on the page: text and address."""
 
     number: int
     finding: Finding
     time: str
-    links: tuple[Link, ...]
+    links: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
     """Findings of one kind in a row; those beyond the first few are folded."""
 
-    level: Level
     rows: tuple[FindingRow, ...]
     folded: tuple[FindingRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """One picture, ready for the page."""
+    """One set's picture, with when it was played and further figures, in words."""
 
-    uri: str
-    width: int
-    height: int
-    trouble: str
-    alt: str
-    caption: str
-    played: str = ""
-    figures: tuple[str, ...] = ()
-    seed: int | None = None
+    contact: Contact
+    played: str
+    figures: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """An action's contact sheet."""
+    """An action's contact sheet, in words."""
 
-    anchor: str
-    action_id: str
+    sheet: ContactSheet
     time: str
     cue: int | None
     says: str
@@ -78,24 +60,6 @@ class SheetRow:
     first: str
     troubled: str
     prints: tuple[Print, ...]
-    strip_of: int | None
-    strip: tuple[Print, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run, in the table."""
-
-    run: RehearsedRun
-    at: str
-    sheet: str
-    bar: str
-    played: str
-    took: str
-    slot: str
-    squeeze: str
-    shown: str
-    troubles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +68,21 @@ class ScreeningView:
 
     number: int
     title: str
-    timeline: Timeline | None
-    runs: tuple[RunRow, ...]
+    staves: tuple[Staff, ...]
+    runs: tuple[RehearsedRun, ...]
     summary: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReportView:
-    """Everything that the template puts on the page."""
+    """Everything that the template puts on the page, beside the report itself."""
 
-    report: Report
     title: str
     facts: tuple[Fact, ...]
     findings: tuple[FindingGroup, ...]
     screenings: tuple[ScreeningView, ...]
     sheets: tuple[SheetRow, ...]
+    pictured: frozenset[str]
     per_row: int
     again: str
 
@@ -126,19 +90,19 @@ class ReportView:
 def view_of(report: Report, contacts: Mapping[str, ContactSheet]) -> ReportView:
     """Put a report and its pictures into words and places."""
     rows = _sheet_rows(report, contacts)
-    sheets = {row.action_id: row.anchor for row in rows}
+    pictured = frozenset(row.sheet.action_id for row in rows)
     numbered = list(enumerate(report.findings, 1))
     by_cue: dict[int, list[Numbered]] = defaultdict(list)
     for number, finding in numbered:
         if finding.cue is not None:
-            by_cue[finding.cue].append(Numbered(number, finding.level, finding.message))
+            by_cue[finding.cue].append((number, finding))
     return ReportView(
-        report=report,
         title=report.show.title if report.show else "The show could not be loaded",
         facts=tuple(facts(report)),
-        findings=tuple(_groups(report, numbered, sheets)),
-        screenings=tuple(_screenings(report, by_cue, sheets)),
+        findings=tuple(_groups(report, numbered, pictured)),
+        screenings=tuple(_screenings(report, by_cue)),
         sheets=rows,
+        pictured=pictured,
         per_row=min(8, max([2, *(len(row.prints) for row in rows)])),
         again=_again(report.asked),
     )
@@ -170,21 +134,21 @@ def _again(asked: RehearsalOptions) -> str:
 
 
 def _groups(
-    report: Report, numbered: Sequence[tuple[int, Finding]], sheets: Mapping[str, str]
+    report: Report, numbered: Sequence[Numbered], pictured: Collection[str]
 ) -> Iterable[FindingGroup]:
-    def kind(each: tuple[int, Finding]) -> tuple[str, str]:
+    def kind(each: Numbered) -> tuple[str, str]:
         return each[1].level, each[1].code
 
     times = {cue.cue: cue.at for cue in report.sheet}
     for _, alike in groupby(numbered, kind):
         rows = tuple(
             FindingRow(
-                number, finding, _time_of(finding, times), tuple(_ways(report, finding, sheets))
+                number, finding, _time_of(finding, times), tuple(_ways(report, finding, pictured))
             )
             for number, finding in alike
         )
         shown = len(rows) if len(rows) <= _ALIKE else _SHOWN
-        yield FindingGroup(rows[0].finding.level, rows[:shown], rows[shown:])
+        yield FindingGroup(rows[:shown], rows[shown:])
 
 
 def _time_of(finding: Finding, times: Mapping[int, float]) -> str:
@@ -193,15 +157,15 @@ def _time_of(finding: Finding, times: Mapping[int, float]) -> str:
     return finding.time or ("" if at is None else clock(at))
 
 
-def _ways(report: Report, finding: Finding, sheets: Mapping[str, str]) -> Iterable[Link]:
+def _ways(report: Report, finding: Finding, pictured: Collection[str]) -> Iterable[tuple[str, str]]:
     if finding.cue is not None:
         run = _run_of(report, finding)
         if run is not None:
-            yield Link("timeline", f"#{run_anchor(run)}")
+            yield "timeline", f"#{run_anchor(run)}"
         elif report.screenings and _on_timeline(report, finding.cue):
-            yield Link("timeline", f"#c{finding.cue}")
-    if finding.action_id is not None and finding.action_id in sheets:
-        yield Link("pictures", f"#{sheets[finding.action_id]}")
+            yield "timeline", f"#c{finding.cue}"
+    if finding.action_id in pictured:
+        yield "pictures", f"#a-{finding.action_id}"
 
 
 def _run_of(report: Report, finding: Finding) -> RehearsedRun | None:
@@ -223,46 +187,27 @@ def _on_timeline(report: Report, cue: int) -> bool:
 
 
 def _screenings(
-    report: Report, by_cue: Mapping[int, Sequence[Numbered]], sheets: Mapping[str, str]
+    report: Report, by_cue: Mapping[int, Sequence[Numbered]]
 ) -> Iterable[ScreeningView]:
     for place, screening in enumerate(report.screenings):
         runs = [run for run in report.cues if run.screening == screening.number]
-        timeline = compose_timeline(report, screening, by_cue, compact=place > 0)
         starts = "" if screening.starts is None else f", {screening.starts.replace('T', ' ')}"
         yield ScreeningView(
             screening.number,
             f"Screening {screening.number}{starts}",
-            timeline if timeline.staves else None,
-            tuple(_run_row(run, sheets) for run in runs),
+            compose_timeline(report, screening, by_cue, compact=place > 0),
+            tuple(runs),
             _played(runs),
         )
 
 
 def _played(runs: Sequence[RehearsedRun]) -> str:
     """``123 runs: 120 completed, 3 cut``."""
-    outcomes: dict[str, int] = {}
-    for run in runs:
-        outcomes[run.outcome] = outcomes.get(run.outcome, 0) + 1
+    outcomes = Counter(run.outcome for run in runs)
     told = sorted(outcomes.items(), key=lambda each: (-each[1], each[0]))
     if not told:
         return "no runs"
     return f"{count(len(runs), 'run')}: {listed([f'{number} {name}' for name, number in told])}"
-
-
-def _run_row(run: RehearsedRun, sheets: Mapping[str, str]) -> RunRow:
-    shown = len(run.due) - run.left_out
-    return RunRow(
-        run,
-        clock(run.at),
-        f"#{sheets[run.action_id]}" if run.action_id in sheets else "",
-        f"#{run_anchor(run)}",
-        run.engine or "" if run.set_id is None else f"set {run.set_id}",
-        seconds(run.length),
-        "" if run.slot is None else seconds(run.slot),
-        factor(run.squeeze),
-        f"{shown} of {len(run.due)}" if run.left_out else str(shown),
-        tuple(f"{back.from_} → {back.to}: {back.reason}" for back in run.setbacks),
-    )
 
 
 # ------------------------------------------------------------------ pictures
@@ -281,8 +226,7 @@ def _sheet_rows(report: Report, contacts: Mapping[str, ContactSheet]) -> tuple[S
         position = cue.at if cue else first.at if first else None
         rows.append(
             SheetRow(
-                anchor=f"a-{action_id}",
-                action_id=action_id,
+                sheet=sheet,
                 time="" if position is None else clock(position),
                 cue=cue.cue if cue else first.cue if first else None,
                 says=first.prompt if first else cue.label if cue else "",
@@ -290,15 +234,6 @@ def _sheet_rows(report: Report, contacts: Mapping[str, ContactSheet]) -> tuple[S
                 first=_first(first),
                 troubled=_troubled(sheet, mine),
                 prints=tuple(_print(each, mine, report) for each in sheet.contacts),
-                strip_of=sheet.strip_of,
-                strip=tuple(
-                    _small(
-                        frame.picture,
-                        f"step {frame.step}" if not frame.final else "the finished picture",
-                        "final" if frame.final else str(frame.step),
-                    )
-                    for frame in sheet.strip
-                ),
             )
         )
     return tuple(rows)
@@ -329,22 +264,13 @@ def _troubled(sheet: ContactSheet, runs: Sequence[RehearsedRun]) -> str:
 
 
 def _print(contact: Contact, runs: Sequence[RehearsedRun], report: Report) -> Print:
-    plays = [run for run in runs if run.set_id == contact.set_id]
+    plays, many = [run for run in runs if run.set_id == contact.set_id], len(report.screenings) > 1
     recorded = [
         "" if contact.steps is None else f"{contact.steps} steps",
         "" if contact.seconds is None else seconds(contact.seconds),
     ]
-    figures = [
-        _screenings_of(plays) if len(report.screenings) > 1 else "",
-        " · ".join(each for each in recorded if each),
-    ]
-    small = _small(contact.picture, f"set {contact.set_id}", f"set {contact.set_id}")
-    return replace(
-        small,
-        seed=contact.seed,
-        played=_when(plays, many=len(report.screenings) > 1),
-        figures=tuple(each for each in figures if each),
-    )
+    figures = [_screenings_of(plays) if many else "", " · ".join(filter(None, recorded))]
+    return Print(contact, _when(plays, many=many), tuple(filter(None, figures)))
 
 
 def _when(plays: Sequence[RehearsedRun], *, many: bool) -> str:
@@ -361,11 +287,3 @@ def _screenings_of(plays: Sequence[RehearsedRun]) -> str:
     if not numbers:
         return ""
     return f"screening{'s' if len(numbers) > 1 else ''} {some(numbers)}"
-
-
-def _small(picture: ContactPicture, alt: str, caption: str) -> Print:
-    small = picture.small
-    if small is None:
-        return Print("", 16, 9, picture.trouble, alt, caption)
-    data = base64.b64encode(small.data).decode()
-    return Print(f"data:{MEDIA_TYPE};base64,{data}", small.width, small.height, "", alt, caption)

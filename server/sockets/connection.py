@@ -22,6 +22,7 @@ from cache.tasks import cancel_and_wait
 from generator.answers import JsonResponse
 from server.core.clock import Clock
 from server.network.access import AccessDenied
+from server.network.rate_limit import TokenBucket
 from server.sockets.messages import ErrorReply, Hello, MessageDecoder, MessageError, WireMessage
 
 POLICY_VIOLATION = 1008
@@ -70,18 +71,11 @@ class InboundLimiter:
 
     def __post_init__(self) -> None:
         self._strikes: list[float] = []
-        self._allowance, self._seen_at = self.burst, self.clock.now()
+        self._bucket = TokenBucket(self.rate, self.burst, self.burst, self.clock.now())
 
     def message(self) -> bool:
         """Whether one more message is within the rate."""
-        now = self.clock.now()
-        gained = (now - self._seen_at) * self.rate
-        self._allowance = min(self.burst, self._allowance + gained)
-        self._seen_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+        return not self._bucket.wait(1, self.clock.now())
 
     def strike(self) -> None:
         """Something was wrong.
@@ -99,11 +93,8 @@ class InboundLimiter:
 class PendingHandshakes:
     """Where connections wait that have not said who they are: a few, and the newest of them.
 
-    Somebody honest says hello at once. So where too many wait, the one that has been
-    silent longest is sent away, and a crowd that says nothing keeps nobody else out.
-
-    Args:
-        seats: how many may wait.
+    Somebody honest says hello at once. So where more wait than there are seats, the one that has
+    been silent longest is sent away, and a crowd that says nothing keeps nobody else out.
     """
 
     def __init__(self, seats: int) -> None:

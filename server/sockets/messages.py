@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cache.encoding import json_text
 from cache.untrusted import NotJson, Unfit, fit_json
+from server.core.refusal import Refused
 
 M = TypeVar("M", bound="WireMessage")
 
@@ -20,12 +21,8 @@ BY_TYPE: Final = Field(discriminator="type")
 """Tells the messages of a union apart."""
 
 
-class MessageError(Exception):
-    """A message that cannot be taken; `code` is a stable word for it."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class MessageError(Refused):
+    """A message that cannot be taken."""
 
 
 class WireMessage(BaseModel):

@@ -11,17 +11,15 @@ they pass at another speed here than inside (`server/stage/pace.py`).
 from __future__ import annotations
 
 import struct
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from cache.untrusted import decode_document
 from server.config.screen_names import MAX_NAME, ScreenName
 from server.sockets.messages import (
     BY_TYPE,
     Hello,
     MessageDecoder,
-    MessageError,
     SyncRequest,
     WireMessage,
 )
@@ -86,6 +84,18 @@ decode: Final[MessageDecoder[FromScreen]] = MessageDecoder(FromScreen, MAX_TEXT_
 # ---------------------------------------------------------------- server -> screen
 
 
+class StageMessage(WireMessage):
+    """What stands on the stage until another of its type takes its place.
+
+    A screen that joins is told the last of each: see `Snapshot`.
+    """
+
+    clears: ClassVar[tuple[str, ...]] = ()
+    """Types of which nothing stands any more once it is told."""
+
+    type: str
+
+
 class ShowInfo(WireMessage):
     """What a screen needs to know of the show before it starts.
 
@@ -148,7 +158,7 @@ class CaptionWord(WireMessage):
     end: Moment
 
 
-class Screening(WireMessage):
+class Screening(StageMessage):
     """Whether a screening is on, and when the next one starts; None for never.
 
     `next` is the moment to count down to. It is on the steady clock, which may be hours off the
@@ -163,14 +173,16 @@ class Screening(WireMessage):
     started_at: Moment | None = None
 
 
-class Scene(WireMessage):
+class Scene(StageMessage):
     """The show moved to another scene; what was typed before is gone."""
+
+    clears = ("typing", "slider")
 
     type: Literal["scene"] = "scene"
     route: str
 
 
-class Fade(WireMessage):
+class Fade(StageMessage):
     """The whole screen goes to black, or comes back, over `seconds` from `at`."""
 
     type: Literal["fade"] = "fade"
@@ -179,7 +191,7 @@ class Fade(WireMessage):
     at: Moment
 
 
-class Caption(WireMessage):
+class Caption(StageMessage):
     """A line of transcript, word by word, shown from `at` until `until`."""
 
     type: Literal["caption"] = "caption"
@@ -196,7 +208,7 @@ class TypingDelay(WireMessage):
     variance: Seconds
 
 
-class Typing(WireMessage):
+class Typing(StageMessage):
     """`text` is typed in place of what stands (`from`).
 
     That is erased down to the beginning that both have in common, and the rest typed; with
@@ -214,7 +226,7 @@ class Typing(WireMessage):
     seconds: Seconds | None = None
 
 
-class Slider(WireMessage):
+class Slider(StageMessage):
     """The slider moves between two values (0 to 100) over `seconds` from `at`."""
 
     type: Literal["slider"] = "slider"
@@ -281,7 +293,7 @@ class Reload(WireMessage):
 
 
 class Snapshot(WireMessage):
-    """Everything a screen needs to look right at once: the last message of each kind.
+    """Everything a screen needs to look right at once: the last message of each type.
 
     `run` is the current run and `frame` its newest frame due, which follows in binary for
     a screen that asked for that, as do the frames still to come. `picture` is what is on
@@ -326,22 +338,3 @@ def encode_frame(header: FrameHeader, image: bytes) -> bytes:
     """One binary message: header length, header, picture."""
     head = header.encode().encode()
     return b"".join((_HEADER_LENGTH.pack(len(head)), head, image))
-
-
-def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """What `encode_frame` made, taken apart: header and picture (for clients and tests).
-
-    Raises:
-        MessageError: `malformed`, if it is no such message.
-    """
-    try:
-        (length,) = _HEADER_LENGTH.unpack_from(message)
-        end = _HEADER_LENGTH.size + length
-        if end > len(message):
-            raise MessageError("malformed", "the frame's header is cut short")
-        header = decode_document(message[_HEADER_LENGTH.size : end].decode())
-    except (struct.error, ValueError) as error:
-        raise MessageError("malformed", f"not a frame: {error}") from error
-    if not isinstance(header, dict):
-        raise MessageError("malformed", "the frame's header is no JSON object")
-    return header, message[end:]

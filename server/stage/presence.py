@@ -14,11 +14,12 @@ from typing import Final, Literal
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from server.core.clock import Clock
 from server.core.conditions import Condition
 from server.core.formatting import moment
+from server.core.metrics import sampled
+from server.core.refusal import Refused
 from server.stage import glyphs
 from server.stage.stage import Screen, Stage
 
@@ -50,12 +51,8 @@ _CODES: Final = {
 }
 
 
-class NotForgotten(Exception):
-    """A screen that cannot be forgotten; `code` is a stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class NotForgotten(Refused):
+    """A screen that cannot be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +250,16 @@ class ScreenPresence:
             message = f"{name}: not seen since the server started, {self._hour(self._started)}"
         return ScreenStatus(name, expected, None, "gone", gone, message, lasting, kept)
 
+    def metrics(self) -> Iterable[Metric]:
+        """Of each expected screen, whether it is there and shows the piece."""
+        family = GaugeMetricFamily(
+            "understudy_screen_up",
+            "Whether an expected screen is connected and paints.",
+            labels=["screen"],
+        )
+        expected = [each for each in self.all() if each.expected]
+        yield sampled(family, {each.name: 0.0 if each.trouble else 1.0 for each in expected})
+
     # ------------------------------------------------------------ what is kept
 
     def _remember(self, name: str, seconds: float) -> None:
@@ -289,22 +296,3 @@ class ScreenPresence:
 
     def _hour(self, steady: float) -> str:
         return moment(self._unix(steady), self._clock.wall(), self._zone)
-
-
-class PresenceCollector(Collector):
-    """`understudy_screen_up`: of each expected screen, whether it is there and shows the piece."""
-
-    def __init__(self, presence: ScreenPresence) -> None:
-        self._presence = presence
-
-    def collect(self) -> Iterable[Metric]:
-        """One sample a screen that is expected."""
-        family = GaugeMetricFamily(
-            "understudy_screen_up",
-            "Whether an expected screen is connected and paints.",
-            labels=["screen"],
-        )
-        for each in self._presence.all():
-            if each.expected:
-                family.add_metric([each.name], 0.0 if each.trouble else 1.0)
-        yield family

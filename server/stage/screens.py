@@ -43,22 +43,13 @@ LONGEST_AGO = 60.0
 SOON = 5.0
 """Seconds that a screen's clock may be ahead of ours."""
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-
 _Connection = JsonConnection[wire.FromScreen]
 
 
 class ScreenSocket:
     """The endpoint: a websocket comes in, a screen joins the stage.
 
-    Args:
-        stage: which it joins.
-        clock: what it synchronises with, which runs as its own does.
-        access: who may.
-        metrics: where it is counted.
-        presence: who is told that it came, and that it went.
-        seats: how many there may be.
+    `clock` is what it synchronises with, which runs as its own does.
     """
 
     def __init__(
@@ -171,12 +162,8 @@ class ScreenSocket:
                 case wire.Presented():
                     self._stage.presented(screen, message)
                 case wire.Log():
-                    _log.log(
-                        _LEVELS[message.level],
-                        "screen_says",
-                        screen=screen.name,
-                        message=message.message,
-                    )
+                    say = getattr(_log, message.level)
+                    say("screen_says", screen=screen.name, message=message.message)
                 case wire.Glyphs():
                     screen.lacks, screen.lacks_count = message.missing, message.count
                 case wire.ScreenHello():

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from server.core.clock import Clock
 from server.core.timescale import REAL_TIME, TimeScale
@@ -23,6 +23,8 @@ from server.sockets.messages import WireMessage
 from server.stage import messages as wire
 from server.stage.liveness import Liveness
 from server.stage.pace import to_real_time, to_show_time
+
+S = TypeVar("S", bound=wire.StageMessage)
 
 Ending = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
@@ -87,7 +89,6 @@ class Performance:
         self.run = run
         self.outcome: Ending | None = None
         self._frames: list[StageFrame] = []
-        self._due: list[float] = []
         self._let_go = 0
         self._bytes = 0
         self._wake = wake
@@ -101,12 +102,10 @@ class Performance:
         if self.outcome is not None:
             return
         self._frames.append(frame)
-        self._due.append(frame.header.present_at)
         self._bytes += len(frame.message)
-        over = bisect_right(self._due, now) - 1
+        over = self._count_due(now) - 1
         while over > 0 and self._bytes > KEEP_BYTES:
             self._bytes -= len(self._frames.pop(0).message)
-            self._due.pop(0)
             self._let_go += 1
             over -= 1
         self._wake()
@@ -127,14 +126,17 @@ class Performance:
 
     def newest_due(self, now: float) -> int | None:
         """Number of the frame that should be on the wall at `now`; None before the first."""
-        due = bisect_right(self._due, now)
+        due = self._count_due(now)
         return self._let_go + due - 1 if due else None
 
     def full_until(self, now: float) -> float | None:
         """Steady time at which there is room for more; None if there is now."""
-        ahead = bisect_right(self._due, now)
-        waiting = sum(len(frame.message) for frame in self._frames[ahead:])
-        return self._due[ahead] if waiting > AHEAD_BYTES else None
+        ahead = self._frames[self._count_due(now) :]
+        waiting = sum(len(frame.message) for frame in ahead)
+        return ahead[0].header.present_at if waiting > AHEAD_BYTES else None
+
+    def _count_due(self, now: float) -> int:
+        return bisect_right(self._frames, now, key=lambda frame: frame.header.present_at)
 
 
 class ScreenMailbox:
@@ -265,16 +267,27 @@ class Screen:
     dismissed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass
-class _Scenery:
-    """The last message of each kind: what a screen that joins must be told."""
+class Scenery:
+    """The last message of each type that still stands, in the order in which their types came."""
 
-    screening: wire.Screening
-    scene: wire.Scene | None = None
-    fade: wire.Fade | None = None
-    caption: wire.Caption | None = None
-    typing: wire.Typing | None = None
-    slider: wire.Slider | None = None
+    def __init__(self, *messages: wire.StageMessage) -> None:
+        self._last: dict[str, wire.StageMessage] = {}
+        for message in messages:
+            self.take(message)
+
+    def __iter__(self) -> Iterator[wire.StageMessage]:
+        """What stands."""
+        return iter(self._last.values())
+
+    def take(self, message: wire.StageMessage) -> None:
+        """One more is told."""
+        for cleared in message.clears:
+            self._last.pop(cleared, None)
+        self._last[message.type] = message
+
+    def last(self, kind: type[S]) -> S | None:
+        """What stands of one type."""
+        return next((message for message in self if isinstance(message, kind)), None)
 
 
 Painted = Callable[[Screen, wire.Presented], None]
@@ -297,9 +310,7 @@ class Stage:
     display: wire.Display
     painted: Painted | None = None
     time_scale: TimeScale = REAL_TIME
-    _scenery: _Scenery = field(
-        default_factory=lambda: _Scenery(wire.Screening(status="waiting")), init=False
-    )
+    _scenery: Scenery = field(default_factory=Scenery, init=False)
     _screens: list[Screen] = field(default_factory=list, init=False)
     _current: Performance | None = field(default=None, init=False)
     _before: Performance | None = field(default=None, init=False)
@@ -314,17 +325,18 @@ class Stage:
     @property
     def screening(self) -> wire.Screening:
         """What the screens were last told of the screening."""
-        return self._scenery.screening
+        return self._scenery.last(wire.Screening) or wire.Screening(status="waiting")
 
     @property
     def black(self) -> bool:
         """Whether the show has the stage faded to black, or on its way there."""
-        return self._scenery.fade is not None and self._scenery.fade.black
+        fade = self._scenery.last(wire.Fade)
+        return fade is not None and fade.black
 
     @property
     def caption(self) -> str:
         """The line that is being spoken now; empty for none."""
-        caption = self._scenery.caption
+        caption = self._scenery.last(wire.Caption)
         return caption.text if caption is not None and caption.until > self.clock.now() else ""
 
     @property
@@ -372,24 +384,22 @@ class Stage:
 
     def snapshot(self) -> wire.Snapshot:
         """What the stage looks like at this moment."""
-        scenery, now = self._scenery, self.clock.now()
-        run, frame = None, None
+        now = self.clock.now()
+        stands: dict[str, WireMessage] = {"screening": self.screening}
+        stands |= {each.type: each for each in self._scenery}
+        if self._dark is not None:
+            stands["fade"] = self._dark
+        caption = self._scenery.last(wire.Caption)
+        if caption is not None and caption.until <= now:
+            del stands["caption"]
         if self._current is not None and self._current.outcome != "cut":
-            run = self._current.run
+            stands["run"] = self._current.run
             newest = self._current.newest_due(now)
-            frame = None if newest is None else self._current.frame(newest).by_url()
-        caption = scenery.caption
-        return wire.Snapshot(
-            screening=scenery.screening,
-            scene=scenery.scene,
-            fade=self._dark or scenery.fade,
-            caption=caption if caption is not None and caption.until > now else None,
-            typing=scenery.typing,
-            slider=scenery.slider,
-            run=run,
-            frame=frame,
-            picture=self._picture.by_url() if self._picture is not None and not frame else None,
-        )
+            if newest is not None:
+                stands["frame"] = self._current.frame(newest).by_url()
+        if self._picture is not None and "frame" not in stands:
+            stands["picture"] = self._picture.by_url()
+        return wire.Snapshot.model_validate(stands)
 
     def on_the_wall(self) -> StageFrame | None:
         """The picture that should be seen now, be it behind a curtain."""
@@ -409,37 +419,17 @@ class Stage:
                 return performance.of_step(step)
         return None
 
-    def tell(
-        self,
-        message: wire.Screening
-        | wire.Scene
-        | wire.Fade
-        | wire.Caption
-        | wire.Typing
-        | wire.Slider
-        | wire.Hold,
-    ) -> None:
+    def tell(self, message: wire.StageMessage) -> None:
         """Tell every screen, and remember it for those that join later."""
-        scenery = self._scenery
-        match message:
-            case wire.Screening():
-                scenery.screening = message
-            case wire.Scene():
-                scenery.scene = message
-                scenery.typing = scenery.slider = None
-            case wire.Fade():
-                scenery.fade = message
-                if self._dark is not None:
-                    return  # remembered: it is how the show wants it once there is light again
-            case wire.Caption():
-                scenery.caption = message
-            case wire.Typing():
-                scenery.typing = message
-            case wire.Slider():
-                scenery.slider = message
-            case wire.Hold():
-                self._owe_nothing_more()
-        self._tell_all(message)
+        self._scenery.take(message)
+        if self._dark is None or not isinstance(message, wire.Fade):
+            # A fade in the dark is remembered: it is how the show wants it once there is light.
+            self._tell_all(message)
+
+    def hold(self) -> None:
+        """Tell every screen to keep its picture as it is."""
+        self._owe_nothing_more()
+        self._tell_all(wire.Hold())
 
     def darken(self, seconds: float) -> None:
         """Black on every screen, from now and for those that join, until `lighten`."""
@@ -456,12 +446,12 @@ class Stage:
 
     def open_screening(self, started_at: float) -> None:
         """A screening begins: on an empty stage, unless it follows another without a pause."""
-        follows = self._scenery.screening.status == "active"
+        follows = self.screening.status == "active"
         self.cut()
         self._current = self._before = None
         if not follows:
             self._picture = None
-        self._scenery = _Scenery(self._scenery.screening)
+        self._scenery = Scenery()
         self.tell(wire.Screening(status="active", started_at=started_at))
 
     def begin(self, run: wire.RunStarted) -> Performance:

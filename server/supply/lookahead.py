@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache.prefetch.prefetcher import Need
-from generator.sheet.cues import NavigateCue
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from server.config.show import Show
 from server.core.clock import Clock
 from server.performance.performer import pause_after
@@ -54,7 +53,7 @@ class Coming:
 
 
 def coming_runs(
-    show: Show, plan: Planned, beginnings: Beginnings, playhead: Playhead, now: float
+    show: Show, plan: Plan, beginnings: Beginnings, playhead: Playhead, now: float
 ) -> list[Coming]:
     """The runs to come, the earliest first.
 
@@ -88,7 +87,7 @@ def coming_runs(
 
 
 def _being_typed(
-    show: Show, plan: Planned, beginnings: Beginnings, *, origin: float, cursor: int, now: float
+    show: Show, plan: Plan, beginnings: Beginnings, *, origin: float, cursor: int, now: float
 ) -> Iterator[Coming]:
     """The run of a cue that has fired and whose picture has not begun yet."""
     past = [action for action in plan.actions if action.cue_index < cursor]
@@ -97,7 +96,7 @@ def _being_typed(
 
 
 def _regenerating(
-    show: Show, plan: Planned, origin: float, cursor: int, now: float
+    show: Show, plan: Plan, origin: float, cursor: int, now: float
 ) -> Iterator[Coming]:
     """The further cycles of a cue that has fired, and is drawn again and again."""
     past = [action for action in plan.actions if action.cue_index < cursor]
@@ -114,10 +113,11 @@ def _regenerating(
         yield from _cycles(action, first.start, stop, stop)
 
 
-def _stops(show: Show, plan: Planned) -> list[int]:
-    """The cues that end a regeneration: those that draw, and those that navigate."""
-    navigations = {i for i, cue in enumerate(show.sheet.cues) if isinstance(cue, NavigateCue)}
-    return sorted({action.cue_index for action in plan.actions} | navigations)
+def _stops(show: Show, plan: Plan) -> list[int]:
+    """The cues that end a regeneration: those that draw, and those that end a part."""
+    cues = enumerate(show.sheet.cues)
+    ends = {index for index, cue in cues if cue.ends_part and cue.at < show.duration}
+    return sorted({action.cue_index for action in plan.actions} | ends)
 
 
 def _at_any_moment(action: Action, now: float) -> Coming:
@@ -125,7 +125,7 @@ def _at_any_moment(action: Action, now: float) -> Coming:
 
 
 def _screening(
-    show: Show, plan: Planned, beginnings: Beginnings, origin: float, cursor: int
+    show: Show, plan: Plan, beginnings: Beginnings, origin: float, cursor: int
 ) -> Iterator[Coming]:
     """The runs of one screening, from cue `cursor` on; `origin` is the time of its position 0."""
     cues, crossfade = show.sheet.cues, show.settings.display.crossfade
@@ -165,7 +165,7 @@ class Lookahead:
     def __init__(
         self,
         show: Show,
-        plan: Planned,
+        plan: Plan,
         beginnings: Beginnings,
         playhead: Playhead,
         *,

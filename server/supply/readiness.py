@@ -11,7 +11,7 @@ import structlog
 from cache.model.documents import FormatError
 from cache.prefetch.prefetcher import Coverage
 from cache.stores.port import StoreError
-from generator.sheet.plan import Action, PlanInForce
+from generator.sheet.plan import Action, Plan
 from server.core.clock import Clock
 from server.core.metrics import Metrics
 from server.modes.coverage import UncoveredCue, uncovered
@@ -52,7 +52,7 @@ class Readiness:
 
     def __init__(
         self,
-        plan: PlanInForce,
+        plan: Plan,
         supply: Supply,
         static: StaticProvider,
         clock: Clock,

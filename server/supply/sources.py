@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from cache.library import Library
 from cache.local.cache import LocalCache
@@ -27,6 +26,7 @@ from server.config.show import Show
 from server.config.stores import store_of
 from server.core.clock import Clock
 from server.core.conditions import Condition
+from server.core.metrics import sampled
 
 COPIES = "copies"
 """Folder of the copies, within that which `[cache] dir` names."""
@@ -122,6 +122,45 @@ class Supply:
             return None
         return {"copies": asdict(self.cache.stats), "line": asdict(self.prefetcher.outlook())}
 
+    def metrics(self) -> Iterable[Metric]:
+        """The copies and the line, counted now; nothing where there are none."""
+        if self.cache is None or self.prefetcher is None:
+            return
+        stats, outlook = self.cache.stats, self.prefetcher.outlook()
+        held = GaugeMetricFamily(
+            "understudy_copies_bytes", "Bytes of copies on this machine.", labels=["layer"]
+        )
+        yield sampled(held, {"memory": stats.memory_bytes, "disk": stats.disk_bytes})
+        reads = CounterMetricFamily(
+            "understudy_reads", "Files read, by where they were found.", labels=["found"]
+        )
+        found = {"memory": stats.memory_hits, "disk": stats.disk_hits, "store": stats.misses}
+        yield sampled(reads, found)
+        for name, meaning, value in (
+            (
+                "line_bytes_per_second",
+                "Bytes a second the line is believed to carry.",
+                outlook.rate,
+            ),
+            ("missing_bytes", "Bytes the coming runs still want.", outlook.missing_bytes),
+            ("late_files", "Files that cannot be here in time.", outlook.late_files),
+            ("ready_in_seconds", "Seconds until all that is timely is here.", outlook.ready_in),
+            (
+                "store_reachable",
+                "Whether the store answered when it was last asked.",
+                float(self.unreachable() is None),
+            ),
+        ):
+            yield GaugeMetricFamily(f"understudy_{name}", meaning, value=value)
+        yield CounterMetricFamily(
+            "understudy_prefetch_failures",
+            "Files that could not be fetched ahead for a mistake of ours.",
+            value=self.prefetcher.stumbles,
+        )
+        yield CounterMetricFamily(
+            "understudy_fetched_bytes", "Bytes that came over the line.", value=stats.fetched_bytes
+        )
+
 
 def read_in_place(store: Store, show: Show) -> TypeGuard[FolderStore]:
     """Whether a store is a folder that this machine reads as it is, and makes no copies of."""
@@ -189,57 +228,3 @@ async def open_supply(
                 bits_per_second=settings.bandwidth,
             )
             yield Supply(cache, library, prefetcher, cache, prefetcher, origin)
-
-
-class SupplyCollector(Collector):
-    """The copies and the line, counted at the moment somebody asks."""
-
-    def __init__(self, supply: Supply) -> None:
-        self._supply = supply
-
-    def collect(self) -> Iterable[Metric]:
-        """Nothing where the store is on this machine."""
-        cache, prefetcher = self._supply.cache, self._supply.prefetcher
-        if cache is None or prefetcher is None:
-            return
-        stats, outlook = cache.stats, prefetcher.outlook()
-        held = GaugeMetricFamily(
-            "understudy_copies_bytes", "Bytes of copies on this machine.", labels=["layer"]
-        )
-        held.add_metric(["memory"], stats.memory_bytes)
-        held.add_metric(["disk"], stats.disk_bytes)
-        yield held
-        reads = CounterMetricFamily(
-            "understudy_reads", "Files read, by where they were found.", labels=["found"]
-        )
-        for found, count in (
-            ("memory", stats.memory_hits),
-            ("disk", stats.disk_hits),
-            ("store", stats.misses),
-        ):
-            reads.add_metric([found], count)
-        yield reads
-        for name, meaning, value in (
-            (
-                "line_bytes_per_second",
-                "Bytes a second the line is believed to carry.",
-                outlook.rate,
-            ),
-            ("missing_bytes", "Bytes the coming runs still want.", outlook.missing_bytes),
-            ("late_files", "Files that cannot be here in time.", outlook.late_files),
-            ("ready_in_seconds", "Seconds until all that is timely is here.", outlook.ready_in),
-            (
-                "store_reachable",
-                "Whether the store answered when it was last asked.",
-                float(self._supply.unreachable() is None),
-            ),
-        ):
-            yield GaugeMetricFamily(f"understudy_{name}", meaning, value=value)
-        yield CounterMetricFamily(
-            "understudy_prefetch_failures",
-            "Files that could not be fetched ahead for a mistake of ours.",
-            value=prefetcher.stumbles,
-        )
-        yield CounterMetricFamily(
-            "understudy_fetched_bytes", "Bytes that came over the line.", value=stats.fetched_bytes
-        )

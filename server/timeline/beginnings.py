@@ -10,15 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from generator.sheet.cues import (
-    CueSheet,
-    Draw,
-    EndCue,
-    NavigateCue,
-    PromptCue,
-    SliderCue,
-    StartCue,
-)
+from generator.sheet.cues import CueSheet, Draw
 from server.core.random_streams import RandomStreams
 from server.timeline.keystrokes import Keystrokes
 
@@ -50,32 +42,28 @@ class Beginnings:
         self._typing: dict[int, Keystrokes] = {}
         self._after: dict[int, float] = {}
         room = _room(sheet, duration)
-        typed_at, typed = 0.0, None
+        typed_at, before = 0.0, None
         for index, cue in enumerate(sheet.cues):
-            match cue:
-                case StartCue() | NavigateCue():
-                    typed = None  # another scene: what was typed is gone
-                case PromptCue():
-                    waits = cue.generates and (cue.draw or draw) == "enter"
-                    keys = Keystrokes(
-                        standing="" if typed is None else typed.shown_at(cue.at - typed_at),
-                        text=cue.prompt,
-                        erase=not cue.generates,
-                        base=cue.delay.base / 1000,
-                        variance=cue.delay.variance / 1000,
-                        seed=streams.stream("typing", index).randrange(_SEED_LIMIT),
-                    )
-                    if waits and keys.seconds > room[index]:
-                        keys = replace(keys, hurry=room[index] / keys.seconds)
-                    self._typing[index] = typed = keys
-                    typed_at = cue.at
-                    if waits:
-                        self._after[index] = keys.seconds
-                case SliderCue():
-                    if (cue.draw or draw) == "enter":
-                        self._after[index] = min(SLIDER_TAKES, room[index])
-                case _:
-                    pass
+            waits = cue.generates and cue.begins(draw) == "enter"
+            if cue.begins_anew or cue.ends_part:
+                before = None  # another scene: what was typed is gone
+            if (typed := cue.typed) is not None:
+                keys = Keystrokes(
+                    standing="" if before is None else before.shown_at(cue.at - typed_at),
+                    text=typed.text,
+                    erase=typed.erase,
+                    base=typed.delay.base / 1000,
+                    variance=typed.delay.variance / 1000,
+                    seed=streams.stream("typing", index).randrange(_SEED_LIMIT),
+                )
+                if waits and keys.seconds > room[index]:
+                    keys = replace(keys, hurry=room[index] / keys.seconds)
+                self._typing[index] = before = keys
+                typed_at = cue.at
+                if waits:
+                    self._after[index] = keys.seconds
+            elif waits:
+                self._after[index] = min(SLIDER_TAKES, room[index])
 
     def typing(self, index: int) -> Keystrokes | None:
         """How the text of cue `index` is typed; None where it has none."""
@@ -96,6 +84,6 @@ def _room(sheet: CueSheet, duration: float) -> list[float]:
         room[index] = max(0.0, until)
         if cue.generates:
             generating = min(generating, cue.at)
-        if isinstance(cue, StartCue | EndCue | NavigateCue | PromptCue):
+        if cue.begins_anew or cue.ends_part or cue.typed is not None:
             change = min(change, cue.at)
     return room

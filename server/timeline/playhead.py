@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from server.core.refusal import Refused
 from server.timeline.schedule import Schedule, ScreeningSlot
 
 BURST = 2.0
@@ -70,12 +71,8 @@ class Ended:
 Event = Started | Fired | Jumped | Ended
 
 
-class PlayheadError(Exception):
-    """A move that cannot be made; `code` is a stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+class PlayheadError(Refused):
+    """A move that cannot be made."""
 
 
 class Playhead:

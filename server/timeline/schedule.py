@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from server.config.sections import Day, ScheduleSection
@@ -41,53 +40,32 @@ class ScreeningSlot:
         return self.start <= unix < self.end
 
 
-class Schedule(Protocol):
-    """Answers when screenings are; Unix seconds throughout."""
+class Schedule:
+    """Answers when screenings are; Unix seconds throughout. This one: never by itself."""
 
-    def slot_at(self, unix: float) -> ScreeningSlot | None:
+    def slot_at(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - for the others
         """The screening that is on at `unix`, if one is."""
-        ...
+        return None
 
-    def next_after(self, unix: float) -> ScreeningSlot | None:
+    def next_after(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002
         """The first screening that starts after `unix`, if there is one."""
-        ...
+        return None
 
-    def closed(self, unix: float) -> bool:
+    def closed(self, unix: float) -> bool:  # noqa: ARG002
         """Whether, with no screening on, this is closing time and not a pause."""
-        ...
+        return False
 
-    def after_step(self, by: float) -> Schedule:
+    def after_step(self, by: float) -> Schedule:  # noqa: ARG002
         """The schedule once the time of day was set `by` seconds forward.
 
         Itself, where it is meant in hours of the day; another where it is not, and nothing of
         it is to be moved by that.
         """
-        ...
-
-
-class ManualSchedule:
-    """Nothing starts by itself."""
-
-    def slot_at(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - the port's signature
-        """Never one."""
-        return None
-
-    def next_after(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002
-        """Never one."""
-        return None
-
-    def closed(self, unix: float) -> bool:  # noqa: ARG002
-        """Never: it waits for a hand."""
-        return False
-
-    def after_step(self, by: float) -> Schedule:
-        """Itself."""
-        del by
         return self
 
 
 @dataclass(frozen=True)
-class EndlessLoop:
+class EndlessLoop(Schedule):
     """One screening after the other, from `anchor` on, `gap` seconds apart."""
 
     anchor: float
@@ -102,10 +80,6 @@ class EndlessLoop:
     def next_after(self, unix: float) -> ScreeningSlot | None:
         """The next round's."""
         return self._slot(self._number(unix) + 1)
-
-    def closed(self, unix: float) -> bool:  # noqa: ARG002 - the port's signature
-        """Never: a loop knows no night."""
-        return False
 
     def after_step(self, by: float) -> Schedule:
         """It goes on where it is: it counts from its own beginning, whatever hour that was."""
@@ -124,7 +98,7 @@ class EndlessLoop:
 
 
 @dataclass(frozen=True)
-class DailySchedule:
+class DailySchedule(Schedule):
     """Screenings at local times of the day, or looped from opening to closing.
 
     A listed screening that has begun plays to its end, also past closing; none begins at
@@ -171,11 +145,6 @@ class DailySchedule:
             if slots and slots[0].start <= unix < slots[-1].start:
                 return False  # a pause between two of the same day
         return True
-
-    def after_step(self, by: float) -> Schedule:
-        """Itself: its hours are those of the clock as it is now."""
-        del by
-        return self
 
     def _around(self, unix: float, back: int, ahead: int) -> Iterator[ScreeningSlot]:
         today = datetime.fromtimestamp(unix, self.zone).date()
@@ -230,7 +199,7 @@ def build_schedule(
         anchor: Unix time at which a loop without opening hours has begun.
     """
     if section.kind == "manual":
-        return ManualSchedule()
+        return Schedule()
     if section.kind == "loop" and section.opens is None:
         return EndlessLoop(anchor, duration, section.gap)
     looped = section.kind == "loop"

@@ -14,12 +14,12 @@ from cache.encoding import json_text
 from cache.model.documents import real
 from cache.untrusted import Unfit, decode_message, whole_number
 from generator.answers import JsonResponse
-from server.asrun.log import Row, csv_piece, json_piece
+from server.asrun.file import Row, to_csv, to_json
 from server.control.buttons import RELEASED, Button, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
-from server.network.access import AccessDenied, Role
-from server.web.responses import cacheable, error, etag_of
+from server.network.access import Role
+from server.web.responses import cacheable, etag_of
 from server.web.services import Services, services
 
 MAX_BODY: Final = 64 * 1024
@@ -32,15 +32,12 @@ _Answer = Callable[[Request, Services, Role], Awaitable[Response]]
 
 
 def _for_roles(answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint for those who have a role; what it refuses is told as JSON."""
+    """An endpoint for those who have a role."""
 
     @wraps(answer)
     async def endpoint(request: Request) -> Response:
         parts = services(request)
-        try:
-            return await answer(request, parts, parts.access.role_of(request))
-        except (AccessDenied, CommandError) as refused:
-            return error(refused.code, str(refused))
+        return await answer(request, parts, parts.access.role_of(request))
 
     return endpoint
 
@@ -74,9 +71,9 @@ async def asrun(request: Request, parts: Services, _role: Role) -> Response:
     rows = await parts.asrun.rows(limit=limit, since=since)
     if kind == "csv":
         name = {"content-disposition": 'attachment; filename="asrun.csv"'}
-        pieces = _in_pieces(parts, rows, csv_piece)
+        pieces = _in_pieces(parts, rows, to_csv)
         return StreamingResponse(pieces, headers=name, media_type="text/csv")
-    pieces = _in_pieces(parts, rows, json_piece)
+    pieces = _in_pieces(parts, rows, to_json)
     return StreamingResponse(pieces, media_type="application/json")
 
 
@@ -118,11 +115,7 @@ async def _in_pieces(parts: Services, rows: Sequence[Row], encode: _Encode) -> A
 def _opened(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], Envelope]:
     """Arguments and envelope of a command's body, apart."""
     args = dict(body)
-    command_id, ttl, sent_at = (
-        args.pop("id", None),
-        args.pop("ttl", None),
-        args.pop("sent_at", None),
-    )
+    command_id, ttl, sent_at = (args.pop(name, None) for name in ("id", "ttl", "sent_at"))
     if isinstance(command_id, bool) or not isinstance(command_id, (str, int, type(None))):
         raise CommandError("bad_args", "id: expected a text or a number")
     if isinstance(command_id, str) and len(command_id) > MAX_ID:

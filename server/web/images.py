@@ -19,8 +19,7 @@ from cache.model.images import BadImage, check_image, media_type_for
 from cache.model.keys import MAX_SET_ID, BadKey, image_key, is_action_id
 from cache.stores.port import StoreError
 from cache.untrusted import whole_number
-from server.network.access import AccessDenied
-from server.web.responses import cacheable, error, etag_of
+from server.web.responses import cacheable, etag_of
 from server.web.services import services
 
 _FOREVER: Final = "public, max-age=31536000, immutable"
@@ -48,10 +47,7 @@ async def asset(request: Request) -> Response:
     503 with `Retry-After` for one that is in the store and not here yet.
     """
     parts = services(request)
-    try:
-        parts.access.may_see(request)
-    except AccessDenied as denied:
-        return error(denied.code, str(denied))
+    parts.access.may_see(request)
     params, supply = request.path_params, parts.supply
     action_id, name = params["action_id"], params["file"]
     media_type = media_type_for(name)

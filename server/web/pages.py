@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from server.network.access import AccessDenied
-from server.web.responses import cacheable, error, etag_of
+from server.web.responses import cacheable, etag_of
 from server.web.services import services
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -42,21 +41,18 @@ class PageFiles(StaticFiles):
         return response
 
 
-async def kiosk(request: Request) -> Response:
+async def kiosk(_request: Request) -> Response:
     """`GET /`."""
-    del request
     return Response(_KIOSK, media_type="text/html", headers=_NO_CACHE)
 
 
-async def control(request: Request) -> Response:
+async def control(_request: Request) -> Response:
     """`GET /control`."""
-    del request
     return Response(_CONTROL, media_type="text/html", headers=_NO_CACHE)
 
 
-async def control_below(request: Request) -> Response:
+async def control_below(_request: Request) -> Response:
     """`GET /control/`: a slip; the page's own addresses would not be right there."""
-    del request
     return Response(status_code=307, headers={"location": "../control"})
 
 
@@ -70,9 +66,6 @@ async def still(request: Request) -> Response:
         raise HTTPException(404)
     locked = access.tokens.screen is not None
     if locked and request.query_params.get("key") != show.still_key:
-        try:
-            access.may_see(request)
-        except AccessDenied as denied:
-            return error(denied.code, str(denied))
+        access.may_see(request)
     data = show.still.data
     return cacheable(request, data, show.still.media_type, "no-cache", etag_of(data))

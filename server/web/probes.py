@@ -8,10 +8,10 @@ from starlette.responses import Response
 from cache.untrusted import one_line
 from generator.answers import JsonResponse
 from server.config.screen_names import MAX_NAME
+from server.control.command import CommandError
 from server.diagnostics.findings import sentences
 from server.diagnostics.live_checks import findings_now
 from server.network.access import AccessDenied
-from server.web.responses import error
 from server.web.services import services
 
 
@@ -61,18 +61,15 @@ async def screen(request: Request) -> Response:
     """
     access, presence = services(request).access, services(request).presence
     token = request.headers.get("authorization", "").partition(" ")[2]
+    access.check_origin(request)
     try:
-        access.check_origin(request)
-        try:
-            access.check_screen(token)
-        except AccessDenied:
-            access.role_of(request)
-    except AccessDenied as denied:
-        return error(denied.code, str(denied))
+        access.check_screen(token)
+    except AccessDenied:
+        access.role_of(request)
     # As it is cleaned where a screen says it: else one that is well would be taken for another.
     name = one_line(request.query_params.get("name", ""), MAX_NAME)
     if not name:
-        return error("bad_args", "which screen? expected ?name=")
+        raise CommandError("bad_args", "which screen? expected ?name=")
     status = presence.one(name)
     body = {"screen": name, "well": not status.trouble, "reason": status.message}
     headers = {"cache-control": "no-store"}

@@ -12,8 +12,7 @@ from typing import Final, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.network.access import AccessDenied
-from server.web.responses import error
+from server.control.command import CommandError
 from server.web.services import services
 
 _REPORT_POLICY: Final = (
@@ -43,16 +42,13 @@ async def _file(
     headers: Mapping[str, str],
 ) -> Response:
     access, rehearsals = services(request).access, services(request).rehearsals
-    try:
-        if rehearsals.opens(request.query_params.get("key")):
-            access.check_origin(request)
-        else:
-            access.role_of(request)
-    except AccessDenied as denied:
-        return error(denied.code, str(denied))
+    if rehearsals.opens(request.query_params.get("key")):
+        access.check_origin(request)
+    else:
+        access.role_of(request)
     content = await rehearsals.read(file)
     if content is None:
-        return error("no_report", "nothing has been rehearsed from here yet")
+        raise CommandError("no_report", "nothing has been rehearsed from here yet")
     return Response(
         content, media_type=media_type, headers={**headers, "cache-control": "no-store"}
     )

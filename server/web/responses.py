@@ -1,9 +1,9 @@
-"""Answers that several endpoints give: errors, what may be kept, and headers for all of them."""
+"""Answers that several endpoints give: refusals, what may be kept, and headers for all of them."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Final, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator.answers import JsonResponse
 from server.control.command import CODES
+from server.core.refusal import Refused
 
 _POLICY: Final = b"content-security-policy"
 _HEADERS: Final = (
@@ -51,9 +52,10 @@ class SafeHeaders:
         await self._app(scope, receive, add)
 
 
-def error(code: str, message: str) -> Response:
+async def refusal(_request: Request, error: Exception) -> Response:
     """Why something was not done, as JSON, with the HTTP status that fits its code."""
-    body = {"ok": False, "error": {"code": code, "message": message}}
+    code = cast("Refused", error).code
+    body = {"ok": False, "error": {"code": code, "message": str(error)}}
     return JsonResponse(body, status_code=CODES[code][0])
 
 

@@ -24,8 +24,8 @@ async def _control_socket(websocket: WebSocket) -> None:
     await services(websocket).control.serve(websocket)
 
 
-async def _legacy_socket(websocket: WebSocket) -> None:
-    await services(websocket).legacy.serve(websocket)
+async def _older_wire_socket(websocket: WebSocket) -> None:
+    await services(websocket).older_wire.serve(websocket)
 
 
 ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
@@ -48,5 +48,5 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/rehearsal/report.json", reports.data),
     WebSocketRoute("/ws/screen", _screen_socket),
     WebSocketRoute("/ws/control", _control_socket),
-    WebSocketRoute("/ws", _legacy_socket),
+    WebSocketRoute("/ws", _older_wire_socket),
 )

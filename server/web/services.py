@@ -16,8 +16,8 @@ from server.control.state import StateView
 from server.core.conditions import Conditions
 from server.core.metrics import Metrics
 from server.diagnostics.preflight import Preflight
-from server.legacy.socket import LegacySocket
 from server.network.access import Access
+from server.older_wire.socket import OlderWireSocket
 from server.rehearsal.jobs import RehearsalJobs
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
@@ -47,7 +47,7 @@ class Services:
     asrun: AsRun
     screens: ScreenSocket
     control: ControlSocket
-    legacy: LegacySocket
+    older_wire: OlderWireSocket
     metrics: Metrics
     preflight: Preflight
     rehearsals: RehearsalJobs

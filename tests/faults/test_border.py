@@ -41,13 +41,13 @@ from cache.untrusted import (
 from generator.engines.comfyui.messages import parse as parse_comfyui
 from generator.sheet.cues import CueSheetError, PromptCue, TranscriptCue, parse_cues
 from server.config.environment import is_service_link
-from server.config.sections import Tokens
+from server.config.sections import ServerSection, Tokens
 from server.config.settings import SettingsError, load_settings
 from server.config.show import load_show
 from server.control import messages as control
 from server.control.command import Caller, CommandError
-from server.legacy.messages import parse as parse_legacy
 from server.network.access import Access, Role
+from server.older_wire.messages import parse as parse_older
 from server.sockets.messages import MessageError
 from server.stage import messages as stage
 from tests.helpers.house import House, house
@@ -260,7 +260,7 @@ def test_no_document_brings_in_what_is_unfit(
 @QUICK
 @given(TEXTS)
 def test_no_text_of_the_older_wire_brings_in_what_is_unfit(text: str) -> None:
-    asked = parse_legacy(f"P0:{text}", {})
+    asked = parse_older(f"P0:{text}", {})
     fit(getattr(asked, "text", "") or getattr(asked, "prompt", ""))
 
 
@@ -436,7 +436,7 @@ def test_a_misspelt_token_leaves_no_door_open() -> None:
 def test_a_token_that_is_not_ascii_is_known_however_it_is_sent(encoding: str) -> None:
     from starlette.requests import Request  # noqa: PLC0415 - here alone
 
-    access = Access(Tokens.model_validate({"operator": "Schlüssel"}), "127.0.0.1")
+    access = Access(Tokens.model_validate({"operator": "Schlüssel"}), ServerSection())
     headers = [
         (b"host", b"127.0.0.1"),
         (b"authorization", b"Bearer " + "Schlüssel".encode(encoding)),
@@ -453,7 +453,7 @@ DECODING = {
     "server/config/settings.py": "TOML, which knows neither halves nor depth; told by its place",
     "server/reports/archive.py": "the report of a child of ours, in a folder of ours",
     "server/rehearsal/simulation.py": "messages of our own stage, in this process",
-    "server/cli/live_rehearsal.py": "a word of our own /healthz is looked for",
+    "server/cli/rehearse.py": "a word of our own /healthz is looked for",
 }
 WRITING = {
     "cache/durable.py": "the one way",

@@ -25,11 +25,12 @@ from cache.stores.s3.client import RetryPolicy
 from cache.stores.s3.store import S3Store
 from generator.engines.comfyui.engine import ComfyUIEngine
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
-from generator.engines.legacy.engine import OlderWireEngine
+from generator.engines.older_wire.engine import OlderWireEngine
 from generator.engines.pictures import fitted_preview
 from generator.engines.port import DrawingFailed, Engine, EngineError, EngineUnavailable
 from generator.engines.remote.engine import RemoteEngine
 from generator.engines.replicate.engine import ReplicateEngine
+from generator.engines.replicate.settings import ReplicateSection
 from generator.outgoing import Client, ask, bounded_lines, open_socket, outgoing_client
 from generator.sheet.recipe import Recipe
 from generator.worker import event
@@ -78,7 +79,8 @@ def comfyui(client: Client, url: str) -> Engine:
 
 
 def replicate(client: Client, url: str) -> Engine:
-    return ReplicateEngine(client, "a/b", token=SecretStr("t"), url=url, wait=1, deadline=2.0)
+    section = ReplicateSection(name="cloud", model="a/b", url=url)
+    return ReplicateEngine(client, section, token=SecretStr("t"), wait=1, deadline=2.0)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,6 @@ from server.stage.presence import (
     GONE_AFTER,
     REMEMBERED_AFTER,
     NotForgotten,
-    PresenceCollector,
     ScreenPresence,
 )
 from server.stage.stage import Screen, Stage, StageFrame
@@ -192,7 +191,7 @@ def test_names_that_never_come_back_leave_room_for_a_wall() -> None:
 def test_in_the_metrics() -> None:
     room = Room(named=("left", "right"))
     metrics = Metrics()
-    metrics.registry.register(PresenceCollector(room.presence))
+    metrics.ask(room.presence.metrics)
     with room.screen("left"):
         text = metrics.expose().decode()
     assert 'understudy_screen_up{screen="left"} 1.0' in text
@@ -239,7 +238,7 @@ def test_what_was_cut_before_its_time_is_not_owed() -> None:
         beating(joined, room.clock, 300)
         assert room.told() == {}
         play(room, joined, "two", room.clock.now() + 30)
-        room.stage.tell(wire.Hold())
+        room.stage.hold()
         beating(joined, room.clock, 300)
         assert room.told() == {}
 
@@ -254,7 +253,7 @@ def test_a_frame_that_was_due_in_the_moment_of_a_cut_is_not_owed_all_night(how: 
         if how == "cut":
             room.stage.cut()
         else:
-            room.stage.tell(wire.Hold())
+            room.stage.hold()
         beating(joined, room.clock, 300)
         assert room.told() == {}
         play(room, joined, "two", room.clock.now() + 0.5)

@@ -19,7 +19,7 @@ from cache.stores.port import StoreDenied, StoreError
 from cache.stores.s3.client import RetryPolicy
 from cache.stores.s3.store import S3Store
 from cache.stores.urls import BadStoreAddress, StoreOptions, open_store
-from generator.engines.legacy.engine import OlderWireEngine
+from generator.engines.older_wire.engine import OlderWireEngine
 from generator.engines.port import EngineError
 from generator.engines.remote.engine import RemoteEngine
 from generator.outgoing import outgoing_client

@@ -27,7 +27,7 @@ from generator.sets.prune import remove_sets, unwanted_sets
 from generator.sets.quarantine import sweep
 from generator.sets.recorder import Recorder
 from generator.sets.verify import verify_sets
-from generator.sheet.plan import Action, Plan, PlanInForce
+from generator.sheet.plan import Action, Plan
 from server.config.show import load_show
 from server.modes.forces import Force
 from tests.cache.s3_servers import S3Server, rclone
@@ -339,7 +339,7 @@ def sheet(*prompts: str) -> Plan:
 
 def test_the_plan_takes_over_the_ids_of_a_store_that_comes_later() -> None:
     a, b = (each.fingerprint for each in sheet("a", "b").actions)
-    plan = PlanInForce(sheet("new", "a", "b"))
+    plan = sheet("new", "a", "b")
     assert [each.action_id for each in plan.actions] == ["prompt_001", "prompt_002", "prompt_003"]
     renamed = plan.follow({"prompt_001": [a], "prompt_002": [b]})
     assert [each.action_id for each in plan.actions] == ["prompt_004", "prompt_001", "prompt_002"]
@@ -356,7 +356,8 @@ def test_the_plan_takes_over_the_ids_of_a_store_that_comes_later() -> None:
 
 def test_who_has_the_recipe_now_goes_before_who_had_it_once() -> None:
     a, b = (each.fingerprint for each in sheet("a", "b").actions)
-    plan = sheet("new", "a").given({"prompt_007": [b, a], "prompt_009": [a]})
+    plan = sheet("new", "a")
+    plan.follow({"prompt_007": [b, a], "prompt_009": [a]})
     assert [each.action_id for each in plan.actions] == ["prompt_001", "prompt_009"]
 
 

@@ -33,8 +33,8 @@ from server.core.clock import VirtualClock
 from server.performance.performer import REGENERATION_PAUSE
 from server.providers.base import Slot
 from server.providers.latency import UNKNOWN_LATENCY, Latencies
-from server.providers.live import TO_THE_WALL, LiveEngine, LiveProvider
-from server.providers.timing import LiveDates, due_times
+from server.providers.live import LiveEngine, LiveProvider
+from server.providers.timing import TO_THE_WALL, LiveDates, due_times
 from tests.cache.samples import images_of, meta_of
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import at_once, house

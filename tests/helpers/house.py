@@ -16,8 +16,9 @@ from cache.model.images import Decoded
 from cache.prefetch.availability import EverythingAvailable
 from cache.prefetch.prefetcher import Need, Prefetcher
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import Action, PlanInForce
-from server.asrun.log import MemoryLog, Row
+from generator.sheet.plan import Action
+from server.asrun.file import Row
+from server.asrun.log import AsRun
 from server.config.show import Show, load_show
 from server.control.commands.modes import ModeCommands
 from server.control.commands.show import Remember, ShowCommands
@@ -102,7 +103,7 @@ class House:
     readiness: Readiness
     view: StateView
     dispatcher: Dispatcher
-    asrun: MemoryLog
+    asrun: AsRun
     metrics: Metrics
     supply: Supply
     log: CommandLog
@@ -295,7 +296,7 @@ async def house(
     schedule = build_schedule(
         show.settings.schedule, duration=show.duration, zone=show.timezone, anchor=clock.wall()
     )
-    metrics, asrun, streams = Metrics(), MemoryLog(), RandomStreams(seed)
+    metrics, asrun, streams = Metrics(), AsRun(), RandomStreams(seed)
     log, bag = CommandLog(), ShuffleBag(streams)
 
     def needs() -> list[Need]:
@@ -306,7 +307,7 @@ async def house(
     time_of_day = TimeOfDay(clock, show.timezone)
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         supply,
         Dependencies(
             clock=clock,
@@ -354,8 +355,6 @@ async def house(
         view=view,
         asrun=asrun,
         clock=clock,
-        min_go=show.settings.playback.min_go,
-        log=log,
         remember=remember or forget,
     )
     mode_commands = ModeCommands(

@@ -19,11 +19,11 @@ _PROGRAM = """
 import sys
 from pathlib import Path
 from server.config.show import load_show
-from server.cli.live_rehearsal import rehearse_live
+from server.cli.rehearse import rehearse_live
 from server.diagnostics.report import RehearsalOptions
 from server.rehearsal.rehearsal import seed_of
-show, (speed, asked) = load_show(Path(sys.argv[1]), {}, {}), eval(sys.argv[2])
-rehearse_live(show, RehearsalOptions(seed=seed_of(show, None), **asked), speed=speed, port=0)
+show, (speed, asked) = load_show(Path(sys.argv[1]), {"server": {"port": 0}}, {}), eval(sys.argv[2])
+rehearse_live(show, RehearsalOptions(seed=seed_of(show, None), **asked), speed=speed)
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,9 +12,15 @@ from typing import Any
 
 import httpx
 
-from server.stage.messages import decode_frame
 from tests.helpers.servers import Address
 from tests.helpers.sockets import Message, SocketClient
+
+
+def decode_frame(message: bytes) -> tuple[Message, bytes]:
+    """What `encode_frame` made, taken apart: header and picture."""
+    (length,) = struct.unpack_from(">I", message)
+    end = 4 + length
+    return json.loads(message[4:end]), message[end:]
 
 
 @dataclass(frozen=True)

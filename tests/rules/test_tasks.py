@@ -45,7 +45,7 @@ AWAITED = {
         "catches all, line by line; awaited at the end",
     ),
     ("server/engines/local.py", "create_task"): (
-        3,
+        2,
         "supervision catches all and becomes the engine's state; the others are awaited",
     ),
     ("server/asrun/log.py", "Thread"): (1, "the job `asrun` sees it end and begins another"),
@@ -84,7 +84,7 @@ AWAITED = {
     ("server/core/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),
     ("server/control/osc.py", "create_task"): (1, "answers whatever happens"),
     ("server/control/socket.py", "create_task"): (1, "a command answers whatever happens"),
-    ("server/legacy/socket.py", "create_task"): (2, "results asked for, or their ends awaited"),
+    ("server/older_wire/socket.py", "create_task"): (2, "results asked for, or their ends awaited"),
     ("server/rehearsal/simulation.py", "create_task"): (
         1,
         "a TaskGroup raises what one of them raises",

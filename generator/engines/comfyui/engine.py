@@ -27,9 +27,10 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import anyio
@@ -38,9 +39,20 @@ from pydantic import SecretStr
 
 from cache.model.images import sniff
 from cache.outgoing import reason_of, redacted
-from generator.engines.comfyui.answers import SHOWN, final_output, json_of, refusal, stands_in
+from cache.untrusted import decode_answer
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
-from generator.engines.comfyui.messages import Event, Preview, Progress, parse
+from generator.engines.comfyui.messages import (
+    SHOWN,
+    Event,
+    Preview,
+    Progress,
+    final_output,
+    object_of,
+    parse,
+    refusal,
+    stands_in,
+)
+from generator.engines.comfyui.settings import ComfyUISection
 from generator.engines.comfyui.workflow import Workflow
 from generator.engines.pictures import (
     FINAL_QUALITY,
@@ -59,6 +71,7 @@ from generator.engines.port import (
     Timing,
     check_count,
 )
+from generator.engines.settings import BadEngine, EngineAccess
 from generator.outgoing import Client, ask, bearer, begun_there
 from generator.sheet.recipe import Recipe
 
@@ -77,6 +90,37 @@ _HISTORY_PAUSE: Final = 0.05
 
 _DENIED: Final = frozenset({401, 403})
 _NOT_FOR_US: Final = frozenset({*_DENIED, 407, 429})
+
+
+def connect_engine(settings: ComfyUISection, access: EngineAccess) -> ComfyUIEngine:
+    """See `RemoteSection.connect`."""
+    path = access.folder / settings.workflow
+    try:
+        return ComfyUIEngine(
+            access.client,
+            settings.url,
+            _workflow(path),
+            token=access.token,
+            preview_method=settings.preview_method,
+            output=settings.output,
+        )
+    except ValueError as error:
+        raise BadEngine(f"{settings.called}: workflow: {path}: {error}") from error
+
+
+def _workflow(path: Path) -> dict[str, Any]:
+    """A workflow as it stands in a file.
+
+    Raises:
+        ValueError: there is none, with what was expected.
+    """
+    try:
+        workflow = decode_answer(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from error
+    if not isinstance(workflow, dict):
+        raise ValueError("expected a workflow in API format, a JSON object of nodes")  # noqa: TRY004 - of a file, not of a caller
+    return workflow
 
 
 @dataclass(slots=True)
@@ -110,8 +154,6 @@ class ComfyUIEngine:
         token: bearer token, for a server behind one that asks for it.
         preview_method: ``auto``, ``latent2rgb`` or ``taesd``.
         output: id of the node whose image is the final one; None for the one executed last.
-        quality: of the JPEG that ComfyUI makes of the final image; None takes the file that it
-            saved, usually a PNG with the whole workflow in it.
         silence: seconds without a word of a run after which it is asked after.
         give_up: seconds without progress after which it has failed; waiting in ComfyUI's queue
             does not count.
@@ -127,7 +169,6 @@ class ComfyUIEngine:
     token: SecretStr | None = None
     preview_method: str = "auto"
     output: str | None = None
-    quality: int | None = FINAL_QUALITY
     silence: float = SILENCE
     give_up: float = GIVE_UP
     timing: ClassVar[Timing] = "measured"
@@ -160,9 +201,10 @@ class ComfyUIEngine:
         run = uuid.uuid4().hex
         prompt = self._workflow.filled(recipe, base, run)
         address = f"ws{self.url.removeprefix('http')}/ws?clientId={run}"
+        execution = _Execution(str(uuid.uuid4()))
         async with (
             listening(address, bearer(self.token), self.silence) as heard,
-            self._executing(prompt, run) as execution,
+            begun_there(self._post(prompt, run, execution), partial(self._stop, execution)),
             aclosing(self._drawn(recipe, execution, heard)) as images,
         ):
             async for image in images:
@@ -250,7 +292,7 @@ class ComfyUIEngine:
         """
         try:
             if await self._history(execution.prompt_id) is None:
-                queue = json_of(await self._ask("GET", "/queue"))
+                queue = await self._object("/queue")
                 for name in ("queue_running", "queue_pending"):
                     if stands_in(queue.get(name), execution.prompt_id):
                         execution.unanswered = 0
@@ -280,8 +322,8 @@ class ComfyUIEngine:
             where = f"node {self.output}" if self.output else "any node"
             raise DrawingFailed(f"ComfyUI finished without an image of {where}")
         params = {name: str(found.get(name, "")) for name in ("filename", "subfolder", "type")}
-        if self.quality is not None:
-            params["preview"] = f"jpeg;{self.quality}"
+        # The file that it saved is usually a PNG, with the whole workflow in it.
+        params["preview"] = f"jpeg;{FINAL_QUALITY}"
         response = await self._ask("GET", "/view", params=params)
         if response.status_code != httpx.codes.OK or sniff(response.content) is None:
             raise DrawingFailed(
@@ -313,7 +355,7 @@ class ComfyUIEngine:
     async def _introduce(self) -> None:
         """Ask for the version, once; who does not know is ComfyUI all the same."""
         if self._version is None:
-            system = json_of(await self._ask("GET", "/system_stats")).get("system")
+            system = (await self._object("/system_stats")).get("system")
             version = system.get("comfyui_version") if isinstance(system, dict) else None
             self._version = str(version or "of unknown version")
 
@@ -330,7 +372,7 @@ class ComfyUIEngine:
             files={"image": (name, data, "image/png")},
             data={"type": "input", "overwrite": "true"},
         )
-        answer = json_of(response)
+        answer = object_of(response.content)
         if response.status_code != httpx.codes.OK or not isinstance(answer.get("name"), str):
             raise RecipeRefused(
                 f"ComfyUI does not take the base image: answered {response.status_code}"
@@ -338,14 +380,8 @@ class ComfyUIEngine:
         subfolder = answer.get("subfolder")
         return f"{subfolder}/{answer['name']}" if subfolder else str(answer["name"])
 
-    @asynccontextmanager
-    async def _executing(self, prompt: dict[str, Any], run: str) -> AsyncIterator[_Execution]:
-        """Have a prompt executed; on leaving before its end, it is stopped."""
-        execution = _Execution(str(uuid.uuid4()))
-        async with begun_there(self._post(prompt, run, execution), partial(self._stop, execution)):
-            yield execution
-
     async def _post(self, prompt: dict[str, Any], run: str, execution: _Execution) -> None:
+        """Have a prompt executed."""
         response = await self._ask(
             "POST",
             "/prompt",
@@ -356,7 +392,7 @@ class ComfyUIEngine:
                 "extra_data": {"preview_method": self.preview_method},
             },
         )
-        answer = json_of(response)
+        answer = object_of(response.content)
         # An older ComfyUI gives an id of its own.
         execution.prompt_id = str(answer.get("prompt_id", execution.prompt_id))
         if response.status_code != httpx.codes.OK:
@@ -375,13 +411,16 @@ class ComfyUIEngine:
             await asyncio.wait({posting})
             with suppress(EngineError):
                 await self._ask("POST", "/queue", json={"delete": [execution.prompt_id]})
-                queue = json_of(await self._ask("GET", "/queue"))
+                queue = await self._object("/queue")
                 if stands_in(queue.get("queue_running"), execution.prompt_id):
                     await self._ask("POST", "/interrupt", json={"prompt_id": execution.prompt_id})
 
     async def _history(self, prompt_id: str) -> dict[str, Any] | None:
-        entry = json_of(await self._ask("GET", f"/history/{prompt_id}")).get(prompt_id)
+        entry = (await self._object(f"/history/{prompt_id}")).get(prompt_id)
         return entry if isinstance(entry, dict) else None
+
+    async def _object(self, path: str) -> dict[str, Any]:
+        return object_of((await self._ask("GET", path)).content)
 
     async def _ask(self, method: str, path: str, **content: Any) -> httpx.Response:  # noqa: ANN401  # httpx's
         try:

@@ -1,4 +1,4 @@
-"""What ComfyUI's socket says, and which step each preview is of (pure)."""
+"""What ComfyUI says, on its socket and over HTTP, and which step each preview is of (pure)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import httpx
+
 from cache.untrusted import Unfit, decode_answer
+from generator.engines.comfyui.workflow import Workflow
 from generator.engines.pictures import FLOOR
 
 HELLO: Final = json.dumps(
     {"type": "feature_flags", "data": {"supports_preview_metadata": True}},
 )
 """The first message of a client that wants to know which node and prompt a preview is of."""
+
+SHOWN: Final = 600
+"""Characters of a foreign message that ours may quote."""
 
 _PREVIEW: Final = 1
 _PREVIEW_WITH_METADATA: Final = 4
@@ -47,7 +53,7 @@ class Preview:
 def parse(message: str | bytes) -> Event | Preview | None:
     """Understand a message; None for what does not concern us or cannot be understood."""
     if isinstance(message, str):
-        data = _object(message)
+        data = object_of(message)
         kind, content = data.get("type"), data.get("data")
         return Event(kind, content) if isinstance(kind, str) and isinstance(content, dict) else None
     kind_of_bytes, rest = _word(message), message[_WORD:]
@@ -56,7 +62,7 @@ def parse(message: str | bytes) -> Event | Preview | None:
     length = _word(rest)
     if kind_of_bytes != _PREVIEW_WITH_METADATA or len(rest) <= _WORD + length:
         return None
-    metadata = _object(rest[_WORD : _WORD + length])
+    metadata = object_of(rest[_WORD : _WORD + length])
     node, prompt_id = metadata.get("node_id"), metadata.get("prompt_id")
     return Preview(
         rest[_WORD + length :],
@@ -167,9 +173,54 @@ def _word(data: bytes) -> int:
     return int.from_bytes(data[:_WORD], "big")
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
+def object_of(text: str | bytes) -> dict[str, Any]:
+    """The object that a message or an answer is; empty where it is none."""
     try:
         value = decode_answer(text)
     except Unfit:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+# ---------------------------------------------------------------- answers over HTTP
+
+
+def final_output(entry: dict[str, Any], node: str | None) -> dict[str, Any] | None:
+    """Which image of a history's entry is the final one.
+
+    Of the node executed last, saved ones before temporary ones; of a batch the first, as
+    previews show that.
+    """
+    outputs = entry.get("outputs")
+    found: dict[str, Any] | None = None
+    for node_id, output in outputs.items() if isinstance(outputs, dict) else ():
+        images = output.get("images") if isinstance(output, dict) else None
+        if not images or not isinstance(images[0], dict) or node not in {None, node_id}:
+            continue
+        if found is None or images[0].get("type") == "output" or found.get("type") != "output":
+            found = images[0]
+    return found
+
+
+def refusal(response: httpx.Response, workflow: Workflow) -> str:
+    """Why a prompt was refused: every node that is at fault, and its reason."""
+    answer = object_of(response.content)
+    problems = []
+    by_node = answer.get("node_errors")
+    for node, found in by_node.items() if isinstance(by_node, dict) else ():
+        errors = found.get("errors") if isinstance(found, dict) else None
+        problems += [
+            f"{workflow.describe(node)}: {error.get('message')}: {error.get('details')}"
+            for error in errors or ()
+            if isinstance(error, dict)
+        ]
+    error = answer.get("error")
+    if not problems and isinstance(error, dict):
+        problems.append(f"{error.get('message')}: {error.get('details')}")
+    return "; ".join(problems)[:SHOWN] or f"answered {response.status_code}"
+
+
+def stands_in(queue: object, prompt_id: str) -> bool:
+    """Whether a prompt is in a queue: a list whose items are lists, the second is the id."""
+    items = queue if isinstance(queue, list) else []
+    return any(isinstance(item, list) and item[1:2] == [prompt_id] for item in items)

@@ -1,5 +1,5 @@
 """The diffusers engine.
 
-Free of torch: `settings`, `engine`, `channel`, `faults`, `profile`. The others import torch and
+Free of torch: `settings`, `engine`, `faults`. The others import torch and
 diffusers, and are imported by the drawing thread when it first draws.
 """

@@ -8,14 +8,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 
+import numpy as np
 import torch
 from PIL import Image
 
-from generator.engines.diffusers.channel import Cancelled
-from generator.engines.diffusers.faults import is_out_of_memory, translated
-from generator.engines.diffusers.pictures import check_not_flat, to_image
+from generator.engines.diffusers.faults import Cancelled, is_out_of_memory, translated
 from generator.engines.diffusers.pipelines import (
     Model,
     Models,
@@ -27,10 +26,16 @@ from generator.engines.diffusers.pipelines import (
 from generator.engines.diffusers.previews import decoder_for
 from generator.engines.diffusers.schedulers import StepWatch, fresh_scheduler
 from generator.engines.diffusers.settings import DiffusersSection
-from generator.engines.diffusers.timing import DeviceClock, Mark, clock_for
-from generator.engines.diffusers.untyped import Pipeline, Tensor
-from generator.engines.pictures import FINAL_QUALITY, PREVIEW_QUALITY, base_of, encoded
-from generator.engines.port import StepImage
+from generator.engines.diffusers.timing import DeviceClock, clock_for
+from generator.engines.diffusers.untyped import Mark, Pipeline, Tensor
+from generator.engines.pictures import (
+    FINAL_QUALITY,
+    PREVIEW_QUALITY,
+    base_as_final,
+    base_of,
+    encoded,
+)
+from generator.engines.port import DrawingFailed, StepImage
 from generator.sheet.recipe import PipelineKind, Recipe
 
 Emit = Callable[[int, StepImage], None]
@@ -41,6 +46,9 @@ _PREVIEWS_WAITING = 8
 _WARM_UP_STEPS = 2
 _TO_BE_WAITED_FOR = 0.05
 """Seconds: a drawing that begins sooner has waited for nothing but its own beginning."""
+
+_FLAT_SPAN = 4 / 255
+"""A picture whose channels span no more is one colour to the eye: see `cache.model.images`."""
 
 ALWAYS_WARM = frozenset({"cpu"})
 """Devices on which a first run takes no longer than others, once its model is loaded."""
@@ -89,12 +97,13 @@ class Studio:
         run: _PipelineCall | None = None
         try:
             _leave_off_if(cancelled)
-            started = time.perf_counter()
-            asked = started if asked is None else asked
-            base = base_of(recipe) if recipe.base_image is not None else None
-            if base is not None and recipe.is_base_itself:
-                _emit_base(base, len(seeds), emit, time.perf_counter() - started)
+            asked = time.perf_counter() if asked is None else asked
+            if recipe.is_base_itself:
+                final = base_as_final(recipe)
+                for index in range(len(seeds)):
+                    emit(index, final)
                 return
+            base = base_of(recipe) if recipe.base_image is not None else None
             model = self._fetched(recipe)
             waited = time.perf_counter() - asked
             _leave_off_if(cancelled)
@@ -135,7 +144,12 @@ class Studio:
         except Exception as error:
             raise translated(error, begun=False) from error
         if (recipe.kind, recipe.width, recipe.height) not in warm:
-            self.draw(recipe.model_copy(update=short), [recipe.seed], _nowhere, cancelled)
+            self.draw(
+                recipe.model_copy(update=short),
+                [recipe.seed],
+                lambda _index, _image: None,
+                cancelled,
+            )
 
     def is_warm(self, recipe: Recipe) -> bool:
         """Whether a run of this recipe now takes as long as any later one."""
@@ -156,6 +170,7 @@ class Studio:
         return model
 
 
+@dataclass(eq=False)
 class _PipelineCall:
     """One call of a pipeline, watched step by step.
 
@@ -165,29 +180,20 @@ class _PipelineCall:
     slowly, as a far store does, slows down no replay.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        recipe: Recipe,
-        *,
-        clock: DeviceClock,
-        previewer: ThreadPoolExecutor,
-        emit: Emit,
-        cancelled: Callable[[], bool],
-        asked: float,
-        waited: float,
-    ) -> None:
-        self._asked = asked
-        self._waited = waited
+    model: Model
+    recipe: Recipe
+    _: KW_ONLY
+    clock: DeviceClock
+    previewer: ThreadPoolExecutor
+    emit: Emit
+    cancelled: Callable[[], bool]
+    asked: float
+    waited: float
+
+    def __post_init__(self) -> None:
         self._latency: float | None = None
-        self._model = model
-        self._recipe = recipe
-        self._clock = clock
-        self._previewer = previewer
-        self._emit = emit
-        self._cancelled = cancelled
-        self._pipeline = model.pipeline(recipe.kind)
-        self._pipeline.scheduler = fresh_scheduler(model.scheduler, recipe.scheduler)
+        self._pipeline = self.model.pipeline(self.recipe.kind)
+        self._pipeline.scheduler = fresh_scheduler(self.model.scheduler, self.recipe.scheduler)
         self._watch = StepWatch(self._pipeline.scheduler)
         self._jobs: deque[Future[None]] = deque()
         self._given_up = threading.Event()
@@ -198,32 +204,32 @@ class _PipelineCall:
     def go(self, seeds: Sequence[int], base: Image.Image | None) -> None:
         """Draw; everything is emitted, or it is raised, and nothing runs on."""
         try:
-            arguments = call_arguments(self._pipeline, self._recipe, seeds, base)
-            self._latency = max(0.0, time.perf_counter() - self._asked - self._waited)
-            self._begun = self._clock.mark()
+            arguments = call_arguments(self._pipeline, self.recipe, seeds, base)
+            self._latency = max(0.0, time.perf_counter() - self.asked - self.waited)
+            self._begun = self.clock.mark()
             latents = self._pipeline(callback_on_step_end=self._on_step_end, **arguments)[0]
-            left = self._clock.mark()
+            left = self.clock.mark()
             while self._jobs:
                 self._jobs.popleft().result()
-            after_steps = self._clock.seconds(self._begun, left)
-            self._finish(unpacked(self._pipeline, latents, self._recipe), after_steps)
+            after_steps = self.clock.seconds(self._begun, left)
+            self._finish(unpacked(self._pipeline, latents, self.recipe), after_steps)
         finally:
             self._given_up.set()
             while self._jobs:
                 self._jobs.popleft().exception()
-            self._pipeline.scheduler = self._model.scheduler
+            self._pipeline.scheduler = self.model.scheduler
 
     def _on_step_end(
         self, pipeline: Pipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Diffusers' callback, once its step is launched."""
         del index
-        ended = self._clock.mark()
-        _leave_off_if(self._cancelled)
+        ended = self.clock.mark()
+        _leave_off_if(self.cancelled)
         self.steps_drawn += 1
         end = self._watch.take(tensors["latents"])
         self._jobs.append(
-            self._previewer.submit(
+            self.previewer.submit(
                 self._preview,
                 (self.steps_drawn, int(pipeline.num_timesteps) + 1),
                 end,
@@ -235,9 +241,9 @@ class _PipelineCall:
             self._jobs.popleft().result()
         # One step ahead of the device keeps it busy; more would put off a cancellation.
         if self._ended_before is not None:
-            self._clock.catch_up(self._ended_before)
+            self.clock.catch_up(self._ended_before)
         self._ended_before = ended
-        self._begun = self._clock.mark()
+        self._begun = self.clock.mark()
         return {}
 
     def _preview(
@@ -246,18 +252,18 @@ class _PipelineCall:
         """Decode, encode and emit a step's previews; in the previews' thread."""
         if self._given_up.is_set():
             return
-        recipe, (step, steps), (begun, ended) = self._recipe, place, marks
+        recipe, (step, steps), (begun, ended) = self.recipe, place, marks
         size = (recipe.width, recipe.height)
-        with torch.no_grad(), self._clock.beside(ended, end):
-            decoder = self._model.decoder
+        with torch.no_grad(), self.clock.beside(ended, end):
+            decoder = self.model.decoder
             pictures = decoder(unpacked(self._pipeline, end, recipe))
-            images = [to_image(pixels, size) for pixels in pictures]
+            images = [_to_image(pixels, size) for pixels in pictures]
             moment = float(timestep)
-        duration = self._clock.seconds(begun, ended)
+        duration = self.clock.seconds(begun, ended)
         for index, image in enumerate(images):
             data = encoded(image, "JPEG", PREVIEW_QUALITY)
             preview = StepImage(step, steps, False, moment, duration, data)
-            self._emit(index, self._dated(preview) if step == 1 else preview)
+            self.emit(index, self._dated(preview) if step == 1 else preview)
 
     def _finish(self, latents: Tensor, after_steps: float) -> None:
         """Decode the finished latents one by one, and emit what comes of them.
@@ -266,29 +272,22 @@ class _PipelineCall:
             latents: shape (batch, channels, height, width).
             after_steps: seconds of drawing from the last step's end to here.
         """
-        recipe, step = self._recipe, self.steps_drawn + 1
+        recipe, step = self.recipe, self.steps_drawn + 1
         for index in range(len(latents)):
-            _leave_off_if(self._cancelled)
-            begun = self._clock.mark()
+            _leave_off_if(self.cancelled)
+            begun = self.clock.mark()
             with torch.no_grad():
                 pixels = decoded(self._pipeline, latents[index : index + 1])[0]
-            image = to_image(pixels, (recipe.width, recipe.height))
-            check_not_flat(pixels)
+            image = _to_image(pixels, (recipe.width, recipe.height))
+            _check_not_flat(pixels)
             data = encoded(image, "JPEG", FINAL_QUALITY)
-            duration = after_steps + self._clock.seconds(begun, self._clock.mark())
+            duration = after_steps + self.clock.seconds(begun, self.clock.mark())
             final = StepImage(step, step, True, None, duration, data)
-            self._emit(index, self._dated(final) if step == 1 else final)
+            self.emit(index, self._dated(final) if step == 1 else final)
 
     def _dated(self, first: StepImage) -> StepImage:
         """A first image, with what preceded it."""
-        return replace(first, latency=self._latency, waited=self._waited)
-
-
-def _emit_base(base: Image.Image, count: int, emit: Emit, duration: float) -> None:
-    """Where strength leaves no step to draw, the picture is the base image itself."""
-    data = encoded(base, "JPEG", FINAL_QUALITY)
-    for index in range(count):
-        emit(index, StepImage(1, 1, True, None, max(duration, 1e-6), data))
+        return replace(first, latency=self._latency, waited=self.waited)
 
 
 def _leave_off_if(cancelled: Callable[[], bool]) -> None:
@@ -296,5 +295,32 @@ def _leave_off_if(cancelled: Callable[[], bool]) -> None:
         raise Cancelled
 
 
-def _nowhere(index: int, image: StepImage) -> None:
-    del index, image
+def _to_image(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
+    """A picture of a tensor, brought to a size.
+
+    Args:
+        pixels: shape (3, height, width), 0 to 1, on any device.
+        size: (width, height) in pixels.
+
+    Raises:
+        DrawingFailed: a value is not a number.
+    """
+    if not bool(torch.isfinite(pixels).all()):
+        raise DrawingFailed("values that are no numbers, as a decoder in half precision gives them")
+    codes = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+    image = Image.fromarray(np.ascontiguousarray(codes.cpu().numpy()))
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _check_not_flat(pixels: Tensor) -> None:
+    """Refuse a picture that is all one colour: black, after a decoder's failure.
+
+    Args:
+        pixels: shape (3, height, width), 0 to 1.
+
+    Raises:
+        DrawingFailed: it is.
+    """
+    shown = pixels.clamp(0, 1).flatten(1)
+    if bool(((shown.amax(1) - shown.amin(1)) <= _FLAT_SPAN).all()):
+        raise DrawingFailed("the final image is all one colour")

@@ -13,19 +13,29 @@ import asyncio
 import gc
 import importlib.metadata
 import os
+import random
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import replace
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    aclosing,
+    asynccontextmanager,
+    closing,
+)
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from statistics import median
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
+from anyio.streams.memory import MemoryObjectReceiveStream
 
-from generator.engines.diffusers.channel import Cancelled, Channel
-from generator.engines.diffusers.faults import is_out_of_memory
-from generator.engines.diffusers.profile import Profile
+from generator.engines.diffusers.faults import Cancelled, is_out_of_memory
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     DrawnSet,
@@ -46,9 +56,22 @@ _ON_A_GPU = 4
 _IMAGES_WAITING = 4
 """Images that a slow reader may leave waiting before the drawing waits for it."""
 
+Profile = tuple[float, ...]
+"""What one run of a recipe took, alone: seconds of each preview in order, and last of the final
+image."""
+
 T = TypeVar("T")
 
 
+def open_engine(
+    settings: DiffusersSection, *, wait: bool, processes: int
+) -> AbstractContextManager[DiffusersEngine]:
+    """See `LocalSection.open`."""
+    del wait, processes
+    return closing(DiffusersEngine(settings))
+
+
+@dataclass(eq=False)
 class DiffusersEngine:
     """Draws with diffusers, one recipe at a time; who comes meanwhile waits in line.
 
@@ -61,19 +84,14 @@ class DiffusersEngine:
         tiny_decoder: name or path of the tiny decoder; None takes the one for the model.
     """
 
-    timing: Timing = "measured"
+    settings: DiffusersSection
+    _: KW_ONLY
+    precision: str | None = None
+    tiny_decoder: str | None = None
+    timing: ClassVar[Timing] = "measured"
     """Of one picture; a `DrawnSet` of a batch says its own."""
 
-    def __init__(
-        self,
-        settings: DiffusersSection | None = None,
-        *,
-        precision: str | None = None,
-        tiny_decoder: str | None = None,
-    ) -> None:
-        self._settings = settings or DiffusersSection(name="diffusers")
-        self._precision = precision
-        self._tiny_decoder = tiny_decoder
+    def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffusers-drawing")
         self._studio: Studio | None = None
         self._poison: EnginePoisoned | None = None
@@ -91,8 +109,8 @@ class DiffusersEngine:
     @property
     def batch_size(self) -> int:
         """How many are drawn at once; 1 until it is known what is drawn on."""
-        if self._settings.batch_size is not None:
-            return self._settings.batch_size
+        if self.settings.batch_size is not None:
+            return self.settings.batch_size
         on_a_gpu = self._studio is not None and self._studio.device.startswith("cuda")
         return _ON_A_GPU if on_a_gpu else 1
 
@@ -153,27 +171,35 @@ class DiffusersEngine:
         """Run `draw` in the drawing thread, hand out what it puts, and see it ended."""
         if self._poison is not None:
             raise self._poison
-        channel: Channel[T] = Channel(asyncio.get_running_loop(), _IMAGES_WAITING)
+        loop, left = anyio.lowlevel.current_token(), threading.Event()
+        put_in, taken_out = anyio.create_memory_object_stream[T](_IMAGES_WAITING)
+
+        def put(item: T) -> None:
+            try:
+                anyio.from_thread.run(put_in.send, item, token=loop)
+            except anyio.BrokenResourceError:
+                raise Cancelled from None
 
         def work() -> None:
-            error: Exception | None = None
             try:
-                draw(channel.put, lambda: channel.abandoned)
+                draw(put, left.is_set)
             except Cancelled:
                 pass
             except EnginePoisoned as poisoned:
-                self._poison = error = poisoned
-            except Exception as failure:  # noqa: BLE001 - raised where the images are read
-                error = failure
-            channel.end(error)
+                self._poison = poisoned
+                raise
+            finally:
+                anyio.from_thread.run_sync(put_in.close, token=loop)
 
-        job = self._thread.submit(work)
-        try:
-            async with aclosing(_items(channel)) as items:
-                yield items
-        finally:
-            channel.abandon()
-            await _ended(job)
+        with put_in, taken_out:
+            job = self._thread.submit(work)
+            try:
+                async with aclosing(_items(taken_out, job)) as items:
+                    yield items
+            finally:
+                left.set()
+                taken_out.close()
+                await _ended(job)
 
     def _opened(self) -> Studio:
         if self._studio is None:
@@ -187,7 +213,7 @@ class DiffusersEngine:
                     f"torch and diffusers are not installed here ({error}): "
                     "pip install 'understudy[diffusers]'"
                 ) from error
-            self._studio = Studio(self._settings, self._precision, self._tiny_decoder)
+            self._studio = Studio(self.settings, self.precision, self.tiny_decoder)
         return self._studio
 
     def _draw_one(
@@ -207,7 +233,7 @@ class DiffusersEngine:
 
         studio.draw(recipe, [recipe.seed], emit, cancelled, asked=asked)
         if warm:  # else its first steps took longer than others' will
-            self._profiles.setdefault(recipe.fingerprint, Profile(tuple(durations)))
+            self._profiles.setdefault(recipe.fingerprint, tuple(durations))
 
     def _draw_batch(
         self,
@@ -237,10 +263,10 @@ class DiffusersEngine:
             for seed, images in zip(now, sets, strict=True):
                 if alone:
                     took = tuple(image.duration for image in images)
-                    self._profiles.setdefault(key, Profile(took))
+                    self._profiles.setdefault(key, took)
                     put(DrawnSet(seed, images, "measured"))
                     continue
-                durations = self._profiles[key].sample(seed)
+                durations = sample(self._profiles[key], seed)
                 timed = zip(images, durations, strict=True)
                 fitted = tuple(replace(image, duration=seconds) for image, seconds in timed)
                 put(DrawnSet(seed, fitted, "profiled"))
@@ -256,9 +282,12 @@ def _drawn(
     return [tuple(images) for images in sets]
 
 
-async def _items(channel: Channel[T]) -> AsyncGenerator[T, None]:
-    while (item := await channel.get()) is not None:
+async def _items(
+    taken_out: MemoryObjectReceiveStream[T], job: Future[None]
+) -> AsyncGenerator[T, None]:
+    async for item in taken_out:
         yield item
+    await asyncio.wrap_future(job)  # raises what it broke off with
 
 
 async def _ended(job: Future[None]) -> None:
@@ -268,3 +297,27 @@ async def _ended(job: Future[None]) -> None:
     # A thread cannot be stopped; the shield is for scopes of anyio, which cancel every await.
     with anyio.CancelScope(shield=True):
         await asyncio.wait({asyncio.wrap_future(job)})
+
+
+def sample(profile: Profile, seed: int) -> list[float]:
+    """Durations as another run of the recipe might have had them.
+
+    Every step's is one that the profiled run really took for some step (a bootstrap, so
+    the spread is the machine's own). The first step and the final image, of which a run
+    has but one each, are scaled by a step's deviation from the median step.
+
+    Args:
+        profile: of the run that was timed.
+        seed: the picture's; the same gives the same durations.
+    """
+    if len(profile) <= 2:  # noqa: PLR2004 - no step beside the first and the final
+        return list(profile)
+    rng = random.Random(seed)
+    first, *steady, final = profile
+    usual = median(steady)
+    drawn = [rng.choice(steady) for _ in steady]
+    return [first * _ratio(steady, usual, rng), *drawn, final * _ratio(steady, usual, rng)]
+
+
+def _ratio(steady: Sequence[float], usual: float, rng: random.Random) -> float:
+    return rng.choice(steady) / usual if usual > 0 else 1.0

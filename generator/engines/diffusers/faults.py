@@ -20,6 +20,10 @@ _OUT_OF_MEMORY = (
 _POISONED = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert")
 
 
+class Cancelled(Exception):
+    """Nobody wants the drawing any more. Never leaves the engine."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or beside it."""
     if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""Pipelines: loading them, keeping a few, calling them by a recipe, decoding what they made."""
+"""Pipelines: loaded, kept, adapted, called by a recipe, and what they made decoded."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from huggingface_hub import scan_cache_dir
+from huggingface_hub import scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound
 from PIL import Image
 
-from generator.engines.diffusers.loras import lay_on
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.diffusers.untyped import Autoencoder, Pipeline, Precision, Scheduler, Tensor
 from generator.engines.port import RecipeRefused
@@ -69,6 +69,56 @@ class Model:
         return factor * 2 if type(self.text).__name__ in _TRANSFORMER_FAMILIES else factor
 
 
+def _lay_on(model: Model, loras: tuple[Lora, ...], *, allow_download: bool) -> None:
+    """Bring a model to have exactly these adapters over it.
+
+    The model is not copied: adapters of the recipe before are taken off, which leaves its
+    weights as they were; where only weights changed, nothing is loaded.
+
+    Args:
+        model: the model; its pipelines share what is changed.
+        loras: in order; empty for none.
+        allow_download: whether an adapter that is not on this machine is fetched.
+
+    Raises:
+        RecipeRefused: an adapter is not there, or does not fit the model.
+    """
+    if loras == model.loras:
+        return
+    pipeline = model.text
+    names = [f"adapter_{index}" for index in range(len(loras))]
+    if [lora.model for lora in loras] != [lora.model for lora in model.loras]:
+        if model.loras:
+            pipeline.unload_lora_weights()
+            model.loras = ()
+        for name, lora in zip(names, loras, strict=True):
+            try:
+                source = _adapter_source(lora.model, allow_download=allow_download)
+                pipeline.load_lora_weights(source, adapter_name=name, use_safetensors=True)
+                pipeline.set_adapters([name])
+            # A file that is no adapter of this model surfaces as nearly anything.
+            except Exception as error:
+                pipeline.unload_lora_weights()
+                raise RecipeRefused(
+                    f"the LoRA {lora.model!r} cannot be laid over {model.name}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+    if loras:
+        pipeline.set_adapters(names, [lora.weight for lora in loras])
+    model.loras = loras
+
+
+def _adapter_source(name: str, *, allow_download: bool) -> str:
+    """A path to load from: a file, or a folder with one in it."""
+    if Path(name).exists():
+        return name
+    return str(
+        snapshot_download(
+            name, local_files_only=not allow_download, allow_patterns=["*.safetensors", "*.json"]
+        )
+    )
+
+
 class Models:
     """The models in memory, the one unused for longest first to go.
 
@@ -108,7 +158,7 @@ class Models:
                 f"{recipe.model} draws sizes that are multiples of {multiple}, "
                 f"found {recipe.width} x {recipe.height}"
             )
-        lay_on(model, recipe.loras, allow_download=self._settings.allow_download)
+        _lay_on(model, recipe.loras, allow_download=self._settings.allow_download)
         return model
 
     def kept(self, name: str) -> Model | None:

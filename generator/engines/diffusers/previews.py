@@ -29,6 +29,9 @@ _TINY_DECODERS = {
 _RELEASED_BLOCKS = [128, 256, 512, 512]
 """Widths of the decoders that Stability AI and Black Forest Labs released."""
 
+_SIDE, _PATCHES = 24, 6
+"""On a side: latents that a matrix is fitted to, and random values that they run between."""
+
 _MATRICES: dict[float, tuple[list[list[float]], list[float]]] = {
     # Rows are channels, columns red, green, blue in -1 to 1. Fitted for SD 1.4 by keturn:
     # discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
@@ -111,9 +114,7 @@ def _matrix(pipeline: Pipeline, device: str) -> Decoder:
     return decode
 
 
-def _fitted(
-    pipeline: Pipeline, device: str, *, side: int = 24, patches: int = 6
-) -> tuple[Tensor, Tensor]:
+def _fitted(pipeline: Pipeline, device: str) -> tuple[Tensor, Tensor]:
     """The matrix that comes nearest to a decoder, by least squares over smooth random latents.
 
     For latent spaces of which no matrix is known, whatever their channels; measured once per
@@ -122,20 +123,18 @@ def _fitted(
     Args:
         pipeline: whose decoder.
         device: where it is.
-        side: latents on a side.
-        patches: random values on a side, between which they are interpolated.
 
     Returns:
         Factors (channels, 3) and bias (3), to colours in -1 to 1.
     """
     channels = int(pipeline.vae.config.latent_channels)
     noise = torch.randn(
-        (2, channels, patches, patches), generator=torch.Generator("cpu").manual_seed(0)
+        (2, channels, _PATCHES, _PATCHES), generator=torch.Generator("cpu").manual_seed(0)
     )
-    latents = torch.nn.functional.interpolate(noise, size=(side, side), mode="bilinear")
+    latents = torch.nn.functional.interpolate(noise, size=(_SIDE, _SIDE), mode="bilinear")
     with torch.no_grad():
         pictures = decoded(pipeline, latents.to(device)).cpu() * 2 - 1
-    small = torch.nn.functional.adaptive_avg_pool2d(pictures, (side, side))
+    small = torch.nn.functional.adaptive_avg_pool2d(pictures, (_SIDE, _SIDE))
     known = latents.permute(0, 2, 3, 1).reshape(-1, channels)
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     found = torch.linalg.lstsq(known, small.permute(0, 2, 3, 1).reshape(-1, 3)).solution

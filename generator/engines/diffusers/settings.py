@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from generator.engines.port import Engine
 from generator.engines.settings import EngineAccess, LocalSection, NotReady
 
 PreviewDecoder = Literal["auto", "vae", "taesd", "latent-rgb"]
@@ -43,18 +40,6 @@ class DiffusersSection(LocalSection):
     allow_download: bool = False
     keep_models: Annotated[int, Field(ge=1, le=100)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
-
-    @contextmanager
-    def open(self, *, wait: bool, processes: int = 1) -> Iterator[Engine]:
-        """See `LocalSection.open`."""
-        from generator.engines.diffusers.engine import DiffusersEngine
-
-        del wait, processes
-        engine = DiffusersEngine(self)
-        try:
-            yield engine
-        finally:
-            engine.close()
 
     def keeping(self, models: int) -> Self:
         """All of them: one that has to be loaded when its cue comes makes the wall wait for it."""

@@ -5,68 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
 
 import torch
 
-from generator.engines.diffusers.untyped import Event, Tensor
-
-Mark: TypeAlias = Event
-"""A moment: seconds on the host, or an event in a CUDA stream."""
+from generator.engines.diffusers.untyped import Mark, Tensor
 
 
-class DeviceClock(Protocol):
-    """Tells how long the device took."""
-
-    def mark(self) -> Mark:
-        """The moment at which the device has done all it was given so far."""
-        ...
-
-    def seconds(self, start: Mark, end: Mark) -> float:
-        """Seconds between two marks; waits until the second has come."""
-        ...
-
-    def catch_up(self, mark: Mark) -> None:
-        """Wait until the device has reached `mark`."""
-        ...
-
-    @contextmanager
-    def beside(self, mark: Mark, *tensors: Tensor) -> Iterator[None]:
-        """Work on `tensors`, which are ready at `mark`, beside the drawing."""
-        ...
-
-
-class HostClock:
-    """For a CPU, and for Apple's GPUs, which are waited for at each mark.
+class DeviceClock:
+    """Tells how long a device took: a CPU, or a GPU of Apple's, waited for at each mark.
 
     Args:
         device: ``cpu`` or ``mps``.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str) -> None:
         self._waits = device.startswith("mps")
 
     def mark(self) -> Mark:
-        """Now, once the device is done."""
+        """The moment at which the device has done all it was given so far."""
         if self._waits:
             torch.mps.synchronize()
         return time.perf_counter()
 
     def seconds(self, start: Mark, end: Mark) -> float:
-        """Seconds between two marks, more than 0."""
+        """Seconds between two marks, more than 0; waits until the second has come."""
         return max(float(end - start), 1e-6)
 
     def catch_up(self, mark: Mark) -> None:
-        """Nothing to wait for: a mark is made when it has come."""
+        """Wait until the device has reached `mark`: here it is made when it has come."""
 
     @contextmanager
     def beside(self, mark: Mark, *tensors: Tensor) -> Iterator[None]:
-        """Nothing to arrange: another thread is enough."""
+        """Work on `tensors`, which are ready at `mark`, beside the drawing: in another thread."""
         del mark, tensors
         yield
 
 
-class CudaClock:
+class CudaClock(DeviceClock):
     """For CUDA: marks are events in the drawing's stream, so that nothing waits for them.
 
     A callback of diffusers comes when a step's kernels are launched, well before they are
@@ -77,6 +52,7 @@ class CudaClock:
     """
 
     def __init__(self, device: str) -> None:
+        super().__init__(device)
         self._device = torch.device(device)
         self._stream = torch.cuda.Stream(self._device)
 
@@ -108,4 +84,4 @@ class CudaClock:
 
 def clock_for(device: str) -> DeviceClock:
     """The clock of a device."""
-    return CudaClock(device) if device.startswith("cuda") else HostClock(device)
+    return CudaClock(device) if device.startswith("cuda") else DeviceClock(device)

@@ -22,5 +22,5 @@ StepResult: TypeAlias = Any
 Autoencoder: TypeAlias = Any
 """A `diffusers.AutoencoderKL`: turns pictures into latents and back."""
 
-Event: TypeAlias = Any
-"""A `torch.cuda.Event`."""
+Mark: TypeAlias = Any
+"""A moment: seconds on the host, or a `torch.cuda.Event` in a stream."""

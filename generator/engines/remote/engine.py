@@ -32,6 +32,8 @@ from generator.engines.port import (
     check_count,
 )
 from generator.engines.remote.protocol import NotKeptThere, SetRequest
+from generator.engines.remote.settings import WorkerSection
+from generator.engines.settings import EngineAccess
 from generator.outgoing import Client, ask, bearer, bounded_lines, read_whole, stream
 from generator.sheet.recipe import Recipe
 
@@ -112,6 +114,11 @@ def error_of(data: dict[str, Any]) -> EngineError:
     return kind(message)
 
 
+def connect_engine(settings: WorkerSection, access: EngineAccess) -> RemoteEngine:
+    """See `RemoteSection.connect`."""
+    return RemoteEngine(access.client, settings.url, token=access.token)
+
+
 @dataclass(eq=False)
 class RemoteEngine:
     """Draws on a worker.
@@ -121,6 +128,10 @@ class RemoteEngine:
         url: the worker's address, such as ``http://gpu.example:9000``.
         token: what it must be brought.
         silence: seconds without a word after which it is given up.
+
+    Attributes:
+        name: what drew last there, with its version; before that, where it is.
+        timing: how the durations of the last drawing came about, as the worker says.
     """
 
     client: Client = field(repr=False)
@@ -131,18 +142,8 @@ class RemoteEngine:
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
-        self._name = f"worker at {redacted(self.url)}"
-        self._timing: Timing = "measured"
-
-    @property
-    def name(self) -> str:
-        """What drew last there, with its version; before that, where it is."""
-        return self._name
-
-    @property
-    def timing(self) -> Timing:
-        """How the durations of the last drawing came about, as the worker says."""
-        return self._timing
+        self.name = f"worker at {redacted(self.url)}"
+        self.timing: Timing = "measured"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -161,10 +162,12 @@ class RemoteEngine:
         return aclosing(self._images(recipe))
 
     async def draw_set(self, asked: SetRequest) -> SetMeta:
-        """Have the worker draw a set and keep it in its own store.
+        """Have the worker draw a set, keep it in its own store and register it.
+
+        One that is there already is only looked at.
 
         Raises:
-            NotKeptThere: it has no store, or not the one that `asked` names.
+            NotKeptThere: it has no store, or not the one that `asked` names. Nothing was drawn.
             EngineError: as `render`.
         """
         try:
@@ -185,7 +188,7 @@ class RemoteEngine:
             meta = parse_meta(response.content, f"the answer of {redacted(self.url)}")
         except FormatError as error:
             raise DrawingFailed(f"the worker answered with no meta: {error}") from error
-        self._name = meta.engine or self._name
+        self.name = meta.engine or self.name
         return meta
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
@@ -232,9 +235,9 @@ class RemoteEngine:
                         image = replace(image, latency=latency, waited=waited)
                     yield image
                 case "done":
-                    self._name = one_line(str(event.data.get("engine") or self._name), _MAX_NAME)
+                    self.name = one_line(str(event.data.get("engine") or self.name), _MAX_NAME)
                     if event.data.get("timing") in {"measured", "profiled", "simulated"}:
-                        self._timing = cast("Timing", event.data["timing"])
+                        self.timing = cast("Timing", event.data["timing"])
                     return
                 case "error":
                     raise error_of(event.data)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.model.formats import SetMeta
-from generator.engines.port import Engine, EngineError
+from generator.engines.port import EngineError
 from generator.sheet.cues import Identifier
 from generator.sheet.description import Description
 from generator.sheet.recipe import Recipe
@@ -36,17 +35,3 @@ class SetRequest(BaseModel):
 
 class NotKeptThere(EngineError):
     """The worker does not keep sets where they were to be: they have to be fetched from it."""
-
-
-@runtime_checkable
-class KeepingEngine(Engine, Protocol):
-    """An engine that can keep what it draws by itself, near to where it draws."""
-
-    async def draw_set(self, asked: SetRequest) -> SetMeta:
-        """Have a set drawn, kept and registered; one that is there already is only looked at.
-
-        Raises:
-            NotKeptThere: it has no store, or another one. Nothing was drawn.
-            EngineError: as `Engine.render`.
-        """
-        ...

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from generator.engines.port import Engine
-from generator.engines.settings import EngineAccess, RemoteSection
+from generator.engines.settings import RemoteSection
 
 
 class WorkerSection(RemoteSection):
@@ -21,9 +20,3 @@ class WorkerSection(RemoteSection):
     def drawn_by(self) -> str | None:
         """Whatever it is that the worker draws with."""
         return None
-
-    def connect(self, access: EngineAccess) -> Engine:
-        """See `RemoteSection.connect`."""
-        from generator.engines.remote.engine import RemoteEngine
-
-        return RemoteEngine(access.client, self.url, token=access.token)

@@ -21,7 +21,7 @@ import random
 import time
 import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -44,14 +44,14 @@ from generator.engines.port import (
     StepImage,
     Timing,
 )
-from generator.engines.replicate.settings import API, DEFAULT_INPUT
+from generator.engines.replicate.settings import DEFAULT_INPUT, ReplicateSection
+from generator.engines.settings import BadEngine, EngineAccess
 from generator.outgoing import Client, ask, bearer, begun_there
 from generator.sheet.recipe import Recipe
 
 DEADLINE: Final = 300.0
 """Seconds in all, after which a drawing is given up. A cold model takes minutes to start."""
 
-_FIELDS: Final = frozenset(DEFAULT_INPUT)
 WAIT: Final = 2
 """Seconds that Replicate is asked to hold the request, 1 to 60. It does not say a prediction's
 name before it answers, so this is also how long leaving may take."""
@@ -66,6 +66,14 @@ _ENDED: Final = frozenset({"succeeded", "failed", "canceled", "aborted"})
 _LEAST_CANCEL_AFTER: Final = 5
 _DENIED: Final = frozenset({401, 402, 403})  # 402: nobody has paid
 _REFUSALS: Final = frozenset({400, 404, 405, 413, 422})
+
+
+def connect_engine(settings: ReplicateSection, access: EngineAccess) -> ReplicateEngine:
+    """See `RemoteSection.connect`."""
+    if access.token is None:
+        variable = settings.token_variable
+        raise BadEngine(f"{settings.called} needs a token of Replicate: set {variable}")
+    return ReplicateEngine(access.client, settings, token=access.token)
 
 
 @dataclass(slots=True)
@@ -93,48 +101,34 @@ class ReplicateEngine:
     """Draws with a model on Replicate.
 
     Its one duration is measured: by Replicate (`metrics.predict_time`, without queue and cold
-    start) or, where it does not say, here. What a recipe has and `input_map` has no name for is
-    refused where the picture would be another without it: a negative prompt, a scheduler, loras,
+    start) or, where it does not say, here. What a recipe has and `settings.inputs` has no name for
+    is refused where the picture would be another without it: a negative prompt, a scheduler, loras,
     a base image. Steps, guidance and size may be the model's own.
 
     Args:
         client: entered and closed by its owner; several engines may share one.
-        model: ``owner/name`` for the model's newest version, ``owner/name:version``, or a
-            version's id. The recipe's `model` is not looked at: names there are not ours.
+        settings: the model, among others. The recipe's `model` is not looked at: names there
+            are not ours.
         token: of the account; it goes to Replicate alone, and into no message.
-        input_map: the model's name for each of our fields that it takes.
-        extra_input: further inputs, as they are.
-        url: of the API.
         wait: seconds, 1 to 60: see `WAIT`.
         deadline: seconds in all.
-
-    Raises:
-        ValueError: `input_map` has a field that recipes have not, or lacks prompt or seed.
     """
 
     client: Client = field(repr=False)
-    model: str
+    settings: ReplicateSection
     _: KW_ONLY
     token: SecretStr
-    input_map: Mapping[str, str] = field(default_factory=lambda: DEFAULT_INPUT)
-    extra_input: Mapping[str, Any] = field(default_factory=dict)
-    url: str = field(default=API, repr=False)
     wait: int = WAIT
     deadline: float = DEADLINE
     timing: ClassVar[Timing] = "measured"
 
     def __post_init__(self) -> None:
-        if not {"prompt", "seed"} <= self.input_map.keys() <= _FIELDS:
-            raise ValueError(
-                f"input_map: expected prompt, seed and any of {', '.join(sorted(_FIELDS))},"
-                f" found {', '.join(sorted(self.input_map))}"
-            )
-        self.url = self.url.rstrip("/")
+        self.url = self.settings.url.rstrip("/")
 
     @property
     def name(self) -> str:
         """Replicate and the model."""
-        return f"replicate {self.model}"
+        return f"replicate {self.settings.model}"
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe`; leaving the context before it is drawn cancels the prediction.
@@ -152,9 +146,12 @@ class ReplicateEngine:
         if recipe.base_image is not None:
             base = await asyncio.to_thread(lambda: encoded(base_of(recipe), "JPEG", _BASE_QUALITY))
         body = self._body(recipe, base)
-        begun = time.perf_counter()
+        prediction, begun = _Prediction({}), time.perf_counter()
         try:
-            async with asyncio.timeout(self.deadline), self._predicting(body) as prediction:
+            async with (
+                asyncio.timeout(self.deadline),
+                begun_there(self._create(body, prediction), partial(self._cancel, prediction)),
+            ):
                 await self._finished(prediction)
                 waited = time.perf_counter() - begun
                 image = await self._output(prediction)
@@ -170,11 +167,12 @@ class ReplicateEngine:
         """What is posted.
 
         Raises:
-            RecipeRefused: `input_map` has no name for something that the picture depends on.
+            RecipeRefused: the model has no name for something that the picture depends on.
         """
+        model, names = self.settings.model, self.settings.inputs or DEFAULT_INPUT
         values: dict[str, Any] = {
             name: value
-            for name in _FIELDS - {"base_image"}
+            for name in DEFAULT_INPUT.keys() - {"base_image"}
             if (value := getattr(recipe, name)) is not None
         }
         demanded: set[str] = {name for name in ("scheduler", "strength") if name in values}
@@ -185,32 +183,27 @@ class ReplicateEngine:
         if base is not None:
             demanded.add("base_image")
             values["base_image"] = f"data:image/jpeg;base64,{base64.b64encode(base).decode()}"
-        missing = sorted(demanded - self.input_map.keys())
+        missing = sorted(demanded - names.keys())
         if recipe.loras:
             missing.append("loras")
         if missing:
-            raise RecipeRefused(f"{self.name} is not told of {', '.join(missing)} (input_map)")
-        inputs = {theirs: values[ours] for ours, theirs in self.input_map.items() if ours in values}
-        body: dict[str, Any] = {"input": {**self.extra_input, **inputs}}
-        if "/" not in self.model or ":" in self.model:
-            body["version"] = self.model.rpartition(":")[2]
+            raise RecipeRefused(f"{self.name} is not told of {', '.join(missing)} (inputs)")
+        inputs = {theirs: values[ours] for ours, theirs in names.items() if ours in values}
+        body: dict[str, Any] = {"input": {**self.settings.extra_inputs, **inputs}}
+        if "/" not in model or ":" in model:
+            body["version"] = model.rpartition(":")[2]
         return body
 
-    @asynccontextmanager
-    async def _predicting(self, body: dict[str, Any]) -> AsyncIterator[_Prediction]:
-        """Have a prediction made; on leaving before its end, it is cancelled."""
-        prediction = _Prediction({})
-        async with begun_there(self._create(body, prediction), partial(self._cancel, prediction)):
-            yield prediction
-
     async def _create(self, body: dict[str, Any], prediction: _Prediction) -> None:
-        path = "/v1/predictions" if "version" in body else f"/v1/models/{self.model}/predictions"
+        """Have a prediction made."""
+        of_model = "" if "version" in body else f"/models/{self.settings.model}"
+        address = f"{self.url}/v1{of_model}/predictions"
         headers = {
             "prefer": f"wait={self.wait}",
             "cancel-after": f"{max(_LEAST_CANCEL_AFTER, math.ceil(self.deadline))}s",
         }
         for attempt in itertools.count(1):
-            response = await self._ask("POST", self.url + path, json=body, headers=headers)
+            response = await self._ask("POST", address, json=body, headers=headers)
             busy = response.status_code == httpx.codes.TOO_MANY_REQUESTS
             pause = _retry_after(response)
             if pause is None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from generator.engines.port import Engine
-from generator.engines.settings import Address, BadEngine, EngineAccess, NotReady, RemoteSection
+from generator.engines.settings import Address, EngineAccess, NotReady, RemoteSection
 
 API: Final = "https://api.replicate.com"
 
@@ -26,17 +25,11 @@ RecipeInput = Literal[
 ]
 """A field of ours that a model may take."""
 
-DEFAULT_INPUT: Final[Mapping[str, str]] = {
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "seed": "seed",
+DEFAULT_INPUT: Final[Mapping[RecipeInput, str]] = {
+    **{name: name for name in get_args(RecipeInput)},
     "steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "width": "width",
-    "height": "height",
     "strength": "prompt_strength",
     "base_image": "image",
-    "scheduler": "scheduler",
 }
 """How the inputs of Replicate's Stable Diffusion models are called, by our fields."""
 
@@ -73,22 +66,6 @@ class ReplicateSection(RemoteSection):
         """As many as may be under way."""
         del cores
         return self.at_once
-
-    def connect(self, access: EngineAccess) -> Engine:
-        """See `RemoteSection.connect`."""
-        from generator.engines.replicate.engine import ReplicateEngine
-
-        if access.token is None:
-            raise BadEngine(f"{self.called} needs a token of Replicate: set {self.token_variable}")
-        inputs = self.inputs or DEFAULT_INPUT
-        return ReplicateEngine(
-            access.client,
-            self.model,
-            token=access.token,
-            input_map={str(ours): theirs for ours, theirs in inputs.items()},
-            extra_input=self.extra_inputs,
-            url=self.url,
-        )
 
     async def _reach(self, access: EngineAccess) -> None:
         if access.token is None:

@@ -12,7 +12,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +20,8 @@ import anyio
 import numpy as np
 
 from generator.engines.pictures import base_of, encoded
-from generator.engines.port import StepImage, Timing
+from generator.engines.pooled import PooledEngine, process_pool
+from generator.engines.port import Engine, StepImage, Timing
 from generator.engines.sketch.diffusion import OracleDenoiser, progressions, timesteps
 from generator.engines.sketch.painting.painter import paint, stream
 from generator.engines.sketch.settings import SketchSection
@@ -40,6 +41,16 @@ _WARM_UP = 1.6
 _SPREAD = 0.03
 _HICCUP_CHANCE = 0.04
 _PREVIEW_QUALITY, _FINAL_QUALITY = 80, 88
+
+
+@contextmanager
+def open_engine(settings: SketchSection, *, wait: bool, processes: int) -> Iterator[Engine]:
+    """See `LocalSection.open`."""
+    if processes == 1:
+        yield SketchEngine(pace=settings.pace, wait=wait)
+        return
+    with process_pool(processes) as pool:
+        yield PooledEngine(NAME, draw_set, settings.pace, pool)
 
 
 def denoising_timesteps(recipe: Recipe) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from generator.engines.port import StepImage
 from generator.engines.sketch.engine import DEFAULT_PACE, PaintingEngine, nominal_durations, timed
+from generator.engines.testcard.settings import TestCardSection
 from generator.sheet.recipe import Recipe
 
 NAME = "testcard 1"
@@ -51,6 +53,14 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Colour = tuple[int, int, int]
 
 
+def open_engine(
+    settings: TestCardSection, *, wait: bool, processes: int
+) -> AbstractContextManager[TestCardEngine]:
+    """See `LocalSection.open`."""
+    del processes
+    return nullcontext(TestCardEngine(pace=settings.pace, wait=wait))
+
+
 @lru_cache(maxsize=64)
 def _font(size: int) -> _Font:
     return ImageFont.load_default(max(6, size))
@@ -80,14 +90,7 @@ class _Card:
         self._static = self._draw_static()
 
     def frame(self, step: int, steps: int, elapsed: float, *, final: bool) -> Image.Image:
-        """One frame.
-
-        Args:
-            step: number of this one.
-            steps: how many there are, the final one included.
-            elapsed: nominal seconds since the start of the run.
-            final: whether this is the last.
-        """
+        """One frame, so many nominal seconds after the start of the run."""
         image = self._static.copy()
         pen = ImageDraw.Draw(image)
         unit, (x, y) = self._unit, self._centre

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from generator.engines.port import Engine
 from generator.engines.settings import SimulatedSection
 
 
@@ -15,10 +13,3 @@ class TestCardSection(SimulatedSection):
     __test__ = False  # a test card is no test: pytest would collect it by its name
 
     kind: Literal["testcard"] = "testcard"
-
-    def open(self, *, wait: bool, processes: int = 1) -> AbstractContextManager[Engine]:
-        """See `LocalSection.open`."""
-        from generator.engines.testcard.engine import TestCardEngine
-
-        del processes
-        return nullcontext(TestCardEngine(pace=self.pace, wait=wait))

@@ -20,7 +20,7 @@ from server.control.command import (
     command,
     kept_or_not,
 )
-from server.control.commands.show import CueReference
+from server.control.commands.show import CueReference, find_cue
 from server.control.state import StateView
 from server.core.clock import Clock
 from server.engines.live import LiveEngines
@@ -85,16 +85,7 @@ class EngineArguments(Arguments):
 
 @dataclass(kw_only=True)
 class ModeCommands:
-    """The commands that force modes and look after engines.
-
-    Attributes:
-        modes: who decides.
-        playback: what is played again, where it is to be at once.
-        view: the state.
-        clock: the time.
-        engines: the engines of this show: those on this machine are started anew on a reset.
-        keep: has the forces kept across a restart.
-    """
+    """The commands that force modes and look after engines."""
 
     modes: ModeManager
     playback: Playback
@@ -152,7 +143,7 @@ class ModeCommands:
         try:
             self.modes.reset(args.engine)
         except KeyError:
-            known = ", ".join(self.modes.live_engines) or "there are none"
+            known = ", ".join(each.name for each in self.modes.engines) or "there are none"
             text = f"no engine {args.engine!r:.70} may draw live: {known}"
             raise CommandError("unknown_engine", text) from None
         self.engines.reset(args.engine)
@@ -236,12 +227,12 @@ class ModeCommands:
                 return "time", float(until)
 
     def _action_id(self, reference: object) -> str | None:
-        """The action of a cue: by its id, its cue's id, or its cue's number."""
+        """What a cue draws that is named."""
         if reference is None:
             return None
-        cues = self.view.show.sheet.cues
-        for action in self.playback.plan.actions:
-            names = (action.action_id, cues[action.cue_index].id)
-            if reference in names or str(reference) == str(action.cue_index):
-                return action.action_id
-        raise CommandError("unknown_cue", f"no generating cue {reference!r:.70} in this show")
+        show, plan = self.view.show, self.playback.plan
+        action = plan.of_cue(find_cue(show, plan, reference, kind="generating cue"))
+        if action is None:
+            text = f"no generating cue {reference!r:.70} in this show"
+            raise CommandError("unknown_cue", text)
+        return action.action_id

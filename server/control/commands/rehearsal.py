@@ -6,20 +6,14 @@ import asyncio
 from dataclasses import dataclass
 
 from server.config.show import Show
-from server.control.command import Caller, CommandError, Result, command
-from server.rehearsal.failures import CannotRehearse, check_asked
-from server.rehearsal.jobs import RehearsalJobError, RehearsalJobs
-from server.rehearsal.request import RehearsalRequest
+from server.control.command import Caller, Result, command
+from server.rehearsal.jobs import RehearsalJobs
+from server.rehearsal.request import RehearsalRequest, check_asked
 
 
 @dataclass
 class RehearsalCommands:
-    """What a technician can ask of the rehearsal beside a show.
-
-    Attributes:
-        show: what is rehearsed: it knows what may be made to fail, and how long it is.
-        jobs: who does it.
-    """
+    """What a technician can ask of the rehearsal beside a show."""
 
     show: Show
     jobs: RehearsalJobs
@@ -27,24 +21,16 @@ class RehearsalCommands:
     @command("rehearse")
     async def rehearse(self, args: RehearsalRequest, caller: Caller) -> Result:
         """Rehearse in the background."""
-        try:
-            await asyncio.to_thread(
-                check_asked, self.show, from_=args.from_ or 0.0, to=args.to, fail=args.fail
-            )
-            self.jobs.start(args, caller.name)
-        except CannotRehearse as error:
-            raise CommandError(error.code, f"{error.option}: {error}") from None
-        except RehearsalJobError as error:
-            raise CommandError(error.code, str(error)) from None
+        await asyncio.to_thread(
+            check_asked, self.show, from_=args.from_ or 0.0, to=args.to, fail=args.fail
+        )
+        self.jobs.start(args, caller.name)
         return {"rehearsal": self.jobs.state()}
 
     @command("rehearse.cancel")
     async def cancel(self, caller: Caller) -> Result:
         """Break a rehearsal off; when it is answered, nothing of it is left."""
-        try:
-            await self.jobs.cancel(caller.name)
-        except RehearsalJobError as error:
-            raise CommandError(error.code, str(error)) from None
+        await self.jobs.cancel(caller.name)
         return {"rehearsal": self.jobs.state()}
 
     @command("rehearsal", viewers=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field
 
 from generator.sheet.cues import format_time, parse_time
-from generator.sheet.plan import Planned
+from generator.sheet.plan import Plan
 from server.asrun.log import AsRun
 from server.config.show import Show
 from server.control.command import (
@@ -20,12 +20,10 @@ from server.control.command import (
     command,
     kept_or_not,
 )
-from server.control.dispatcher import CommandLog
 from server.control.state import StateView
 from server.core.clock import Clock
 from server.performance.playback import Playback
 from server.performance.state_file import Panic
-from server.stage.presence import NotForgotten
 from server.stage.stage import Stage
 
 _MOST_ROWS: Final = 500
@@ -95,26 +93,13 @@ class LogArguments(Arguments):
 
 @dataclass(kw_only=True)
 class ShowCommands:
-    """The commands that move the show, look after its screens, and tell what was played.
-
-    Attributes:
-        playback: the show.
-        stage: the screens.
-        view: the state.
-        asrun: what was played.
-        clock: the time.
-        min_go: seconds within which a second `go` is taken for a slip of the finger.
-        log: the commands of late.
-        remember: keeps a panic across a restart.
-    """
+    """The commands that move the show, look after its screens, and tell what was played."""
 
     playback: Playback
     stage: Stage
     view: StateView
     asrun: AsRun
     clock: Clock
-    min_go: float
-    log: CommandLog
     remember: Remember
     _last_go: float | None = field(default=None, init=False)
 
@@ -130,8 +115,9 @@ class ShowCommands:
         """Fire the cue on standby, or that one. With no screening on, the show begins."""
         self._refuse_in_the_dark()
         now = self.clock.now()
-        if self._last_go is not None and now - self._last_go < self.clock.stretch(self.min_go):
-            raise CommandError("too_soon", f"the last go was under {self.min_go:g} s ago")
+        min_go = self.view.show.settings.playback.min_go  # sooner, it is a slip of the finger
+        if self._last_go is not None and now - self._last_go < self.clock.stretch(min_go):
+            raise CommandError("too_soon", f"the last go was under {min_go:g} s ago")
         cue = None if args.cue is None else find_cue(self.view.show, self.playback.plan, args.cue)
         self.playback.go(cue)
         self._last_go = now
@@ -234,12 +220,7 @@ class ShowCommands:
     @command("screens.forget")
     async def forget_screen(self, args: ScreenArguments) -> Result:
         """Expect a remembered screen no more."""
-        if self.view.presence is None:
-            raise CommandError("unknown_screen", "no screens are remembered here")
-        try:
-            self.view.presence.forget(args.screen)
-        except NotForgotten as error:
-            raise CommandError(error.code, str(error)) from None
+        self.view.presence.forget(args.screen)
         return {"forgotten": args.screen}
 
     # ------------------------------------------------------------ what was played
@@ -252,7 +233,7 @@ class ShowCommands:
     @command("log", viewers=True)
     async def commands(self, args: LogArguments) -> Result:
         """Tell the newest commands, 200 at most, and their `zone`."""
-        return {"commands": self.log.newest(args.limit), "zone": self.view.zone()}
+        return {"commands": self.view.commands.newest(args.limit), "zone": self.view.zone()}
 
     # ------------------------------------------------------------
 
@@ -283,8 +264,14 @@ def _reached(name: str, screens: int) -> Result:
     return {"screens": screens}
 
 
-def find_cue(show: Show, plan: Planned, reference: object) -> int:
+def find_cue(show: Show, plan: Plan, reference: object, kind: str = "cue") -> int:
     """The index of a cue, by its action's id, its own id or its number.
+
+    Args:
+        show: whose cues they are.
+        plan: what they draw.
+        reference: what names one.
+        kind: what is looked for, in words.
 
     Raises:
         CommandError: `unknown_cue`.
@@ -302,4 +289,4 @@ def find_cue(show: Show, plan: Planned, reference: object) -> int:
                 return index
         if reference.isdecimal() and int(reference) < len(cues):
             return int(reference)
-    raise CommandError("unknown_cue", f"no cue {reference!r:.70} in this show")
+    raise CommandError("unknown_cue", f"no {kind} {reference!r:.70} in this show")

@@ -12,12 +12,7 @@ from server.supply.sources import Supply
 
 @dataclass
 class SupplyCommands:
-    """What a technician can ask of the copies.
-
-    Attributes:
-        supply: the copies.
-        lookahead: what is coming; told what is wanted out of turn.
-    """
+    """What a technician can ask of the copies."""
 
     supply: Supply
     lookahead: Lookahead

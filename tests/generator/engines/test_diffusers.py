@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import io
-import itertools
 import os
 import subprocess
 import sys
@@ -20,10 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generator.engines.diffusers.channel import Cancelled, Channel
-from generator.engines.diffusers.engine import DiffusersEngine
+from generator.engines.diffusers.engine import DiffusersEngine, sample
 from generator.engines.diffusers.faults import translated
-from generator.engines.diffusers.profile import Profile
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
     BatchEngine,
@@ -738,54 +735,18 @@ class TestBatches:
 
 class TestProfile:
     def test_draws_from_what_was_measured(self) -> None:
-        profile = Profile((0.9, 0.5, 0.52, 0.48, 0.5, 0.3))
+        profile = (0.9, 0.5, 0.52, 0.48, 0.5, 0.3)
         for seed in range(20):
-            first, *steady, final = profile.sample(seed)
+            first, *steady, final = sample(profile, seed)
             assert set(steady) <= {0.5, 0.52, 0.48}
             assert 0.8 < first < 1.0
             assert 0.27 < final < 0.33
-            assert profile.sample(seed) == [first, *steady, final]
-        assert profile.sample(1) != profile.sample(2)
+            assert sample(profile, seed) == [first, *steady, final]
+        assert sample(profile, 1) != sample(profile, 2)
 
     def test_of_few_images_is_itself(self) -> None:
         for durations in ((0.3,), (0.9, 0.3)):
-            assert Profile(durations).sample(5) == list(durations)
-
-
-class TestChannel:
-    async def test_is_bounded_and_keeps_order(self) -> None:
-        channel: Channel[int] = Channel(asyncio.get_running_loop(), 2)
-        put = itertools.count()
-        last = 0
-
-        def fill() -> None:
-            nonlocal last
-            for number in range(10):
-                channel.put(number)
-                last = next(put)
-            channel.end()
-
-        thread = threading.Thread(target=fill)
-        thread.start()
-        await asyncio.sleep(0.05)
-        assert last == 1
-        assert [await channel.get() for _ in range(10)] == list(range(10))
-        assert await channel.get() is None
-        thread.join()
-
-    async def test_says_why_it_ended_after_what_came_before(self) -> None:
-        channel: Channel[int] = Channel(asyncio.get_running_loop(), 2)
-        channel.put(1)
-        channel.end(DrawingFailed("broke off"))
-        assert await channel.get() == 1
-        with pytest.raises(DrawingFailed, match="broke off"):
-            await channel.get()
-
-    async def test_abandoned_takes_nothing_more(self) -> None:
-        channel: Channel[int] = Channel(asyncio.get_running_loop(), 2)
-        channel.abandon()
-        with pytest.raises(Cancelled):
-            channel.put(1)
+            assert sample(durations, 5) == list(durations)
 
 
 class TestFaults:
@@ -813,7 +774,8 @@ class TestFaults:
 
 def test_importing_the_engine_imports_no_torch() -> None:
     code = (
-        "import sys, generator.engines.diffusers.engine as d; e = d.DiffusersEngine();"
+        "import sys, generator.engines.diffusers.engine as d;"
+        "e = d.DiffusersEngine(d.DiffusersSection(name='gpu'));"
         "assert e.name.startswith('diffusers '); assert e.timing == 'measured';"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )

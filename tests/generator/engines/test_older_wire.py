@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from generator.engines.legacy.engine import OlderWireEngine, command, command_of
+from generator.engines.older_wire.engine import OlderWireEngine, command, command_of
 from generator.engines.port import DrawingFailed, Engine, EngineUnavailable, RecipeRefused
 from generator.sheet.recipe import Recipe
 from tests.contracts.engine_contract import (

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 import pytest
-from pydantic import Field
 
-from generator.engines.port import Engine, ScriptedEngine
 from generator.engines.registry import (
     KINDS,
     UnknownEngine,
@@ -34,44 +32,12 @@ from server.core.clock import VirtualClock
 from server.engines.live import live_engines
 from server.rehearsal.simulated_engines import probe_engines
 from tests.contracts.engine_contract import drawn, recipe
-from tests.helpers.engines import drawing
 from tests.helpers.servers import ROOT
 from tests.helpers.shows import MANUAL, cue, prompt, write_show
+from tests.helpers.toy_engines.airbrush.settings import AirbrushSection
+from tests.helpers.toy_engines.crayon.settings import CrayonSection
 
 CUES = [cue(0, "start"), prompt(1, "a lamp"), cue(20, "end")]
-
-
-class CrayonSection(LocalSection):
-    """A toy that draws here."""
-
-    live_unless_told: ClassVar[bool] = False
-
-    kind: Literal["crayon"] = "crayon"
-    wax: Annotated[float, Field(gt=0)] = 1.0
-
-    def open(self, *, wait: bool, processes: int = 1) -> AbstractContextManager[Engine]:
-        name = f"crayon {self.wax:g}{' waits' if wait else ''} {processes}"
-        return nullcontext(ScriptedEngine(drawing("crayon", 3), name=name))
-
-
-class AirbrushSection(RemoteSection):
-    """A toy that draws elsewhere."""
-
-    token_variable: ClassVar[str | None] = "UNDERSTUDY_AIRBRUSH_TOKEN"
-    schemes: ClassVar[frozenset[str]] = frozenset({"air"})
-    needs: ClassVar[tuple[str, ...]] = ("url", "nozzle")
-
-    kind: Literal["airbrush"] = "airbrush"
-    nozzle: str = ""
-
-    def connect(self, access: EngineAccess) -> Engine:
-        token = "" if access.token is None else access.token.get_secret_value()
-        return ScriptedEngine(drawing("airbrush", 3), name=f"airbrush {self.nozzle} {token}")
-
-    async def _reach(self, access: EngineAccess) -> None:
-        if access.token is None:
-            raise NotReady(f"{self.token_variable} is not set")
-        raise OSError("there is no air")
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +83,8 @@ def test_its_settings_are_read(tmp_path: Path) -> None:
         ('kind = "crayon"\nurl = "http://x"', "only these have a url: worker, comfyui, older-wire"),
         ('kind = "crayon"\nnozzle = "fine"', "a crayon has no nozzle (a airbrush's)"),
         ('kind = "sketch"\nwax = 2.0', "a sketch has no wax (a crayon's)"),
+        ('kind = "crayon"\ndevice = 3', "[engines] 0.device: input should be a valid string"),
+        ('kind = "sketch"\nwax = 0', "[engines] 0.wax: input should be greater than 0"),
         ('kind = "crayon"\nwaks = 2.0', "[engines] 0.waks: unknown key; expected one of allow_"),
         ('kind = "airbrush"\nnozzle = "fine"', "the engine 'a': a airbrush needs a url"),
         ('kind = "airbrush"\nurl = "http://x"', "the engine 'a': a airbrush needs a nozzle"),
@@ -238,6 +206,17 @@ def test_its_settings_can_be_handed_on(kind: str) -> None:
     section = of_kind(kind)
     assert section.kind == kind
     assert engine_section(json.loads(section.model_dump_json())) == section
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_its_engine_is_found_by_its_name(kind: str) -> None:
+    section = KINDS[kind]
+    engine = import_module(f"{section.__module__.rpartition('.')[0]}.engine")
+    opened = engine.open_engine if section.local else engine.connect_engine
+    keywords = ["settings", "wait", "processes"] if section.local else ["settings", "access"]
+    signature = inspect.signature(opened)
+    assert list(signature.parameters) == keywords
+    assert signature.parameters["settings"].annotation == section.__name__
 
 
 def test_a_show_is_loaded_without_any_engine() -> None:

@@ -26,7 +26,7 @@ from generator.engines.port import (
 )
 from generator.engines.replicate import engine as replicate
 from generator.engines.replicate.engine import ReplicateEngine, _retry_after
-from generator.engines.replicate.settings import DEFAULT_INPUT
+from generator.engines.replicate.settings import ReplicateSection
 from generator.sheet.recipe import Lora
 from tests.contracts.engine_contract import (
     AddressedEngineContract,
@@ -45,12 +45,22 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicate, "_LONGEST_PAUSE", 0.1)
 
 
+def settings_of(**settings: Any) -> ReplicateSection:
+    return ReplicateSection(name="cloud", **{"model": MODEL, **settings})
+
+
 @asynccontextmanager
 async def engine_on(
-    server: Replicate, model: str = MODEL, *, token: str = TOKEN, **options: Any
+    server: Replicate,
+    *,
+    token: str = TOKEN,
+    wait: int = replicate.WAIT,
+    deadline: float = replicate.DEADLINE,
+    **settings: Any,
 ) -> AsyncIterator[ReplicateEngine]:
     async with server.listening() as url, httpx.AsyncClient() as client:
-        yield ReplicateEngine(client, model, token=SecretStr(token), url=url, **options)
+        section, secret = settings_of(url=url, **settings), SecretStr(token)
+        yield ReplicateEngine(client, section, token=secret, wait=wait, deadline=deadline)
         assert "begun there" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
@@ -81,7 +91,7 @@ class TestAsking:
             ("abc", "/v1/predictions", "abc"),
         ):
             server = Replicate()
-            async with engine_on(server, model, deadline=90) as engine:
+            async with engine_on(server, model=model, deadline=90) as engine:
                 await drawn(engine, recipe())
                 assert engine.name == f"replicate {model}"
             [(asked, body, headers)] = server.posted
@@ -93,7 +103,7 @@ class TestAsking:
         server = Replicate()
         names = {"prompt": "text", "seed": "seed", "steps": "n", "base_image": "init"}
         extra = {"output_format": "png", "n": 1}
-        async with engine_on(server, input_map=names, extra_input=extra) as engine:
+        async with engine_on(server, inputs=names, extra_inputs=extra) as engine:
             await drawn(engine, recipe(seed=5, steps=4))
         assert server.posted[0][1]["input"] == {
             "text": "boats on the sea",
@@ -127,17 +137,12 @@ class TestAsking:
         self, change: dict[str, Any], name: str
     ) -> None:
         server = Replicate()
-        async with engine_on(server, input_map={"prompt": "prompt", "seed": "seed"}) as engine:
+        async with engine_on(server, inputs={"prompt": "prompt", "seed": "seed"}) as engine:
             with pytest.raises(RecipeRefused, match=name):
                 await drawn(engine, recipe().model_copy(update=change))
             with pytest.raises(RecipeRefused, match="base_image, strength"):
                 await drawn(engine, from_base(0.5))
         assert server.posted == []
-
-    @pytest.mark.parametrize("names", [{"prompt": "p"}, {**DEFAULT_INPUT, "hue": "hue"}])
-    def test_an_input_map_of_other_fields_is_refused(self, names: dict[str, str]) -> None:
-        with pytest.raises(ValueError, match="input_map"):
-            ReplicateEngine(httpx.AsyncClient(), MODEL, token=SecretStr(""), input_map=names)
 
 
 class TestWaiting:
@@ -311,7 +316,7 @@ class TestTheToken:
             return httpx.Response(404)
 
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            engine = ReplicateEngine(client, MODEL, token=SecretStr(TOKEN))
+            engine = ReplicateEngine(client, settings_of(), token=SecretStr(TOKEN))
             with pytest.raises(DrawingFailed, match="404"):
                 await drawn(engine, recipe())
         assert "authorization" in seen[0].headers

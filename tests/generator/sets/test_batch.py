@@ -40,12 +40,12 @@ from generator.sets.batch import (
     Began,
     Event,
     Finished,
-    GaveUp,
     Left,
     PutBack,
     run_batch,
 )
 from generator.sets.inventory import Holding, Job, jobs_for, take_inventory
+from generator.sets.job_queue import Failure
 from generator.sets.recorder import Recorder
 from generator.sheet.plan import Action
 from generator.sheet.recipe import Recipe, seed_for
@@ -223,7 +223,7 @@ async def test_a_set_that_fails_stops_nothing_and_is_listed(error: EngineError) 
         Finished(0, jobs[0], drawn=True),
         Finished(0, jobs[2], drawn=True),
     ]
-    assert [event for event in told if isinstance(event, GaveUp)] == [GaveUp(outcome.failed[0])]
+    assert [event for event in told if isinstance(event, Failure)] == outcome.failed
     engine = Pencil()
     await drawn_batch(store, actions, 1, engine)
     assert engine.drawn == ["boats 2"]

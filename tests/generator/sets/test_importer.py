@@ -29,7 +29,7 @@ from generator.sets.importer import (
 )
 from generator.sets.inventory import take_inventory
 from generator.sets.recorder import Recorder
-from generator.sheet.plan import Action, ActionType
+from generator.sheet.plan import Action
 from generator.sheet.recipe import PipelineKind, Recipe
 from tests.cache.samples import meta_of, picture, plain
 from tests.contracts.engine_contract import base_image
@@ -42,7 +42,7 @@ WRITTEN = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 def action(
     action_id: str, at: float, *, cue: int = 0, strength: float | None = None, **changes: Any
 ) -> Action:
-    kind: ActionType = next(
+    kind: str = next(
         kind for kind in ("transcript", "prompt", "slider") if action_id.startswith(kind)
     )
     recipe = TEXT
@@ -327,7 +327,7 @@ class TestMapping:
             folders.append(
                 Found(
                     Path("v3/cues") / name,
-                    kind,  # type: ignore[arg-type]
+                    kind,
                     int(index),
                     int(hours) * 3600 + int(minutes) * 60 + int(seconds),
                     float(value[0].removeprefix("val")) if value else None,

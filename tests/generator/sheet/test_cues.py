@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator.sheet.cues import (
-    ACTIONS,
+    KINDS,
     CueSheet,
     CueSheetError,
     EndCue,
@@ -313,7 +313,7 @@ def test_a_cue_must_be_an_object(cue: object) -> None:
 def test_an_unknown_action_is_told_with_those_that_exist(action: object) -> None:
     error = refused([START, {"time": "00:01:00", "action": action}, END])
     assert {problem.index for problem in error.problems} == {1}
-    assert all(name in error.problems[0].message for name in ACTIONS)
+    assert all(name in error.problems[0].message for name in KINDS)
     if action is not None:
         assert repr(action) in error.problems[0].message
 
@@ -524,7 +524,7 @@ def test_half_a_character_is_refused_because_nothing_can_draw_or_log_it(
 # ---------------------------------------------------------------- anything at all
 
 _TEXT = st.text(max_size=12) | st.sampled_from(
-    ["00:00:00", "00:00:01.5", "00:59:59", *ACTIONS, *PROGRAMS, "static", "\ud800", "a\x00b"]
+    ["00:00:00", "00:00:01.5", "00:59:59", *KINDS, *PROGRAMS, "static", "\ud800", "a\x00b"]
 )
 _FIELDS = [
     "id",
@@ -557,7 +557,7 @@ _JSON = st.recursive(
 )
 _ALMOST = st.lists(
     st.fixed_dictionaries(
-        {"time": _JSON | st.just("00:00:01"), "action": st.sampled_from(ACTIONS)},
+        {"time": _JSON | st.just("00:00:01"), "action": st.sampled_from(sorted(KINDS))},
         optional=dict.fromkeys(_FIELDS, _JSON),
     ),
     max_size=4,
@@ -565,7 +565,7 @@ _ALMOST = st.lists(
 _LIKELY = st.lists(
     st.builds(
         lambda action, time, extra: {"time": time, "action": action, **VALID[action], **extra},
-        st.sampled_from(ACTIONS),
+        st.sampled_from(sorted(KINDS)),
         st.sampled_from(["00:00:00", "00:00:01", "00:00:02.25"]),
         st.dictionaries(st.sampled_from(["id", "override", "program", "note", "prompt"]), _TEXT),
     ),

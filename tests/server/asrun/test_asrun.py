@@ -22,21 +22,12 @@ from structlog.testing import capture_logs
 
 from server.asrun import file as asrun_file
 from server.asrun import record as asrun_record
+from server.asrun.file import AsRunUnreadable, lateness, read_rows, to_csv, to_json
 from server.asrun.log import (
     AsRun,
     AsRunLog,
-    AsRunUnreadable,
-    FailedOver,
-    MemoryLog,
-    RunRecord,
-    csv_piece,
-    json_piece,
-    lateness,
-    read_rows,
-    to_csv,
-    to_json,
 )
-from server.asrun.record import RunNotes
+from server.asrun.record import FailedOver, RunNotes, RunRecord
 from server.core.clock import VirtualClock
 
 START = 1_764_000_000.0
@@ -109,7 +100,7 @@ def trouble(log: AsRunLog) -> str | None:
 
 @asynccontextmanager
 async def memory(_path: Path, _clock: VirtualClock) -> AsyncIterator[AsRun]:
-    yield MemoryLog()
+    yield AsRun()
 
 
 @asynccontextmanager
@@ -840,7 +831,7 @@ async def told(log: AsRun) -> list[dict[str, Any]]:
 
 
 async def test_csv_reads_back() -> None:
-    rows = await told(MemoryLog())
+    rows = await told(AsRun())
     text = to_csv(rows)
     assert text.count("\r\n") == 3
     running, finished = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -862,20 +853,20 @@ def test_csv_of_nothing_is_a_header() -> None:
 
 
 async def test_pieces_are_the_whole() -> None:
-    rows = await told(MemoryLog())
+    rows = await told(AsRun())
     for size in (1, 2, 5):
         starts = range(0, len(rows), size)
-        for encode, whole in ((json_piece, to_json(rows)), (csv_piece, to_csv(rows))):
+        for encode, whole in ((to_json, to_json(rows)), (to_csv, to_csv(rows))):
             pieces = [
                 encode(rows[at : at + size], first=at == 0, last=at == starts[-1]) for at in starts
             ]
             joined = "".join(pieces)
             assert joined.replace(",\n", ",") == whole.replace(",\n", ",")
-    assert json.loads(json_piece([], first=True, last=True)) == []
+    assert json.loads(to_json([], first=True, last=True)) == []
 
 
 async def test_json_reads_back() -> None:
-    rows = await told(MemoryLog())
+    rows = await told(AsRun())
     assert json.loads(to_json(rows)) == rows
     assert "詩" in to_json(rows)
     assert len(lateness(rows[1])) == 100

@@ -45,7 +45,7 @@ def told(
     with pytest.raises(SettingsError) as caught:
         loaded(toml, environ, cli, folder)
     lines = str(caught.value).splitlines()
-    assert lines == [str(problem) for problem in caught.value.problems]
+    assert lines == list(caught.value.problems)
     return [line.removeprefix(f"{folder}/") for line in lines]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, generate_latest
-
-from server.core.conditions import Condition, ConditionCollector, Conditions
+from server.core.conditions import Condition, Conditions
+from server.core.metrics import Metrics
 
 
 def test_the_worst_comes_first_and_nothing_is_held() -> None:
@@ -33,10 +32,10 @@ def test_a_source_that_fails_silences_no_other() -> None:
 
 
 def test_they_are_counted_by_code_and_level() -> None:
-    conditions, registry = Conditions(), CollectorRegistry()
-    registry.register(ConditionCollector(conditions))
-    assert b"understudy_conditions{" not in generate_latest(registry)
+    conditions, metrics = Conditions(), Metrics()
+    metrics.ask(conditions.metrics)
+    assert b"understudy_conditions{" not in metrics.expose()
     gone = Condition("screen_gone", "degraded", "left is gone")
     conditions.add(lambda: [gone, gone])
-    text = generate_latest(registry).decode()
+    text = metrics.expose().decode()
     assert 'understudy_conditions{code="screen_gone",level="degraded"} 2.0' in text

@@ -16,9 +16,9 @@ import structlog
 from server.core.output import (
     STUCK_AFTER,
     BackgroundStream,
-    OutputCollector,
     output_conditions,
     output_in_background,
+    output_metrics,
 )
 
 
@@ -146,7 +146,7 @@ def test_afterwards_the_streams_are_what_they_were() -> None:
         ours = sys.stdout
         with output_in_background():
             assert sys.stdout is ours
-        (family,) = OutputCollector().collect()
+        (family,) = output_metrics()
         assert [sample.value for sample in family.samples] == [0, 0]
     assert (sys.stdout, sys.stderr) == before
 

@@ -36,7 +36,7 @@ from server.diagnostics.preflight import (
 from server.engines.live import LiveEngines
 from server.providers.live import LiveEngine
 from server.timeline.playhead import Playhead
-from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule
+from server.timeline.schedule import EndlessLoop, Schedule
 from tests.helpers.house import Far, House, house
 from tests.helpers.pictures import picture
 from tests.helpers.shows import LOOP, MANUAL, WHEN, Rhythm, cue, line, prompt
@@ -65,9 +65,9 @@ class Room:
         self.looked: list[float] = []
         self.quiet: Callable[[float], bool] = lambda _seconds: True
         self.begins = True
-        self.noted: list[Result] = []
+        self.noted: list[int] = []
         self.started = self.clock.now()
-        self.playhead = Playhead([0.0, 5.0, 10.0], [1, 2], 60.0, schedule or ManualSchedule())
+        self.playhead = Playhead([0.0, 5.0, 10.0], [1, 2], 60.0, schedule or Schedule())
         self.preflight = Preflight(
             (self._look, *checks),
             self.playhead,

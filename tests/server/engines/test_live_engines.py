@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generator.engines.legacy.engine import OlderWireEngine, commands_of
+from generator.engines.older_wire.engine import OlderWireEngine, commands_of
 from generator.engines.port import EngineUnavailable
 from generator.engines.remote.engine import RemoteEngine
 from server.config.show import Show, load_show
@@ -86,7 +86,10 @@ async def test_one_that_cannot_start_stops_nobody(
         assert status.reason == "it cannot be started: No such file or directory"
 
 
-async def test_without_engines_there_is_nothing_to_open(tmp_path: Path) -> None:
+async def test_without_engines_there_is_nothing_to_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("server.engines.live.client_for_engines")  # it takes a while to make
     before = asyncio.all_tasks()
     show = show_with(tmp_path, "")
     async with live_engines(show, show.plan({}), VirtualClock()) as engines:

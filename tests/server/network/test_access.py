@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from starlette.requests import HTTPConnection
 
-from server.config.sections import Tokens
-from server.network.access import Access, AccessDenied, Role, is_loopback
+from server.config.sections import ServerSection, Tokens, is_loopback
+from server.network.access import Access, AccessDenied, Role
 
 OPERATOR, VIEWER = "let me operate", "let me see"
 
@@ -46,16 +46,19 @@ def test_what_is_this_machine_alone(host: str, *, expected: bool) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "foh.example"])
 def test_it_listens_elsewhere_only_with_an_operators_token(host: str) -> None:
-    refusal = Access(Tokens(), host).refuses_to_listen()
+    refusal = Access(Tokens(), ServerSection(host=host)).refuses_to_listen()
     assert refusal is not None
     assert "UNDERSTUDY_OPERATOR_TOKEN" in refusal
-    assert Access(tokens(viewer=VIEWER, screen="s"), host).refuses_to_listen() is not None
-    assert Access(tokens(operator=OPERATOR), host).refuses_to_listen() is None
+    assert (
+        Access(tokens(viewer=VIEWER, screen="s"), ServerSection(host=host)).refuses_to_listen()
+        is not None
+    )
+    assert Access(tokens(operator=OPERATOR), ServerSection(host=host)).refuses_to_listen() is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_it_listens_on_loopback_without(host: str) -> None:
-    assert Access(Tokens(), host).refuses_to_listen() is None
+    assert Access(Tokens(), ServerSection(host=host)).refuses_to_listen() is None
 
 
 # ---------------------------------------------------------------- roles
@@ -69,7 +72,7 @@ def role(access: Access, token: str | None, client: str | None = "127.0.0.1") ->
 
 
 def test_without_tokens_whoever_sits_at_the_machine_operates() -> None:
-    access = Access(Tokens(), "127.0.0.1")
+    access = Access(Tokens(), ServerSection())
     assert role(access, None) == "operator"
     assert role(access, "whatever") == "operator"
     assert role(access, None, "192.168.1.5") == "unauthorized"
@@ -78,7 +81,10 @@ def test_without_tokens_whoever_sits_at_the_machine_operates() -> None:
 
 
 def test_with_tokens_everybody_brings_one() -> None:
-    access = Access(tokens(operator=OPERATOR, viewer=VIEWER, screen="s", worker="w"), "0.0.0.0")
+    access = Access(
+        tokens(operator=OPERATOR, viewer=VIEWER, screen="s", worker="w"),
+        ServerSection(host="0.0.0.0"),
+    )
     for client in ("127.0.0.1", "192.168.1.5"):
         assert role(access, OPERATOR, client) == "operator"
         assert role(access, VIEWER, client) == "viewer"
@@ -87,7 +93,7 @@ def test_with_tokens_everybody_brings_one() -> None:
 
 
 def test_a_viewers_token_alone_lets_nobody_operate() -> None:
-    access = Access(tokens(viewer=VIEWER), "127.0.0.1")
+    access = Access(tokens(viewer=VIEWER), ServerSection())
     assert role(access, None) == "unauthorized"
     assert role(access, VIEWER) == "viewer"
 
@@ -104,7 +110,7 @@ def test_a_viewers_token_alone_lets_nobody_operate() -> None:
     ],
 )
 def test_the_token_is_a_bearers(header: str, expected: str) -> None:
-    access = Access(tokens(operator=OPERATOR), "127.0.0.1")
+    access = Access(tokens(operator=OPERATOR), ServerSection())
     found: str
     try:
         found = access.role_of(asking(host="127.0.0.1:8000", authorization=header))
@@ -114,9 +120,9 @@ def test_the_token_is_a_bearers(header: str, expected: str) -> None:
 
 
 def test_screens_need_a_token_only_where_there_is_one() -> None:
-    Access(Tokens(), "127.0.0.1").check_screen(None)
-    Access(tokens(operator=OPERATOR), "0.0.0.0").check_screen("anything")
-    access = Access(tokens(screen="sesame"), "127.0.0.1")
+    Access(Tokens(), ServerSection()).check_screen(None)
+    Access(tokens(operator=OPERATOR), ServerSection(host="0.0.0.0")).check_screen("anything")
+    access = Access(tokens(screen="sesame"), ServerSection())
     access.check_screen("sesame")
     for wrong in (None, "", "Sesame", "sesame "):
         with pytest.raises(AccessDenied) as refused:
@@ -139,8 +145,10 @@ def let_in(access: Access, **headers: str) -> bool:
     return False
 
 
-LOOPBACK = Access(Tokens(), "127.0.0.1")
-OPEN = Access(tokens(operator=OPERATOR), "0.0.0.0", ("https://foh.example",))
+LOOPBACK = Access(Tokens(), ServerSection())
+OPEN = Access(
+    tokens(operator=OPERATOR), ServerSection(host="0.0.0.0", origins=("https://foh.example",))
+)
 
 
 @pytest.mark.parametrize(

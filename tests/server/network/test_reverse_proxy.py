@@ -144,11 +144,11 @@ def test_a_public_address_that_will_not_do(url: str, said: str) -> None:
     ],
 )
 def test_a_proxy_wants_an_operators_token(server: ServerSection) -> None:
-    refusal = Access.of(Tokens(), server).refuses_to_listen()
+    refusal = Access(Tokens(), server).refuses_to_listen()
     assert refusal is not None
     assert "UNDERSTUDY_OPERATOR_TOKEN" in refusal
     token = Tokens(operator=SecretStr("s"))
-    assert Access.of(token, server).refuses_to_listen() is None
+    assert Access(token, server).refuses_to_listen() is None
 
 
 def test_a_budget_is_each_clients_own() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 from structlog.testing import capture_logs
 
+from generator.sheet.cues import TranscriptCue
 from server.core.clock import VirtualClock
 from server.core.metrics import Metrics
 from server.performance.progress import CUES_IN_VAIN, CUT_UNSEEN, RUNS_IN_VAIN, ShowProgress
@@ -118,7 +119,7 @@ async def test_words_that_cannot_be_told_cost_no_picture_and_are_told(
 ) -> None:
     with capture_logs() as logs:
         async with house(tmp_path, CUES, rhythm=RHYTHM, toml=LOOP) as opened:
-            monkeypatch.setattr(opened.playback, "_caption", raises)
+            monkeypatch.setattr(TranscriptCue, "until", property(raises))
             await opened.play_to(3)
             assert told(opened) == [("cue_failed", "degraded")]
             await opened.play_to(26)

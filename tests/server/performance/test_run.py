@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from generator.sheet.cues import Failover
-from server.asrun.log import MemoryLog
+from server.asrun.log import AsRun
 from server.config.show import load_show
 from server.core.clock import VirtualClock
 from server.core.metrics import Metrics
@@ -43,7 +43,7 @@ class Bench:
         info = wire.ShowInfo(title="x", timezone="UTC", duration=60)
         display = wire.Display(crossfade=1, fade=1, captions=True, progress=True, badge=True)
         self.stage = Stage(self.clock, info, display)
-        self.log = MemoryLog()
+        self.log = AsRun()
         show = load_show(write_show(folder, [prompt(0, "a", id="a"), cue(60, "end")]), {}, {})
         (action,) = show.plan({}).actions
         self.run = Run(

@@ -150,7 +150,7 @@ async def test_a_run_that_would_be_cut_off_is_squeezed(bench: Bench) -> None:
     async with bench.static.open(bench.action, Slot(start, end)) as stream:
         assert stream.source.squeeze == pytest.approx(0.6)
         assert stream.ends_at == pytest.approx(end)
-    bench.static._fit = "recorded"
+    bench.static.fit = "recorded"
     async with bench.static.open(bench.action, Slot(start, end)) as stream:
         assert (stream.source.squeeze, stream.ends_at) == (1.0, start + 5)
 
@@ -267,7 +267,7 @@ async def test_sets_are_proven_beforehand_and_each_once(bench: Bench) -> None:
         looked.append(function())
         return looked[-1]
 
-    bench.static._offload = counted
+    bench.static.offload = counted
     blacken(bench, 2)
     with skipped() as told:
         await bench.static.prove([bench.action])

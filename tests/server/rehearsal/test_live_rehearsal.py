@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cache.library import Library
 from cache.prefetch.availability import EverythingAvailable
 from cache.stores.memory import MemoryStore
-from generator.sheet.plan import PlanInForce
 from server.app import create_app
-from server.asrun.log import MemoryLog
-from server.cli.live_rehearsal import rehearse_live
+from server.asrun.log import AsRun
+from server.cli.main import app
+from server.cli.rehearse import rehearse_live
 from server.config.show import Show
 from server.core.clock import ScaledClock, SystemClock, VirtualClock
 from server.core.metrics import Metrics
@@ -78,10 +79,8 @@ def options(show: Show, **asked: Any) -> RehearsalOptions:
 async def watched(
     tiny: TinyShow, speed: float, outside: VirtualClock | None = None, **more: Any
 ) -> AsyncIterator[tuple[Address, LiveRehearsal]]:
-    show, spend = tiny.load(), more.pop("spend_engines", False)
-    rehearsal = LiveRehearsal(
-        show, outside or SystemClock(), options(show, **more), speed=speed, spend_engines=spend
-    )
+    show = tiny.load()
+    rehearsal = LiveRehearsal(show, outside or SystemClock(), options(show, **more), speed=speed)
     async with serving_app(create_app(rehearsal)) as address:
         yield address, rehearsal
 
@@ -255,7 +254,7 @@ async def test_a_moment_lost_is_no_time_lost(tmp_path: Path) -> None:
 @dataclass(frozen=True)
 class Haste:
     runtime: Runtime
-    log: MemoryLog
+    log: AsRun
 
 
 @asynccontextmanager
@@ -270,10 +269,10 @@ async def in_haste(
     library = Library(store)
     await library.refresh()
     store.latency = latency
-    streams, log = RandomStreams(1), MemoryLog()
+    streams, log = RandomStreams(1), AsRun()
     runtime = build_runtime(
         show,
-        PlanInForce(plan),
+        plan,
         Supply(store, library, EverythingAvailable()),
         Dependencies(
             clock=clock,
@@ -377,18 +376,6 @@ async def test_engines_are_left_alone(tmp_path: Path) -> None:
     assert all(NOT_SPENT in row["why"] for row in rows)
 
 
-async def test_engines_are_asked_where_that_is_wanted(tmp_path: Path) -> None:
-    async with engine_that_counts() as (url, calls):
-        tiny = drawn_live(tmp_path, url)
-        before = everything(tiny.folder)
-        async with watched(tiny, 8, spend_engines=True) as (address, _), screen(address) as wall:
-            await wall.until(closed, why="it has not ended")
-            rows = await rows_of(address)
-    assert calls
-    assert not any(NOT_SPENT in row["why"] for row in rows)
-    assert everything(tiny.folder) == before  # and nothing of it is kept
-
-
 async def test_a_desk_that_is_wired_to_the_show_moves_no_rehearsal(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
@@ -413,34 +400,32 @@ async def test_a_show_says_nothing_of_rehearsals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"speed": 61}, "0.25 to 60"),
-        ({"speed": 0.1}, "0.25 to 60"),
-        ({"speed": float("nan")}, "0.25 to 60"),
-        ({"speed": 2, "from_": 20.0}, "over after 20 s"),
-        ({"speed": 2, "from_": 5.0, "to": 5.0}, "a time after from"),
+        (["--speed", "61"], "less than or equal to 60"),
+        (["--speed", "0.1"], "greater than or equal to 0.25"),
+        (["--speed", "nan"], "less than or equal to 60"),
+        (["--speed", "2", "--from", "00:00:20"], "--from: the show is over after 20 s"),
+        (["--speed", "2", "--from", "00:00:05", "--to", "00:00:05"], "--to: expected a time after"),
     ],
 )
-def test_what_cannot_be_watched_is_refused(
-    tmp_path: Path, asked: dict[str, Any], says: str
-) -> None:
-    show, speed = written(tmp_path).load(), asked.pop("speed")
-    with pytest.raises(RefusedToServe, match=says) as refused:
-        rehearse_live(show, options(show, **asked), speed=speed)
-    assert refused.value.status == 2
+def test_what_cannot_be_watched_is_refused(tmp_path: Path, asked: list[str], says: str) -> None:
+    refused = CliRunner().invoke(app, ["rehearse", "--show", str(written(tmp_path).folder), *asked])
+    assert refused.exit_code == 2
+    assert says in refused.stderr
 
 
 async def test_where_the_show_runs_it_names_another_port(tmp_path: Path) -> None:
-    show = written(tmp_path, MANUAL).load()
-    async with serving(show) as address:
+    tiny = written(tmp_path, MANUAL)
+    async with serving(tiny.load()) as address:
+        show = tiny.load(server={"port": address.port})
         with pytest.raises(RefusedToServe, match=r"a show is running there.*--port") as refused:
-            await asyncio.to_thread(rehearse_live, show, options(show), speed=4, port=address.port)
+            await asyncio.to_thread(rehearse_live, show, options(show), speed=4)
     assert refused.value.status == 1
 
 
 def test_where_others_may_come_it_wants_a_token_as_the_show_does(tmp_path: Path) -> None:
-    show = written(tmp_path).load()
+    show = written(tmp_path).load(server={"host": "0.0.0.0"})
     with pytest.raises(RefusedToServe, match="operator token"):
-        rehearse_live(show, options(show), speed=4, host="0.0.0.0")
+        rehearse_live(show, options(show), speed=4)
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from server.diagnostics.report import RehearsalOptions, RehearsedRun, Report
 from server.performance.state_file import PersistedState
-from server.rehearsal.failures import fail_names
 from server.rehearsal.rehearsal import rehearse, seed_of
+from server.rehearsal.request import fail_names
 from tests.helpers.screens import ScreenClient, screen, web
 from tests.helpers.servers import serving
 from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt, write_show

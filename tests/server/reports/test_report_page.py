@@ -19,7 +19,7 @@ from server.diagnostics.report import RehearsalOptions, Report
 from server.reports.contact_sheets import Contact, ContactFrame, ContactPicture, ContactSheet
 from server.reports.formatting import clock, short, some
 from server.reports.html import render_page
-from server.reports.timeline import GUTTER, WIDTH, Bar, Numbered, Timeline, compose_timeline
+from server.reports.timeline import GUTTER, WIDTH, Bar, Staff, compose_timeline
 from tests.helpers import walls
 from tests.helpers.pictures import picture
 from tests.helpers.reports import ACTION_IDS, PROMPTS, findings, full_report, run
@@ -368,9 +368,11 @@ def test_a_long_day_stays_light() -> None:
 # ------------------------------------------------------------------ the score
 
 
-def score(*, compact: bool = False, report: Report | None = None) -> Timeline:
+def score(*, compact: bool = False, report: Report | None = None) -> Sequence[Staff]:
     report = report or full_report()
-    numbered = {8: [Numbered(1, "error", "no sets"), Numbered(4, "note", "more")]}
+    error = Finding(level="error", code="no_sets", message="no sets", remedy="draw them")
+    note = Finding(level="note", code="overrun", message="more", remedy="nothing")
+    numbered = {8: [(1, error), (4, note)]}
     return compose_timeline(report, report.screenings[0], numbered, compact=compact)
 
 
@@ -378,23 +380,23 @@ def bar(number: int, *, compact: bool = False) -> Bar:
     """The first bar of an action's first run."""
     anchor = f"r1-{run(number).cue}-1"
     return next(
-        bar for staff in score(compact=compact).staves for bar in staff.bars if bar.anchor == anchor
+        bar for staff in score(compact=compact) for bar in staff.bars if bar.anchor == anchor
     )
 
 
 def test_a_score_is_broken_into_staves_and_a_crumb_is_left_at_none() -> None:
-    starts = [staff.start for staff in score().staves]
+    starts = [staff.start for staff in score()]
 
     # Ten seconds are fetched before the start; 182 s are three minutes, not four.
     assert starts == [-10.0, 0.0, 60.0, 120.0]
-    assert all(staff.right <= WIDTH for staff in score().staves)
-    assert [staff.start for staff in score(compact=True).staves] == [0.0, 120.0]
+    assert all(staff.right <= WIDTH for staff in score())
+    assert [staff.start for staff in score(compact=True)] == [0.0, 120.0]
 
 
 def test_a_long_show_has_long_staves() -> None:
     report = full_report(1)
     screening = report.screenings[0].model_copy(update={"to": 74 * 60.0})
-    staves = compose_timeline(report, screening, {}, compact=False).staves
+    staves = compose_timeline(report, screening, {}, compact=False)
 
     assert [staff.start for staff in staves[:3]] == [0.0, 300.0, 600.0]
     assert len(staves) == 15
@@ -404,7 +406,7 @@ def test_a_part_of_a_screening_begins_where_it_begins() -> None:
     report = full_report(1)
     screening = report.screenings[0].model_copy(update={"from_": 65.0, "to": 100.0})
     report = report.model_copy(update={"fetched": ()})
-    staves = compose_timeline(report, screening, {}, compact=False).staves
+    staves = compose_timeline(report, screening, {}, compact=False)
 
     assert [staff.start for staff in staves] == [60.0]
 
@@ -428,7 +430,7 @@ def test_every_mark_says_in_words_what_it_is() -> None:
     )
     assert bar(2).title.endswith(f"live, gpu · 9.6{nbsp}s of 20.0{nbsp}s · failed over")
     assert "2 of 8 steps left out" in bar(4).title
-    assert all(cue.title for staff in score().staves for cue in staff.cues)
+    assert all(cue.title for staff in score() for cue in staff.cues)
 
 
 def test_what_is_squeezed_shows_how_far_it_would_have_gone() -> None:
@@ -455,7 +457,7 @@ def test_what_is_held_lasts_until_the_next_picture() -> None:
     assert [piece.provider for piece in held.pieces] == ["hold"]
     assert held.pieces[0].width == held.slot
     assert held.end is None or held.end == held.x
-    (fall,) = [fall for staff in score().staves for fall in staff.falls if "hold" in fall.title]
+    (fall,) = [fall for staff in score() for fall in staff.falls if "hold" in fall.title]
     assert "before the first step: no set can be played" in fall.title
 
 
@@ -474,7 +476,7 @@ def test_a_run_over_the_end_of_a_staff_goes_on_on_the_next() -> None:
         update={"length": 30.0, "slot": 40.0, "setbacks": (), "due": (5.0, 25.0)}
     )
     report = report.model_copy(update={"cues": (long,)})
-    parts = [each for staff in score(report=report).staves for each in staff.bars]
+    parts = [each for staff in score(report=report) for each in staff.bars]
 
     assert [part.anchor for part in parts] == [f"r1-{cue}-1", ""]
     assert [part.end is None for part in parts] == [True, False]
@@ -483,7 +485,7 @@ def test_a_run_over_the_end_of_a_staff_goes_on_on_the_next() -> None:
 
 
 def test_labels_never_run_into_each_other() -> None:
-    for staff in score().staves:
+    for staff in score():
         for row in (0, 1):
             mine = [label for label in staff.labels if label.row == row]
             ends = [label.x + 4.7 * len(label.text) for label in mine]
@@ -491,14 +493,14 @@ def test_labels_never_run_into_each_other() -> None:
 
 
 def test_findings_of_one_cue_share_a_flag() -> None:
-    (flag,) = [flag for staff in score().staves for flag in staff.flags]
+    (flag,) = [flag for staff in score() for flag in staff.flags]
 
     assert (flag.text, flag.level, flag.number) == ("1+1", "error", 1)
     assert flag.title == "1. error: no sets\n4. note: more"
 
 
 def test_what_is_fetched_at_once_lies_in_rows() -> None:
-    staves = score().staves
+    staves = score()
     upbeat = staves[0]
 
     assert [fetch.row for fetch in upbeat.fetches] == [0, 1, 0]
@@ -507,7 +509,7 @@ def test_what_is_fetched_at_once_lies_in_rows() -> None:
 
 
 def test_a_compact_score_has_the_runs_alone() -> None:
-    staves = score(compact=True).staves
+    staves = score(compact=True)
 
     assert not any(staff.cues or staff.labels or staff.fetches or staff.flags for staff in staves)
     assert bar(0, compact=True).steps == ()

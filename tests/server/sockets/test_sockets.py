@@ -119,15 +119,15 @@ CONTROL = Wire(
     "server.control.socket.MOST_SILENT",
     {"type": "hello", "protocol": 1, "name": "foh"},
 )
-LEGACY = Wire(
+OLDER = Wire(
     "/ws",
-    "server.legacy.socket.MOST_CLIENTS",
+    "server.older_wire.socket.MOST_CLIENTS",
     welcome="ready",
     ping="ping",
     pong="pong",
     turned_away=1013,
 )
-every_wire = pytest.mark.parametrize("wire", [SCREEN, CONTROL, LEGACY], ids=lambda wire: wire.path)
+every_wire = pytest.mark.parametrize("wire", [SCREEN, CONTROL, OLDER], ids=lambda wire: wire.path)
 json_wire = pytest.mark.parametrize("wire", [SCREEN, CONTROL], ids=lambda wire: wire.path)
 
 
@@ -262,11 +262,11 @@ async def test_a_huge_message_closes_its_socket_alone(process: ServerProcess, wi
             assert below.codes == (["too_large"] if wire.hello else [])
 
 
-async def test_what_a_legacy_client_sends_in_binary_is_unknown(process: ServerProcess) -> None:
-    async with LEGACY.client(process.address) as client:
+async def test_what_an_older_client_sends_in_binary_is_unknown(process: ServerProcess) -> None:
+    async with OLDER.client(process.address) as client:
         await client.send(b"\x00\x01")
         await client.told("unknown command: (binary)")
-        await LEGACY.assert_served(client)
+        await OLDER.assert_served(client)
 
 
 @pytest.mark.parametrize(

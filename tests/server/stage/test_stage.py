@@ -189,7 +189,7 @@ async def test_let_go_a_screen_has_all_frames_and_hears_of_no_end(
         perform(stage, "one", clock.now())
         stage.let_go()
         stage.cut()
-        stage.tell(wire.Hold())
+        stage.hold()
         perform(stage, "two", clock.now())
         assert brief(await waiting(screen.mailbox)) == [
             "run one",
@@ -219,8 +219,8 @@ async def test_who_never_reads_is_sent_away(stage: Stage) -> None:
         for number in range(MAX_WAITING - 1):
             stage.tell(wire.Scene(route=f"/{number}"))
         assert await other.mailbox.take()  # one that reads has room again
-        stage.tell(wire.Hold())
-        stage.tell(wire.Hold())
+        stage.hold()
+        stage.hold()
         with pytest.raises(ScreenTooSlow):
             await screen.mailbox.take()
         with pytest.raises(ScreenTooSlow):
@@ -231,7 +231,7 @@ async def test_who_never_reads_is_sent_away(stage: Stage) -> None:
 async def test_waiting_messages_are_bounded(stage: Stage) -> None:
     with stage.join("a", "binary") as screen:
         for _ in range(10 * MAX_WAITING):
-            stage.tell(wire.Hold())
+            stage.hold()
         assert len(screen.mailbox._messages) <= MAX_WAITING
 
 
@@ -273,7 +273,7 @@ async def test_joining_hears_the_last_of_each_kind(stage: Stage, clock: VirtualC
     stage.tell(wire.Fade(black=True, seconds=5, at=now))
     stage.tell(wire.Fade(black=False, seconds=5, at=now + 1))
     stage.tell(wire.Caption(text="line", at=now, until=now + 4))
-    stage.tell(wire.Hold())
+    stage.hold()
     snapshot = stage.snapshot()
     assert snapshot.scene == wire.Scene(route="/new")
     assert snapshot.typing is None
@@ -506,7 +506,7 @@ class _Story:
             case "cut":
                 self.stage.cut()
             case "hold":
-                self.stage.tell(wire.Hold())
+                self.stage.hold()
             case "wait":
                 self.clock.jump(seconds)
             case "take":

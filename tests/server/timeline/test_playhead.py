@@ -27,7 +27,7 @@ from server.timeline.playhead import (
     PlayheadError,
     Started,
 )
-from server.timeline.schedule import EndlessLoop, ManualSchedule, Schedule, ScreeningSlot
+from server.timeline.schedule import EndlessLoop, Schedule, ScreeningSlot
 
 S = 1_764_000_000.0
 TIMES = (0.0, 5.0, 10.0, 10.0, 10.0, 30.0, 60.0, 100.0)
@@ -36,7 +36,7 @@ DURATION = 100.0
 
 
 @dataclass(frozen=True)
-class Slots:
+class Slots(Schedule):
     """A schedule that is written out."""
 
     slots: tuple[ScreeningSlot, ...] = ()
@@ -47,10 +47,6 @@ class Slots:
 
     def next_after(self, unix: float) -> ScreeningSlot | None:
         return next((slot for slot in self.slots if slot.start > unix), None)
-
-    def after_step(self, by: float) -> Schedule:
-        del by
-        return self
 
     def closed(self, unix: float) -> bool:
         return unix >= self.closed_from
@@ -583,7 +579,7 @@ def test_go_may_name_a_cue_also_one_that_draws_nothing() -> None:
 
 
 def test_go_with_nothing_on_starts_the_show() -> None:
-    house = House(ManualSchedule())
+    house = House(Schedule())
     assert house.tick() == []
     assert house.do(house.head.go) == [Started(S, scheduled=False)]
     assert fired(house.play_to(100.0)) == list(range(8))
@@ -738,7 +734,7 @@ def test_there_is_nothing_to_pause_or_resume(move: str) -> None:
 
 
 def test_by_hand_nothing_happens_by_itself() -> None:
-    house = House(ManualSchedule())
+    house = House(Schedule())
     house.tick()
     assert house.play_to(500.0, 1.0) == []
     assert house.head.wake_at(house.now) == math.inf
@@ -804,7 +800,7 @@ class Anything(RuleBasedStateMachine):
                 slots(0.0, 100.0, 200.0, length=70.0),
                 EndlessLoop(S, DURATION),
                 EndlessLoop(S + 33.3, DURATION, 7.7),
-                ManualSchedule(),
+                Schedule(),
             ]
         )
     )

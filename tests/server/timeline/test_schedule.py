@@ -12,7 +12,6 @@ from server.config.sections import ScheduleSection
 from server.timeline.schedule import (
     DailySchedule,
     EndlessLoop,
-    ManualSchedule,
     Schedule,
     ScreeningSlot,
     build_schedule,
@@ -248,7 +247,7 @@ def test_by_hand_nothing_starts() -> None:
     schedule = build_schedule(
         ScheduleSection(kind="manual"), duration=PIECE, zone=BERLIN, anchor=ANCHOR
     )
-    assert isinstance(schedule, ManualSchedule)
+    assert type(schedule) is Schedule
     assert (schedule.slot_at(ANCHOR), schedule.next_after(ANCHOR)) == (None, None)
     assert not schedule.closed(ANCHOR)
 

@@ -1,106 +1,51 @@
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.sheet.cues import CueSheet, format_time, parse_cues
-from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.timeline.tableau import Tableau, tableau_at
-
-PROGRAMS = {name: Program(**fields) for name, fields in DEFAULT_PROGRAMS.items()}
-
-Cue = dict[str, Any]
-START: Cue = {"action": "start"}
-END: Cue = {"action": "end"}
-MARK: Cue = {"action": "next"}
-
-
-def sheet_of(*cues: Cue) -> CueSheet:
-    timed = [{"time": format_time(10 * number), **cue} for number, cue in enumerate(cues)]
-    return parse_cues(json.dumps(timed).encode(), "cues.json", PROGRAMS)
-
-
-def tableau(*cues: Cue, at: float | None = None) -> Tableau:
-    """The stage once all of these have been, just after the last of them."""
-    position = 10.0 * (len(cues) - 1) + 0.5 if at is None else at
-    return tableau_at(sheet_of(*cues, END), len(cues), position)
+from tests.helpers.cues import (
+    END,
+    MARK,
+    START,
+    Cue,
+    fade,
+    line,
+    prompt,
+    scene,
+    sheet_of,
+    slider,
+)
 
 
-def prompt(text: str = "a lake", **fields: Any) -> Cue:
-    return {"action": "prompt", "prompt": text, **fields}
-
-
-def line(until: float, **fields: Any) -> Cue:
-    return {"action": "transcript", "transcript": "a line", "when": [0.0, until], **fields}
-
-
-def slider(value: float, **fields: Any) -> Cue:
-    return {"action": "move-slider", "value": value, **fields}
-
-
-def scene(route: str) -> Cue:
-    return {"action": "navigate", "route": route}
-
-
-def fade(black: bool) -> Cue:
-    return {"action": "set-fade-status", "fade": black}
+def tableau(*cues: Cue) -> Tableau:
+    """The picture once all of these have been."""
+    return tableau_at(sheet_of(*cues, END), len(cues))
 
 
 def test_before_the_first_cue_there_is_nothing() -> None:
-    assert tableau_at(sheet_of(START, prompt()), 0, 0.0) == Tableau()
+    assert tableau_at(sheet_of(START, prompt()), 0) == Tableau()
 
 
-def test_the_last_of_each_kind_has_a_say() -> None:
-    found = tableau(
-        START,
-        scene("/one"),
-        scene("/two"),
-        fade(True),
-        fade(False),
-        prompt("first"),
-        prompt("second", guidance=30),
-        line(999.0),
-    )
-    assert found == Tableau(
-        navigate=2, fade=4, caption=7, prompt=6, slider=6, generating=6, before=5
-    )
+def test_the_last_that_draws_has_the_wall() -> None:
+    found = tableau(START, prompt("first"), prompt("second", guidance=30), line(999.0))
+    assert found == Tableau(generating=2, before=1)
 
 
 def test_only_cues_before_the_index_have_been() -> None:
     sheet = sheet_of(START, prompt("first"), prompt("second"), END)
-    assert tableau_at(sheet, 2, 10.0).generating == 1
-    assert tableau_at(sheet, 3, 20.0).generating == 2
+    assert tableau_at(sheet, 2).generating == 1
+    assert tableau_at(sheet, 3).generating == 2
 
 
-def test_a_line_is_there_until_it_has_been_spoken() -> None:
-    assert tableau(START, line(14.0), at=13.9).caption == 1
-    assert tableau(START, line(14.0), at=14.0).caption is None
-
-
-def test_a_line_takes_the_place_of_the_one_before_it() -> None:
-    found = tableau(START, line(999.0), line(21.0), at=30.0)
-    assert found.caption is None
-
-
-def test_a_line_that_draws_is_also_the_picture() -> None:
-    found = tableau(START, line(999.0, generate=True))
-    assert (found.caption, found.generating) == (1, 1)
+def test_a_line_is_the_picture_where_it_draws() -> None:
+    assert tableau(START, line(999.0, generate=True)).generating == 1
     assert tableau(START, line(999.0)).generating is None
 
 
-def test_an_erased_prompt_stands_typed_but_draws_nothing() -> None:
-    found = tableau(START, prompt("drawn"), prompt("", commit=False))
-    assert (found.prompt, found.generating) == (2, 1)
-
-
-def test_another_scene_takes_the_words_and_the_slider_with_it_and_leaves_the_picture() -> None:
-    found = tableau(START, prompt("a lake", guidance=30), scene("/two"))
-    assert (found.prompt, found.slider, found.navigate) == (None, None, 2)
-    assert (found.generating, found.alone) == (1, False)
+def test_an_erased_prompt_draws_nothing() -> None:
+    assert tableau(START, prompt("drawn"), prompt("", commit=False)).generating == 1
 
 
 @pytest.mark.parametrize(
@@ -124,18 +69,12 @@ def test_the_next_generating_cue_regenerates_by_itself_again() -> None:
     assert (found.generating, found.alone) == (3, True)
 
 
-def test_a_slider_cue_moves_the_slider_and_draws() -> None:
-    found = tableau(START, prompt(program="P2"), slider(20, program="P2"))
-    assert (found.slider, found.generating, found.prompt) == (2, 2, 1)
-
-
-def test_a_prompt_that_moves_no_slider_leaves_it() -> None:
-    assert tableau(START, prompt(guidance=20), prompt("b")).slider == 1
+def test_a_slider_cue_draws() -> None:
+    assert tableau(START, prompt(program="P2"), slider(20, program="P2")).generating == 2
 
 
 def test_a_start_clears_the_stage() -> None:
-    everything = (scene("/one"), fade(True), prompt(guidance=3), line(999.0))
-    assert tableau(*everything, START) == Tableau()
+    assert tableau(prompt("a"), prompt("b"), START) == Tableau()
 
 
 def test_marks_are_nothing_to_see() -> None:
@@ -162,27 +101,17 @@ _CUES = st.sampled_from(
 
 @given(st.lists(_CUES, min_size=1, max_size=12), st.data())
 @settings(deadline=None, max_examples=150)
-def test_every_index_is_of_a_cue_of_its_kind_that_has_been(
+def test_nothing_that_draws_has_been_after_the_picture_on_the_wall(
     cues: list[Cue], data: st.DataObject
 ) -> None:
     sheet = sheet_of(*cues)
     index = data.draw(st.integers(0, len(cues)))
-    found = tableau_at(sheet, index, 10.0 * index)
-    kinds = {
-        "navigate": {"navigate"},
-        "fade": {"set-fade-status"},
-        "caption": {"transcript"},
-        "prompt": {"prompt"},
-        "slider": {"move-slider", "prompt"},
-        "generating": {"transcript", "prompt", "move-slider"},
-    }
-    for field, actions in kinds.items():
-        number = getattr(found, field)
+    found = tableau_at(sheet, index)
+    for number in (found.generating, found.before):
         if number is not None:
             assert number < index
-            assert sheet.cues[number].action in actions
+            assert sheet.cues[number].generates
             assert not any(cue.action == "start" for cue in sheet.cues[number + 1 : index])
-    # nothing that draws has been after the picture on the wall
     later = sheet.cues[0 if found.generating is None else found.generating + 1 : index]
     since_start = [number for number, cue in enumerate(later) if cue.action == "start"]
     visible = later[since_start[-1] :] if since_start else later

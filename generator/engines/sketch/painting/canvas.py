@@ -180,18 +180,12 @@ def ellipse(
     ]
 
 
-def smooth_path(points: Sequence[Point], *, per: int = 8, closed: bool = True) -> list[Point]:
-    """A Catmull-Rom curve through `points`, `per` corners a span."""
+def smooth_path(points: Sequence[Point], *, per: int = 8) -> list[Point]:
+    """A closed Catmull-Rom curve through `points`, `per` corners a span."""
     count = len(points)
-    spans = count if closed else count - 1
     result: list[Point] = []
-    for index in range(spans):
-        p0, p1, p2, p3 = (
-            points[(index + step) % count]
-            if closed
-            else points[min(max(index + step, 0), count - 1)]
-            for step in (-1, 0, 1, 2)
-        )
+    for index in range(count):
+        p0, p1, p2, p3 = (points[(index + step) % count] for step in (-1, 0, 1, 2))
         for part in range(per):
             t = part / per
             result.append(
@@ -200,8 +194,6 @@ def smooth_path(points: Sequence[Point], *, per: int = 8, closed: bool = True) -
                     _spline(p0[1], p1[1], p2[1], p3[1], t),
                 )
             )
-    if not closed:
-        result.append(points[-1])
     return result
 
 

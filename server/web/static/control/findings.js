@@ -1,8 +1,11 @@
 // @ts-check
 /** What would go wrong: each with its cue, its cause and what to do. A rehearsal and the preflight tell it alike. */
 
-import { keep, make, mark, say } from "./dom.js";
+import { element, keep, make, mark, say } from "./dom.js";
 import * as words from "./words.js";
+
+/** How many the preflight tells. */
+const PREFLIGHT_TOLD = 4;
 
 /**
  * @param {HTMLElement} list
@@ -28,4 +31,21 @@ export function tell(list, found, most) {
       say(row.querySelector(".name"), words.place(finding));
     },
   );
+}
+
+/** What the server found when it last looked through everything by itself. @param {import("./types.js").State} state */
+export function preflight(state) {
+  const { preflight: last } = state;
+  const root = element("preflight");
+  root.hidden = !last;
+  if (!last) return;
+  mark(root, "verdict", last.verdict);
+  say(element("preflight-at"), last.at === null ? "" : words.timeOfDay(last.at).slice(0, 5));
+  say(
+    element("preflight-said"),
+    last.verdict === null ? "waits for a quiet moment" : `${last.verdict}${words.counts(last) ? `: ${words.counts(last)}` : ""}`,
+  );
+  tell(element("preflight-findings"), last.findings.filter((f) => f.level !== "note"), PREFLIGHT_TOLD);
+  const more = last.errors + last.warnings - PREFLIGHT_TOLD;
+  say(element("preflight-more"), more > 0 ? `and ${more} more: rehearse to see them all` : "");
 }

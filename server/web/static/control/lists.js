@@ -109,9 +109,6 @@ export class Lists {
       lines.push(`without sets: ${missing.slice(0, NAMED).join(", ")}${missing.length > NAMED ? ` and ${missing.length - NAMED} more` : ""}`);
     }
     for (const fault of coverage.faulty_sets.slice(0, NAMED)) lines.push(`${fault.action_id} set ${fault.set_id}: ${fault.reason}`);
-    for (const [name, value] of Object.entries(coverage)) {
-      if (typeof value === "number" && !["actions", "with_sets"].includes(name)) lines.push(`${name.replaceAll("_", " ")}: ${value}`);
-    }
     keep(element("sets"), lines, (line, index) => `${index} ${line}`, (line) => make("p", {}, line), () => {});
     const { style } = element("sets").parentElement;
     style.setProperty("--share", String(coverage.actions ? coverage.with_sets / coverage.actions : 1));

@@ -10,10 +10,10 @@ import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
 import { ServerConnection } from "./connection.js";
 import { element, mark, say } from "./dom.js";
+import * as findings from "./findings.js";
 import { Guard } from "./guard.js";
 import { Lists } from "./lists.js";
 import { Mode } from "./mode.js";
-import * as preflight from "./preflight.js";
 import { Rehearsal } from "./rehearsal.js";
 import { Wall } from "./wall.js";
 import * as words from "./words.js";
@@ -146,7 +146,7 @@ function show() {
     mode.show(state.mode);
     cues.show(server);
     lists.show(state);
-    preflight.show(state);
+    findings.preflight(state);
     rehearsal.show(server);
     const { standby } = state;
     const cue = standby ? (standby.cue ?? `${words.kind(standby)} ${standby.time}`) : state.screening.status === "active" ? "no cue left" : "start the show";
@@ -263,20 +263,9 @@ function restarted() {
 
 // ----------------------------------------------------------------- what is pressed
 
-/** @type {Record<string, string>} */
-const plain = { previous: "previous", skip: "next", again: "regenerate", hold: "hold", go: "go", rejoin: "rejoin", restore: "restore" };
-for (const [id, command] of Object.entries(plain)) {
-  element(id).dataset.command = command;
-  element(id).addEventListener("click", () => act(command));
+for (const id of ["previous", "pause", "skip", "again", "hold", "go", "rejoin", "restore", "prefetch", "mode-release", "rehearse-cancel"]) {
+  element(id).addEventListener("click", () => act(element(id).dataset.command));
 }
-element("pause").dataset.command = "pause";
-element("pause").addEventListener("click", () => act(element("pause").dataset.command));
-element("panic").dataset.command = "panic";
-element("prefetch").dataset.command = "prefetch";
-element("prefetch").addEventListener("click", () => act("prefetch"));
-for (const button of document.querySelectorAll("#mode-buttons button")) /** @type {HTMLElement} */ (button).dataset.command = "mode.force";
-element("mode-release").dataset.command = "mode.release";
-element("seek").querySelector("button").dataset.command = "seek";
 element("seek").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   const field = element("seek-time");

@@ -23,7 +23,6 @@ export class Mode {
         });
       });
     }
-    element("mode-release").addEventListener("click", () => act("mode.release", {}));
   }
 
   /** @param {import("./types.js").ModeState} mode */

@@ -16,9 +16,6 @@ export class Rehearsal {
 
   /** @param {(command: string, args: any) => void} act */
   constructor(act) {
-    element("rehearse").dataset.command = "rehearse";
-    element("rehearse-cancel").dataset.command = "rehearse.cancel";
-    element("rehearse-cancel").addEventListener("click", () => act("rehearse.cancel", {}));
     this.#form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       act("rehearse", this.#order());
@@ -35,16 +32,14 @@ export class Rehearsal {
   #order() {
     const text = (/** @type {string} */ id) => element(id).value.trim();
     const screenings = Number(text("rehearse-screenings") || 1);
-    const bandwidth = text("rehearse-bandwidth");
-    const latency = Number(text("rehearse-latency") || 0) / 1000;
-    const fail = text("rehearse-fail");
-    return {
-      ...(screenings !== 1 ? { screenings } : {}),
-      ...(bandwidth ? { bandwidth } : {}),
-      ...(latency ? { latency } : {}),
-      ...(fail ? { fail } : {}),
-      ...(element("rehearse-deep").checked ? { deep: true } : {}),
+    const asked = {
+      screenings: screenings !== 1 && screenings,
+      bandwidth: text("rehearse-bandwidth"),
+      latency: Number(text("rehearse-latency") || 0) / 1000,
+      fail: text("rehearse-fail"),
+      deep: element("rehearse-deep").checked,
     };
+    return Object.fromEntries(Object.entries(asked).filter(([, value]) => value));
   }
 
   /** @param {import("./connection.js").ServerConnection} server */
@@ -57,16 +52,17 @@ export class Rehearsal {
     const told = rehearsal.verdict ? rehearsal : rehearsal.previous;
     mark(this.#root, "status", rehearsal.status);
     mark(this.#root, "verdict", running ? null : (rehearsal.verdict ?? null));
-    say(element("rehearsal-said"), this.#said(rehearsal));
-    say(element("rehearsal-when"), this.#when(rehearsal));
+    const [said, when] = this.#told(rehearsal);
+    say(element("rehearsal-said"), said);
+    say(element("rehearsal-when"), when);
     say(element("rehearsal-asked"), words.asked(rehearsal.asked));
     say(element("rehearsal-counts"), rehearsal.verdict ? words.counts(rehearsal) : "");
     findings.tell(element("rehearsal-findings"), rehearsal.worst, TOLD);
     const link = element("rehearsal-report");
     link.hidden = !told?.report;
     if (told?.report) link.href = here(told.report);
-    const when = told?.finished_at ? words.timeOfDay(told.finished_at) : "";
-    say(link, rehearsal.verdict ? "Open the report" : `Open the report of ${when} (${told?.verdict ?? ""})`);
+    const at = told?.finished_at ? words.timeOfDay(told.finished_at) : "";
+    say(link, rehearsal.verdict ? "Open the report" : `Open the report of ${at} (${told?.verdict ?? ""})`);
     element("rehearse").hidden = element("rehearse-more").hidden = running;
     if (running) element("rehearse-terms").hidden = true;
     if (running) element("rehearse-more").setAttribute("aria-expanded", "false");
@@ -74,37 +70,17 @@ export class Rehearsal {
     this.tick(server);
   }
 
-  /** @param {import("./types.js").RehearsalState} rehearsal */
-  #said(rehearsal) {
-    switch (rehearsal.status) {
-      case "running":
-        return "Rehearsing";
-      case "done":
-        return rehearsal.verdict === "ready" ? "Ready" : "Not ready";
-      case "failed":
-        return rehearsal.reason.charAt(0).toUpperCase() + rehearsal.reason.slice(1);
-      case "cancelled":
-        return "Broken off";
-      default:
-        return "not rehearsed from here yet";
-    }
-  }
-
-  /** @param {import("./types.js").RehearsalState} rehearsal */
-  #when(rehearsal) {
-    const at = rehearsal.finished_at ? words.timeOfDay(rehearsal.finished_at) : "";
-    switch (rehearsal.status) {
-      case "running":
-        return `in the background, for ${words.who(rehearsal.by)}: the show goes on`;
-      case "done":
-        return `rehearsed at ${at} for ${words.who(rehearsal.by)}`;
-      case "failed":
-        return `at ${at}, for ${words.who(rehearsal.by)}`;
-      case "cancelled":
-        return `at ${at}, ${words.who(rehearsal.reason)}`;
-      default:
-        return "";
-    }
+  /** What is said of it, and of when it was, by its status. @param {import("./types.js").RehearsalState} rehearsal */
+  #told({ status, verdict, reason, by, finished_at: finished }) {
+    const at = finished ? words.timeOfDay(finished) : "";
+    const told = {
+      none: ["not rehearsed from here yet", ""],
+      running: ["Rehearsing", `in the background, for ${words.who(by)}: the show goes on`],
+      done: [verdict === "ready" ? "Ready" : "Not ready", `rehearsed at ${at} for ${words.who(by)}`],
+      failed: [reason.charAt(0).toUpperCase() + reason.slice(1), `at ${at}, for ${words.who(by)}`],
+      cancelled: ["Broken off", `at ${at}, ${words.who(reason)}`],
+    };
+    return told[status];
   }
 
   /** The seconds, apart: they are not read out. @param {import("./connection.js").ServerConnection} server */

@@ -4,7 +4,7 @@
  * once, unlit, so that no word moves when the next one comes.
  */
 
-import { Alarm } from "./schedule.js";
+import { Alarm } from "./alarm.js";
 
 /** @typedef {import("./messages.js").Caption} Caption */
 
@@ -36,7 +36,7 @@ export class Captions {
   enabled = true;
 
   #root;
-  #schedule;
+  #clock;
   #begin;
   #end;
   #word;
@@ -47,14 +47,14 @@ export class Captions {
 
   /**
    * @param {HTMLElement} root
-   * @param {import("./schedule.js").Schedule} schedule
+   * @param {import("../shared/clock.js").Clock} clock
    */
-  constructor(root, schedule) {
+  constructor(root, clock) {
     this.#root = root;
-    this.#schedule = schedule;
-    this.#begin = new Alarm(schedule);
-    this.#end = new Alarm(schedule);
-    this.#word = new Alarm(schedule);
+    this.#clock = clock;
+    this.#begin = new Alarm(clock);
+    this.#end = new Alarm(clock);
+    this.#word = new Alarm(clock);
   }
 
   /** @param {Caption} caption */
@@ -66,7 +66,7 @@ export class Captions {
       this.clear();
       return;
     }
-    if (this.#schedule.now() >= caption.until) return;
+    if (this.#clock.now() >= caption.until) return;
     this.#begin.set(caption.at, () => this.#show(caption));
   }
 
@@ -99,7 +99,7 @@ export class Captions {
     this.#line = line;
 
     // What has been said before we came stands there as if it always had.
-    const now = this.#schedule.now();
+    const now = this.#clock.now();
     let next = 0;
     for (; next < words.length && words[next].start < now - 0.5; next += 1) spans[next].className = "lit already";
     const light = () => {

@@ -1,7 +1,7 @@
 // @ts-check
 /** Black over everything, and back. */
 
-import { Alarm } from "./schedule.js";
+import { Alarm } from "./alarm.js";
 
 /** @typedef {import("./messages.js").Fade} Fade */
 
@@ -9,7 +9,7 @@ const EASING = "cubic-bezier(0.45, 0.05, 0.4, 1)";
 
 export class Curtain {
   #root;
-  #schedule;
+  #clock;
   #alarm;
   /** @type {Fade | null} */
   #fade = null;
@@ -18,12 +18,12 @@ export class Curtain {
 
   /**
    * @param {HTMLElement} root
-   * @param {import("./schedule.js").Schedule} schedule
+   * @param {import("../shared/clock.js").Clock} clock
    */
-  constructor(root, schedule) {
+  constructor(root, clock) {
     this.#root = root;
-    this.#schedule = schedule;
-    this.#alarm = new Alarm(schedule);
+    this.#clock = clock;
+    this.#alarm = new Alarm(clock);
   }
 
   /** @param {Fade} fade */
@@ -36,7 +36,7 @@ export class Curtain {
 
   /** @param {number} seconds */
   open(seconds) {
-    if (this.#fade?.black) this.take({ type: "fade", black: false, seconds, at: this.#schedule.now() });
+    if (this.#fade?.black) this.take({ type: "fade", black: false, seconds, at: this.#clock.now() });
   }
 
   /**
@@ -45,7 +45,7 @@ export class Curtain {
    */
   #begin({ black, seconds, at }, joining) {
     const to = black ? 1 : 0;
-    const elapsed = Math.max(0, this.#schedule.now() - at);
+    const elapsed = Math.max(0, this.#clock.now() - at);
     const shown = Number(getComputedStyle(this.#root).opacity);
     this.#motion?.cancel();
     this.#root.style.opacity = String(to);

@@ -63,7 +63,7 @@ function pieces(text, values) {
 export class Lobby {
   #root;
   #calm;
-  #schedule;
+  #clock;
   #hooks;
   /** @type {Screening | null} */
   #screening = null;
@@ -77,13 +77,13 @@ export class Lobby {
 
   /**
    * @param {{root: HTMLElement, calm: HTMLElement}} elements
-   * @param {import("./schedule.js").Schedule} schedule
+   * @param {import("../shared/clock.js").Clock} clock
    * @param {{hidden: () => void}} hooks hidden: the stage can no longer be seen
    */
-  constructor({ root, calm }, schedule, hooks) {
+  constructor({ root, calm }, clock, hooks) {
     this.#root = root;
     this.#calm = calm;
-    this.#schedule = schedule;
+    this.#clock = clock;
     this.#hooks = hooks;
     this.#when = /** @type {HTMLElement} */ (root.querySelector(".when"));
   }
@@ -158,7 +158,7 @@ export class Lobby {
   #tell() {
     clearTimeout(this.#timer);
     if (!this.#screening) return;
-    const now = this.#schedule.now();
+    const now = this.#clock.now();
     // While it is on its way out the line keeps what it said.
     if (this.#screening.status === "active") return;
     const line = when(this.#screening, now, this.#manner);

@@ -21,7 +21,6 @@ import { Presenter } from "./presenter.js";
 import { Progress } from "./progress.js";
 import { RehearsalMark } from "./rehearsal.js";
 import { Report } from "./report.js";
-import { Schedule } from "./schedule.js";
 import { Slider } from "./slider.js";
 import { Link } from "../shared/socket.js";
 import { TypedLine } from "./typing.js";
@@ -37,13 +36,12 @@ const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (docume
 // ----------------------------------------------------------------- parts
 
 const clock = new Clock();
-const schedule = new Schedule(clock);
 const display = new Display((Number(query.get("latency")) || 0) / 1000);
 const wall = element("wall");
-const captions = new Captions(element("captions"), schedule);
-const typed = new TypedLine(element("typing"), schedule);
-const slider = new Slider(element("slider"), { schedule, clock, display });
-const curtain = new Curtain(element("curtain"), schedule);
+const captions = new Captions(element("captions"), clock);
+const typed = new TypedLine(element("typing"), clock);
+const slider = new Slider(element("slider"), { clock, display });
+const curtain = new Curtain(element("curtain"), clock);
 const progress = new Progress(element("progress"));
 const identify = new Identify(element("identify"));
 const mark = new RehearsalMark();
@@ -72,7 +70,7 @@ const presenter = new Presenter(
   },
 );
 
-const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, schedule, {
+const lobby = new Lobby({ root: element("lobby"), calm: element("calm") }, clock, {
   hidden() {
     presenter.forget();
     picture.clear();
@@ -141,6 +139,19 @@ function ownName() {
 
 // ----------------------------------------------------------------- what the server says
 
+/**
+ * What stands on the stage until another message of its type comes: what is done with one as it is told, or found in
+ * the snapshot (rejoined), and where the snapshot has none.
+ * @type {Record<string, {take: (message: any, rejoined?: boolean) => void, none?: (settings: import("./messages.js").DisplaySettings) => void}>}
+ */
+const STANDING = {
+  scene: { take: scene },
+  fade: { take: (message) => curtain.take(message), none: ({ fade }) => curtain.open(fade ?? 1) },
+  slider: { take: (message) => slider.take(message) },
+  typing: { take: (message) => typed.take(message), none: () => typed.clear() },
+  caption: { take: (message) => captions.take(message) },
+};
+
 /** @param {import("./messages.js").Message} message */
 function obey(message) {
   switch (message.type) {
@@ -155,16 +166,6 @@ function obey(message) {
     case "hold":
       presenter.halt();
       return progress.leave();
-    case "caption":
-      return captions.take(message);
-    case "typing":
-      return typed.take(message);
-    case "slider":
-      return slider.take(message);
-    case "fade":
-      return curtain.take(message);
-    case "scene":
-      return scene(message.route, true);
     case "screening":
       return screening(message);
     case "identify":
@@ -176,6 +177,8 @@ function obey(message) {
       return console.warn(`the server did not take a message: ${message.code}: ${message.message}`);
     case "welcome":
       return welcome(message);
+    default:
+      return STANDING[message.type].take(message);
   }
 }
 
@@ -192,18 +195,16 @@ function welcome({ screen, server_time, show, display: settings, snapshot }) {
   for (const message of outbox.splice(0)) link.send(message);
 
   screening(snapshot.screening);
-  if (snapshot.scene) scene(snapshot.scene.route, false);
-  if (snapshot.fade) curtain.take(snapshot.fade);
-  else curtain.open(settings.fade ?? 1);
+  for (const [type, { take, none }] of Object.entries(STANDING)) {
+    const message = snapshot[/** @type {keyof import("./messages.js").Snapshot} */ (type)];
+    if (message) take(message, true);
+    else none?.(settings);
+  }
   // A server that knows of no run has nothing against the one that is still playing here.
   if (snapshot.run) presenter.begin(snapshot.run.run);
   if (snapshot.frame) newest(snapshot.frame);
   else if (snapshot.picture) hang(snapshot.picture);
-  if (snapshot.slider) slider.take(snapshot.slider);
-  if (snapshot.typing) typed.take(snapshot.typing);
-  else typed.clear();
   if (!captions.enabled) captions.clear();
-  else if (snapshot.caption) captions.take(snapshot.caption);
   document.body.dataset.welcome = "";
   measure(show.characters ?? "");
 }
@@ -275,11 +276,11 @@ function screening(message) {
 }
 
 /**
- * @param {string} to
- * @param {boolean} told by the server just now, not found on rejoining
+ * @param {import("./messages.js").Scene} message
+ * @param {boolean} [rejoined] found there, and not told just now
  */
-function scene(to, told) {
-  if (told || (route !== null && route !== to)) {
+function scene({ route: to }, rejoined = false) {
+  if (!rejoined || (route !== null && route !== to)) {
     typed.clear();
     slider.clear();
   }

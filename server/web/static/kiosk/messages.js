@@ -34,8 +34,6 @@ const number = (v) => typeof v === "number" && Number.isFinite(v);
 const string = (v) => typeof v === "string";
 /** @param {unknown} v */
 const boolean = (v) => typeof v === "boolean";
-/** @param {unknown} v */
-const optionalNumber = (v) => v == null || number(v);
 
 /** @typedef {(v: any) => boolean} Check */
 
@@ -56,28 +54,31 @@ const maybe = (check) => (v) => v == null || check(v);
 const word = object({ word: string, start: number, end: number });
 const screening = object({
   status: (v) => v === "waiting" || v === "active" || v === "closed",
-  next: optionalNumber,
-  next_local: (v) => v == null || (string(v) && !Number.isNaN(Date.parse(v))),
-  started_at: optionalNumber,
+  next: maybe(number),
+  next_local: maybe((v) => string(v) && !Number.isNaN(Date.parse(v))),
+  started_at: maybe(number),
 });
-const scene = object({ route: string });
-const fade = object({ black: boolean, seconds: number, at: number });
-const caption = object({
-  text: string,
-  words: (v) => v == null || (Array.isArray(v) && v.every(word)),
-  at: number,
-  until: number,
-});
-const typing = object({
-  text: string,
-  erase: boolean,
-  delay: object({ base: number, variance: number }),
-  at: number,
-  seed: number,
-  from: (v) => v == null || string(v),
-  seconds: optionalNumber,
-});
-const slider = object({ from: number, to: number, seconds: number, at: number });
+/** What stands until another of its type comes; a snapshot has the last of each. */
+const STANDING = {
+  scene: object({ route: string }),
+  fade: object({ black: boolean, seconds: number, at: number }),
+  caption: object({
+    text: string,
+    words: maybe((v) => Array.isArray(v) && v.every(word)),
+    at: number,
+    until: number,
+  }),
+  typing: object({
+    text: string,
+    erase: boolean,
+    delay: object({ base: number, variance: number }),
+    at: number,
+    seed: number,
+    from: maybe(string),
+    seconds: maybe(number),
+  }),
+  slider: object({ from: number, to: number, seconds: number, at: number }),
+};
 const run = object({ run: string, steps: number });
 const frame = object({
   run: string,
@@ -98,11 +99,7 @@ const KNOWN = {
     display: object({ crossfade: number }),
     snapshot: object({
       screening,
-      scene: maybe(scene),
-      fade: maybe(fade),
-      caption: maybe(caption),
-      typing: maybe(typing),
-      slider: maybe(slider),
+      ...Object.fromEntries(Object.entries(STANDING).map(([type, check]) => [type, maybe(check)])),
       run: maybe(run),
       frame: maybe(frame),
       picture: maybe(frame),
@@ -110,11 +107,7 @@ const KNOWN = {
   }),
   sync: object({ t0: number, t1: number, t2: number }),
   screening,
-  scene,
-  fade,
-  caption,
-  typing,
-  slider,
+  ...STANDING,
   run,
   frame,
   run_end: object({ run: string, outcome: string }),

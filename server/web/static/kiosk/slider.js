@@ -1,7 +1,7 @@
 // @ts-check
 /** How freely the machine may draw: a fine line, a needle and a number. It comes when it is moved and withdraws. */
 
-import { Alarm } from "./schedule.js";
+import { Alarm } from "./alarm.js";
 
 /** @typedef {import("./messages.js").Slider} SliderMessage */
 
@@ -23,7 +23,6 @@ export function position({ from, to, seconds, at }, now) {
 
 export class Slider {
   #root;
-  #schedule;
   #clock;
   #display;
   #begin;
@@ -37,17 +36,15 @@ export class Slider {
   /**
    * @param {HTMLElement} root
    * @param {object} parts
-   * @param {import("./schedule.js").Schedule} parts.schedule
    * @param {import("../shared/clock.js").Clock} parts.clock
    * @param {import("./display.js").Display} parts.display
    */
-  constructor(root, { schedule, clock, display }) {
+  constructor(root, { clock, display }) {
     this.#root = root;
-    this.#schedule = schedule;
     this.#clock = clock;
     this.#display = display;
-    this.#begin = new Alarm(schedule);
-    this.#end = new Alarm(schedule);
+    this.#begin = new Alarm(clock);
+    this.#end = new Alarm(clock);
     this.#needle.className = "needle";
     this.#done.className = "done";
     this.#value.className = "value";
@@ -62,7 +59,7 @@ export class Slider {
   take(message) {
     const now = this.#message;
     if (now && now.at === message.at && now.to === message.to) return;
-    if (this.#schedule.now() > message.at + message.seconds + STAY) return;
+    if (this.#clock.now() > message.at + message.seconds + STAY) return;
     this.#message = message;
     this.#begin.set(message.at, () => this.#move(message));
   }
@@ -76,7 +73,7 @@ export class Slider {
 
   /** @param {SliderMessage} message */
   #move(message) {
-    this.#draw(position(message, this.#schedule.now()));
+    this.#draw(position(message, this.#clock.now()));
     this.#root.setAttribute("data-on", "");
     this.#end.set(message.at + message.seconds + STAY, () => this.#root.removeAttribute("data-on"));
     this.#display.each((local) => {

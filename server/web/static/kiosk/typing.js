@@ -4,7 +4,7 @@
  * and where a screen stands in it from the clock alone, so one that joins late has it right at once.
  */
 
-import { Alarm } from "./schedule.js";
+import { Alarm } from "./alarm.js";
 
 /** @typedef {import("./messages.js").Typing} Typing */
 
@@ -83,7 +83,7 @@ export function visible(whole, count) {
 
 export class TypedLine {
   #root;
-  #schedule;
+  #clock;
   #alarm;
   #typed = document.createElement("span");
   #caret = document.createElement("span");
@@ -95,12 +95,12 @@ export class TypedLine {
 
   /**
    * @param {HTMLElement} root
-   * @param {import("./schedule.js").Schedule} schedule
+   * @param {import("../shared/clock.js").Clock} clock
    */
-  constructor(root, schedule) {
+  constructor(root, clock) {
     this.#root = root;
-    this.#schedule = schedule;
-    this.#alarm = new Alarm(schedule);
+    this.#clock = clock;
+    this.#alarm = new Alarm(clock);
     this.#typed.className = "typed";
     this.#caret.className = "caret";
     this.#rest.className = "rest";
@@ -145,7 +145,7 @@ export class TypedLine {
     let next = 0;
     const step = () => {
       // All strokes that are past at once: on joining in the middle, or after the page could not run for a while.
-      const since = this.#schedule.now() - message.at + 0.002;
+      const since = this.#clock.now() - message.at + 0.002;
       while (next < plan.length && plan[next].at <= since) next += 1;
       if (next > 0) this.#set(plan[next - 1].whole, plan[next - 1].count);
       if (next < plan.length) this.#alarm.set(message.at + plan[next].at, step);

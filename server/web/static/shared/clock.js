@@ -66,12 +66,6 @@ export class Clock {
     return local + this.#applied;
   }
 
-  /** @param {number} server */
-  toLocal(server) {
-    this.#slew();
-    return server - this.#applied;
-  }
-
   /**
    * A first idea of the server's time, from its welcome; samples refine it.
    * @param {number} serverTime

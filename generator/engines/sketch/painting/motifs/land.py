@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, between, ellipse, rectangle, streams
-from generator.engines.sketch.painting.colour import Field, Lab
+from generator.engines.sketch.painting.canvas import (
+    Canvas,
+    Point,
+    between,
+    ellipse,
+    rectangle,
+    streams,
+)
+from generator.engines.sketch.painting.colour import Lab
 from generator.engines.sketch.painting.motifs.sky import luminary, reflection, sky
 from generator.engines.sketch.painting.noise import Random, fractal, profile, smoothstep
 from generator.engines.sketch.painting.palettes import Palette
@@ -78,9 +85,7 @@ def trees(canvas: Canvas, rng: Random, palette: Palette, ground: float) -> None:
             crown(canvas, rng, palette, (x, foot), between(rng, 0.14, 0.3))
 
 
-def crown(
-    canvas: Canvas, rng: Random, palette: Palette, foot: tuple[float, float], height: float
-) -> None:
+def crown(canvas: Canvas, rng: Random, palette: Palette, foot: Point, height: float) -> None:
     """A broad tree: a trunk and clumps of leaves, darker below."""
     x, y = foot
     dark = palette.dark.mix(palette.shade, 0.2)
@@ -110,9 +115,7 @@ def crown(
         canvas.shape(clumps, paint, opacity=0.92, soften=0.002)
 
 
-def palm(
-    canvas: Canvas, rng: Random, palette: Palette, foot: tuple[float, float], height: float
-) -> None:
+def palm(canvas: Canvas, rng: Random, palette: Palette, foot: Point, height: float) -> None:
     """A coconut palm: a leaning trunk and drooping fronds."""
     x, y = foot
     lean = between(rng, -0.28, 0.28) * height
@@ -133,8 +136,8 @@ def palm(
 
 
 def frond(
-    at: tuple[float, float], angle: float, length: float, droop: float, *, leaflets: int = 15
-) -> list[list[tuple[float, float]]]:
+    at: Point, angle: float, length: float, droop: float, *, leaflets: int = 15
+) -> list[list[Point]]:
     """The polygons of one drooping palm frond: leaflets on either side of a bent rib."""
     polygons = []
     rib = [
@@ -180,20 +183,13 @@ def village(canvas: Canvas, rng: Random, palette: Palette) -> None:
         if x - last > _PLOT:
             house(canvas, rng, palette, (x, bank), between(rng, 0.13, 0.2), night=night)
             last = x
-    ripple: Field = (canvas.y >= bank).astype(np.float32) * np.ones_like(texture)
-    reflection(canvas, rng, palette, bank, light=light, calm=0.82, where=ripple)
+    reflection(canvas, rng, palette, bank, light=light, calm=0.82)
     shore = smoothstep(0.012, 0.0, np.abs(canvas.y - bank) * np.ones_like(texture))
     canvas.lay(palette.dark.mix(palette.warm, 0.15), shore * 0.55)
 
 
 def house(
-    canvas: Canvas,
-    rng: Random,
-    palette: Palette,
-    foot: tuple[float, float],
-    size: float,
-    *,
-    night: bool,
+    canvas: Canvas, rng: Random, palette: Palette, foot: Point, size: float, *, night: bool
 ) -> None:
     """One house on stilts, half in light, with a steep thatched roof."""
     x, y = foot

@@ -10,6 +10,7 @@ from generator.engines.sketch.painting.canvas import (
     around,
     between,
     ellipse,
+    rectangle,
     smooth_path,
     streams,
 )
@@ -48,7 +49,8 @@ def portrait(canvas: Canvas, rng: Random, palette: Palette) -> None:
         )
     _torso(canvas, rng, palette, (x0, y0), size=size, cloth=cloth, light=light)
     throat, rx, ry = (x0, y0 + size * 1.05), size * 0.46, size * 0.75
-    _modelled(canvas, throat, rx, ry, skin=skin.lit(-0.06), palette=palette, light=light)
+    planes = _shading(canvas, throat, rx, ry, skin=skin.lit(-0.06), palette=palette, light=light)
+    canvas.shape([ellipse(throat, rx, ry, corners=40)], planes, soften=0.003)
     _head(canvas, rng, palette, (x0, y0), size=size, skin=skin, light=light)
     part = between(rng, -0.5, 0.5) * size
     fringe = y0 - size * between(rng, 0.42, 0.72)
@@ -71,7 +73,7 @@ def _window_behind(canvas: Canvas, rng: Random, palette: Palette, x0: float, lig
     """A picture or a window on the wall behind, out of focus."""
     x = x0 - light * canvas.aspect * between(rng, 0.26, 0.34)
     wide, top, bottom = canvas.aspect * 0.1, between(rng, 0.08, 0.16), between(rng, 0.45, 0.6)
-    frame = [(x - wide, top), (x + wide, top), (x + wide, bottom), (x - wide, bottom)]
+    frame = rectangle(x - wide, top, x + wide, bottom)
     canvas.shape([frame], palette.haze.mix(palette.cool, 0.3), opacity=0.55, soften=0.012)
     inner = [
         (x - wide * 0.85, bottom - 0.12),
@@ -120,17 +122,10 @@ def _torso(
         canvas.shape([lapel], paint, opacity=0.8, soften=0.004)
 
 
-def _modelled(
-    canvas: Canvas, at: Point, rx: float, ry: float, *, skin: Lab, palette: Palette, light: int
-) -> None:
-    """An ellipsoid under one side light."""
-    planes = _shading(canvas, at, rx, ry, skin=skin, palette=palette, light=light)
-    canvas.shape([ellipse(at, rx, ry, corners=40)], planes, soften=0.003)
-
-
 def _shading(
     canvas: Canvas, at: Point, rx: float, ry: float, *, skin: Lab, palette: Palette, light: int
 ) -> Field:
+    """An ellipsoid under one side light."""
     u = np.clip((canvas.x - at[0]) / rx, -1, 1)
     v = np.clip((canvas.y - at[1]) / ry, -1, 1)
     depth = np.sqrt(np.clip(1 - u * u - v * v, 0, 1))

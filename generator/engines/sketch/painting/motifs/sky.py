@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, between, ellipse, streams
-from generator.engines.sketch.painting.colour import Field, Lab
+from generator.engines.sketch.painting.canvas import Canvas, Point, between, ellipse, streams
+from generator.engines.sketch.painting.colour import Lab
 from generator.engines.sketch.painting.noise import Random, fractal, smoothstep
 from generator.engines.sketch.painting.palettes import Palette
 
@@ -36,7 +36,7 @@ def sky(canvas: Canvas, rng: Random, palette: Palette, horizon: float, *, night:
 
 def luminary(
     canvas: Canvas, rng: Random, palette: Palette, horizon: float, *, night: bool
-) -> tuple[float, float]:
+) -> Point:
     """A sun or moon with its glow; returns its place."""
     at = (
         canvas.aspect * float(rng.choice([0.31, 0.38, 0.62, 0.69])) + between(rng, -0.05, 0.05),
@@ -56,20 +56,13 @@ def reflection(
     palette: Palette,
     horizon: float,
     *,
-    light: tuple[float, float] | None,
+    light: Point | None,
     calm: float = 0.5,
-    where: Field | None = None,
 ) -> None:
-    """Turn what is below `horizon` into water that mirrors what is above.
+    """Turn what is below `horizon` into water that mirrors what is painted above.
 
-    Args:
-        canvas: with everything above the water painted.
-        rng: chance.
-        palette: colours.
-        horizon: the water's far edge.
-        light: place of the sun or moon, whose path glitters.
-        calm: 1 for a mirror, 0 for a choppy sea.
-        where: limits the water, a mask of the canvas's shape.
+    The path of the sun or moon, if there is one at `light`, glitters. With `calm` 1 it is a
+    mirror, with 0 a choppy sea.
     """
     height, width = canvas.height, canvas.width
     edge = min(max(int(horizon * height), 1), height - 2)
@@ -91,11 +84,10 @@ def reflection(
         water[index] = mirror[index] + (np.float32(body[index]) - mirror[index]) * share
     water[0] += waves * np.float32(0.016) * (0.3 + depth)
     cover = (canvas.y >= horizon).astype(np.float32) * np.ones_like(waves)
-    canvas.lay(water, cover if where is None else where)
+    canvas.lay(water, cover)
     if light is not None:
         path = np.exp(-(((canvas.x - light[0]) / (0.035 + 0.16 * depth)) ** 2))
         glitter = smoothstep(0.35, 1.3, waves + 0.9 * path - 0.25) * path
-        within = cover if where is None else where
-        canvas.lay(palette.spark, np.clip(glitter * 1.1, 0, 0.95) * within)
+        canvas.lay(palette.spark, np.clip(glitter * 1.1, 0, 0.95) * cover)
     canvas.flow_weight[edge:] = 0.85
     canvas.flow[edge:] = 0.0

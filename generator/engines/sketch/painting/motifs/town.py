@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, between, rectangle, streams
+from generator.engines.sketch.painting.canvas import Canvas, Point, between, rectangle, streams
 from generator.engines.sketch.painting.colour import Lab
 from generator.engines.sketch.painting.motifs.sky import luminary, reflection, sky
 from generator.engines.sketch.painting.noise import Random, fractal, smoothstep
@@ -49,8 +49,8 @@ def _blocks(
 ) -> None:
     """One row of buildings, tallest around `focus`."""
     x = -between(rng, 0.0, 0.1)
-    lit: list[list[tuple[float, float]]] = []
-    dim: list[list[tuple[float, float]]] = []
+    lit: list[list[Point]] = []
+    dim: list[list[Point]] = []
     wear = fractal(rng, canvas.width, canvas.height, cells=10, octaves=3, stretch=0.5)
     while x < canvas.aspect:
         wide = between(rng, 0.06, 0.15) * (0.75 + 0.5 * near)
@@ -72,9 +72,7 @@ def _blocks(
     canvas.planes[0] += wear * below * np.float32(0.010)
 
 
-def _outline(
-    rng: Random, x: float, wide: float, top: float, ground: float
-) -> list[tuple[float, float]]:
+def _outline(rng: Random, x: float, wide: float, top: float, ground: float) -> list[Point]:
     """A block with a flat, stepped, pitched or spired roof."""
     right = x + wide
     kind = str(rng.choice(_ROOFS, p=(0.5, 0.22, 0.18, 0.1)))
@@ -116,8 +114,8 @@ def _windows(
     ground: float,
     near: float,
     lit_share: float,
-    lit: list[list[tuple[float, float]]],
-    dim: list[list[tuple[float, float]]],
+    lit: list[list[Point]],
+    dim: list[list[Point]],
 ) -> None:
     """Add a block's windows to those that are lit and those that are not."""
     pitch = 0.017 + 0.011 * near

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from generator.engines.sketch.painting.canvas import Canvas, around, between, smooth_path, streams
+from generator.engines.sketch.painting.canvas import (
+    Canvas,
+    Point,
+    around,
+    between,
+    smooth_path,
+    streams,
+)
 from generator.engines.sketch.painting.motifs.sky import luminary, reflection, sky
 from generator.engines.sketch.painting.noise import Random, profile, smoothstep
 from generator.engines.sketch.painting.palettes import Palette
@@ -62,13 +69,7 @@ def ship(canvas: Canvas, rng: Random, palette: Palette, x: float, y: float) -> N
 
 
 def boat(
-    canvas: Canvas,
-    rng: Random,
-    palette: Palette,
-    at: tuple[float, float],
-    size: float,
-    *,
-    night: bool,
+    canvas: Canvas, rng: Random, palette: Palette, at: Point, size: float, *, night: bool
 ) -> None:
     """A sampan or a sailing boat with its broken reflection."""
     x, y = at

@@ -1,4 +1,4 @@
-"""The legacy wire, `/ws`: what the piece's first browser program says and hears (pure).
+"""The older wire, `/ws`: what the piece's first browser program says and hears (pure).
 
 Text goes in: ``P0:<prompt>``, ``P2:0.40``, ``P3``, bare text, ``ping``. Out come ``ready``, for
 each step a line of text and (but for P0) a JPEG, then the final image and ``done``.

@@ -1,4 +1,4 @@
-"""The legacy wire, as the piece's first browser program speaks it."""
+"""The older wire, as the piece's first browser program speaks it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from websockets.exceptions import InvalidStatus
 from cache.model.keys import image_key, meta_key
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from server.config.show import load_show
-from server.legacy import socket as legacy_socket
-from server.legacy.messages import Ask, Ping, Unknown, parse, step_line
-from server.legacy.socket import Repertoire
+from server.older_wire import socket as older_wire_socket
+from server.older_wire.messages import Ask, Ping, Unknown, parse, step_line
+from server.older_wire.socket import Repertoire
 from tests.helpers.house import house
 from tests.helpers.screens import screen
 from tests.helpers.servers import Address, serving
@@ -271,7 +271,7 @@ async def test_who_may(
                 async with connect(address.older + query, additional_headers=headers, proxy=None):
                     pass
             assert error.value.response.status_code == 403
-        monkeypatch.setattr(legacy_socket, "MOST_CLIENTS", 1)
+        monkeypatch.setattr(older_wire_socket, "MOST_CLIENTS", 1)
         async with browser(address, right) as first:
             await first.send("P4:a lamp")
             assert await told(first) == "done"

@@ -1,4 +1,4 @@
-"""The legacy wire's socket, `/ws`: serves the piece's first browser program, unmodified.
+"""The older wire's socket, `/ws`: serves the piece's first browser program, unmodified.
 
 It asks for pictures itself. What it asks for is found among the show's actions by its recipe,
 and the same ladder of providers serves it, at the recorded pace; the stage knows nothing of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +20,19 @@ from starlette.websockets import WebSocket
 
 from cache.model.images import on_black
 from cache.tasks import cancel_and_wait
-from generator.sheet.plan import Action, Planned
+from generator.sheet.plan import Action, Plan
 from generator.sheet.programs import Program
 from generator.sheet.recipe import Recipe
-from server.config.sections import PlaybackSection
+from server.config.show import Show
 from server.core.clock import Clock, timeout_at
-from server.legacy import messages as wire
+from server.core.random_streams import RandomStreams, new_seed
 from server.network.access import Access
 from server.network.connections import identified
+from server.older_wire import messages as wire
 from server.providers.base import Frame, FrameStream, Provider, ProviderError, Slot
+from server.providers.shuffle import ShuffleBag
+from server.providers.static import StaticProvider
+from server.runtime import Runtime
 from server.sockets.connection import (
     TRY_AGAIN_LATER,
     InboundLimiter,
@@ -36,6 +40,7 @@ from server.sockets.connection import (
     SocketConnection,
     TooManyMessages,
 )
+from server.supply.sources import Supply
 from server.timeline.playhead import Playhead
 
 _log = structlog.get_logger(__name__)
@@ -50,9 +55,9 @@ _RATE, _BURST = 20.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Repertoire:
-    """Finds the action that a request of the legacy wire means."""
+    """Finds the action that a request of the older wire means."""
 
-    plan: Planned
+    plan: Plan
     programs: Mapping[str, Program]
     base_images: Mapping[str, bytes]
     playhead: Playhead
@@ -103,32 +108,27 @@ class Repertoire:
         return past[-1] if past else next(iter(candidates), None)
 
 
-Ladder = Callable[[Action], Sequence[Provider]]
-"""The providers for an action, in the order in which they are tried."""
-
-
-class LegacySocket:
-    """The endpoint.
-
-    Args:
-        repertoire: what can be asked for.
-        ladder: the providers for an action, in the order they are tried.
-        settings: their timeouts.
-        clock: what frames are due by.
-        access: who may; a client brings a screen's token as `/ws?token=…` where one is needed.
-    """
+class OlderWireSocket:
+    """The endpoint; where screens need a token, a client brings it as `/ws?token=…`."""
 
     def __init__(
-        self,
-        repertoire: Repertoire,
-        ladder: Ladder,
-        settings: PlaybackSection,
-        clock: Clock,
-        access: Access,
+        self, show: Show, runtime: Runtime, supply: Supply, clock: Clock, access: Access
     ) -> None:
-        self._repertoire = repertoire
-        self._ladder = ladder
-        self._settings = settings
+        self._repertoire = Repertoire(
+            runtime.plan, show.programs, show.base_images, runtime.playhead
+        )
+        self._settings = show.settings.playback
+        self._modes = runtime.modes
+        # Out of a bag of its own: who plays with this wire must not turn the show's round.
+        streams = RandomStreams(new_seed())
+        self._sets = StaticProvider(
+            supply.library,
+            ShuffleBag(streams),
+            clock,
+            streams,
+            self._settings.fit,
+            availability=supply.availability,
+        )
         self._clock = clock
         self._access = access
         self._clients = 0
@@ -187,9 +187,7 @@ class LegacySocket:
     async def _draw_until_next(self, connection: SocketConnection, ask: wire.Ask) -> wire.Ask:
         """Draw a picture, or as much of it as there is time for; what is asked for next."""
         listening = asyncio.create_task(self._next_ask(connection))
-        drawing = asyncio.create_task(
-            self._draw(connection, ask), name=f"legacy wire {ask.program}"
-        )
+        drawing = asyncio.create_task(self._draw(connection, ask), name=f"older wire {ask.program}")
         try:
             await asyncio.wait((listening, drawing), return_when=asyncio.FIRST_COMPLETED)
             if drawing.done():
@@ -201,7 +199,8 @@ class LegacySocket:
     async def _draw(self, connection: SocketConnection, ask: wire.Ask) -> None:
         """Serve one picture; where there is none to be had, the client keeps what it has."""
         action = self._repertoire.find(ask)
-        for provider in self._ladder(action):
+        for rung in self._modes.decide(action).rungs:
+            provider = self._sets if rung.engine is None else self._modes.provider(rung)
             try:
                 await self._draw_with(provider, action, connection, ask.program)
             except ProviderError as error:

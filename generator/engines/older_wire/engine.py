@@ -31,6 +31,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from cache.model.images import BadImage, check_image
 from cache.outgoing import reason_of, redacted
+from generator.engines.older_wire.settings import OlderWireSection
 from generator.engines.pictures import FLOOR, base_itself
 from generator.engines.port import (
     DrawingFailed,
@@ -40,9 +41,10 @@ from generator.engines.port import (
     Timing,
     check_count,
 )
+from generator.engines.settings import EngineAccess
 from generator.outgoing import CONNECT_WITHIN, MAX_MESSAGE, open_socket
 from generator.sheet.plan import Action
-from generator.sheet.recipe import PipelineKind, Recipe
+from generator.sheet.recipe import Recipe
 
 SILENCE: Final = 30.0
 """Seconds without a step, an image or ``done`` after which it is given up."""
@@ -106,6 +108,11 @@ def commands_of(actions: Iterable[Action]) -> Callable[[Recipe], Command]:
     return lambda recipe: known.get(recipe.fingerprint) or command_of(recipe)
 
 
+def connect_engine(settings: OlderWireSection, access: EngineAccess) -> OlderWireEngine:
+    """See `RemoteSection.connect`."""
+    return OlderWireEngine(settings.url, says=commands_of(access.actions))
+
+
 @dataclass(eq=False)
 class OlderWireEngine:
     """Draws on a program that speaks the older wire.
@@ -148,7 +155,9 @@ class OlderWireEngine:
 
     async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
         said = self.says(recipe)
-        drawing = _ImageAssembler(_steps_expected(recipe), blind=said.startswith(f"{_BLIND}:"))
+        steps, strength = recipe.steps, recipe.strength
+        expected = steps if strength is None else max(1, int(steps * strength))
+        drawing = _ImageAssembler(expected, blind=said.startswith(f"{_BLIND}:"))
         try:
             async with open_socket(
                 self.url, max_size=self.max_size, open_within=self.connect_within
@@ -190,12 +199,6 @@ class OlderWireEngine:
                 due = clock() + (patience if drawing.nearly_over else self.silence)
             if heard.image is not None:
                 yield heard.image
-
-
-def _steps_expected(recipe: Recipe) -> int:
-    if recipe.kind is PipelineKind.IMAGE_TO_IMAGE and recipe.strength is not None:
-        return max(1, int(recipe.steps * recipe.strength))
-    return recipe.steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ import io
 from rich.console import Console
 
 from generator.engines.port import ScriptedEngine
-from generator.sets.batch import Began, Finished, GaveUp, Left, PutBack, Said
+from generator.sets.batch import Began, Finished, Left, PutBack, Said
 from generator.sets.inventory import Job
 from generator.sets.job_queue import Failure
 from generator.sheet.plan import Action
-from server.cli.batch_display import batch_display, picture, remark
-from server.cli.tally import Tally
+from server.cli.batch_progress import Tally, batch_display, picture, remark
 from tests.contracts.engine_contract import recipe
 
 ONE, OTHER = ScriptedEngine([], name="one 1"), ScriptedEngine([], name="other 1")
@@ -69,7 +68,7 @@ def test_a_terminal_shows_a_line_for_each_engine_and_one_for_all() -> None:
     assert "1 of 10" in total
     assert "about 9 min left" in total
     tally.take(PutBack(0, job(2), "no ink"), 61.0)
-    tally.take(GaveUp(Failure(job(3), "never")), 61.0)
+    tally.take(Failure(job(3), "never"), 61.0)
     tally.take(Left(1, "gone"), 61.0)
     first, second, total = shown(tally, 61.0)
     assert "put back: no ink" in first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from generator.engines.port import Engine
 from generator.engines.settings import EngineAccess, RemoteSection
 from generator.outgoing import open_socket
 
@@ -16,12 +15,6 @@ class OlderWireSection(RemoteSection):
     schemes: ClassVar[frozenset[str]] = frozenset({"ws", "wss"})
 
     kind: Literal["older-wire"] = "older-wire"
-
-    def connect(self, access: EngineAccess) -> Engine:
-        """See `RemoteSection.connect`."""
-        from generator.engines.legacy.engine import OlderWireEngine, commands_of
-
-        return OlderWireEngine(self.url, says=commands_of(access.actions))
 
     async def _reach(self, access: EngineAccess) -> None:
         # Programs that speak it greet in different words, and some only after a command.

@@ -1,1 +1,0 @@
-"""The legacy wire, served at `/ws`: what the piece's first browser program speaks."""

@@ -1,0 +1,1 @@
+"""Kinds of engines as CONTRIBUTING.md has them: a folder each, and nothing else."""
