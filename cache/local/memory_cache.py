@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from cachetools import Cache, LRUCache
@@ -35,15 +36,11 @@ class MemoryCache(LRUCache[str, CachedContent]):
         """A content, without counting as its use."""
         return Cache.__getitem__(self, name) if name in self else None
 
-    def offer(self, name: str, content: CachedContent) -> bool:
-        """Keep a content if there is room; false if not, because of its size or what is needed."""
-        if len(content.data) * _SHARE > self.maxsize:
-            return False
-        try:
-            self[name] = content
-        except KeyError:
-            return False
-        return True
+    def offer(self, name: str, content: CachedContent) -> None:
+        """Keep a content, unless it is too large or there is no room beside what is needed."""
+        if len(content.data) * _SHARE <= self.maxsize:
+            with suppress(KeyError):
+                self[name] = content
 
     def popitem(self) -> tuple[str, CachedContent]:
         """Remove what was used longest ago.
