@@ -3,7 +3,7 @@
 Read `_open_server` from top to bottom: that is the order in which a server is built. Shutdown
 goes the other way: sockets are refused and told to go (uvicorn does that before the lifespan
 ends), jobs are cancelled, playback the last of them, then the log, what is remembered and the
-store close. What becomes of a job that fails is declared in `server.core.jobs.CARE`.
+store close. What becomes of a job that fails is declared in `server.core.background_jobs.CARE`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from starlette.middleware import Middleware
 from server.control.build import Control, build_control
 from server.control.osc import hear_osc
 from server.control.socket import ControlSocket
+from server.core.background_jobs import BackgroundJobs, JobBody, JobName
 from server.core.conditions import Conditions
 from server.core.host_process import HostProcess
-from server.core.jobs import JobBody, JobName, Jobs
 from server.core.logs import log_metrics
 from server.core.metrics import Metrics, measure_loop_lag
 from server.core.output import output_conditions, output_metrics
@@ -87,7 +87,7 @@ async def _open_server(
         control = build_control(playout, checks, conditions)
         unhandled = UnhandledErrors(setup.outside, metrics, setup.show.timezone)
         stack.enter_context(unhandled.of_the_loop())
-        jobs = await stack.enter_async_context(Jobs(setup.outside, metrics, process.fail))
+        jobs = await stack.enter_async_context(BackgroundJobs(setup.outside, metrics, process.fail))
         conditions.add(
             playout.runtime.playback.conditions,
             jobs.conditions,
@@ -141,7 +141,7 @@ def _services(
         older_wire=OlderWireSocket(show, runtime, playout.supply, setup.clock, access),
         metrics=metrics,
         preflight=checks.preflight,
-        rehearsals=checks.jobs,
+        rehearsals=checks.rehearsals,
         conditions=conditions,
         presence=presence,
     )

@@ -46,7 +46,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         time_of_day=playout.time_of_day,
         presence=playout.presence,
         preflight=checks.preflight.state if checks.on else None,
-        rehearsal=checks.jobs.state if checks.on else None,
+        rehearsal=checks.rehearsals.state if checks.on else None,
     )
     # Technicians and screens are outside, in real time, whatever time the show has.
     feed = StateFeed(view.state, setup.outside)
@@ -70,6 +70,6 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
     supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
     groups: list[object] = [show_commands, mode_commands, supply_commands]
     if checks.on:
-        groups.append(RehearsalCommands(show, checks.jobs))
+        groups.append(RehearsalCommands(show, checks.rehearsals))
     dispatcher = Dispatcher(groups, setup.outside, view.commands, changed=feed.nudge)
     return Control(view, feed, mode_commands, dispatcher)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from server.diagnostics.live_checks import RunningShow, findings_now, live_checks
 from server.diagnostics.preflight import Preflight
 from server.lifecycle import Playout
+from server.rehearsal.background import BackgroundRehearsals
 from server.rehearsal.backstage import ChildBackstage
-from server.rehearsal.jobs import RehearsalJobs
 from server.reports.archive import REHEARSALS, ReportArchive
 
 
@@ -20,17 +20,17 @@ class Checks:
 
     Attributes:
         preflight: looks through everything while nobody looks.
-        jobs: rehearses when it is asked to.
+        rehearsals: rehearses when it is asked to.
         on: whether there is a show beside which they are; a rehearsal is not rehearsed.
     """
 
     preflight: Preflight
-    jobs: RehearsalJobs
+    rehearsals: BackgroundRehearsals
     on: bool
 
     def notify(self, changed: Callable[[], None]) -> None:
         """Have `changed` called when one of them has something new to say."""
-        self.preflight.changed = self.jobs.changed = changed
+        self.preflight.changed = self.rehearsals.changed = changed
 
 
 @asynccontextmanager
@@ -58,9 +58,9 @@ async def open_checks(playout: Playout) -> AsyncIterator[Checks]:
         noted=playout.metrics.preflight_errors.set,
     )
     archive = ReportArchive(setup.show.state_folder / REHEARSALS)
-    jobs = RehearsalJobs(ChildBackstage(setup.show, running.engines), archive, clock)
+    rehearsals = BackgroundRehearsals(ChildBackstage(setup.show, running.engines), archive, clock)
     if setup.activation != "show":
-        yield Checks(preflight, jobs, on=False)
+        yield Checks(preflight, rehearsals, on=False)
         return
-    async with jobs.open():
-        yield Checks(preflight, jobs, on=True)
+    async with rehearsals.open():
+        yield Checks(preflight, rehearsals, on=True)

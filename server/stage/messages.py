@@ -5,7 +5,7 @@ binary message: a 4-byte big-endian length, a JSON header of that many bytes, th
 picture. `at` is when something begins: a screen that learns of it late joins in the middle of it.
 
 What is a moment and what a length of time is told by its type: in a rehearsal that is watched
-they pass at another speed here than inside (`server/stage/pace.py`).
+they pass at another speed here than inside (`server/stage/wire_time.py`).
 """
 
 from __future__ import annotations

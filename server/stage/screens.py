@@ -27,10 +27,10 @@ from server.sockets.connection import (
 )
 from server.sockets.messages import ErrorReply, SyncReply, SyncRequest
 from server.stage import messages as wire
-from server.stage.pace import to_real_time
 from server.stage.presence import ScreenPresence
 from server.stage.seats import Seats
 from server.stage.stage import Screen, ScreenTooSlow, Stage, StageFrame
+from server.stage.wire_time import to_real_time
 
 _log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from server.core.timescale import REAL_TIME, TimeScale
 from server.sockets.messages import WireMessage
 from server.stage import messages as wire
 from server.stage.liveness import Liveness
-from server.stage.pace import to_real_time, to_show_time
+from server.stage.wire_time import to_real_time, to_show_time
 
 S = TypeVar("S", bound=wire.StageMessage)
 

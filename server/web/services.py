@@ -18,7 +18,7 @@ from server.core.metrics import Metrics
 from server.diagnostics.preflight import Preflight
 from server.network.access import Access
 from server.older_wire.socket import OlderWireSocket
-from server.rehearsal.jobs import RehearsalJobs
+from server.rehearsal.background import BackgroundRehearsals
 from server.stage.presence import ScreenPresence
 from server.stage.screens import ScreenSocket
 from server.stage.stage import Stage
@@ -50,7 +50,7 @@ class Services:
     older_wire: OlderWireSocket
     metrics: Metrics
     preflight: Preflight
-    rehearsals: RehearsalJobs
+    rehearsals: BackgroundRehearsals
     conditions: Conditions
     presence: ScreenPresence
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))

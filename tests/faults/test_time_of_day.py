@@ -314,7 +314,7 @@ MAY = {
     "server/stage/presence.py": "since when a screen is gone, to be read",
     "server/core/unhandled.py": "since when something goes wrong, to be read",
     "server/core/output.py": "since when lines are lost, to be read",
-    "server/rehearsal/jobs.py": "when a rehearsal ended, to be read",
+    "server/rehearsal/background.py": "when a rehearsal ended, to be read",
     "server/reports/archive.py": "the names of its reports, whose order survives a wrong clock",
     "server/diagnostics/preflight.py": "when it looked, to be read",
     "server/diagnostics/live_checks.py": "whether the clock and the schedule agree",

@@ -1,9 +1,9 @@
 """Nothing is begun whose end nobody sees: where tasks and threads may be made, and who awaits them.
 
 A task that dies unseen leaves a server that looks well and does only a part of its work. What
-goes on for as long as the server does is a job (`server/core/jobs.py`). What goes on beside
-something is awaited there. Whoever makes a task elsewhere adds it here, with the reason why its
-death is seen; without one, it belongs among the jobs.
+goes on for as long as the server does is a background job (`server/core/background_jobs.py`).
+What goes on beside something is awaited there. Whoever makes a task elsewhere adds it here, with
+the reason why its death is seen; without one, it belongs among those jobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAKERS = frozenset(
 """What is called to have something done beside: in asyncio, its groups, threading, anyio."""
 
 AWAITED = {
-    ("server/core/jobs.py", "create_task"): (1, "this is where jobs are minded"),
+    ("server/core/background_jobs.py", "create_task"): (1, "this is where jobs are minded"),
     ("cache/tasks.py", "create_task"): (1, "`first_of` raises what the first of them raised"),
     # Loops that go on for long, and catch all that is not their own end.
     ("cache/local/cache.py", "create_task"): (
@@ -62,7 +62,10 @@ AWAITED = {
         1,
         "raises where the frames are awaited",
     ),
-    ("server/rehearsal/jobs.py", "create_task"): (1, "catches all; how it ended is in the state"),
+    ("server/rehearsal/background.py", "create_task"): (
+        1,
+        "catches all; how it ended is in the state",
+    ),
     # Two or more things at once, awaited by whoever begins them.
     ("cache/local/single_flight.py", "create_task"): (
         1,
@@ -115,7 +118,7 @@ def test_every_task_and_thread_is_awaited_by_somebody() -> None:
     found = Counter(made())
     assert found - allowed == Counter(), (
         "a task or thread is begun whose death nobody may see: make it a job "
-        "(server/core/jobs.py), "
+        "(server/core/background_jobs.py), "
         "await it where it is begun (cache/tasks.py), or say in this list who awaits it"
     )
     assert allowed - found == Counter(), "what is begun no more belongs out of the list"

@@ -33,8 +33,8 @@ from server.control.osc import (
     messages_of,
     understand,
 )
+from server.core.background_jobs import BackgroundJobs
 from server.core.clock import SystemClock
-from server.core.jobs import Jobs
 from tests.helpers.house import House, house
 from tests.helpers.osc import Surface, encoded, surface
 from tests.helpers.screens import web
@@ -307,7 +307,7 @@ async def test_a_socket_that_is_lost_or_taken_is_opened_again(opened: House) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.control.osc.OscEndpoint", endpoint)
-        async with Jobs(SystemClock(), opened.metrics) as jobs:
+        async with BackgroundJobs(SystemClock(), opened.metrics) as jobs:
             jobs.start("osc", partial(hear_osc, settings, opened.dispatcher, opened.metrics))
             await heard(port)
             transport = endpoints[-1]._transport

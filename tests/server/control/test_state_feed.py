@@ -11,8 +11,8 @@ import pytest
 from server.control import messages as control_messages
 from server.control import state_feed
 from server.control.state_feed import StateFeed, TechnicianMailbox, lasting
+from server.core.background_jobs import LONGEST_PAUSE, BackgroundJobs
 from server.core.clock import VirtualClock, settle
-from server.core.jobs import LONGEST_PAUSE, Jobs
 from server.core.metrics import Metrics
 from tests.helpers.house import house
 from tests.helpers.shows import Rhythm, cue, line, prompt
@@ -39,7 +39,7 @@ def desk() -> Desk:
 @pytest.fixture
 async def feed(desk: Desk) -> AsyncIterator[StateFeed]:
     feed = StateFeed(desk.read, desk.clock, epoch="e")
-    async with Jobs(desk.clock, Metrics()) as jobs:
+    async with BackgroundJobs(desk.clock, Metrics()) as jobs:
         jobs.start("state_feed", feed.run)
         await settle()
         yield feed

@@ -43,12 +43,12 @@ _FOUND_SOMETHING: Final = frozenset({0, 1})
 Status = Literal["none", "running", "done", "failed", "cancelled"]
 
 
-class RehearsalJobError(Refused):
+class RehearsalRefused(Refused):
     """Something that cannot be done now."""
 
 
 @dataclass(frozen=True, slots=True)
-class _RehearsalJob:
+class _BackgroundRehearsal:
     """One rehearsal, from when it was asked for.
 
     Attributes:
@@ -65,7 +65,7 @@ class _RehearsalJob:
     reason: str = ""
 
 
-class RehearsalJobs:
+class BackgroundRehearsals:
     """Owns the rehearsal in the background, and its reports. Opened with `open`.
 
     Args:
@@ -83,7 +83,7 @@ class RehearsalJobs:
         self._archive = archive
         self._clock = clock
         self._limit = limit
-        self._job: _RehearsalJob | None = None
+        self._job: _BackgroundRehearsal | None = None
         self._task: asyncio.Task[None] | None = None
         self._newest: RehearsalOutcome | None = None
         self._key = ""
@@ -91,7 +91,7 @@ class RehearsalJobs:
         self._disk = anyio.CapacityLimiter(1)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[RehearsalJobs]:
+    async def open(self) -> AsyncIterator[BackgroundRehearsals]:
         """Know the last report; end what is under way on leaving."""
         self._publish(await self._on_disk(self._archive.newest))
         try:
@@ -107,13 +107,13 @@ class RehearsalJobs:
         """Begin to rehearse.
 
         Raises:
-            RehearsalJobError: `rehearsing`: one is under way.
+            RehearsalRefused: `rehearsing`: one is under way.
         """
         if self._task is not None:
-            raise RehearsalJobError(
+            raise RehearsalRefused(
                 "rehearsing", "a rehearsal is under way: wait for it, or cancel it"
             )
-        self._job = job = _RehearsalJob(by, request, self._clock.now())
+        self._job = job = _BackgroundRehearsal(by, request, self._clock.now())
         self._cancelled_by = ""
         self._task = asyncio.create_task(self._rehearse(job), name="rehearsal")
         _log.info("rehearsal_began", by=by, asked=request.plain())
@@ -122,11 +122,11 @@ class RehearsalJobs:
         """End the one that is under way; when this returns, nothing of it is left.
 
         Raises:
-            RehearsalJobError: `not_rehearsing`.
+            RehearsalRefused: `not_rehearsing`.
         """
         task = self._task
         if task is None:
-            raise RehearsalJobError("not_rehearsing", "no rehearsal is under way")
+            raise RehearsalRefused("not_rehearsing", "no rehearsal is under way")
         self._cancelled_by = by
         task.cancel()
         await asyncio.wait((task,))
@@ -188,7 +188,7 @@ class RehearsalJobs:
 
     # ------------------------------------------------------------ the rehearsal
 
-    async def _rehearse(self, job: _RehearsalJob) -> None:
+    async def _rehearse(self, job: _BackgroundRehearsal) -> None:
         status: Status = "failed"
         reason = ""
         try:
@@ -218,7 +218,7 @@ class RehearsalJobs:
             self._tell(status, reason)
             self.changed()
 
-    async def _performed(self, job: _RehearsalJob) -> RehearsalOutcome:
+    async def _performed(self, job: _BackgroundRehearsal) -> RehearsalOutcome:
         """Rehearse, and keep the report.
 
         Raises:
@@ -251,7 +251,7 @@ class RehearsalJobs:
         return await write_in_thread(work, self._disk)
 
     def _outcome(
-        self, job: _RehearsalJob, folder: Path, digest: Digest, *, html: bool
+        self, job: _BackgroundRehearsal, folder: Path, digest: Digest, *, html: bool
     ) -> RehearsalOutcome:
         return RehearsalOutcome(
             name=self._archive.name_of(folder),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from server.core.timescale import REAL_TIME, TimeScale
 from server.sockets.messages import ErrorReply, WireMessage
 from server.stage import messages as wire
-from server.stage.pace import to_real_time, to_show_time
+from server.stage.wire_time import to_real_time, to_show_time
 
 NOON = 1_800_000_000.0
 

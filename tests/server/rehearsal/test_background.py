@@ -19,8 +19,8 @@ from server.core.clock import VirtualClock
 from server.diagnostics.findings import Finding, verdict_of
 from server.diagnostics.report import RehearsalOptions, Report
 from server.network.access import Role
+from server.rehearsal.background import LIMIT, BackgroundRehearsals
 from server.rehearsal.backstage import BackstageError, ScriptedBackstage
-from server.rehearsal.jobs import LIMIT, RehearsalJobs
 from server.reports.archive import HTML, JSON, KEPT, ReportArchive
 from tests.helpers.shows import MANUAL, cue, line, write_show
 
@@ -51,7 +51,7 @@ class JobsHouse:
     clock: VirtualClock
     backstage: ScriptedBackstage
     kept: ReportArchive
-    jobs: RehearsalJobs
+    jobs: BackgroundRehearsals
     dispatcher: Dispatcher
     told: list[str] = field(default_factory=list)
 
@@ -83,7 +83,7 @@ async def house(tmp_path: Path) -> AsyncIterator[JobsHouse]:
     show = load_show(write_show(tmp_path / "show", CUES, MANUAL), {}, {})
     clock, backstage = VirtualClock(), ScriptedBackstage()
     kept = ReportArchive(tmp_path / "rehearsals")
-    async with RehearsalJobs(backstage, kept, clock).open() as jobs:
+    async with BackgroundRehearsals(backstage, kept, clock).open() as jobs:
         dispatcher = Dispatcher([RehearsalCommands(show, jobs)], clock)
         opened = JobsHouse(show, clock, backstage, kept, jobs, dispatcher)
         jobs.changed = lambda: opened.told.append(jobs.state()["status"])
@@ -263,7 +263,7 @@ async def test_the_last_few_are_kept_also_over_a_restart(house: JobsHouse) -> No
     assert len(folders) == KEPT
     (house.kept.folder / ".20200101T000000-01").mkdir()  # what a crash left
     (house.kept.folder / folders[-1] / "about.json").write_text("{")  # and a bad disk
-    async with RehearsalJobs(ScriptedBackstage(), house.kept, house.clock).open() as again:
+    async with BackgroundRehearsals(ScriptedBackstage(), house.kept, house.clock).open() as again:
         state = again.state()
         assert (state["status"], state["verdict"], state["by"]) == ("done", "not ready", "foh")
         assert state["asked"] == {"seed": 3}
@@ -284,7 +284,7 @@ async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_
         house.backstage.end(1, report(finding("error")))
         await house.over()
         assert await house.jobs.read(JSON) is not None, "the newest is there to be opened"
-    async with RehearsalJobs(ScriptedBackstage(), house.kept, house.clock).open() as again:
+    async with BackgroundRehearsals(ScriptedBackstage(), house.kept, house.clock).open() as again:
         assert again.state()["asked"] == {"seed": KEPT + 1}
     assert len(list(house.kept.folder.iterdir())) == KEPT
 
@@ -292,7 +292,7 @@ async def test_one_that_was_kept_by_a_clock_a_year_ahead_does_not_cost_the_next_
 async def test_the_end_of_the_server_is_the_end_of_it(tmp_path: Path) -> None:
     backstage = ScriptedBackstage()
     kept = ReportArchive(tmp_path / "rehearsals")
-    async with RehearsalJobs(backstage, kept, VirtualClock()).open() as jobs:
+    async with BackgroundRehearsals(backstage, kept, VirtualClock()).open() as jobs:
         dispatcher = Dispatcher(
             [RehearsalCommands(load_show(write_show(tmp_path, CUES, MANUAL), {}, {}), jobs)],
             VirtualClock(),

@@ -134,7 +134,7 @@ class _SupervisedJob:
         return not self.down and (self.failed_at is None or now - self.began >= WELL_AFTER)
 
 
-class Jobs:
+class BackgroundJobs:
     """Runs jobs while its context lasts, and minds them.
 
     Args:

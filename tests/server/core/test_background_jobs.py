@@ -11,25 +11,25 @@ from typing import get_args
 import pytest
 from structlog.testing import capture_logs
 
-from server.core.clock import VirtualClock, settle
-from server.core.conditions import Condition
-from server.core.jobs import (
+from server.core.background_jobs import (
     CARE,
     FIRST_PAUSE,
     KEEPS_FAILING,
     LONGEST_PAUSE,
     WELL_AFTER,
+    BackgroundJobs,
     JobName,
-    Jobs,
     pause_after,
     worth_a_line,
 )
+from server.core.clock import VirtualClock, settle
+from server.core.conditions import Condition
 from server.core.metrics import Metrics
 
 
 @dataclass
 class Minded:
-    jobs: Jobs
+    jobs: BackgroundJobs
     clock: VirtualClock
     metrics: Metrics
     ended: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Minded:
 @asynccontextmanager
 async def minded() -> AsyncIterator[Minded]:
     clock, metrics, ended = VirtualClock(), Metrics(), list[str]()
-    async with Jobs(clock, metrics, ended.append) as jobs:
+    async with BackgroundJobs(clock, metrics, ended.append) as jobs:
         yield Minded(jobs, clock, metrics, ended)
 
 
