@@ -40,7 +40,10 @@ class _Example(NamedTuple):
         signed = await self.endpoint.create_request(like, self.operation)
         answer = await self.endpoint.http_session.send(signed)
         content: aiohttp.ClientResponse = answer.raw
-        return content if answer.status_code < HTTPStatus.MULTIPLE_CHOICES else None
+        if answer.status_code < HTTPStatus.MULTIPLE_CHOICES:
+            return content
+        content.release()  # nobody reads what a refusal says here, and it holds a connection
+        return None
 
 
 class FastGet:
