@@ -123,6 +123,8 @@ class Cue(_CueSheetModel):
 
     begins_anew: ClassVar[bool] = False
     """Whether the stage is empty from here on."""
+    begins_scene: ClassVar[bool] = False
+    """Whether what was typed before is gone from here on."""
     ends_part: ClassVar[bool] = False
     """Whether it ends a regeneration, and breaks off what is being typed."""
 
@@ -194,6 +196,7 @@ class ReconnectCue(Cue):
 class NavigateCue(Cue):
     """The show moves to another scene."""
 
+    begins_scene = True
     ends_part = True
 
     action: Literal["navigate"]

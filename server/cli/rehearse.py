@@ -260,7 +260,10 @@ def _the_show(show: Show) -> str:
 
 
 def _unloadable(error: ShowError, asked: RehearsalOptions) -> Report:
-    """The report of a show that cannot be loaded, which is the end of all that was asked for."""
+    """The report of a show that cannot be loaded; of what was asked, little counts then.
+
+    The end of the program where nothing but the command line is wrong.
+    """
     if is_wrong_use(error):
         fail("\n".join(error.problems), 2)
     asked = RehearsalOptions(seed=asked.seed, fail=asked.fail)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from cache.outgoing import redacted
 from cache.stores.port import Store
 from cache.untrusted import fit_json
-from generator.engines.port import Engine, EngineError
+from generator.engines.port import EngineError, draw_for_nobody
 from generator.engines.registry import UnknownEngine, find_engine
 from generator.engines.settings import LocalSection
 from generator.sheet.programs import DEFAULT_PROGRAM
@@ -123,7 +123,10 @@ def _serve(
 
     with section.open(wait=True) as drawing:
         if draw_first:
-            asyncio.run(_draw(drawing, probe))
+            # Then all is loaded that may stop the interpreter for longer than a heartbeat. Whoever
+            # is served hears what is wrong with it.
+            with suppress(EngineError):
+                asyncio.run(draw_for_nobody(drawing, probe))
         serving = Worker(drawing, probe=probe, store=store, token=token, poisoned=poisoned)
         config = uvicorn_config(serving.app(), connections_of(ServerSection()))
         try:
@@ -136,17 +139,6 @@ def _serve(
     if ended:
         errors.print(f"the engine can draw no more in this process: {ended[0]}", markup=False)
         raise SystemExit(1)
-
-
-async def _draw(engine: Engine, recipe: Recipe) -> None:
-    """Draw once, so that all is loaded that may stop the interpreter for longer than a heartbeat.
-
-    Whoever is served hears what is wrong with it.
-    """
-    with suppress(EngineError):
-        async with engine.render(recipe) as images:
-            async for _ in images:
-                pass
 
 
 def probe_of(show: Show) -> Recipe:

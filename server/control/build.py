@@ -29,7 +29,7 @@ class Control:
 
 
 def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> Control:
-    """Build it for a performance."""
+    """Build what technicians see and can ask for, of a performance."""
     setup, runtime, state_file = playout.setup, playout.runtime, playout.state_file
     show, clock = setup.show, setup.clock
     view = StateView(

@@ -99,10 +99,7 @@ class ModeManager:
         book: where forces are kept.
         time_of_day: in which hours are told in words; None for those of the machine.
         absent: in words, why an engine cannot draw at the moment, though nothing is wrong with
-            it (it warms up); None if it can.
-
-    Attributes:
-        absent: as given.
+            it (it warms up); None if it can. Others may ask it, too.
     """
 
     def __init__(

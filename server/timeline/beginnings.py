@@ -45,8 +45,8 @@ class Beginnings:
         typed_at, before = 0.0, None
         for index, cue in enumerate(sheet.cues):
             waits = cue.generates and cue.begins(draw) == "enter"
-            if cue.begins_anew or cue.ends_part:
-                before = None  # another scene: what was typed is gone
+            if cue.begins_anew or cue.begins_scene:
+                before = None
             if (typed := cue.typed) is not None:
                 keys = Keystrokes(
                     standing="" if before is None else before.shown_at(cue.at - typed_at),

@@ -158,6 +158,23 @@ def beginnings(*cues: dict[str, Any], draw: Draw = "enter") -> Beginnings:
     return Beginnings(sheet, RandomStreams(3), draw, 60.0)
 
 
+@pytest.mark.parametrize(
+    ("between", "stands"),
+    [
+        (cue(10, "navigate", route="/two"), ""),
+        (cue(10, "start"), ""),
+        (cue(10, "end"), "a lake"),  # of a show whose duration goes beyond it
+        (cue(10, "next"), "a lake"),
+    ],
+)
+def test_what_was_typed_stands_until_another_scene(between: dict[str, Any], stands: str) -> None:
+    typed = beginnings(
+        prompt(0, "a lake", delay=STEADY), between, prompt(20, "a lamp", delay=STEADY)
+    ).typing(2)
+    assert typed is not None
+    assert typed.standing == stands
+
+
 def test_a_cue_may_begin_its_picture_itself() -> None:
     both = beginnings(
         prompt(0, "slowly typed", delay=STEADY),

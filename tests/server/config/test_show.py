@@ -191,6 +191,9 @@ def test_a_base_image_that_is_used_must_be_one(tmp_path: Path) -> None:
     (line,) = told(folder)
     assert "[programs.P2B] base_image" in line
     assert "No such file" in line
+    typed = {**PROMPT, "program": "P2B", "commit": False}  # it names the program, and draws nothing
+    (folder / "cues.json").write_text(json.dumps([START, typed, END]))
+    assert "P2B" not in loaded(folder).base_images
 
 
 def test_bad_settings_do_not_hide_a_bad_sheet(tmp_path: Path) -> None:
