@@ -14,6 +14,7 @@ from server.stage import messages as wire
 from server.timeline.beginnings import Beginnings
 from tests.helpers.cues import (
     END,
+    EVERY_KIND,
     MARK,
     PROGRAMS,
     START,
@@ -123,21 +124,7 @@ def test_marks_are_nothing_to_see() -> None:
     assert standing(*cues, at=35.0) == standing(*cues[:2], at=35.0)
 
 
-_CUES = st.sampled_from(
-    [
-        START,
-        MARK,
-        scene("/one"),
-        fade(True),
-        fade(False),
-        prompt("a"),
-        prompt("b", guidance=10),
-        prompt("", commit=False),
-        line(15.0),
-        line(45.0, generate=True),
-        slider(50),
-    ]
-)
+_CUES = st.sampled_from(EVERY_KIND)
 _TOLD_BY = {
     "fade": {"set-fade-status"},
     "caption": {"transcript"},
