@@ -62,7 +62,10 @@ class Desk:
         return self._sliders.get(program)
 
     def in_vain(self, program: str, what: str) -> str | None:
-        """That a slider moves for nothing, `what` being its name in the sheet; None where not."""
+        """A remark that moving the slider changes nothing, None where it does.
+
+        `what` is how the sheet calls the slider.
+        """
         if self._programs[program].image_to_image:
             return None
         return f"{what} has no effect: {program} is no image-to-image program"

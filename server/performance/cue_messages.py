@@ -1,7 +1,9 @@
 """What screens are told of a cue: one function for each kind that shows more than a hand.
 
 It is asked as the cue fires, and again where the stage is set in the middle of the show: what
-stands then is the last message of each type (`server/stage/stage.py`).
+stands then is the last message of each type (`server/stage/stage.py`). Only the last cue that tells
+of the same is asked there: the types of what a function tells must follow from the kind of cue, and
+from whether something is typed and moved.
 """
 
 from __future__ import annotations
@@ -118,19 +120,28 @@ class CueMessages:
         )
         return cue_messages(self.sheet.cues[index], fired)
 
-    def standing(self, index: int, origin: float, now: float) -> Scenery:
-        """What stands `now`, the cues before `index` having been since `origin`."""
-        scenery = self._bare_stage(now)
+    def bare_stage(self, now: float) -> Scenery:
+        """What stands before any cue."""
+        return Scenery(wire.Scene(route=""), self.light(now), no_caption(now))
+
+    def dress(self, scenery: Scenery, index: int, origin: float, now: float) -> None:
+        """Add what stands `now`, the cues before `index` having been since `origin`."""
+        for number in self._having_a_say(index):
+            for message in self.of(number, origin + self.sheet.cues[number].at, now):
+                scenery.take(message)
+
+    def _having_a_say(self, index: int) -> list[int]:
+        """The cues before `index` after which none tells of the same."""
+        last: dict[tuple[type[Cue], bool, bool], int] = {}
         for number, cue in enumerate(self.sheet.cues[:index]):
             if cue.begins_anew:
-                scenery = self._bare_stage(now)
-            for message in self.of(number, origin + cue.at, now):
-                scenery.take(message)
-        return scenery
+                last.clear()
+            typed = self.beginnings.typing(number) is not None
+            action = self.plan.of_cue(number)
+            moved = action is not None and action.slider is not None
+            last[type(cue), typed, moved] = number
+        return sorted(last.values())
 
     def light(self, at: float) -> wire.Fade:
         """That the stage comes back from black."""
         return wire.Fade(black=False, seconds=self.fade, at=at)
-
-    def _bare_stage(self, now: float) -> Scenery:
-        return Scenery(wire.Scene(route=""), self.light(now), no_caption(now))

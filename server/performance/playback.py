@@ -320,10 +320,12 @@ class Playback:
                 self._metrics.jumps.inc()
                 _log.info("jumped", position=round(event.position, 3))
                 now = self._clock.now()
+                scenery = self._cues.bare_stage(now)
                 try:
-                    for message in self._cues.standing(event.index, event.at, now):
+                    self._cues.dress(scenery, event.index, event.at, now)
+                finally:  # words that cannot be told must cost neither the light nor the picture
+                    for message in scenery:
                         self._stage.tell(message)
-                finally:  # words that cannot be told must not cost the picture
                     if not event.keep_picture:
                         self._join(event)
             case Ended():

@@ -39,3 +39,18 @@ def scene(route: str) -> Cue:
 
 def fade(black: bool) -> Cue:
     return {"action": "set-fade-status", "fade": black}
+
+
+EVERY_KIND: tuple[Cue, ...] = (
+    START,
+    MARK,
+    scene("/one"),
+    fade(True),
+    fade(False),
+    prompt("a"),
+    prompt("b", guidance=10),
+    prompt("", commit=False),
+    line(15.0),
+    line(45.0, generate=True),
+    slider(50),
+)

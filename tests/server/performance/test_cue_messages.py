@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generator.sheet.base_image import default_base_image
+from generator.sheet.cues import CueSheet
 from generator.sheet.plan import plan_actions
 from server.core.random_streams import RandomStreams
 from server.performance.cue_messages import CueMessages
@@ -13,6 +14,7 @@ from server.stage import messages as wire
 from server.timeline.beginnings import Beginnings
 from tests.helpers.cues import (
     END,
+    EVERY_KIND,
     MARK,
     PROGRAMS,
     START,
@@ -31,11 +33,17 @@ ORIGIN = 1000.0
 def standing(*cues: Cue, at: float | None = None) -> dict[str, wire.StageMessage]:
     """What stands once all of these have been, just after the last of them."""
     position = 10.0 * (len(cues) - 1) + 0.5 if at is None else at
-    sheet = sheet_of(*cues, END)
+    sheet, now = sheet_of(*cues, END), ORIGIN + position
+    messages = messages_of(sheet)
+    scenery = messages.bare_stage(now)
+    messages.dress(scenery, len(cues), ORIGIN, now)
+    return {each.type: each for each in scenery}
+
+
+def messages_of(sheet: CueSheet) -> CueMessages:
     plan = plan_actions(sheet, PROGRAMS, dict.fromkeys(PROGRAMS, default_base_image()))
     beginnings = Beginnings(sheet, RandomStreams(1), "enter", sheet.duration)
-    messages = CueMessages(sheet, plan, beginnings, fade=5.0)
-    return {each.type: each for each in messages.standing(len(cues), ORIGIN, ORIGIN + position)}
+    return CueMessages(sheet, plan, beginnings, fade=5.0)
 
 
 def bare(at: float) -> dict[str, wire.StageMessage]:
@@ -116,21 +124,7 @@ def test_marks_are_nothing_to_see() -> None:
     assert standing(*cues, at=35.0) == standing(*cues[:2], at=35.0)
 
 
-_CUES = st.sampled_from(
-    [
-        START,
-        MARK,
-        scene("/one"),
-        fade(True),
-        fade(False),
-        prompt("a"),
-        prompt("b", guidance=10),
-        prompt("", commit=False),
-        line(15.0),
-        line(45.0, generate=True),
-        slider(50),
-    ]
-)
+_CUES = st.sampled_from(EVERY_KIND)
 _TOLD_BY = {
     "fade": {"set-fade-status"},
     "caption": {"transcript"},
@@ -153,3 +147,18 @@ def test_whatever_stands_is_of_a_cue_since_the_last_start(cues: list[Cue]) -> No
         number = round((message.at - ORIGIN) / 10)
         assert cues[number]["action"] in actions
         assert START not in cues[number:]
+
+
+@given(st.lists(_CUES, min_size=1, max_size=12))
+@settings(deadline=None, max_examples=100)
+def test_what_stands_is_the_same_as_when_every_cue_is_told(cues: list[Cue]) -> None:
+    sheet, now = sheet_of(*cues, END), ORIGIN + 10.0 * len(cues)
+    messages = messages_of(sheet)
+    played = messages.bare_stage(now)
+    for number, cue in enumerate(sheet.cues[: len(cues)]):
+        if cue.begins_anew:
+            played = messages.bare_stage(now)
+        for message in messages.of(number, ORIGIN + cue.at, now):
+            played.take(message)
+    found = standing(*cues, at=10.0 * len(cues))
+    assert found == {each.type: each for each in played}

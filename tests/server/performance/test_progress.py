@@ -132,6 +132,28 @@ async def test_words_that_cannot_be_told_cost_no_picture_and_are_told(
     assert "cue_failed" in {each["event"] for each in logs}
 
 
+async def test_words_that_cannot_be_told_on_a_jump_cost_neither_light_nor_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cues = [
+        cue(0, "start"),
+        cue(1, "set-fade-status", fade=True),
+        cue(3, "set-fade-status", fade=False),
+        line(10, "one", when=[10, 15]),
+        cue(28, "end"),
+    ]
+    with capture_logs():
+        async with house(tmp_path, cues, rhythm=RHYTHM, toml=LOOP) as opened:
+            await opened.play_to(2)
+            assert [each.message["black"] for each in opened.of("fade")][-1:] == [True]
+            monkeypatch.setattr(TranscriptCue, "until", property(raises))
+            opened.playback.seek(12)
+            assert told(opened) == [("cue_failed", "degraded")]
+            assert not opened.stage.black
+            await opened.rest()
+            assert [action for _, action in opened.runs()] == ["transcript_001"]
+
+
 async def test_a_show_whose_cues_all_raise_stands_still(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

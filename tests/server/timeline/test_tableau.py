@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from server.timeline.tableau import Tableau, tableau_at
 from tests.helpers.cues import (
     END,
+    EVERY_KIND,
     MARK,
     START,
     Cue,
@@ -82,21 +83,7 @@ def test_marks_are_nothing_to_see() -> None:
     assert tableau(*cues) == tableau(*cues[:2])
 
 
-_CUES = st.sampled_from(
-    [
-        START,
-        MARK,
-        scene("/one"),
-        fade(True),
-        fade(False),
-        prompt("a"),
-        prompt("b", guidance=10),
-        prompt("", commit=False),
-        line(15.0),
-        line(45.0, generate=True),
-        slider(50),
-    ]
-)
+_CUES = st.sampled_from(EVERY_KIND)
 
 
 @given(st.lists(_CUES, min_size=1, max_size=12), st.data())

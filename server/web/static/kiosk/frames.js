@@ -55,11 +55,6 @@ export class FrameQueue {
     return this.#frames.reduce((sum, f) => sum + (f.picture?.size ?? 0), 0);
   }
 
-  /** Whether a frame of the current run has been on the wall. */
-  get begun() {
-    return this.#shown !== null;
-  }
-
   /**
    * A new run: every frame before it is void. The same run again (a screen that rejoins) changes nothing.
    * @param {string} run
