@@ -434,18 +434,19 @@ class TestDrawingThread:
     @pytest.mark.parametrize("heard", [True, False])
     async def test_what_it_broke_off_with_is_told_once(self, heard: bool) -> None:
         untold: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, told: untold.append(told))
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: untold.append(context))
 
         def draw(put: Callable[[int], None], _left: Callable[[], bool]) -> None:
             put(1)
             raise DrawingFailed("broke off")
 
-        with engine_with() as engine:
-            with pytest.raises(DrawingFailed, match="broke off") if heard else nullcontext():
-                async with engine._drawing(draw) as numbers:
-                    assert await anext(numbers) == 1
-                    if heard:
-                        await anext(numbers)
+        told = pytest.raises(DrawingFailed, match="broke off") if heard else nullcontext()
+        with engine_with() as engine, told:
+            async with engine._drawing(draw) as numbers:
+                assert await anext(numbers) == 1
+                if heard:
+                    await anext(numbers)
         gc.collect()
         await asyncio.sleep(0)
         assert untold == []
