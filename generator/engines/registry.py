@@ -17,7 +17,7 @@ from generator.engines.older_wire.settings import OlderWireSection
 from generator.engines.port import Engine
 from generator.engines.remote.settings import WorkerSection
 from generator.engines.replicate.settings import ReplicateSection
-from generator.engines.settings import EngineAccess, LocalSection, RemoteSection
+from generator.engines.settings import EngineAccess, EngineSection, LocalSection, RemoteSection
 from generator.engines.sketch.settings import SketchSection
 from generator.engines.testcard.settings import TestCardSection
 from generator.outgoing import client_for_engines
@@ -60,12 +60,14 @@ def engine_section(value: object) -> LocalSection | RemoteSection:
     foreign = {key: _kinds_with(key) for key in sorted(value.keys() - KINDS[kind].model_fields)}
     known = {key: each for key, each in value.items() if not foreign.get(key)}
     made = KINDS[kind].model_validate(known)
-    # What has no effect here is looked at all the same: a wrong value is a mistake somewhere.
-    elsewhere = {key: KINDS[kinds[0]].model_fields[key] for key, kinds in foreign.items() if kinds}
-    fields: dict[str, Any] = {key: (field.annotation, field) for key, field in elsewhere.items()}
-    create_model("ForeignKeys", **fields).model_validate({key: value[key] for key in fields})
     if foreign.get("url"):
         raise ValueError(f"{made.called}: only these have a url: {', '.join(foreign['url'])}")
+    # What has no effect here is looked at all the same: a wrong value is a mistake somewhere.
+    elsewhere = {key: KINDS[kinds[0]].model_fields[key] for key, kinds in foreign.items() if kinds}
+    if elsewhere:
+        fields: dict[str, Any] = {key: (each.annotation, each) for key, each in elsewhere.items()}
+        keys = create_model("ForeignKeys", __config__=EngineSection.model_config, **fields)
+        keys.model_validate({key: value[key] for key in elsewhere})
     refused = [
         f"{key} (a {kinds[0]}'s)"
         for key, kinds in foreign.items()

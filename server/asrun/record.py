@@ -25,8 +25,9 @@ Outcome = Literal["completed", "cut", "failed over", "held"]
 class RunRecord:
     """What is known of a run when it begins.
 
-    Its fields are columns of the table, which `server/asrun/file.py` explains one by one. Of
-    `planned`, each is a step and its due time (steady seconds), as far as they are known.
+    Its fields are columns of the table, which `server/asrun/file.py` explains. `engine` is what
+    draws it, or drew its set; of `planned`, each is a step and its due time (steady seconds), as
+    far as they are known.
     """
 
     run: str

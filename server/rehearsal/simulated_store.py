@@ -10,8 +10,7 @@ import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
-from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from PIL import Image
 
@@ -88,6 +87,7 @@ class SimulatedLine:
         self.came.append(FetchedFile(key, asked_at, self._free_at, size))
 
 
+@dataclass(eq=False)
 class SimulatedStore:
     """The store at the other end of a line: a `ReadableStore`.
 
@@ -98,56 +98,40 @@ class SimulatedStore:
         lost: whether a file is to be missing though it is there.
     """
 
-    def __init__(
-        self,
-        inventory: StoreInventory,
-        line: SimulatedLine,
-        clock: Clock,
-        lost: Callable[[Key], bool],
-    ) -> None:
-        self._inventory = inventory
-        self._line = line
-        self._clock = clock
-        self._lost = lost
-
-    @property
-    def url(self) -> str:
-        """What it is called where it is told of."""
-        return "the store"
+    inventory: StoreInventory
+    line: SimulatedLine
+    clock: Clock
+    lost: Callable[[Key], bool]
+    url: ClassVar[str] = "the store"
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """There is nothing to let go of."""
 
     async def get(self, key: Key) -> bytes:
         """See `ReadableStore.get`."""
         data = self._content(key)
-        await self._line.carry(key, 0 if data is None else len(data), self._clock)
+        await self.line.carry(key, 0 if data is None else len(data), self.clock)
         if data is None:
             raise NotFound(key)
         return data
 
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
         """See `ReadableStore.list`."""
-        await self._line.carry(Key(prefix), 0, self._clock)
-        for key in sorted(self._inventory.sizes):
-            if key.startswith(prefix) and not self._lost(key):
-                yield Entry(key, self._inventory.sizes[key])
+        await self.line.carry(Key(prefix), 0, self.clock)
+        for key in sorted(self.inventory.sizes):
+            if key.startswith(prefix) and not self.lost(key):
+                yield Entry(key, self.inventory.sizes[key])
 
     def _content(self, key: Key) -> bytes | None:
-        if self._lost(key):
+        if self.lost(key):
             return None
-        document = self._inventory.documents.get(key)
+        document = self.inventory.documents.get(key)
         if document is not None:
             return without_hashes(document) if key.endswith(f"/{META_NAME}") else document
-        size, media_type = self._inventory.sizes.get(key), media_type_for(key)
+        size, media_type = self.inventory.sizes.get(key), media_type_for(key)
         if size is None or media_type is None or set_place(key) is None:
             return None
         return SimulatedImage(small_image(media_type), size)

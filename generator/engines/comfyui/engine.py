@@ -322,7 +322,7 @@ class ComfyUIEngine:
             where = f"node {self.output}" if self.output else "any node"
             raise DrawingFailed(f"ComfyUI finished without an image of {where}")
         params = {name: str(found.get(name, "")) for name in ("filename", "subfolder", "type")}
-        # The file that it saved is usually a PNG, with the whole workflow in it.
+        # Not as it was saved: that is usually a PNG, with the whole workflow in it.
         params["preview"] = f"jpeg;{FINAL_QUALITY}"
         response = await self._ask("GET", "/view", params=params)
         if response.status_code != httpx.codes.OK or sniff(response.content) is None:

@@ -31,9 +31,6 @@ from statistics import median
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from generator.engines.diffusers.faults import Cancelled, is_out_of_memory
 from generator.engines.diffusers.settings import DiffusersSection
@@ -171,14 +168,16 @@ class DiffusersEngine:
         """Run `draw` in the drawing thread, hand out what it puts, and see it ended."""
         if self._poison is not None:
             raise self._poison
-        loop, left = anyio.lowlevel.current_token(), threading.Event()
-        put_in, taken_out = anyio.create_memory_object_stream[T](_IMAGES_WAITING)
+        loop, images = asyncio.get_running_loop(), asyncio.Queue[T | None]()
+        room, left = threading.Semaphore(_IMAGES_WAITING), threading.Event()
 
+        # The thread never waits for the loop, which may be waiting for it in `close`.
         def put(item: T) -> None:
-            try:
-                anyio.from_thread.run(put_in.send, item, token=loop)
-            except anyio.BrokenResourceError:
-                raise Cancelled from None
+            room.acquire()
+            if left.is_set():
+                room.release()  # for whatever else waits
+                raise Cancelled
+            loop.call_soon_threadsafe(images.put_nowait, item)
 
         def work() -> None:
             try:
@@ -189,17 +188,23 @@ class DiffusersEngine:
                 self._poison = poisoned
                 raise
             finally:
-                anyio.from_thread.run_sync(put_in.close, token=loop)
+                if not left.is_set():
+                    loop.call_soon_threadsafe(images.put_nowait, None)
 
-        with put_in, taken_out:
-            job = self._thread.submit(work)
-            try:
-                async with aclosing(_items(taken_out, job)) as items:
-                    yield items
-            finally:
-                left.set()
-                taken_out.close()
-                await _ended(job)
+        async def taken() -> AsyncGenerator[T, None]:
+            while (item := await images.get()) is not None:
+                room.release()
+                yield item
+            await asyncio.wrap_future(job)  # raises what it broke off with
+
+        job = self._thread.submit(work)
+        try:
+            async with aclosing(taken()) as items:
+                yield items
+        finally:
+            left.set()
+            room.release()
+            await _ended(job)
 
     def _opened(self) -> Studio:
         if self._studio is None:
@@ -282,21 +287,14 @@ def _drawn(
     return [tuple(images) for images in sets]
 
 
-async def _items(
-    taken_out: MemoryObjectReceiveStream[T], job: Future[None]
-) -> AsyncGenerator[T, None]:
-    async for item in taken_out:
-        yield item
-    await asyncio.wrap_future(job)  # raises what it broke off with
-
-
 async def _ended(job: Future[None]) -> None:
     """Wait until a job of the drawing thread has ended, or was not begun and never will be."""
     if job.cancel():
         return
     # A thread cannot be stopped; the shield is for scopes of anyio, which cancel every await.
     with anyio.CancelScope(shield=True):
-        await asyncio.wait({asyncio.wrap_future(job)})
+        # What it broke off with has been told, or nobody stayed to hear it.
+        await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
 
 
 def sample(profile: Profile, seed: int) -> list[float]:

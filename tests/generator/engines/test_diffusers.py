@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import io
 import os
@@ -8,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generator.engines.diffusers.engine import DiffusersEngine, sample
+from generator.engines.diffusers.engine import _IMAGES_WAITING, DiffusersEngine, sample
 from generator.engines.diffusers.faults import translated
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.port import (
@@ -409,6 +410,69 @@ class TestCancelling:
             await asyncio.sleep(0.6)  # by now it waits for room
             started = time.monotonic()
         assert time.monotonic() - started < 10
+
+
+class TestDrawingThread:
+    """What a thread draws, whatever it draws with."""
+
+    async def test_waits_for_a_reader_and_keeps_the_order(self) -> None:
+        put_last = 0
+
+        def draw(put: Callable[[int], None], _left: Callable[[], bool]) -> None:
+            nonlocal put_last
+            for number in range(1, 11):
+                put(number)
+                put_last = number
+
+        with engine_with() as engine:
+            async with engine._drawing(draw) as numbers:
+                assert await anext(numbers) == 1
+                await asyncio.sleep(0.05)
+                assert put_last <= 1 + _IMAGES_WAITING
+                assert [each async for each in numbers] == list(range(2, 11))
+
+    @pytest.mark.parametrize("heard", [True, False])
+    async def test_what_it_broke_off_with_is_told_once(self, heard: bool) -> None:
+        untold: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: untold.append(context))
+
+        def draw(put: Callable[[int], None], _left: Callable[[], bool]) -> None:
+            put(1)
+            raise DrawingFailed("broke off")
+
+        told = pytest.raises(DrawingFailed, match="broke off") if heard else nullcontext()
+        with engine_with() as engine, told:
+            async with engine._drawing(draw) as numbers:
+                assert await anext(numbers) == 1
+                if heard:
+                    await anext(numbers)
+        gc.collect()
+        await asyncio.sleep(0)
+        assert untold == []
+
+    async def test_left_in_haste_it_keeps_nobody_from_closing(self) -> None:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def draw(put: Callable[[int], None], _left: Callable[[], bool]) -> None:
+            begun.set()
+            go_on.wait()
+            for number in range(1, 11):
+                put(number)
+
+        async def read(engine: DiffusersEngine) -> None:
+            async with engine._drawing(draw) as numbers:
+                await anext(numbers)
+
+        engine = DiffusersEngine(DiffusersSection(name="gpu"))
+        reading = asyncio.create_task(read(engine))
+        await asyncio.to_thread(begun.wait)
+        for _ in range(2):  # the second does not let it wait for the thread
+            reading.cancel()
+            await asyncio.wait({reading}, timeout=0.05)
+        assert reading.cancelled()
+        go_on.set()
+        engine.close()  # in the loop's own thread
 
 
 @needs_diffusers

@@ -81,10 +81,12 @@ def test_its_settings_are_read(tmp_path: Path) -> None:
     [
         ('kind = "crayon"\nwax = 0', "[engines] 0.wax: input should be greater than 0"),
         ('kind = "crayon"\nurl = "http://x"', "only these have a url: worker, comfyui, older-wire"),
+        ('kind = "crayon"\nurl = "x"', "only these have a url: worker, comfyui, older-wire"),
         ('kind = "crayon"\nnozzle = "fine"', "a crayon has no nozzle (a airbrush's)"),
         ('kind = "sketch"\nwax = 2.0', "a sketch has no wax (a crayon's)"),
         ('kind = "crayon"\ndevice = 3', "[engines] 0.device: input should be a valid string"),
         ('kind = "sketch"\nwax = 0', "[engines] 0.wax: input should be greater than 0"),
+        ('kind = "crayon"\npace = inf', "[engines] 0.pace: input should be a finite number"),
         ('kind = "crayon"\nwaks = 2.0', "[engines] 0.waks: unknown key; expected one of allow_"),
         ('kind = "airbrush"\nnozzle = "fine"', "the engine 'a': a airbrush needs a url"),
         ('kind = "airbrush"\nurl = "http://x"', "the engine 'a': a airbrush needs a nozzle"),

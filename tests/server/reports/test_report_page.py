@@ -433,6 +433,18 @@ def test_every_mark_says_in_words_what_it_is() -> None:
     assert all(cue.title for staff in score() for cue in staff.cues)
 
 
+def test_a_kind_of_cue_that_nobody_gave_a_mark_has_a_plain_one() -> None:
+    report = full_report()
+    sheet = [
+        cue.model_copy(update={"action": "ring"}) if cue.action == "prompt" else cue
+        for cue in report.sheet
+    ]
+    page = Parsed(render_page(report.model_copy(update={"sheet": tuple(sheet)}), {}))
+    assert f"00:00:42 cue {sheet[6].cue}, ring: {PROMPTS[2]}" in {
+        each.text for each in page.all("title")
+    }
+
+
 def test_what_is_squeezed_shows_how_far_it_would_have_gone() -> None:
     squeezed = bar(1)
 
