@@ -66,7 +66,8 @@ def error_code(error: EngineError) -> tuple[str, bool]:
     """The stable word for an engine's error, and whether another try may help."""
     if isinstance(error, RecipeRefused):
         return "refused", False
-    return "unavailable" if isinstance(error, EngineUnavailable) else "failed", True
+    code = "unavailable" if isinstance(error, EngineUnavailable) else "failed"
+    return code, True
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:
