@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.helpers import walls
+from tests.helpers.broken_server import FAULTS
 from tests.helpers.servers import ServerProcess, server_process
 from tests.helpers.shows import LOOP, Rhythm, TinyShow, cue, line, make_show, prompt
 from tests.helpers.walls import wall
@@ -79,6 +80,11 @@ def codes(server: ServerProcess) -> set[str]:
 def metric(server: ServerProcess, sample: str) -> float:
     found = re.search(rf"^{re.escape(sample)} (\S+)$", asked(server, "/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+def test_every_mistake_that_may_be_built_in_has_its_place_in_the_code() -> None:
+    astray = [name for name, (owner, place, _) in FAULTS.items() if not hasattr(owner, place)]
+    assert astray == []
 
 
 @pytest.mark.pace

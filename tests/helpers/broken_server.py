@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 from cache.prefetch.prefetcher import Prefetcher
 from server.asrun.log import AsRunLog
 from server.cli.main import main
-from server.control.state_feed import StateFeed
+from server.control import state_feed
 from server.modes.manager import ModeManager
+from server.performance.cue_messages import CueMessages
 from server.performance.performer import Performer
 from server.performance.playback import Playback
 from server.performance.runs import Runs
@@ -115,26 +116,26 @@ def _blocks_the_loop(_method: Method) -> Method:
     return blocks
 
 
-FAULTS: dict[str, tuple[type, str, Callable[[Method], Method]]] = {
+FAULTS: dict[str, tuple[object, str, Callable[[Method], Method]]] = {
     "playhead-raises-once": (Playhead, "tick", _raises_once(5)),
     "playhead-raises-after-a-while": (Playhead, "tick", _raises_after(4.0)),
     "playback-returns": (Playback, "run", _returns),
     "playback-is-cancelled": (Playback, "run", _is_cancelled),
     "loop-blocked": (Playback, "run", _blocks_the_loop),
-    "feed-raises-once": (StateFeed, "_sleep_until", _raises_once(3)),
-    "feed-raises": (StateFeed, "_sleep_until", _raises),
+    "feed-raises-once": (state_feed, "first_of", _raises_once(3)),
+    "feed-raises": (state_feed, "first_of", _raises),
     "fetcher-raises-once": (Prefetcher, "_arrived", _raises_once(3)),
     "forces-raise": (ModeManager, "keep_time", _raises_when_awaited),
     "performer-raises": (Performer, "perform", _raises),
     "runs-raise": (Runs, "perform", _raises_when_awaited),
     "runs-hang": (Runs, "perform", _hangs),
     "stage-raises": (Stage, "begin", _raises),
-    "captions-raise": (Playback, "_caption", _raises),
+    "messages-raise": (CueMessages, "of", _raises),
     "asrun-writer-raises-once": (AsRunLog, "_take", _raises_once(4)),
     "screens-raise": (Stage, "presented", _raises),
     "shutdown-hangs": (AsRunLog, "close", _hangs),
 }
-"""By name: whose method, and what takes its place."""
+"""By name: whose function, and what takes its place."""
 
 
 def plant(name: str) -> None:

@@ -17,9 +17,9 @@ from cache.stores.port import Conflict, NotFound, StoreCorrupt, Version, Version
 from cache.stores.s3.client import (
     AWS,
     FOREIGN,
-    Access,
     Answer,
     Attempt,
+    BucketAccess,
     Refusal,
     Requests,
     connect,
@@ -75,7 +75,7 @@ def _check_size(path: str, size: int) -> None:
 class Bucket:
     """Objects of one bucket under one prefix. To be opened before use."""
 
-    def __init__(self, access: Access, prefix: str) -> None:
+    def __init__(self, access: BucketAccess, prefix: str) -> None:
         self._access = access
         self._bucket = access.bucket
         self._prefix = prefix

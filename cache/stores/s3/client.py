@@ -165,7 +165,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class BucketAccess:
     """Whom to ask for which bucket, and how: what `S3Store` was told."""
 
     bucket: str
@@ -224,7 +224,7 @@ class S3Client(Protocol):
     ) -> Awaitable[Answer]: ...
 
 
-def connect(access: Access) -> AbstractAsyncContextManager[S3Client]:
+def connect(access: BucketAccess) -> AbstractAsyncContextManager[S3Client]:
     """Make a client; connections are made as they are needed, and closed on leaving."""
     # On DEBUG they log what they sign, a session's token and all headers.
     for name in _CHATTY:
@@ -345,7 +345,7 @@ def not_s3(what: str) -> Exception:
 class Requests:
     """Asks one server for one bucket, within limits of time and number."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: BucketAccess) -> None:
         self._access = access
         self._host = urlsplit(access.endpoint_url).netloc if access.endpoint_url else "AWS"
         self._slots = asyncio.Semaphore(access.connections)

@@ -51,7 +51,7 @@ from cache.stores.port import (
     Versioned,
 )
 from cache.stores.s3.bucket import Bucket, etag_of, hash_of
-from cache.stores.s3.client import Access, RetryPolicy
+from cache.stores.s3.client import BucketAccess, RetryPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +102,7 @@ class S3Store:
         """
         self._sleep = sleep
         self._objects = Bucket(
-            Access(
+            BucketAccess(
                 bucket=bucket,
                 endpoint_url=endpoint_url,
                 region=region,
