@@ -208,5 +208,10 @@ class Readiness:
             self._uncovered = found
             if found:
                 first = [each.action_id for each in found[:_NAMED]]
-                _log.warning("ladder_unproven", count=len(found), first=first, why=found[0].reason)
+                _log.warning(
+                    "ladder_unproven",
+                    count=len(found),
+                    first=first,
+                    why=f"there is no set to play, {found[0].reason}",
+                )
         await self.static.prove(self.plan.actions)
