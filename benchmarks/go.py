@@ -52,7 +52,7 @@ async def _go(server: Running) -> list[float]:
         httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client,
         screen(server, "wall") as (socket, _),
     ):
-        while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110
+        while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110 - no event tells it
             await asyncio.sleep(0.2)
         await asyncio.sleep(length(6, 1))  # till the pictures that have come are proven
         for number in range(GOES):

@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import anyio
@@ -222,12 +221,7 @@ class LocalCache:
             self._tidying = asyncio.create_task(self._tidy(self._disk))
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         try:
             if self._tidying is not None:
                 await cancel_and_wait(self._tidying)
@@ -239,7 +233,7 @@ class LocalCache:
         finally:
             if self._disk is not None:
                 self._disk.close()
-            await self._origin.__aexit__(exc_type, exc, traceback)
+            await self._origin.__aexit__(*exc_info)
 
     # What is here.
 

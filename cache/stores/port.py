@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import NamedTuple, NewType, Protocol, Self, runtime_checkable
 
 from cache.model.keys import Key
@@ -104,12 +103,7 @@ class ReadableStore(Protocol):
         """Make ready. What cannot be reached may show only with the first request."""
         ...
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         """Let go of connections and threads."""
         ...
 
