@@ -89,3 +89,24 @@ def test_the_files_that_are_named_are_there() -> None:
         and not any((ROOT / over / path).exists() for over in ("", "cache", "generator", "server"))
     ]
     assert gone == []
+
+
+def test_the_names_that_are_to_be_looked_for_in_a_file_are_in_it() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Where is it decided\n")[2].partition("\n## ")[0]
+    named = [
+        (path, name)
+        for path, names in re.findall(r"`([\w/]+\.py)` \(([^)]*)\)", section)
+        for name in re.findall(r"`(\w+)`", names)
+    ]
+    assert len(named) > 20
+    astray = [
+        f"{path}: {name}"
+        for path, name in named
+        if not re.search(
+            rf"^\s*(?:(?:async )?def|class) {name}\b|^{name}\b",
+            (ROOT / path).read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+    ]
+    assert astray == []
