@@ -500,6 +500,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@pytest.mark.pace
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
