@@ -143,7 +143,9 @@ class Cue(_CueSheetModel):
 
     def drawing(self, desk: Desk) -> CueDrawing:
         """What is drawn, at a desk as the cues before left it; asked only of one that generates."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} generates, but does not say what it draws"
+        )
 
     @property
     def written(self) -> str:
@@ -160,7 +162,7 @@ class Cue(_CueSheetModel):
         """What of it is typed by hand."""
         return None
 
-    def begins(self, draw: Draw) -> Draw:  # noqa: ARG002 - for those that wait for a hand
+    def begins(self, draw: Draw) -> Draw:  # noqa: ARG002 - asked by kinds that wait for a hand
         """When its picture begins, where the show says `draw`."""
         return "cue"
 

@@ -41,21 +41,24 @@ class ScreeningSlot:
 
 
 class Schedule:
-    """Answers when screenings are; Unix seconds throughout. This one: never by itself."""
+    """Answers when screenings are; Unix seconds throughout. This one: never by itself.
 
-    def slot_at(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - for the others
+    So it asks for no time; those that extend it do.
+    """
+
+    def slot_at(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - see the class
         """The screening that is on at `unix`, if one is."""
         return None
 
-    def next_after(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002
+    def next_after(self, unix: float) -> ScreeningSlot | None:  # noqa: ARG002 - see the class
         """The first screening that starts after `unix`, if there is one."""
         return None
 
-    def closed(self, unix: float) -> bool:  # noqa: ARG002
+    def closed(self, unix: float) -> bool:  # noqa: ARG002 - see the class
         """Whether, with no screening on, this is closing time and not a pause."""
         return False
 
-    def after_step(self, by: float) -> Schedule:  # noqa: ARG002
+    def after_step(self, by: float) -> Schedule:  # noqa: ARG002 - see the class
         """The schedule once the time of day was set `by` seconds forward.
 
         Itself, where it is meant in hours of the day; another where it is not, and nothing of

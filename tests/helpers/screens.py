@@ -94,7 +94,7 @@ class ScreenClient(SocketClient[Heard]):
         for _ in range(samples):
             before = len(self.of("sync"))
             await self.send({"type": "sync", "t0": time.monotonic()})
-            await self.until(lambda me, n=before: len(me.of("sync")) > n, why="no answer to sync")  # type: ignore[misc]
+            await self.until(lambda me, n=before: len(me.of("sync")) > n, why="no answer to sync")  # type: ignore[misc]  # mypy infers no lambda with a default
             answer = self.of("sync")[-1]
             times = answer.message
             trip = answer.at - times["t0"] - (times["t2"] - times["t1"])

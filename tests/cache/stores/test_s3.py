@@ -312,7 +312,7 @@ async def test_many_writers_that_take_turns_lose_nothing(server: S3Server) -> No
                 number = 10 * writer + set_id
                 await update_manifest(
                     store,
-                    lambda m, number=number: m.with_set("a", ManifestAction(), number),  # type: ignore[misc]
+                    lambda m, number=number: m.with_set("a", ManifestAction(), number),  # type: ignore[misc]  # mypy infers no lambda with a default
                 )
 
     await asyncio.gather(*(register(writer) for writer in range(4)))
@@ -622,7 +622,7 @@ async def test_a_refusal_is_told_at_once(moto_server: S3Server, proxy: FaultyPro
     async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
         for fault, kind, message in REFUSALS:
             proxy.seen.clear()
-            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
+            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
             with pytest.raises(kind, match=message) as caught:
                 await store.put(KEY, b"x")
             assert len(proxy.seen) == 1
@@ -634,7 +634,7 @@ async def test_what_is_not_s3_is_not_believed(moto_server: S3Server, proxy: Faul
     async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
         await store._keeps_conditions()
         for page in (b"<html><p>Welcome to our WLAN", b"<html><p>Log in</p></html>", b""):
-            proxy.rule = lambda _, page=page: answer("200 OK", page, "text/html")  # type: ignore[misc]
+            proxy.rule = lambda _, page=page: answer("200 OK", page, "text/html")  # type: ignore[misc]  # mypy infers no lambda with a default
             for name in ("get", "put", "replace", "list"):
                 with pytest.raises(StoreUnavailable, match=r"not S3|answered 500"):
                     await CALLS[name](store)
@@ -679,7 +679,7 @@ async def test_what_is_cancelled_leaves_nothing_open(
     async with through(proxy, moto_server.new_bucket(), retry=RetryPolicy()) as store:
         await store.put(KEY, b"x" * 1000)
         for fault in (SILENT, TRICKLE):
-            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
+            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
             for call in CALLS.values():
                 task = asyncio.create_task(call(store))
                 await asyncio.sleep(0.08)
@@ -763,7 +763,7 @@ async def test_what_has_no_content_is_asked_for_once_more_the_whole_way(
             for _ in range(2):
                 assert await store.get(KEY) == b"x"
             proxy.seen.clear()
-            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
+            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
             with pytest.raises(kind, match=message) as caught:
                 await store.get(KEY)
             assert len(proxy.seen) == 2
@@ -789,7 +789,7 @@ async def test_secrets_are_told_nowhere(
         await store.replace(MANIFEST, b"x", expected=None)
         assert await store.get(KEY) == b"x"  # so that the next is asked for in the same way
         for fault in (SILENT, RESET, SLOW_DOWN, TRUNCATED, refusal("403", "SignatureDoesNotMatch")):
-            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]
+            proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
             with pytest.raises(StoreError) as caught:
                 await store.get(KEY)
             told += [repr(caught.value), repr(caught.value.__cause__)]

@@ -66,7 +66,7 @@ async def test_forced_over_each_of_the_four_it_is_seen_by_another(tmp_path: Path
             for to in ("live", "hybrid", "static"):
                 await force(to)
                 # mypy infers no type for the default that ties `to` to this round.
-                await other.until(lambda me, to=to: mode(me)["effective"] == to)  # type: ignore[misc]
+                await other.until(lambda me, to=to: mode(me)["effective"] == to)  # type: ignore[misc]  # mypy infers no lambda with a default
                 assert mode(other)["forced"] == to
                 assert who == "terminal" or mode(other)["by"].startswith(who)
                 assert mode(other)["reason"].startswith(f"forced {to} by ")
