@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cache.untrusted import Unfit, clean_text, decode_sheet
-from generator.sheet.drawing import CueDrawing, Desk
+from generator.sheet.drawing import CueDrawing, InputState
 from generator.sheet.programs import DEFAULT_PROGRAM
 
 Mode = Literal["static", "live", "hybrid"]
@@ -141,8 +141,8 @@ class Cue(_CueSheetModel):
         """Whether a picture is drawn for it."""
         return False
 
-    def drawing(self, desk: Desk) -> CueDrawing:
-        """What is drawn, at a desk as the cues before left it; asked only of one that generates."""
+    def drawing(self, inputs: InputState) -> CueDrawing:
+        """What is drawn, the inputs being as the cues before left them; asked of what generates."""
         raise NotImplementedError(
             f"{type(self).__name__} generates, but does not say what it draws"
         )
@@ -236,7 +236,7 @@ class TranscriptCue(Cue):
         """See `Cue`."""
         return self.generate
 
-    def drawing(self, desk: Desk) -> CueDrawing:  # noqa: ARG002 - nothing is entered
+    def drawing(self, inputs: InputState) -> CueDrawing:  # noqa: ARG002 - nothing is entered
         """See `Cue`."""
         return CueDrawing("transcript", self.program or DEFAULT_PROGRAM, self.transcript)
 
@@ -275,14 +275,14 @@ class PromptCue(Cue):
         """See `Cue`."""
         return self.commit and bool(self.prompt.strip())
 
-    def drawing(self, desk: Desk) -> CueDrawing:
+    def drawing(self, inputs: InputState) -> CueDrawing:
         """See `Cue`."""
         program = self.program or DEFAULT_PROGRAM
-        desk.enter(program, self.prompt, self.override)
+        inputs.enter(program, self.prompt, self.override)
         slider = remark = None
         if self.guidance is not None:
-            slider = desk.move_slider(program, self.guidance)
-            remark = desk.in_vain(program, "guidance")
+            slider = inputs.move_slider(program, self.guidance)
+            remark = inputs.no_effect(program, "guidance")
         return CueDrawing(
             "prompt", program, self.prompt, self.override, self.enter.regen, slider, remark
         )
@@ -314,11 +314,11 @@ class SliderCue(Cue):
         """See `Cue`."""
         return True
 
-    def drawing(self, desk: Desk) -> CueDrawing:
+    def drawing(self, inputs: InputState) -> CueDrawing:
         """See `Cue`."""
-        program = self.program or desk.program
-        slider, entered = desk.move_slider(program, self.value), desk.entered(program)
-        remark = desk.in_vain(program, "the slider")
+        program = self.program or inputs.program
+        slider, entered = inputs.move_slider(program, self.value), inputs.entered(program)
+        remark = inputs.no_effect(program, "the slider")
         if entered is None:
             remark = f"no prompt of {program} before it: it draws with an empty prompt"
         prompt, override = entered or ("", None)

@@ -32,7 +32,7 @@ class CueDrawing:
     remark: str | None = None
 
 
-class Desk:
+class InputState:
     """What was entered, and where the sliders stand: each program has its own."""
 
     def __init__(self, programs: Mapping[str, Program]) -> None:
@@ -61,7 +61,7 @@ class Desk:
         """What the slider says, from 0 to 1; None where it was never moved."""
         return self._sliders.get(program)
 
-    def in_vain(self, program: str, what: str) -> str | None:
+    def no_effect(self, program: str, what: str) -> str | None:
         """A remark that moving the slider changes nothing, None where it does.
 
         `what` is how the sheet calls the slider.

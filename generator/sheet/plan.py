@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from generator.sheet.cues import CueProblem, CueSheet, format_time
-from generator.sheet.drawing import Desk
+from generator.sheet.drawing import InputState
 from generator.sheet.programs import Program
 from generator.sheet.recipe import Recipe
 
@@ -118,18 +118,18 @@ def plan_actions(
     placed: list[_PlacedAction] = []
     remarks: list[CueProblem] = []
     counts: dict[str, int] = defaultdict(int)
-    desk = Desk(programs)
+    inputs = InputState(programs)
     for index, cue in enumerate(sheet.cues):
         if not cue.generates:
             continue
-        drawing = cue.drawing(desk)
+        drawing = cue.drawing(inputs)
         if drawing.remark is not None:
             remarks.append(CueProblem(index, format_time(cue.at), drawing.remark))
         counts[drawing.type] += 1
         recipe = programs[drawing.program].recipe(
             drawing.prompt,
             override=drawing.override,
-            strength=desk.strength(drawing.program),
+            strength=inputs.strength(drawing.program),
             steps=cue.steps,
             base_image=base_images.get(drawing.program),
         )

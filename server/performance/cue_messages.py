@@ -124,13 +124,13 @@ class CueMessages:
         """What stands before any cue."""
         return Scenery(wire.Scene(route=""), self.light(now), no_caption(now))
 
-    def dress(self, scenery: Scenery, index: int, origin: float, now: float) -> None:
+    def fill(self, scenery: Scenery, index: int, origin: float, now: float) -> None:
         """Add what stands `now`, the cues before `index` having been since `origin`."""
-        for number in self._having_a_say(index):
+        for number in self._last_to_tell(index):
             for message in self.of(number, origin + self.sheet.cues[number].at, now):
                 scenery.take(message)
 
-    def _having_a_say(self, index: int) -> list[int]:
+    def _last_to_tell(self, index: int) -> list[int]:
         """The cues before `index` after which none tells of the same."""
         last: dict[tuple[type[Cue], bool, bool], int] = {}
         for number, cue in enumerate(self.sheet.cues[:index]):

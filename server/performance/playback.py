@@ -322,7 +322,7 @@ class Playback:
                 now = self._clock.now()
                 scenery = self._cues.bare_stage(now)
                 try:
-                    self._cues.dress(scenery, event.index, event.at, now)
+                    self._cues.fill(scenery, event.index, event.at, now)
                 finally:  # words that cannot be told must cost neither the light nor the picture
                     for message in scenery:
                         self._stage.tell(message)

@@ -375,7 +375,7 @@ class Requests:
                         return await request(attempt)
                 except FOREIGN as error:
                     met, failure = error, self._translate(key, error)
-                    # Only what does not answer may answer yet, but for a certificate that is wrong.
+                    # A store that does not answer is asked again; a wrong certificate stays wrong.
                     again = isinstance(failure, StoreUnavailable) and not isinstance(met, SSLError)
                 left -= now() - started
             longest = back_off(number, retry.first_pause, retry.longest_pause)

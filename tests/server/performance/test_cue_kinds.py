@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from generator.sheet.cues import KINDS, Cue, CueSheetError, parse_cues
-from generator.sheet.drawing import CueDrawing, Desk
+from generator.sheet.drawing import CueDrawing, InputState
 from server.diagnostics.report import RehearsalOptions
 from server.performance.cue_messages import CueFired, cue_messages
 from server.rehearsal.rehearsal import rehearse
@@ -39,8 +39,8 @@ class RingCue(Cue):
     def generates(self) -> bool:
         return True
 
-    def drawing(self, desk: Desk) -> CueDrawing:
-        return CueDrawing("ring", self.program or desk.program, f"a bell in {self.tone}")
+    def drawing(self, inputs: InputState) -> CueDrawing:
+        return CueDrawing("ring", self.program or inputs.program, f"a bell in {self.tone}")
 
     @property
     def text(self) -> str:

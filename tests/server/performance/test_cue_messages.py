@@ -36,7 +36,7 @@ def standing(*cues: Cue, at: float | None = None) -> dict[str, wire.StageMessage
     sheet, now = sheet_of(*cues, END), ORIGIN + position
     messages = messages_of(sheet)
     scenery = messages.bare_stage(now)
-    messages.dress(scenery, len(cues), ORIGIN, now)
+    messages.fill(scenery, len(cues), ORIGIN, now)
     return {each.type: each for each in scenery}
 
 
