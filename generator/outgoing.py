@@ -24,7 +24,7 @@ from typing import Any, Final
 import anyio
 import httpx
 from pydantic import SecretStr
-from websockets.asyncio.client import connect  # noqa: TID251 - the one place
+from websockets.asyncio.client import ClientConnection, connect  # noqa: TID251 - the one place
 
 from cache.outgoing import proxy_for
 from cache.tasks import cancel_and_wait
@@ -263,14 +263,15 @@ async def bounded_lines(
         yield rest.decode(errors="replace")
 
 
-def open_socket(
+@asynccontextmanager
+async def open_socket(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
     max_size: int = MAX_MESSAGE,
     open_within: float = CONNECT_WITHIN,
-) -> connect:
-    """A web socket to somebody else's program, to be awaited or entered.
+) -> AsyncIterator[ClientConnection]:
+    """A web socket to somebody else's program; however it is left, nothing stays open.
 
     Args:
         url: ``ws`` or ``wss``.
@@ -281,7 +282,7 @@ def open_socket(
     Raises:
         OSError, WebSocketException, TimeoutError: on entering, it cannot be opened.
     """
-    return connect(
+    socket = await connect(
         url,
         additional_headers=dict(headers or {}),
         max_size=max_size,
@@ -291,3 +292,9 @@ def open_socket(
         close_timeout=_GOODBYE_WITHIN,
         proxy=proxy_for(url),
     )
+    try:
+        async with socket:
+            yield socket
+    finally:
+        # A goodbye that is cancelled half-way leaves it open for as long as the other side talks.
+        socket.transport.abort()

@@ -15,7 +15,9 @@ import httpx
 import pytest
 from PIL import Image
 from pydantic import SecretStr
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from cache.model.images import BadImage, decode_check
 from cache.model.keys import Key
@@ -23,6 +25,7 @@ from cache.stores.credentials import S3Credentials
 from cache.stores.port import StoreError
 from cache.stores.s3.client import RetryPolicy
 from cache.stores.s3.store import S3Store
+from cache.tasks import cancel_and_wait
 from generator.engines.comfyui.engine import ComfyUIEngine
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
 from generator.engines.older_wire.engine import OlderWireEngine
@@ -237,3 +240,20 @@ async def test_a_socket_takes_no_message_that_is_too_large() -> None:
     ):
         with pytest.raises(ConnectionClosed, match="1009"):
             await socket.recv()
+
+
+async def test_a_goodbye_that_is_cancelled_leaves_nothing_open() -> None:
+    async with hostile(socket_harm="silence") as it:
+        opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
+
+        async def visit() -> None:
+            async with open_socket(it.url.replace("http", "ws")) as socket:
+                opened.set_result(socket)
+
+        visitor = asyncio.create_task(visit())
+        socket = await opened
+        while socket.state is State.OPEN:  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0)
+        assert not visitor.done()  # nobody answers its goodbye
+        await cancel_and_wait(visitor)
+        assert socket.transport.is_closing()

@@ -104,6 +104,7 @@ class Sight:
     picture: Pixels | None
     caption: str
     crossfading: bool
+    """Whether a picture is on its way, be it out of another one or out of the dark."""
     seen_after: float | None
     """Seconds from the opening of the page's first socket to the first picture."""
 
@@ -142,7 +143,8 @@ class Wall:
             stats=told["stats"] or {},
             picture=picture,
             caption=told["caption"],
-            crossfading=len(told["layers"]) > 1,
+            crossfading=len(told["layers"]) > 1
+            or any(layer["opacity"] < 1 for layer in told["layers"]),
             seen_after=None if opened is None or seen is None else seen - opened,
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
@@ -25,6 +26,9 @@ _OVERHEAD: Final = 200
 """Bytes that a message takes beside its own."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+_Greeted = Callable[[], AbstractAsyncContextManager[ClientConnection]]
+"""Opens a socket, and says who listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,53 +85,55 @@ async def listening(
     Raises:
         EngineUnavailable: it cannot be opened; one that is lost later is opened again.
     """
-    try:
-        socket = await _opened(url, headers)
-    except (OSError, WebSocketException, TimeoutError) as error:
-        reason = reason_of(error, url)
-        raise EngineUnavailable(f"ComfyUI's socket cannot be opened: {reason}") from error
-    heard = HeardQueue()
-    reader = asyncio.create_task(_read(socket, url, headers, silence, heard), name="comfyui socket")
-    try:
-        yield heard
-    finally:
-        await cancel_and_wait(reader)
+    greeted = partial(_greeted, url, headers)
+    async with AsyncExitStack() as line:
+        try:
+            socket = await line.enter_async_context(greeted())
+        except (OSError, WebSocketException, TimeoutError) as error:
+            reason = reason_of(error, url)
+            raise EngineUnavailable(f"ComfyUI's socket cannot be opened: {reason}") from error
+        heard = HeardQueue()
+        reader = asyncio.create_task(
+            _read(line, socket, greeted, silence, heard), name="comfyui socket"
+        )
+        try:
+            yield heard
+        finally:
+            await cancel_and_wait(reader)
 
 
 async def _read(
+    line: AsyncExitStack,
     socket: ClientConnection,
-    url: str,
-    headers: Mapping[str, str],
+    greeted: _Greeted,
     silence: float,
     heard: HeardQueue,
 ) -> None:
+    """Read `socket`, and each one that takes its place; `line` holds the one that is open."""
     while True:
         try:
-            async with socket:
-                while True:
-                    async with asyncio.timeout(silence):
-                        message = await socket.recv()
-                    heard.put(Heard(time.perf_counter(), message))
+            while True:
+                async with asyncio.timeout(silence):
+                    message = await socket.recv()
+                heard.put(Heard(time.perf_counter(), message))
         except (OSError, WebSocketException, TimeoutError):
             heard.put(Heard(time.perf_counter(), None))
-        socket = await _opened_again(url, headers)
+        await line.aclose()
+        socket = await _opened_again(line, greeted)
 
 
-async def _opened_again(url: str, headers: Mapping[str, str]) -> ClientConnection:
+async def _opened_again(line: AsyncExitStack, greeted: _Greeted) -> ClientConnection:
     pause = _FIRST_PAUSE
     while True:
         await asyncio.sleep(pause)
         try:
-            return await _opened(url, headers)
+            return await line.enter_async_context(greeted())
         except (OSError, WebSocketException, TimeoutError):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-async def _opened(url: str, headers: Mapping[str, str]) -> ClientConnection:
-    socket = await open_socket(url, headers=headers)
-    try:
+@asynccontextmanager
+async def _greeted(url: str, headers: Mapping[str, str]) -> AsyncIterator[ClientConnection]:
+    async with open_socket(url, headers=headers) as socket:
         await socket.send(HELLO)
-    except BaseException:
-        await socket.close()
-        raise
-    return socket
+        yield socket
