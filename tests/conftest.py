@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,12 @@ def logs_as_they_come() -> Iterator[None]:
     """Whoever sets up logging in this process, as our commands do, does it for one test."""
     yield
     structlog.reset_defaults()
+
+
+def pytest_configure() -> None:
+    # A shell that begins us in the background has us ignore Ctrl-C, and so would our children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
