@@ -385,7 +385,7 @@ async def test_a_writer_that_died_holds_the_others_up_for_a_lease_only(
 async def test_a_writer_that_lives_is_waited_for_a_bounded_time(
     rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.stores.s3.store, "LEASE", 0.4)
+    monkeypatch.setattr(cache.stores.s3.store, "LEASE", 2.5)
     bucket = rclone_server.new_bucket()
     async with store_on(rclone_server, bucket) as store, store_on(rclone_server, bucket) as other:
         await store._keeps_conditions()
