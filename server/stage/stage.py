@@ -24,7 +24,7 @@ from server.stage import messages as wire
 from server.stage.liveness import Liveness
 from server.stage.wire_time import to_real_time, to_show_time
 
-S = TypeVar("S", bound=wire.StageMessage)
+StageMessageT = TypeVar("StageMessageT", bound=wire.StageMessage)
 
 Ending = Literal["completed", "cut", "held"]
 FrameStyle = Literal["binary", "url"]
@@ -285,7 +285,7 @@ class Scenery:
             self._last.pop(cleared, None)
         self._last[message.type] = message
 
-    def last(self, kind: type[S]) -> S | None:
+    def last(self, kind: type[StageMessageT]) -> StageMessageT | None:
         """What stands of one type."""
         return next((message for message in self if isinstance(message, kind)), None)
 

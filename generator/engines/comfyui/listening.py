@@ -27,7 +27,7 @@ _OVERHEAD: Final = 200
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
-_Greeted = Callable[[], AbstractAsyncContextManager[ClientConnection]]
+_OpenListener = Callable[[], AbstractAsyncContextManager[ClientConnection]]
 """Opens a socket, and says who listens."""
 
 
@@ -85,16 +85,16 @@ async def listening(
     Raises:
         EngineUnavailable: it cannot be opened; one that is lost later is opened again.
     """
-    greeted = partial(_greeted, url, headers)
+    open_listener = partial(_open_listener, url, headers)
     async with AsyncExitStack() as line:
         try:
-            socket = await line.enter_async_context(greeted())
+            socket = await line.enter_async_context(open_listener())
         except (OSError, WebSocketException, TimeoutError) as error:
             reason = reason_of(error, url)
             raise EngineUnavailable(f"ComfyUI's socket cannot be opened: {reason}") from error
         heard = HeardQueue()
         reader = asyncio.create_task(
-            _read(line, socket, greeted, silence, heard), name="comfyui socket"
+            _read(line, socket, open_listener, silence, heard), name="comfyui socket"
         )
         try:
             yield heard
@@ -105,7 +105,7 @@ async def listening(
 async def _read(
     line: AsyncExitStack,
     socket: ClientConnection,
-    greeted: _Greeted,
+    open_listener: _OpenListener,
     silence: float,
     heard: HeardQueue,
 ) -> None:
@@ -119,21 +119,21 @@ async def _read(
         except (OSError, WebSocketException, TimeoutError):
             heard.put(Heard(time.perf_counter(), None))
         await line.aclose()
-        socket = await _opened_again(line, greeted)
+        socket = await _opened_again(line, open_listener)
 
 
-async def _opened_again(line: AsyncExitStack, greeted: _Greeted) -> ClientConnection:
+async def _opened_again(line: AsyncExitStack, open_listener: _OpenListener) -> ClientConnection:
     pause = _FIRST_PAUSE
     while True:
         await asyncio.sleep(pause)
         try:
-            return await line.enter_async_context(greeted())
+            return await line.enter_async_context(open_listener())
         except (OSError, WebSocketException, TimeoutError):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @asynccontextmanager
-async def _greeted(url: str, headers: Mapping[str, str]) -> AsyncIterator[ClientConnection]:
+async def _open_listener(url: str, headers: Mapping[str, str]) -> AsyncIterator[ClientConnection]:
     async with open_socket(url, headers=headers) as socket:
         await socket.send(HELLO)
         yield socket
