@@ -34,6 +34,7 @@ class EngineError(Exception):
         EngineStarting    it is on its way, and nothing is wrong with it
         EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
+        EnginePreempted   it was taken for the show, and is free again afterwards
       RecipeRefused       this engine cannot draw this recipe; no try will
       DrawingFailed       it began and broke off, or drew something unusable
     """
@@ -56,6 +57,10 @@ class EnginePoisoned(EngineUnavailable):
 
     Whoever supervises the process should end it and start another.
     """
+
+
+class EnginePreempted(EngineUnavailable):
+    """The engine was drawing, and was taken for the show. Nothing is wrong with it."""
 
 
 class RecipeRefused(EngineError):

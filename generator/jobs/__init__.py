@@ -1,0 +1,1 @@
+"""Jobs: slow work that was asked for, its items, and who does which when."""

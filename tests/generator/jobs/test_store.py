@@ -1,0 +1,369 @@
+"""Jobs, kept: on SQLite and on Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from generator.jobs.choice import Waiting, in_order
+from generator.jobs.database import DatabaseFull, open_database
+from generator.jobs.model import ENDED, SETTLED, Problem
+from generator.jobs.schema import events, items, jobs, members, metadata, refusals, state
+from generator.jobs.store import (
+    Claimed,
+    JobStore,
+    KeyReused,
+    NewItem,
+    NewJob,
+    NotCancellable,
+    NothingToRetry,
+)
+from tests.helpers.postgres import postgres
+
+LEASE = 30.0
+BROKE = Problem("failed", "it broke off")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.URL]:
+    if request.param == "sqlite":
+        folder = tmp_path_factory.mktemp("studio")
+        yield sa.URL.create("sqlite", database=str(folder / "studio.sqlite"))
+    else:
+        with postgres(tmp_path_factory.mktemp("postgres")) as address:
+            yield address
+
+
+@pytest.fixture(autouse=True)
+def empty(url: sa.URL) -> None:
+    engine = sa.create_engine(url)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        for table in (refusals, items, events, jobs, state, members):
+            connection.execute(sa.delete(table))
+        connection.execute(
+            sa.insert(members),
+            [
+                {"id": name, "name": name, "role": "client", "created_at": 0.0}
+                for name in ("ada", "ben")
+            ],
+        )
+    engine.dispose()
+
+
+@asynccontextmanager
+async def studio(url: sa.URL, name: str = "here") -> AsyncIterator[JobStore]:
+    async with open_database(url) as database:
+        yield JobStore(database, name)
+
+
+def new(
+    owner: str = "ada", count: int = 1, *, key: str | None = None, priority: int = 5, what: str = ""
+) -> NewJob:
+    return NewJob(
+        id=str(uuid.uuid4()),
+        kind="draw",
+        owner=owner,
+        items=[NewItem(seed, {"prompt": what, "seed": seed}) for seed in range(count)],
+        request={"prompt": what, "n": count},
+        priority=priority,
+        key=key,
+    )
+
+
+async def taken(store: JobStore, engine: str = "gpu", now: float = 0.0) -> Claimed:
+    claimed = await store.claim(engine, now, lease=LEASE)
+    assert claimed is not None
+    return claimed
+
+
+async def test_what_is_accepted_is_found_as_it_was(url: sa.URL) -> None:
+    async with studio(url) as store:
+        made, is_new = await store.accept(new(count=3, what="a lamp", key="k"), 7.0)
+        assert is_new
+        assert await store.get(made.id) == made
+        assert made.status == "queued"
+        assert [item.seed for item in made.items] == [0, 1, 2]
+    async with studio(url) as store:
+        assert await store.get(made.id) == made
+        assert await store.get(made.id, "ada") == made
+        assert await store.get(made.id, "ben") is None
+        assert await store.get(str(uuid.uuid4())) is None
+
+
+async def test_a_hundred_at_once_with_one_key_are_one_job(url: sa.URL) -> None:
+    async with studio(url) as store:
+        accepted = await asyncio.gather(
+            *(store.accept(new(count=4, key="same"), float(n)) for n in range(100))
+        )
+        assert len({job.id for job, _ in accepted}) == 1
+        assert sum(is_new for _, is_new in accepted) == 1
+        assert len(await store.find()) == 1
+        with pytest.raises(KeyReused):
+            await store.accept(new(count=5, key="same"), 0.0)
+        other, is_new = await store.accept(new("ben", count=4, key="same"), 0.0)
+        assert is_new
+        assert other.id != accepted[0][0].id
+
+
+async def test_a_job_runs_through(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=2), 1.0)
+        first, second = await taken(store, now=2.0), await taken(store, now=3.0)
+        assert [first.n, second.n] == [0, 1]
+        assert await store.claim("gpu", 3.0, lease=LEASE) is None
+        assert await store.ready(first, 4.0, seconds=2.0, cost=0.5)
+        assert await store.failed(second, BROKE, 5.0)
+        over = await store.get(job.id)
+        assert over is not None
+        assert (over.status, over.partial, over.done, over.failed) == ("completed", True, 1, 1)
+        assert (over.started_at, over.completed_at, over.seconds, over.cost) == (2.0, 5.0, 2.0, 0.5)
+        assert over.items[1].problem == BROKE
+        told = [(event.type, event.data.get("n")) for event in await store.events_after(0)]
+        assert told == [
+            ("job.queued", None),
+            ("job.started", None),
+            ("item.running", 0),
+            ("item.running", 1),
+            ("item.ready", 0),
+            ("item.failed", 1),
+            ("job.completed", None),
+        ]
+
+
+async def test_where_all_fail_the_job_says_the_commonest_reason(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=3), 1.0)
+        for problem in (BROKE, Problem("refused", "no such model"), BROKE):
+            assert await store.failed(await taken(store), problem, 2.0)
+        over = await store.get(job.id)
+        assert over is not None
+        assert (over.status, over.problem) == ("failed", BROKE)
+
+
+async def test_it_chooses_as_the_rule_says(url: sa.URL) -> None:
+    chance = random.Random(3)
+    async with studio(url) as store:
+        waiting: list[Waiting] = []
+        for number in range(30):
+            owner, priority = chance.choice(["ada", "ben"]), chance.choice([1, 5, 9])
+            count = chance.randint(1, 4)
+            job, _ = await store.accept(new(owner, count, priority=priority), float(number))
+            waiting += [Waiting(job.id, n, owner, priority, float(number)) for n in range(count)]
+        order = [(each.job, each.n) for each in in_order(waiting, {})]
+        got = []
+        while (claimed := await store.claim("gpu", 99.0, lease=LEASE)) is not None:
+            got.append((claimed.job, claimed.n))
+        assert got == order
+
+
+async def test_what_an_engine_refused_is_left_to_the_others(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(priority=9), 0.0)
+        other, _ = await store.accept(new(), 1.0)
+        claimed = await taken(store, "small")
+        await store.put_back(claimed, Problem("refused", "too large"), 2.0, refused_by="small")
+        assert (await taken(store, "small")).job == other.id
+        assert (await taken(store, "large")).job == job.id
+
+
+async def test_what_is_put_back_is_queued_and_its_job_goes_on(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(), 0.0)
+        claimed = await taken(store)
+        assert await store.put_back(claimed, None, 1.0)
+        found = await store.get(job.id)
+        assert found is not None
+        assert (found.status, found.items[0].status) == ("processing", "queued")
+        assert not await store.ready(claimed, 2.0, seconds=1.0, cost=0.0)
+
+
+async def test_cancelled_means_this_one_and_for_good(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=3), 0.0)
+        other, _ = await store.accept(new(count=1), 1.0)
+        done, held = await taken(store), await taken(store)
+        assert await store.ready(done, 2.0, seconds=1.0, cost=0.0)
+        cancelled = await store.cancel(job.id, 3.0)
+        assert cancelled.status == "cancelled"
+        assert [item.status for item in cancelled.items] == ["ready", "cancelled", "cancelled"]
+        assert not await store.ready(held, 4.0, seconds=1.0, cost=0.0)
+        with pytest.raises(NotCancellable):
+            await store.cancel(job.id, 5.0)
+        with pytest.raises(LookupError):
+            await store.cancel(str(uuid.uuid4()), 5.0)
+        assert (await taken(store)).job == other.id
+
+
+async def test_a_retry_draws_what_failed_and_nothing_else(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=3), 0.0)
+        with pytest.raises(NothingToRetry):
+            await store.retry(job.id, 1.0)
+        for n in range(3):
+            claimed = await taken(store)
+            if n == 1:
+                assert await store.ready(claimed, 1.0, seconds=1.0, cost=0.0)
+            else:
+                assert await store.failed(claimed, BROKE, 1.0)
+        with pytest.raises(NothingToRetry):
+            await store.retry(job.id, 2.0, [1])
+        again = await store.retry(job.id, 2.0, [2])
+        assert (again.status, again.attempt, again.failed) == ("queued", 2, 1)
+        claimed = await taken(store)
+        assert (claimed.n, claimed.seed) == (2, 2)
+        assert await store.ready(claimed, 3.0, seconds=1.0, cost=0.0)
+        over = await store.get(job.id)
+        assert over is not None
+        assert [item.status for item in over.items] == ["failed", "ready", "ready"]
+        assert (over.status, over.partial) == ("completed", True)
+
+
+async def test_what_a_killed_studio_held_is_queued_again(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=2), 0.0)
+        await taken(store)
+    async with studio(url) as store:
+        assert await store.take_over(1.0) == [job.id]
+        found = await store.get(job.id)
+        assert found is not None
+        assert (found.status, found.items[0].status) == ("processing", "queued")
+        assert (await taken(store)).n == 0
+        assert await store.take_over(2.0) == [job.id]
+        await taken(store)
+        await store.take_over(3.0)
+        over = await store.get(job.id)
+        assert over is not None
+        assert over.status == "failed"
+        assert over.problem is not None
+        assert over.problem.code == "crashed"
+
+
+async def test_what_another_studio_holds_is_its_own_until_its_lease_is_over(url: sa.URL) -> None:
+    async with studio(url, "here") as here, studio(url, "there") as there:
+        await here.accept(new(), 0.0)
+        claimed = await taken(there, now=0.0)
+        assert await here.take_over(LEASE - 1) == []
+        await there.renew(LEASE - 1, lease=LEASE)
+        assert await here.take_over(LEASE + 1) == []
+        assert await here.take_over(3 * LEASE) == [claimed.job]
+        assert (await taken(here)).n == 0
+        assert not await there.ready(claimed, 3 * LEASE, seconds=1.0, cost=0.0)
+
+
+async def test_two_studios_never_work_on_the_same(url: sa.URL) -> None:
+    async with studio(url, "here") as here, studio(url, "there") as there:
+        for _ in range(30):
+            await here.accept(new(count=2), 0.0)
+
+        async def work(store: JobStore) -> list[tuple[str, int]]:
+            done = []
+            while (claimed := await store.claim("gpu", 1.0, lease=LEASE)) is not None:
+                done.append((claimed.job, claimed.n))
+                assert await store.ready(claimed, 2.0, seconds=1.0, cost=0.0)
+            return done
+
+        did = await asyncio.gather(*(work(store) for store in (here, there) for _ in range(2)))
+        everything = [each for some in did for each in some]
+        assert len(everything) == len(set(everything)) == 60
+        assert {job.status for job in await here.find(limit=100)} == {"completed"}
+
+
+async def test_those_who_cancel_and_those_who_finish_agree(url: sa.URL) -> None:
+    chance = random.Random(11)
+    async with studio(url) as store:
+        accepted = [(await store.accept(new(count=2), 0.0))[0] for _ in range(40)]
+        doomed = {job.id for job in accepted if chance.random() < 0.5}
+
+        async def work() -> None:
+            while (claimed := await store.claim("gpu", 1.0, lease=LEASE)) is not None:
+                await asyncio.sleep(chance.random() / 200)
+                wanted = await store.ready(claimed, 2.0, seconds=1.0, cost=0.0)
+                assert wanted or claimed.job in doomed
+
+        async def cancel(job: str) -> None:
+            await asyncio.sleep(chance.random() / 4)
+            try:
+                await store.cancel(job, 2.0)
+            except NotCancellable:
+                doomed.discard(job)
+
+        await asyncio.gather(*(work() for _ in range(3)), *map(cancel, list(doomed)))
+        for job in await store.find(limit=100):
+            assert job.status == ("cancelled" if job.id in doomed else "completed")
+            assert all(item.status in SETTLED for item in job.items)
+        told: dict[str, list[str]] = {}
+        for event in await store.events_after(0):
+            told.setdefault(event.job, []).append(event.type)
+        for types in told.values():
+            assert sum(kind.removeprefix("job.") in ENDED for kind in types) == 1
+            assert types[-1].removeprefix("job.") in ENDED
+
+
+async def test_events_are_in_the_order_in_which_they_are_seen(url: sa.URL) -> None:
+    async with studio(url, "here") as here, studio(url, "there") as there:
+        seen: list[int] = []
+        over = asyncio.Event()
+
+        async def look() -> None:
+            while True:
+                last_look = over.is_set()
+                seen.extend(e.id for e in await there.events_after(seen[-1] if seen else 0))
+                if last_look:
+                    return
+
+        async def ask(store: JobStore) -> None:
+            for _ in range(40):
+                await store.accept(new(), 0.0)
+
+        looking = asyncio.create_task(look())
+        await asyncio.gather(ask(here), ask(there))
+        over.set()
+        await looking
+        assert seen == [event.id for event in await here.events_after(0)]
+        assert len(seen) == 80
+
+
+async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
+    async with open_database(url) as database:
+
+        def bad(connection: sa.Connection) -> None:
+            connection.execute(sa.insert(state).values(name="bad", value="1"))
+            raise LookupError("bad")
+
+        def good(connection: sa.Connection) -> None:
+            connection.execute(sa.insert(state).values(name="good", value="1"))
+
+        results = await asyncio.gather(
+            *(database.write(op) for op in (bad, good, bad)), return_exceptions=True
+        )
+        assert [type(each) for each in results] == [LookupError, type(None), LookupError]
+        with pytest.raises(Exception, match="(?i)unique"):
+            await asyncio.gather(database.write(good), database.write(bad))
+        names = await database.read(lambda c: list(c.scalars(sa.select(state.c.name))))
+        assert names == ["good"]
+
+
+async def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    address = sa.URL.create("sqlite", database=str(tmp_path / "small.sqlite"))
+    engine = sa.create_engine(address)
+    metadata.create_all(engine)
+    engine.dispose()
+    async with open_database(address) as database:
+
+        def fill(connection: sa.Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+            connection.execute(sa.insert(state).values(name="much", value="x" * 1_000_000))
+
+        with pytest.raises(DatabaseFull):
+            await database.write(fill)
