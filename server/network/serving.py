@@ -99,7 +99,11 @@ def serve_app(
 
     Args:
         section: its address, and how many connections it may have.
-        app, title, process, log_level, over: see `serve`.
+        app: what is served.
+        title: what it is called where it says its address.
+        process: what it runs in, as the application knows it.
+        log_level: what is logged.
+        over: asked ten times a second; once it says so, serving ends by itself.
 
     Raises:
         RefusedToServe: the address is not to be had, or the application could not start.
