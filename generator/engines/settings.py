@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from websockets.exceptions import WebSocketException
 
 from cache.outgoing import has_password, reason_of, redacted
-from generator.engines.port import Engine
+from generator.engines.port import Engine, Priority
 from generator.outgoing import Client, ask, bearer
 from generator.sheet.cues import Identifier
 from generator.sheet.plan import Action
@@ -50,12 +50,14 @@ class EngineAccess:
         token: what it must be brought; its own alone.
         folder: the show's, where a path in its settings begins.
         actions: that it will be asked for, as far as they are known.
+        priority: for whom it draws, where it is one that several ask.
     """
 
     client: Client
     token: SecretStr | None = None
     folder: Path = Path()
     actions: Sequence[Action] = ()
+    priority: Priority | None = None
 
 
 class EngineSection(BaseModel):
