@@ -24,11 +24,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from cache.spelling import nearest
 from cache.untrusted import clean_text
 from generator.engines.registry import KINDS, AnyEngine, engine_keys
 from generator.sheet.cues import Identifier
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
-from server.config.environment import PREFIX, is_service_link, nearest, tidy, why_no_token
+from server.config.environment import PREFIX, is_service_link, tidy, why_no_token
 from server.config.sections import (
     CacheSection,
     DisplaySection,
