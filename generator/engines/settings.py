@@ -74,6 +74,9 @@ class EngineSection(BaseModel):
         name: what it is called.
         kind: what it is.
         live: whether it plays live.
+        an_hour: what an hour of drawing costs, in the currency of `[studio]`; None where nobody
+            said, which is not the same as nothing.
+        a_picture: what each picture costs, beside that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,6 +91,8 @@ class EngineSection(BaseModel):
     name: Identifier
     kind: str
     live: bool | None = None
+    an_hour: Annotated[float, Field(ge=0)] | None = None
+    a_picture: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
