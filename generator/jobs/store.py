@@ -8,7 +8,7 @@ that those who settle, cancel and retry at once do so one after the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -274,7 +274,9 @@ class JobStore:
             )
         )
 
-    async def ready(self, claimed: Claimed, now: float, *, seconds: float, cost: float) -> bool:
+    async def ready(
+        self, claimed: Claimed, now: float, *, seconds: float, cost: float | None
+    ) -> bool:
         """An item is done, and its take is there; False where nobody wants it any more."""
         return await self.database.write(
             lambda connection: _settle(
@@ -317,7 +319,9 @@ class JobStore:
         mine = (items.c.status == "running") & (items.c.holder == self.holder)
         await self.database.write(lambda connection: _let_go(connection, mine, now, crashed=False))
 
-    async def take_over(self, now: float, *, others: bool = False) -> list[str]:
+    async def take_over(
+        self, now: float, *, others: bool = False, holders: Collection[str] | None = None
+    ) -> list[str]:
         """Queue again what is held by nobody any more.
 
         That is what others held whose lease has run out, and at a start what whoever had our
@@ -326,12 +330,15 @@ class JobStore:
         Args:
             now: Unix time.
             others: whether only what others held is meant: we have begun.
+            holders: who is known to hold nothing any more; None to go by their leases.
 
         Returns:
             The jobs whose items those were.
         """
         lost = (items.c.status == "running") & (items.c.lease_until < now)
-        if others:
+        if holders is not None:
+            lost = (items.c.status == "running") & items.c.holder.in_(holders)
+        elif others:
             lost &= items.c.holder != self.holder
         else:
             lost |= (items.c.status == "running") & (items.c.holder == self.holder)
