@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from cache.model.documents import FormatError
 from cache.stores.port import Store
 from cache.stores.prefix import PrefixStore
 from cache.threads import offload_large
-from generator.engines.observed import ObservedEngine
+from generator.engines.observed import Look, ObservedEngine
 from generator.engines.port import Engine, StepImage
 from generator.jobs.eta import WorkSize
 from generator.jobs.scheduler import Done, OnStep
@@ -104,14 +104,19 @@ class DrawingPlace:
     async def _draw(
         self, claimed: Claimed, planned: PlannedSet, own: Store, on_step: OnStep
     ) -> None:
+        begun = self.now()
+
+        @contextmanager
+        def observe(_recipe: Recipe) -> Iterator[Look]:
+            nonlocal begun
+            begun = self.now()  # until now an engine may have warmed up, which is soon past
+            yield look
+
         def look(image: StepImage) -> None:
             on_step(image.step, image.steps)
             self.look(claimed, image)
 
-        engine = ObservedEngine(self.engine, lambda _recipe: nullcontext(look))
-        # A first run of its kind takes longer than what there is to learn from.
-        await engine.prepare(planned.recipe)
-        begun = self.now()
+        engine = ObservedEngine(self.engine, observe)
         await Recorder(engine, own, alone=True).record_planned(planned)
         self.learn(self.name, WorkSize.of(planned.recipe), self.now() - begun)
 

@@ -209,7 +209,7 @@ class Scheduler:
         self._claiming = 0  # under way
         self._lease_watch = LeaseWatch(self.lease, self.lease / 2)
         self._attendance_watch = LeaseWatch(self.lease, self.lease / 2)
-        self._elsewhere: frozenset[str] = frozenset()
+        self._absent: frozenset[str] = frozenset()  # other Studios that have fallen silent
 
     # ------------------------------------------------------------ what others ask of it
 
@@ -496,12 +496,15 @@ class Scheduler:
         self, place: Workplace, slot: SlotState, claimed: Claimed, problem: Problem
     ) -> None:
         """Leave it to the engines that have not refused it; where there are none, give it up."""
-        able = {each.name for each in self.places} | self._elsewhere
-        able -= {place.name}
+        holder, read = self.store.holder, self.store.database.read
+        able = {each.name for each in self.places}
+        if self.store.database.is_shared:
+            others = await read(lambda connection: attendance_of_others(connection, holder))
+            for name in others.keys() - self._absent:
+                able |= others[name].engines
         if claimed.refusals:
-            able -= await self.store.database.read(
-                lambda connection: refusing_engines(connection, claimed)
-            )
+            able -= await read(lambda connection: refusing_engines(connection, claimed))
+        able -= {place.name}
         if able:
             await self._put_back(slot, claimed, problem, refused_by=place.name)
         else:
@@ -642,10 +645,7 @@ class Scheduler:
         holder, read = self.store.holder, self.store.database.read
         attendance = await read(lambda connection: attendance_of_others(connection, holder))
         said_at = {name: each.at for name, each in attendance.items()}
-        gone = self._attendance_watch.silent(said_at, self.now())
-        self._elsewhere = frozenset().union(
-            *(each.engines for name, each in attendance.items() if name not in gone)
-        )
+        self._absent = frozenset(self._attendance_watch.silent(said_at, self.now()))
         leases = await read(lambda connection: leases_of_others(connection, holder))
         silent = self._lease_watch.silent(leases, self.now())
         if silent and await self.store.take_over(self.wall(), holders=silent):
