@@ -21,15 +21,23 @@ from generator.jobs.store import Claimed
 def held_by(connection: sa.Connection, holder: str) -> list[Claimed]:
     """The items that a Studio holds; their work is left out, which may be large."""
     query = (
-        sa.select(
-            *(items.c.job, items.c.n, items.c.seed, items.c.take, items.c.owner, items.c.tries),
-            jobs.c.id,
-        )
-        .join(jobs, jobs.c.number == items.c.job)
+        sa.select(items.c.job, items.c.n, items.c.seed, items.c.take, items.c.owner)
+        .add_columns(items.c.tries, items.c.claims, jobs.c.id)
+        .join_from(items, jobs)
         .where(items.c.status == sa.text("'running'"), items.c.holder == holder)
     )
     return [
-        Claimed(row.id, row.job, row.n, row.seed, row.take, row.owner, {}, row.tries)
+        Claimed(
+            job=row.id,
+            number=row.job,
+            n=row.n,
+            seed=row.seed,
+            take=row.take,
+            owner=row.owner,
+            work={},
+            tries=row.tries,
+            claim=row.claims,
+        )
         for row in connection.execute(query)
     ]
 

@@ -466,9 +466,7 @@ class Scheduler:
         match error:
             case _CalledOff():
                 # It may have been for nothing, and then it is to be done all the same.
-                others = (each for each in self.slots if each is not slot)
-                if not any(each.works_on(claimed.job, claimed.n) for each in others):
-                    await self._put_back(slot, claimed, None)
+                await self._put_back(slot, claimed, None)
                 return None
             case EnginePreempted():
                 await self._put_back(slot, claimed, None)
@@ -659,22 +657,28 @@ class Scheduler:
         The first was called off by another Studio, or taken over while our machine slept; the
         second was claimed, and the answer lost.
         """
-        working = [slot for slot in self.slots if slot.working_on is not None]
         claims, quiet = self._claims, self._claiming == 0
-        items = {slot.engine: slot.working_on for slot in working}
+        before = {slot.engine: slot.working_on for slot in self.slots}
         held = await self.store.database.read(
             lambda connection: held_by(connection, self.store.holder)
         )
-        ours = {(each.job, each.n) for each in held}
-        for slot in working:
+        ours = {(each.number, each.n, each.claim) for each in held}
+        for slot in self.slots:
             item = slot.working_on
-            if item is not None and item is items[slot.engine] and (item.job, item.n) not in ours:
+            if item is None or item is not before[slot.engine]:
+                continue  # taken on after the database was read
+            if (item.number, item.n, item.claim) not in ours:
                 self._call_off(slot)
         if not quiet or claims != self._claims:
             return  # an item may be on its way to a slot
+        busy = {
+            (item.number, item.n, item.claim)
+            for slot in self.slots
+            if (item := slot.working_on) is not None
+        }
         for each in held:
-            busy = any(slot.works_on(each.job, each.n) for slot in self.slots)
-            if not busy and await self.store.put_back(each, None, self.wall()):
+            lost = (each.number, each.n, each.claim) not in busy
+            if lost and await self.store.put_back(each, None, self.wall()):
                 _log.warning("item_reclaimed", job=each.job, n=each.n)
                 self.wake()
                 self.on_change()

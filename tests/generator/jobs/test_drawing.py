@@ -11,8 +11,8 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,10 @@ from generator.jobs.database import open_database
 from generator.jobs.drawing import NO_ACTION, DrawingPlace, DrawWork, take_store
 from generator.jobs.eta import WorkSize
 from generator.jobs.model import ENDED, Job, take_id
-from generator.jobs.schema import members, metadata
 from generator.jobs.store import Claimed, Event, JobStore, NewItem, NewJob
 from generator.sheet.recipe import PipelineKind, Recipe
 from tests.helpers.drawing_studio import scripted_images
 from tests.helpers.pictures import picture
-from tests.helpers.postgres import postgres
 
 RECIPE = Recipe(model="none", prompt="a lamp", steps=2, width=160, height=96)
 ROOT = Path(__file__).parents[3]
@@ -200,24 +198,6 @@ def final_of(recipe: Recipe) -> bytes:
     return asyncio.run(draw()).image
 
 
-@contextmanager
-def fresh_database(kind: str, folder: Path) -> Iterator[sa.URL]:
-    with ExitStack() as stack:
-        if kind == "sqlite":
-            url = sa.URL.create("sqlite", database=str(folder / "studio.sqlite"))
-        else:
-            url = stack.enter_context(postgres(folder / "postgres"))
-        engine = sa.create_engine(url)
-        metadata.create_all(engine)
-        with engine.begin() as connection:
-            connection.execute(
-                sa.insert(members),
-                [{"id": "ada", "name": "ada", "role": "client", "created_at": 0.0}],
-            )
-        engine.dispose()
-        yield url
-
-
 @dataclass(eq=False)
 class MortalStudio:
     """A process that works a queue off, and is started again each time it is killed.
@@ -277,7 +257,7 @@ class MortalStudio:
 
 
 @asynccontextmanager
-async def told(store: JobStore, look: Any) -> AsyncIterator[list[Event]]:
+async def told(store: JobStore, look: Callable[[Event], None]) -> AsyncIterator[list[Event]]:
     """Everything that is told of the jobs, each shown to `look` as soon as it is."""
     events: list[Event] = []
 
@@ -298,59 +278,55 @@ async def told(store: JobStore, look: Any) -> AsyncIterator[list[Event]]:
             raise result
 
 
-@pytest.mark.parametrize(
-    ("kind", "studios", "count", "kills"), [("sqlite", 1, 30, 4), ("postgres", 2, 40, 2)]
-)
-async def test_killed_again_and_again_everything_is_drawn_once(
-    kind: str, studios: int, count: int, kills: int, tmp_path: Path
-) -> None:
-    chances = random.Random(f"{kind} {count}")
+async def test_killed_again_and_again_everything_is_drawn_once(url: sa.URL, tmp_path: Path) -> None:
+    shared = url.get_backend_name() == "postgresql"
+    studios, count, kills = (2, 40, 2) if shared else (1, 30, 4)
+    chances = random.Random(count)
     recipe = Recipe(model="none", prompt="a lamp", steps=12, width=640, height=384)
-    with fresh_database(kind, tmp_path) as url:
-        folder = tmp_path / "store"
-        folder.mkdir()
-        mortals = [MortalStudio(url, folder, tmp_path, f"studio-{n}", 2) for n in range(studios)]
-        async with open_database(url) as database, FolderStore(folder) as files:
-            store = JobStore(database, "nobody")
-            jobs: list[Job] = []
-            for seed in range(count):
-                own = recipe.model_copy(update={"prompt": f"lamp {seed}", "seed": seed})
-                new = NewJob(
-                    id=str(uuid.UUID(int=chances.getrandbits(128), version=4)),
-                    kind="draw",
-                    owner="ada",
-                    items=[NewItem(seed, DrawWork(recipe=own).document())],
-                )
-                jobs.append((await store.accept(new, float(seed)))[0])
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mortals = [MortalStudio(url, folder, tmp_path, f"studio-{n}", 2) for n in range(studios)]
+    async with open_database(url) as database, FolderStore(folder) as files:
+        store = JobStore(database, "nobody")
+        jobs: list[Job] = []
+        for seed in range(count):
+            own = recipe.model_copy(update={"prompt": f"lamp {seed}", "seed": seed})
+            new = NewJob(
+                id=str(uuid.UUID(int=chances.getrandbits(128), version=4)),
+                kind="draw",
+                owner="ada",
+                items=[NewItem(seed, DrawWork(recipe=own).document())],
+            )
+            jobs.append((await store.accept(new, float(seed)))[0])
 
-            def is_there(event: Event) -> None:
-                if event.type in {"item.ready", "job.completed"}:
-                    item = next(job for job in jobs if job.id == event.job).items[0]
-                    place = folder / f"studio/takes/{item.take}/actions/{NO_ACTION}/sets/0"
-                    assert (place / "meta.json").is_file()
-                    assert (place / "final.jpg").is_file()
+        def is_there(event: Event) -> None:
+            if event.type in {"item.ready", "job.completed"}:
+                item = next(job for job in jobs if job.id == event.job).items[0]
+                place = folder / f"studio/takes/{item.take}/actions/{NO_ACTION}/sets/0"
+                assert (place / "meta.json").is_file()
+                assert (place / "final.jpg").is_file()
 
-            async with told(store, is_there) as events:
-                try:
-                    await asyncio.gather(*(each.live(chances, kills) for each in mortals))
-                    found = await _all_over(store, count)
-                    await asyncio.sleep(0.1)
-                finally:
-                    for each in mortals:
-                        if each.process is not None and each.process.poll() is None:
-                            each.kill()
-            assert Counter(job.status for job in found) == {"completed": count}
-            killed = sum(each.kills for each in mortals)
-            assert killed == studios * kills
-            assert sum(each.calls for each in mortals) <= count + 2 * killed
-            for job in jobs:
-                _goes_forwards([event.type for event in events if event.job == job.id])
-                own_store = take_store(files, job.items[0].take)
-                final = await own_store.get(Key(f"actions/{NO_ACTION}/sets/0/final.jpg"))
-                asked = recipe.model_copy(
-                    update={"prompt": f"lamp {job.items[0].seed}", "seed": job.items[0].seed}
-                )
-                assert final == await asyncio.to_thread(final_of, asked)
+        async with told(store, is_there) as events:
+            try:
+                await asyncio.gather(*(each.live(chances, kills) for each in mortals))
+                found = await _all_over(store, count)
+                await asyncio.sleep(0.1)
+            finally:
+                for each in mortals:
+                    if each.process is not None and each.process.poll() is None:
+                        each.kill()
+        assert Counter(job.status for job in found) == {"completed": count}
+        killed = sum(each.kills for each in mortals)
+        assert killed == studios * kills
+        assert sum(each.calls for each in mortals) <= count + 2 * killed
+        for job in jobs:
+            _goes_forwards([event.type for event in events if event.job == job.id])
+            own_store = take_store(files, job.items[0].take)
+            final = await own_store.get(Key(f"actions/{NO_ACTION}/sets/0/final.jpg"))
+            asked = recipe.model_copy(
+                update={"prompt": f"lamp {job.items[0].seed}", "seed": job.items[0].seed}
+            )
+            assert final == await asyncio.to_thread(final_of, asked)
 
 
 async def _all_over(store: JobStore, count: int) -> list[Job]:

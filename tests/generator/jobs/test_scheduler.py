@@ -27,9 +27,10 @@ from generator.engines.port import (
 )
 from generator.jobs.database import Database, DatabaseUnavailable, open_database
 from generator.jobs.drawing import DrawingPlace, DrawWork
+from generator.jobs.migrations import upgrade
 from generator.jobs.model import ENDED, Job, Problem
 from generator.jobs.scheduler import Done, OnStep, Scheduler, Workplace
-from generator.jobs.schema import jobs, members, metadata
+from generator.jobs.schema import jobs, members
 from generator.jobs.store import Claimed, JobStore, NewItem, NewJob
 from generator.sheet.recipe import Recipe
 from tests.helpers.drawing_studio import scripted_images
@@ -66,8 +67,8 @@ class ScriptedPlace:
 def url(tmp_path: Path) -> sa.URL:
     address = sa.URL.create("sqlite", database=str(tmp_path / "studio.sqlite"))
     engine = sa.create_engine(address)
-    metadata.create_all(engine)
     with engine.begin() as connection:
+        upgrade(connection)
         connection.execute(
             sa.insert(members),
             [{"id": n, "name": n, "role": "client", "created_at": 0.0} for n in ("ada", "ben")],
