@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -390,7 +390,9 @@ class JobStore:
             )
         )
 
-    async def ready(self, claimed: Claimed, now: float, *, seconds: float, cost: float) -> bool:
+    async def ready(
+        self, claimed: Claimed, now: float, *, seconds: float, cost: float | None
+    ) -> bool:
         """An item is done, and its take is there; False where nobody wants it any more."""
         return await self.database.write(
             lambda connection: _settle(
@@ -437,7 +439,9 @@ class JobStore:
         mine = (items.c.status == "running") & (items.c.holder == self.holder)
         await self.database.write(lambda connection: _let_go(connection, mine, now, crashed=False))
 
-    async def take_over(self, now: float, *, others: bool = False) -> list[str]:
+    async def take_over(
+        self, now: float, *, others: bool = False, holders: Collection[str] | None = None
+    ) -> list[str]:
         """Queue again what is held by nobody any more.
 
         That is what is held on a lease that has run out, and at a start what whoever had our
@@ -446,6 +450,7 @@ class JobStore:
         Args:
             now: Unix time.
             others: whether only leases are looked at: we have begun.
+            holders: who is known to hold nothing any more; None to go by their leases.
 
         Returns:
             The jobs whose items those were.
@@ -453,6 +458,8 @@ class JobStore:
         lost = items.c.lease_until < now
         if not others:
             lost |= items.c.holder == self.holder
+        if holders is not None:
+            lost = items.c.holder.in_(holders)
         return await self.database.write(
             lambda connection: _let_go(
                 connection, (items.c.status == "running") & lost, now, crashed=True
