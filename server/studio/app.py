@@ -16,6 +16,8 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from cache.stores.folder import FolderStore
+from cache.stores.port import Store
 from generator.engines.callback.inbox import callback_inbox
 from generator.engines.inbox import Inbox
 from generator.guarded_outgoing import guarded_client, reach_of
@@ -154,7 +156,7 @@ async def _open_studio(
             jobs,
             [drawing.place(each) for each in engines],
             wall=clock.wall,
-            has_room=room_on_disks(_folders(show), section.keep_free),
+            has_room=room_on_disks(_folders(show, store), section.keep_free),
             on_change=written,
         )
         outlook = QueueOutlook(jobs, scheduler, paces, wall=clock.wall)
@@ -198,10 +200,9 @@ def base_address(section: StudioSection) -> str:
     return f"http://{host}:{section.port}"
 
 
-def _folders(show: Show) -> list[Path]:
+def _folders(show: Show, store: Store) -> list[Path]:
     """The folders that a Studio writes to: their disks are looked at."""
-    folder = folder_of(show.settings.store.url, show.folder)
-    return [show.state_folder, *([] if folder is None else [folder])]
+    return [show.state_folder, *([store.root] if isinstance(store, FolderStore) else [])]
 
 
 def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
