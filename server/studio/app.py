@@ -126,7 +126,7 @@ async def _open_studio(
         unhandled = UnhandledErrors(clock, metrics, show.timezone)
         stack.enter_context(unhandled.of_the_loop())
 
-        callbacks = callback_inbox(show.settings.tokens.callbacks)
+        callbacks = callback_inbox(show.settings.tokens.secrets)
         engines = await stack.enter_async_context(
             studio_engines(show, clock, Inbox() if callbacks is None else callbacks)
         )
