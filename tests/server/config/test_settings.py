@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import itertools
 import pickle
 import re
@@ -230,6 +231,7 @@ def token_for(tokens: Tokens, role: str) -> str | None:
         ("worker", "UNDERSTUDY_WORKER_TOKEN"),
         ("comfyui", "UNDERSTUDY_COMFYUI_TOKEN"),
         ("replicate", "REPLICATE_API_TOKEN"),
+        ("callback", "UNDERSTUDY_CALLBACK_TOKEN"),
     ],
 )
 def test_tokens_come_from_the_environment_or_a_file_it_names(
@@ -241,6 +243,49 @@ def test_tokens_come_from_the_environment_or_a_file_it_names(
         assert token_for(loaded(None, environ).tokens, role) == SECRET
     both = loaded(None, {name: "itself", f"{name}_FILE": str(path)})
     assert token_for(both.tokens, role) == "itself"
+
+
+SIGNING = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+
+
+def test_secrets_for_signatures_come_from_the_environment_or_a_file_it_names(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SIGNING}\n{SIGNING}\n")
+    name = "UNDERSTUDY_CALLBACK_SECRET"
+    for environ, secret in (
+        ({name: SIGNING}, SIGNING),
+        ({f"{name}_FILE": str(path)}, f"{SIGNING}\n{SIGNING}"),
+        ({name: SIGNING, f"{name}_FILE": str(path)}, SIGNING),
+    ):
+        tokens = loaded(None, environ).tokens
+        assert {kind: each.get_secret_value() for kind, each in tokens.secrets.items()} == {
+            "callback": secret
+        }
+        assert SIGNING not in repr(tokens) + tokens.model_dump_json()
+    assert loaded(None, {}).tokens.secrets == {}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SIGNING.removeprefix("whsec_"),
+        "whsec_",
+        "whsec_" + base64.b64encode(bytes(23)).decode(),
+        "whsec_" + base64.b64encode(bytes(65)).decode(),
+        SIGNING + "*",
+        "whsec_\N{SNOWMAN}",
+        f"{SIGNING} other",
+    ],
+)
+def test_a_secret_that_could_not_sign_is_told_with_the_command_that_makes_one(secret: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        loaded(None, {"UNDERSTUDY_CALLBACK_SECRET": secret})
+    [problem] = refused.value.problems
+    assert problem.startswith("environment: UNDERSTUDY_CALLBACK_SECRET: expected whsec_ and 24 to")
+    assert problem.endswith('echo "whsec_$(openssl rand -base64 32)"')
+    assert secret not in problem or secret == "whsec_"
 
 
 def test_secrets_are_never_shown() -> None:
