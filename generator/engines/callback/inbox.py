@@ -33,11 +33,27 @@ _log = structlog.get_logger(__name__)
 TOLERANCE: Final = 300.0
 """Seconds by which the sender's clock and the way here may differ from ours."""
 
-CallbackRefusal = Literal["bad_signature", "expired", "too_large", "bad_request"]
+MAX_CALLBACK: Final = MAX_BODY
+"""Bytes of a webhook's body."""
+
+CallbackCode = Literal["bad_signature", "expired", "too_large", "bad_request"]
 """Why a webhook is not taken: it is answered 401, 401, 413 or 400, and is sent again."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_ID: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRefusal:
+    """Why a webhook is refused.
+
+    Attributes:
+        code: for programs.
+        message: what was expected, for whoever wrote the generator.
+    """
+
+    code: CallbackCode
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +63,18 @@ class CallbackReceipt:
     Attributes:
         effect: whether a drawing came to its end by it.
         refusal: why it is refused; None where it is answered 200, with an effect or without.
-        message: what was expected, for whoever wrote the generator; empty where all is well.
     """
 
     effect: bool
     refusal: CallbackRefusal | None = None
-    message: str = ""
 
 
-class _Refused(Exception):
+class _NotTaken(Exception):
     """A webhook that is not taken."""
 
-    def __init__(self, code: CallbackRefusal, message: str) -> None:
+    def __init__(self, code: CallbackCode, message: str) -> None:
         super().__init__(message)
-        self.code: CallbackRefusal = code
+        self.refusal = CallbackRefusal(code, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,37 +110,38 @@ class CallbackInbox(Inbox):
         Args:
             headers: of its request, under whatever case of letters.
             body: of its request, as it came: the signature is of its bytes. Whoever reads it
-                need read no more than `MAX_BODY` and one byte.
+                need read no more than `MAX_CALLBACK` and one byte.
             now: Unix time.
         """
         try:
             lower = {name.lower(): value for name, value in headers.items()}
             opened = await offload_large(len(body), lambda: self._opened(lower, body, now))
-        except _Refused as refused:
-            _log.warning("callback_refused", code=refused.code, reason=str(refused))
-            return CallbackReceipt(False, refused.code, str(refused))
+        except _NotTaken as error:
+            refusal = error.refusal
+            _log.warning("callback_refused", code=refusal.code, reason=refusal.message)
+            return CallbackReceipt(False, refusal)
         effect = self.hand_in(opened.drawing, opened.answer)
         _log.info("callback_taken", drawing=opened.drawing, effect=effect)
         if effect and opened.flaw:
-            return CallbackReceipt(True, "bad_request", opened.flaw)
+            return CallbackReceipt(True, CallbackRefusal("bad_request", opened.flaw))
         return CallbackReceipt(effect)
 
     def _opened(self, headers: Mapping[str, str], body: bytes, now: float) -> _Opened:
         """Check the signature, then read what is signed: nothing else is read.
 
         Raises:
-            _Refused: it is not to be taken.
+            _NotTaken: it is not to be taken.
         """
-        if len(body) > MAX_BODY:
-            raise _Refused("too_large", f"expected at most {MAX_BODY} bytes")
+        if len(body) > MAX_CALLBACK:
+            raise _NotTaken("too_large", f"expected at most {MAX_CALLBACK} bytes")
         self._check_signature(headers, body, now)
         try:
             fields = read_fields(body)
         except Unfit as error:
-            raise _Refused("bad_request", str(error)) from None
+            raise _NotTaken("bad_request", str(error)) from None
         drawing = fields.get("job_id")
         if not isinstance(drawing, str) or not drawing:
-            raise _Refused("bad_request", "job_id: expected the id that the request came with")
+            raise _NotTaken("bad_request", "job_id: expected the id that the request came with")
         drawing = one_line(drawing, _LONGEST_ID)
         try:
             answer = answer_of(fields)
@@ -134,17 +149,17 @@ class CallbackInbox(Inbox):
             # It would be no better the next time: the drawing is over.
             return _Opened(drawing, LateAnswer(error=str(error)), flaw=str(error))
         if answer is None:
-            raise _Refused("bad_request", "status: expected 'completed' or 'failed'")
+            raise _NotTaken("bad_request", "status: expected 'completed' or 'failed'")
         return _Opened(drawing, answer)
 
     def _check_signature(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
-        """Raises `_Refused` for what is unsigned, forged or out of time."""
+        """Raises `_NotTaken` for what is unsigned, forged or out of time."""
         message, timestamp, signatures = (
             headers.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature")
         )
         at = whole_number(timestamp, 0, int(UNIX_TIME_LIMIT))
         if not message or at is None or not signatures:
-            raise _Refused(
+            raise _NotTaken(
                 "bad_signature",
                 "expected the headers webhook-id, webhook-timestamp (Unix seconds) and "
                 "webhook-signature (v1,…) of Standard Webhooks",
@@ -152,15 +167,15 @@ class CallbackInbox(Inbox):
         try:
             text = body.decode()
         except UnicodeDecodeError:
-            raise _Refused("bad_signature", "expected a body in UTF-8") from None
+            raise _NotTaken("bad_signature", "expected a body in UTF-8") from None
         when = _EPOCH + timedelta(seconds=at)
         given = [each.encode() for each in signatures.split()]
         expected = [signer.sign(message, when, text).encode() for signer in self._signers]
         if not any(hmac.compare_digest(one, other) for one in given for other in expected):
             variable = CallbackSection.secret_variable
-            raise _Refused("bad_signature", f"expected a signature by the secret in {variable}")
+            raise _NotTaken("bad_signature", f"expected a signature by the secret in {variable}")
         if abs(now - at) > TOLERANCE:
-            raise _Refused(
+            raise _NotTaken(
                 "expired", f"expected a webhook-timestamp within {TOLERANCE:g} s of our clock"
             )
 

@@ -208,5 +208,5 @@ class WebhookRoute:
         self.receipts.append(receipt)
         if receipt.refusal is None:
             return JSONResponse({"ok": True})
-        error = {"code": receipt.refusal, "message": receipt.message}
-        return JSONResponse({"ok": False, "error": error}, STATUS[receipt.refusal])
+        error = {"code": receipt.refusal.code, "message": receipt.refusal.message}
+        return JSONResponse({"ok": False, "error": error}, STATUS[receipt.refusal.code])

@@ -22,9 +22,15 @@ from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 
-from generator.engines.callback.answer import MAX_BODY, MAX_IMAGE
+from cache.stores.memory import MemoryStore
+from generator.engines.callback.answer import MAX_IMAGE
 from generator.engines.callback.engine import CallbackEngine, connect_engine
-from generator.engines.callback.inbox import CallbackInbox, CallbackReceipt, callback_inbox
+from generator.engines.callback.inbox import (
+    MAX_CALLBACK,
+    CallbackInbox,
+    CallbackReceipt,
+    callback_inbox,
+)
 from generator.engines.callback.settings import CallbackSection
 from generator.engines.inbox import Inbox, LateAnswer
 from generator.engines.port import (
@@ -38,6 +44,8 @@ from generator.engines.port import (
 )
 from generator.engines.settings import BadEngine, EngineAccess, NotReady
 from generator.outgoing import outgoing_client
+from generator.sets.recorder import PlannedSet, Recorder
+from generator.sheet.description import Description
 from generator.sheet.recipe import Lora
 from tests.contracts.engine_contract import AddressedEngineContract, drawn, from_base, recipe
 from tests.generator.engines.callback_server import (
@@ -61,6 +69,10 @@ NOW = 1_900_000_000.0
 def settings_of(**settings: Any) -> CallbackSection:
     given = {"url": "http://gpu.example/draw", "answers_to": "https://studio.example/hook"}
     return CallbackSection(name="modal", **{**given, **settings})
+
+
+def code_of(receipt: CallbackReceipt) -> str | None:
+    return None if receipt.refusal is None else receipt.refusal.code
 
 
 @asynccontextmanager
@@ -266,6 +278,17 @@ class TestAnswers:
                 await drawn(engine, recipe())
 
 
+async def test_a_set_is_recorded_with_it() -> None:
+    generator, store = CallbackGenerator(), MemoryStore()
+    async with engine_on(generator) as engine:
+        meta = await Recorder(engine, store, alone=True).record_planned(
+            PlannedSet("lamp", 0, recipe(seed=9), Description())
+        )
+    assert (meta.total_steps, meta.timing, meta.engine) == (1, "measured", engine.name)
+    [image] = [data for key, data in store.contents.items() if key.endswith(".png")]
+    assert image == picture({"width": 160, "height": 96, "seed": 9})
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "error"),
@@ -370,9 +393,10 @@ class TestWebhooks:
     async def test_what_is_said_of_it_names_what_was_expected(self) -> None:
         with structlog.testing.capture_logs() as logs:
             inbox = CallbackInbox(SecretStr(SECRET))
-            refused = await inbox.deliver({}, b"{}", NOW)
-        assert refused == CallbackReceipt(False, "bad_signature", refused.message)
-        assert "webhook-id, webhook-timestamp" in refused.message
+            receipt = await inbox.deliver({}, b"{}", NOW)
+        assert code_of(receipt) == "bad_signature"
+        assert receipt.refusal is not None
+        assert "webhook-id, webhook-timestamp" in receipt.refusal.message
         assert [(each["event"], each["code"]) for each in logs] == [
             ("callback_refused", "bad_signature")
         ]
@@ -434,7 +458,7 @@ class TestSignatures:
             receipt = await inbox.deliver(headers, self.body() if body is None else body, NOW)
             assert receipt.effect == coming.done()
             assert receipt.effect or receipt.refusal is not None
-        return receipt.refusal
+        return code_of(receipt)
 
     @pytest.mark.parametrize("apart", [-300, -1, 0, 1, 300])
     async def test_five_minutes_are_let_pass(self, apart: int) -> None:
@@ -526,12 +550,12 @@ class TestSignatures:
             image = base64.b64encode(bytes(size)).decode()
             fields = {"job_id": "a", "status": "completed", "image_base64": image}
             body = json.dumps(fields).encode()
-            assert len(body) <= MAX_BODY
+            assert len(body) <= MAX_CALLBACK
             with inbox.expecting("a") as coming:
                 receipt = await inbox.deliver(signed(body, at=NOW), body, NOW)
-                assert receipt.refusal == refusal
+                assert code_of(receipt) == refusal
                 assert coming.result().image == (None if refusal else bytes(size))
-        assert (await inbox.deliver({}, bytes(MAX_BODY + 1), NOW)).refusal == "too_large"
+        assert code_of(await inbox.deliver({}, bytes(MAX_CALLBACK + 1), NOW)) == "too_large"
 
     @settings(max_examples=40, deadline=None)
     @given(
@@ -549,7 +573,7 @@ class TestSignatures:
             body = body.decode("utf-8", "replace").encode()
             headers = signed(body, at=NOW)
         receipt = await inbox.deliver(headers, body, NOW)
-        assert receipt.refusal in ({"bad_request", None} if sign else {"bad_signature"})
+        assert code_of(receipt) in ({"bad_request", None} if sign else {"bad_signature"})
         assert not receipt.effect
 
     @pytest.mark.parametrize("manner", ["signed", "forged", "unsigned"])
@@ -559,7 +583,7 @@ class TestSignatures:
         try:
             Webhook(SECRET).verify(body, headers)
         except Exception:  # noqa: BLE001 - a malformed header is any sort of error there
-            assert ours.refusal == "bad_signature"
+            assert code_of(ours) == "bad_signature"
         else:
             assert ours.refusal is None
 
