@@ -403,9 +403,11 @@ class Tokens(_Section):
         operator: lets in who may operate, as `viewer` and `screen` let in others.
         engines: what is brought to engines elsewhere, by their kind. A worker of ours wants the one
             that workers are brought.
+        secrets: what engines elsewhere sign their answers with, by their kind.
     """
 
     operator: SecretStr | None = None
     viewer: SecretStr | None = None
     screen: SecretStr | None = None
     engines: Mapping[str, SecretStr] = Field(default_factory=dict)
+    secrets: Mapping[str, SecretStr] = Field(default_factory=dict)

@@ -31,7 +31,13 @@ from generator.engines.registry import KINDS, AnyEngine, engine_keys
 from generator.sheet.cues import Identifier
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from generator.styles import Style, StyleName, with_default_styles
-from server.config.environment import PREFIX, is_service_link, tidy, why_no_token
+from server.config.environment import (
+    PREFIX,
+    is_service_link,
+    tidy,
+    why_no_secret,
+    why_no_token,
+)
 from server.config.sections import (
     CacheSection,
     DisplaySection,
@@ -60,8 +66,15 @@ def token_variables() -> dict[str, str]:
     return ours | {kind: name for kind, name in theirs.items() if name is not None}
 
 
+def secret_variables() -> dict[str, str]:
+    """Variables that hold a secret for signatures, or name its file, by the kind that signs."""
+    secrets = {kind: engine.secret_variable for kind, engine in KINDS.items()}
+    return {kind: name for kind, name in secrets.items() if name is not None}
+
+
 def _token_names() -> set[str]:
-    return {name + end for name in token_variables().values() for end in ("", "_FILE")}
+    names = (*token_variables().values(), *secret_variables().values())
+    return {name + end for name in names for end in ("", "_FILE")}
 
 
 class Settings(BaseModel):
@@ -289,22 +302,34 @@ def _variables() -> frozenset[str]:
 def _read_tokens(env: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     tokens: dict[str, Any] = {}
     for role, name in token_variables().items():
-        token, path = env.get(name), env.get(f"{name}_FILE")
-        if path and not token:
-            try:
-                token = Path(path).read_text(encoding="utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-                problems.append(f"environment: {name}_FILE: {path}: {reason}")
-            else:
-                if not token:
-                    problems.append(f"environment: {name}_FILE: {path}: is empty")
+        token = _read_secret(env, name, problems)
         sent = role not in _ROLES
         if token and (why_not := why_no_token(token, sent=sent)) is not None:
             problems.append(f"environment: {name}: {why_not}")
         elif token:
             (tokens.setdefault("engines", {}) if sent else tokens)[role] = token
+    for kind, name in secret_variables().items():
+        secret = _read_secret(env, name, problems)
+        if secret and (why_not := why_no_secret(secret)) is not None:
+            problems.append(f"environment: {name}: {why_not}")
+        elif secret:
+            tokens.setdefault("secrets", {})[kind] = secret
     return tokens
+
+
+def _read_secret(env: Mapping[str, str], name: str, problems: list[str]) -> str | None:
+    """What a variable holds, or the file that its ``_FILE`` names; None or empty for nothing."""
+    secret, path = env.get(name), env.get(f"{name}_FILE")
+    if path and not secret:
+        try:
+            secret = Path(path).read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+            problems.append(f"environment: {name}_FILE: {path}: {reason}")
+        else:
+            if not secret:
+                problems.append(f"environment: {name}_FILE: {path}: is empty")
+    return secret
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import pickle
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from generator.engines.registry import KINDS, engine_section
+from generator.engines.settings import RemoteSection
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from generator.styles import DEFAULT_STYLES, Style
 from server.config.sections import FirstFrameTimeout, Tokens
@@ -232,6 +234,7 @@ def token_for(tokens: Tokens, role: str) -> str | None:
         ("worker", "UNDERSTUDY_WORKER_TOKEN"),
         ("comfyui", "UNDERSTUDY_COMFYUI_TOKEN"),
         ("replicate", "REPLICATE_API_TOKEN"),
+        ("callback", "UNDERSTUDY_CALLBACK_TOKEN"),
     ],
 )
 def test_tokens_come_from_the_environment_or_a_file_it_names(
@@ -243,6 +246,49 @@ def test_tokens_come_from_the_environment_or_a_file_it_names(
         assert token_for(loaded(None, environ).tokens, role) == SECRET
     both = loaded(None, {name: "itself", f"{name}_FILE": str(path)})
     assert token_for(both.tokens, role) == "itself"
+
+
+SIGNING = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+
+
+def test_secrets_for_signatures_come_from_the_environment_or_a_file_it_names(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SIGNING}\n{SIGNING}\n")
+    name = "UNDERSTUDY_CALLBACK_SECRET"
+    for environ, secret in (
+        ({name: SIGNING}, SIGNING),
+        ({f"{name}_FILE": str(path)}, f"{SIGNING}\n{SIGNING}"),
+        ({name: SIGNING, f"{name}_FILE": str(path)}, SIGNING),
+    ):
+        tokens = loaded(None, environ).tokens
+        assert {kind: each.get_secret_value() for kind, each in tokens.secrets.items()} == {
+            "callback": secret
+        }
+        assert SIGNING not in repr(tokens) + tokens.model_dump_json()
+    assert loaded(None, {}).tokens.secrets == {}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SIGNING.removeprefix("whsec_"),
+        "whsec_",
+        "whsec_" + base64.b64encode(bytes(23)).decode(),
+        "whsec_" + base64.b64encode(bytes(65)).decode(),
+        SIGNING + "*",
+        "whsec_\N{SNOWMAN}",
+        f"{SIGNING} other",
+    ],
+)
+def test_a_secret_that_could_not_sign_is_told_with_the_command_that_makes_one(secret: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        loaded(None, {"UNDERSTUDY_CALLBACK_SECRET": secret})
+    [problem] = refused.value.problems
+    assert problem.startswith("environment: UNDERSTUDY_CALLBACK_SECRET: expected whsec_ and 24 to")
+    assert problem.endswith('echo "whsec_$(openssl rand -base64 32)"')
+    assert secret not in problem or secret == "whsec_"
 
 
 def test_secrets_are_never_shown() -> None:
@@ -656,7 +702,10 @@ def test_a_databases_password_in_a_file_that_is_passed_around_is_refused(
 @pytest.mark.parametrize(
     ("address", "opened"),
     [
-        ("postgresql://me@db.example:5433/studio", "postgresql+psycopg://me@db.example:5433/studio"),
+        (
+            "postgresql://me@db.example:5433/studio",
+            "postgresql+psycopg://me@db.example:5433/studio",
+        ),
         ("postgres:///studio", "postgresql+psycopg:///studio"),
         ("sqlite:////srv/studio.sqlite", "sqlite:////srv/studio.sqlite"),
     ],
@@ -683,7 +732,9 @@ def test_what_is_no_database_is_told_without_its_address(address: str) -> None:
 
 
 def test_the_studio_listens_as_any_server_of_ours(tmp_path: Path) -> None:
-    text = '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    text = (
+        '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    )
     section = loaded(text, folder=tmp_path).studio
     assert (section.server.host, section.server.port) == ("127.0.0.1", 8100)
     assert section.server.public_url == "https://venue.example/studio/"
@@ -751,9 +802,10 @@ def test_what_is_wrong_with_a_style_a_fast_variant_or_a_cost(
 
 def test_every_kind_of_engine_may_say_what_it_costs() -> None:
     for kind, section in KINDS.items():
-        url = {"url": f"{section.scheme}://gpu"} if not section.local else {}  # type: ignore[union-attr] - where it is not local, it has one
+        url = {"url": f"{section.scheme}://gpu"} if issubclass(section, RemoteSection) else {}
         more = {"model": "owner/name"} if kind == "replicate" else {}
         more |= {"workflow": "w.json"} if kind == "comfyui" else {}
+        more |= {"answers_to": "https://studio.example/hook"} if kind == "callback" else {}
         made = engine_section(
             {"name": "a", "kind": kind, "an_hour": 1.1, "a_picture": 0, **url, **more}
         )
