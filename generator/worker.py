@@ -13,7 +13,7 @@ import asyncio
 import base64
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import ip_address
@@ -51,7 +51,7 @@ from generator.observed_engine import ObservedEngine
 from generator.sets.numbers import NumberTaken
 from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
-from generator.worker_queue import Queue, QueueIsFull, Turn
+from generator.worker_queue import EngineTurn, Queue, QueueIsFull
 
 _log = structlog.get_logger(__name__)
 
@@ -179,7 +179,7 @@ class Worker:
     async def generate(self, request: Request) -> Response:
         """`POST /generate`: a recipe in, events out."""
         recipe = await _read(Recipe, request)
-        turn = Turn(_priority_of(request))
+        turn = EngineTurn(_priority_of(request))
         try:
             self._queue.check_room(turn.priority)
         except QueueIsFull:
@@ -196,7 +196,7 @@ class Worker:
             text = f"this worker keeps its sets elsewhere: {where}"
             raise RequestRefused(409, "other_store", text)
         try:
-            recording = self._record(self.store, asked, Turn(_priority_of(request)))
+            recording = self._record(self.store, asked, EngineTurn(_priority_of(request)))
             answer = await _unless_hung_up(request.receive, recording)
         except QueueIsFull:
             raise WorkerBusy from None
@@ -274,11 +274,11 @@ class Worker:
         return "drawing"
 
     async def _draw_probe(self) -> None:
-        turn = Turn()
+        turn = EngineTurn()
         async with self._queue.given_to(turn):
             await turn.unless_overtaken(draw_for_nobody(self.engine, self.probe))
 
-    async def _record(self, store: Store, asked: SetRequest, turn: Turn) -> Response:
+    async def _record(self, store: Store, asked: SetRequest, turn: EngineTurn) -> Response:
         """Draw a set and keep it; overtaken, it leaves no set, as whatever interrupts it."""
         recipe = recipe_of_set(asked.recipe, asked.set_id)
         planned = PlannedSet(asked.action_id, asked.set_id, recipe, asked.description)
@@ -291,71 +291,79 @@ class Worker:
             meta = await turn.unless_overtaken(found_or_drawn())
         return Response(dump_meta(meta), media_type="application/json")
 
-    async def _events(self, recipe: Recipe, turn: Turn) -> AsyncGenerator[bytes, None]:
+    async def _events(self, recipe: Recipe, turn: EngineTurn) -> AsyncGenerator[bytes, None]:
         """The drawing as events, with a sign of life wherever nothing was said for a while.
 
         It draws in a task of its own: where nobody reads on, this stands still at a `yield`, and
         the show would wait for a reader that has stalled.
         """
-        events, room = asyncio.Queue[bytes | None](), asyncio.Semaphore(_AHEAD)
-
-        async def put(said: bytes) -> None:
-            await room.acquire()
-            events.put_nowait(said)
-
-        drawing = asyncio.create_task(self._draw(recipe, turn, put), name="drawing")
-        drawing.add_done_callback(lambda _ended: events.put_nowait(None))
+        said, room = asyncio.Queue[bytes | None](), asyncio.Semaphore(_AHEAD)
+        drawing = asyncio.create_task(
+            self._draw(recipe, turn, said.put_nowait, room), name="drawing"
+        )
+        drawing.add_done_callback(lambda _ended: said.put_nowait(None))
         try:
             while True:
                 try:
                     async with asyncio.timeout(self.heartbeat):
-                        said = await events.get()
+                        words = await said.get()
                 except TimeoutError:
                     yield self._sign_of_life(turn)
                     continue
-                if said is None:
+                if words is None:
                     drawing.result()
                     return
-                yield said
+                yield words
                 room.release()
         finally:
             await cancel_and_wait(drawing)
 
-    def _sign_of_life(self, turn: Turn) -> bytes:
-        if turn.waits and self._observed.is_proven:
-            return event("waiting", {"ahead": self._queue.ahead_of(turn)})
+    def _sign_of_life(self, turn: EngineTurn) -> bytes:
+        ahead = self._queue.ahead_of(turn)
+        if ahead is not None and self._observed.is_proven:
+            return event("waiting", {"ahead": ahead})
         return b": still here\n\n"
 
     async def _draw(
-        self, recipe: Recipe, turn: Turn, put: Callable[[bytes], Coroutine[Any, Any, None]]
+        self,
+        recipe: Recipe,
+        turn: EngineTurn,
+        say: Callable[[bytes], None],
+        room: asyncio.Semaphore,
     ) -> None:
-        """Draw, and put what there is to say; the last is always `done` or `error`."""
+        """Draw, and say what comes of it; the last is always `done` or `error`.
+
+        Args:
+            recipe: what.
+            turn: not yet given.
+            say: takes one event, or several.
+            room: has a place for each picture that may wait to be read.
+        """
         asked, finished = self.now(), False
         try:
             try:
                 async with self._queue.given_to(turn), self._observed.render(recipe) as images:
-                    queued, started = self.now() - asked, False
+                    queued = self.now() - asked
                     while (image := await turn.unless_overtaken(_next(images))) is not None:
-                        if not started:
-                            await turn.unless_overtaken(put(started_event(image, queued)))
-                            started = True
-                        await turn.unless_overtaken(put(step_event(image)))
+                        await turn.unless_overtaken(room.acquire())
+                        begins = started_event(image, queued) if image.step == 1 else b""
+                        say(begins + step_event(image))
                         finished = image.final
             except EnginePreempted:
                 if not finished:
-                    raise
+                    raise  # else it was overtaken at its very end, and is whole
             engine = self.engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
-            await put(event("done", done))
+            say(event("done", done))
         except EnginePreempted as error:
             _log.info("drawing_preempted")
-            await put(_error_event(error))
+            say(_error_event(error))
         except EngineError as error:
             _log.warning("drawing_failed", code=error_code(error)[0], reason=str(error))
-            await put(_error_event(error))
+            say(_error_event(error))
             self._tell_if_poisoned(error)
         except QueueIsFull:
-            await put(event("error", WorkerBusy().error))
+            say(event("error", WorkerBusy().error))
 
     def _tell_if_poisoned(self, error: EngineError) -> None:
         if isinstance(error, EnginePoisoned):

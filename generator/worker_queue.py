@@ -28,18 +28,16 @@ class QueueIsFull(Exception):
 
 
 @dataclass(eq=False)
-class Turn:
+class EngineTurn:
     """One who wants the engine, waits for it, or has it.
 
     Attributes:
         priority: ``show`` goes before None, which is everybody else.
-        waits: whether it stands in the queue now.
         given: set once it need not wait any longer.
         overtaken: set once the show wants the engine that this turn has; it is over then.
     """
 
     priority: Priority | None = None
-    waits: bool = field(default=False, init=False)
     given: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     overtaken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -75,18 +73,21 @@ class Queue:
 
     def __init__(self, limit: int = WAITING) -> None:
         self._limit = limit
-        self._waiting: dict[Priority | None, deque[Turn]] = {"show": deque(), None: deque()}
-        self._having: Turn | None = None
+        self._waiting: dict[Priority | None, deque[EngineTurn]] = {"show": deque(), None: deque()}
+        self._having: EngineTurn | None = None
 
     @property
     def waiting(self) -> int:
         """How many wait, of whichever kind."""
         return sum(map(len, self._waiting.values()))
 
-    def ahead_of(self, turn: Turn) -> int:
-        """How many have the engine before one that waits, as far as is known now."""
+    def ahead_of(self, turn: EngineTurn) -> int | None:
+        """How many have the engine before `turn`, as far as is known; None if it does not wait."""
+        equals = self._waiting[turn.priority]
+        if turn not in equals:
+            return None
         first = len(self._waiting["show"]) if turn.priority is None else 0
-        return 1 + first + self._waiting[turn.priority].index(turn)
+        return 1 + first + equals.index(turn)
 
     def check_room(self, priority: Priority | None) -> None:
         """Make sure that one more may wait.
@@ -98,10 +99,10 @@ class Queue:
             raise QueueIsFull
 
     @asynccontextmanager
-    async def given_to(self, turn: Turn) -> AsyncIterator[None]:
+    async def given_to(self, turn: EngineTurn) -> AsyncIterator[None]:
         """Wait for the engine, and have it until the context is left.
 
-        Whoever has it for something other than the show draws by `Turn.unless_overtaken`, and
+        Whoever has it for something other than the show draws by `EngineTurn.unless_overtaken`, and
         leaves soon after that has raised. The engine itself must have been left before: the next
         one begins at once.
 
@@ -118,9 +119,8 @@ class Queue:
         finally:
             self._hand_over()
 
-    async def _wait(self, turn: Turn, before: Turn) -> None:
+    async def _wait(self, turn: EngineTurn, before: EngineTurn) -> None:
         self._waiting[turn.priority].append(turn)
-        turn.waits = True
         if turn.priority == "show" and before.priority is None:
             before.overtaken.set()
         try:
@@ -131,8 +131,6 @@ class Queue:
             else:
                 self._waiting[turn.priority].remove(turn)
             raise
-        finally:
-            turn.waits = False
 
     def _hand_over(self) -> None:
         queue = self._waiting["show"] or self._waiting[None]

@@ -166,6 +166,7 @@ class LocalEngine:
         Raises:
             EngineStarting: it is on its way.
             EngineUnavailable: it is not ready, with the reason; or its process was lost.
+            EnginePreempted: it was taken for the show.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off.
         """
@@ -430,7 +431,8 @@ class LocalEngine:
             well = True  # it answered
             raise
         except (EnginePreempted, EngineOccupied):
-            raise  # nothing is wrong with it
+            life.excused()
+            raise
         except EngineUnavailable as error:
             life.lost = str(error)
             raise EngineUnavailable(f"{self._title} was lost: {error}") from error

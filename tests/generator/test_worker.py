@@ -36,7 +36,7 @@ from generator.sets.inventory import Holding, Job, take_inventory
 from generator.sheet.plan import Action
 from generator.sheet.recipe import seed_for
 from generator.worker import Worker
-from generator.worker_queue import Turn
+from generator.worker_queue import EngineTurn
 from tests.contracts.engine_contract import AddressedEngineContract, drawn, recipe
 from tests.helpers.servers import listening
 
@@ -153,7 +153,7 @@ class TestWhatIsSent:
     async def test_a_worker_that_falls_silent_is_unavailable(self) -> None:
         silent = ScriptedEngine([], pause=0, error=None)
         worker = Worker(silent, probe=recipe(), heartbeat=60)
-        before_us = worker._queue.given_to(Turn())  # a drawing that never ends
+        before_us = worker._queue.given_to(EngineTurn())  # a drawing that never ends
         async with remote(worker, silence=0.3) as engine, before_us:
             with pytest.raises(EngineUnavailable, match="silent"):
                 await drawn(engine, recipe())

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.tasks import cancel_and_wait
 from generator.engines.port import EnginePreempted, Priority
-from generator.worker_queue import Queue, QueueIsFull, Turn
+from generator.worker_queue import EngineTurn, Queue, QueueIsFull
 
 Happens = Literal["asked", "asked for the show", "done"] | int
 """A number: whoever waits there, counted round, goes away."""
@@ -30,10 +31,10 @@ class Studio:
 
     async def ask(self, name: str, priority: Priority | None = None) -> None:
         self._done[name] = asyncio.Event()
-        self.asking[name] = asyncio.create_task(self._draw(name, Turn(priority)))
+        self.asking[name] = asyncio.create_task(self._draw(name, EngineTurn(priority)))
         await rest()
 
-    async def _draw(self, name: str, turn: Turn) -> None:
+    async def _draw(self, name: str, turn: EngineTurn) -> None:
         try:
             async with self.queue.given_to(turn):
                 self.having.append(name)
@@ -127,13 +128,13 @@ async def test_the_engine_is_handed_over_once_the_overtaken_one_has_left_it() ->
                 await asyncio.sleep(0)
             told.append("left")
 
-    async def draw(turn: Turn) -> None:
+    async def draw(turn: EngineTurn) -> None:
         async with queue.given_to(turn):
             await turn.unless_overtaken(slow_to_leave())
 
-    other = asyncio.create_task(draw(Turn()))
+    other = asyncio.create_task(draw(EngineTurn()))
     await rest()
-    async with queue.given_to(Turn("show")):
+    async with queue.given_to(EngineTurn("show")):
         told.append("the show draws")
     assert told == ["left", "the show draws"]
     with pytest.raises(EnginePreempted):
@@ -141,7 +142,7 @@ async def test_the_engine_is_handed_over_once_the_overtaken_one_has_left_it() ->
 
 
 async def test_what_is_over_at_the_same_moment_is_whole() -> None:
-    turn = Turn()
+    turn = EngineTurn()
 
     async def last_step() -> str:
         turn.overtaken.set()
@@ -165,6 +166,24 @@ async def test_one_that_is_given_the_engine_as_it_goes_away_hands_it_on() -> Non
     assert studio.having == ["third"]
     await studio.finish()
     assert (studio.having, studio.queue.waiting) == ([], 0)
+
+
+async def test_who_waits_can_be_told_how_many_come_first() -> None:
+    queue = Queue()
+    having, other, later, show = EngineTurn(), EngineTurn(), EngineTurn(), EngineTurn("show")
+
+    async def draw(turn: EngineTurn) -> None:
+        async with queue.given_to(turn):
+            await asyncio.sleep(60)
+
+    drawing = [asyncio.create_task(draw(turn)) for turn in (having, other, later, show)]
+    await rest()
+    assert [queue.ahead_of(turn) for turn in (having, show, other, later)] == [None, 1, 2, 3]
+    drawing[0].cancel()  # the others do not know yet that it has gone
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [queue.ahead_of(turn) for turn in (show, other, later)] == [None, 1, 2]
+    await cancel_and_wait(*drawing)
 
 
 async def test_the_show_is_not_refused_because_others_wait() -> None:

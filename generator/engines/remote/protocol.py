@@ -11,7 +11,7 @@ from generator.sheet.cues import Identifier
 from generator.sheet.description import Description
 from generator.sheet.recipe import Recipe
 
-PRIORITY_HEADER: Final = "understudy-priority"
+PRIORITY_HEADER: Final = "Understudy-Priority"
 """Of a request: for whom it is (`Priority`). Without it, or with another word, for anybody."""
 
 
