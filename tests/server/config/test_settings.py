@@ -656,7 +656,10 @@ def test_a_databases_password_in_a_file_that_is_passed_around_is_refused(
 @pytest.mark.parametrize(
     ("address", "opened"),
     [
-        ("postgresql://me@db.example:5433/studio", "postgresql+psycopg://me@db.example:5433/studio"),
+        (
+            "postgresql://me@db.example:5433/studio",
+            "postgresql+psycopg://me@db.example:5433/studio",
+        ),
         ("postgres:///studio", "postgresql+psycopg:///studio"),
         ("sqlite:////srv/studio.sqlite", "sqlite:////srv/studio.sqlite"),
     ],
@@ -683,7 +686,9 @@ def test_what_is_no_database_is_told_without_its_address(address: str) -> None:
 
 
 def test_the_studio_listens_as_any_server_of_ours(tmp_path: Path) -> None:
-    text = '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    text = (
+        '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    )
     section = loaded(text, folder=tmp_path).studio
     assert (section.server.host, section.server.port) == ("127.0.0.1", 8100)
     assert section.server.public_url == "https://venue.example/studio/"
