@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -341,7 +342,7 @@ class RequestReading:
     request: JobRequest
     catalogue: Catalogue
     bases: Mapping[str, bytes] | None = None
-    unread: Set[str] = frozenset()
+    unread: AbstractSet[str] = frozenset()
     _: KW_ONLY
     problems: list[FieldProblem] = field(default_factory=list)
 
@@ -440,7 +441,10 @@ class RequestReading:
             self._wrong("speed", message)
         if self.problems or self.unread:
             return []
-        return [self._drawing(name, program, prompt, style, base, own) for prompt in prompts]
+        return [
+            self._drawing(name, program, prompt, style=style, base=base, own=own)
+            for prompt in prompts
+        ]
 
     def _program_name(self) -> str | None:
         """The program that draws; None where it is that of a cue that there is not."""
@@ -457,6 +461,7 @@ class RequestReading:
         name: str,
         program: Program,
         prompt: str | None,
+        *,
         style: str | None,
         base: bytes | None,
         own: bytes | None,

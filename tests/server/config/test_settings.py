@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from generator.engines.registry import KINDS, engine_section
+from generator.engines.settings import RemoteSection
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from generator.styles import DEFAULT_STYLES, Style
 from server.config.sections import FirstFrameTimeout, Tokens
@@ -756,7 +757,7 @@ def test_what_is_wrong_with_a_style_a_fast_variant_or_a_cost(
 
 def test_every_kind_of_engine_may_say_what_it_costs() -> None:
     for kind, section in KINDS.items():
-        url = {"url": f"{section.scheme}://gpu"} if not section.local else {}  # type: ignore[union-attr] - where it is not local, it has one
+        url = {"url": f"{section.scheme}://gpu"} if issubclass(section, RemoteSection) else {}
         more = {"model": "owner/name"} if kind == "replicate" else {}
         more |= {"workflow": "w.json"} if kind == "comfyui" else {}
         made = engine_section(
