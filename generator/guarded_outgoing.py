@@ -406,10 +406,8 @@ def _no_address() -> AddressRefused:
 
 def _not_public(scheme: str) -> AddressRefused:
     # Which address it was is not told: that would be a map of the network that we stand in.
-    what = "over https at a public address" if scheme == "https" else "over https"
-    return AddressRefused(
-        f"it may be asked only {what}, or where [studio] hooks_may_reach names its host"
-    )
+    what = "a public address" if scheme == "https" else "https"
+    return AddressRefused(f"expected {what}, or a host that [studio] hooks_may_reach names")
 
 
 def _aimed(request: httpx.Request, host: str, address: Address) -> httpx.Request:
