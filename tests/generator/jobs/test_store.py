@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from generator.jobs.choice import Waiting, in_order
 from generator.jobs.database import open_database
 from generator.jobs.model import ENDED, SETTLED, Problem
-from generator.jobs.schema import state
 from generator.jobs.store import (
     Claimed,
     JobStore,
