@@ -40,7 +40,9 @@ async def backup(url: sa.URL, file: Path) -> int:
     """
     source = sqlite_file(url)
     if source is None:
-        plain = url.set(drivername="postgresql", password=None)
+        # `set` would leave a password as it is.
+        plain = url._replace(drivername="postgresql", password=None)
+        plain = plain.difference_update_query(["password", "sslpassword"])
         raise BackupRefused(
             "Postgres makes its own copies: "
             f"pg_dump --format=custom --file={file} "

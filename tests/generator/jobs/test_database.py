@@ -135,10 +135,8 @@ async def test_a_read_sees_one_moment(url: sa.URL) -> None:
         assert await reading == (0, 0)
 
 
-async def test_a_reader_cannot_write(url: sa.URL) -> None:
-    if url.get_backend_name() == "sqlite":
-        pytest.skip("SQLite has one kind of connection")
-    async with open_database(url) as database:
+async def test_a_reader_on_postgres_cannot_write(own_server: PostgresServer) -> None:
+    async with open_database(own_server.url) as database:
         with pytest.raises(DatabaseError):
             await database.read(lambda c: c.execute(put("no")))
 
@@ -267,12 +265,12 @@ async def test_a_server_that_goes_away_in_a_transaction_has_done_none_of_it(
         assert await names(database) == []
 
 
-async def test_one_who_writes_by_hand_and_is_in_the_way_is_waited_for(url: sa.URL) -> None:
-    if url.get_backend_name() == "sqlite":
-        pytest.skip("SQLite lets nobody else begin")
-    async with open_database(url) as database:
+async def test_one_who_writes_by_hand_and_is_in_the_way_is_waited_for(
+    own_server: PostgresServer,
+) -> None:
+    async with open_database(own_server.url) as database:
         await database.write(lambda c: (c.execute(put("a")), c.execute(put("b")))[0])
-        by_hand = sa.create_engine(url)
+        by_hand = sa.create_engine(own_server.url)
         hold, go_on = threading.Event(), threading.Event()
 
         def change(name: str) -> sa.Update:

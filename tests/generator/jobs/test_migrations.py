@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 
 from generator.jobs.database import open_database
 from generator.jobs.migrations import UnknownRevision, upgrade
+from generator.jobs.model import take_id
 from generator.jobs.schema import metadata
 from generator.jobs.store import JobStore, NewItem, NewJob
 
@@ -61,7 +62,7 @@ def test_a_revision_that_nobody_knows_is_refused_with_what_to_do(bare: sa.URL) -
     engine.dispose()
 
 
-def test_one_that_breaks_off_leaves_nothing(bare: sa.URL) -> None:
+def test_an_upgrade_that_is_rolled_back_leaves_nothing(bare: sa.URL) -> None:
     engine = sa.create_engine(bare)
     if bare.get_backend_name() == "sqlite":
 
@@ -73,9 +74,9 @@ def test_one_that_breaks_off_leaves_nothing(bare: sa.URL) -> None:
         def begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    with pytest.raises(ZeroDivisionError), engine.begin() as connection:
+    with engine.connect() as connection:
         upgrade(connection)
-        raise ZeroDivisionError
+        connection.rollback()
     assert sa.inspect(engine).get_table_names() == []
     engine.dispose()
 
@@ -116,9 +117,7 @@ async def test_what_operators_ask_of_the_view_is_answered(url: sa.URL) -> None:
         rows = await database.read(ask("SELECT * FROM generation_jobs ORDER BY created_at DESC"))
         assert [row["id"] for row in rows] == [other.id, new.id, old.id]
         row = dict(rows[1])
-        take = claimed.take if claimed.n == 0 else None
-        assert row["result_url"].startswith("/takes/")
-        assert take is None or row["result_url"] == f"/takes/{take}/image"
+        assert row["result_url"] == f"/takes/{take_id(new.id, 0)}/image"
         assert {key: row[key] for key in ("job_id", "user_id", "status", "prompt", "style")} == {
             "job_id": new.id,
             "user_id": "ada",
