@@ -6,20 +6,44 @@ each of them. Where pictures of different numbers of steps were drawn, the two a
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, suppress
 from itertools import combinations
 from statistics import median
 from typing import Any, Final
 
+import sqlalchemy as sa
+import structlog
+
+from cache.tasks import cancel_and_wait
+from generator.jobs.database import DatabaseError
 from generator.jobs.eta import WorkSize
+from generator.jobs.schema import state
+from generator.jobs.store import JobStore
+
+_log = structlog.get_logger(__name__)
 
 _LAST: Final = 16
 """How many pictures of a kind are remembered: what an engine did an hour ago is no news."""
 
 _KINDS: Final = 512
 """How many kinds are remembered; those that were drawn longest ago are forgotten first."""
+
+_REMEMBER_EVERY: Final = 30.0
+_PACES: Final = "paces/"
+"""What the names begin with under which each Studio remembers what it has learnt."""
 
 _Kind = tuple[str, str, int, int]
 """Engine, model, width, height."""
@@ -38,6 +62,7 @@ class Paces:
     def __init__(self) -> None:
         self.version = 0
         self._runs: dict[_Kind, deque[_Run]] = {}
+        self._elsewhere: dict[_Kind, list[_Run]] = {}
 
     def learn(self, engine: str, size: WorkSize, seconds: float) -> None:
         """A picture was drawn in so many seconds, from asking for it to having kept it."""
@@ -54,23 +79,89 @@ class Paces:
 
     def seconds(self, engine: str, size: WorkSize) -> float | None:
         """How long a picture will take on an engine; None where nothing like it was drawn."""
-        runs = self._runs.get((engine, size.model, size.width, size.height))
+        kind = (engine, size.model, size.width, size.height)
+        runs = self._runs.get(kind) or self._elsewhere.get(kind)
         return None if not runs else foretell(runs, size.steps)
 
     def document(self) -> Mapping[str, Any]:
-        """As it is remembered."""
+        """What was learnt here, as it is remembered."""
         return {"runs": [[*kind, [[*run] for run in runs]] for kind, runs in self._runs.items()]}
 
     def recall(self, document: object) -> None:
-        """Take up what is remembered, behind what was learnt since; what is no such thing is left.
+        """Take up what was learnt here before; what is no such thing is left alone.
 
         Args:
-            document: as `document` gave it, perhaps by another version of this program.
+            document: as `document` gave it, perhaps in another version of this program.
         """
         for kind, runs in _understood(document):
             known = self._runs.pop(kind, ())
             self._runs[kind] = deque([*runs, *known], maxlen=_LAST)
-        self.version += 1
+
+    def recall_elsewhere(self, documents: Iterable[object]) -> None:
+        """Take up what other Studios have learnt; it counts where nothing was learnt here."""
+        self._elsewhere = {
+            kind: runs for document in documents for kind, runs in _understood(document)
+        }
+
+
+@asynccontextmanager
+async def remembered_paces(
+    store: JobStore,
+    *,
+    every: float = _REMEMBER_EVERY,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[Paces]:
+    """What was learnt before; what is learnt until the context is left is remembered.
+
+    Where the database is away, that is for the next time, and nobody need know.
+
+    Args:
+        store: where it is remembered, under the Studio's own name.
+        every: seconds between two times.
+        sleep: how to wait.
+    """
+    paces, kept = Paces(), 0
+
+    async def look() -> None:
+        documents = await store.database.read(_documents)
+        if not paces.version:
+            paces.recall(documents.pop(store.holder, None))
+        paces.recall_elsewhere(each for name, each in documents.items() if name != store.holder)
+
+    async def keep() -> None:
+        nonlocal kept
+        version = paces.version
+        if version != kept:
+            await store.remember(f"{_PACES}{store.holder}", paces.document())
+            kept = version
+
+    async def go_on() -> None:
+        while True:
+            await sleep(every)
+            try:
+                await keep()
+                if store.database.is_shared:
+                    await look()
+            except DatabaseError as error:
+                _log.warning("paces_not_kept", reason=str(error))
+
+    with suppress(DatabaseError):
+        await look()
+    task = asyncio.create_task(go_on(), name="paces")
+    try:
+        yield paces
+    finally:
+        await cancel_and_wait(task)
+        with suppress(DatabaseError):
+            await keep()
+
+
+def _documents(connection: sa.Connection) -> dict[str, object]:
+    """What is remembered, by the name of the Studio that learnt it."""
+    query = sa.select(state.c.name, state.c.value).where(state.c.name.startswith(_PACES))
+    return {
+        name.removeprefix(_PACES): json.loads(value) for name, value in connection.execute(query)
+    }
 
 
 def foretell(runs: Sequence[_Run] | deque[_Run], steps: int) -> float:

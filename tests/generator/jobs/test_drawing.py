@@ -248,7 +248,7 @@ class MortalStudio:
         for _ in range(kills):
             wanted = self.calls + chances.randint(self.slots + 1, self.slots + 4)
             async with asyncio.timeout(60):
-                while self.calls < wanted:
+                while self.calls < wanted:  # noqa: ASYNC110 - another process counts them
                     await asyncio.sleep(0.001)
             await asyncio.sleep(chances.random() * 0.03)
             self.kill()
@@ -280,7 +280,7 @@ async def told(store: JobStore, look: Callable[[Event], None]) -> AsyncIterator[
 
 async def test_killed_again_and_again_everything_is_drawn_once(url: sa.URL, tmp_path: Path) -> None:
     shared = url.get_backend_name() == "postgresql"
-    studios, count, kills = (2, 40, 2) if shared else (1, 30, 4)
+    studios, count, kills = (2, 40, 2) if shared else (1, 30, 3)
     chances = random.Random(count)
     recipe = Recipe(model="none", prompt="a lamp", steps=12, width=640, height=384)
     folder = tmp_path / "store"
