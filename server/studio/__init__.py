@@ -1,0 +1,1 @@
+"""The Studio: pictures asked for, from anywhere, and told what became of them."""
