@@ -49,6 +49,7 @@ class ScriptedStudio:
         served: the names of the pictures that it gave.
         estimates: how often an estimate was asked for.
         refuse: the error that the next request which changes something is answered with.
+        away: whether it lets no socket in.
         broken: takes of which there is no picture.
     """
 
@@ -62,6 +63,7 @@ class ScriptedStudio:
     estimates: int = 0
     served: list[str] = field(default_factory=list)
     refuse: Document | None = None
+    away: bool = False
     broken: set[str] = field(default_factory=set)
     paused: Document | None = None
     slots: list[Document] = field(
@@ -272,6 +274,9 @@ class ScriptedStudio:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
 
     async def _socket(self, socket: WebSocket) -> None:
+        if self.away:
+            await socket.close(1012)
+            return
         await socket.accept()
         hello = await socket.receive_json()
         if not self._allowed(hello.get("token")):
@@ -286,7 +291,8 @@ class ScriptedStudio:
         self._sockets.add(socket)
         try:
             while True:
-                await socket.receive_text()
+                asked = await socket.receive_json()
+                await socket.send_json({"type": "sync", "t0": asked["t0"], "t1": 0.0, "t2": 0.0})
         except WebSocketDisconnect:
             pass
         finally:
@@ -390,6 +396,9 @@ class ScriptedStudio:
     async def _picture(self, request: Request) -> Response:
         take, name = request.path_params["take"], request.path_params["name"]
         self.served.append(name)
+        sealed = "seal" in request.query_params
+        if not sealed and not self._allowed(_token_of(request)):
+            return JSONResponse({"ok": False}, 401)
         if take in self.broken:
             return JSONResponse({"ok": False}, 404)
         stem = name.partition(".")[0]
@@ -397,8 +406,7 @@ class ScriptedStudio:
         return Response(data, media_type="image/jpeg")
 
     async def _door(self, request: Request) -> Response:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ") or None
-        if not self._allowed(token):
+        if not self._allowed(_token_of(request)):
             error = {"code": "unauthorized", "message": "a token is needed"}
             return JSONResponse({"ok": False, "error": error}, 401)
         return await (self._get(request) if request.method == "GET" else self._change(request))
@@ -436,6 +444,10 @@ class ScriptedStudio:
         """Serve no longer."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._wants_to_stop.set)
+
+
+def _token_of(request: Request) -> str | None:
+    return request.headers.get("authorization", "").removeprefix("Bearer ") or None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -7,6 +7,7 @@
 import { here, socket } from "../shared/address.js";
 import { Link } from "../shared/socket.js";
 
+const PROTOCOL = 1;
 /** Milliseconds after which nobody answers any more. */
 const PATIENCE = 20_000;
 
@@ -53,7 +54,7 @@ export class StudioConnection {
     this.#link = new Link(socket("/ws/studio"), {
       open: () => {
         const token = hooks.token();
-        this.#link.send({ type: "hello", ...(token ? { token } : {}), ...(this.#last === null ? {} : { after: this.#last }) }, { answered: true });
+        this.#link.send({ type: "hello", protocol: PROTOCOL, ...(token ? { token } : {}), ...(this.#last === null ? {} : { after: this.#last }) }, { answered: true });
       },
       message: (data) => typeof data === "string" && this.#take(data),
       lost: () => this.#lost(),
@@ -97,9 +98,9 @@ export class StudioConnection {
     throw new Refusal(error.code, error.message, error.problems ?? (error.field ? [error] : []));
   }
 
-  /** Ask whether the Studio is still there; a line that is dead says nothing, and is taken anew. */
+  /** Ask whether the Studio is still there: a line that is dead says nothing, and is given up where no answer comes. */
   pulse() {
-    this.ask("GET", "/api/queue").then((queue) => this.#hooks.queue(queue), (problem) => problem.code === "offline" && this.line === "connected" && this.#link.renew());
+    if (this.line === "connected") this.#link.send({ type: "sync", t0: performance.now() / 1000 }, { answered: true });
   }
 
   /** @param {string} message */
@@ -139,7 +140,7 @@ export class StudioConnection {
       case "queue":
         return this.#hooks.queue(message);
       case "error":
-        if (message.code === "unauthorized" || message.error?.code === "unauthorized") this.#refuse(message.message ?? message.error?.message ?? "");
+        if (message.code === "unauthorized") this.#refuse(message.message);
         else console.warn(`${message.code}: ${message.message}`);
     }
   }

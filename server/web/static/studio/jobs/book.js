@@ -111,6 +111,14 @@ export class Book {
     this.#list(lists);
   }
 
+  /** Something was done here: look at these lists at once. @param {...ListName} lists */
+  did(...lists) {
+    this.#listedAt = -Infinity;
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    this.#list(lists);
+  }
+
   /** @param {import("../types.js").Happening} happening */
   happened({ event, job }) {
     const known = this.get(job);

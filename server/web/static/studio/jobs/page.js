@@ -204,7 +204,7 @@ export class JobsPage {
   /** @param {Job} job */
   #asked(job) {
     this.#book.take(job);
-    this.#book.touch("running", "waiting");
+    this.#book.did("running", "waiting");
   }
 
   /**
@@ -230,7 +230,7 @@ export class JobsPage {
     if (job.status !== "queued" && job.status !== "processing") return this.#tell("That job is over already", "no");
     const told = await this.#do("Not cancelled", () => this.#connection.ask("DELETE", `/api/jobs/${job.id}`), `Cancelled: ${words.prompt(job)}`);
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("running", "waiting", "done");
+    if (told) this.#book.did("running", "waiting", "done");
   }
 
   /** @param {Job} job @param {number[]} [items] */
@@ -238,7 +238,7 @@ export class JobsPage {
     if (!job.items.some((item) => item.status === "failed" || item.status === "cancelled")) return this.#tell("Nothing of that job has failed", "no");
     const told = await this.#do("Not tried again", () => this.#connection.ask("POST", `/api/jobs/${job.id}/retry`, items ? { items } : {}), "It is drawn once more, with the same seeds");
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("running", "waiting", "done");
+    if (told) this.#book.did("running", "waiting", "done");
   }
 
   /** @param {Job} job @param {import("./waiting.js").Move} move */
@@ -249,7 +249,7 @@ export class JobsPage {
     if (!body) return;
     const told = await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body));
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("waiting");
+    if (told) this.#book.did("waiting");
   }
 
   /** @param {Job} job @param {1 | -1} by */
