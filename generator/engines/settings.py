@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from websockets.exceptions import WebSocketException
 
 from cache.outgoing import has_password, reason_of, redacted
-from generator.engines.port import Engine
+from generator.engines.port import Engine, Priority
 from generator.outgoing import Client, ask, bearer
 from generator.sheet.cues import Identifier
 from generator.sheet.plan import Action
@@ -50,12 +50,14 @@ class EngineAccess:
         token: what it must be brought; its own alone.
         folder: the show's, where a path in its settings begins.
         actions: that it will be asked for, as far as they are known.
+        priority: for whom it draws, where it is one that several ask.
     """
 
     client: Client
     token: SecretStr | None = None
     folder: Path = Path()
     actions: Sequence[Action] = ()
+    priority: Priority | None = None
 
 
 class EngineSection(BaseModel):
@@ -72,6 +74,9 @@ class EngineSection(BaseModel):
         name: what it is called.
         kind: what it is.
         live: whether it plays live.
+        an_hour: what an hour of drawing costs, in the currency of `[studio]`; None where nobody
+            said, which is not the same as nothing.
+        a_picture: what each picture costs, beside that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -86,6 +91,8 @@ class EngineSection(BaseModel):
     name: Identifier
     kind: str
     live: bool | None = None
+    an_hour: Annotated[float, Field(ge=0)] | None = None
+    a_picture: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:

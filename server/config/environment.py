@@ -8,7 +8,6 @@ where it seems to hold a token is it an error, for without it the doors would be
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -46,12 +45,6 @@ def is_service_link(name: str, value: str) -> bool:
     if _SERVICE_LINK.fullmatch(name):
         return True
     return (name == "PORT" or name.endswith("_PORT")) and bool(_SERVICE_ADDRESS.fullmatch(value))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean UNDERSTUDY_PLAYBACK_MODE?``, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def why_no_token(token: str, *, sent: bool) -> str | None:

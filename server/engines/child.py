@@ -211,7 +211,9 @@ async def worker_child(
     ):
         address = await _address(child, assignment, voice)
         async with outgoing_client() as client, voice.heard(child.process.stdout):
-            engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
+            engine = RemoteEngine(
+                client, address, token=SecretStr(token), silence=silence, priority="show"
+            )
             yield WorkerChild(child.process, engine, voice)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting, in_order
-from generator.jobs.database import DatabaseFull, open_database
+from generator.jobs.database import open_database
 from generator.jobs.model import ENDED, SETTLED, Problem
-from generator.jobs.schema import events, items, jobs, members, metadata, refusals, state
+from generator.jobs.schema import state
 from generator.jobs.store import (
     Claimed,
     JobStore,
@@ -25,39 +24,9 @@ from generator.jobs.store import (
     NotCancellable,
     NothingToRetry,
 )
-from tests.helpers.postgres import postgres
 
 LEASE = 30.0
 BROKE = Problem("failed", "it broke off")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[sa.URL]:
-    if request.param == "sqlite":
-        folder = tmp_path_factory.mktemp("studio")
-        yield sa.URL.create("sqlite", database=str(folder / "studio.sqlite"))
-    else:
-        with postgres(tmp_path_factory.mktemp("postgres")) as address:
-            yield address
-
-
-@pytest.fixture(autouse=True)
-def empty(url: sa.URL) -> None:
-    engine = sa.create_engine(url)
-    metadata.create_all(engine)
-    with engine.begin() as connection:
-        for table in (refusals, items, events, jobs, state, members):
-            connection.execute(sa.delete(table))
-        connection.execute(
-            sa.insert(members),
-            [
-                {"id": name, "name": name, "role": "client", "created_at": 0.0}
-                for name in ("ada", "ben")
-            ],
-        )
-    engine.dispose()
 
 
 @asynccontextmanager
@@ -331,39 +300,3 @@ async def test_events_are_in_the_order_in_which_they_are_seen(url: sa.URL) -> No
         await looking
         assert seen == [event.id for event in await here.events_after(0)]
         assert len(seen) == 80
-
-
-async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
-    async with open_database(url) as database:
-
-        def bad(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(state).values(name="bad", value="1"))
-            raise LookupError("bad")
-
-        def good(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(state).values(name="good", value="1"))
-
-        results = await asyncio.gather(
-            *(database.write(op) for op in (bad, good, bad)), return_exceptions=True
-        )
-        assert [type(each) for each in results] == [LookupError, type(None), LookupError]
-        with pytest.raises(Exception, match="(?i)unique"):
-            await asyncio.gather(database.write(good), database.write(bad))
-        names = await database.read(lambda c: list(c.scalars(sa.select(state.c.name))))
-        assert names == ["good"]
-
-
-async def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
-    address = sa.URL.create("sqlite", database=str(tmp_path / "small.sqlite"))
-    engine = sa.create_engine(address)
-    metadata.create_all(engine)
-    engine.dispose()
-    async with open_database(address) as database:
-
-        def fill(connection: sa.Connection) -> None:
-            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-            connection.execute(sa.insert(state).values(name="much", value="x" * 1_000_000))
-
-        with pytest.raises(DatabaseFull):
-            await database.write(fill)
