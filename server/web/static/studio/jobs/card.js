@@ -7,6 +7,7 @@
 import { element, keep, make, mark, say } from "../../control/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
+import { ratio } from "./sizes.js";
 
 /** Pictures of one job that are shown at once. */
 const SHEET = 24;
@@ -89,7 +90,7 @@ export class Card {
     const ended = job.status !== "processing" && job.status !== "queued";
     mark(node, "status", job.status);
     mark(node, "partial", job.status === "completed" && job.failed ? "" : null);
-    node.style.setProperty("--ratio", String((job.width || 16) / (job.height || 9)));
+    node.style.setProperty("--ratio", String(ratio(job)));
     say(prompt, words.prompt(job));
     const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))];
     const when = words.hour(ended ? job.completed_at : job.created_at, Date.now());

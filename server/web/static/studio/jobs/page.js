@@ -92,6 +92,7 @@ export class JobsPage {
     this.#book.refresh();
     this.#figuresAt = -Infinity;
     await Promise.all([this.#ask.offer(), this.#askQueue()]);
+    this.show(); // the sizes of the pictures are known now
     this.#tick();
   }
 
