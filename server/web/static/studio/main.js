@@ -83,9 +83,9 @@ const LINES = {
 };
 
 function show() {
-  const { line, member } = connection;
+  const { line, member, why } = connection;
   mark(document.body, "line", line);
-  say(element("line-words"), LINES[line]);
+  say(element("line-words"), line === "lost" && why ? `The Studio does not let this page in: ${why}; trying again` : LINES[line]);
   say(element("who"), member ? member.name : "");
   const { queue } = jobs;
   say(element("queue"), queue && line !== "refused" ? words.queue(queue) : "");
@@ -130,7 +130,7 @@ function openHelp() {
 }
 element("help-open").addEventListener("click", openHelp);
 
-setInterval(() => document.visibilityState === "visible" && connection.pulse(), PULSE);
+setInterval(() => document.visibilityState === "visible" && void connection.pulse(), PULSE);
 Picture.token = () => token;
 show();
 connection.connect();

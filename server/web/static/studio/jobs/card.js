@@ -103,7 +103,7 @@ export class Card {
     for (const [each, does] of [[cancel, "Cancel"], [retry, "Retry what failed of"], [reuse, "Take into the ask box:"]]) each.setAttribute("aria-label", `${does} ${words.prompt(job)}`);
     node.setAttribute("aria-label", `${words.prompt(job)}: ${state.textContent}`);
     const shown = this.#shown(ended);
-    tiles.style.setProperty("--n", String(shown.length));
+    mark(tiles, "few", shown.length < 3 ? "" : null);
     mark(tiles, "many", shown.length > 4 ? "" : null);
     const rest = job.items.length - shown.length;
     more.hidden = rest <= 0;

@@ -113,9 +113,10 @@ export class JobsPage {
     this.#viewer.update();
   }
 
-  /** @param {import("../types.js").Queue} queue */
+  /** @param {Partial<import("../types.js").Queue>} queue as far as it is told */
   told(queue) {
-    this.#queue = queue;
+    this.#queue = { paused: null, slots: [], waiting: 0, running: 0, ...this.#queue, ...queue };
+    if (queue.waiting === undefined) void this.#askQueue();
     this.#book.touch("waiting");
     this.show();
   }
