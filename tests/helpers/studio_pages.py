@@ -216,18 +216,21 @@ class ScriptedStudio:
 
     # ------------------------------------------------------------ what it answers
 
-    def document(self, job: Document) -> Document:
-        """A job as it is answered."""
+    def document(self, job: Document, waiting: list[Document] | None = None) -> Document:
+        """A job as it is answered; `waiting` is the queue, where it has been looked at."""
         items = job["items"]
         done, failed = (sum(i["status"] == s for i in items) for s in ("ready", "failed"))
-        waiting = self._waiting()
+        if job["status"] != "queued":
+            position = None
+        else:
+            position = (self._waiting() if waiting is None else waiting).index(job) + 1
         return {
             **{name: value for name, value in job.items() if name != "order"},
             "total": len(items),
             "done": done,
             "failed": failed,
             "partial": job["status"] == "completed" and failed > 0,
-            "position": waiting.index(job) + 1 if job in waiting else None,
+            "position": position,
         }
 
     def _waiting(self) -> list[Document]:
@@ -325,7 +328,8 @@ class ScriptedStudio:
         if "before" in query:
             found = found[[job["id"] for job in found].index(query["before"]) + 1 :]
         shown = found[: int(query["limit"])]
-        return JSONResponse({"jobs": [self.document(job) for job in shown]})
+        waiting = self._waiting()
+        return JSONResponse({"jobs": [self.document(job, waiting) for job in shown]})
 
     async def _change(self, request: Request) -> Response:
         raw = await request.body()
