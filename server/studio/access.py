@@ -67,6 +67,14 @@ class StudioAccess:
             "makes one, or listen on 127.0.0.1"
         )
 
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Refuse a web page that is not ours.
+
+        Raises:
+            AccessDenied: `forbidden`.
+        """
+        self._origins.check_origin(connection)
+
     async def member_of(self, connection: HTTPConnection, token: str | None = None) -> Member:
         """Who is on a connection.
 
@@ -79,7 +87,7 @@ class StudioAccess:
             StudioRefused: `unauthorized`.
             DatabaseError: it cannot be looked up.
         """
-        self._origins.check_origin(connection)
+        self.check_origin(connection)
         token = token or _token_of(connection)
         if token is not None:
             member = await self.members.by_token(token)

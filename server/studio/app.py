@@ -7,34 +7,37 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from generator.engines.callback.inbox import CallbackInbox
-from generator.jobs.cost import cost_by_settings
-from generator.jobs.database import Database
-from generator.jobs.drawing import DrawingPlace
+from generator.engines.callback.inbox import callback_inbox
+from generator.engines.inbox import Inbox
+from generator.guarded_outgoing import guarded_client, reach_of
+from generator.jobs.database import open_database
 from generator.jobs.members import Members
-from generator.jobs.outlook import Outlook
-from generator.jobs.paces import Paces
-from generator.jobs.room import RoomOnDisk
+from generator.jobs.outlook import QueueOutlook
+from generator.jobs.paces import remembered_paces
+from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
+from server.config.sections import StudioSection
 from server.config.show import Show
 from server.config.stores import store_of
 from server.core.background_jobs import BackgroundJobs, JobBody, JobName
 from server.core.clock import Clock, SystemClock
-from server.core.conditions import Conditions
+from server.core.conditions import Condition, Conditions, Level
 from server.core.host_process import HostProcess
 from server.core.logs import log_metrics
 from server.core.metrics import ProcessMetrics, measure_loop_lag
 from server.core.output import output_conditions, output_metrics
 from server.core.refusal import Refused
+from server.core.systemd import keep_telling
 from server.core.unhandled import UnhandledErrors
 from server.network.connections import Connections
 from server.network.rate_limit import LimitedRequests
@@ -43,16 +46,22 @@ from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.studio.access import StudioAccess
 from server.studio.catalogue import catalogue_of
 from server.studio.documents import JobDocuments
+from server.studio.drawings import Drawings, hook_images
 from server.studio.feed import Feed
+from server.studio.hooks.deliveries import DeliveryQueue
+from server.studio.hooks.sender import HookSender
+from server.studio.hooks.webhooks import Webhooks
 from server.studio.links import SealedLinks
-from server.studio.opening import open_jobs
+from server.studio.opening import database_url, holder_of, links_secret
 from server.studio.previews import LivePreviews
+from server.studio.queue_api import queue_document
 from server.studio.refusals import studio_refusal
 from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
 from server.studio.slots import studio_engines
+from server.studio.socket import StudioSocket
 
-JOBS_TIDIED_EACH: Final = 3600.0
+_TIDIED_EACH: Final = 3600.0
 _EVENTS_KEPT: Final = 7 * 86400.0
 """Seconds for which it is remembered what happened, for whoever comes back to listen."""
 
@@ -109,12 +118,141 @@ async def _open_studio(
         store = await stack.enter_async_context(store_of(show))
         database = await stack.enter_async_context(open_database(database_url(show), alone=True))
         jobs, members = JobStore(database, holder_of(show)), Members(database)
-        links = SealedLinks(await links_secret(database), clock.wall, base_address(show))
+        links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
         implicit = await members.ensure_implicit(clock.wall())
         access = StudioAccess(section.server, members, implicit, links)
         unhandled = UnhandledErrors(clock, metrics, show.timezone)
         stack.enter_context(unhandled.of_the_loop())
 
-        inbox, previews, paces = Inbox(), LivePreviews(), Paces()
-        engines = await stack.enter_async_context(studio_engines(show, clock, inbox))
-        feed = Feed(jobs, queue=lambda member: queue_document(scheduler, member))
+        callbacks = callback_inbox(show.settings.tokens.callbacks)
+        engines = await stack.enter_async_context(
+            studio_engines(show, clock, Inbox() if callbacks is None else callbacks)
+        )
+        paces = await stack.enter_async_context(remembered_paces(jobs))
+        previews = LivePreviews()
+
+        async def queue_of(member: str) -> Mapping[str, Any]:
+            return queue_document(scheduler, member)
+
+        feed = Feed(jobs, queue=queue_of)
+        drawing = Drawings(store, previews, feed, paces)
+        reach = reach_of(section.hooks_may_reach)
+        client = await stack.enter_async_context(guarded_client(reach))
+        sender = HookSender(
+            DeliveryQueue(database, jobs.holder, reach),
+            client,
+            jobs.get,
+            partial(hook_images, store, links),
+            wall=clock.wall,
+        )
+
+        def written() -> None:
+            feed.nudge()
+            sender.nudge()
+
+        scheduler = Scheduler(
+            jobs,
+            [drawing.place(each) for each in engines],
+            wall=clock.wall,
+            has_room=room_on_disks(_folders(show), section.keep_free),
+            on_change=written,
+        )
+        outlook = QueueOutlook(jobs, scheduler, paces, wall=clock.wall)
+        services = StudioServices(
+            show=show,
+            wall=clock.wall,
+            store=store,
+            database=database,
+            jobs=jobs,
+            access=access,
+            catalogue=catalogue_of(show, [each.section for each in engines]),
+            scheduler=scheduler,
+            outlook=outlook,
+            paces=paces,
+            documents=JobDocuments(outlook, scheduler, links, section.currency),
+            feed=feed,
+            previews=previews,
+            socket=StudioSocket(
+                feed, clock, access.check_origin, access.member_of, metrics.unhandled_errors
+            ),
+            webhooks=Webhooks(database),
+            sender=sender,
+            reach=reach,
+            callbacks=callbacks,
+            metrics=metrics,
+            conditions=conditions,
+        )
+        background = await stack.enter_async_context(BackgroundJobs(clock, metrics, process.fail))
+        conditions.add(
+            partial(_queue_conditions, scheduler), background.conditions, unhandled.conditions
+        )
+        background.start_all(_jobs(services, clock, process))
+        yield {"services": services, "unhandled": unhandled}
+
+
+def base_address(section: StudioSection) -> str:
+    """What stands before the path in an address that others are told."""
+    if section.public_url:
+        return section.public_url.rstrip("/")
+    host = f"[{section.host}]" if ":" in section.host else section.host
+    return f"http://{host}:{section.port}"
+
+
+def _folders(show: Show) -> list[Path]:
+    """The folders that a Studio writes to: their disks are looked at."""
+    folder = folder_of(show.settings.store.url, show.folder)
+    return [show.state_folder, *([] if folder is None else [folder])]
+
+
+def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
+    metrics.ask(conditions.metrics, output_metrics, log_metrics)
+    conditions.add(output_conditions)
+    connections = getattr(app.state, "connections", None)
+    if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
+        metrics.ask(connections.metrics)
+        conditions.add(connections.conditions)
+
+
+def _queue_conditions(scheduler: Scheduler) -> Iterable[Condition]:
+    """Why what is asked for is not drawn now."""
+    paused = scheduler.paused
+    if paused is not None:
+        by_itself = paused.by is None
+        level: Level = "degraded" if by_itself else "note"
+        text = f"the queue is paused: {paused.message}"
+        yield Condition("queue_paused", level, text, blocks_ready=by_itself)
+    resting = [slot for slot in scheduler.slots if slot.rests is not None]
+    for slot in resting:
+        reason = slot.rests.message if slot.rests is not None else ""
+        text = f"the engine {slot.engine} does not draw now: {reason}"
+        nobody = len(resting) == len(scheduler.slots)
+        yield Condition("slot_rests", "degraded", text, blocks_ready=nobody)
+
+
+def _jobs(
+    services: StudioServices, clock: Clock, process: HostProcess
+) -> Mapping[JobName, JobBody | None]:
+    """What goes on as long as the Studio does."""
+    conditions = services.conditions
+
+    def status() -> str:
+        current = conditions.current()
+        return current[0].message if current else "ok"
+
+    telling = partial(keep_telling, process.notifier, clock, lambda: None, status)
+    return {
+        "studio_feed": services.feed.run,
+        "studio_hooks": services.sender.run,
+        "studio_tidying": partial(_keep_tidying, services, clock),
+        "loop_lag": partial(measure_loop_lag, services.metrics, clock),
+        "systemd": telling if process.notifier.listening else None,
+        # Last, so that it ends first: what is being drawn is put back before all else goes.
+        "studio_queue": services.scheduler.run,
+    }
+
+
+async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
+    """Delete what is old, until cancelled."""
+    while True:
+        await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        await clock.sleep_until(clock.now() + _TIDIED_EACH)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from generator.jobs.model import ENDED, Item, Job, Problem, progress_of
-from generator.jobs.outlook import Outlook
+from generator.jobs.outlook import QueueOutlook
 from generator.jobs.request import public_request
 from generator.jobs.scheduler import Scheduler
 from server.studio.links import SealedLinks
@@ -25,7 +25,7 @@ class JobDocuments:
         currency: what costs are in.
     """
 
-    outlook: Outlook
+    outlook: QueueOutlook
     scheduler: Scheduler
     links: SealedLinks
     currency: str

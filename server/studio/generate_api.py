@@ -77,8 +77,11 @@ async def status(request: Request, parts: StudioServices, member: Member) -> Res
 async def webhook(request: Request) -> Response:
     """`POST /api/generate/webhook`: signed; the same twice has no further effect."""
     parts = studio_services(request)
+    if parts.callbacks is None:
+        text = "no generator may answer here: set UNDERSTUDY_CALLBACK_SECRET, and start again"
+        raise StudioRefused("not_configured", text)
     body = await body_of(request, MAX_CALLBACK)
-    receipt = await parts.inbox.deliver(request.headers, body, parts.wall())
+    receipt = await parts.callbacks.deliver(request.headers, body, parts.wall())
     if receipt.refusal is not None:
         raise StudioRefused(receipt.refusal.code, receipt.refusal.message)
     return JsonResponse({"ok": True})

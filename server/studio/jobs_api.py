@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cache.library import BrokenSet
+from cache.model.documents import FormatError
+from cache.stores.port import NotFound, StoreError
 from generator.answers import JsonResponse
-from generator.jobs.members import Member, QuotaExceeded
+from generator.guarded_outgoing import AddressRefused, Reach, checked_address
+from generator.jobs.drawing import open_take
+from generator.jobs.members import Member
 from generator.jobs.model import ENDED, Job
-from generator.jobs.request import BadJobRequest, accept_request, estimate_request
-from generator.jobs.store import KeyReused, NewJob, NotCancellable, NothingToRetry
-from server.studio.event_stream import job_events, member_events
+from generator.jobs.request import (
+    BadJobRequest,
+    accept_request,
+    asked_take,
+    estimate_request,
+)
+from generator.jobs.store import (
+    KeyReused,
+    NewJob,
+    NotCancellable,
+    NothingToRetry,
+    NotMovable,
+    QuotaExceeded,
+)
+from server.studio.event_stream import Check, job_events, last_event_of, member_events
 from server.studio.refusals import FieldRefusal, StudioRefused, no_such
 from server.studio.requests import (
     MAX_RECIPE,
@@ -37,25 +55,63 @@ async def ask(request: Request, parts: StudioServices, member: Member) -> Respon
     """`POST /api/jobs`: 202 and where it is to be found; 200 for a key that is known."""
     key = key_of(request)
     asked = await json_of(request, MAX_RECIPE)
-    return await accepted(request, parts, member, checked(parts, member, asked, key))
+    return await accepted(request, parts, member, await checked(parts, member, asked, key))
 
 
-def checked(parts: StudioServices, member: Member, asked: object, key: str | None) -> NewJob:
+async def checked(
+    parts: StudioServices, member: Member, asked: object, key: str | None
+) -> NewJob:
     """What was asked for, as a job that may be accepted.
 
     Raises:
         StudioRefused: with everything that is wrong with it.
     """
-    try:
+    bases = await _bases(parts, member, asked)
+
+    def accept() -> NewJob:
         return accept_request(
             asked,
             parts.catalogue,
             owner=member.id,
             key=key,
             new_seed=lambda: secrets.randbits(32),
+            bases=bases,
+            why_no_hook=lambda url: why_no_hook(url, parts.reach),
         )
+
+    try:
+        # A template and a picture are read in a thread: it may take a while.
+        large = isinstance(asked, dict) and ("recipe" in asked or asked.get("template") or bases)
+        return await asyncio.to_thread(accept) if large else accept()
     except BadJobRequest as error:
         raise refused(error) from error
+
+
+async def _bases(
+    parts: StudioServices, member: Member, asked: object
+) -> Mapping[str, bytes] | None:
+    """The take that a request starts from, where it is the member's own."""
+    take = asked_take(asked)
+    if take is None:
+        return None
+    if not await parts.jobs.owns_take(take, member.id):
+        return {}
+    try:
+        found = await open_take(parts.store, take)
+        return {take: await found.library.image(found.image_set.steps[-1])}
+    except (NotFound, BrokenSet, FormatError):
+        return {}
+    except StoreError as error:
+        raise StudioRefused("unavailable", f"the store cannot be read now: {error}") from error
+
+
+def why_no_hook(url: str, reach: Reach) -> str | None:
+    """Why an address may be told nothing; None where it may."""
+    try:
+        checked_address(url, reach)
+    except AddressRefused as error:
+        return str(error)
+    return None
 
 
 def refused(error: BadJobRequest) -> StudioRefused:
@@ -76,9 +132,7 @@ async def keep(parts: StudioServices, member: Member, new: NewJob) -> tuple[Job,
         StudioRefused: `conflict`, `budget_exceeded`.
     """
     try:
-        job, is_new = await parts.jobs.accept(
-            new, parts.wall(), most_a_day=member.pictures_a_day
-        )
+        job, is_new = await parts.jobs.accept(new, parts.wall())
     except KeyReused as error:
         raise StudioRefused("conflict", str(error)) from error
     except QuotaExceeded as error:
@@ -104,8 +158,8 @@ async def accepted(
 async def estimate(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/estimate`: pictures, seconds and cost of what is asked for, and nothing drawn."""
     asked = await json_of(request, MAX_RECIPE)
-    new = checked(parts, member, asked, None)
-    return JsonResponse(estimate_request(new, parts.catalogue, parts.outlook.paces))
+    new = await checked(parts, member, asked, None)
+    return JsonResponse(estimate_request(new, parts.catalogue, parts.paces))
 
 
 @for_members
@@ -151,10 +205,8 @@ async def _when_over(
                 async for message in messages:
                     if found.status in ENDED:
                         break
-                    if message.get("type") in {"event", "reset"}:
+                    if message.type in {"event", "reset"}:
                         found = await own_job(parts, member, found.id)
-                    if found.status in ENDED:
-                        break
         except TimeoutError:
             pass
     return await own_job(parts, member, found.id)
@@ -209,43 +261,43 @@ def _are_numbers(value: object) -> bool:
 
 @for_members
 async def move(request: Request, parts: StudioServices, member: Member) -> Response:
-    """`POST /api/jobs/{id}/move {"to": "first"|"last"} or {"before": id}`, and its priority."""
+    """`POST /api/jobs/{id}/move {"to": "first"|"last"} or {"before": id}`: among one's own."""
     found = await own_job(parts, member, id_in_path(request, "job"))
     body = await object_of(request)
-    to, before, priority = (body.get(name) for name in ("to", "before", "priority"))
-    if to not in {None, "first", "last"}:
-        raise StudioRefused("bad_request", "to: expected first or last", field="to")
+    to, before = body.get("to"), body.get("before")
+    if (to is None) == (before is None) or to not in {None, "first", "last"}:
+        text = 'expected {"to": "first"}, {"to": "last"} or {"before": id}'
+        raise StudioRefused("bad_request", text, field="to")
     if before is not None:
         before = (await own_job(parts, member, str(before)[:64])).id
-    if priority is not None and priority not in range(10):
-        raise StudioRefused("bad_request", "priority: expected 0 to 9", field="priority")
-    await parts.jobs.move(found.id, to=to, before=before, priority=priority)
+    try:
+        moved = await parts.jobs.move(found.id, parts.wall(), to=to, before=before)
+    except NotMovable as error:
+        raise StudioRefused("conflict", str(error)) from error
     parts.changed()
-    return JsonResponse(await parts.documents.of(await own_job(parts, member, found.id)))
+    return JsonResponse(await parts.documents.of(moved))
 
 
 @for_members
 async def events_of_job(request: Request, parts: StudioServices, member: Member) -> Response:
     """`GET /api/jobs/{id}/events`: what happens to it, as server-sent events, until it is over."""
     found = await own_job(parts, member, id_in_path(request, "job"))
-    return job_events(parts.feed, member, found, last_event_id(request))
+    after, check = last_event_of(request), _still(request, parts)
+    return await job_events(parts.feed, member.id, found.id, after, check)
 
 
 @for_members
 async def events_of_member(request: Request, parts: StudioServices, member: Member) -> Response:
     """`GET /api/events`: what happens to all of one's own."""
-    return member_events(parts.feed, member, last_event_id(request))
+    return await member_events(
+        parts.feed, member.id, last_event_of(request), _still(request, parts)
+    )
 
 
-def last_event_id(request: Request) -> int | None:
-    """After which event somebody goes on, None for from now on.
+def _still(request: Request, parts: StudioServices) -> Check:
+    """Asks whether who listens is still a member."""
 
-    Raises:
-        StudioRefused: `bad_request`.
-    """
-    text = request.headers.get("last-event-id") or request.query_params.get("after")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        raise StudioRefused("bad_request", "Last-Event-ID: expected a number")
-    return int(text)
+    async def check() -> Member:
+        return await parts.access.member_of(request)
+
+    return check

@@ -9,11 +9,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache.library import BrokenSet, Library
+from cache.library import BrokenSet
+from cache.model.documents import FormatError
 from cache.model.formats import MAX_STEPS
 from cache.stores.port import NotFound, StoreError
 from cache.thumbnails import MEDIA_TYPE, thumbnail
-from generator.jobs.drawing import action_of_take, take_store
+from generator.jobs.drawing import open_take
 from server.network.responses import cacheable, etag_of
 from server.studio.refusals import StudioRefused, no_such
 from server.studio.requests import id_in_path, query_number, refusing
@@ -64,20 +65,19 @@ async def _find(
         if drawn.owner != member:
             raise no_such("picture")
         return drawn.image, drawn.media_type
-    asked = await parts.jobs.work_of_take(take, owner=member)
-    if asked is None:
+    if not await parts.jobs.owns_take(take, member):
         raise no_such("picture")
-    library, action = Library(take_store(parts.store, take)), action_of_take(asked)
     try:
         async with asyncio.timeout(_READ_WITHIN):
-            steps = (await library.open_set(action, 0)).steps
+            found = await open_take(parts.store, take)
+            steps = found.image_set.steps
             number = len(steps) if stem == "final" else int(stem)
             if number > len(steps):
                 raise no_such("picture")
             step = steps[number - 1]
-            data = await library.image(step)
+            data = await found.library.image(step)
     except (NotFound, BrokenSet):
         raise no_such("picture") from None
-    except (StoreError, TimeoutError) as error:
+    except (StoreError, FormatError, TimeoutError) as error:
         raise StudioRefused("unavailable", f"the store cannot be read now: {error}") from error
     return data, step.media_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -12,20 +13,28 @@ from generator.answers import JsonResponse
 from generator.jobs.members import Member
 from generator.jobs.model import Problem
 from generator.jobs.scheduler import Scheduler
+from generator.jobs.statistics import MAX_HOURS, job_statistics
 from server.studio.catalogue import engines_document, programs_document, styles_document
-from server.studio.documents import problem_document
+from server.studio.documents import problem_document, timestamp
 from server.studio.refusals import StudioRefused
 from server.studio.requests import for_artists, for_members, object_of, query_number
 from server.studio.services import StudioServices
 
-_MOST_HOURS: Final = 24 * 366
 _MAX_REASON: Final = 200
 
 
 def queue_document(scheduler: Scheduler, member: str) -> dict[str, Any]:
     """The queue as a member sees it: of other people's work, only that there is some."""
+    pause = scheduler.paused
     return {
-        "paused": problem_document(scheduler.paused),
+        "paused": None
+        if pause is None
+        else {
+            "code": pause.code,
+            "message": pause.message,
+            "by": pause.by,
+            "since": timestamp(pause.since),
+        },
         "slots": [
             {
                 "engine": slot.engine,
@@ -34,7 +43,7 @@ def queue_document(scheduler: Scheduler, member: str) -> dict[str, Any]:
                 else {
                     "job": claimed.job if claimed.owner == member else None,
                     "n": claimed.n if claimed.owner == member else None,
-                    "progress": round(scheduler.progress_of(claimed.job, claimed.n), 4),
+                    "progress": round(slot.progress, 4),
                 },
                 "rests": problem_document(slot.rests),
             }
@@ -44,14 +53,7 @@ def queue_document(scheduler: Scheduler, member: str) -> dict[str, Any]:
 
 
 async def _queue(parts: StudioServices, member: Member) -> Response:
-    counts = await parts.outlook.counts()
-    return JsonResponse(
-        {
-            **queue_document(parts.scheduler, member.id),
-            "waiting": counts.waiting,
-            "running": counts.running,
-        }
-    )
+    return JsonResponse(queue_document(parts.scheduler, member.id))
 
 
 @for_members
@@ -64,10 +66,10 @@ async def queue(request: Request, parts: StudioServices, member: Member) -> Resp
 @for_artists
 async def pause(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/queue/pause {"why": …?}`: what is being drawn is finished, nothing is begun."""
-    why = (await object_of(request)).get("why") or f"{member.name} paused it"
+    why = (await object_of(request)).get("why") or "somebody paused it"
     if not isinstance(why, str):
         raise StudioRefused("bad_request", "why: expected a text", field="why")
-    await parts.scheduler.pause(Problem("by_hand", one_line(why, _MAX_REASON)))
+    await parts.scheduler.pause(Problem("by_hand", one_line(why, _MAX_REASON)), member.name)
     parts.changed()
     return await _queue(parts, member)
 
@@ -88,15 +90,15 @@ async def me(request: Request, parts: StudioServices, member: Member) -> Respons
     return JsonResponse({"id": member.id, "name": member.name, "role": member.role})
 
 
-@for_members
+@for_artists
 async def stats(request: Request, parts: StudioServices, member: Member) -> Response:
-    """`GET /api/stats?hours=24`: how the last hours went; a client sees its own."""
-    hours = query_number(request, "hours", 24, 1, _MOST_HOURS)
-    owner = None if member.role == "artist" else member.id
-    since = parts.wall() - hours * 3600
-    found = await parts.statistics(since, owner)
-    currency = parts.show.settings.studio.currency
-    return JsonResponse({"hours": hours, "currency": currency, **found})
+    """`GET /api/stats?hours=24`: how the last hours went, for everybody."""
+    del member
+    hours = query_number(request, "hours", 24, 1, MAX_HOURS)
+    found = await job_statistics(parts.database, parts.wall(), hours)
+    return JsonResponse(
+        {"hours": hours, "currency": parts.catalogue.currency, **dataclasses.asdict(found)}
+    )
 
 
 @for_members

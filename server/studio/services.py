@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,9 +10,10 @@ from starlette.requests import HTTPConnection
 
 from cache.stores.port import Store
 from generator.engines.callback.inbox import CallbackInbox
+from generator.guarded_outgoing import Reach
 from generator.jobs.database import Database
-from generator.jobs.members import Members
-from generator.jobs.outlook import Outlook
+from generator.jobs.outlook import QueueOutlook
+from generator.jobs.paces import Paces
 from generator.jobs.request import Catalogue
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
@@ -23,9 +24,8 @@ from server.studio.access import StudioAccess
 from server.studio.documents import JobDocuments
 from server.studio.feed import Feed
 from server.studio.hooks.sender import HookSender
-from server.studio.hooks.subscriptions import Hooks
+from server.studio.hooks.webhooks import Webhooks
 from server.studio.previews import LivePreviews
-from server.studio.slots import StudioEngine
 from server.studio.socket import StudioSocket
 
 
@@ -35,8 +35,8 @@ class StudioServices:
 
     Attributes:
         wall: Unix time.
-        engines: what draws, one a slot.
-        others are named for what they are.
+        callbacks: where generators answer that call back; None where none may.
+        reach: what webhooks may reach although it is not public.
     """
 
     show: Show
@@ -44,26 +44,27 @@ class StudioServices:
     store: Store
     database: Database
     jobs: JobStore
-    members: Members
     access: StudioAccess
     catalogue: Catalogue
-    engines: Sequence[StudioEngine]
     scheduler: Scheduler
-    outlook: Outlook
+    outlook: QueueOutlook
+    paces: Paces
     documents: JobDocuments
     feed: Feed
     previews: LivePreviews
     socket: StudioSocket
-    hooks: Hooks
-    hook_sender: HookSender
-    inbox: CallbackInbox
+    webhooks: Webhooks
+    sender: HookSender
+    reach: Reach
+    callbacks: CallbackInbox | None
     metrics: ProcessMetrics
     conditions: Conditions
 
     def changed(self) -> None:
-        """Something was written: whoever works, and whoever listens, looks again."""
+        """Something was written: whoever works, listens or tells others looks again."""
         self.scheduler.wake()
         self.feed.nudge()
+        self.sender.nudge()
 
 
 def studio_services(connection: HTTPConnection) -> StudioServices:

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from generator.engines.callback.inbox import CallbackInbox
+from generator.engines.inbox import Inbox
 from generator.engines.port import Engine, EngineStarting, StepImage, Timing
 from generator.engines.registry import AnyEngine
 from generator.engines.settings import BadEngine, EngineAccess, LocalSection
@@ -37,17 +37,19 @@ class StudioEngine:
     """An engine that the Studio draws with.
 
     Attributes:
+        name: of its slot; an engine that draws several pictures beside each other has as many.
         section: its settings.
         engine: it, open.
     """
 
+    name: str
     section: AnyEngine
     engine: Engine
 
 
 @asynccontextmanager
 async def studio_engines(
-    show: Show, clock: Clock, inbox: CallbackInbox
+    show: Show, clock: Clock, inbox: Inbox
 ) -> AsyncIterator[Sequence[StudioEngine]]:
     """The engines of `show`, open while the context lasts; none is waited for.
 
@@ -59,10 +61,11 @@ async def studio_engines(
     opened: list[StudioEngine] = []
     async with AsyncExitStack() as stack:
         client: Client | None = None  # it reads every certificate: for engines elsewhere alone
-        for section in show.settings.engines:
+        for section in show.settings.engines or (find_engine((), None),):
             if isinstance(section, LocalSection):
-                child = await stack.enter_async_context(_child(section, clock))
-                opened.append(StudioEngine(section, _Patient(child)))
+                for name in _names(section):
+                    child = await stack.enter_async_context(_child(section, clock))
+                    opened.append(StudioEngine(name, section, _Patient(child)))
                 continue
             if client is None:
                 client = await stack.enter_async_context(client_for_engines())
@@ -73,10 +76,16 @@ async def studio_engines(
                 inbox=inbox,
             )
             try:
-                opened.append(StudioEngine(section, section.connect(access)))
+                opened.append(StudioEngine(section.name, section, section.connect(access)))
             except BadEngine as error:
                 _log.error("engine_left_out", engine=section.name, reason=str(error))
         yield opened
+
+
+def _names(section: LocalSection) -> list[str]:
+    """The names of its slots: the first is its own."""
+    count = section.beside_each_other(usable_cores())
+    return [section.name, *(f"{section.name}-{number}" for number in range(2, count + 1))]
 
 
 def _child(section: LocalSection, clock: Clock) -> LocalEngine:
