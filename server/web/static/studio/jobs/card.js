@@ -77,6 +77,7 @@ export class Card {
     const item = this.job.items.find((each) => each.n === step.n);
     const tile = /** @type {HTMLElement | null} */ (this.#parts.tiles.querySelector(`[data-key="${step.n}"]`));
     if (!item || !tile || item.status === "ready" || item.status === "failed" || item.status === "cancelled") return;
+    item.status = "running"; // as the step says, be it that the job is told later
     this.#pictures.get(tile)?.want(step.url);
     this.#tile(tile, item);
     this.#progress();

@@ -146,15 +146,15 @@ export class JobsPage {
   // --------------------------------------------------------------- what is shown
 
   show() {
-    const { running, waiting, done, page, known } = { running: this.#book.running, waiting: this.#book.waiting, done: this.#book.done, page: this.#book.page, known: this.#book.known };
+    const { running, waiting, done, page, known } = this.#book;
     const queue = this.#queue;
-    const kept = document.activeElement?.closest("[data-job]");
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement);
     this.#cards.show("running", running);
     this.#waiting.show(waiting, Math.max(waiting.length, queue?.waiting ?? 0), (id) => this.#book.age(id));
     this.#cards.show("done", done);
     this.#cards.prune(new Set([...running, ...done].map((job) => job.id)));
-    // A card that was put elsewhere keeps the focus.
-    if (kept && kept.isConnected && document.activeElement === document.body) /** @type {HTMLElement} */ (kept).focus({ preventScroll: true });
+    // What was put elsewhere with its job keeps the focus.
+    if (focused?.closest("[data-job]") && document.activeElement === document.body) focused.focus({ preventScroll: true });
     this.#rove();
     element("running-count").textContent = running.length ? String(Math.max(running.length, queue?.running ?? 0)) : "";
     element("waiting-count").textContent = waiting.length ? Math.max(waiting.length, queue?.waiting ?? 0).toLocaleString("en-GB") : "";
