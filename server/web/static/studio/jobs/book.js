@@ -92,7 +92,7 @@ export class Book {
 
   /** What is done, what was asked for last first: a page of it. */
   get done() {
-    if (this.#older) return this.#older.map((id) => this.get(id)).filter((job) => job !== undefined && ENDED.has(job.status));
+    if (this.#older) return this.#older.map((id) => this.get(id)).filter((job) => job !== undefined).filter((job) => ENDED.has(job.status));
     return this.#of((job) => ENDED.has(job.status), (one, other) => moment(other.created_at) - moment(one.created_at)).slice(0, PAGE);
   }
 
