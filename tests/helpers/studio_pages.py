@@ -49,6 +49,7 @@ class ScriptedStudio:
         served: the names of the pictures that it gave.
         estimates: how often an estimate was asked for.
         refuse: the error that the next request which changes something is answered with.
+        away: whether it lets no socket in.
         broken: takes of which there is no picture.
     """
 
@@ -62,6 +63,7 @@ class ScriptedStudio:
     estimates: int = 0
     served: list[str] = field(default_factory=list)
     refuse: Document | None = None
+    away: bool = False
     broken: set[str] = field(default_factory=set)
     paused: Document | None = None
     slots: list[Document] = field(
@@ -214,18 +216,21 @@ class ScriptedStudio:
 
     # ------------------------------------------------------------ what it answers
 
-    def document(self, job: Document) -> Document:
-        """A job as it is answered."""
+    def document(self, job: Document, waiting: list[Document] | None = None) -> Document:
+        """A job as it is answered; `waiting` is the queue, where it has been looked at."""
         items = job["items"]
         done, failed = (sum(i["status"] == s for i in items) for s in ("ready", "failed"))
-        waiting = self._waiting()
+        if job["status"] != "queued":
+            position = None
+        else:
+            position = (self._waiting() if waiting is None else waiting).index(job) + 1
         return {
             **{name: value for name, value in job.items() if name != "order"},
             "total": len(items),
             "done": done,
             "failed": failed,
             "partial": job["status"] == "completed" and failed > 0,
-            "position": waiting.index(job) + 1 if job in waiting else None,
+            "position": position,
         }
 
     def _waiting(self) -> list[Document]:
@@ -272,6 +277,9 @@ class ScriptedStudio:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
 
     async def _socket(self, socket: WebSocket) -> None:
+        if self.away:
+            await socket.close(1012)
+            return
         await socket.accept()
         hello = await socket.receive_json()
         if not self._allowed(hello.get("token")):
@@ -286,7 +294,8 @@ class ScriptedStudio:
         self._sockets.add(socket)
         try:
             while True:
-                await socket.receive_text()
+                asked = await socket.receive_json()
+                await socket.send_json({"type": "sync", "t0": asked["t0"], "t1": 0.0, "t2": 0.0})
         except WebSocketDisconnect:
             pass
         finally:
@@ -319,7 +328,8 @@ class ScriptedStudio:
         if "before" in query:
             found = found[[job["id"] for job in found].index(query["before"]) + 1 :]
         shown = found[: int(query["limit"])]
-        return JSONResponse({"jobs": [self.document(job) for job in shown]})
+        waiting = self._waiting()
+        return JSONResponse({"jobs": [self.document(job, waiting) for job in shown]})
 
     async def _change(self, request: Request) -> Response:
         raw = await request.body()
@@ -390,6 +400,9 @@ class ScriptedStudio:
     async def _picture(self, request: Request) -> Response:
         take, name = request.path_params["take"], request.path_params["name"]
         self.served.append(name)
+        sealed = "seal" in request.query_params
+        if not sealed and not self._allowed(_token_of(request)):
+            return JSONResponse({"ok": False}, 401)
         if take in self.broken:
             return JSONResponse({"ok": False}, 404)
         stem = name.partition(".")[0]
@@ -397,8 +410,7 @@ class ScriptedStudio:
         return Response(data, media_type="image/jpeg")
 
     async def _door(self, request: Request) -> Response:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ") or None
-        if not self._allowed(token):
+        if not self._allowed(_token_of(request)):
             error = {"code": "unauthorized", "message": "a token is needed"}
             return JSONResponse({"ok": False, "error": error}, 401)
         return await (self._get(request) if request.method == "GET" else self._change(request))
@@ -436,6 +448,10 @@ class ScriptedStudio:
         """Serve no longer."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._wants_to_stop.set)
+
+
+def _token_of(request: Request) -> str | None:
+    return request.headers.get("authorization", "").removeprefix("Bearer ") or None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

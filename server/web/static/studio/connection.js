@@ -7,6 +7,7 @@
 import { here, socket } from "../shared/address.js";
 import { Link } from "../shared/socket.js";
 
+const PROTOCOL = 1;
 /** Milliseconds after which nobody answers any more. */
 const PATIENCE = 20_000;
 
@@ -42,6 +43,8 @@ export class StudioConnection {
   member = null;
   /** @type {"connecting" | "connected" | "lost" | "refused"} */
   line = "connecting";
+  /** Why nobody is let in over the socket, where the Studio says so: a browser hides that. */
+  why = "";
   /** The id of the last event that was heard. @type {number | null} */
   #last = null;
   #hooks;
@@ -53,7 +56,7 @@ export class StudioConnection {
     this.#link = new Link(socket("/ws/studio"), {
       open: () => {
         const token = hooks.token();
-        this.#link.send({ type: "hello", ...(token ? { token } : {}), ...(this.#last === null ? {} : { after: this.#last }) }, { answered: true });
+        this.#link.send({ type: "hello", protocol: PROTOCOL, ...(token ? { token } : {}), ...(this.#last === null ? {} : { after: this.#last }) }, { answered: true });
       },
       message: (data) => typeof data === "string" && this.#take(data),
       lost: () => this.#lost(),
@@ -97,9 +100,21 @@ export class StudioConnection {
     throw new Refusal(error.code, error.message, error.problems ?? (error.field ? [error] : []));
   }
 
-  /** Ask whether the Studio is still there; a line that is dead says nothing, and is taken anew. */
-  pulse() {
-    this.ask("GET", "/api/queue").then((queue) => this.#hooks.queue(queue), (problem) => problem.code === "offline" && this.line === "connected" && this.#link.renew());
+  /**
+   * Ask whether the Studio is still there: a line that is dead says nothing, and is given up where no answer comes. Where
+   * there is none, ask over HTTP why.
+   */
+  async pulse() {
+    if (this.line === "connected") this.#link.send({ type: "sync", t0: performance.now() / 1000 }, { answered: true });
+    if (this.line !== "lost") return;
+    try {
+      await this.ask("GET", "/api/me");
+      this.why = "";
+    } catch (problem) {
+      const { code, message } = /** @type {Refusal} */ (problem);
+      this.why = code === "forbidden" ? message : "";
+    }
+    this.#hooks.changed();
   }
 
   /** @param {string} message */
@@ -124,6 +139,7 @@ export class StudioConnection {
       case "welcome":
         this.member = message.member;
         this.line = "connected";
+        this.why = "";
         if (this.#last === null || message.last_event < this.#last) this.#last = message.last_event; // another database than before
         this.#hooks.changed();
         return this.#hooks.welcomed();
@@ -139,8 +155,8 @@ export class StudioConnection {
       case "queue":
         return this.#hooks.queue(message);
       case "error":
-        if (message.code === "unauthorized" || message.error?.code === "unauthorized") this.#refuse(message.message ?? message.error?.message ?? "");
-        else console.warn(`${message.code}: ${message.message}`);
+        if (message.code === "unauthorized") this.#refuse(message.message);
+        else this.why = message.message; // it is said once the line is lost, as it will be
     }
   }
 

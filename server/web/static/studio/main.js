@@ -5,12 +5,13 @@ import { element, make, mark, say } from "../control/dom.js";
 import { StudioConnection } from "./connection.js";
 import { JobsPage } from "./jobs/page.js";
 import { Keys } from "./keys.js";
+import { Picture } from "./picture.js";
 import * as words from "./words.js";
 
 /** The pages that there are, in their order. */
 const PAGES = [{ name: "jobs", title: "Jobs" }];
-/** Milliseconds between two questions whether the Studio is still there: a line that is dead says nothing. */
-const PULSE = 15_000;
+/** Milliseconds between two questions whether the Studio is still there. */
+const PULSE = 5000;
 
 // ----------------------------------------------------------------- what is kept in this browser
 
@@ -82,9 +83,9 @@ const LINES = {
 };
 
 function show() {
-  const { line, member } = connection;
+  const { line, member, why } = connection;
   mark(document.body, "line", line);
-  say(element("line-words"), LINES[line]);
+  say(element("line-words"), line === "lost" && why ? `The Studio does not let this page in: ${why}; trying again` : LINES[line]);
   say(element("who"), member ? member.name : "");
   const { queue } = jobs;
   say(element("queue"), queue && line !== "refused" ? words.queue(queue) : "");
@@ -129,8 +130,7 @@ function openHelp() {
 }
 element("help-open").addEventListener("click", openHelp);
 
-setInterval(() => {
-  if (connection.line === "connected" && document.visibilityState === "visible") connection.pulse();
-}, PULSE);
+setInterval(() => document.visibilityState === "visible" && void connection.pulse(), PULSE);
+Picture.token = () => token;
 show();
 connection.connect();

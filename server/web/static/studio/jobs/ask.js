@@ -6,6 +6,7 @@
 
 import { element, mark, say } from "../../control/dom.js";
 import * as words from "../words.js";
+import { remember } from "./sizes.js";
 
 /** Milliseconds without typing after which an estimate is asked for. */
 const SETTLED = 350;
@@ -51,6 +52,7 @@ export class Ask {
     try {
       const [{ programs }, { styles }] = await Promise.all([this.#connection.ask("GET", "/api/programs"), this.#connection.ask("GET", "/api/styles")]);
       this.#programs = programs;
+      remember(programs);
       this.#fill("program", programs.map((/** @type {import("../types.js").Program} */ each) => ({ value: each.name, text: `${each.name} · ${each.width}×${each.height}` })));
       this.#fill("style", [
         { value: "", text: "none" },

@@ -92,7 +92,7 @@ export class Book {
 
   /** What is done, what was asked for last first: a page of it. */
   get done() {
-    if (this.#older) return this.#older.map((id) => this.get(id)).filter((job) => job !== undefined);
+    if (this.#older) return this.#older.map((id) => this.get(id)).filter((job) => job !== undefined).filter((job) => ENDED.has(job.status));
     return this.#of((job) => ENDED.has(job.status), (one, other) => moment(other.created_at) - moment(one.created_at)).slice(0, PAGE);
   }
 
@@ -108,6 +108,14 @@ export class Book {
 
   /** Look at a list again, soon. @param {...ListName} lists */
   touch(...lists) {
+    this.#list(lists);
+  }
+
+  /** Something was done here: look at these lists at once. @param {...ListName} lists */
+  did(...lists) {
+    this.#listedAt = -Infinity;
+    clearTimeout(this.#timer);
+    this.#timer = 0;
     this.#list(lists);
   }
 

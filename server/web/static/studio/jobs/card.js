@@ -7,6 +7,7 @@
 import { element, keep, make, mark, say } from "../../control/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
+import { ratio } from "./sizes.js";
 
 /** Pictures of one job that are shown at once. */
 const SHEET = 24;
@@ -76,6 +77,7 @@ export class Card {
     const item = this.job.items.find((each) => each.n === step.n);
     const tile = /** @type {HTMLElement | null} */ (this.#parts.tiles.querySelector(`[data-key="${step.n}"]`));
     if (!item || !tile || item.status === "ready" || item.status === "failed" || item.status === "cancelled") return;
+    item.status = "running"; // as the step says, be it that the job is told later
     this.#pictures.get(tile)?.want(step.url);
     this.#tile(tile, item);
     this.#progress();
@@ -89,7 +91,7 @@ export class Card {
     const ended = job.status !== "processing" && job.status !== "queued";
     mark(node, "status", job.status);
     mark(node, "partial", job.status === "completed" && job.failed ? "" : null);
-    node.style.setProperty("--ratio", String((job.width || 16) / (job.height || 9)));
+    node.style.setProperty("--ratio", String(ratio(job)));
     say(prompt, words.prompt(job));
     const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))];
     const when = words.hour(ended ? job.completed_at : job.created_at, Date.now());
@@ -102,7 +104,7 @@ export class Card {
     for (const [each, does] of [[cancel, "Cancel"], [retry, "Retry what failed of"], [reuse, "Take into the ask box:"]]) each.setAttribute("aria-label", `${does} ${words.prompt(job)}`);
     node.setAttribute("aria-label", `${words.prompt(job)}: ${state.textContent}`);
     const shown = this.#shown(ended);
-    tiles.style.setProperty("--n", String(shown.length));
+    mark(tiles, "few", shown.length < 3 ? "" : null);
     mark(tiles, "many", shown.length > 4 ? "" : null);
     const rest = job.items.length - shown.length;
     more.hidden = rest <= 0;

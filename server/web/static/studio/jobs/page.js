@@ -92,6 +92,7 @@ export class JobsPage {
     this.#book.refresh();
     this.#figuresAt = -Infinity;
     await Promise.all([this.#ask.offer(), this.#askQueue()]);
+    this.show(); // the sizes of the pictures are known now
     this.#tick();
   }
 
@@ -112,9 +113,10 @@ export class JobsPage {
     this.#viewer.update();
   }
 
-  /** @param {import("../types.js").Queue} queue */
+  /** @param {Partial<import("../types.js").Queue>} queue as far as it is told */
   told(queue) {
-    this.#queue = queue;
+    this.#queue = { paused: null, slots: [], waiting: 0, running: 0, ...this.#queue, ...queue };
+    if (queue.waiting === undefined) void this.#askQueue();
     this.#book.touch("waiting");
     this.show();
   }
@@ -144,15 +146,15 @@ export class JobsPage {
   // --------------------------------------------------------------- what is shown
 
   show() {
-    const { running, waiting, done, page, known } = { running: this.#book.running, waiting: this.#book.waiting, done: this.#book.done, page: this.#book.page, known: this.#book.known };
+    const { running, waiting, done, page, known } = this.#book;
     const queue = this.#queue;
-    const kept = document.activeElement?.closest("[data-job]");
+    const focused = /** @type {HTMLElement | null} */ (document.activeElement);
     this.#cards.show("running", running);
     this.#waiting.show(waiting, Math.max(waiting.length, queue?.waiting ?? 0), (id) => this.#book.age(id));
     this.#cards.show("done", done);
     this.#cards.prune(new Set([...running, ...done].map((job) => job.id)));
-    // A card that was put elsewhere keeps the focus.
-    if (kept && kept.isConnected && document.activeElement === document.body) /** @type {HTMLElement} */ (kept).focus({ preventScroll: true });
+    // What was put elsewhere with its job keeps the focus.
+    if (focused?.closest("[data-job]") && document.activeElement === document.body) focused.focus({ preventScroll: true });
     this.#rove();
     element("running-count").textContent = running.length ? String(Math.max(running.length, queue?.running ?? 0)) : "";
     element("waiting-count").textContent = waiting.length ? Math.max(waiting.length, queue?.waiting ?? 0).toLocaleString("en-GB") : "";
@@ -204,7 +206,7 @@ export class JobsPage {
   /** @param {Job} job */
   #asked(job) {
     this.#book.take(job);
-    this.#book.touch("running", "waiting");
+    this.#book.did("running", "waiting");
   }
 
   /**
@@ -230,7 +232,7 @@ export class JobsPage {
     if (job.status !== "queued" && job.status !== "processing") return this.#tell("That job is over already", "no");
     const told = await this.#do("Not cancelled", () => this.#connection.ask("DELETE", `/api/jobs/${job.id}`), `Cancelled: ${words.prompt(job)}`);
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("running", "waiting", "done");
+    if (told) this.#book.did("running", "waiting", "done");
   }
 
   /** @param {Job} job @param {number[]} [items] */
@@ -238,7 +240,7 @@ export class JobsPage {
     if (!job.items.some((item) => item.status === "failed" || item.status === "cancelled")) return this.#tell("Nothing of that job has failed", "no");
     const told = await this.#do("Not tried again", () => this.#connection.ask("POST", `/api/jobs/${job.id}/retry`, items ? { items } : {}), "It is drawn once more, with the same seeds");
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("running", "waiting", "done");
+    if (told) this.#book.did("running", "waiting", "done");
   }
 
   /** @param {Job} job @param {import("./waiting.js").Move} move */
@@ -249,7 +251,7 @@ export class JobsPage {
     if (!body) return;
     const told = await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body));
     if (told?.id) this.#book.take(told);
-    if (told) this.#book.touch("waiting");
+    if (told) this.#book.did("waiting");
   }
 
   /** @param {Job} job @param {1 | -1} by */

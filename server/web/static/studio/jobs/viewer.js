@@ -5,6 +5,7 @@ import { element, make, mark, say } from "../../control/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
 import { finished, small } from "./card.js";
+import { ratio } from "./sizes.js";
 
 /** How far a finger goes for the next picture, in CSS pixels. */
 const SWIPE = 50;
@@ -60,7 +61,7 @@ export class Viewer {
     const stands = item.status === "failed" ? words.why(item.error) || "failed" : words.picture(item, step);
     say(element("viewer-prompt"), words.prompt(job));
     say(element("viewer-terms"), [`picture ${item.n + 1} of ${job.total}`, words.terms(job), stands].filter(Boolean).join(" · "));
-    element("viewer-place").style.setProperty("--ratio", String((job.width || 16) / (job.height || 9)));
+    element("viewer-place").style.setProperty("--ratio", String(ratio(job)));
     say(element("viewer-words"), item.status === "ready" || step ? "" : stands);
     mark(this.#dialog, "status", item.status);
     element("viewer-previous").disabled = item.n === 0;
