@@ -13,16 +13,14 @@ from rich.table import Table
 
 from generator.jobs.backup import BackupRefused, backup
 from generator.jobs.database import DatabaseError
-from generator.jobs.members import Members, NoSuchMember, WrongName
 from server.cli import studio_client
 from server.cli.common import JsonOption, LogLevelOption, ShowOption, StoreOption, fail, load
-from server.config.show import Show
 from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
 from server.core.output import output_in_background
 from server.network.serving import NotServed, serve_app
 from server.studio.app import create_studio, why_not_to_listen
-from server.studio.opening import database_url, open_jobs
+from server.studio.opening import database_url
 
 studio = typer.Typer(
     help="The artist's server: ask for pictures, see them drawn, choose.",
@@ -94,9 +92,7 @@ def add_member(
     """Let somebody in; the token is printed once, and kept nowhere in clear."""
     loaded = load(show)
     limit = pictures_a_day or loaded.settings.studio.pictures_a_day
-    _, token = _with_members(
-        loaded, lambda members: members.add(name, role, limit, time.time())
-    )
+    _, token = _with_members(loaded, lambda members: members.add(name, role, limit, time.time()))
     typer.echo(token)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -21,7 +21,8 @@ from rich.table import Table
 from cache.durable import write_durably
 from cache.outgoing import has_password, reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, one_line
-from generator.outgoing import Client, ask as ask_over_http, bearer, outgoing_client
+from generator.outgoing import Client, bearer, outgoing_client
+from generator.outgoing import ask as ask_over_http
 from server.cli.common import JsonOption, errors, fail
 
 T = TypeVar("T")
@@ -192,9 +193,7 @@ def jobs(
     Console().print(table)
 
 
-def cancel(
-    job: Annotated[str, typer.Argument(help="Its id.")], *, url: UrlOption = _URL
-) -> None:
+def cancel(job: Annotated[str, typer.Argument(help="Its id.")], *, url: UrlOption = _URL) -> None:
     """Call a job off; what is drawn stays."""
     path = f"/api/jobs/{quote(job, safe='')}"
     found = _run(url, lambda studio: studio.json("DELETE", path))

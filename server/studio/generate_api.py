@@ -1,8 +1,8 @@
 """The requests of the project's brief for pictures in a style, as they stand there.
 
-    POST /api/generate {prompt, style, franchise?, width, height, seed}  →  {jobId, status}
-    GET  /api/generate/status/{jobId}                                   →  asked every two seconds
-    POST /api/generate/webhook                                          ←  a generator's answer
+POST /api/generate {prompt, style, franchise?, width, height, seed}  →  {jobId, status}
+GET  /api/generate/status/{jobId}                                   →  asked every two seconds
+POST /api/generate/webhook                                          ←  a generator's answer
 """
 
 from __future__ import annotations

@@ -58,9 +58,7 @@ async def ask(request: Request, parts: StudioServices, member: Member) -> Respon
     return await accepted(request, parts, member, await checked(parts, member, asked, key))
 
 
-async def checked(
-    parts: StudioServices, member: Member, asked: object, key: str | None
-) -> NewJob:
+async def checked(parts: StudioServices, member: Member, asked: object, key: str | None) -> NewJob:
     """What was asked for, as a job that may be accepted.
 
     Raises:
@@ -194,9 +192,7 @@ async def job(request: Request, parts: StudioServices, member: Member) -> Respon
     return JsonResponse(await parts.documents.of(found), headers=headers)
 
 
-async def _when_over(
-    parts: StudioServices, member: Member, found: Job, seconds: float
-) -> Job:
+async def _when_over(parts: StudioServices, member: Member, found: Job, seconds: float) -> Job:
     async with parts.feed.listen(member.id, job=found.id) as messages:
         try:
             async with asyncio.timeout(seconds):

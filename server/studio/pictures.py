@@ -52,9 +52,7 @@ def _stem(name: str) -> str:
     return found[1]
 
 
-async def _find(
-    parts: StudioServices, take: str, stem: str, member: str
-) -> tuple[bytes, str]:
+async def _find(parts: StudioServices, take: str, stem: str, member: str) -> tuple[bytes, str]:
     """A picture of a member's own take, and its media type.
 
     Raises:

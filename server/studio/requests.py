@@ -60,9 +60,7 @@ def for_artists(answer: Answer) -> Endpoint:
     """An endpoint for members who are an artist: what concerns everybody's work."""
 
     @functools.wraps(answer)
-    async def artists_alone(
-        request: Request, parts: StudioServices, member: Member
-    ) -> Response:
+    async def artists_alone(request: Request, parts: StudioServices, member: Member) -> Response:
         if member.role != "artist":
             raise StudioRefused("forbidden", "an artist's token is needed for this")
         return await answer(request, parts, member)
