@@ -1,11 +1,11 @@
-"""Templates: prompts with alternatives, `{a|b}`, and all that can be made of one (pure).
+r"""Templates: prompts with alternatives, `{a|b}`, and all that can be made of one (pure).
 
     a {red|blue} lighthouse        two prompts
     a {red|{pale|deep} blue} sea   three: alternatives may be nested
     sea {in fog|}                  an alternative may be nothing; blanks before one are dropped
     {2$$ and $$cats|dogs|owls}     two of them in every order, with « and » between
     {1-2$$cats|dogs}               one or two of them, with a comma between
-    50\\{                           a brace, a bar or a backslash that is meant as it stands
+    50\{                            a brace, a bar or a backslash that is meant as it stands
 
 `dynamicprompts` reads and expands them; of its language, this is what is spoken here. Its
 wildcards would read files, its variables and wrappers multiply text, its random samplers never

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from generator.engines.settings import EngineSection
-from generator.sheet.recipe import Recipe
+from generator.jobs.eta import WorkSize
 
 _HOUR: Final = 3600.0
 
@@ -99,17 +99,20 @@ class Estimate:
         }
 
 
-SecondsOf = Callable[[str, Recipe], float | None]
-"""How long an engine, by its name, draws at a recipe; None where that was never measured."""
+SecondsOf = Callable[[str, WorkSize], float | None]
+"""How long an engine, by its name, draws; None where that was never measured."""
 
 
 def estimate(
-    recipes: Iterable[Recipe], engines: Sequence[OfferedEngine], seconds_of: SecondsOf, currency: str
+    sizes: Iterable[WorkSize],
+    engines: Sequence[OfferedEngine],
+    seconds_of: SecondsOf,
+    currency: str,
 ) -> Estimate:
-    """What drawing recipes will take, each by the engine that is free first.
+    """What pictures will take, each drawn by the engine that is free first.
 
     Args:
-        recipes: one a picture.
+        sizes: of the pictures.
         engines: that draw beside each other, in order of preference.
         seconds_of: what was measured.
         currency: that the tariffs are in.
@@ -118,20 +121,18 @@ def estimate(
     seconds: float | None = 0.0 if engines else None
     costs: float | None = 0.0 if engines else None
     free = [(0.0, number) for number in range(len(engines))]
-    for recipe in recipes:
+    for size in sizes:
         pictures += 1
-        took = None
-        if seconds is not None:
-            start, number = free[0]
-            took = seconds_of(engines[number].name, recipe)
-            if took is None:
-                seconds = None
-            else:
-                heapq.heapreplace(free, (start + took, number))
-                seconds = max(seconds, start + took)
+        start, number = free[0] if free else (0.0, 0)
+        took = None if seconds is None else seconds_of(engines[number].name, size)
+        if seconds is None or took is None:
+            seconds = None
+        else:
+            heapq.heapreplace(free, (start + took, number))
+            seconds = max(seconds, start + took)
         if costs is not None:
-            # Who draws it is only known while the paces are: else all have to cost the same.
-            drawn_by = [engines[number]] if took is not None else engines
+            # Who draws it is known only while the paces are: else all have to cost the same.
+            drawn_by = engines if took is None else [engines[number]]
             cost = _common(each.tariff.cost(took) for each in drawn_by)
             costs = None if cost is None else costs + cost
     return Estimate(pictures, seconds, costs, currency)

@@ -332,8 +332,7 @@ def _reachable(text: str) -> str:
     except ValueError:
         if host is None or numeric:
             raise ValueError(
-                "expected a host, an address or a network such as 10.0.0.0/24, not "
-                f"{text!r:.80}"
+                f"expected a host, an address or a network such as 10.0.0.0/24, not {text!r:.80}"
             ) from None
     return text
 

@@ -140,9 +140,7 @@ Tree = str | list["Tree"] | tuple["Tree", ...]
 
 trees: st.SearchStrategy[Tree] = st.recursive(
     st.text("ab #/_~@", max_size=4).map(str.strip),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.lists(inner, min_size=1, max_size=3).map(tuple)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(inner, min_size=1, max_size=3).map(tuple),
     max_leaves=8,
 )
 

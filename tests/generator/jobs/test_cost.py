@@ -14,16 +14,18 @@ from generator.jobs.cost import (
     estimate,
     tariff_of,
 )
-from generator.sheet.recipe import Recipe
+from generator.jobs.eta import WorkSize
 
-RECIPE = Recipe(model="m", prompt="a lake", steps=10, width=64, height=64)
+SIZE = WorkSize("m", 64, 64, 10)
 
 
 def paces(**seconds: float) -> SecondsOf:
-    return lambda engine, _recipe: seconds.get(engine)
+    return lambda engine, _size: seconds.get(engine)
 
 
-def engine(name: str, an_hour: float | None = None, a_picture: float | None = None) -> OfferedEngine:
+def engine(
+    name: str, an_hour: float | None = None, a_picture: float | None = None
+) -> OfferedEngine:
     return OfferedEngine(name, "sketch", Tariff(an_hour, a_picture))
 
 
@@ -59,27 +61,27 @@ def test_the_briefs_picture_costs_what_it_says_there() -> None:
 
 def test_engines_draw_beside_each_other_and_cost_what_each_draws() -> None:
     engines = [engine("slow", 3600), engine("quick", 7200)]
-    told = estimate([RECIPE] * 3, engines, paces(slow=4, quick=2), "EUR")
+    told = estimate([SIZE] * 3, engines, paces(slow=4, quick=2), "EUR")
     # quick draws the second and, from 2 s on, the third
     assert told == Estimate(pictures=3, seconds=4.0, cost=4.0 + 2 * 2 * 2.0, currency="EUR")
 
 
 def test_what_was_never_measured_is_not_known() -> None:
-    told = estimate([RECIPE] * 2, [engine("a", 1.0), engine("b", 1.0)], paces(a=1.0), "EUR")
+    told = estimate([SIZE] * 2, [engine("a", 1.0), engine("b", 1.0)], paces(a=1.0), "EUR")
     assert (told.pictures, told.seconds, told.cost) == (2, None, None)
 
 
 def test_what_costs_the_same_whoever_draws_it_is_known_all_the_same() -> None:
     per_picture = [engine("a", a_picture=0.5), engine("b", a_picture=0.5)]
-    assert estimate([RECIPE] * 3, per_picture, paces(), "EUR").cost == pytest.approx(1.5)
+    assert estimate([SIZE] * 3, per_picture, paces(), "EUR").cost == pytest.approx(1.5)
     free = [engine("a", 0.0), engine("b", 0.0)]
-    assert estimate([RECIPE] * 3, free, paces(), "EUR").cost == 0.0
+    assert estimate([SIZE] * 3, free, paces(), "EUR").cost == 0.0
     mixed = [engine("a", a_picture=0.5), engine("b", a_picture=0.4)]
-    assert estimate([RECIPE] * 3, mixed, paces(), "EUR").cost is None
+    assert estimate([SIZE] * 3, mixed, paces(), "EUR").cost is None
 
 
 def test_without_engines_nothing_is_known() -> None:
-    told = estimate([RECIPE], [], paces(), "CHF")
+    told = estimate([SIZE], [], paces(), "CHF")
     assert told.document() == {"pictures": 1, "seconds": None, "cost": None, "currency": "CHF"}
 
 
@@ -92,7 +94,7 @@ def test_it_takes_no_less_than_the_work_shared_and_no_more_than_one_after_the_ot
 ) -> None:
     engines = [engine(f"e{n}", 3600.0) for n in range(len(seconds))]
     pace = paces(**{f"e{n}": each for n, each in enumerate(seconds)})
-    told = estimate([RECIPE] * pictures, engines, pace, "EUR")
+    told = estimate([SIZE] * pictures, engines, pace, "EUR")
     assert told.seconds is not None
     assert told.cost is not None
     assert told.cost <= len(seconds) * told.seconds + 1e-6  # all busy until then, at the most

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from generator.engines.registry import KINDS, engine_section
+from generator.engines.settings import RemoteSection
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from generator.styles import DEFAULT_STYLES, Style
 from server.config.sections import FirstFrameTimeout, Tokens
@@ -656,7 +657,10 @@ def test_a_databases_password_in_a_file_that_is_passed_around_is_refused(
 @pytest.mark.parametrize(
     ("address", "opened"),
     [
-        ("postgresql://me@db.example:5433/studio", "postgresql+psycopg://me@db.example:5433/studio"),
+        (
+            "postgresql://me@db.example:5433/studio",
+            "postgresql+psycopg://me@db.example:5433/studio",
+        ),
         ("postgres:///studio", "postgresql+psycopg:///studio"),
         ("sqlite:////srv/studio.sqlite", "sqlite:////srv/studio.sqlite"),
     ],
@@ -683,7 +687,9 @@ def test_what_is_no_database_is_told_without_its_address(address: str) -> None:
 
 
 def test_the_studio_listens_as_any_server_of_ours(tmp_path: Path) -> None:
-    text = '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    text = (
+        '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    )
     section = loaded(text, folder=tmp_path).studio
     assert (section.server.host, section.server.port) == ("127.0.0.1", 8100)
     assert section.server.public_url == "https://venue.example/studio/"
@@ -751,7 +757,7 @@ def test_what_is_wrong_with_a_style_a_fast_variant_or_a_cost(
 
 def test_every_kind_of_engine_may_say_what_it_costs() -> None:
     for kind, section in KINDS.items():
-        url = {"url": f"{section.scheme}://gpu"} if not section.local else {}  # type: ignore[union-attr] - where it is not local, it has one
+        url = {"url": f"{section.scheme}://gpu"} if issubclass(section, RemoteSection) else {}
         more = {"model": "owner/name"} if kind == "replicate" else {}
         more |= {"workflow": "w.json"} if kind == "comfyui" else {}
         made = engine_section(
