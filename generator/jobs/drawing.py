@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from cache.library import Library
 from cache.model.documents import FormatError
-from cache.stores.port import Store
+from cache.model.formats import ImageSet
+from cache.stores.port import NotFound, Store
 from cache.stores.prefix import PrefixStore
 from cache.threads import offload_large
 from generator.engines.observed import Look, ObservedEngine
@@ -59,6 +61,36 @@ class DrawWork(BaseModel):
 def take_store(store: Store, take: str) -> PrefixStore:
     """A take's own small store; in it, the take is set 0 of its action."""
     return PrefixStore(store, f"{TAKES}{take}/")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTake:
+    """A take that is whole, as far as its meta tells.
+
+    Attributes:
+        library: reads its images.
+        image_set: it, as the set that it is.
+    """
+
+    library: Library
+    image_set: ImageSet
+
+
+async def open_take(store: Store, take: str) -> OpenedTake:
+    """Open a take, whatever action it is for.
+
+    Raises:
+        NotFound: there is none, or not yet.
+        BrokenSet: an image of it is missing.
+        StoreError: the store could not be read.
+        FormatError: its manifest cannot be understood.
+    """
+    own = take_store(store, take)
+    library = Library(own)
+    actions = (await library.refresh()).actions
+    if not actions:
+        raise NotFound(f"{TAKES}{take}", "no such take")
+    return OpenedTake(library, await library.open_set(next(iter(actions)), 0))
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from cache.outgoing import has_password
 from cache.spelling import nearest
 from generator.jobs.cost import OfferedEngine, estimate
 from generator.jobs.drawing import NO_ACTION, DrawWork
-from generator.jobs.eta import Paces, WorkSize
+from generator.jobs.eta import WorkSize
 from generator.jobs.fields import BadJobRequest, FieldProblem, read_fields
+from generator.jobs.paces import Paces
 from generator.jobs.model import MAX_ITEMS, PRIORITIES, USUAL_PRIORITY
 from generator.jobs.store import EventType, NewItem, NewJob
 from generator.sheet.description import Description, describe
@@ -600,8 +601,11 @@ def _as_text(program: Program) -> Program:
 
 
 def _size(recipe: Recipe) -> int:
-    texts = len(recipe.prompt.encode()) + len(recipe.negative_prompt.encode())
-    return _AN_ITEM + 2 * texts + len(recipe.base_image or b"") * 4 // 3
+    """Bytes that an item of a recipe takes, roughly; its prompt is told twice."""
+    names = [recipe.model, recipe.scheduler or "", *(lora.model for lora in recipe.loras)]
+    texts = [recipe.prompt, recipe.prompt, recipe.negative_prompt, *names]
+    written = sum(len(text.encode()) + 64 for text in texts)
+    return _AN_ITEM + written + len(recipe.base_image or b"") * 4 // 3
 
 
 def _take_of(base: str) -> str | None:

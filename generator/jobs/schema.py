@@ -106,6 +106,7 @@ items: Final = sa.Table(
     sa.Column("seconds", sa.Double),
     sa.Column("cost", sa.Double),
     sa.Index("ix_items_ended", "ended_at"),
+    sa.Index("ix_items_take", "take"),
     sqlite_with_rowid=False,
 )
 _queued: Final = items.c.status == sa.text("'queued'")

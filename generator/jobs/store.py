@@ -269,7 +269,7 @@ class JobStore:
         self,
         *,
         owner: str | None = None,
-        status: JobStatus | None = None,
+        statuses: Sequence[JobStatus] | None = None,
         kind: JobKind | None = None,
         before: str | None = None,
         limit: int = 50,
@@ -278,7 +278,7 @@ class JobStore:
 
         Args:
             owner: whose, None for everybody's.
-            status: in which state, None for any.
+            statuses: in which states, None for any.
             kind: of which kind, None for any.
             before: the id of the last one that is known already.
             limit: at most so many.
@@ -286,14 +286,22 @@ class JobStore:
         where: sa.ColumnElement[bool] = sa.true()
         if owner is not None:
             where &= jobs.c.owner == owner
-        if status is not None:
-            where &= jobs.c.status == status
+        if statuses is not None:
+            where &= jobs.c.status.in_(statuses)
         if kind is not None:
             where &= jobs.c.kind == kind
         if before is not None:
-            last = sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery()
-            where &= jobs.c.number < last
+            last = sa.select(jobs.c.number).where(jobs.c.id == before)
+            if owner is not None:  # else somebody else's job would tell when it was asked for
+                last = last.where(jobs.c.owner == owner)
+            where &= jobs.c.number < last.scalar_subquery()
         return await self.database.read(lambda connection: _jobs(connection, where, limit))
+
+    async def owns_take(self, take: str, owner: str) -> bool:
+        """Whether a take is one that a member asked for, drawn or not."""
+        query = sa.select(items.c.take).where(items.c.take == take, items.c.owner == owner)
+        found = await self.database.read(lambda connection: connection.scalar(query.limit(1)))
+        return found is not None
 
     async def asked_since(self, owner: str, since: float) -> int:
         """How many items a member has asked for after a time."""

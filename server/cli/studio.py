@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,6 +21,8 @@ from server.core.output import output_in_background
 from server.network.serving import NotServed, serve_app
 from server.studio.app import create_studio, why_not_to_listen
 from server.studio.opening import database_url
+
+T = TypeVar("T")
 
 studio = typer.Typer(
     help="The artist's server: ask for pictures, see them drawn, choose.",
@@ -76,6 +78,20 @@ def serve(
 # ---------------------------------------------------------------- who may ask
 
 
+def _with_members(show: Show, work: Callable[[Members], Awaitable[T]]) -> T:
+    """Do something with a show's members, or end the program with what is wrong."""
+
+    async def opened() -> T:
+        show.state_folder.mkdir(parents=True, exist_ok=True)
+        async with open_database(database_url(show)) as database:
+            return await work(Members(database))
+
+    try:
+        return asyncio.run(opened())
+    except (DatabaseError, MemberExists, BadMemberName, LookupError, OSError) as error:
+        fail(str(error), 1)
+
+
 @member.command("add")
 def add_member(
     name: Annotated[str, typer.Argument(help="Of a person, or of a program.")],
@@ -92,7 +108,7 @@ def add_member(
     """Let somebody in; the token is printed once, and kept nowhere in clear."""
     loaded = load(show)
     limit = pictures_a_day or loaded.settings.studio.pictures_a_day
-    _, token = _with_members(loaded, lambda members: members.add(name, role, limit, time.time()))
+    _, token = _with_members(loaded, lambda members: members.add(name, role, limit))
     typer.echo(token)
 
 
@@ -122,7 +138,7 @@ def remove_member(
     name: Annotated[str, typer.Argument(help="Who.")], *, show: ShowOption = None
 ) -> None:
     """Let somebody in no longer; what it asked for stays."""
-    _with_members(load(show), lambda members: members.remove(name, time.time()))
+    _with_members(load(show), lambda members: members.remove(name))
 
 
 # ---------------------------------------------------------------- what is kept
@@ -134,7 +150,7 @@ def back_up(
 ) -> None:
     """Copy jobs, members, webhooks and all else that only the Studio's database has."""
     try:
-        backup(database_url(load(show)), file)
+        asyncio.run(backup(database_url(load(show)), file))
     except (BackupRefused, DatabaseError, OSError) as error:
         fail(str(error), 1)
 

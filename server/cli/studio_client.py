@@ -156,7 +156,6 @@ async def _try(
 
 
 async def _saved(studio: StudioClient, job: Mapping[str, Any], to: Path) -> dict[int, Path]:
-    to.mkdir(parents=True, exist_ok=True)
     saved: dict[int, Path] = {}
     for item in job["items"]:
         if item["url"]:
@@ -181,14 +180,15 @@ def jobs(
         return
     table = Table("id", "status", "done", "left", "what", "why not", box=None)
     for job in found["jobs"]:
-        error = job["error"] or next((each["error"] for each in job["items"] if each["error"]), {})
+        errors_of_items = (each["error"] for each in job["items"] if each["error"])
+        error = job["error"] or next(errors_of_items, None) or {}
         table.add_row(
             job["id"],
             job["status"],
             f"{job['done']}/{job['total']}",
             _left(job).lstrip(", "),
             one_line(str((job["request"] or {}).get("prompt", "")), _SHOWN),
-            one_line(str((error or {}).get("message", "")), _SHOWN),
+            one_line(str(error.get("message", "")), _SHOWN),
         )
     Console().print(table)
 

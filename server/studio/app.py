@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from cache.stores.folder import FolderStore
-from cache.stores.port import Store
+from cache.index import load_manifest
+from cache.model.documents import FormatError
+from cache.stores.port import NotFound, Store, StoreError
 from generator.engines.callback.inbox import callback_inbox
-from generator.engines.inbox import Inbox
 from generator.guarded_outgoing import guarded_client, reach_of
 from generator.jobs.database import open_database
 from generator.jobs.members import Members
@@ -28,6 +30,7 @@ from generator.jobs.paces import remembered_paces
 from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
+from generator.sheet.plan import Plan
 from server.config.sections import StudioSection
 from server.config.show import Show
 from server.config.stores import store_of
@@ -62,6 +65,8 @@ from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
 from server.studio.slots import studio_engines
 from server.studio.socket import StudioSocket
+
+_log = structlog.get_logger(__name__)
 
 _TIDIED_EACH: Final = 3600.0
 _EVENTS_KEPT: Final = 7 * 86400.0
@@ -128,7 +133,7 @@ async def _open_studio(
 
         callbacks = callback_inbox(show.settings.tokens.secrets)
         engines = await stack.enter_async_context(
-            studio_engines(show, clock, Inbox() if callbacks is None else callbacks)
+            studio_engines(show, clock, callbacks)
         )
         paces = await stack.enter_async_context(remembered_paces(jobs))
         previews = LivePreviews()
@@ -167,7 +172,7 @@ async def _open_studio(
             database=database,
             jobs=jobs,
             access=access,
-            catalogue=catalogue_of(show, [each.section for each in engines]),
+            catalogue=catalogue_of(show, await _plan(show, store)),
             scheduler=scheduler,
             outlook=outlook,
             paces=paces,
@@ -190,6 +195,17 @@ async def _open_studio(
         )
         background.start_all(_jobs(services, clock, process))
         yield {"services": services, "unhandled": unhandled}
+
+
+async def _plan(show: Show, store: Store) -> Plan:
+    """The show's actions under the ids that their sets have; of a store that is away, by the sheet."""
+    try:
+        finished = (await load_manifest(store)).fingerprints()
+    except (StoreError, FormatError) as error:
+        if not isinstance(error, NotFound):
+            _log.warning("manifest_not_read", reason=str(error))
+        finished = {}
+    return show.plan(finished)
 
 
 def base_address(section: StudioSection) -> str:

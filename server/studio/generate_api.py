@@ -17,7 +17,7 @@ from generator.answers import JsonResponse
 from generator.engines.callback.inbox import MAX_CALLBACK
 from generator.jobs.brief_request import generate_request
 from generator.jobs.members import Member
-from generator.jobs.request import BadJobRequest
+from generator.jobs.fields import BadJobRequest
 from server.studio.documents import timestamp
 from server.studio.jobs_api import keep, own_job, refused
 from server.studio.refusals import StudioRefused
@@ -42,7 +42,7 @@ async def generate(request: Request, parts: StudioServices, member: Member) -> R
         )
     except BadJobRequest as error:
         raise refused(error) from error
-    job, is_new = await keep(parts, member, new)
+    job, is_new = await keep(parts, new)
     return JsonResponse(
         {"jobId": job.id, "status": _OVER.get(job.status, job.status)},
         status_code=202 if is_new else 200,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,9 +17,9 @@ from generator.answers import JsonResponse
 from generator.guarded_outgoing import AddressRefused, Reach, checked_address
 from generator.jobs.drawing import open_take
 from generator.jobs.members import Member
-from generator.jobs.model import ENDED, Job
+from generator.jobs.model import ENDED, Job, JobKind, JobStatus
+from generator.jobs.fields import BadJobRequest
 from generator.jobs.request import (
-    BadJobRequest,
     accept_request,
     asked_take,
     estimate_request,
@@ -47,7 +47,6 @@ from server.studio.services import StudioServices
 
 _LONGEST_WAIT: Final = 60
 _MOST_JOBS: Final = 200
-_STATUSES: Final = frozenset({"queued", "processing", *ENDED})
 
 
 @for_members
@@ -55,7 +54,7 @@ async def ask(request: Request, parts: StudioServices, member: Member) -> Respon
     """`POST /api/jobs`: 202 and where it is to be found; 200 for a key that is known."""
     key = key_of(request)
     asked = await json_of(request, MAX_RECIPE)
-    return await accepted(request, parts, member, await checked(parts, member, asked, key))
+    return await accepted(request, parts, await checked(parts, member, asked, key))
 
 
 async def checked(parts: StudioServices, member: Member, asked: object, key: str | None) -> NewJob:
@@ -123,7 +122,7 @@ def refused(error: BadJobRequest) -> StudioRefused:
     )
 
 
-async def keep(parts: StudioServices, member: Member, new: NewJob) -> tuple[Job, bool]:
+async def keep(parts: StudioServices, new: NewJob) -> tuple[Job, bool]:
     """Accept a job, and have it worked on; whether it is new.
 
     Raises:
@@ -140,10 +139,10 @@ async def keep(parts: StudioServices, member: Member, new: NewJob) -> tuple[Job,
 
 
 async def accepted(
-    request: Request, parts: StudioServices, member: Member, new: NewJob
+    request: Request, parts: StudioServices, new: NewJob
 ) -> Response:
     """The answer to who asked for a job."""
-    job, is_new = await keep(parts, member, new)
+    job, is_new = await keep(parts, new)
     location = f"{request.scope.get('root_path', '')}/api/jobs/{job.id}"
     return JsonResponse(
         await parts.documents.of(job),
@@ -164,19 +163,34 @@ async def estimate(request: Request, parts: StudioServices, member: Member) -> R
 async def jobs(request: Request, parts: StudioServices, member: Member) -> Response:
     """`GET /api/jobs?status=&kind=&before=&limit=`: one's own, the newest first."""
     query = request.query_params
-    status = query.get("status") or None
-    wanted = None if status is None else status.split(",")
-    if wanted is not None and not _STATUSES.issuperset(wanted):
-        text = f"status: expected some of {', '.join(sorted(_STATUSES))}"
-        raise StudioRefused("bad_request", text, field="status")
     found = await parts.jobs.find(
         owner=member.id,
-        statuses=wanted,  # type: ignore[arg-type] - they were looked at above
-        kind=query.get("kind") or None,  # type: ignore[arg-type] - of another kind there are none
+        statuses=_statuses(query.get("status")),
+        kind=_kind(query.get("kind")),
         before=query.get("before") or None,
         limit=query_number(request, "limit", 50, 1, _MOST_JOBS),
     )
     return JsonResponse({"jobs": [await parts.documents.of(job) for job in found]})
+
+
+def _statuses(text: str | None) -> list[JobStatus] | None:
+    """Some states, with commas between them; None for any."""
+    found = [status for status in get_args(JobStatus) if status in (text or "").split(",")]
+    if text and len(found) < len(set(text.split(","))):
+        known = f"status: expected some of {', '.join(get_args(JobStatus))}"
+        raise StudioRefused("bad_request", known, field="status")
+    return found or None
+
+
+def _kind(text: str | None) -> JobKind | None:
+    kind: JobKind
+    for kind in get_args(JobKind):
+        if text == kind:
+            return kind
+    if text:
+        known = f"kind: expected one of {', '.join(get_args(JobKind))}"
+        raise StudioRefused("bad_request", known, field="kind")
+    return None
 
 
 @for_members

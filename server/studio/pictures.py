@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from cache.library import BrokenSet
 from cache.model.documents import FormatError
-from cache.model.formats import MAX_STEPS
 from cache.stores.port import NotFound, StoreError
 from cache.thumbnails import MEDIA_TYPE, thumbnail
 from generator.jobs.drawing import open_take
 from server.network.responses import cacheable, etag_of
+from server.studio.previews import Step
 from server.studio.refusals import StudioRefused, no_such
 from server.studio.requests import id_in_path, query_number, refusing
 from server.studio.services import StudioServices, studio_services
@@ -32,8 +32,8 @@ async def _picture(request: Request) -> Response:
     parts = studio_services(request)
     take, name = id_in_path(request, "picture"), request.path_params["name"]
     member = await parts.access.viewer_of(request, f"/takes/{take}/{name}")
-    stem = "final" if name in {"image", "thumb"} else _stem(name)
-    data, media_type = await _find(parts, take, stem, member)
+    step: Step = "final" if name in {"image", "thumb"} else _step(name)
+    data, media_type = await _find(parts, take, step, member)
     if name == "thumb":
         width = query_number(request, "w", _THUMB, *_WIDTHS)
         small = await asyncio.to_thread(thumbnail, data, name, width=width)
@@ -45,20 +45,22 @@ async def _picture(request: Request) -> Response:
 picture: Final = refusing(_picture)
 
 
-def _stem(name: str) -> str:
+def _step(name: str) -> Step:
     found = _NAME.fullmatch(name)
-    if found is None or (found[1] != "final" and int(found[1]) > MAX_STEPS):
+    if found is None:
         raise no_such("picture")
-    return found[1]
+    if found[1] == "final":
+        return "final"
+    return int(found[1])
 
 
-async def _find(parts: StudioServices, take: str, stem: str, member: str) -> tuple[bytes, str]:
+async def _find(parts: StudioServices, take: str, step: Step, member: str) -> tuple[bytes, str]:
     """A picture of a member's own take, and its media type.
 
     Raises:
         StudioRefused: `not_found`: there is none, or it is somebody else's.
     """
-    drawn = parts.previews.get(take, stem if stem == "final" else int(stem))
+    drawn = parts.previews.get(take, step)
     if drawn is not None:
         if drawn.owner != member:
             raise no_such("picture")
@@ -69,13 +71,13 @@ async def _find(parts: StudioServices, take: str, stem: str, member: str) -> tup
         async with asyncio.timeout(_READ_WITHIN):
             found = await open_take(parts.store, take)
             steps = found.image_set.steps
-            number = len(steps) if stem == "final" else int(stem)
+            number = len(steps) if step == "final" else step
             if number > len(steps):
                 raise no_such("picture")
-            step = steps[number - 1]
-            data = await found.library.image(step)
+            shown = steps[number - 1]
+            data = await found.library.image(shown)
     except (NotFound, BrokenSet):
         raise no_such("picture") from None
     except (StoreError, FormatError, TimeoutError) as error:
         raise StudioRefused("unavailable", f"the store cannot be read now: {error}") from error
-    return data, step.media_type
+    return data, shown.media_type

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from generator.engines.port import StepImage
-from generator.jobs.scheduler import Done, Workplace
+from generator.jobs.scheduler import Done, OnStep, Workplace
 from generator.jobs.store import Claimed
 
 MOST_BYTES: Final = 256 * 2**20
@@ -130,9 +130,9 @@ class ShownPlace:
         """See `Workplace.name`."""
         return self.place.name
 
-    async def work(self, claimed: Claimed) -> Done:
+    async def work(self, claimed: Claimed, on_step: OnStep) -> Done:
         """See `Workplace.work`."""
         try:
-            return await self.place.work(claimed)
+            return await self.place.work(claimed, on_step)
         finally:
             self.previews.settled(claimed)

@@ -6,6 +6,7 @@ waits for a take wants it soon. One elsewhere is asked directly, without the sho
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,20 +17,20 @@ import structlog
 
 from generator.engines.inbox import Inbox
 from generator.engines.port import Engine, EngineStarting, StepImage, Timing
-from generator.engines.registry import AnyEngine
+from generator.engines.registry import AnyEngine, find_engine
 from generator.engines.settings import BadEngine, EngineAccess, LocalSection
 from generator.outgoing import Client, client_for_engines
 from generator.sheet.recipe import Recipe
 from server.config.show import Show
 from server.core.clock import Clock
 from server.engines.child import worker_child
-from server.engines.local import LocalEngine
+from server.engines.local import LocalEngine, State
 from server.engines.supervision import Supervision
 
 _log = structlog.get_logger(__name__)
 
 _PROBE: Final = Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)
-_ENDED: Final = frozenset({"ready", "rested", "restarting", "stopped"})
+_ENDED: Final[tuple[State, ...]] = ("ready", "rested", "restarting", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class StudioEngine:
 
 @asynccontextmanager
 async def studio_engines(
-    show: Show, clock: Clock, inbox: Inbox
+    show: Show, clock: Clock, inbox: Inbox | None
 ) -> AsyncIterator[Sequence[StudioEngine]]:
     """The engines of `show`, open while the context lasts; none is waited for.
 
@@ -84,7 +85,7 @@ async def studio_engines(
 
 def _names(section: LocalSection) -> list[str]:
     """The names of its slots: the first is its own."""
-    count = section.beside_each_other(usable_cores())
+    count = section.beside_each_other(os.cpu_count() or 1)
     return [section.name, *(f"{section.name}-{number}" for number in range(2, count + 1))]
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 from generator.jobs.brief_request import generate_request
 from generator.jobs.cost import OfferedEngine, Tariff
 from generator.jobs.drawing import NO_ACTION, DrawWork
-from generator.jobs.eta import Paces, WorkSize
+from generator.jobs.eta import WorkSize
+from generator.jobs.paces import Paces
 from generator.jobs.fields import BadJobRequest
 from generator.jobs.request import (
     MAX_PICTURES,
@@ -291,6 +292,8 @@ def test_work_that_no_database_should_hold_is_too_large() -> None:
     ((code, field, _),) = refused({"recipe": recipe, "n": 64})
     assert (code, field) == ("too_large", "n")
     assert len(accepted({"recipe": recipe, "n": 4}).items) == 4
+    long = {"model": "m" * 2**21, "prompt": "a", "steps": 1, "width": 64, "height": 64}
+    assert [problem[:2] for problem in refused({"recipe": long, "n": 64})] == [("too_large", "n")]
 
 
 # ---------------------------------------------------------------- what is refused
