@@ -34,8 +34,8 @@ from generator.jobs.cost import OfferedEngine, estimate
 from generator.jobs.drawing import NO_ACTION, DrawWork
 from generator.jobs.eta import WorkSize
 from generator.jobs.fields import BadJobRequest, FieldProblem, read_fields
-from generator.jobs.paces import Paces
 from generator.jobs.model import MAX_ITEMS, PRIORITIES, USUAL_PRIORITY
+from generator.jobs.paces import Paces
 from generator.jobs.store import EventType, NewItem, NewJob
 from generator.sheet.description import Description, describe
 from generator.sheet.estimate import steps_of

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from generator.jobs.backup import BackupRefused, backup
-from generator.jobs.database import DatabaseError
+from generator.jobs.database import DatabaseError, open_database
+from generator.jobs.members import BadMemberName, MemberExists, Members
 from server.cli import studio_client
 from server.cli.common import JsonOption, LogLevelOption, ShowOption, StoreOption, fail, load
+from server.config.show import Show
 from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
 from server.core.output import output_in_background

@@ -118,8 +118,7 @@ class StudioAccess:
     async def _has_members(self) -> bool:
         """Whether anybody has a token; once somebody has, the machine is open to nobody else."""
         if self._looked is None or self.now() - self._looked > _LOOKED_UP_FOR:
-            known = await self.members.all()
-            self._anybody = any(each.id != self.implicit.id for each in known)
+            self._anybody = bool(await self.members.all())
             self._looked = self.now()
         return self._anybody
 

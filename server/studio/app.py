@@ -17,9 +17,9 @@ import structlog
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from cache.stores.folder import FolderStore
 from cache.index import load_manifest
 from cache.model.documents import FormatError
+from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
 from generator.engines.callback.inbox import callback_inbox
 from generator.guarded_outgoing import guarded_client, reach_of
@@ -49,7 +49,7 @@ from server.network.rate_limit import LimitedRequests
 from server.network.responses import SafeHeaders
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.studio.access import StudioAccess
-from server.studio.catalogue import catalogue_of
+from server.studio.catalogue import catalogue_of, offered_engine
 from server.studio.documents import JobDocuments
 from server.studio.drawings import Drawings, hook_images
 from server.studio.feed import Feed
@@ -132,14 +132,12 @@ async def _open_studio(
         stack.enter_context(unhandled.of_the_loop())
 
         callbacks = callback_inbox(show.settings.tokens.secrets)
-        engines = await stack.enter_async_context(
-            studio_engines(show, clock, callbacks)
-        )
+        engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
         paces = await stack.enter_async_context(remembered_paces(jobs))
         previews = LivePreviews()
 
         async def queue_of(member: str) -> Mapping[str, Any]:
-            return queue_document(scheduler, member)
+            return await queue_document(scheduler, outlook, member)
 
         feed = Feed(jobs, queue=queue_of)
         drawing = Drawings(store, previews, feed, paces)
@@ -172,7 +170,11 @@ async def _open_studio(
             database=database,
             jobs=jobs,
             access=access,
-            catalogue=catalogue_of(show, await _plan(show, store)),
+            catalogue=catalogue_of(
+                show,
+                await _plan(show, store),
+                [offered_engine(each.section, each.name) for each in engines],
+            ),
             scheduler=scheduler,
             outlook=outlook,
             paces=paces,
@@ -198,9 +200,9 @@ async def _open_studio(
 
 
 async def _plan(show: Show, store: Store) -> Plan:
-    """The show's actions under the ids that their sets have; of a store that is away, by the sheet."""
+    """The show's actions, under the ids that their sets have as far as the store can be read."""
     try:
-        finished = (await load_manifest(store)).fingerprints()
+        finished = (await load_manifest(store)).fingerprints
     except (StoreError, FormatError) as error:
         if not isinstance(error, NotFound):
             _log.warning("manifest_not_read", reason=str(error))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from generator.engines.registry import AnyEngine
 from generator.jobs.cost import OfferedEngine, tariff_of
 from generator.jobs.request import Catalogue
 from generator.sheet.plan import Plan
 from server.config.show import Show
 
 
-def catalogue_of(show: Show, plan: Plan | None = None) -> Catalogue:
+def catalogue_of(
+    show: Show, plan: Plan | None = None, engines: Sequence[OfferedEngine] | None = None
+) -> Catalogue:
     """What a show offers.
 
     Args:
         show: the show.
         plan: its actions, under the ids that what is drawn gives them; None for those of a show
             of which nothing is drawn.
+        engines: that draw, slot by slot; None for those of its settings.
     """
     settings = show.settings
     actions = (show.plan({}) if plan is None else plan).actions
@@ -25,17 +30,21 @@ def catalogue_of(show: Show, plan: Plan | None = None) -> Catalogue:
         styles=settings.styles,
         actions={action.action_id: action for action in actions},
         base_images=show.base_images,
-        engines=tuple(
-            OfferedEngine(
-                name=section.name,
-                kind=section.kind,
-                tariff=tariff_of(section),
-                local=section.local,
-                live=section.plays_live,
-            )
-            for section in settings.engines
-        ),
+        engines=tuple(offered_engine(each) for each in settings.engines)
+        if engines is None
+        else tuple(engines),
         currency=settings.studio.currency,
+    )
+
+
+def offered_engine(section: AnyEngine, name: str | None = None) -> OfferedEngine:
+    """An engine as it is offered, under its slot's name where it has several."""
+    return OfferedEngine(
+        name=section.name if name is None else name,
+        kind=section.kind,
+        tariff=tariff_of(section),
+        local=section.local,
+        live=section.plays_live,
     )
 
 

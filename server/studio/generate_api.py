@@ -16,8 +16,8 @@ from starlette.responses import Response
 from generator.answers import JsonResponse
 from generator.engines.callback.inbox import MAX_CALLBACK
 from generator.jobs.brief_request import generate_request
-from generator.jobs.members import Member
 from generator.jobs.fields import BadJobRequest
+from generator.jobs.members import Member
 from server.studio.documents import timestamp
 from server.studio.jobs_api import keep, own_job, refused
 from server.studio.refusals import StudioRefused

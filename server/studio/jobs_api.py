@@ -16,9 +16,9 @@ from cache.stores.port import NotFound, StoreError
 from generator.answers import JsonResponse
 from generator.guarded_outgoing import AddressRefused, Reach, checked_address
 from generator.jobs.drawing import open_take
+from generator.jobs.fields import BadJobRequest
 from generator.jobs.members import Member
 from generator.jobs.model import ENDED, Job, JobKind, JobStatus
-from generator.jobs.fields import BadJobRequest
 from generator.jobs.request import (
     accept_request,
     asked_take,
@@ -138,9 +138,7 @@ async def keep(parts: StudioServices, new: NewJob) -> tuple[Job, bool]:
     return job, is_new
 
 
-async def accepted(
-    request: Request, parts: StudioServices, new: NewJob
-) -> Response:
+async def accepted(request: Request, parts: StudioServices, new: NewJob) -> Response:
     """The answer to who asked for a job."""
     job, is_new = await keep(parts, new)
     location = f"{request.scope.get('root_path', '')}/api/jobs/{job.id}"

@@ -12,6 +12,7 @@ from cache.untrusted import one_line
 from generator.answers import JsonResponse
 from generator.jobs.members import Member
 from generator.jobs.model import Problem
+from generator.jobs.outlook import QueueOutlook
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.statistics import MAX_HOURS, job_statistics
 from server.studio.catalogue import engines_document, programs_document, styles_document
@@ -23,9 +24,11 @@ from server.studio.services import StudioServices
 _MAX_REASON: Final = 200
 
 
-def queue_document(scheduler: Scheduler, member: str) -> dict[str, Any]:
+async def queue_document(
+    scheduler: Scheduler, outlook: QueueOutlook, member: str
+) -> dict[str, Any]:
     """The queue as a member sees it: of other people's work, only that there is some."""
-    pause = scheduler.paused
+    pause, prospects = scheduler.paused, (await outlook.look()).values()
     return {
         "paused": None
         if pause is None
@@ -49,11 +52,13 @@ def queue_document(scheduler: Scheduler, member: str) -> dict[str, Any]:
             }
             for slot in scheduler.slots
         ],
+        "waiting": sum(each.position > 0 for each in prospects),
+        "running": sum(each.position == 0 for each in prospects),
     }
 
 
 async def _queue(parts: StudioServices, member: Member) -> Response:
-    return JsonResponse(queue_document(parts.scheduler, member.id))
+    return JsonResponse(await queue_document(parts.scheduler, parts.outlook, member.id))
 
 
 @for_members
@@ -97,7 +102,12 @@ async def stats(request: Request, parts: StudioServices, member: Member) -> Resp
     hours = query_number(request, "hours", 24, 1, MAX_HOURS)
     found = await job_statistics(parts.database, parts.wall(), hours)
     return JsonResponse(
-        {"hours": hours, "currency": parts.catalogue.currency, **dataclasses.asdict(found)}
+        {
+            "hours": hours,
+            "currency": parts.catalogue.currency,
+            **dataclasses.asdict(found),
+            "success_rate": found.success,
+        }
     )
 
 

@@ -18,8 +18,8 @@ from generator.jobs.brief_request import generate_request
 from generator.jobs.cost import OfferedEngine, Tariff
 from generator.jobs.drawing import NO_ACTION, DrawWork
 from generator.jobs.eta import WorkSize
-from generator.jobs.paces import Paces
 from generator.jobs.fields import BadJobRequest
+from generator.jobs.paces import Paces
 from generator.jobs.request import (
     MAX_PICTURES,
     MAX_PROMPT,

@@ -187,6 +187,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_items_ended", "items", ["ended_at"], unique=False)
+    op.create_index("ix_items_take", "items", ["take"], unique=False)
     op.create_index(
         "ix_items_queued",
         "items",
