@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cache.index import load_manifest
 from cache.model.keys import meta_key
@@ -447,9 +447,9 @@ class TestProof:
 
 @dataclass
 class Older:
-    """What a worker was before: it passes no header on that it does not know, nor its own words."""
+    """Keeps from a worker what it did not know before: for whom a request is."""
 
-    app: Starlette
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -462,11 +462,19 @@ class Older:
         await self.app(scope, receive, send)
 
 
+class OlderWorker(Worker):
+    """A worker as it was before."""
+
+    def app(self) -> Starlette:
+        app = super().app()
+        app.add_middleware(Older)
+        return app
+
+
 class TestThoseWhoDoNotKnowOfIt:
     async def test_to_a_worker_that_does_not_the_show_is_one_of_many(self) -> None:
         easel = Easel()
-        worker = Worker(easel, probe=recipe())
-        worker.app = lambda app=worker.app: Older(app())  # type: ignore[method-assign,misc,assignment]
+        worker = OlderWorker(easel, probe=recipe())
         async with both(worker) as (show, other, _):
             before = asyncio.create_task(drawn(other, asked("other")))
             await easel.begun("other")
