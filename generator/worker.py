@@ -47,7 +47,7 @@ from generator.engines.port import (
     draw_for_nobody,
 )
 from generator.engines.remote.protocol import PRIORITY_HEADER, SetRequest
-from generator.observed_engine import ObservedEngine
+from generator.proven_engine import ProvenEngine
 from generator.sets.numbers import NumberTaken
 from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
@@ -152,10 +152,10 @@ class Worker:
     poisoned: Callable[[EngineError], None] = lambda _error: None
     now: Callable[[], float] = time.monotonic
     _queue: Queue = field(default_factory=Queue, init=False)
-    _observed: ObservedEngine = field(init=False)
+    _observed: ProvenEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        self._observed = ObservedEngine(self.engine, self.now)
+        self._observed = ProvenEngine(self.engine, self.now)
 
     def app(self) -> Starlette:
         """The worker as an ASGI application; it opens and closes its store."""

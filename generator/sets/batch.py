@@ -25,7 +25,7 @@ from generator.engines.port import (
     EnginePreempted,
     EngineUnavailable,
 )
-from generator.sets.inventory import Job
+from generator.sets.inventory import MissingSet
 from generator.sets.job_queue import Failure, JobQueue
 from generator.sets.numbers import Numbers
 from generator.sets.recorders import SetRecorder, recorder_for
@@ -49,8 +49,8 @@ class BatchOutcome:
         failed: with their reasons.
     """
 
-    drawn: list[Job] = field(default_factory=list)
-    found: list[Job] = field(default_factory=list)
+    drawn: list[MissingSet] = field(default_factory=list)
+    found: list[MissingSet] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
 
@@ -62,7 +62,7 @@ class Began:
     """An engine takes on sets of one action."""
 
     engine: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[MissingSet, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Finished:
     """A set is whole; `drawn` is False where it was there already."""
 
     engine: int
-    job: Job
+    job: MissingSet
     drawn: bool
 
 
@@ -79,7 +79,7 @@ class PutBack:
     """A set was not drawn this time, and will be tried again."""
 
     engine: int
-    job: Job
+    job: MissingSet
     reason: str
 
 
@@ -104,7 +104,7 @@ Watcher = Callable[[Event], None]
 
 
 async def run_batch(
-    jobs: Sequence[Job],
+    jobs: Sequence[MissingSet],
     engines: Sequence[Engine],
     store: Store,
     watch: Watcher = lambda _event: None,
@@ -175,7 +175,7 @@ class _Batch:
         await self.queue.leave(number)
 
     async def _attempt(
-        self, number: int, recorder: SetRecorder, taken: Sequence[Job]
+        self, number: int, recorder: SetRecorder, taken: Sequence[MissingSet]
     ) -> Exception | None:
         """Have sets recorded; what went wrong, if something did."""
         left = {job.set_id: job for job in taken}

@@ -19,7 +19,7 @@ METAS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MissingSet:
     """One set to be drawn."""
 
     action: Action
@@ -149,14 +149,14 @@ def _holding(library: Library, action: Action, found: Mapping[int, SetMeta | str
     )
 
 
-def jobs_for(holdings: Sequence[Holding], wanted: int) -> list[Job]:
+def jobs_for(holdings: Sequence[Holding], wanted: int) -> list[MissingSet]:
     """The sets to draw so that each action has `wanted`, in an order that helps soonest.
 
     First one set for each cue, then the second for each: a batch that is cut short has
     something for every cue.
     """
     jobs = [
-        (place, Job(held.action, set_id))
+        (place, MissingSet(held.action, set_id))
         for held in holdings
         for place, set_id in enumerate(held.missing(wanted), start=len(held.present))
     ]

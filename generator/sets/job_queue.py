@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cache.stores.port import StoreUnavailable
 from generator.engines.port import EngineError, EnginePreempted, EngineUnavailable, RecipeRefused
-from generator.sets.inventory import Job
+from generator.sets.inventory import MissingSet
 
 TRIES = 3
 """How often a drawing may fail before its set is listed as failed."""
@@ -20,7 +20,7 @@ TRIES = 3
 class Failure:
     """A set that will not be drawn in this batch, and why."""
 
-    job: Job
+    job: MissingSet
     reason: str
 
 
@@ -31,18 +31,18 @@ class JobQueue:
     said what it is.
     """
 
-    def __init__(self, jobs: Sequence[Job], engines: int) -> None:
+    def __init__(self, jobs: Sequence[MissingSet], engines: int) -> None:
         self._waiting = deque(jobs)
         self._here = set(range(engines))
-        self._tries: Counter[Job] = Counter()
-        self._alone: set[Job] = set()
-        self._failed_at: dict[Job, set[int]] = defaultdict(set)
-        self._refused_by: dict[Job, set[int]] = defaultdict(set)
-        self._reasons: dict[Job, str] = {}
+        self._tries: Counter[MissingSet] = Counter()
+        self._alone: set[MissingSet] = set()
+        self._failed_at: dict[MissingSet, set[int]] = defaultdict(set)
+        self._refused_by: dict[MissingSet, set[int]] = defaultdict(set)
+        self._reasons: dict[MissingSet, str] = {}
         self._in_flight = 0
         self._changed = asyncio.Condition()
 
-    async def take(self, engine: int, most: int) -> tuple[Job, ...]:
+    async def take(self, engine: int, most: int) -> tuple[MissingSet, ...]:
         """The next jobs for `engine`, all of one action; none once there will be none.
 
         Args:
@@ -69,7 +69,7 @@ class JobQueue:
             self._in_flight -= 1
             self._changed.notify_all()
 
-    async def settle(self, job: Job, engine: int, error: Exception, *, alone: bool) -> bool:
+    async def settle(self, job: MissingSet, engine: int, error: Exception, *, alone: bool) -> bool:
         """What was taken was not drawn; whether that is the last word on it.
 
         Args:
@@ -127,14 +127,16 @@ class JobQueue:
             failures.append(Failure(job, "; ".join(reasons) or "no engine would draw it"))
         return failures
 
-    def _may_take(self, job: Job, engine: int) -> bool:
+    def _may_take(self, job: MissingSet, engine: int) -> bool:
         """Not what it refused; and what failed with it is rather tried by another."""
         if engine in self._refused_by[job]:
             return False
         others = self._here - self._failed_at[job] - self._refused_by[job]
         return engine not in self._failed_at[job] or not others
 
-    def _company(self, lead: Job, others: Iterable[Job], most: int) -> Iterable[Job]:
+    def _company(
+        self, lead: MissingSet, others: Iterable[MissingSet], most: int
+    ) -> Iterable[MissingSet]:
         """What may be drawn together with `lead`.
 
         An action's first set goes alone, so that there is soon one for every cue.

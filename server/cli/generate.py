@@ -25,7 +25,7 @@ from generator.engines.registry import AnyEngine, UnknownEngine, find_engine, re
 from generator.engines.settings import BadEngine
 from generator.sets.batch import BatchOutcome, Event, run_batch
 from generator.sets.importer import NothingToImport, import_sets
-from generator.sets.inventory import Holding, Job, jobs_for, take_inventory
+from generator.sets.inventory import Holding, MissingSet, jobs_for, take_inventory
 from generator.sets.prune import Unwanted, remove_sets, unwanted_sets
 from generator.sets.verify import SetFinding, verify_sets
 from generator.sheet.estimate import Experience
@@ -196,11 +196,11 @@ def _repairs(
     findings: Sequence[SetFinding],
     absent: Sequence[Holding],
     wanted: int,
-) -> list[Job]:
+) -> list[MissingSet]:
     """What is broken is drawn again in its place; for what is stale, or not there, new sets."""
     held = {holding.action.action_id: holding for holding in chosen}
     places = dict.fromkeys((f.action_id, f.set_id) for f in findings if f.code != "stale")
-    jobs = [Job(held[action_id].action, set_id) for action_id, set_id in places]
+    jobs = [MissingSet(held[action_id].action, set_id) for action_id, set_id in places]
     lacking = {f.action_id: held[f.action_id] for f in findings if f.code == "stale"}
     lacking |= {holding.action.action_id: holding for holding in absent}
     return jobs + [job for job in jobs_for([*lacking.values()], wanted) if job not in jobs]
@@ -316,7 +316,7 @@ def import_older(
 async def _draw(
     show: Show,
     sections: Sequence[AnyEngine],
-    jobs: Sequence[Job],
+    jobs: Sequence[MissingSet],
     *,
     force: bool,
     rate: float | None = None,

@@ -66,6 +66,16 @@ class ProcessMetrics:
         return generate_latest(self.registry)
 
 
+class StudioMetrics(ProcessMetrics):
+    """Every metric of one Studio."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.member_errors = self._counter(
+            "member_errors", "Messages of members that could not be taken, by code.", "code"
+        )
+
+
 class Metrics(ProcessMetrics):
     """Every metric of one show."""
 

@@ -39,7 +39,7 @@ from server.core.clock import Clock, SystemClock
 from server.core.conditions import Condition, Conditions, Level
 from server.core.host_process import HostProcess
 from server.core.logs import log_metrics
-from server.core.metrics import ProcessMetrics, measure_loop_lag
+from server.core.metrics import ProcessMetrics, StudioMetrics, measure_loop_lag
 from server.core.output import output_conditions, output_metrics
 from server.core.refusal import Refused
 from server.core.systemd import keep_telling
@@ -119,7 +119,7 @@ async def _open_studio(
 ) -> AsyncIterator[Mapping[str, Any]]:
     """Build every part, and draw until left; yields what endpoints find in `request.state`."""
     section = show.settings.studio
-    metrics, conditions = ProcessMetrics(), Conditions()
+    metrics, conditions = StudioMetrics(), Conditions()
     _observe_process(app, metrics, conditions)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(show))
@@ -182,7 +182,7 @@ async def _open_studio(
             feed=feed,
             previews=previews,
             socket=StudioSocket(
-                feed, clock, access.check_origin, access.member_of, metrics.unhandled_errors
+                feed, clock, access.check_origin, access.member_of, metrics.member_errors
             ),
             webhooks=Webhooks(database),
             sender=sender,

@@ -32,9 +32,9 @@ from generator.engines.port import (
 from generator.engines.remote.engine import RemoteEngine, ServerEvent, error_of, read_events
 from generator.engines.remote.protocol import PRIORITY_HEADER
 from generator.engines.sketch.engine import SketchEngine
-from generator.observed_engine import PROVEN_FOR
+from generator.proven_engine import PROVEN_FOR
 from generator.sets.batch import MISSES, Event, Left, PutBack, run_batch
-from generator.sets.inventory import Job
+from generator.sets.inventory import MissingSet
 from generator.sheet.recipe import Recipe
 from generator.worker import Worker
 from generator.worker_queue import WAITING
@@ -333,7 +333,7 @@ class TestSets:
             await asyncio.sleep(0)
 
         worker = Worker(easel, probe=recipe(), store=store if kept_there else None)
-        jobs = [Job(replace(action(n), recipe=asked(f"boats {n}")), 0) for n in (1, 2)]
+        jobs = [MissingSet(replace(action(n), recipe=asked(f"boats {n}")), 0) for n in (1, 2)]
         async with both(worker) as (show, other, _):
             batch = asyncio.create_task(run_batch(jobs, [other], store, told.append, sleep=sleep))
             for number in range(MISSES + 2):

@@ -32,7 +32,7 @@ from generator.engines.port import (
 from generator.engines.remote.engine import RemoteEngine, read_events
 from generator.engines.sketch.engine import SketchEngine
 from generator.sets.batch import BatchOutcome, Began, Event, Said, run_batch
-from generator.sets.inventory import Holding, Job, take_inventory
+from generator.sets.inventory import Holding, MissingSet, take_inventory
 from generator.sheet.plan import Action
 from generator.sheet.recipe import seed_for
 from generator.worker import Worker
@@ -281,7 +281,7 @@ def action(number: int = 1) -> Action:
 
 class TestSetsThatAWorkerKeepsItself:
     async def batch(
-        self, worker: Worker, store: MemoryStore, jobs: list[Job], **options: Any
+        self, worker: Worker, store: MemoryStore, jobs: list[MissingSet], **options: Any
     ) -> tuple[BatchOutcome, list[str]]:
         said: list[str] = []
 
@@ -294,7 +294,7 @@ class TestSetsThatAWorkerKeepsItself:
 
     async def test_it_draws_straight_into_a_store_that_is_ours(self) -> None:
         store = Bucket()
-        jobs = [Job(action(1), 0), Job(action(2), 3)]
+        jobs = [MissingSet(action(1), 0), MissingSet(action(2), 3)]
         outcome, said = await self.batch(sketching(store=store), store, jobs)
         assert (outcome.drawn, outcome.failed) == (jobs, [])
         assert said == [f"it keeps its sets itself, in {store.url}"]
@@ -320,7 +320,7 @@ class TestSetsThatAWorkerKeepsItself:
             theirs = Bucket()
             theirs.address = "https://s3.example/bucket/other"
         store = Bucket()
-        jobs = [Job(action(1), 0), Job(action(2), 0)]
+        jobs = [MissingSet(action(1), 0), MissingSet(action(2), 0)]
         outcome, said = await self.batch(sketching(store=theirs), store, jobs)
         assert (outcome.drawn, outcome.failed) == (jobs, [])
         assert len(said) == 1
@@ -330,7 +330,7 @@ class TestSetsThatAWorkerKeepsItself:
 
     async def test_only_what_is_found_in_our_own_store_is_believed(self) -> None:
         ours, theirs = Bucket(), Bucket()  # two servers, each known as localhost at home
-        jobs = [Job(action(1), 0), Job(action(2), 0)]
+        jobs = [MissingSet(action(1), 0), MissingSet(action(2), 0)]
         outcome, said = await self.batch(sketching(store=theirs), ours, jobs)
         assert (outcome.drawn, outcome.failed) == (jobs, [])
         assert len(said) == 1
@@ -340,7 +340,7 @@ class TestSetsThatAWorkerKeepsItself:
 
     async def test_a_folder_is_nobody_elses(self) -> None:
         store = MemoryStore()
-        outcome, said = await self.batch(sketching(store=store), store, [Job(action(), 0)])
+        outcome, said = await self.batch(sketching(store=store), store, [MissingSet(action(), 0)])
         assert len(outcome.drawn) == 1
         assert said == ["its pictures come through here, into memory:"]
 
@@ -352,7 +352,7 @@ class TestSetsThatAWorkerKeepsItself:
         async def sleep(seconds: float) -> None:
             rests.append(seconds)
 
-        jobs = [Job(action(1), 0)]
+        jobs = [MissingSet(action(1), 0)]
         outcome, _ = await self.batch(sketching(store=store), store, jobs, sleep=sleep)
         assert outcome.drawn == jobs
         assert rests == [0.5, 1.0]
@@ -362,7 +362,7 @@ class TestSetsThatAWorkerKeepsItself:
         broken = Worker(
             ScriptedEngine([], RecipeRefused("no such model")), probe=recipe(), store=store
         )
-        outcome, _ = await self.batch(broken, store, [Job(action(), 0)])
+        outcome, _ = await self.batch(broken, store, [MissingSet(action(), 0)])
         assert [failure.reason for failure in outcome.failed] == ["no such model"]
 
     async def test_hanging_up_leaves_no_set(self) -> None:
@@ -373,7 +373,7 @@ class TestSetsThatAWorkerKeepsItself:
                 begun.set()
 
         async with remote(Worker(SketchEngine(pace=20), probe=recipe(), store=store)) as engine:
-            task = asyncio.create_task(run_batch([Job(action(), 0)], [engine], store, watch))
+            task = asyncio.create_task(run_batch([MissingSet(action(), 0)], [engine], store, watch))
             await asyncio.wait_for(begun.wait(), 5)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -44,7 +44,7 @@ from generator.sets.batch import (
     PutBack,
     run_batch,
 )
-from generator.sets.inventory import Holding, Job, jobs_for, take_inventory
+from generator.sets.inventory import Holding, MissingSet, jobs_for, take_inventory
 from generator.sets.job_queue import Failure
 from generator.sets.recorder import Recorder
 from generator.sheet.plan import Action
@@ -232,14 +232,14 @@ async def test_a_set_that_fails_stops_nothing_and_is_listed(error: EngineError) 
 async def test_a_store_that_fails_once_costs_one_set() -> None:
     store = MemoryStore()
     store.fail_next(StoreFull("k", "no room"), on="put")
-    outcome = await run_batch([Job(action(n), 0) for n in (1, 2)], [Pencil()], store)
+    outcome = await run_batch([MissingSet(action(n), 0) for n in (1, 2)], [Pencil()], store)
     assert [job.action.action_id for job in outcome.drawn] == ["prompt_002"]
     assert ["no room" in failure.reason for failure in outcome.failed] == [True]
 
 
 async def test_a_manifest_that_cannot_be_read_is_told_and_left_alone() -> None:
     store = MemoryStore({"manifest.json": b'{"version": "2.0.0", "actions": {}}'})
-    outcome = await run_batch([Job(action(n), 0) for n in (1, 2)], [Pencil()], store)
+    outcome = await run_batch([MissingSet(action(n), 0) for n in (1, 2)], [Pencil()], store)
     assert outcome.drawn == []
     assert len(outcome.failed) == 2
     assert all("2.0.0" in failure.reason for failure in outcome.failed)
@@ -347,7 +347,7 @@ async def test_an_engine_that_is_gone_is_given_up_and_what_is_left_is_listed() -
 
 async def test_a_limit_spaces_out_what_is_begun() -> None:
     begun = time.monotonic()
-    jobs = [Job(action(n), 0) for n in range(1, 5)]
+    jobs = [MissingSet(action(n), 0) for n in range(1, 5)]
     outcome = await run_batch(jobs, [Pencil(), Pencil()], MemoryStore(), per_minute=600)
     assert len(outcome.drawn) == 4
     assert time.monotonic() - begun >= 0.3
@@ -483,7 +483,7 @@ async def test_an_engine_is_waited_for_longer_each_time() -> None:
         rests.append(seconds)
 
     gone = Pencil({"boats 1": EngineUnavailable("gone")})
-    await run_batch([Job(action(1), 0)], [gone], MemoryStore(), sleep=sleep)
+    await run_batch([MissingSet(action(1), 0)], [gone], MemoryStore(), sleep=sleep)
     assert rests == [0.5, 1.0, 2.0, 4.0, 8.0]
 
 
@@ -590,7 +590,11 @@ async def test_a_process_that_was_killed_is_an_engine_that_is_not_available() ->
     store = MemoryStore()
     with process_pool(1) as pool:
         engine = PooledEngine("pool 1", die, 0.45, pool)
-        jobs = [Job(action(1), 0), Job(action(2, "deadly"), 0), Job(action(3), 0)]
+        jobs = [
+            MissingSet(action(1), 0),
+            MissingSet(action(2, "deadly"), 0),
+            MissingSet(action(3), 0),
+        ]
         outcome = await run_batch(jobs, [engine], store)
         with pytest.raises(EngineUnavailable):
             await Recorder(engine, store).record(action(4), 0)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from generator.engines.port import ScriptedEngine
 from generator.sets.batch import Began, Finished, Left, PutBack, Said
-from generator.sets.inventory import Job
+from generator.sets.inventory import MissingSet
 from generator.sets.job_queue import Failure
 from generator.sheet.plan import Action
 from server.cli.batch_progress import Tally, batch_display, picture, remark
@@ -15,8 +15,8 @@ from tests.contracts.engine_contract import recipe
 ONE, OTHER = ScriptedEngine([], name="one 1"), ScriptedEngine([], name="other 1")
 
 
-def job(set_id: int) -> Job:
-    return Job(Action("prompt_001", "prompt", 0, 0.0, "P4", "boats", None, recipe()), set_id)
+def job(set_id: int) -> MissingSet:
+    return MissingSet(Action("prompt_001", "prompt", 0, 0.0, "P4", "boats", None, recipe()), set_id)
 
 
 def shown(tally: Tally, now: float, width: int = 120) -> list[str]:

@@ -21,7 +21,7 @@ import pytest
 
 import server
 from generator.sets.batch import BatchOutcome
-from generator.sets.inventory import Job
+from generator.sets.inventory import MissingSet
 from generator.sets.job_queue import Failure
 from generator.sheet.plan import Action
 from server.cli.generate import failures_told
@@ -288,9 +288,9 @@ def test_batch_draws_what_is_missing_and_goes_on_where_it_was(inside: Any, tmp_p
 
 
 def test_what_failed_is_listed_by_its_reason() -> None:
-    def job(action_id: str, set_id: int) -> Job:
+    def job(action_id: str, set_id: int) -> MissingSet:
         drawn = recipe()
-        return Job(Action(action_id, "prompt", 0, 0.0, "P4", "boats", None, drawn), set_id)
+        return MissingSet(Action(action_id, "prompt", 0, 0.0, "P4", "boats", None, drawn), set_id)
 
     gone = "no engine is left: gpu: the GPU is lost"
     outcome = BatchOutcome(

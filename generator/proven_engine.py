@@ -24,7 +24,7 @@ PROVEN_FOR: Final = 10.0
 
 
 @dataclass(eq=False)
-class ObservedEngine:
+class ProvenEngine:
     """Draws with `engine`, and remembers when that last went well.
 
     Args:
