@@ -13,7 +13,7 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -23,15 +23,13 @@ import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from cache.encoding import json_text
 from cache.model.documents import FormatError
 from cache.model.formats import dump_meta
 from cache.stores.port import Conflict, SharedStore, Store, StoreError, StoreUnavailable
-from cache.tasks import cancel_and_wait
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
 from generator.engines.port import (
@@ -47,6 +45,7 @@ from generator.engines.remote.protocol import SetRequest
 from generator.sets.numbers import NumberTaken
 from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
+from generator.sse import EventStream, sse_event, unless_hung_up, with_heartbeat
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +71,7 @@ def error_code(error: EngineError) -> tuple[str, bool]:
 
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json_text(data, place='worker')}\n\n".encode()
+    return sse_event(name, json_text(data, place="worker"))
 
 
 def step_event(image: StepImage) -> bytes:
@@ -190,7 +189,7 @@ class Worker:
         recipe = await _read(Recipe, request)
         if self._queue.waiting >= self._queue.limit:
             raise WorkerBusy
-        return _Stream(self._with_heartbeat(self._events(recipe)))
+        return EventStream(with_heartbeat(self._events(recipe), self.heartbeat))
 
     async def action_set(self, request: Request) -> Response:
         """`POST /action-sets`: draw one set into the store; the same request again only looks."""
@@ -202,7 +201,7 @@ class Worker:
             text = f"this worker keeps its sets elsewhere: {where}"
             raise RequestRefused(409, "other_store", text)
         try:
-            answer = await _unless_hung_up(request.receive, self._record(self.store, asked))
+            answer = await unless_hung_up(request.receive, self._record(self.store, asked))
         except EngineError as error:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
@@ -279,28 +278,6 @@ class Worker:
         except WorkerBusy as error:
             yield event("error", error.error)
 
-    async def _with_heartbeat(
-        self, events: AsyncGenerator[bytes, None]
-    ) -> AsyncGenerator[bytes, None]:
-        """The same events, with a comment wherever nothing was said for a while."""
-        async with aclosing(events):
-            pending: asyncio.Task[bytes] | None = None
-            try:
-                while True:
-                    pending = pending or asyncio.ensure_future(anext(events))
-                    done, _ = await asyncio.wait({pending}, timeout=self.heartbeat)
-                    if not done:
-                        yield b": still here\n\n"
-                        continue
-                    finished, pending = pending, None
-                    try:
-                        yield finished.result()
-                    except StopAsyncIteration:
-                        return
-            finally:
-                if pending is not None:
-                    await cancel_and_wait(pending)
-
     def _tell_if_poisoned(self, error: EngineError) -> None:
         if isinstance(error, EnginePoisoned):
             self.poisoned(error)
@@ -354,7 +331,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_Answer = TypeVar("_Answer")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -374,42 +350,3 @@ async def _read(model: type[_Model], request: Request) -> _Model:
             for detail in error.errors(include_url=False, include_input=False)
         )
         raise RequestRefused(422, "invalid", places[:2000]) from error
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events; when the caller hangs up, what makes them is cancelled at once.
-
-    Starlette's own notices only when it next sends, which a slow step may put off for long.
-    """
-
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(
-            events,
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
-        self._events = events
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until they end or nobody listens."""
-        try:
-            with suppress(OSError):  # it hung up while we sent
-                await _unless_hung_up(receive, self.stream_response(send))
-        finally:
-            await self._events.aclose()
-
-
-async def _unless_hung_up(receive: Receive, work: Awaitable[_Answer]) -> _Answer | None:
-    """Do `work`; None where the caller hangs up before it is done."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        await cancel_and_wait(task, gone)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
