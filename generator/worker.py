@@ -14,7 +14,7 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final, Literal, TypeVar
@@ -24,9 +24,8 @@ import structlog
 from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from cache.encoding import json_text
 from cache.model.documents import FormatError
@@ -51,6 +50,7 @@ from generator.proven_engine import ProvenEngine
 from generator.sets.numbers import NumberTaken
 from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
+from generator.sse import EventStream, sse_event, unless_hung_up
 from generator.worker_queue import EngineTurn, Queue, QueueIsFull
 
 _log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ def error_code(error: EngineError) -> tuple[str, bool]:
 
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json_text(data, place='worker')}\n\n".encode()
+    return sse_event(name, json_text(data, place="worker"))
 
 
 def step_event(image: StepImage) -> bytes:
@@ -184,7 +184,7 @@ class Worker:
             self._queue.check_room(turn.priority)
         except QueueIsFull:
             raise WorkerBusy from None
-        return _Stream(self._events(recipe, turn))
+        return EventStream(self._events(recipe, turn))
 
     async def action_set(self, request: Request) -> Response:
         """`POST /action-sets`: draw one set into the store; the same request again only looks."""
@@ -197,7 +197,7 @@ class Worker:
             raise RequestRefused(409, "other_store", text)
         try:
             recording = self._record(self.store, asked, EngineTurn(_priority_of(request)))
-            answer = await _unless_hung_up(request.receive, recording)
+            answer = await unless_hung_up(request.receive, recording)
         except QueueIsFull:
             raise WorkerBusy from None
         except EnginePreempted as error:
@@ -428,7 +428,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-_Answer = TypeVar("_Answer")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -448,42 +447,3 @@ async def _read(model: type[_Model], request: Request) -> _Model:
             for detail in error.errors(include_url=False, include_input=False)
         )
         raise RequestRefused(422, "invalid", places[:2000]) from error
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events; when the caller hangs up, what makes them is cancelled at once.
-
-    Starlette's own notices only when it next sends, which a slow step may put off for long.
-    """
-
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(
-            events,
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
-        self._events = events
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until they end or nobody listens."""
-        try:
-            with suppress(OSError):  # it hung up while we sent
-                await _unless_hung_up(receive, self.stream_response(send))
-        finally:
-            await self._events.aclose()
-
-
-async def _unless_hung_up(receive: Receive, work: Awaitable[_Answer]) -> _Answer | None:
-    """Do `work`; None where the caller hangs up before it is done."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        await cancel_and_wait(task, gone)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
