@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting, in_order
-from generator.jobs.eta import Ahead, KnownPaces, Slot, WorkSize, seconds_left, steps_made
+from generator.jobs.eta import Ahead, EngineSlot, KnownPaces, WorkSize, seconds_left, steps_made
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.schema import items, jobs, members, refusals
 from generator.jobs.store import JobStore
@@ -192,18 +192,18 @@ class QueueOutlook:
             for job, place in positions.items()
         }
 
-    def _slot(self, slot: _Working, size_of: Callable[[str], WorkSize | None]) -> Slot:
+    def _slot(self, slot: _Working, size_of: Callable[[str], WorkSize | None]) -> EngineSlot:
         if slot.job is None:
-            return Slot(slot.engine)
+            return EngineSlot(slot.engine)
         size = size_of(slot.job)
         whole = None if size is None else self.paces.seconds(slot.engine, size)
         if whole is None:
-            return Slot(slot.engine, slot.job, None)
+            return EngineSlot(slot.engine, slot.job, None)
         left = whole - slot.elapsed
         if left < 0:  # slower than ever before: what is left is judged by what is done
             done = slot.progress
             left = slot.elapsed * (1 - done) / done if done else 0.0
-        return Slot(slot.engine, slot.job, left)
+        return EngineSlot(slot.engine, slot.job, left)
 
     def _learn_sizes(self, connection: sa.Connection, numbers: set[int]) -> None:
         """Learn the sizes of jobs; those that nobody asks for any more are forgotten."""
