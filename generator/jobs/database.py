@@ -275,16 +275,19 @@ class Database:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITERS_LOCK)))
                 for request in requests:
                     request.results, request.error = [], None
-                    savepoint = connection.begin_nested()
+                    savepoint = connection.begin_nested() if len(requests) > 1 else None
                     try:
                         request.results.append(request.operation(connection))
                     except DBAPIError:
                         raise
                     except Exception as error:  # noqa: BLE001 - the operation's own, undone alone
-                        savepoint.rollback()
+                        (savepoint or transaction).rollback()
                         request.error = error
+                        if savepoint is None:
+                            return
                     else:
-                        savepoint.commit()
+                        if savepoint is not None:
+                            savepoint.commit()
             except BaseException:
                 _roll_back(transaction)
                 raise

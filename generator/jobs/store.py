@@ -513,7 +513,130 @@ class JobStore:
         return None if text is None else json.loads(text)
 
 
+# ---------------------------------------------------------------- statements
+
+# Made once, as making them takes longer than having them done. The subqueries are such that each
+# is one look into `ix_items_queued`, whatever the database knows of how many there are.
+_WAITS: Final = (items.c.lane == sa.bindparam("lane")) & (items.c.status == sa.text("'queued'"))
+_HIGHEST: Final = (
+    sa.select(items.c.priority)
+    .where(_WAITS, items.c.priority < sa.bindparam("under"))
+    .order_by(items.c.priority.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_FIRST_RANK: Final = (
+    sa.select(items.c.rank)
+    .where(_WAITS, items.c.priority == _HIGHEST, items.c.owner == members.c.id)
+    .order_by(items.c.rank)
+    .limit(1)
+    .scalar_subquery()
+)
+_TURNS: Final = (
+    sa.select(members.c.id, _HIGHEST.label("priority"))
+    .where(_FIRST_RANK.is_not(None))
+    .order_by(members.c.turn, _FIRST_RANK, members.c.id)
+)
+"""Those whose items wait in the highest priority below another, as they come to their turn."""
+
+_NEXT: Final = (
+    sa.select(
+        *(items.c.job, items.c.n, items.c.seed, items.c.take, items.c.owner, items.c.work),
+        *(items.c.tries, items.c.claims),
+        jobs.c.id.label("job_id"),
+        jobs.c.status.label("job_status"),
+        sa.select(sa.func.count())
+        .where(refusals.c.job == items.c.job, refusals.c.n == items.c.n)
+        .scalar_subquery()
+        .label("refusals"),
+    )
+    .join_from(items, jobs)
+    .where(
+        _WAITS,
+        items.c.priority == sa.bindparam("of"),
+        items.c.owner == sa.bindparam("member"),
+        ~sa.exists().where(
+            refusals.c.job == items.c.job,
+            refusals.c.n == items.c.n,
+            refusals.c.engine == sa.bindparam("able"),
+        ),
+    )
+    .order_by(items.c.rank, items.c.job, items.c.n)
+    .limit(1)
+)
+_ITEM: Final = (items.c.job == sa.bindparam("of_job")) & (items.c.n == sa.bindparam("of_n"))
+_TAKE: Final = (
+    sa.update(items)
+    .where(_ITEM)
+    .values(
+        status="running",
+        holder=sa.bindparam("by"),
+        lease_until=sa.bindparam("until"),
+        engine=sa.bindparam("with"),
+        started_at=sa.bindparam("at"),
+        claims=items.c.claims + 1,
+    )
+)
+_SERVE: Final = (
+    sa.update(members)
+    .where(members.c.id == sa.bindparam("member"))
+    .values(turn=sa.select(sa.func.max(members.c.turn) + 1).scalar_subquery())
+)
+_START: Final = (
+    sa.update(jobs)
+    .where(jobs.c.number == sa.bindparam("of_job"))
+    .values(status="processing", started_at=sa.func.coalesce(jobs.c.started_at, sa.bindparam("at")))
+)
+_HELD: Final = (
+    _ITEM
+    & (items.c.status == "running")
+    & (items.c.holder == sa.bindparam("by"))
+    & (items.c.claims == sa.bindparam("under"))
+)
+_SETTLE: Final = (
+    sa.update(items)
+    .where(_HELD)
+    .values(
+        status=sa.bindparam("becomes"),
+        holder=None,
+        lease_until=None,
+        ended_at=sa.bindparam("at"),
+        seconds=sa.bindparam("took"),
+        cost=sa.bindparam("paid"),
+        error_code=sa.bindparam("code"),
+        error=sa.bindparam("message"),
+    )
+)
+_COUNTED: Final = sa.select(
+    *(jobs.c.number, jobs.c.id, jobs.c.owner, jobs.c.status, jobs.c.done, jobs.c.crashes)
+).where(jobs.c.number == sa.bindparam("of_job"))
+_STATUSES: Final = sa.select(items.c.status).where(items.c.job == sa.bindparam("of_job"))
+_LAST_RANK: Final = (
+    sa.select(items.c.rank)
+    .where(
+        _WAITS,
+        items.c.priority == sa.bindparam("of"),
+        items.c.owner == sa.bindparam("member"),
+    )
+    .order_by(items.c.rank.desc())
+    .limit(1)
+)
+_MEMBER: Final = sa.select(members.c.pictures_a_day, members.c.removed_at).where(
+    members.c.id == sa.bindparam("member")
+)
+_NEW_JOB: Final = sa.insert(jobs).returning(jobs.c.number)
+_NEW_ITEMS: Final = sa.insert(items)
+_NEW_EVENTS: Final = sa.insert(events)
+
+
 # ---------------------------------------------------------------- transactions
+
+
+def _insert(
+    connection: sa.Connection, statement: sa.Insert, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    # One by itself costs less than one of many.
+    connection.execute(statement, rows[0] if len(rows) == 1 else rows)
 
 
 def _tell(
@@ -525,8 +648,9 @@ def _tell(
 ) -> None:
     """Write events down, numbered in the order in which their transactions are done."""
     if told:
-        connection.execute(
-            sa.insert(events),
+        _insert(
+            connection,
+            _NEW_EVENTS,
             [
                 {"at": now, "owner": owner, "job": job, "type": kind, "data": json.dumps(data)}
                 for kind, data in told
@@ -562,29 +686,30 @@ def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bo
                 raise KeyReused(f"the key {new.key!r:.80} was given to another request")
             return known[0], False
     _check_quota(connection, new, now)
-    line = _line(new.owner, new.priority, new.lane)
-    last = connection.scalar(sa.select(sa.func.max(items.c.rank)).where(line))
+    last = connection.scalar(
+        _LAST_RANK, {"lane": new.lane, "of": new.priority, "member": new.owner}
+    )
     # A clock that was set back must not put it before those who are there.
     rank = now if last is None else max(now, last + _BETWEEN)
     number = connection.scalar(
-        sa.insert(jobs)
-        .values(
-            id=new.id,
-            kind=new.kind,
-            owner=new.owner,
-            status="queued",
-            priority=new.priority,
-            rank=rank,
-            request=_text(new.request),
-            metadata=_text(new.metadata),
-            total=len(new.items),
-            key=new.key,
-            created_at=now,
-        )
-        .returning(jobs.c.number)
+        _NEW_JOB,
+        {
+            "id": new.id,
+            "kind": new.kind,
+            "owner": new.owner,
+            "status": "queued",
+            "priority": new.priority,
+            "rank": rank,
+            "request": _text(new.request),
+            "metadata": _text(new.metadata),
+            "total": len(new.items),
+            "key": new.key,
+            "created_at": now,
+        },
     )
-    connection.execute(
-        sa.insert(items),
+    _insert(
+        connection,
+        _NEW_ITEMS,
         [
             {
                 "job": number,
@@ -636,9 +761,7 @@ def _check_quota(connection: sa.Connection, new: NewJob, now: float) -> None:
         LookupError: it is no member.
         QuotaExceeded: there are not so many left.
     """
-    owner = connection.execute(
-        sa.select(members.c.pictures_a_day, members.c.removed_at).where(members.c.id == new.owner)
-    ).first()
+    owner = connection.execute(_MEMBER, {"member": new.owner}).first()
     if owner is None or owner.removed_at is not None:
         raise LookupError("there is no such member")
     most = owner.pictures_a_day
@@ -731,41 +854,23 @@ def _ranks(
 def _claim(
     connection: sa.Connection, holder: str, engine: str, *, lane: Lane, now: float, until: float
 ) -> Claimed | None:
-    waits = (items.c.lane == lane) & (items.c.status == sa.text("'queued'"))
-    able = ~sa.exists().where(
-        refusals.c.job == items.c.job, refusals.c.n == items.c.n, refusals.c.engine == engine
-    )
-    refused = (
-        sa.select(sa.func.count())
-        .where(refusals.c.job == items.c.job, refusals.c.n == items.c.n)
-        .scalar_subquery()
-    )
-    priority = connection.scalar(sa.select(sa.func.max(items.c.priority)).where(waits))
-    while priority is not None:
-        here = waits & (items.c.priority == priority)
-        first = sa.select(sa.func.min(items.c.rank)).where(here, items.c.owner == members.c.id)
-        turns = sa.select(members.c.id).where(
-            sa.exists().where(here, items.c.owner == members.c.id)
-        )
-        for owner in connection.scalars(
-            turns.order_by(members.c.turn, first.scalar_subquery(), members.c.id)
-        ).all():
+    under = len(PRIORITIES)
+    while True:
+        turns = connection.execute(_TURNS, {"lane": lane, "under": under}).all()
+        if not turns:
+            return None
+        under = turns[0].priority
+        for member, _ in turns:
             row = connection.execute(
-                sa.select(items, refused.label("refusals"))
-                .where(here, items.c.owner == owner, able)
-                .order_by(items.c.rank, items.c.job, items.c.n)
-                .limit(1)
+                _NEXT, {"lane": lane, "of": under, "member": member, "able": engine}
             ).first()
             if row is not None:
                 return _taken(connection, row, holder, engine, now=now, until=until)
-        below = sa.select(sa.func.max(items.c.priority)).where(waits, items.c.priority < priority)
-        priority = connection.scalar(below)
-    return None
 
 
 def _taken(
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: sa.Row[*tuple[Any, ...]],
     holder: str,
     engine: str,
     *,
@@ -773,34 +878,25 @@ def _taken(
     until: float,
 ) -> Claimed:
     connection.execute(
-        sa.update(items)
-        .where(items.c.job == row.job, items.c.n == row.n)
-        .values(
-            status="running",
-            holder=holder,
-            lease_until=until,
-            engine=engine,
-            started_at=now,
-            claims=row.claims + 1,
-        )
+        _TAKE,
+        {
+            "of_job": row.job,
+            "of_n": row.n,
+            "by": holder,
+            "until": until,
+            "with": engine,
+            "at": now,
+        },
     )
-    last = sa.select(sa.func.max(members.c.turn)).scalar_subquery()
-    connection.execute(sa.update(members).where(members.c.id == row.owner).values(turn=last + 1))
-    job = connection.execute(
-        sa.select(jobs.c.id, jobs.c.status).where(jobs.c.number == row.job)
-    ).one()
+    connection.execute(_SERVE, {"member": row.owner})
     told: list[tuple[EventType, Mapping[str, Any]]] = []
-    if job.status == "queued":
-        connection.execute(
-            sa.update(jobs)
-            .where(jobs.c.number == row.job)
-            .values(status="processing", started_at=sa.func.coalesce(jobs.c.started_at, now))
-        )
+    if row.job_status == "queued":
+        connection.execute(_START, {"of_job": row.job, "at": now})
         told.append(("job.started", {}))
     told.append(("item.running", {"n": row.n, "engine": engine}))
-    _tell(connection, now, row.owner, job.id, *told)
+    _tell(connection, now, row.owner, row.job_id, *told)
     return Claimed(
-        job=job.id,
+        job=row.job_id,
         number=row.job,
         n=row.n,
         seed=row.seed,
@@ -813,7 +909,7 @@ def _taken(
     )
 
 
-def _row(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[Any]:
+def _row(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[*tuple[Any, ...]]:
     """A job's row.
 
     Raises:
@@ -837,18 +933,16 @@ def _settle(
 ) -> bool:
     """An item is ready, or failed where there is a problem."""
     done = connection.execute(
-        sa.update(items)
-        .where(_held(holder, claimed))
-        .values(
-            status="ready" if problem is None else "failed",
-            holder=None,
-            lease_until=None,
-            ended_at=now,
-            seconds=seconds,
-            cost=cost,
-            error_code=problem.code if problem else None,
-            error=problem.message if problem else None,
-        )
+        _SETTLE,
+        {
+            **_claim_of(holder, claimed),
+            "becomes": "ready" if problem is None else "failed",
+            "at": now,
+            "took": seconds,
+            "paid": cost,
+            "code": problem.code if problem else None,
+            "message": problem.message if problem else None,
+        },
     )
     if not done.rowcount:
         return False
@@ -857,7 +951,7 @@ def _settle(
         told = [("item.ready", {"n": claimed.n, "take": claimed.take})]
     else:
         told = [("item.failed", {"n": claimed.n, "error": _said(problem)})]
-    row = _row(connection, jobs.c.number == claimed.number)
+    row = connection.execute(_COUNTED, {"of_job": claimed.number}).one()
     told += _count(connection, row, now, seconds=seconds or 0.0, cost=cost)
     _tell(connection, now, claimed.owner, claimed.job, *told)
     return True
@@ -875,7 +969,7 @@ def _put_back(
 ) -> bool:
     done = connection.execute(
         sa.update(items)
-        .where(_held(holder, claimed))
+        .where(_HELD)
         .values(
             status="queued",
             holder=None,
@@ -883,7 +977,8 @@ def _put_back(
             error_code=problem.code if problem else None,
             error=problem.message if problem else None,
             tries=items.c.tries + int(counts),
-        )
+        ),
+        _claim_of(holder, claimed),
     )
     if not done.rowcount:
         return False
@@ -978,7 +1073,7 @@ def _let_go(
 
 def _count(
     connection: sa.Connection,
-    job: sa.Row[Any],
+    job: sa.Row[*tuple[Any, ...]],
     now: float,
     *,
     cancelled: bool = False,
@@ -986,9 +1081,7 @@ def _count(
     cost: float | None = None,
 ) -> list[tuple[EventType, Mapping[str, Any]]]:
     """Have a job say what its items say; what is to be told of that."""
-    found: list[ItemStatus] = list(
-        connection.scalars(sa.select(items.c.status).where(items.c.job == job.number))
-    )
+    found: list[ItemStatus] = list(connection.scalars(_STATUSES, {"of_job": job.number}))
     status = status_of(found, begun=job.status == "processing", cancelled=cancelled)
     values: dict[str, Any] = {
         "status": status,
@@ -1022,14 +1115,9 @@ def _count(
 # ---------------------------------------------------------------- rows
 
 
-def _held(holder: str, claimed: Claimed) -> sa.ColumnElement[bool]:
-    return (
-        (items.c.job == claimed.number)
-        & (items.c.n == claimed.n)
-        & (items.c.status == "running")
-        & (items.c.holder == holder)
-        & (items.c.claims == claimed.claim)
-    )
+def _claim_of(holder: str, claimed: Claimed) -> dict[str, Any]:
+    """What `_HELD` is to be true of."""
+    return {"of_job": claimed.number, "of_n": claimed.n, "by": holder, "under": claimed.claim}
 
 
 def _jobs(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Job]:
@@ -1059,7 +1147,7 @@ def _jobs(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) 
     return [_job(row, pieces[row.number]) for row in rows]
 
 
-def _job(row: sa.Row[Any], pieces: Sequence[Item]) -> Job:
+def _job(row: sa.Row[*tuple[Any, ...]], pieces: Sequence[Item]) -> Job:
     return Job(
         id=row.id,
         kind=row.kind,
