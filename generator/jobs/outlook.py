@@ -222,7 +222,7 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
         wall: Unix time.
     """
     refused: dict[tuple[int, int], set[str]] = {}
-    for number, n, engine in connection.execute(sa.select(refusals)):
+    for number, n, engine in connection.execute(sa.select(refusals)).all():
         refused.setdefault((number, n), set()).add(engine)
     nobody: frozenset[str] = frozenset()
     query = (
@@ -232,7 +232,7 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
     )
     numbers: dict[str, int] = {}
     waiting: list[Waiting] = []
-    for number, n, job, owner, priority, rank in connection.execute(query):
+    for number, n, job, owner, priority, rank in connection.execute(query).all():
         numbers[job] = number
         able = frozenset(refused[number, n]) if (number, n) in refused else nobody
         waiting.append(Waiting(job, n, owner, priority, rank, able))
@@ -263,7 +263,7 @@ def sizes_of(connection: sa.Connection, numbers: Iterable[int]) -> dict[int, Wor
     query = sa.select(items.c.job, *columns).where(items.c.job.in_(numbers), items.c.n == 0)
     return {
         number: _size(model, width, height, steps, strength)
-        for number, model, width, height, steps, strength in connection.execute(query)
+        for number, model, width, height, steps, strength in connection.execute(query).all()
     }
 
 
