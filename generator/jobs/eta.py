@@ -49,7 +49,7 @@ class KnownPaces(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class EngineSlot:
     """An engine's place in the queue.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ahead:
 
 
 def seconds_left(
-    slots: Sequence[Slot], queue: Iterable[Ahead], paces: KnownPaces
+    slots: Sequence[EngineSlot], queue: Iterable[Ahead], paces: KnownPaces
 ) -> Mapping[str, float | None]:
     """Seconds until each job is done, if nothing more comes in between.
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting, in_order
-from generator.jobs.eta import Ahead, KnownPaces, Slot, WorkSize, seconds_left, steps_made
+from generator.jobs.eta import Ahead, EngineSlot, KnownPaces, WorkSize, seconds_left, steps_made
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.schema import items, jobs, members, refusals
 from generator.jobs.store import JobStore
@@ -192,18 +192,18 @@ class QueueOutlook:
             for job, place in positions.items()
         }
 
-    def _slot(self, slot: _Working, size_of: Callable[[str], WorkSize | None]) -> Slot:
+    def _slot(self, slot: _Working, size_of: Callable[[str], WorkSize | None]) -> EngineSlot:
         if slot.job is None:
-            return Slot(slot.engine)
+            return EngineSlot(slot.engine)
         size = size_of(slot.job)
         whole = None if size is None else self.paces.seconds(slot.engine, size)
         if whole is None:
-            return Slot(slot.engine, slot.job, None)
+            return EngineSlot(slot.engine, slot.job, None)
         left = whole - slot.elapsed
         if left < 0:  # slower than ever before: what is left is judged by what is done
             done = slot.progress
             left = slot.elapsed * (1 - done) / done if done else 0.0
-        return Slot(slot.engine, slot.job, left)
+        return EngineSlot(slot.engine, slot.job, left)
 
     def _learn_sizes(self, connection: sa.Connection, numbers: set[int]) -> None:
         """Learn the sizes of jobs; those that nobody asks for any more are forgotten."""
@@ -222,7 +222,7 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
         wall: Unix time.
     """
     refused: dict[tuple[int, int], set[str]] = {}
-    for number, n, engine in connection.execute(sa.select(refusals)):
+    for number, n, engine in connection.execute(sa.select(refusals)).all():
         refused.setdefault((number, n), set()).add(engine)
     nobody: frozenset[str] = frozenset()
     query = (
@@ -232,7 +232,7 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
     )
     numbers: dict[str, int] = {}
     waiting: list[Waiting] = []
-    for number, n, job, owner, priority, rank in connection.execute(query):
+    for number, n, job, owner, priority, rank in connection.execute(query).all():
         numbers[job] = number
         able = frozenset(refused[number, n]) if (number, n) in refused else nobody
         waiting.append(Waiting(job, n, owner, priority, rank, able))
@@ -263,7 +263,7 @@ def sizes_of(connection: sa.Connection, numbers: Iterable[int]) -> dict[int, Wor
     query = sa.select(items.c.job, *columns).where(items.c.job.in_(numbers), items.c.n == 0)
     return {
         number: _size(model, width, height, steps, strength)
-        for number, model, width, height, steps, strength in connection.execute(query)
+        for number, model, width, height, steps, strength in connection.execute(query).all()
     }
 
 

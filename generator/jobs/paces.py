@@ -144,6 +144,8 @@ async def remembered_paces(
                     await look()
             except DatabaseError as error:
                 _log.warning("paces_not_kept", reason=str(error))
+            except Exception:  # noqa: BLE001 - what is learnt now is kept the next time
+                _log.exception("paces_broke")
 
     with suppress(DatabaseError):
         await look()

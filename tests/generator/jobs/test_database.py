@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,13 @@ from tests.helpers.postgres import PostgresServer, postgres
 
 def put(name: str) -> sa.Insert:
     return sa.insert(state).values(name=name, value="1")
+
+
+def putting(name: str) -> Callable[[sa.Connection], int]:
+    def operation(connection: sa.Connection) -> int:
+        return connection.execute(put(name)).rowcount
+
+    return operation
 
 
 async def names(database: Database) -> list[str]:
@@ -57,9 +64,8 @@ async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
 
 async def test_one_that_the_database_refuses_takes_none_of_the_others_with_it(url: sa.URL) -> None:
     async with open_database(url) as database:
-        statements = [put(name) for name in ("a", "b", "b", "c")]
         results = await asyncio.gather(
-            *(database.write(lambda c, each=each: c.execute(each).rowcount) for each in statements),
+            *(database.write(putting(name)) for name in ("a", "b", "b", "c")),
             return_exceptions=True,
         )
         assert [isinstance(each, DatabaseError) for each in results] == [False, False, True, False]
@@ -70,9 +76,7 @@ async def test_a_crowd_is_written_in_few_transactions(url: sa.URL) -> None:
     async with open_database(url) as database:
         commits: list[object] = []
         sa.event.listen(database.writer, "commit", commits.append)
-        await asyncio.gather(
-            *(database.write(lambda c, n=n: c.execute(put(f"{n:03}"))) for n in range(200))
-        )
+        await asyncio.gather(*(database.write(putting(f"{n:03}")) for n in range(200)))
         assert len(await names(database)) == 200
         assert len(commits) < 20
 
@@ -88,7 +92,7 @@ async def test_what_is_cancelled_before_it_is_begun_is_not_done(url: sa.URL) -> 
 
         first = asyncio.create_task(database.write(slow))
         await asyncio.to_thread(begun.wait, 20)
-        second = asyncio.create_task(database.write(lambda c: c.execute(put("never"))))
+        second = asyncio.create_task(database.write(putting("never")))
         await asyncio.sleep(0)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -104,14 +108,11 @@ async def test_what_is_cancelled_before_it_is_begun_is_not_done(url: sa.URL) -> 
 
 async def test_closing_writes_what_waits_and_takes_nothing_more(url: sa.URL) -> None:
     async with open_database(url) as database:
-        writing = [
-            asyncio.create_task(database.write(lambda c, n=n: c.execute(put(str(n)))))
-            for n in range(30)
-        ]
+        writing = [asyncio.create_task(database.write(putting(str(n)))) for n in range(30)]
         await asyncio.sleep(0)
     await asyncio.gather(*writing)
     with pytest.raises(DatabaseUnavailable, match="closed"):
-        await database.write(lambda c: c.execute(put("late")))
+        await database.write(putting("late"))
     async with open_database(url) as database:
         assert len(await names(database)) == 30
     assert not any(thread.name == "studio database" for thread in threading.enumerate())
@@ -130,7 +131,7 @@ async def test_a_read_sees_one_moment(url: sa.URL) -> None:
 
         reading = asyncio.create_task(database.read(twice))
         await asyncio.to_thread(between.wait, 20)
-        await database.write(lambda c: c.execute(put("meanwhile")))
+        await database.write(putting("meanwhile"))
         go_on.set()
         assert await reading == (0, 0)
 
@@ -138,7 +139,7 @@ async def test_a_read_sees_one_moment(url: sa.URL) -> None:
 async def test_a_reader_on_postgres_cannot_write(own_server: PostgresServer) -> None:
     async with open_database(own_server.url) as database:
         with pytest.raises(DatabaseError):
-            await database.read(lambda c: c.execute(put("no")))
+            await database.read(putting("no"))
 
 
 async def test_a_full_disk_is_told_as_one_and_spares_what_fits(tmp_path: Path) -> None:
@@ -153,9 +154,9 @@ async def test_a_full_disk_is_told_as_one_and_spares_what_fits(tmp_path: Path) -
         with pytest.raises(DatabaseFull):
             await database.write(fill)
         results = await asyncio.gather(
-            database.write(lambda c: c.execute(put("small")).rowcount),
+            database.write(putting("small")),
             database.write(fill),
-            database.write(lambda c: c.execute(put("small too")).rowcount),
+            database.write(putting("small too")),
             return_exceptions=True,
         )
         assert [type(each) for each in results] == [int, DatabaseFull, int]
@@ -230,22 +231,22 @@ async def test_a_server_that_goes_away_is_told_and_used_again_when_it_is_back(
     own_server: PostgresServer,
 ) -> None:
     async with open_database(own_server.url) as database:
-        await database.write(lambda c: c.execute(put("before")))
+        await database.write(putting("before"))
         assert await names(database) == ["before"]
         own_server.stop()
         results = await asyncio.gather(
-            *(database.write(lambda c, n=n: c.execute(put(f"lost {n}"))) for n in range(3)),
+            *(database.write(putting(f"lost {n}")) for n in range(3)),
             names(database),
             return_exceptions=True,
         )
         assert {type(each) for each in results} == {DatabaseUnavailable}
         own_server.start()
-        await database.write(lambda c: c.execute(put("after")))
+        await database.write(putting("after"))
         assert await names(database) == ["after", "before"]
         # Restarted while nobody looked: nobody notices.
         own_server.stop()
         own_server.start()
-        await database.write(lambda c: c.execute(put("later")))
+        await database.write(putting("later"))
         assert await names(database) == ["after", "before", "later"]
 
 
@@ -269,7 +270,7 @@ async def test_one_who_writes_by_hand_and_is_in_the_way_is_waited_for(
     own_server: PostgresServer,
 ) -> None:
     async with open_database(own_server.url) as database:
-        await database.write(lambda c: (c.execute(put("a")), c.execute(put("b")))[0])
+        await asyncio.gather(database.write(putting("a")), database.write(putting("b")))
         by_hand = sa.create_engine(own_server.url)
         hold, go_on = threading.Event(), threading.Event()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.jobs.eta import Ahead, Slot, WorkSize, seconds_left
+from generator.jobs.eta import Ahead, EngineSlot, WorkSize, seconds_left
 from generator.jobs.paces import Paces
 from generator.sheet.recipe import PipelineKind, Recipe
 
@@ -45,8 +45,8 @@ def test_what_was_never_measured_is_not_known() -> None:
     assert paces.seconds("gpu", SIZE) == pytest.approx(10)
     assert paces.seconds("other", SIZE) is None
     assert paces.seconds("gpu", WorkSize("sdxl", 512, 512, 20)) is None
-    assert seconds_left([Slot("other")], [Ahead("a", SIZE)], paces) == {"a": None}
-    assert seconds_left([Slot("gpu")], [Ahead("a", None)], paces) == {"a": None}
+    assert seconds_left([EngineSlot("other")], [Ahead("a", SIZE)], paces) == {"a": None}
+    assert seconds_left([EngineSlot("gpu")], [Ahead("a", None)], paces) == {"a": None}
     assert seconds_left([], [Ahead("a", SIZE)], paces) == {"a": None}
 
 
@@ -87,7 +87,7 @@ def test_what_an_engine_did_long_ago_is_forgotten() -> None:
 
 
 def test_the_whole_queue_is_foretold() -> None:
-    slots = [Slot("gpu", "running", 4.0), Slot("gpu")]
+    slots = [EngineSlot("gpu", "running", 4.0), EngineSlot("gpu")]
     queue = [Ahead("a", SIZE), Ahead("a", SIZE), Ahead("b", SIZE)]
     assert seconds_left(slots, queue, measured(gpu=10)) == {
         "running": pytest.approx(4),
@@ -97,7 +97,7 @@ def test_the_whole_queue_is_foretold() -> None:
 
 
 def test_an_engine_that_refuses_takes_no_part() -> None:
-    slots = [Slot("small"), Slot("large", "other", 30.0)]
+    slots = [EngineSlot("small"), EngineSlot("large", "other", 30.0)]
     queue = [Ahead("a", SIZE, frozenset({"small"})), Ahead("b", SIZE)]
     left = seconds_left(slots, queue, measured(small=5, large=10))
     assert left["a"] == pytest.approx(40)
@@ -107,7 +107,7 @@ def test_an_engine_that_refuses_takes_no_part() -> None:
 def test_behind_what_nobody_knows_nobody_knows() -> None:
     odd = WorkSize("unknown", 8, 8, 1)
     queue = [Ahead("odd", odd), Ahead("a", SIZE)]
-    assert seconds_left([Slot("gpu")], queue, measured(gpu=1)) == {"odd": None, "a": None}
+    assert seconds_left([EngineSlot("gpu")], queue, measured(gpu=1)) == {"odd": None, "a": None}
 
 
 def test_what_is_remembered_is_taken_up_behind_what_was_learnt_since() -> None:

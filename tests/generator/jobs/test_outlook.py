@@ -68,7 +68,7 @@ async def never(_seconds: float) -> None:
 
 
 @dataclass(eq=False)
-class Studio:
+class ForetoldStudio:
     """A queue that is worked off in a time of its own."""
 
     clock: VirtualClock
@@ -102,7 +102,7 @@ class Studio:
 async def studio(
     url: sa.URL,
     make: Callable[[VirtualClock, Paces], Sequence[TimedPlace]],
-) -> AsyncIterator[Studio]:
+) -> AsyncIterator[ForetoldStudio]:
     clock, paces = VirtualClock(), Paces()
     places = make(clock, paces)
     async with open_database(url) as database:
@@ -111,7 +111,7 @@ async def studio(
         outlook = QueueOutlook(store, scheduler, paces, now=clock.now, wall=clock.wall)
         task = asyncio.create_task(scheduler.run())
         try:
-            yield Studio(clock, places, scheduler, outlook)
+            yield ForetoldStudio(clock, places, scheduler, outlook)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -29,6 +30,7 @@ from generator.jobs.database import Database, DatabaseUnavailable, open_database
 from generator.jobs.drawing import DrawingPlace, DrawWork
 from generator.jobs.migrations import upgrade
 from generator.jobs.model import ENDED, Job, Problem
+from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Done, OnStep, Scheduler, Workplace
 from generator.jobs.schema import jobs, members
 from generator.jobs.store import Claimed, JobStore, NewItem, NewJob
@@ -679,3 +681,22 @@ async def test_called_off_a_drawing_ends_within_a_step(url: sa.URL) -> None:
         await happens(lambda: engine.left)
         assert len(seen) <= 11
         assert (await over(scheduler, job)).status == "cancelled"
+
+
+async def test_room_is_looked_for_on_every_disk_that_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(free=100 if folder == tmp_path else 50)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    state = tmp_path / "state"
+    state.mkdir()
+    to_come = tmp_path / "store" / "not made yet"
+    assert await room_on_disks([to_come], 100)()
+    assert asked == [tmp_path]
+    assert await room_on_disks([to_come, state], 50)()
+    assert not await room_on_disks([to_come, state], 51)()

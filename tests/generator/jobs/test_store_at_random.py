@@ -157,6 +157,7 @@ async def test_what_a_job_is_follows_from_its_items_after_whatever_was_done(
         store = JobStore(database, "here")
         jobs = [(await store.accept(new(chance, "ada"), 0.0))[0].id for _ in range(6)]
         held: list[Claimed] = []
+        told: dict[str, list[JobStatus]] = {}
         for step in range(250):
             await do_something(store, chance, float(step), chance.choice(jobs), held)
             told = walked_through(await store.events_after(0, limit=10**6))
