@@ -20,6 +20,9 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.helpers.screens import decode_frame
 
+_PATIENCE = 30.0
+"""Seconds until a worker must have drawn something."""
+
 
 def say(*words: object) -> None:
     """A line of the report, at once."""
@@ -105,6 +108,45 @@ def serving(
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@contextmanager
+def working(show: Path, engine: str) -> Iterator[str]:
+    """`understudy worker` on a free port, ended when left; where it is.
+
+    Args:
+        show: whose engine.
+        engine: by name.
+    """
+    command = [sys.executable, "-m", "server", "worker", "--engine", engine, "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--show", str(show)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            if found is None:
+                raise RuntimeError("the worker did not start")
+            _wait_for_worker(found[0])
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def _wait_for_worker(url: str) -> None:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            httpx.get(f"{url}/health", timeout=_PATIENCE, trust_env=False).raise_for_status()
+        except httpx.TransportError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @dataclass

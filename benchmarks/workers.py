@@ -9,19 +9,15 @@ folder.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
-
 from benchmarks.lengths import length
-from benchmarks.machinery import say
+from benchmarks.machinery import say, working
 
 _ACTIONS = length(6, 2)
 _SETS = length(3, 1)
@@ -29,14 +25,12 @@ _STEPS = length(10, 2)
 _PACE = 0.08
 """Seconds a step."""
 
-_PATIENCE = 30.0
-
 
 def main() -> None:
     """Print the figures."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         show = _show(Path(folder) / "show")
-        workers = [stack.enter_context(_working(show)) for _ in range(2)]
+        workers = [stack.enter_context(working(show, "gpu")) for _ in range(2)]
         took: dict[int, list[float]] = {1: [], 2: []}
         nominal = 0.0
         for number, count in enumerate(length((1, 2, 1, 2), (1, 2))):
@@ -67,39 +61,6 @@ def _show(folder: Path) -> Path:
         f'[[engines]]\nname = "gpu"\nkind = "sketch"\npace = {_PACE}\n'
     )
     return folder
-
-
-@contextmanager
-def _working(show: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "server", "worker", "--engine", "gpu", "--port", "0"]
-    with subprocess.Popen(
-        [*command, "--show", str(show)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://\S+", process.stdout.readline())
-            if found is None:
-                raise RuntimeError("the worker did not start")
-            _wait_for(found[0])
-            yield found[0]
-        finally:
-            process.terminate()
-
-
-def _wait_for(url: str) -> None:
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            httpx.get(f"{url}/health", timeout=_PATIENCE, trust_env=False).raise_for_status()
-        except httpx.TransportError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def _batch(show: Path, store: Path, workers: list[str]) -> float:

@@ -1,9 +1,10 @@
 """The engine worker: any engine over HTTP, for a GPU box, a cloud function or a child process.
 
 `POST /generate` streams a drawing as server-sent events, `POST /action-sets` draws one whole
-set straight into the store, `GET /health` proves itself with a real small generation. One
-drawing at a time; the others wait their turn and hear a heartbeat meanwhile. A request that
-is closed cancels its drawing within a step.
+set straight into the store, `GET /health` proves itself with a real small generation, or with a
+step that was just drawn for somebody. One drawing at a time; the others wait their turn and hear
+a heartbeat meanwhile. What is asked for the show goes first: see `generator/worker_queue.py`. A
+request that is closed cancels its drawing within a step.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import base64
 import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -29,24 +30,28 @@ from starlette.types import Receive, Scope, Send
 
 from cache.encoding import json_text
 from cache.model.documents import FormatError
-from cache.model.formats import dump_meta
+from cache.model.formats import SetMeta, dump_meta
 from cache.stores.port import Conflict, SharedStore, Store, StoreError, StoreUnavailable
-from cache.tasks import cancel_and_wait
+from cache.tasks import cancel_and_wait, first_of
 from cache.untrusted import Unfit, fit_json
 from generator.answers import JsonResponse
 from generator.engines.port import (
     Engine,
     EngineError,
     EnginePoisoned,
+    EnginePreempted,
     EngineUnavailable,
+    Priority,
     RecipeRefused,
     StepImage,
     draw_for_nobody,
 )
-from generator.engines.remote.protocol import SetRequest
+from generator.engines.remote.protocol import PRIORITY_HEADER, SetRequest
+from generator.observed_engine import ObservedEngine
 from generator.sets.numbers import NumberTaken
 from generator.sets.recorder import PlannedSet, Recorder, found_set, recipe_of_set
 from generator.sheet.recipe import Recipe
+from generator.worker_queue import EngineTurn, Queue, QueueIsFull
 
 _log = structlog.get_logger(__name__)
 
@@ -59,13 +64,16 @@ MAX_BODY = 64 * 2**20
 HEALTH_WITHIN = 60.0
 """Seconds the small generation of `/health` may take, its wait in the queue included."""
 
-_QUEUE = 32
+_AHEAD: Final = 2
+"""Pictures that a drawing may be ahead of who reads them."""
 
 
 def error_code(error: EngineError) -> tuple[str, bool]:
     """The stable word for an engine's error, and whether another try may help."""
     if isinstance(error, RecipeRefused):
         return "refused", False
+    if isinstance(error, EnginePreempted):
+        return "preempted", True
     code = "unavailable" if isinstance(error, EngineUnavailable) else "failed"
     return code, True
 
@@ -100,6 +108,11 @@ def started_event(image: StepImage, queued: float) -> bytes:
     return event("started", data)
 
 
+def _error_event(error: EngineError) -> bytes:
+    code, retryable = error_code(error)
+    return event("error", {"code": code, "message": str(error), "retryable": retryable})
+
+
 class RequestRefused(Exception):
     """A request that is answered with an error: its status, its code, and what to say."""
 
@@ -116,34 +129,6 @@ class WorkerBusy(RequestRefused):
         super().__init__(503, "busy", "too many drawings wait already", retryable=True)
 
 
-@dataclass
-class Queue:
-    """One drawing at a time, in the order they came."""
-
-    limit: int = _QUEUE
-    waiting: int = 0
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn and keep it.
-
-        Raises:
-            WorkerBusy: too many wait already.
-        """
-        if self.waiting >= self.limit:
-            raise WorkerBusy
-        self.waiting += 1
-        try:
-            await self._turn.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._turn.release()
-
-
 @dataclass(eq=False)
 class Worker:
     """Serves one engine.
@@ -155,6 +140,7 @@ class Worker:
         probe: the recipe that `/health` draws.
         heartbeat: seconds of silence after which a comment is sent.
         poisoned: called when the engine can never draw again in this process.
+        now: steady seconds.
     """
 
     engine: Engine
@@ -164,7 +150,12 @@ class Worker:
     token: SecretStr | None = None
     heartbeat: float = HEARTBEAT
     poisoned: Callable[[EngineError], None] = lambda _error: None
+    now: Callable[[], float] = time.monotonic
     _queue: Queue = field(default_factory=Queue, init=False)
+    _observed: ObservedEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._observed = ObservedEngine(self.engine, self.now)
 
     def app(self) -> Starlette:
         """The worker as an ASGI application; it opens and closes its store."""
@@ -188,9 +179,12 @@ class Worker:
     async def generate(self, request: Request) -> Response:
         """`POST /generate`: a recipe in, events out."""
         recipe = await _read(Recipe, request)
-        if self._queue.waiting >= self._queue.limit:
-            raise WorkerBusy
-        return _Stream(self._with_heartbeat(self._events(recipe)))
+        turn = EngineTurn(_priority_of(request))
+        try:
+            self._queue.check_room(turn.priority)
+        except QueueIsFull:
+            raise WorkerBusy from None
+        return _Stream(self._events(recipe, turn))
 
     async def action_set(self, request: Request) -> Response:
         """`POST /action-sets`: draw one set into the store; the same request again only looks."""
@@ -202,7 +196,13 @@ class Worker:
             text = f"this worker keeps its sets elsewhere: {where}"
             raise RequestRefused(409, "other_store", text)
         try:
-            answer = await _unless_hung_up(request.receive, self._record(self.store, asked))
+            recording = self._record(self.store, asked, EngineTurn(_priority_of(request)))
+            answer = await _unless_hung_up(request.receive, recording)
+        except QueueIsFull:
+            raise WorkerBusy from None
+        except EnginePreempted as error:
+            _log.info("drawing_preempted", action=asked.action_id, set=asked.set_id)
+            raise RequestRefused(503, "preempted", str(error), retryable=True) from error
         except EngineError as error:
             code, retryable = error_code(error)
             self._tell_if_poisoned(error)
@@ -216,15 +216,21 @@ class Worker:
         return answer or Response(status_code=499)  # nobody hears it
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: draws something small, for only that proves that it can draw."""
+        """`GET /health`: draws something small, for only a picture proves that it can draw.
+
+        A step that was drawn for somebody else just now is one, too: who waits behind a long
+        drawing is not to believe that nothing comes.
+        """
         del request
-        begun = time.monotonic()
+        begun = self.now()
         try:
-            async with asyncio.timeout(HEALTH_WITHIN), self._queue.turn():
-                await draw_for_nobody(self.engine, self.probe)
+            async with asyncio.timeout(HEALTH_WITHIN):
+                proof = await self._proof()
         except TimeoutError:
             text = f"no picture in {HEALTH_WITHIN:g} s"
             raise RequestRefused(503, "slow", text, retryable=True) from None
+        except QueueIsFull:
+            raise WorkerBusy from None
         except EngineError as error:
             self._tell_if_poisoned(error)
             code, retryable = error_code(error)
@@ -233,7 +239,8 @@ class Worker:
             {
                 "healthy": True,
                 "engine": self.engine.name,
-                "seconds": round(time.monotonic() - begun, 3),
+                "proof": proof,
+                "seconds": round(self.now() - begun, 3),
                 "waiting": self._queue.waiting,
                 "store": self._address,
             }
@@ -246,60 +253,117 @@ class Worker:
         """Where its store is, for other machines; None where it means nothing to them."""
         return self.store.address if isinstance(self.store, SharedStore) else None
 
-    async def _record(self, store: Store, asked: SetRequest) -> Response:
+    async def _proof(self) -> Literal["drawing", "drawn"]:
+        """That it draws: for others, or a picture of its own; whichever is known first.
+
+        Raises:
+            QueueIsFull: neither can be known soon.
+            EngineError: it does not.
+        """
+        while not self._observed.is_proven:
+            proving = asyncio.create_task(self._draw_probe(), name="probe")
+            try:
+                await first_of(asyncio.wait([proving]), self._observed.next_step())
+                if proving.done():
+                    proving.result()
+                    return "drawn"
+            except EnginePreempted:
+                pass  # what the show draws now will be the proof
+            finally:
+                await cancel_and_wait(proving)
+        return "drawing"
+
+    async def _draw_probe(self) -> None:
+        turn = EngineTurn()
+        async with self._queue.given_to(turn):
+            await turn.unless_overtaken(draw_for_nobody(self.engine, self.probe))
+
+    async def _record(self, store: Store, asked: SetRequest, turn: EngineTurn) -> Response:
+        """Draw a set and keep it; overtaken, it leaves no set, as whatever interrupts it."""
         recipe = recipe_of_set(asked.recipe, asked.set_id)
         planned = PlannedSet(asked.action_id, asked.set_id, recipe, asked.description)
-        async with self._queue.turn():
-            meta = await found_set(store, planned)
-            if meta is None:
-                meta = await Recorder(self.engine, store).record_planned(planned)
-            return Response(dump_meta(meta), media_type="application/json")
 
-    async def _events(self, recipe: Recipe) -> AsyncGenerator[bytes, None]:
-        """The drawing as events; the last is always `done` or `error`."""
+        async def found_or_drawn() -> SetMeta:
+            meta = await found_set(store, planned)
+            return meta or await Recorder(self._observed, store).record_planned(planned)
+
+        async with self._queue.given_to(turn):
+            meta = await turn.unless_overtaken(found_or_drawn())
+        return Response(dump_meta(meta), media_type="application/json")
+
+    async def _events(self, recipe: Recipe, turn: EngineTurn) -> AsyncGenerator[bytes, None]:
+        """The drawing as events, with a sign of life wherever nothing was said for a while.
+
+        It draws in a task of its own: where nobody reads on, this stands still at a `yield`, and
+        the show would wait for a reader that has stalled.
+        """
+        said, room = asyncio.Queue[bytes | None](), asyncio.Semaphore(_AHEAD)
+        drawing = asyncio.create_task(
+            self._draw(recipe, turn, said.put_nowait, room), name="drawing"
+        )
+        drawing.add_done_callback(lambda _ended: said.put_nowait(None))
         try:
-            asked = time.monotonic()
-            async with self._queue.turn():
-                queued = time.monotonic() - asked
-                async with self.engine.render(recipe) as images:
-                    started = False
-                    async for image in images:
-                        if not started:
-                            yield started_event(image, queued)
-                            started = True
-                        yield step_event(image)
+            while True:
+                try:
+                    async with asyncio.timeout(self.heartbeat):
+                        words = await said.get()
+                except TimeoutError:
+                    yield self._sign_of_life(turn)
+                    continue
+                if words is None:
+                    drawing.result()
+                    return
+                yield words
+                room.release()
+        finally:
+            await cancel_and_wait(drawing)
+
+    def _sign_of_life(self, turn: EngineTurn) -> bytes:
+        ahead = self._queue.ahead_of(turn)
+        if ahead is not None and self._observed.is_proven:
+            return event("waiting", {"ahead": ahead})
+        return b": still here\n\n"
+
+    async def _draw(
+        self,
+        recipe: Recipe,
+        turn: EngineTurn,
+        say: Callable[[bytes], None],
+        room: asyncio.Semaphore,
+    ) -> None:
+        """Draw, and say what comes of it; the last is always `done` or `error`.
+
+        Args:
+            recipe: what.
+            turn: not yet given.
+            say: takes one event, or several.
+            room: has a place for each picture that may wait to be read.
+        """
+        asked, finished = self.now(), False
+        try:
+            try:
+                async with self._queue.given_to(turn), self._observed.render(recipe) as images:
+                    queued = self.now() - asked
+                    while (image := await turn.unless_overtaken(_next(images))) is not None:
+                        await turn.unless_overtaken(room.acquire())
+                        begins = started_event(image, queued) if image.step == 1 else b""
+                        say(begins + step_event(image))
+                        finished = image.final
+            except EnginePreempted:
+                if not finished:
+                    raise  # else it was overtaken at its very end, and is whole
             engine = self.engine
             done = {"seed": recipe.seed, "engine": engine.name, "timing": engine.timing}
-            yield event("done", done)
+            say(event("done", done))
+        except EnginePreempted as error:
+            _log.info("drawing_preempted")
+            say(_error_event(error))
         except EngineError as error:
-            code, retryable = error_code(error)
-            _log.warning("drawing_failed", code=code, reason=str(error))
-            yield event("error", {"code": code, "message": str(error), "retryable": retryable})
+            _log.warning("drawing_failed", code=error_code(error)[0], reason=str(error))
+            say(_error_event(error))
             self._tell_if_poisoned(error)
-        except WorkerBusy as error:
-            yield event("error", error.error)
-
-    async def _with_heartbeat(
-        self, events: AsyncGenerator[bytes, None]
-    ) -> AsyncGenerator[bytes, None]:
-        """The same events, with a comment wherever nothing was said for a while."""
-        async with aclosing(events):
-            pending: asyncio.Task[bytes] | None = None
-            try:
-                while True:
-                    pending = pending or asyncio.ensure_future(anext(events))
-                    done, _ = await asyncio.wait({pending}, timeout=self.heartbeat)
-                    if not done:
-                        yield b": still here\n\n"
-                        continue
-                    finished, pending = pending, None
-                    try:
-                        yield finished.result()
-                    except StopAsyncIteration:
-                        return
-            finally:
-                if pending is not None:
-                    await cancel_and_wait(pending)
+        except QueueIsFull:
+            say(event("error", WorkerBusy().error))
 
     def _tell_if_poisoned(self, error: EngineError) -> None:
         if isinstance(error, EnginePoisoned):
@@ -344,6 +408,16 @@ def _from_a_page(request: Request, *, open_to_all: bool) -> str | None:
     if open_to_all and not _is_loopback(request.headers.get("host", "")):
         return "without a token this worker answers to its loopback name only: 127.0.0.1"
     return None
+
+
+def _priority_of(request: Request) -> Priority | None:
+    """For whom a request is; a word that we do not know, as a later version's, is nobody's."""
+    word = request.headers.get(PRIORITY_HEADER, "").strip().lower()
+    return "show" if word == "show" else None
+
+
+async def _next(images: AsyncIterator[StepImage]) -> StepImage | None:
+    return await anext(images, None)
 
 
 def _is_loopback(host: str) -> bool:

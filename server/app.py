@@ -34,13 +34,14 @@ from server.lifecycle import Playout, open_playout, signs_of_life, tell_remarks
 from server.network.access import Access
 from server.network.connections import Connections
 from server.network.rate_limit import LimitedRequests
+from server.network.responses import SafeHeaders
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.older_wire.socket import OlderWireSocket
 from server.rehearsal.checks import Checks, open_checks
 from server.setup import Setup
 from server.stage.screens import ScreenSocket
 from server.stage.seats import Seats
-from server.web.responses import SafeHeaders, refusal
+from server.web.responses import refusal
 from server.web.routes import ROUTES
 from server.web.services import Services
 

@@ -23,6 +23,10 @@ drawing, such as sketch.
 """
 
 
+Priority = Literal["show"]
+"""For whom an engine that several ask draws first: the show. None is everybody else."""
+
+
 _PASSES, _FEW = 10, 100
 
 
@@ -35,6 +39,7 @@ class EngineError(Exception):
         EngineDenied      it does not let us in, and will not before somebody changes that
         EnginePoisoned    nor will it ever in this process; another process may
         EnginePreempted   it was taken for the show, and is free again afterwards
+        EngineOccupied    it draws for somebody else, and gets on with it
       RecipeRefused       this engine cannot draw this recipe; no try will
       DrawingFailed       it began and broke off, or drew something unusable
     """
@@ -61,6 +66,10 @@ class EnginePoisoned(EngineUnavailable):
 
 class EnginePreempted(EngineUnavailable):
     """The engine was drawing, and was taken for the show. Nothing is wrong with it."""
+
+
+class EngineOccupied(EngineUnavailable):
+    """The engine was asked for a proof, and draws for somebody else, which is as good a one."""
 
 
 class RecipeRefused(EngineError):
@@ -148,14 +157,41 @@ async def draw_for_nobody(engine: Engine, recipe: Recipe) -> None:
     """Draw to the end, and look at nothing: that an engine can is all that is asked.
 
     Raises:
-        EngineError: it cannot.
+        EngineError: it cannot, or was taken for the show.
     """
     finished = False
-    async with engine.render(recipe) as images:
-        async for image in images:
-            finished = image.final
+    try:
+        async with render_proof(engine, recipe) as images:
+            async for image in images:
+                finished = image.final
+    except EngineOccupied:
+        return
     if not finished:
         raise DrawingFailed("it ended without a final image")
+
+
+@runtime_checkable
+class SharedEngine(Engine, Protocol):
+    """An engine that draws for others, too: none of them is to be kept from it by a proof."""
+
+    def render_proof(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+        """As `render`, only to see that it draws; it gives way to what is asked for the show.
+
+        Raises:
+            EngineOccupied: while iterating: it draws for somebody else, and gets on with it.
+            EnginePreempted: while iterating: it was taken for the show.
+            EngineError: as `render`.
+        """
+        ...
+
+
+def render_proof(
+    engine: Engine, recipe: Recipe
+) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+    """Draw `recipe` only to see that `engine` can: `SharedEngine.render_proof` where it has one."""
+    if isinstance(engine, SharedEngine):
+        return engine.render_proof(recipe)
+    return engine.render(recipe)
 
 
 @dataclass(frozen=True, slots=True)

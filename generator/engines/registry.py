@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, SecretStr, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails
 
 from cache.outgoing import redacted
+from generator.engines.callback.settings import CallbackSection
 from generator.engines.comfyui.settings import ComfyUISection
 from generator.engines.diffusers.settings import DiffusersSection
 from generator.engines.older_wire.settings import OlderWireSection
@@ -32,6 +33,7 @@ KINDS: dict[str, type[LocalSection | RemoteSection]] = {
         ComfyUISection,
         OlderWireSection,
         ReplicateSection,
+        CallbackSection,
     )
 }
 """Their settings, by the word for their kind; the first is what is meant where none is named."""

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from websockets.exceptions import WebSocketException
 
 from cache.outgoing import has_password, reason_of, redacted
-from generator.engines.port import Engine
+from generator.engines.inbox import Inbox
+from generator.engines.port import Engine, Priority
 from generator.outgoing import Client, ask, bearer
 from generator.sheet.cues import Identifier
 from generator.sheet.plan import Action
@@ -27,7 +28,7 @@ from generator.sheet.plan import Action
 PROBE_WITHIN: Final = 20.0
 """Seconds in which an engine must have answered when it is asked whether it is there."""
 
-_MAX_WORD: Final = 2**20
+MAX_WORD: Final = 2**20
 """Bytes of what an engine says of itself."""
 
 Address = Annotated[str, Field(pattern=r"^(https?|wss?)://[^\s]+$", repr=False)]
@@ -50,12 +51,17 @@ class EngineAccess:
         token: what it must be brought; its own alone.
         folder: the show's, where a path in its settings begins.
         actions: that it will be asked for, as far as they are known.
+        priority: for whom it draws, where it is one that several ask.
+        inbox: where an engine's answers arrive that come by a request of its own; the same for
+            all engines of a process, None where nobody takes them in.
     """
 
     client: Client
     token: SecretStr | None = None
     folder: Path = Path()
     actions: Sequence[Action] = ()
+    priority: Priority | None = None
+    inbox: Inbox | None = None
 
 
 class EngineSection(BaseModel):
@@ -65,6 +71,7 @@ class EngineSection(BaseModel):
         local: whether it draws on this machine.
         live_unless_told: whether it plays live where `live` says nothing.
         token_variable: the variable with the token that it is brought.
+        secret_variable: the variable with the secret that it signs its answers with.
         schemes: of addresses by which an engine of this kind may be named on the command line.
         needs: keys without which it cannot be.
         passed_over: keys that have no effect on another kind; all other keys are refused there,
@@ -72,6 +79,9 @@ class EngineSection(BaseModel):
         name: what it is called.
         kind: what it is.
         live: whether it plays live.
+        an_hour: what an hour of drawing costs, in the currency of `[studio]`; None where nobody
+            said, which is not the same as nothing.
+        a_picture: what each picture costs, beside that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -79,6 +89,7 @@ class EngineSection(BaseModel):
     local: ClassVar[bool]
     live_unless_told: ClassVar[bool] = True
     token_variable: ClassVar[str | None] = None
+    secret_variable: ClassVar[str | None] = None
     schemes: ClassVar[frozenset[str]] = frozenset()
     needs: ClassVar[tuple[str, ...]] = ()
     passed_over: ClassVar[frozenset[str]] = frozenset()
@@ -86,6 +97,8 @@ class EngineSection(BaseModel):
     name: Identifier
     kind: str
     live: bool | None = None
+    an_hour: Annotated[float, Field(ge=0)] | None = None
+    a_picture: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
@@ -236,7 +249,7 @@ class RemoteSection(EngineSection):
     async def _reach(self, access: EngineAccess) -> None:
         url, headers = f"{self.url}{self.health_path}", bearer(access.token)
         answer = await ask(
-            access.client, "GET", url, within=PROBE_WITHIN, limit=_MAX_WORD, headers=headers
+            access.client, "GET", url, within=PROBE_WITHIN, limit=MAX_WORD, headers=headers
         )
         if answer.status_code != httpx.codes.OK:
             raise NotReady(f"{redacted(url)} answers {answer.status_code} {answer.reason_phrase}")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from cache.model.formats import SetMeta
-from cache.stores.port import Store
+from cache.library import Library
+from cache.model.documents import FormatError
+from cache.model.formats import ImageSet
+from cache.stores.port import NotFound, Store
 from cache.stores.prefix import PrefixStore
-from generator.engines.port import Engine, StepImage, Timing
-from generator.jobs.scheduler import Done
+from cache.threads import offload_large
+from generator.engines.observed import Look, ObservedEngine
+from generator.engines.port import Engine, StepImage
+from generator.jobs.eta import WorkSize
+from generator.jobs.scheduler import Done, OnStep
 from generator.jobs.store import Claimed
 from generator.sets.recorder import PlannedSet, Recorder, found_set
 from generator.sheet.description import Description
@@ -26,8 +31,11 @@ TAKES: Final = "studio/takes/"
 NO_ACTION: Final = "take"
 """The action that a take is a set of, where it is of no cue."""
 
-Look = Callable[[Claimed, StepImage], None]
+LookAtTake = Callable[[Claimed, StepImage], None]
 """Is shown every picture of a drawing as it comes; it must not wait."""
+
+Learn = Callable[[str, WorkSize, float], None]
+"""Is told how many seconds an engine took for a picture."""
 
 
 class DrawWork(BaseModel):
@@ -55,6 +63,36 @@ def take_store(store: Store, take: str) -> PrefixStore:
     return PrefixStore(store, f"{TAKES}{take}/")
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedTake:
+    """A take that is whole, as far as its meta tells.
+
+    Attributes:
+        library: reads its images.
+        image_set: it, as the set that it is.
+    """
+
+    library: Library
+    image_set: ImageSet
+
+
+async def open_take(store: Store, take: str) -> OpenedTake:
+    """Open a take, whatever action it is for.
+
+    Raises:
+        NotFound: there is none, or not yet.
+        BrokenSet: an image of it is missing.
+        StoreError: the store could not be read.
+        FormatError: its manifest cannot be understood.
+    """
+    own = take_store(store, take)
+    library = Library(own)
+    actions = (await library.refresh()).actions
+    if not actions:
+        raise NotFound(f"{TAKES}{take}", "no such take")
+    return OpenedTake(library, await library.open_set(next(iter(actions)), 0))
+
+
 @dataclass(frozen=True)
 class DrawingPlace:
     """A slot that draws.
@@ -64,7 +102,8 @@ class DrawingPlace:
         engine: what draws.
         store: where takes go.
         look: is shown what is drawn.
-        an_hour: what an hour of the engine costs.
+        learn: is told how long it took.
+        cost_of: what so many seconds of the engine cost; None where nobody has said.
         now: steady seconds.
     """
 
@@ -72,51 +111,70 @@ class DrawingPlace:
     engine: Engine
     store: Store
     _: KW_ONLY
-    look: Look = lambda _claimed, _image: None
-    an_hour: float = 0.0
+    look: LookAtTake = lambda _claimed, _image: None
+    learn: Learn = lambda _engine, _size, _seconds: None
+    cost_of: Callable[[float], float | None] = lambda _seconds: None
     now: Callable[[], float] = time.monotonic
 
-    async def work(self, claimed: Claimed) -> Done:
+    async def work(self, claimed: Claimed, on_step: OnStep) -> Done:
         """Draw an item, unless whoever died over it had drawn it already.
 
         Raises:
             EngineError, StoreError: no take came of it.
         """
         begun = self.now()
-        asked = DrawWork.model_validate(claimed.work)
+        planned = await _planned(claimed.work)
         own = take_store(self.store, claimed.take)
-        planned = PlannedSet(asked.action_id, 0, asked.recipe, asked.description)
-        meta: SetMeta | None = await found_set(own, planned)
-        if meta is None:
-            engine = _ShownEngine(self.engine, lambda image: self.look(claimed, image))
-            await Recorder(engine, own, alone=True).record_planned(planned)
+        if await _is_there(own, planned):
+            on_step(1, 1)
+        else:
+            await _sweep(own)
+            await self._draw(claimed, planned, own, on_step)
         seconds = self.now() - begun
-        return Done(seconds, seconds * self.an_hour / 3600)
+        return Done(seconds, self.cost_of(seconds))
+
+    async def _draw(
+        self, claimed: Claimed, planned: PlannedSet, own: Store, on_step: OnStep
+    ) -> None:
+        begun = self.now()
+
+        @contextmanager
+        def observe(_recipe: Recipe) -> Iterator[Look]:
+            nonlocal begun
+            begun = self.now()  # until now an engine may have warmed up, which is soon past
+            yield look
+
+        def look(image: StepImage) -> None:
+            on_step(image.step, image.steps)
+            self.look(claimed, image)
+
+        engine = ObservedEngine(self.engine, observe)
+        await Recorder(engine, own, alone=True).record_planned(planned)
+        self.learn(self.name, WorkSize.of(planned.recipe), self.now() - begun)
 
 
-@dataclass(frozen=True)
-class _ShownEngine:
-    """An engine whose pictures somebody sees as they come."""
+async def _planned(work: Mapping[str, Any]) -> PlannedSet:
+    """What an item asks for; its base image is decoded and hashed in a thread if it is large."""
 
-    engine: Engine
-    look: Callable[[StepImage], None]
+    def understand() -> PlannedSet:
+        asked = DrawWork.model_validate(work)
+        _ = asked.recipe.fingerprint  # kept by the recipe, for whoever asks for it later
+        return PlannedSet(asked.action_id, 0, asked.recipe, asked.description)
 
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self.engine.name
+    base = work.get("recipe", {}).get("base_image") or ""
+    return await offload_large(len(base), understand)
 
-    @property
-    def timing(self) -> Timing:
-        """See `Engine.timing`."""
-        return self.engine.timing
 
-    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
-        """See `Engine.render`."""
-        return aclosing(self._images(recipe))
+async def _is_there(own: Store, planned: PlannedSet) -> bool:
+    """Whether a take is whole already. One that cannot be understood is drawn anew."""
+    try:
+        return await found_set(own, planned) is not None
+    except FormatError:
+        return False
 
-    async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
-        async with self.engine.render(recipe) as images:
-            async for image in images:
-                self.look(image)
-                yield image
+
+async def _sweep(own: Store) -> None:
+    """Remove what an earlier try has left; another engine may draw other steps than it did."""
+    left = [entry.key async for entry in own.list()]
+    for key in left:
+        await own.delete(key)

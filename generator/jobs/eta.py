@@ -6,14 +6,11 @@ Nothing is invented: where nothing like it was drawn, the answer is that nobody 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Final
+from typing import Protocol
 
-_LAST: Final = 16
-"""How many runs of a kind are remembered: what an engine did an hour ago is no news."""
+from generator.sheet.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +28,24 @@ class WorkSize:
     height: int
     steps: int
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> WorkSize:
+        """The size of a recipe's picture."""
+        steps = steps_made(recipe.steps, recipe.strength)
+        return cls(recipe.model, recipe.width, recipe.height, steps)
 
-class Paces:
-    """How long pictures took, by engine, model and size: per step, of the last few."""
 
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str, int, int], deque[float]] = defaultdict(
-            lambda: deque(maxlen=_LAST)
-        )
+def steps_made(steps: int, strength: float | None) -> int:
+    """How many of the steps that were asked for image-to-image really makes."""
+    return steps if strength is None else min(int(steps * strength), steps)
 
-    def learn(self, engine: str, size: WorkSize, seconds: float) -> None:
-        """A picture was drawn in so many seconds, from being taken on to being kept."""
-        if size.steps > 0 and seconds >= 0:
-            key = (engine, size.model, size.width, size.height)
-            self._seconds[key].append(seconds / size.steps)
+
+class KnownPaces(Protocol):
+    """Knows how long pictures take."""
 
     def seconds(self, engine: str, size: WorkSize) -> float | None:
         """How long a picture will take on an engine; None where that is not known."""
-        known = self._seconds.get((engine, size.model, size.width, size.height))
-        return size.steps * median(known) if known else None
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +63,29 @@ class Slot:
     left: float | None = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """An item that waits, as far as its duration is concerned.
+
+    Attributes:
+        job: whose.
+        size: of its picture, None where that is not known.
+        refused_by: names of the engines that cannot draw it.
+    """
+
+    job: str
+    size: WorkSize | None
+    refused_by: frozenset[str] = frozenset()
+
+
 def seconds_left(
-    slots: Sequence[Slot],
-    queue: Iterable[tuple[str, WorkSize, frozenset[str]]],
-    paces: Paces,
+    slots: Sequence[Slot], queue: Iterable[Ahead], paces: KnownPaces
 ) -> Mapping[str, float | None]:
     """Seconds until each job is done, if nothing more comes in between.
 
     Args:
         slots: who works, and on what.
-        queue: what waits, in the order in which it is taken on: whose it is, its size, and the
-            names of the engines that refuse it.
+        queue: what waits, in the order in which it is taken on.
         paces: what was measured.
 
     Returns:
@@ -89,26 +97,32 @@ def seconds_left(
         if slot.job is not None:
             _extend(ends, slot.job, slot.left)
         if slot.left is not None:
-            heapq.heappush(heap, (slot.left, number))
-    known = len(heap) == len(slots)
-    for job, size, refused_by in queue:
-        aside: list[tuple[float, int]] = []
+            heap.append((slot.left, number))
+    heapq.heapify(heap)
+    known = 0 < len(heap) == len(slots)
+    asked: dict[tuple[str, WorkSize], float | None] = {}
+    for item in queue:
         end: float | None = None
-        while heap:
-            free, number = heapq.heappop(heap)
-            engine = slots[number].engine
-            seconds = None if engine in refused_by else paces.seconds(engine, size)
-            if engine in refused_by:
-                aside.append((free, number))
-                continue
-            if seconds is not None:
-                end = free + seconds
-                heapq.heappush(heap, (end, number))
-            break
-        for each in aside:
-            heapq.heappush(heap, each)
+        if known and item.size is not None:
+            aside: list[tuple[float, int]] = []
+            while heap:
+                free, number = heapq.heappop(heap)
+                engine = slots[number].engine
+                if engine in item.refused_by:
+                    aside.append((free, number))
+                    continue
+                kind = (engine, item.size)
+                if kind not in asked:
+                    asked[kind] = paces.seconds(*kind)
+                seconds = asked[kind]
+                if seconds is not None:
+                    end = free + seconds
+                    heapq.heappush(heap, (end, number))
+                break
+            for each in aside:
+                heapq.heappush(heap, each)
         known = known and end is not None
-        _extend(ends, job, end if known else None)
+        _extend(ends, item.job, end)
     return ends
 
 

@@ -157,7 +157,7 @@ def status_of(items: Iterable[ItemStatus], *, begun: bool, cancelled: bool = Fal
     """
     found = list(items)
     if any(status not in SETTLED for status in found):
-        return "processing" if begun or "ready" in found else "queued"
+        return "processing" if begun else "queued"
     if cancelled:
         return "cancelled"
     if "ready" in found:

@@ -2,6 +2,9 @@
 
 Texts that hold a document are JSON. Times are Unix times, in seconds. What an item needs so that
 it can be chosen is written beside it, so that one index finds the next one among ten thousand.
+
+Whoever changes a table here adds a revision to `generator/jobs/migrations/revisions/` that makes
+the same change to a database that is there already.
 """
 
 from __future__ import annotations
@@ -26,12 +29,22 @@ members: Final = sa.Table(
     "members",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("name", sa.Text, nullable=False),
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("token_hash", sa.Text, unique=True),
     sa.Column("pictures_a_day", sa.Integer),
     sa.Column("turn", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("removed_at", sa.Double),
+)
+_is_member: Final = members.c.removed_at.is_(None)
+# Who was removed keeps jobs and name; the name may be given to somebody else.
+sa.Index(
+    "uq_members_name",
+    members.c.name,
+    unique=True,
+    sqlite_where=_is_member,
+    postgresql_where=_is_member,
 )
 
 jobs: Final = sa.Table(
@@ -62,7 +75,10 @@ jobs: Final = sa.Table(
     sa.Column("completed_at", sa.Double),
     sa.UniqueConstraint("owner", "key"),
     sa.Index("ix_jobs_owner", "owner", "number"),
+    sa.Index("ix_jobs_owner_status", "owner", "status", "number"),
     sa.Index("ix_jobs_status", "status", "number"),
+    sa.Index("ix_jobs_created", "created_at"),
+    sa.Index("ix_jobs_owner_created", "owner", "created_at"),
 )
 
 items: Final = sa.Table(
@@ -82,10 +98,15 @@ items: Final = sa.Table(
     sa.Column("error_code", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claims", sa.Integer, nullable=False, server_default="0"),
     sa.Column("holder", sa.Text),
     sa.Column("lease_until", sa.Double),
     sa.Column("started_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
     sa.Column("seconds", sa.Double),
+    sa.Column("cost", sa.Double),
+    sa.Index("ix_items_ended", "ended_at"),
+    sa.Index("ix_items_take", "take"),
     sqlite_with_rowid=False,
 )
 _queued: Final = items.c.status == sa.text("'queued'")

@@ -1,24 +1,29 @@
 """Jobs, kept: what was asked for, who works on what, and what became of it.
 
-Each method is one transaction. Whoever works on an item holds it on a lease; what it made of it
-counts only as long as the item is still its own. A job's row is locked before its items are, so
-that those who settle, cancel and retry at once do so one after the other.
+Each method is one transaction, and those that write never run beside each other
+(`generator/jobs/database.py`). Whoever works on an item holds it on a lease, and what it made of
+it counts only as long as the item is still its own: each claim has a number, and what was done
+under an earlier one comes too late.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from generator.jobs.choice import Waiting
 from generator.jobs.database import Database
 from generator.jobs.model import (
     ENDED,
     MAX_CRASHES,
+    MAX_ITEMS,
+    PRIORITIES,
     USUAL_PRIORITY,
     Item,
     ItemStatus,
@@ -33,7 +38,14 @@ from generator.jobs.model import (
 )
 from generator.jobs.schema import events, items, jobs, members, refusals, state
 
-_EVENTS_LOCK: Final = 0x756E6465  # any number that nobody else uses in this database
+A_DAY: Final = 24 * 3600.0
+"""Seconds over which a member's pictures are counted."""
+
+_BETWEEN: Final = 1e-3
+"""Between the ranks of two jobs that were asked for in one moment, so that a third has room."""
+
+_FORGOTTEN: Final = "events_forgotten"
+"""The name in the table of states that the newest forgotten event's id is kept under."""
 
 EventType = Literal[
     "job.queued",
@@ -60,6 +72,26 @@ class KeyReused(Exception):
     """The same idempotency key, for something else."""
 
 
+class NotMovable(Exception):
+    """A job of which nothing waits, or not in the line that it is to be moved in."""
+
+
+class QuotaExceeded(Exception):
+    """A member has asked for as many pictures as a day allows."""
+
+
+class EventsForgotten(Exception):
+    """What happened since is not known any more: who asks must look at everything anew.
+
+    Attributes:
+        last: the id of the newest event, after which to go on.
+    """
+
+    def __init__(self, last: int) -> None:
+        super().__init__(f"events are kept for a while only; go on after {last}")
+        self.last = last
+
+
 @dataclass(frozen=True, slots=True)
 class NewItem:
     """A piece of work: its seed, and all that whoever does it must know."""
@@ -76,7 +108,7 @@ class NewJob:
         id: a new UUID.
         kind, owner, priority, request, metadata, key: see `Job`.
         lane: which slots its items wait for.
-        items: its pieces, at least one.
+        items: its pieces, 1 to `MAX_ITEMS`.
     """
 
     id: str
@@ -103,6 +135,7 @@ class Claimed:
         owner: id of the member who asked.
         tries: how often it has failed already, by no fault of an engine's.
         refusals: how many engines have refused it.
+        claim: which claim of the item this is; what was done under an earlier one does not count.
     """
 
     job: str
@@ -114,6 +147,7 @@ class Claimed:
     work: Mapping[str, Any]
     tries: int = 0
     refusals: int = 0
+    claim: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +193,12 @@ class JobStore:
 
         Raises:
             KeyReused: the key was given to another request.
+            QuotaExceeded: its owner has asked for enough today.
+            LookupError: its owner is no member.
             DatabaseError: it was not kept.
         """
+        if new.priority not in PRIORITIES or not 1 <= len(new.items) <= MAX_ITEMS:
+            raise ValueError(f"expected a priority of 0 to 9 and 1 to {MAX_ITEMS} items")
         return await self.database.write(lambda connection: _accept(connection, new, now))
 
     async def cancel(self, job: str, now: float) -> Job:
@@ -189,6 +227,33 @@ class JobStore:
         wanted = None if numbers is None else frozenset(numbers)
         return await self.database.write(lambda connection: _retry(connection, job, wanted, now))
 
+    async def move(
+        self,
+        job: str,
+        now: float,
+        *,
+        to: Literal["first", "last"] | None = None,
+        before: str | None = None,
+    ) -> Job:
+        """Give a job another place among its owner's of the same priority.
+
+        Args:
+            job: its id.
+            now: Unix time.
+            to: either end of the line, or
+            before: the id of the one that it is to come before.
+
+        Raises:
+            NotMovable: nothing of it waits, or the other does not wait in the same line.
+            LookupError: there is none.
+            DatabaseError: it was not moved.
+        """
+        if (to is None) == (before is None):
+            raise ValueError("expected one of `to` and `before`")
+        return await self.database.write(
+            lambda connection: _move(connection, job, now, to=to, before=before)
+        )
+
     async def get(self, job: str, owner: str | None = None) -> Job | None:
         """A job by its id; None where there is none, or it is somebody else's.
 
@@ -204,7 +269,7 @@ class JobStore:
         self,
         *,
         owner: str | None = None,
-        status: JobStatus | None = None,
+        statuses: Sequence[JobStatus] | None = None,
         kind: JobKind | None = None,
         before: str | None = None,
         limit: int = 50,
@@ -213,7 +278,7 @@ class JobStore:
 
         Args:
             owner: whose, None for everybody's.
-            status: in which state, None for any.
+            statuses: in which states, None for any.
             kind: of which kind, None for any.
             before: the id of the last one that is known already.
             limit: at most so many.
@@ -221,19 +286,38 @@ class JobStore:
         where: sa.ColumnElement[bool] = sa.true()
         if owner is not None:
             where &= jobs.c.owner == owner
-        if status is not None:
-            where &= jobs.c.status == status
+        if statuses is not None:
+            where &= jobs.c.status.in_(statuses)
         if kind is not None:
             where &= jobs.c.kind == kind
         if before is not None:
-            last = sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery()
-            where &= jobs.c.number < last
+            last = sa.select(jobs.c.number).where(jobs.c.id == before)
+            if owner is not None:  # else somebody else's job would tell when it was asked for
+                last = last.where(jobs.c.owner == owner)
+            where &= jobs.c.number < last.scalar_subquery()
         return await self.database.read(lambda connection: _jobs(connection, where, limit))
+
+    async def owns_take(self, take: str, owner: str) -> bool:
+        """Whether a take is one that a member asked for, drawn or not."""
+        query = sa.select(items.c.take).where(items.c.take == take, items.c.owner == owner)
+        found = await self.database.read(lambda connection: connection.scalar(query.limit(1)))
+        return found is not None
+
+    async def asked_since(self, owner: str, since: float) -> int:
+        """How many items a member has asked for after a time."""
+        return await self.database.read(lambda connection: _asked_since(connection, owner, since))
+
+    # ------------------------------------------------------------ what happened
 
     async def events_after(
         self, last: int, *, owner: str | None = None, job: str | None = None, limit: int = 1000
     ) -> list[Event]:
-        """What happened after an event, in order; nothing is left out."""
+        """What happened after an event, in order; nothing is left out.
+
+        Raises:
+            EventsForgotten: some of it is not known any more, or there was never such an event.
+            DatabaseError: it could not be read.
+        """
         query = sa.select(events).where(events.c.id > last).order_by(events.c.id).limit(limit)
         if owner is not None:
             query = query.where(events.c.owner == owner)
@@ -241,12 +325,29 @@ class JobStore:
             query = query.where(events.c.job == job)
 
         def look(connection: sa.Connection) -> list[Event]:
+            forgotten = _forgotten(connection)
+            newest = connection.scalar(sa.select(sa.func.max(events.c.id))) or forgotten
+            if not forgotten <= last <= newest:
+                raise EventsForgotten(newest)
             return [
                 Event(row.id, row.at, row.owner, row.job, row.type, json.loads(row.data))
                 for row in connection.execute(query)
             ]
 
         return await self.database.read(look)
+
+    async def last_event(self) -> int:
+        """The id of the newest event; 0 where nothing has happened yet."""
+
+        def look(connection: sa.Connection) -> int:
+            newest = connection.scalar(sa.select(sa.func.max(events.c.id)))
+            return newest or _forgotten(connection)
+
+        return await self.database.read(look)
+
+    async def forget_events(self, before: float) -> int:
+        """Forget what happened before a time; how many events that were."""
+        return await self.database.write(lambda connection: _forget_events(connection, before))
 
     # ------------------------------------------------------------ working
 
@@ -255,37 +356,62 @@ class JobStore:
     ) -> Claimed | None:
         """Take on the next item that an engine can do; None where there is none.
 
+        Cancelled, it has taken on nothing.
+
         Args:
             engine: its name.
             now: Unix time.
             lease: seconds after which the item is anybody's again, unless `renew` was called.
             lane: which items.
         """
-        return await self.database.write(
-            lambda connection: _claim(connection, self.holder, engine, lane, now, now + lease)
-        )
+        taken: Claimed | None = None
 
-    async def renew(self, now: float, *, lease: float) -> None:
-        """Go on holding all that is held."""
+        def take(connection: sa.Connection) -> Claimed | None:
+            nonlocal taken
+            taken = _claim(connection, self.holder, engine, lane=lane, now=now, until=now + lease)
+            return taken
+
+        try:
+            return await self.database.write(take)
+        except asyncio.CancelledError:
+            if taken is not None:
+                await self.put_back(taken, None, now)
+            raise
+
+    async def renew(
+        self, now: float, *, lease: float, held: Iterable[Claimed] | None = None
+    ) -> None:
+        """Go on holding what is worked on.
+
+        Args:
+            now: Unix time.
+            lease: seconds from then on.
+            held: what is worked on; None for all that is ours. An item that is ours and that
+                nobody works on, as its claim was never heard of, is then anybody's in time.
+        """
         mine = (items.c.status == "running") & (items.c.holder == self.holder)
+        if held is not None:
+            mine &= sa.tuple_(items.c.job, items.c.n).in_([(each.number, each.n) for each in held])
         await self.database.write(
             lambda connection: connection.execute(
                 sa.update(items).where(mine).values(lease_until=now + lease)
             )
         )
 
-    async def ready(self, claimed: Claimed, now: float, *, seconds: float, cost: float) -> bool:
+    async def ready(
+        self, claimed: Claimed, now: float, *, seconds: float, cost: float | None
+    ) -> bool:
         """An item is done, and its take is there; False where nobody wants it any more."""
         return await self.database.write(
             lambda connection: _settle(
-                connection, self.holder, claimed, "ready", None, now, seconds=seconds, cost=cost
+                connection, self.holder, claimed, now, seconds=seconds, cost=cost
             )
         )
 
     async def failed(self, claimed: Claimed, problem: Problem, now: float) -> bool:
         """An item came to nothing; False where nobody wants it any more."""
         return await self.database.write(
-            lambda connection: _settle(connection, self.holder, claimed, "failed", problem, now)
+            lambda connection: _settle(connection, self.holder, claimed, now, problem=problem)
         )
 
     async def put_back(
@@ -308,7 +434,11 @@ class JobStore:
         """
         return await self.database.write(
             lambda connection: _put_back(
-                connection, self.holder, claimed, problem, now, refused_by=refused_by, counts=counts
+                connection,
+                *(self.holder, claimed, now),
+                problem=problem,
+                refused_by=refused_by,
+                counts=counts,
             )
         )
 
@@ -317,29 +447,59 @@ class JobStore:
         mine = (items.c.status == "running") & (items.c.holder == self.holder)
         await self.database.write(lambda connection: _let_go(connection, mine, now, crashed=False))
 
-    async def take_over(self, now: float, *, others: bool = False) -> list[str]:
+    async def take_over(
+        self, now: float, *, others: bool = False, holders: Collection[str] | None = None
+    ) -> list[str]:
         """Queue again what is held by nobody any more.
 
-        That is what others held whose lease has run out, and at a start what whoever had our
+        That is what is held on a lease that has run out, and at a start what whoever had our
         name held when it died. A job that died so `MAX_CRASHES` times is not begun again.
 
         Args:
             now: Unix time.
-            others: whether only what others held is meant: we have begun.
+            others: whether only leases are looked at: we have begun.
+            holders: who is known to hold nothing any more; None to go by their leases.
 
         Returns:
             The jobs whose items those were.
         """
-        lost = (items.c.status == "running") & (items.c.lease_until < now)
-        if others:
-            lost &= items.c.holder != self.holder
-        else:
-            lost |= (items.c.status == "running") & (items.c.holder == self.holder)
+        lost = items.c.lease_until < now
+        if not others:
+            lost |= items.c.holder == self.holder
+        if holders is not None:
+            lost = items.c.holder.in_(holders)
         return await self.database.write(
-            lambda connection: _let_go(connection, lost, now, crashed=True)
+            lambda connection: _let_go(
+                connection, (items.c.status == "running") & lost, now, crashed=True
+            )
         )
 
     # ------------------------------------------------------------ the queue as a whole
+
+    async def waiting(self, lane: Lane = "engine") -> tuple[list[Waiting], dict[str, int]]:
+        """All that waits, and when each member was served last: what the queue is foretold by."""
+
+        def look(connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
+            refused: dict[tuple[int, int], set[str]] = {}
+            for job, n, engine in connection.execute(sa.select(refusals)):
+                refused.setdefault((job, n), set()).add(engine)
+            rows = connection.execute(
+                sa.select(*(items.c.job, items.c.n, jobs.c.id, items.c.owner), items.c.priority)
+                .add_columns(items.c.rank)
+                .join_from(items, jobs)
+                .where(items.c.lane == lane, items.c.status == sa.text("'queued'"))
+                .order_by(items.c.rank, items.c.job, items.c.n)
+            )
+            found = [
+                Waiting(id_, n, owner, priority, rank, frozenset(refused.get((job, n), ())))
+                for job, n, id_, owner, priority, rank in rows
+            ]
+            turns = connection.execute(
+                sa.select(members.c.id, members.c.turn).where(members.c.turn > 0)
+            )
+            return found, {row.id: row.turn for row in turns}
+
+        return await self.database.read(look)
 
     async def remember(self, name: str, value: object) -> None:
         """Keep something small under a name: that the queue is paused, and why."""
@@ -354,14 +514,137 @@ class JobStore:
 
         await self.database.write(put)
 
-    async def remembered(self, name: str) -> Any:
+    async def remembered(self, name: str) -> Any:  # noqa: ANN401 - whatever JSON holds
         """What was kept under a name, None for nothing."""
         query = sa.select(state.c.value).where(state.c.name == name)
         text = await self.database.read(lambda connection: connection.scalar(query))
         return None if text is None else json.loads(text)
 
 
+# ---------------------------------------------------------------- statements
+
+# Made once, as making them takes longer than having them done. The subqueries are such that each
+# is one look into `ix_items_queued`, whatever the database knows of how many there are.
+_WAITS: Final = (items.c.lane == sa.bindparam("lane")) & (items.c.status == sa.text("'queued'"))
+_HIGHEST: Final = (
+    sa.select(items.c.priority)
+    .where(_WAITS, items.c.priority < sa.bindparam("under"))
+    .order_by(items.c.priority.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_FIRST_RANK: Final = (
+    sa.select(items.c.rank)
+    .where(_WAITS, items.c.priority == _HIGHEST, items.c.owner == members.c.id)
+    .order_by(items.c.rank)
+    .limit(1)
+    .scalar_subquery()
+)
+_TURNS: Final = (
+    sa.select(members.c.id, _HIGHEST.label("priority"))
+    .where(_FIRST_RANK.is_not(None))
+    .order_by(members.c.turn, _FIRST_RANK, members.c.id)
+)
+"""Those whose items wait in the highest priority below another, as they come to their turn."""
+
+_NEXT: Final = (
+    sa.select(
+        *(items.c.job, items.c.n, items.c.seed, items.c.take, items.c.owner, items.c.work),
+        *(items.c.tries, items.c.claims),
+        jobs.c.id.label("job_id"),
+        jobs.c.status.label("job_status"),
+        sa.select(sa.func.count())
+        .where(refusals.c.job == items.c.job, refusals.c.n == items.c.n)
+        .scalar_subquery()
+        .label("refusals"),
+    )
+    .join_from(items, jobs)
+    .where(
+        _WAITS,
+        items.c.priority == sa.bindparam("of"),
+        items.c.owner == sa.bindparam("member"),
+        ~sa.exists().where(
+            refusals.c.job == items.c.job,
+            refusals.c.n == items.c.n,
+            refusals.c.engine == sa.bindparam("able"),
+        ),
+    )
+    .order_by(items.c.rank, items.c.job, items.c.n)
+    .limit(1)
+)
+_ITEM: Final = (items.c.job == sa.bindparam("of_job")) & (items.c.n == sa.bindparam("of_n"))
+_TAKE: Final = (
+    sa.update(items)
+    .where(_ITEM)
+    .values(
+        status="running",
+        holder=sa.bindparam("by"),
+        lease_until=sa.bindparam("until"),
+        engine=sa.bindparam("with"),
+        started_at=sa.bindparam("at"),
+        claims=items.c.claims + 1,
+    )
+)
+_SERVE: Final = (
+    sa.update(members)
+    .where(members.c.id == sa.bindparam("member"))
+    .values(turn=sa.select(sa.func.max(members.c.turn) + 1).scalar_subquery())
+)
+_START: Final = (
+    sa.update(jobs)
+    .where(jobs.c.number == sa.bindparam("of_job"))
+    .values(status="processing", started_at=sa.func.coalesce(jobs.c.started_at, sa.bindparam("at")))
+)
+_HELD: Final = (
+    _ITEM
+    & (items.c.status == "running")
+    & (items.c.holder == sa.bindparam("by"))
+    & (items.c.claims == sa.bindparam("under"))
+)
+_SETTLE: Final = (
+    sa.update(items)
+    .where(_HELD)
+    .values(
+        status=sa.bindparam("becomes"),
+        holder=None,
+        lease_until=None,
+        ended_at=sa.bindparam("at"),
+        seconds=sa.bindparam("took"),
+        cost=sa.bindparam("paid"),
+        error_code=sa.bindparam("code"),
+        error=sa.bindparam("message"),
+    )
+)
+_COUNTED: Final = sa.select(
+    *(jobs.c.number, jobs.c.id, jobs.c.owner, jobs.c.status, jobs.c.done, jobs.c.crashes)
+).where(jobs.c.number == sa.bindparam("of_job"))
+_STATUSES: Final = sa.select(items.c.status).where(items.c.job == sa.bindparam("of_job"))
+_LAST_RANK: Final = (
+    sa.select(items.c.rank)
+    .where(
+        _WAITS,
+        items.c.priority == sa.bindparam("of"),
+        items.c.owner == sa.bindparam("member"),
+    )
+    .order_by(items.c.rank.desc())
+    .limit(1)
+)
+_MEMBER: Final = sa.select(members.c.pictures_a_day, members.c.removed_at).where(
+    members.c.id == sa.bindparam("member")
+)
+_NEW_JOB: Final = sa.insert(jobs).returning(jobs.c.number)
+_NEW_ITEMS: Final = sa.insert(items)
+_NEW_EVENTS: Final = sa.insert(events)
+
+
 # ---------------------------------------------------------------- transactions
+
+
+def _insert(
+    connection: sa.Connection, statement: sa.Insert, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    # One by itself costs less than one of many.
+    connection.execute(statement, rows[0] if len(rows) == 1 else rows)
 
 
 def _tell(
@@ -372,44 +655,69 @@ def _tell(
     *told: tuple[EventType, Mapping[str, Any]],
 ) -> None:
     """Write events down, numbered in the order in which their transactions are done."""
-    if connection.dialect.name == "postgresql":
-        # A number that is drawn before another's and seen after it would be missed for ever.
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_EVENTS_LOCK)))
-    connection.execute(
-        sa.insert(events),
-        [
-            {"at": now, "owner": owner, "job": job, "type": kind, "data": json.dumps(data)}
-            for kind, data in told
-        ],
+    if told:
+        _insert(
+            connection,
+            _NEW_EVENTS,
+            [
+                {"at": now, "owner": owner, "job": job, "type": kind, "data": json.dumps(data)}
+                for kind, data in told
+            ],
+        )
+
+
+def _forgotten(connection: sa.Connection) -> int:
+    """The id of the newest event that is not known any more; 0 for none."""
+    text = connection.scalar(sa.select(state.c.value).where(state.c.name == _FORGOTTEN))
+    return 0 if text is None else int(text)
+
+
+def _forget_events(connection: sa.Connection, before: float) -> int:
+    # By number, so that a clock that was set back leaves no hole among those that are kept.
+    kept = connection.scalar(sa.select(sa.func.min(events.c.id)).where(events.c.at >= before))
+    upto = connection.scalar(
+        sa.select(sa.func.max(events.c.id)).where(sa.true() if kept is None else events.c.id < kept)
     )
+    if upto is None:
+        return 0
+    gone = connection.execute(sa.delete(events).where(events.c.id <= upto)).rowcount
+    connection.execute(sa.delete(state).where(state.c.name == _FORGOTTEN))
+    connection.execute(sa.insert(state).values(name=_FORGOTTEN, value=str(upto)))
+    return gone
 
 
 def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bool]:
-    request, metadata = _text(new.request), _text(new.metadata)
-    row = {
-        "id": new.id,
-        "kind": new.kind,
-        "owner": new.owner,
-        "status": "queued",
-        "priority": new.priority,
-        "rank": now,
-        "request": request,
-        "metadata": metadata,
-        "total": len(new.items),
-        "key": new.key,
-        "created_at": now,
-    }
-    insert: Any = (postgresql if _is_postgres(connection) else sqlite).insert(jobs)
     if new.key is not None:
-        insert = insert.on_conflict_do_nothing(index_elements=["owner", "key"])
-    number = connection.scalar(insert.values(row).returning(jobs.c.number))
-    if number is None:
-        known = _jobs(connection, (jobs.c.owner == new.owner) & (jobs.c.key == new.key), 1)[0]
-        if _text(known.request) != request:
-            raise KeyReused(f"the key {new.key!r:.80} was given to another request")
-        return known, False
-    connection.execute(
-        sa.insert(items),
+        known = _jobs(connection, (jobs.c.owner == new.owner) & (jobs.c.key == new.key), 1)
+        if known:
+            if not _is_same(known[0], new):
+                raise KeyReused(f"the key {new.key!r:.80} was given to another request")
+            return known[0], False
+    _check_quota(connection, new, now)
+    last = connection.scalar(
+        _LAST_RANK, {"lane": new.lane, "of": new.priority, "member": new.owner}
+    )
+    # A clock that was set back must not put it before those who are there.
+    rank = now if last is None else max(now, last + _BETWEEN)
+    number = connection.scalar(
+        _NEW_JOB,
+        {
+            "id": new.id,
+            "kind": new.kind,
+            "owner": new.owner,
+            "status": "queued",
+            "priority": new.priority,
+            "rank": rank,
+            "request": _text(new.request),
+            "metadata": _text(new.metadata),
+            "total": len(new.items),
+            "key": new.key,
+            "created_at": now,
+        },
+    )
+    _insert(
+        connection,
+        _NEW_ITEMS,
         [
             {
                 "job": number,
@@ -418,7 +726,7 @@ def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bo
                 "lane": new.lane,
                 "priority": new.priority,
                 "owner": new.owner,
-                "rank": now,
+                "rank": rank,
                 "seed": item.seed,
                 "take": take_id(new.id, n),
                 "work": _text(item.work),
@@ -445,75 +753,158 @@ def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bo
     return job, True
 
 
-def _claim(
-    connection: sa.Connection, holder: str, engine: str, lane: Lane, now: float, until: float
-) -> Claimed | None:
-    waits = (items.c.lane == lane) & (items.c.status == sa.text("'queued'"))
-    able = ~sa.exists().where(
-        refusals.c.job == items.c.job, refusals.c.n == items.c.n, refusals.c.engine == engine
+def _is_same(known: Job, new: NewJob) -> bool:
+    """Whether a job is what is asked for once more, whatever its seeds, which chance may give."""
+    return (
+        (known.kind, known.priority, len(known.items)) == (new.kind, new.priority, len(new.items))
+        and _text(known.request) == _text(new.request)
+        and _text(known.metadata) == _text(new.metadata)
     )
-    priority = connection.scalar(sa.select(sa.func.max(items.c.priority)).where(waits))
-    while priority is not None:
-        here = waits & (items.c.priority == priority)
-        first = sa.select(sa.func.min(items.c.rank)).where(here, items.c.owner == members.c.id)
-        turns = sa.select(members.c.id).where(
-            sa.exists().where(here, items.c.owner == members.c.id)
+
+
+def _check_quota(connection: sa.Connection, new: NewJob, now: float) -> None:
+    """Let a job in, if its owner is a member and has pictures left today.
+
+    Raises:
+        LookupError: it is no member.
+        QuotaExceeded: there are not so many left.
+    """
+    owner = connection.execute(_MEMBER, {"member": new.owner}).first()
+    if owner is None or owner.removed_at is not None:
+        raise LookupError("there is no such member")
+    most = owner.pictures_a_day
+    if most is None:
+        return
+    asked = _asked_since(connection, new.owner, now - A_DAY)
+    if asked + len(new.items) > most:
+        raise QuotaExceeded(
+            f"{most} pictures a day: {asked} were asked for in the last 24 hours, "
+            f"{max(0, most - asked)} are left"
         )
-        for owner in connection.scalars(
-            turns.order_by(members.c.turn, first.scalar_subquery(), members.c.id)
-        ).all():
-            next_item = (
-                sa.select(items)
-                .where(here, items.c.owner == owner, able)
-                .order_by(items.c.rank, items.c.job, items.c.n)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            row = connection.execute(next_item).first()
+
+
+def _asked_since(connection: sa.Connection, owner: str, since: float) -> int:
+    asked = sa.select(sa.func.sum(jobs.c.total)).where(
+        jobs.c.owner == owner, jobs.c.created_at > since
+    )
+    return int(connection.scalar(asked) or 0)
+
+
+def _line(owner: str, priority: int, lane: Lane) -> sa.ColumnElement[bool]:
+    """What waits of one member's, in one priority: the line that each of its jobs has a rank in."""
+    return (
+        (items.c.lane == lane)
+        & (items.c.priority == priority)
+        & (items.c.owner == owner)
+        & (items.c.status == sa.text("'queued'"))
+    )
+
+
+def _move(
+    connection: sa.Connection,
+    job: str,
+    now: float,
+    *,
+    to: Literal["first", "last"] | None,
+    before: str | None,
+) -> Job:
+    row = _row(connection, jobs.c.id == job)
+    lane = connection.scalar(
+        sa.select(items.c.lane).where(items.c.job == row.number, items.c.status == "queued")
+    )
+    if lane is None:
+        raise NotMovable("nothing of it waits")
+    line = [
+        (each.job, each.rank)
+        for each in connection.execute(
+            sa.select(items.c.job, items.c.rank)
+            .distinct()
+            .where(_line(row.owner, row.priority, lane), items.c.job != row.number)
+            .order_by(items.c.rank, items.c.job)
+        )
+    ]
+    place = 0 if to == "first" else len(line)
+    if before is not None:
+        other = connection.scalar(
+            sa.select(jobs.c.number).where(jobs.c.id == before, jobs.c.owner == row.owner)
+        )
+        places = [place for place, (number, _) in enumerate(line) if number == other]
+        if not places:
+            raise NotMovable("the other does not wait in the same line")
+        place = places[0]
+    for number, rank in _ranks(line, place, row.number, now):
+        connection.execute(sa.update(jobs).where(jobs.c.number == number).values(rank=rank))
+        connection.execute(sa.update(items).where(items.c.job == number).values(rank=rank))
+    return _jobs(connection, jobs.c.id == job, 1)[0]
+
+
+def _ranks(
+    line: Sequence[tuple[int, float]], place: int, number: int, now: float
+) -> list[tuple[int, float]]:
+    """The ranks that are to be given, so that a job comes to a place in a line without it."""
+    if not line:
+        return []
+    if place == len(line):
+        return [(number, max(now, line[-1][1] + _BETWEEN))]
+    if place == 0:
+        return [(number, line[0][1] - _BETWEEN)]
+    low, high = line[place - 1][1], line[place][1]
+    between = (low + high) / 2
+    if low < between < high:
+        return [(number, between)]
+    # There is no number between: space them all out, downwards, so that who comes is the last.
+    order = [each for each, _ in line]
+    order.insert(place, number)
+    last = math.nextafter(line[-1][1], -math.inf)
+    return [(each, last - (len(order) - 1 - at) * _BETWEEN) for at, each in enumerate(order)]
+
+
+def _claim(
+    connection: sa.Connection, holder: str, engine: str, *, lane: Lane, now: float, until: float
+) -> Claimed | None:
+    under = len(PRIORITIES)
+    while True:
+        turns = connection.execute(_TURNS, {"lane": lane, "under": under}).all()
+        if not turns:
+            return None
+        under = turns[0].priority
+        for member, _ in turns:
+            row = connection.execute(
+                _NEXT, {"lane": lane, "of": under, "member": member, "able": engine}
+            ).first()
             if row is not None:
-                return _taken(connection, row, holder, engine, now, until)
-        below = sa.select(sa.func.max(items.c.priority)).where(waits, items.c.priority < priority)
-        priority = connection.scalar(below)
-    return None
+                return _taken(connection, row, holder, engine, now=now, until=until)
 
 
 def _taken(
     connection: sa.Connection,
-    row: sa.Row[Any],
+    row: sa.Row[*tuple[Any, ...]],
     holder: str,
     engine: str,
+    *,
     now: float,
     until: float,
 ) -> Claimed:
     connection.execute(
-        sa.update(items)
-        .where(items.c.job == row.job, items.c.n == row.n)
-        .values(
-            status="running",
-            holder=holder,
-            lease_until=until,
-            engine=engine,
-            started_at=now,
-        )
+        _TAKE,
+        {
+            "of_job": row.job,
+            "of_n": row.n,
+            "by": holder,
+            "until": until,
+            "with": engine,
+            "at": now,
+        },
     )
-    last = sa.select(sa.func.max(members.c.turn)).scalar_subquery()
-    connection.execute(sa.update(members).where(members.c.id == row.owner).values(turn=last + 1))
-    started = connection.execute(
-        sa.update(jobs)
-        .where(jobs.c.number == row.job, jobs.c.status == "queued")
-        .values(status="processing", started_at=sa.func.coalesce(jobs.c.started_at, now))
-    )
-    job = cast("str", connection.scalar(sa.select(jobs.c.id).where(jobs.c.number == row.job)))
+    connection.execute(_SERVE, {"member": row.owner})
     told: list[tuple[EventType, Mapping[str, Any]]] = []
-    if started.rowcount:
+    if row.job_status == "queued":
+        connection.execute(_START, {"of_job": row.job, "at": now})
         told.append(("job.started", {}))
     told.append(("item.running", {"n": row.n, "engine": engine}))
-    _tell(connection, now, row.owner, job, *told)
-    refused = connection.scalar(
-        sa.select(sa.func.count()).where(refusals.c.job == row.job, refusals.c.n == row.n)
-    )
+    _tell(connection, now, row.owner, row.job_id, *told)
     return Claimed(
-        job=job,
+        job=row.job_id,
         number=row.job,
         n=row.n,
         seed=row.seed,
@@ -521,17 +912,18 @@ def _taken(
         owner=row.owner,
         work=json.loads(row.work),
         tries=row.tries,
-        refusals=refused or 0,
+        refusals=row.refusals,
+        claim=row.claims + 1,
     )
 
 
-def _lock(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[Any]:
-    """A job's row, which nobody else changes before this is done.
+def _row(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[*tuple[Any, ...]]:
+    """A job's row.
 
     Raises:
         LookupError: there is none.
     """
-    row = connection.execute(sa.select(jobs).where(where).with_for_update()).first()
+    row = connection.execute(sa.select(jobs).where(where)).first()
     if row is None:
         raise LookupError("there is no such job")
     return row
@@ -541,35 +933,34 @@ def _settle(
     connection: sa.Connection,
     holder: str,
     claimed: Claimed,
-    status: Literal["ready", "failed"],
-    problem: Problem | None,
     now: float,
     *,
+    problem: Problem | None = None,
     seconds: float | None = None,
     cost: float | None = None,
 ) -> bool:
-    job = _lock(connection, jobs.c.number == claimed.number)
+    """An item is ready, or failed where there is a problem."""
     done = connection.execute(
-        sa.update(items)
-        .where(_held(holder, claimed))
-        .values(
-            status=status,
-            holder=None,
-            lease_until=None,
-            seconds=seconds,
-            error_code=problem.code if problem else None,
-            error=problem.message if problem else None,
-        )
+        _SETTLE,
+        {
+            **_claim_of(holder, claimed),
+            "becomes": "ready" if problem is None else "failed",
+            "at": now,
+            "took": seconds,
+            "paid": cost,
+            "code": problem.code if problem else None,
+            "message": problem.message if problem else None,
+        },
     )
     if not done.rowcount:
         return False
-    data: dict[str, Any] = {"n": claimed.n, "take": claimed.take}
-    if problem is not None:
-        data = {"n": claimed.n, "error": {"code": problem.code, "message": problem.message}}
-    told: list[tuple[EventType, Mapping[str, Any]]] = [
-        ("item.ready" if status == "ready" else "item.failed", data)
-    ]
-    told += _count(connection, job, now, seconds=seconds or 0.0, cost=cost)
+    told: list[tuple[EventType, Mapping[str, Any]]]
+    if problem is None:
+        told = [("item.ready", {"n": claimed.n, "take": claimed.take})]
+    else:
+        told = [("item.failed", {"n": claimed.n, "error": _said(problem)})]
+    row = connection.execute(_COUNTED, {"of_job": claimed.number}).one()
+    told += _count(connection, row, now, seconds=seconds or 0.0, cost=cost)
     _tell(connection, now, claimed.owner, claimed.job, *told)
     return True
 
@@ -578,16 +969,15 @@ def _put_back(
     connection: sa.Connection,
     holder: str,
     claimed: Claimed,
-    problem: Problem | None,
     now: float,
     *,
+    problem: Problem | None,
     refused_by: str | None,
     counts: bool,
 ) -> bool:
-    _lock(connection, jobs.c.number == claimed.number)
     done = connection.execute(
         sa.update(items)
-        .where(_held(holder, claimed))
+        .where(_HELD)
         .values(
             status="queued",
             holder=None,
@@ -595,7 +985,8 @@ def _put_back(
             error_code=problem.code if problem else None,
             error=problem.message if problem else None,
             tries=items.c.tries + int(counts),
-        )
+        ),
+        _claim_of(holder, claimed),
     )
     if not done.rowcount:
         return False
@@ -603,35 +994,35 @@ def _put_back(
         connection.execute(
             sa.insert(refusals).values(job=claimed.number, n=claimed.n, engine=refused_by)
         )
-    why = {"code": problem.code, "message": problem.message} if problem else None
-    _tell(
-        connection, now, claimed.owner, claimed.job, ("item.queued", {"n": claimed.n, "error": why})
-    )
+    told: Mapping[str, Any] = {"n": claimed.n, "error": _said(problem)}
+    _tell(connection, now, claimed.owner, claimed.job, ("item.queued", told))
     return True
 
 
 def _cancel(connection: sa.Connection, job: str, now: float) -> Job:
-    row = _lock(connection, jobs.c.id == job)
+    row = _row(connection, jobs.c.id == job)
     if row.status in ENDED:
         raise NotCancellable(f"it is {row.status}")
     connection.execute(
         sa.update(items)
         .where(items.c.job == row.number, items.c.status.in_(["queued", "running"]))
-        .values(status="cancelled", holder=None, lease_until=None)
+        .values(status="cancelled", holder=None, lease_until=None, ended_at=now)
     )
     _tell(connection, now, row.owner, job, *_count(connection, row, now, cancelled=True))
     return _jobs(connection, jobs.c.id == job, 1)[0]
 
 
 def _retry(connection: sa.Connection, job: str, numbers: frozenset[int] | None, now: float) -> Job:
-    row = _lock(connection, jobs.c.id == job)
+    row = _row(connection, jobs.c.id == job)
     if row.status not in ENDED:
         raise NothingToRetry(f"it is {row.status}")
     where = (items.c.job == row.number) & items.c.status.in_(["failed", "cancelled"])
     if numbers is not None:
         where &= items.c.n.in_(numbers)
     again = connection.execute(
-        sa.update(items).where(where).values(status="queued", error_code=None, error=None)
+        sa.update(items)
+        .where(where)
+        .values(status="queued", tries=0, ended_at=None, error_code=None, error=None)
     )
     if not again.rowcount:
         raise NothingToRetry("nothing of it failed")
@@ -661,28 +1052,36 @@ def _let_go(
     numbers = connection.scalars(sa.select(items.c.job).where(lost).distinct()).all()
     let_go: list[str] = []
     for number in sorted(numbers):
-        job = _lock(connection, jobs.c.number == number)
+        job = _row(connection, jobs.c.number == number)
         hopeless = crashed and job.crashes + 1 >= MAX_CRASHES
+        problem = Problem("crashed", f"it died with the process {MAX_CRASHES} times")
         values: dict[str, Any] = {"status": "queued", "holder": None, "lease_until": None}
-        which = lost
+        which = (items.c.job == number) & lost
         if hopeless:
-            which = items.c.status.in_(["queued", "running"])
-            text = f"it died with the process {MAX_CRASHES} times"
-            values |= {"status": "failed", "error_code": "crashed", "error": text}
-        connection.execute(sa.update(items).where(items.c.job == number, which).values(values))
+            which = (items.c.job == number) & items.c.status.in_(["queued", "running"])
+            values |= {"status": "failed", "ended_at": now}
+            values |= {"error_code": problem.code, "error": problem.message}
+        pieces = connection.scalars(sa.select(items.c.n).where(which).order_by(items.c.n)).all()
+        connection.execute(sa.update(items).where(which).values(values))
         if crashed:
             connection.execute(
-                sa.update(jobs).where(jobs.c.number == number).values(crashes=jobs.c.crashes + 1)
+                sa.update(jobs).where(jobs.c.number == number).values(crashes=job.crashes + 1)
             )
+        said = _said(problem if hopeless else None)
+        kind: EventType = "item.failed" if hopeless else "item.queued"
+        told: list[tuple[EventType, Mapping[str, Any]]] = [
+            (kind, {"n": n, "error": said}) for n in pieces
+        ]
         if hopeless:
-            _tell(connection, now, job.owner, job.id, *_count(connection, job, now))
+            told += _count(connection, job, now)
+        _tell(connection, now, job.owner, job.id, *told)
         let_go.append(job.id)
     return let_go
 
 
 def _count(
     connection: sa.Connection,
-    job: sa.Row[Any],
+    job: sa.Row[*tuple[Any, ...]],
     now: float,
     *,
     cancelled: bool = False,
@@ -690,9 +1089,7 @@ def _count(
     cost: float | None = None,
 ) -> list[tuple[EventType, Mapping[str, Any]]]:
     """Have a job say what its items say; what is to be told of that."""
-    found: list[ItemStatus] = list(
-        connection.scalars(sa.select(items.c.status).where(items.c.job == job.number))
-    )
+    found: list[ItemStatus] = list(connection.scalars(_STATUSES, {"of_job": job.number}))
     status = status_of(found, begun=job.status == "processing", cancelled=cancelled)
     values: dict[str, Any] = {
         "status": status,
@@ -700,6 +1097,8 @@ def _count(
         "failed": found.count("failed"),
         "seconds": jobs.c.seconds + seconds,
     }
+    if found.count("ready") > job.done:
+        values["crashes"] = 0  # it is not the job that the process dies of
     if cost is not None:
         values["cost"] = sa.func.coalesce(jobs.c.cost, 0.0) + cost
     over = status in ENDED
@@ -709,7 +1108,7 @@ def _count(
         rows = connection.execute(
             sa.select(items.c.error_code, items.c.error).where(items.c.job == job.number)
         )
-        problem = commonest(_problem(row) for row in rows)
+        problem = commonest(_problem(*row) for row in rows)
         if problem is not None:
             values |= {"error_code": problem.code, "error": problem.message}
     connection.execute(sa.update(jobs).where(jobs.c.number == job.number).values(values))
@@ -724,13 +1123,9 @@ def _count(
 # ---------------------------------------------------------------- rows
 
 
-def _held(holder: str, claimed: Claimed) -> sa.ColumnElement[bool]:
-    return (
-        (items.c.job == claimed.number)
-        & (items.c.n == claimed.n)
-        & (items.c.status == "running")
-        & (items.c.holder == holder)
-    )
+def _claim_of(holder: str, claimed: Claimed) -> dict[str, Any]:
+    """What `_HELD` is to be true of."""
+    return {"of_job": claimed.number, "of_n": claimed.n, "by": holder, "under": claimed.claim}
 
 
 def _jobs(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Job]:
@@ -747,12 +1142,20 @@ def _jobs(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) 
         sa.select(*columns).where(items.c.job.in_(numbers)).order_by(items.c.job, items.c.n)
     ):
         pieces[row.job].append(
-            Item(row.n, row.status, row.seed, row.take, _problem(row), row.engine, row.seconds)
+            Item(
+                row.n,
+                row.status,
+                row.seed,
+                row.take,
+                _problem(row.error_code, row.error),
+                row.engine,
+                row.seconds,
+            )
         )
     return [_job(row, pieces[row.number]) for row in rows]
 
 
-def _job(row: sa.Row[Any], pieces: Sequence[Item]) -> Job:
+def _job(row: sa.Row[*tuple[Any, ...]], pieces: Sequence[Item]) -> Job:
     return Job(
         id=row.id,
         kind=row.kind,
@@ -765,7 +1168,7 @@ def _job(row: sa.Row[Any], pieces: Sequence[Item]) -> Job:
         attempt=row.attempt,
         metadata=json.loads(row.metadata),
         key=row.key,
-        problem=_problem(row),
+        problem=_problem(row.error_code, row.error),
         started_at=row.started_at,
         completed_at=row.completed_at,
         seconds=row.seconds,
@@ -773,13 +1176,15 @@ def _job(row: sa.Row[Any], pieces: Sequence[Item]) -> Job:
     )
 
 
-def _problem(row: sa.Row[Any]) -> Problem | None:
-    return None if row.error_code is None else Problem(row.error_code, row.error or "")
+def _problem(code: str | None, message: str | None) -> Problem | None:
+    return None if code is None else Problem(code, message or "")
+
+
+def _said(problem: Problem | None) -> Mapping[str, str] | None:
+    return None if problem is None else {"code": problem.code, "message": problem.message}
 
 
 def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def _is_postgres(connection: sa.Connection) -> bool:
-    return connection.dialect.name == "postgresql"
+    return json.dumps(
+        document, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )

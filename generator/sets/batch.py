@@ -22,6 +22,7 @@ from generator.engines.port import (
     EngineDenied,
     EngineError,
     EnginePoisoned,
+    EnginePreempted,
     EngineUnavailable,
 )
 from generator.sets.inventory import Job
@@ -34,7 +35,8 @@ MISSES = 6
 
 REST = 0.5
 """Seconds an engine rests after the first miss; twice as long after each further one. In all
-a quarter of a minute, in which a worker that was started anew is back."""
+a quarter of a minute, in which a worker that was started anew is back. As long an engine rests
+that was taken for the show."""
 
 
 @dataclass
@@ -117,7 +119,8 @@ async def run_batch(
     A drawing that fails is tried again, later and rather elsewhere; what one engine refuses
     is offered to the others. An engine that is not there is waited for a little longer each
     time, and given up after a few: its jobs go to the others. One that can draw no more in
-    this process, or does not let us in, is asked nothing further.
+    this process, or does not let us in, is asked nothing further. One that was taken for the
+    show is asked again, however often.
 
     Args:
         jobs: what to draw, in order.
@@ -160,14 +163,15 @@ class _Batch:
             await self.pace.wait(len(taken))
             self.watch(Began(number, taken))
             error = await self._attempt(number, recorder, taken)
-            missing = isinstance(error, EngineUnavailable | StoreUnavailable)
+            preempted = isinstance(error, EnginePreempted)
+            missing = isinstance(error, EngineUnavailable | StoreUnavailable) and not preempted
             misses = misses + 1 if missing else 0
             if isinstance(error, EnginePoisoned | EngineDenied) or misses >= MISSES:
                 self.last_words.append(f"{recorder.engine.name}: {error}")
                 self.watch(Left(number, str(error)))
                 break
-            if missing:
-                await self.sleep(REST * 2 ** (misses - 1))
+            if missing or preempted:
+                await self.sleep(REST * 2 ** max(0, misses - 1))
         await self.queue.leave(number)
 
     async def _attempt(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Final, Self
 
 import structlog
@@ -21,7 +22,8 @@ import structlog
 from cache.model.documents import FormatError
 from cache.stores.port import Store, StoreError
 from cache.tasks import being_cancelled, cancel_and_wait
-from generator.engines.port import Engine, EngineError, StepImage, Timing
+from generator.engines.observed import Look, ObservedEngine
+from generator.engines.port import Engine, EngineError, StepImage
 from generator.sets import quarantine
 from generator.sets.recorder import latency_of, now_in_seconds
 from generator.sheet.plan import Action
@@ -89,7 +91,18 @@ class Harvester:
 
     def tee(self, engine: Engine) -> Engine:
         """`engine`, with what it draws for the show kept as well."""
-        return _Tee(engine, self)
+        return ObservedEngine(engine, partial(self._observe, engine))
+
+    @contextmanager
+    def _observe(self, engine: Engine, recipe: Recipe) -> Iterator[Look]:
+        """See a run pass, and keep it if it was whole."""
+        passed = _Passed(self.run_bytes, time.monotonic())
+        try:
+            yield passed.look
+        finally:
+            # Also where the next cue cut it: after its final image it was whole.
+            if passed.whole:
+                self.offer(recipe, passed.images, engine)
 
     def offer(self, recipe: Recipe, images: Sequence[StepImage], engine: Engine) -> None:
         """Keep a whole run, if there is room for it; returns at once."""
@@ -149,63 +162,29 @@ def _dropped(action: Action, reason: str) -> None:
     _log.warning("harvest_dropped", action=action.action_id, reason=reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tee:
-    """An engine whose whole runs are offered to a harvester."""
-
-    engine: Engine
-    harvester: Harvester
-
-    @property
-    def name(self) -> str:
-        """The engine's."""
-        return self.engine.name
-
-    @property
-    def timing(self) -> Timing:
-        """The engine's."""
-        return self.engine.timing
-
-    @asynccontextmanager
-    async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
-        """Draw `recipe` as the engine does.
-
-        Raises:
-            EngineError: as the engine.
-        """
-        passed = _Passed(self.harvester.run_bytes)
-        try:
-            async with (
-                self.engine.render(recipe) as images,
-                aclosing(passed.on(images)) as same,
-            ):
-                yield same
-        finally:
-            # Also where the next cue cut it: after its final image it was whole.
-            if passed.whole:
-                self.harvester.offer(recipe, passed.images, self.engine)
-
-
 @dataclass
 class _Passed:
-    """What has passed of a run; nothing more is remembered of one of more bytes than are left."""
+    """What has passed of a run; nothing more is remembered of one of more bytes than are left.
+
+    Attributes:
+        left: bytes that its images may still have.
+        asked: steady seconds at which it was asked for.
+    """
 
     left: int
+    asked: float
     images: list[StepImage] = field(default_factory=list)
     whole: bool = False
 
-    async def on(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
-        """The same images, remembered in passing."""
-        asked = time.monotonic()
-        async for image in images:
-            self.left -= len(image.image)
-            if self.left >= 0:
-                kept = image
-                if image.step == 1:  # from its images alone nobody could tell any more
-                    kept = replace(image, latency=latency_of(image, time.monotonic() - asked))
-                self.images.append(kept)
-                self.whole = image.final
-            else:
-                self.images.clear()
-                self.whole = False
-            yield image
+    def look(self, image: StepImage) -> None:
+        """Remember an image in passing."""
+        self.left -= len(image.image)
+        if self.left < 0:
+            self.images.clear()
+            self.whole = False
+            return
+        if image.step == 1:  # from its images alone nobody could tell any more
+            elapsed = time.monotonic() - self.asked
+            image = replace(image, latency=latency_of(image, elapsed))
+        self.images.append(image)
+        self.whole = image.final

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cache.stores.port import StoreUnavailable
-from generator.engines.port import EngineError, EngineUnavailable, RecipeRefused
+from generator.engines.port import EngineError, EnginePreempted, EngineUnavailable, RecipeRefused
 from generator.sets.inventory import Job
 
 TRIES = 3
@@ -82,6 +82,11 @@ class JobQueue:
         async with self._changed:
             self._in_flight -= 1
             self._reasons[job] = str(error)
+            if isinstance(error, EnginePreempted):
+                # Nobody's fault: it is the next again, for whichever engine is free first.
+                self._waiting.appendleft(job)
+                self._changed.notify_all()
+                return False
             over = True
             if isinstance(error, EngineUnavailable | StoreUnavailable):
                 # Not the picture's fault: how often is for the engine to count.

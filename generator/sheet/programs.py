@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from generator.sheet.recipe import Lora, PipelineKind, Recipe
 
@@ -13,6 +13,45 @@ DEFAULT_PROGRAM = "P0"
 
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+Speed = Literal["full", "fast"]
+"""Whether a program draws as it does for the show, or in the few steps of its fast variant."""
+
+
+class FastVariant(BaseModel):
+    """What drawing in few steps changes of a program; None leaves it as it is.
+
+    Attributes:
+        model: one that was made for few steps.
+        steps: denoising steps, also where a cue or a style says how many.
+        guidance_scale: such models mostly want 0 or 1.
+        scheduler: name of the scheduler that it wants.
+        strength: 0 to 1; image-to-image only, where fewer steps need a stronger start.
+        loras: adapters, laid on after the program's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    scheduler: Annotated[str, Field(min_length=1)] | None = None
+    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    loras: tuple[Lora, ...] = ()
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.model_dump(exclude_defaults=True):
+            raise ValueError("expected what a fast drawing changes, such as steps = 4")
+        return self
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """The recipe, to be drawn in few steps."""
+        said = self.model_dump(exclude={"loras", "strength"}, exclude_none=True)
+        if recipe.strength is not None and self.strength is not None:
+            said["strength"] = self.strength
+        return recipe.model_copy(update={**said, "loras": (*recipe.loras, *self.loras)})
 
 
 class Program(BaseModel):
@@ -34,6 +73,8 @@ class Program(BaseModel):
         base_image: path of the picture that image-to-image starts from, relative to the show;
             None takes the bundled one.
         loras: adapters laid over the model.
+        fast: what its fast variant changes; None where it has none. It is asked for by name and
+            never the show's, so it is in no fingerprint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +92,7 @@ class Program(BaseModel):
     strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.6
     base_image: str | None = None
     loras: tuple[Lora, ...] = ()
+    fast: FastVariant | None = None
 
     @property
     def image_to_image(self) -> bool:

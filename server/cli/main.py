@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "worker": "server.cli.worker:worker",
     "pull": "server.cli.pull:pull_store",
     "generate": "server.cli.generate:generate",
+    "studio": "server.cli.studio:studio",
 }
 """Every command, and the function or group that it is. One is imported when it is asked for:
 a server that starts does not wait for what draws or rehearses."""

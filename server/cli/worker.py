@@ -102,7 +102,15 @@ def _be_supervised(host: str, port: int) -> None:
     if not isinstance(told.engine, LocalSection):
         fail(f"{told.engine.name} draws elsewhere already", 2)
     configure_logs()
-    _serve(told.engine, told.probe, host, port, token=SecretStr(token), draw_first=True)
+    _serve(
+        told.engine,
+        told.probe,
+        host,
+        port,
+        token=SecretStr(token),
+        draw_first=True,
+        wait=told.wait,
+    )
 
 
 def _serve(
@@ -114,6 +122,7 @@ def _serve(
     token: SecretStr | None,
     store: Store | None = None,
     draw_first: bool = False,
+    wait: bool = True,
 ) -> None:
     ended: list[EngineError] = []
 
@@ -121,7 +130,7 @@ def _serve(
         ended.append(error)
         server.should_exit = True
 
-    with section.open(wait=True) as drawing:
+    with section.open(wait=wait) as drawing:
         if draw_first:
             # Then all is loaded that may stop the interpreter for longer than a heartbeat. Whoever
             # is served hears what is wrong with it.

@@ -8,7 +8,8 @@ where it seems to hold a token is it an error, for without it the doors would be
 
 from __future__ import annotations
 
-import difflib
+import base64
+import binascii
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -20,6 +21,8 @@ _SERVICE_LINK: Final = re.compile(
     r"(.*_)?SERVICE_(HOST|PORT(_\w+)?)|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+_SECRET: Final = "whsec_"  # noqa: S105 - what each of them begins with is none
+_LEAST_SECRET, _MOST_SECRET = 24, 64
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 
 
@@ -48,12 +51,6 @@ def is_service_link(name: str, value: str) -> bool:
     return (name == "PORT" or name.endswith("_PORT")) and bool(_SERVICE_ADDRESS.fullmatch(value))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean UNDERSTUDY_PLAYBACK_MODE?``, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def why_no_token(token: str, *, sent: bool) -> str | None:
     """What is wrong with a token, of which nothing is said; None for nothing.
 
@@ -66,4 +63,23 @@ def why_no_token(token: str, *, sent: bool) -> str | None:
         return "expected a text of one line without control characters"
     if sent and _VISIBLE.fullmatch(token) is None:
         return "expected visible signs of ASCII: a header carries nothing else"
+    return None
+
+
+def why_no_secret(text: str) -> str | None:
+    """What is wrong with a secret for signatures, or with one of several; None for nothing.
+
+    Args:
+        text: as Standard Webhooks has them; two, with a blank between, while one is replaced.
+    """
+    for each in text.split():
+        try:
+            key = base64.b64decode(each.removeprefix(_SECRET), validate=True)
+        except (binascii.Error, ValueError):  # the latter, where it is not even ASCII
+            key = b""
+        if not each.startswith(_SECRET) or not _LEAST_SECRET <= len(key) <= _MOST_SECRET:
+            return (
+                f"expected {_SECRET} and {_LEAST_SECRET} to {_MOST_SECRET} bytes in base64: "
+                f'echo "{_SECRET}$(openssl rand -base64 32)"'
+            )
     return None

@@ -236,7 +236,12 @@ _OUR_PATHS = frozenset(
 )
 
 
-def _public_url(text: str) -> str:
+_STUDIO_PATHS = frozenset(
+    {"api", "assets", "healthz", "metrics", "readyz", "references", "static", "takes", "ws"}
+)
+
+
+def _public_url(text: str, ours: frozenset[str] = _OUR_PATHS) -> str:
     if not text:
         return text
     expected = "expected an address such as https://venue.example/show/"
@@ -248,7 +253,7 @@ def _public_url(text: str) -> str:
     if has_password(text) or not whole or parts.query or parts.fragment:
         raise ValueError(f"{expected}: without user, password, ? or #, not another")
     first = parts.path.strip("/").partition("/")[0]
-    if first in _OUR_PATHS:
+    if first in ours:
         raise ValueError(f"{expected}: not /{first}, which is one of our own addresses")
     return text
 
@@ -289,6 +294,98 @@ class ServerSection(_Section):
         return self
 
 
+def _studio_url(text: str) -> str:
+    return _public_url(text, _STUDIO_PATHS)
+
+
+_DATABASES = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+_DATABASE_EXPECTED = (
+    "expected an address such as postgresql://understudy@db.example/studio or "
+    "sqlite:////srv/studio.sqlite"
+)
+
+
+def _database(address: SecretStr) -> SecretStr:
+    """The address as it is opened; what is wrong with it is told without it."""
+    scheme, found, rest = address.get_secret_value().partition("://")
+    try:
+        parts = urlsplit(f"x://{rest}")
+        # It is what finds out that the port is none.
+        whole = bool(found and rest.strip("/")) and (parts.port or 1) > 0
+    except ValueError:
+        whole = False
+    if scheme not in _DATABASES or not whole or not rest.isprintable() or " " in rest:
+        raise ValueError(_DATABASE_EXPECTED)
+    return SecretStr(f"{_DATABASES[scheme]}://{rest}")
+
+
+def _reachable(text: str) -> str:
+    host = re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?", text, re.ASCII)
+    numeric = re.fullmatch(r"[0-9a-fA-Fx.:/]+", text, re.ASCII) and re.search(r"[.:/]", text)
+    try:
+        ip_network(text.strip("[]"))
+    except ValueError:
+        if host is None or numeric:
+            raise ValueError(
+                f"expected a host, an address or a network such as 10.0.0.0/24, not {text!r:.80}"
+            ) from None
+    return text
+
+
+class StudioSection(_Section):
+    """`[studio]`: the artist's server: where it listens, what it keeps, and what it may cost.
+
+    Attributes:
+        host, port, origins, public_url, trusted_proxies: as in `ServerSection`.
+        database: where jobs, members and webhooks are kept; None for a file in the folder of
+            `[cache]`. An address with a password comes from the environment.
+        keep_free: bytes of the disk below which nothing new is drawn.
+        hooks_may_reach: hosts, addresses and networks that webhooks may reach although they are
+            not public.
+        pictures_a_day: that a member may ask for in 24 hours, where nothing else was said of it;
+            None for any number.
+        currency: what costs are in.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8100
+    origins: tuple[str, ...] = ()
+    public_url: Annotated[str, AfterValidator(_studio_url)] = ""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    database: Annotated[SecretStr, AfterValidator(_database)] | None = None
+    keep_free: Bytes = 2**30
+    hooks_may_reach: tuple[Annotated[str, AfterValidator(_reachable)], ...] = ()
+    pictures_a_day: Annotated[int, Field(ge=1)] | None = None
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+
+    @property
+    def server(self) -> ServerSection:
+        """Where it listens, as of any server of ours."""
+        return ServerSection().model_copy(
+            update={
+                "host": self.host,
+                "port": self.port,
+                "origins": self.origins,
+                "public_url": self.public_url,
+                "trusted_proxies": self.trusted_proxies,
+            }
+        )
+
+
+def brings_password(database: str) -> bool:
+    """Whether the address of a database has a password in it, in whichever of its two places."""
+    rest = database.partition("://")[2]
+    place, _, query = rest.partition("?")
+    before, at, _ = place.rpartition("@")
+    in_query = any(each.partition("=")[0].endswith("password") for each in query.split("&"))
+    return bool(at and ":" in before) or in_query
+
+
 def is_loopback(host: str) -> bool:
     """Whether `host` (a name or an address) is this machine and nothing else."""
     host = host.strip("[]")
@@ -305,9 +402,11 @@ class Tokens(_Section):
         operator: lets in who may operate, as `viewer` and `screen` let in others.
         engines: what is brought to engines elsewhere, by their kind. A worker of ours wants the one
             that workers are brought.
+        secrets: what engines elsewhere sign their answers with, by their kind.
     """
 
     operator: SecretStr | None = None
     viewer: SecretStr | None = None
     screen: SecretStr | None = None
     engines: Mapping[str, SecretStr] = Field(default_factory=dict)
+    secrets: Mapping[str, SecretStr] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import (
@@ -24,11 +25,19 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from cache.spelling import nearest
 from cache.untrusted import clean_text
 from generator.engines.registry import KINDS, AnyEngine, engine_keys
 from generator.sheet.cues import Identifier
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
-from server.config.environment import PREFIX, is_service_link, nearest, tidy, why_no_token
+from generator.styles import Style, StyleName, with_default_styles
+from server.config.environment import (
+    PREFIX,
+    is_service_link,
+    tidy,
+    why_no_secret,
+    why_no_token,
+)
 from server.config.sections import (
     CacheSection,
     DisplaySection,
@@ -39,7 +48,9 @@ from server.config.sections import (
     ShowSection,
     StageSection,
     StoreSection,
+    StudioSection,
     Tokens,
+    brings_password,
 )
 
 _ROLES = ("operator", "viewer", "screen")
@@ -55,8 +66,15 @@ def token_variables() -> dict[str, str]:
     return ours | {kind: name for kind, name in theirs.items() if name is not None}
 
 
+def secret_variables() -> dict[str, str]:
+    """Variables that hold a secret for signatures, or name its file, by the kind that signs."""
+    secrets = {kind: engine.secret_variable for kind, engine in KINDS.items()}
+    return {kind: name for kind, name in secrets.items() if name is not None}
+
+
 def _token_names() -> set[str]:
-    return {name + end for name in token_variables().values() for end in ("", "_FILE")}
+    names = (*token_variables().values(), *secret_variables().values())
+    return {name + end for name in names for end in ("", "_FILE")}
 
 
 class Settings(BaseModel):
@@ -73,7 +91,9 @@ class Settings(BaseModel):
     cache: CacheSection = CacheSection()
     generate: GenerateSection = GenerateSection()
     server: ServerSection = ServerSection()
+    studio: StudioSection = StudioSection()
     programs: Mapping[Identifier, Program] = Field(default_factory=dict)
+    styles: Mapping[StyleName, Style] = Field(default_factory=dict)
     engines: tuple[AnyEngine, ...] = ()
     tokens: Tokens = Tokens()
 
@@ -127,6 +147,8 @@ def load_settings(
     from_file = _read_toml(toml, problems)
     from_env = _read_environment(env, problems, remarks)
     from_cli = {name: dict(section) for name, section in (overrides or {}).items()}
+    _refuse_password(from_file, str(toml), problems)
+    _refuse_password(from_cli, "command line", problems)
     in_env = from_env.get("store", {})
     if "url" in from_cli.get("store", {}) and in_env.get("endpoint_url") == _r2_endpoint(env):
         del in_env["endpoint_url"]  # another store than R2's is not at R2's endpoint
@@ -136,6 +158,11 @@ def load_settings(
         merged["programs"] = _with_default_programs(
             merged["programs"], _default_steps(merged.get("generate"))
         )
+    if isinstance(merged.setdefault("styles", {}), dict):
+        try:
+            merged["styles"] = with_default_styles(merged["styles"])
+        except ValueError as error:
+            problems.append(f"{toml or 'show.toml'}: [styles]: {error}")
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
@@ -167,6 +194,17 @@ def _read_toml(path: Path | None, problems: list[str]) -> dict[str, Any]:
             del read["tokens"]
         return read
     return {}
+
+
+def _refuse_password(given: Mapping[str, Any], source: str, problems: list[str]) -> None:
+    """Refuse a database's password where others would see it; the address is not told."""
+    studio = given.get("studio")
+    database = studio.get("database") if isinstance(studio, Mapping) else None
+    if isinstance(database, str) and brings_password(database):
+        problems.append(
+            f"{source}: [studio] database: expected an address without a password, not one with; "
+            "it goes into the environment, in UNDERSTUDY_STUDIO_DATABASE, or into ~/.pgpass"
+        )
 
 
 _OLDER_NAMES: dict[str, tuple[str, str]] = {
@@ -264,22 +302,34 @@ def _variables() -> frozenset[str]:
 def _read_tokens(env: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     tokens: dict[str, Any] = {}
     for role, name in token_variables().items():
-        token, path = env.get(name), env.get(f"{name}_FILE")
-        if path and not token:
-            try:
-                token = Path(path).read_text(encoding="utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-                problems.append(f"environment: {name}_FILE: {path}: {reason}")
-            else:
-                if not token:
-                    problems.append(f"environment: {name}_FILE: {path}: is empty")
+        token = _read_secret(env, name, problems)
         sent = role not in _ROLES
         if token and (why_not := why_no_token(token, sent=sent)) is not None:
             problems.append(f"environment: {name}: {why_not}")
         elif token:
             (tokens.setdefault("engines", {}) if sent else tokens)[role] = token
+    for kind, name in secret_variables().items():
+        secret = _read_secret(env, name, problems)
+        if secret and (why_not := why_no_secret(secret)) is not None:
+            problems.append(f"environment: {name}: {why_not}")
+        elif secret:
+            tokens.setdefault("secrets", {})[kind] = secret
     return tokens
+
+
+def _read_secret(env: Mapping[str, str], name: str, problems: list[str]) -> str | None:
+    """What a variable holds, or the file that its ``_FILE`` names; None or empty for nothing."""
+    secret, path = env.get(name), env.get(f"{name}_FILE")
+    if path and not secret:
+        try:
+            secret = Path(path).read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
+            problems.append(f"environment: {name}_FILE: {path}: {reason}")
+        else:
+            if not secret:
+                problems.append(f"environment: {name}_FILE: {path}: is empty")
+    return secret
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +378,7 @@ def _problem(
         message = text[:1].lower() + text[1:]
         # An address may bring a secret along, and a table of several lines has one in it.
         secret = location[0] == "tokens" or isinstance(detail["input"], Mapping)
-        secret = secret or location[-1] in {"url", "endpoint_url"}
+        secret = secret or location[-1] in {"url", "endpoint_url", "database"}
         if "not " not in message and not secret:
             message += f", not {detail['input']!r:.60}"
     return f"{source}: {place}: {message}"
@@ -342,9 +392,15 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     for part in location[:-1]:
         if isinstance(here, type) and issubclass(here, BaseModel):
             here = here.model_fields[part].annotation
+            if NoneType in get_args(here):  # a table that need not be there
+                here = _table_of(here)
         else:  # a list of tables, or tables by name
-            here = next(inner for inner in get_args(here) if hasattr(inner, "model_fields"))
+            here = _table_of(here)
     return sorted(here.model_fields)
+
+
+def _table_of(annotation: object) -> Any:  # noqa: ANN401 - a model, as `_known_keys` walks them
+    return next(inner for inner in get_args(annotation) if hasattr(inner, "model_fields"))
 
 
 def _holds(values: Mapping[str, Any], location: Sequence[str]) -> bool:

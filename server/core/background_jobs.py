@@ -21,7 +21,7 @@ from cache.backoff import back_off
 from cache.tasks import being_cancelled
 from server.core.clock import Clock
 from server.core.conditions import Condition
-from server.core.metrics import Metrics
+from server.core.metrics import ProcessMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +38,10 @@ JobName = Literal[
     "readiness",
     "signs_of_life",
     "state_feed",
+    "studio_feed",
+    "studio_hooks",
+    "studio_queue",
+    "studio_tidying",
     "systemd",
     "time_of_day",
 ]
@@ -74,6 +78,10 @@ CARE: Final[Mapping[JobName, Care]] = {
     "readiness": Care("sets that come or go are not noticed", needed=True),
     "signs_of_life": Care("after a restart a loop begins anew"),
     "state_feed": Care("technicians' pages stand still", needed=True),
+    "studio_feed": Care("the Studio's pages and programs stand still", needed=True),
+    "studio_hooks": Care("no webhooks are sent"),
+    "studio_queue": Care("nothing that was asked for is drawn", needed=True),
+    "studio_tidying": Care("what is old is not deleted"),
     "systemd": Care("systemd is not told that the show moves, and will restart it"),
     "time_of_day": Care("nobody notices that the clock was set"),
 }
@@ -144,7 +152,10 @@ class BackgroundJobs:
     """
 
     def __init__(
-        self, clock: Clock, metrics: Metrics, fail: Callable[[str], None] = lambda _reason: None
+        self,
+        clock: Clock,
+        metrics: ProcessMetrics,
+        fail: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self._clock = clock
         self._metrics = metrics

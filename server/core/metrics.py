@@ -22,16 +22,58 @@ _LAG_PERIOD = 1.0
 _LATENESS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-class Metrics:
-    """Every metric of one server; two servers in one process do not share them."""
+class ProcessMetrics:
+    """What is counted in every server of ours: how its process does.
+
+    Two servers in one process do not share them.
+    """
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.job_failures = self._counter(
+            "job_failures",
+            "Times a long-lived job of the server ended that should not, by job.",
+            "job",
+        )
+        self.job_restarts = self._counter(
+            "job_restarts", "Times a long-lived job of the server was started again, by job.", "job"
+        )
+        self.unhandled_errors = self._counter(
+            "unhandled_errors", "Errors that nobody caught, by where.", "where"
+        )
+        self.loop_lag = self._gauge(
+            "loop_lag_seconds", "How late the event loop woke when it was last measured."
+        )
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"understudy_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(f"understudy_{name}", meaning, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"understudy_{name}", meaning, buckets=buckets, registry=self.registry)
+
+    def ask(self, *sources: MetricSource) -> None:
+        """Expose what `sources` answer as well from now on. They must be quick."""
+        for source in sources:
+            self.registry.register(_Asked(source))
+
+    def expose(self) -> bytes:
+        """The text that `/metrics` answers."""
+        return generate_latest(self.registry)
+
+
+class Metrics(ProcessMetrics):
+    """Every metric of one show."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._count_the_show()
         self._count_clients()
-        self._count_the_server()
+        self._count_sets()
 
     def _count_the_show(self) -> None:
         self.cues = self._counter("cues_fired", "Cues fired, by action.", "action")
@@ -78,21 +120,7 @@ class Metrics:
             "control_errors", "Messages of technicians that could not be taken, by code.", "code"
         )
 
-    def _count_the_server(self) -> None:
-        self.job_failures = self._counter(
-            "job_failures",
-            "Times a long-lived job of the server ended that should not, by job.",
-            "job",
-        )
-        self.job_restarts = self._counter(
-            "job_restarts", "Times a long-lived job of the server was started again, by job.", "job"
-        )
-        self.unhandled_errors = self._counter(
-            "unhandled_errors", "Errors that nobody caught, by where.", "where"
-        )
-        self.loop_lag = self._gauge(
-            "loop_lag_seconds", "How late the event loop woke when it was last measured."
-        )
+    def _count_sets(self) -> None:
         self.sets_usable = self._gauge("sets_usable", "Sets that can be played.")
         self.cues_without_sets = self._gauge(
             "cues_without_sets", "Generating cues that have no set to play."
@@ -100,24 +128,6 @@ class Metrics:
         self.preflight_errors = self._gauge(
             "preflight_errors", "Errors that the last preflight found."
         )
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"understudy_{name}", meaning, labels, registry=self.registry)
-
-    def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(f"understudy_{name}", meaning, registry=self.registry)
-
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"understudy_{name}", meaning, buckets=buckets, registry=self.registry)
-
-    def ask(self, *sources: MetricSource) -> None:
-        """Expose what `sources` answer as well from now on. They must be quick."""
-        for source in sources:
-            self.registry.register(_Asked(source))
-
-    def expose(self) -> bytes:
-        """The text that `/metrics` answers."""
-        return generate_latest(self.registry)
 
 
 class _Asked(Collector):
@@ -135,7 +145,7 @@ def sampled(family: Family, samples: Mapping[Label, float]) -> Family:
     return family
 
 
-async def measure_loop_lag(metrics: Metrics, clock: Clock) -> None:
+async def measure_loop_lag(metrics: ProcessMetrics, clock: Clock) -> None:
     """Measure again and again how late the event loop wakes, until cancelled."""
     while True:
         due = clock.now() + _LAG_PERIOD

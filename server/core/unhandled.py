@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 from server.core.clock import Clock
 from server.core.conditions import Condition
 from server.core.formatting import moment
-from server.core.metrics import Metrics
+from server.core.metrics import ProcessMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class UnhandledErrors:
         zone: the show's, for times of the day.
     """
 
-    def __init__(self, clock: Clock, metrics: Metrics, zone: tzinfo | None = None) -> None:
+    def __init__(self, clock: Clock, metrics: ProcessMetrics, zone: tzinfo | None = None) -> None:
         self._clock = clock
         self._metrics = metrics
         self._zone = zone

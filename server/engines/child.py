@@ -65,12 +65,14 @@ class ChildAssignment(BaseModel):
     Attributes:
         engine: which engine.
         probe: the small recipe that proves it, drawn once before it serves.
+        wait: whether an engine that only plays at drawing keeps a rhythm, as on a wall.
     """
 
     model_config = ConfigDict(frozen=True)
 
     engine: AnyEngine
     probe: Recipe
+    wait: bool = True
 
 
 class Child(Protocol):
@@ -175,7 +177,12 @@ class WorkerChild(ChildProcess):
 
 @asynccontextmanager
 async def worker_child(
-    section: AnyEngine, probe: Recipe, clock: Clock, *, silence: float = SILENCE
+    section: AnyEngine,
+    probe: Recipe,
+    clock: Clock,
+    *,
+    silence: float = SILENCE,
+    wait: bool = True,
 ) -> AsyncIterator[Child]:
     """Run a worker for `section` until the context is left.
 
@@ -184,13 +191,14 @@ async def worker_child(
         probe: the small recipe of its `/health`.
         clock: that the time it is given to end is told by.
         silence: seconds without a word, not even a heartbeat, after which a drawing is given up.
+        wait: see `ChildAssignment`.
 
     Raises:
         ChildFailed: it could not be started, or ended before it served.
     """
     token = secrets.token_urlsafe(32)
     voice = _Voice(section.name, token)
-    assignment = ChildAssignment(engine=section, probe=probe)
+    assignment = ChildAssignment(engine=section, probe=probe, wait=wait)
     async with (
         child_process(
             *("worker", "--supervised", "--port", "0"),
@@ -203,7 +211,9 @@ async def worker_child(
     ):
         address = await _address(child, assignment, voice)
         async with outgoing_client() as client, voice.heard(child.process.stdout):
-            engine = RemoteEngine(client, address, token=SecretStr(token), silence=silence)
+            engine = RemoteEngine(
+                client, address, token=SecretStr(token), silence=silence, priority="show"
+            )
             yield WorkerChild(child.process, engine, voice)
 
 

@@ -97,6 +97,7 @@ async def live_engines(show: Show, plan: Plan, clock: Clock) -> AsyncIterator[Li
                     token=show.settings.tokens.engines.get(section.kind),
                     folder=show.folder,
                     actions=plan.actions,
+                    priority="show",
                 )
                 try:
                     engine = section.connect(access)

@@ -18,12 +18,15 @@ import structlog
 from cache.tasks import being_cancelled, cancel_and_wait, first_of
 from generator.engines.port import (
     EngineError,
+    EngineOccupied,
+    EnginePreempted,
     EngineStarting,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
     Timing,
     draw_for_nobody,
+    render_proof,
 )
 from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.child_process import ChildFailed
@@ -163,9 +166,24 @@ class LocalEngine:
         Raises:
             EngineStarting: it is on its way.
             EngineUnavailable: it is not ready, with the reason; or its process was lost.
+            EnginePreempted: it was taken for the show.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off.
         """
+        child, life = self._usable()
+        if self._proving is not None:
+            self._proving.cancel()  # the show goes first
+        async with aclosing(self._drawn(child, life, recipe)) as images:
+            yield images
+
+    @asynccontextmanager
+    async def render_proof(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
+        """See `SharedEngine.render_proof`; raises as `render`, too."""
+        child, life = self._usable()
+        async with aclosing(self._drawn(child, life, recipe, proof=True)) as images:
+            yield images
+
+    def _usable(self) -> tuple[Child, Life]:
         child, life = self._child, self._life
         if child is None or life is None:
             reason = f": {self._reason}" if self._reason else ""
@@ -173,10 +191,7 @@ class LocalEngine:
             raise kind(f"{self._title} is {self._state}{reason}")
         if life.lost is not None:
             raise EngineUnavailable(f"{self._title} is lost: {life.lost}")
-        if self._proving is not None:
-            self._proving.cancel()  # the show goes first
-        async with aclosing(self._drawn(child, life, recipe)) as images:
-            yield images
+        return child, life
 
     # ------------------------------------------------------------ for technicians
 
@@ -326,6 +341,8 @@ class LocalEngine:
                 # One program that cannot be drawn here is no reason to lose the others.
                 refused = str(error)
                 _log.warning("engine_refuses", engine=self._title, reason=refused)
+            except EnginePreempted:
+                self._proof = recipe  # it draws for the show, which is what it warms up for
             except EngineError as error:
                 raise await self._failure(ended, f"it cannot draw: {error}") from error
             else:
@@ -387,6 +404,8 @@ class LocalEngine:
             async with aclosing(self._drawn(child, life, recipe, proof=True)) as images:
                 async for image in images:
                     finished = image.final
+        except (EnginePreempted, EngineOccupied):
+            pass  # it draws, and is asked again if no picture of that comes
         except EngineError as error:
             life.lost = f"it cannot draw: {error}"
         else:
@@ -399,8 +418,10 @@ class LocalEngine:
         life.begins(self._clock.now(), proof=proof)
         self._drawing_changed.set()
         well = False
+        engine = child.engine
         try:
-            async with child.engine.render(recipe) as images:
+            drawing = render_proof(engine, recipe) if proof else engine.render(recipe)
+            async with drawing as images:
                 async for image in images:
                     life.gives(self._clock.now())
                     well = image.final
@@ -408,6 +429,9 @@ class LocalEngine:
             self.name, self.timing = child.engine.name, child.engine.timing
         except RecipeRefused:
             well = True  # it answered
+            raise
+        except (EnginePreempted, EngineOccupied):
+            life.excused()
             raise
         except EngineUnavailable as error:
             life.lost = str(error)

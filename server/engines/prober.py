@@ -1,7 +1,7 @@
 """Tries engines out where nobody looks: those that failed, and those never tried.
 
-An engine proves itself with a real small drawing. It is tried when no picture is being
-drawn for the stage and none is due soon, one engine at a time.
+An engine proves itself with a real small drawing, or by drawing for somebody else meanwhile. It
+is tried when no picture is being drawn for the stage and none is due soon, one engine at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from generator.sheet.plan import Plan
 from generator.sheet.recipe import PipelineKind, Recipe
 from server.core.clock import Clock, timeout_at
 from server.modes.manager import ModeManager
-from server.providers.base import ActionRefused, NotThere, ProviderError
+from server.providers.base import ActionRefused, NotThere, Preempted, ProviderError
 from server.providers.live import LiveProvider
 
 _log = structlog.get_logger(__name__)
@@ -115,6 +115,8 @@ class EngineProber:
             self.modes.probe_failed(name, f"no picture in {PROBE_WITHIN:g} s when tried out")
         except ActionRefused:
             self.modes.probe_ok(name)  # it is there, and knows what it cannot do
+        except Preempted:
+            _log.info("probe_preempted", engine=name)  # tried again before long
         except NotThere as error:
             self.modes.not_there(name, error)
         except ProviderError as error:

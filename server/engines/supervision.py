@@ -118,6 +118,11 @@ class Life:
         self.doubted = None
         self.owes_since = now if self.drawing else None
 
+    def excused(self) -> None:
+        """Its drawing was overtaken by others who draw there: that it made no step is no fault."""
+        if self.drawing == 1:
+            self.owes_since = None
+
     def left(self, now: float, *, well: bool) -> None:
         """Nobody waits for a drawing any longer, which ended well or not."""
         self.drawing -= 1

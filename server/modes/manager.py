@@ -39,6 +39,7 @@ from server.providers.base import (
     ActionRefused,
     Capped,
     NotThere,
+    Preempted,
     Provider,
     Starting,
     StoreSilent,
@@ -216,7 +217,7 @@ class ModeManager:
             self._refused[rung.engine].add(action.fingerprint)
         elif isinstance(error, NotThere):
             self.not_there(rung.engine, error)
-        elif not isinstance(error, Capped):
+        elif not isinstance(error, Capped | Preempted):
             self._rest(rung.engine, str(error) or type(error).__name__)
 
     # ------------------------------------------------------------ engines

@@ -76,7 +76,6 @@ def serve(
         ShowStopped: the show could not go on.
     """
     settings = show.settings
-    host, port = settings.server.host, settings.server.port
     try:
         store_of(show)  # its address is looked at before anything is begun
     except BadStoreAddress as error:
@@ -84,9 +83,36 @@ def serve(
     refusal = Access(settings.tokens, settings.server).refuses_to_listen()
     if refusal is not None:
         raise RefusedToServe(refusal, 2)
+    serve_app(settings.server, app, title, process, log_level=log_level, over=over)
+
+
+def serve_app(
+    section: ServerSection,
+    app: Starlette,
+    title: str,
+    process: HostProcess,
+    *,
+    log_level: str = "info",
+    over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Serve `app` where `section` says, until SIGINT or SIGTERM; whoever calls has leave to.
+
+    Args:
+        section: its address, and how many connections it may have.
+        app: what is served.
+        title: what it is called where it says its address.
+        process: what it runs in, as the application knows it.
+        log_level: what is logged.
+        over: asked ten times a second; once it says so, serving ends by itself.
+
+    Raises:
+        RefusedToServe: the address is not to be had, or the application could not start.
+        ShowStopped: it could not go on.
+    """
+    host, port = section.host, section.port
     configure_logs(log_level)
     listener = listen(host, port)
-    connections = connections_of(settings.server)
+    connections = connections_of(section)
     app.state.connections = connections  # which says how it does where the server says it
     config = uvicorn_config(app, connections)
     name = f"[{host}]" if ":" in host else host

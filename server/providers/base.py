@@ -20,6 +20,7 @@ class ProviderError(Exception):
       ActionRefused   nor will it ever give this action's
       StoreSilent     because the store does not answer, or not in time
       Capped          because no more live runs are allowed now; nothing is wrong with it
+      Preempted       because its engine was taken for the show; nothing is wrong with it
       NotThere        because nothing answers there, which may never have been started
         Starting      because it is on its way; nothing is wrong with it
     """
@@ -35,6 +36,10 @@ class StoreSilent(ProviderError):
 
 class Capped(ProviderError):
     """As many live runs as are allowed go on, or were begun in this hour."""
+
+
+class Preempted(ProviderError):
+    """An engine that others ask, too, was taken from this drawing for the show."""
 
 
 class NotThere(ProviderError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from random import Random
 from typing import ClassVar
@@ -16,11 +16,14 @@ from generator.engines.port import (
     Engine,
     EngineDenied,
     EngineError,
+    EngineOccupied,
     EnginePoisoned,
+    EnginePreempted,
     EngineStarting,
     EngineUnavailable,
     RecipeRefused,
     StepImage,
+    render_proof,
 )
 from generator.sets.recorder import latency_of
 from generator.sheet.plan import Action
@@ -33,6 +36,7 @@ from server.providers.base import (
     FrameStream,
     NotThere,
     Offload,
+    Preempted,
     ProviderError,
     ProviderName,
     Slot,
@@ -126,15 +130,19 @@ class LiveProvider:
                 yield FrameStream(source, action.recipe.steps, (), frames)
 
     async def prove(self, recipe: Recipe) -> None:
-        """Draw `recipe` for nobody to see.
+        """Draw `recipe` for nobody to see, after whatever others ask of the engine.
+
+        Where it draws for others meanwhile, and gets on with it, that is proof enough.
 
         Raises:
+            Preempted: it was taken for the show.
             ProviderError: no usable picture came of it.
         """
         seed = self.rng.randrange(SEED_LIMIT)
-        async with aclosing(self._usable(recipe.with_seed(seed))) as images:
-            async for _ in images:
-                pass
+        with suppress(EngineOccupied):
+            async with aclosing(self._usable(recipe.with_seed(seed), proof=True)) as images:
+                async for _ in images:
+                    pass
 
     def _fresh_seed(self, action: Action) -> int:
         taken = frozenset(self.taken(action))
@@ -163,18 +171,21 @@ class LiveProvider:
                     image.step, image.steps, image.final, due, image.image, image.media_type
                 )
 
-    async def _usable(self, recipe: Recipe) -> AsyncGenerator[tuple[StepImage, float], None]:
+    async def _usable(
+        self, recipe: Recipe, *, proof: bool = False
+    ) -> AsyncGenerator[tuple[StepImage, float], None]:
         """What the engine draws and when it came, without previews fit for no wall.
 
         A duration is told from the usable image before.
 
         Raises:
+            EngineOccupied: asked for a proof, it draws for others.
             ProviderError: it failed, ended too soon, or what it draws is unusable.
         """
         bad, last, finished = 0, 0, False
         first: StepImage | None = None
         passed_over = 0.0
-        async with aclosing(self._drawn(recipe)) as images:
+        async with aclosing(self._drawn(recipe, proof=proof)) as images:
             async for image in images:
                 if finished:
                     return
@@ -206,14 +217,22 @@ class LiveProvider:
         if not finished:
             raise ProviderError("it ended without a final image")
 
-    async def _drawn(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+    async def _drawn(
+        self, recipe: Recipe, *, proof: bool = False
+    ) -> AsyncGenerator[StepImage, None]:
         """What the engine draws, its errors translated."""
+        engine = self.live.engine
         try:
-            async with self.live.engine.render(recipe) as images:
+            drawing = render_proof(engine, recipe) if proof else engine.render(recipe)
+            async with drawing as images:
                 async for image in images:
                     yield image
         except RecipeRefused as error:
             raise ActionRefused(f"it cannot draw this: {error}") from error
+        except EngineOccupied:
+            raise
+        except EnginePreempted as error:
+            raise Preempted(str(error)) from error
         except EngineStarting as error:
             raise Starting(str(error)) from error
         except (EngineDenied, EnginePoisoned) as error:

@@ -19,7 +19,7 @@ from server.control.buttons import RELEASED, Button, button
 from server.control.command import Caller, CommandError, ControlCommand
 from server.control.dispatcher import MAX_ID, Envelope
 from server.network.access import Role
-from server.web.responses import cacheable, etag_of
+from server.network.responses import cacheable, etag_of
 from server.web.services import Services, services
 
 MAX_BODY: Final = 64 * 1024

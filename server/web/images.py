@@ -19,7 +19,7 @@ from cache.model.images import BadImage, check_image, media_type_for
 from cache.model.keys import MAX_SET_ID, BadKey, image_key, is_action_id
 from cache.stores.port import StoreError
 from cache.untrusted import whole_number
-from server.web.responses import cacheable, etag_of
+from server.network.responses import cacheable, etag_of
 from server.web.services import services
 
 _FOREVER: Final = "public, max-age=31536000, immutable"

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from server.core.unhandled import noting_errors
+from server.network.responses import PageFiles
 from server.web import api, images, pages, probes, reports
 from server.web.services import services
 
@@ -33,7 +34,7 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/control", pages.control),
     Route("/control/", pages.control_below),
     Route("/still", pages.still),
-    Mount("/static", pages.PageFiles(directory=pages.STATIC)),
+    Mount("/static", PageFiles(directory=pages.STATIC)),
     Route("/healthz", probes.health),
     Route("/readyz", probes.ready),
     Route("/metrics", probes.exposition),

@@ -26,8 +26,11 @@ from cache.stores.port import StoreError
 from cache.stores.s3.client import RetryPolicy
 from cache.stores.s3.store import S3Store
 from cache.tasks import cancel_and_wait
+from generator.engines.callback.engine import CallbackEngine
+from generator.engines.callback.settings import CallbackSection
 from generator.engines.comfyui.engine import ComfyUIEngine
 from generator.engines.comfyui.listening import Heard, HeardQueue, listening
+from generator.engines.inbox import Inbox
 from generator.engines.older_wire.engine import OlderWireEngine
 from generator.engines.pictures import fitted_preview
 from generator.engines.port import DrawingFailed, Engine, EngineError, EngineUnavailable
@@ -86,6 +89,11 @@ def replicate(client: Client, url: str) -> Engine:
     return ReplicateEngine(client, section, token=SecretStr("t"), wait=1, deadline=2.0)
 
 
+def callback(client: Client, url: str) -> Engine:
+    section = CallbackSection(name="modal", url=url, answers_to=url, within=0.5)
+    return CallbackEngine(client, section, Inbox())
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("generator.outgoing.CONNECT_WITHIN", 0.3)
@@ -101,7 +109,7 @@ async def draw(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("make", [worker, comfyui, replicate])
+@pytest.mark.parametrize("make", [worker, comfyui, replicate, callback])
 async def test_over_http(make: Callable[[Client, str], Engine], harm: Harm) -> None:
     async with hostile(harm) as it, outgoing_client() as client:
         with pytest.raises(EngineError):

@@ -36,6 +36,7 @@ from generator.sets.inventory import Holding, Job, take_inventory
 from generator.sheet.plan import Action
 from generator.sheet.recipe import seed_for
 from generator.worker import Worker
+from generator.worker_queue import EngineTurn
 from tests.contracts.engine_contract import AddressedEngineContract, drawn, recipe
 from tests.helpers.servers import listening
 
@@ -152,12 +153,10 @@ class TestWhatIsSent:
     async def test_a_worker_that_falls_silent_is_unavailable(self) -> None:
         silent = ScriptedEngine([], pause=0, error=None)
         worker = Worker(silent, probe=recipe(), heartbeat=60)
-        worker._queue._turn = asyncio.Lock()
-        async with remote(worker, silence=0.3) as engine:
-            await worker._queue._turn.acquire()  # a drawing that never ends is before us
+        before_us = worker._queue.given_to(EngineTurn())  # a drawing that never ends
+        async with remote(worker, silence=0.3) as engine, before_us:
             with pytest.raises(EngineUnavailable, match="silent"):
                 await drawn(engine, recipe())
-            worker._queue._turn.release()
 
     async def test_one_at_a_time(self) -> None:
         async with remote(sketching()) as engine:
@@ -217,6 +216,7 @@ class TestHealth:
             answer = await client.get(f"{url}/health")
         assert answer.status_code == 200
         assert answer.json()["engine"] == SketchEngine().name
+        assert answer.json()["proof"] == "drawn"
 
     async def test_says_why_it_cannot(self) -> None:
         broken = Worker(ScriptedEngine([], DrawingFailed("no memory")), probe=recipe())

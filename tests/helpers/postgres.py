@@ -6,8 +6,10 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,61 @@ import sqlalchemy as sa
 
 _SERVERS: Final = Path("/usr/lib/postgresql")
 _ACCOUNT: Final = "postgres"
-_LOOSE: Final = "listen_addresses=''", "fsync=on", "max_connections=40", "shared_buffers=16MB"
+_SETTINGS: Final = "listen_addresses=''", "fsync=on", "max_connections=40", "shared_buffers=16MB"
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server that runs, or is stopped for a while.
+
+    Attributes:
+        folder: where its data and its socket are.
+        programs: the folder of its programs.
+        account: the id of the user and of the group that it runs as, None for ours.
+    """
+
+    folder: Path
+    programs: Path
+    account: tuple[int, int] | None
+    url: sa.URL = field(init=False)
+
+    def __post_init__(self) -> None:
+        address = sa.URL.create(
+            "postgresql+psycopg", "studio", database="postgres", query={"host": str(self.folder)}
+        )
+        object.__setattr__(self, "url", address)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = " ".join(f"-c {option}" for option in _SETTINGS) + f" -k {self.folder}"
+        self.call("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """End it as a power cut would, or nearly so: what was begun is lost, connections break."""
+        self.call("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def call(self, program: str, *words: str) -> None:
+        """Run one of its programs on its data.
+
+        Raises:
+            RuntimeError: it failed, for the reason that it gave.
+        """
+        user, group = self.account if self.account is not None else (None, None)
+        done = subprocess.run(
+            [self.programs / program, "-D", self.folder / "data", *words],
+            check=False,
+            # A file, not a pipe: the server that pg_ctl leaves behind would hold it open.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            cwd="/",
+            user=user,
+            group=group,
+            extra_groups=None if self.account is None else [],
+        )
+        if done.returncode:
+            log = self.folder / "log"
+            said = log.read_text("utf-8") if log.exists() else (done.stderr or b"").decode()
+            raise RuntimeError(f"{program} failed: {said[-2000:]}")
 
 
 def find_postgres() -> Path:
@@ -34,27 +90,24 @@ def find_postgres() -> Path:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[sa.URL]:
-    """A server until the context is left, and the address of an empty database in it."""
+def postgres() -> Iterator[PostgresServer]:
+    """A server with an empty database, until the context is left."""
     programs = find_postgres()
-    data, socket = folder / "data", folder / "socket"
-    socket.mkdir(parents=True)
-    as_account: dict[str, object] = {}
-    if os.geteuid() == 0:  # it refuses to run as root
-        account = pwd.getpwnam(_ACCOUNT)
-        as_account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        for path in (folder, socket):
-            os.chown(path, account.pw_uid, account.pw_gid)
-    run = {"check": True, "capture_output": True, "cwd": "/", **as_account}
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "studio", "--auth=trust", "-E", "UTF8"], **run
-    )
-    options = " ".join(f"-c {option}" for option in _LOOSE) + f" -k {socket}"
-    control = [programs / "pg_ctl", "-D", data, "-w", "-l", socket / "log", "-o", options]
-    subprocess.run([*control, "start"], **run)
+    # pytest's own folders are closed to the account that it runs as, and their paths too long
+    # for a socket's.
+    folder = Path(tempfile.mkdtemp(prefix="understudy-pg-"))
     try:
-        yield sa.URL.create(
-            "postgresql+psycopg", "studio", database="postgres", query={"host": str(socket)}
-        )
+        account = None
+        if os.geteuid() == 0:  # it refuses to run as root
+            entry = pwd.getpwnam(_ACCOUNT)
+            account = entry.pw_uid, entry.pw_gid
+            os.chown(folder, *account)
+        server = PostgresServer(folder, programs, account)
+        server.call("initdb", "-U", "studio", "--auth=trust", "-E", "UTF8", "--locale=C")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
     finally:
-        subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **run)
+        shutil.rmtree(folder, ignore_errors=True)

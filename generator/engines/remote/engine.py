@@ -25,13 +25,16 @@ from generator.engines.port import (
     DrawingFailed,
     EngineDenied,
     EngineError,
+    EngineOccupied,
+    EnginePreempted,
     EngineUnavailable,
+    Priority,
     RecipeRefused,
     StepImage,
     Timing,
     check_count,
 )
-from generator.engines.remote.protocol import NotKeptThere, SetRequest
+from generator.engines.remote.protocol import PRIORITY_HEADER, NotKeptThere, SetRequest
 from generator.engines.remote.settings import WorkerSection
 from generator.engines.settings import EngineAccess
 from generator.outgoing import Client, ask, bearer, bounded_lines, read_whole, stream
@@ -57,6 +60,7 @@ _ERRORS: dict[str, type[EngineError]] = {
     "too_large": RecipeRefused,
     "unauthorized": EngineDenied,
     "busy": EngineUnavailable,
+    "preempted": EnginePreempted,
     "unavailable": EngineUnavailable,
     "failed": DrawingFailed,
 }
@@ -116,7 +120,7 @@ def error_of(data: dict[str, Any]) -> EngineError:
 
 def connect_engine(settings: WorkerSection, access: EngineAccess) -> RemoteEngine:
     """See `RemoteSection.connect`."""
-    return RemoteEngine(access.client, settings.url, token=access.token)
+    return RemoteEngine(access.client, settings.url, token=access.token, priority=access.priority)
 
 
 @dataclass(eq=False)
@@ -128,6 +132,7 @@ class RemoteEngine:
         url: the worker's address, such as ``http://gpu.example:9000``.
         token: what it must be brought.
         silence: seconds without a word after which it is given up.
+        priority: for whom it draws; what is for the show goes before all else there.
 
     Attributes:
         name: what drew last there, with its version; before that, where it is.
@@ -139,6 +144,7 @@ class RemoteEngine:
     _: KW_ONLY
     token: SecretStr | None = None
     silence: float = SILENCE
+    priority: Priority | None = None
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
@@ -147,19 +153,24 @@ class RemoteEngine:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request brings."""
-        return {"content-type": "application/json", **bearer(self.token)}
+        """What every request brings, but one for a proof."""
+        return self._headers(self.priority)
 
     def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
         """Draw `recipe` there; leaving hangs up, and the worker stops within a step.
 
         Raises:
             EngineUnavailable: it cannot be reached, is busy, or fell silent.
+            EnginePreempted: it was taken for the show.
             EngineDenied: it wants another token.
             RecipeRefused: it cannot draw this.
             DrawingFailed: it broke off, or what it sent cannot be understood.
         """
         return aclosing(self._images(recipe))
+
+    def render_proof(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+        """See `SharedEngine.render_proof`: it is asked for nobody in particular."""
+        return aclosing(self._images(recipe, proof=True))
 
     async def draw_set(self, asked: SetRequest) -> SetMeta:
         """Have the worker draw a set, keep it in its own store and register it.
@@ -191,7 +202,13 @@ class RemoteEngine:
         self.name = meta.engine or self.name
         return meta
 
-    async def _images(self, recipe: Recipe) -> AsyncGenerator[StepImage, None]:
+    def _headers(self, priority: Priority | None) -> dict[str, str]:
+        whom = {} if priority is None else {PRIORITY_HEADER: priority}
+        return {"content-type": "application/json", **bearer(self.token), **whom}
+
+    async def _images(
+        self, recipe: Recipe, *, proof: bool = False
+    ) -> AsyncGenerator[StepImage, None]:
         limit = max(_LEAST_EVENT, recipe.width * recipe.height * _BYTES_A_PIXEL)
         begun = stream(
             self.client,
@@ -199,7 +216,7 @@ class RemoteEngine:
             f"{self.url}/generate",
             within=self.silence,
             content=recipe.model_dump_json(),
-            headers=self.headers,
+            headers=self._headers(None if proof else self.priority),
         )
         try:
             async with begun as response:
@@ -209,7 +226,7 @@ class RemoteEngine:
                 async with (
                     aclosing(lines),
                     aclosing(read_events(lines, limit)) as events,
-                    aclosing(self._read(events, recipe)) as images,
+                    aclosing(self._read(events, recipe, proof=proof)) as images,
                 ):
                     async for image in images:
                         yield image
@@ -217,12 +234,14 @@ class RemoteEngine:
             raise _unreachable(self.url, error) from error
 
     async def _read(
-        self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe
+        self, events: AsyncGenerator[ServerEvent, None], recipe: Recipe, *, proof: bool
     ) -> AsyncGenerator[StepImage, None]:
         steps = number = 0
         latency, waited = None, 0.0
         async for event in events:
             match event.name:
+                case "waiting" if proof:
+                    raise EngineOccupied(f"{self.name} draws for somebody else")
                 case "started":
                     steps = _whole(event.data, "steps")
                     latency = _seconds(event.data, "latency")

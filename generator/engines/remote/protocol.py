@@ -1,8 +1,8 @@
-"""What a worker and those who ask it have in common: a set to be drawn straight into a store."""
+"""What a worker and those who ask it have in common: for whom, and a set drawn into a store."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,9 @@ from generator.engines.port import EngineError
 from generator.sheet.cues import Identifier
 from generator.sheet.description import Description
 from generator.sheet.recipe import Recipe
+
+PRIORITY_HEADER: Final = "Understudy-Priority"
+"""Of a request: for whom it is (`Priority`). Without it, or with another word, for anybody."""
 
 
 class SetRequest(BaseModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +56,7 @@ def test_within_a_priority_nobody_is_served_twice_while_another_waits(
     given: list[Waiting],
 ) -> None:
     order = list(in_order(given, {}))
-    for number, (first, second) in enumerate(zip(order, order[1:], strict=False)):
+    for number, (first, second) in enumerate(itertools.pairwise(order)):
         if first.priority == second.priority and first.owner == second.owner:
             rest = order[number + 1 :]
             assert all(e.owner == first.owner for e in rest if e.priority == first.priority)

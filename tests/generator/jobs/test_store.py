@@ -5,59 +5,29 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting, in_order
-from generator.jobs.database import DatabaseFull, open_database
+from generator.jobs.database import open_database
 from generator.jobs.model import ENDED, SETTLED, Problem
-from generator.jobs.schema import events, items, jobs, members, metadata, refusals, state
 from generator.jobs.store import (
     Claimed,
+    EventsForgotten,
     JobStore,
     KeyReused,
     NewItem,
     NewJob,
     NotCancellable,
     NothingToRetry,
+    NotMovable,
 )
-from tests.helpers.postgres import postgres
 
 LEASE = 30.0
 BROKE = Problem("failed", "it broke off")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[sa.URL]:
-    if request.param == "sqlite":
-        folder = tmp_path_factory.mktemp("studio")
-        yield sa.URL.create("sqlite", database=str(folder / "studio.sqlite"))
-    else:
-        with postgres(tmp_path_factory.mktemp("postgres")) as address:
-            yield address
-
-
-@pytest.fixture(autouse=True)
-def empty(url: sa.URL) -> None:
-    engine = sa.create_engine(url)
-    metadata.create_all(engine)
-    with engine.begin() as connection:
-        for table in (refusals, items, events, jobs, state, members):
-            connection.execute(sa.delete(table))
-        connection.execute(
-            sa.insert(members),
-            [
-                {"id": name, "name": name, "role": "client", "created_at": 0.0}
-                for name in ("ada", "ben")
-            ],
-        )
-    engine.dispose()
 
 
 @asynccontextmanager
@@ -108,8 +78,13 @@ async def test_a_hundred_at_once_with_one_key_are_one_job(url: sa.URL) -> None:
         assert len({job.id for job, _ in accepted}) == 1
         assert sum(is_new for _, is_new in accepted) == 1
         assert len(await store.find()) == 1
-        with pytest.raises(KeyReused):
-            await store.accept(new(count=5, key="same"), 0.0)
+        for another in (
+            new(count=5, key="same"),
+            new(count=4, key="same", what="else"),
+            new(count=4, key="same", priority=9),
+        ):
+            with pytest.raises(KeyReused):
+                await store.accept(another, 0.0)
         other, is_new = await store.accept(new("ben", count=4, key="same"), 0.0)
         assert is_new
         assert other.id != accepted[0][0].id
@@ -333,37 +308,179 @@ async def test_events_are_in_the_order_in_which_they_are_seen(url: sa.URL) -> No
         assert len(seen) == 80
 
 
-async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
-    async with open_database(url) as database:
-
-        def bad(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(state).values(name="bad", value="1"))
-            raise LookupError("bad")
-
-        def good(connection: sa.Connection) -> None:
-            connection.execute(sa.insert(state).values(name="good", value="1"))
-
-        results = await asyncio.gather(
-            *(database.write(op) for op in (bad, good, bad)), return_exceptions=True
-        )
-        assert [type(each) for each in results] == [LookupError, type(None), LookupError]
-        with pytest.raises(Exception, match="(?i)unique"):
-            await asyncio.gather(database.write(good), database.write(bad))
-        names = await database.read(lambda c: list(c.scalars(sa.select(state.c.name))))
-        assert names == ["good"]
+async def test_what_is_no_job_is_refused(url: sa.URL) -> None:
+    async with studio(url) as store:
+        for bad in (new(count=0), new(count=65), new(priority=10), new(priority=-1)):
+            with pytest.raises(ValueError, match="expected"):
+                await store.accept(bad, 0.0)
+        with pytest.raises(LookupError):
+            await store.accept(new("nobody"), 0.0)
+        assert await store.find() == []
 
 
-async def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
-    address = sa.URL.create("sqlite", database=str(tmp_path / "small.sqlite"))
-    engine = sa.create_engine(address)
-    metadata.create_all(engine)
-    engine.dispose()
-    async with open_database(address) as database:
+async def test_a_clock_that_is_set_back_puts_nobody_in_front(url: sa.URL) -> None:
+    async with studio(url) as store:
+        first, _ = await store.accept(new(), 1000.0)
+        second, _ = await store.accept(new(), 5.0)
+        assert [(await taken(store)).job for _ in range(2)] == [first.id, second.id]
 
-        def fill(connection: sa.Connection) -> None:
-            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-            connection.execute(sa.insert(state).values(name="much", value="x" * 1_000_000))
 
-        with pytest.raises(DatabaseFull):
-            await database.write(fill)
+async def test_a_job_is_moved_in_its_own_line(url: sa.URL) -> None:
+    async with studio(url) as store:
+        a, b, c, d = [(await store.accept(new(), 7.0))[0].id for _ in range(4)]
+        names = {a: "a", b: "b", c: "c", d: "d"}
+
+        async def line() -> str:
+            waiting, turns = await store.waiting()
+            return "".join(names.get(each.job, "") for each in in_order(waiting, turns))
+
+        assert await line() == "abcd"
+        assert (await store.move(d, 8.0, to="first")).id == d
+        assert await line() == "dabc"
+        await store.move(d, 8.0, to="last")
+        assert await line() == "abcd"
+        await store.move(c, 8.0, before=b)
+        assert await line() == "acbd"
+        await store.move(a, 8.0, to="first")
+        assert await line() == "acbd"
+        later, _ = await store.accept(new(), 7.0)
+        names[later.id] = "e"
+        assert await line() == "acbde"
+        other, _ = await store.accept(new("ben"), 9.0)
+        urgent, _ = await store.accept(new(priority=9), 9.0)
+        for elsewhere in (other.id, urgent.id, a, str(uuid.uuid4())):
+            with pytest.raises(NotMovable):
+                await store.move(a, 9.0, before=elsewhere)
+        with pytest.raises(LookupError):
+            await store.move(str(uuid.uuid4()), 9.0, to="first")
+        assert [(await taken(store)).job for _ in range(3)] == [urgent.id, other.id, a]
+        with pytest.raises(NotMovable):
+            await store.move(a, 9.0, to="last")  # it is being worked on
+
+
+async def test_there_is_always_room_between_two(url: sa.URL) -> None:
+    chance = random.Random(5)
+    now = 1.7e9
+    async with studio(url) as store:
+        order = [(await store.accept(new(), now))[0].id for _ in range(6)]
+        for _ in range(120):
+            job, before = chance.sample(order, 2)
+            if chance.random() < 0.7:  # always between the same two: numbers run out there
+                job, before = (order[0], order[2]) if order[1] != order[0] else (job, before)
+            await store.move(job, now, before=before)
+            order.remove(job)
+            order.insert(order.index(before), job)
+        last, _ = await store.accept(new(), now)
+        assert [(await taken(store)).job for _ in range(7)] == [*order, last.id]
+
+
+async def test_put_back_it_keeps_its_place(url: sa.URL) -> None:
+    async with studio(url) as store:
+        first, _ = await store.accept(new(count=2), 0.0)
+        await store.accept(new(), 1.0)
+        claimed = await taken(store)
+        await store.put_back(claimed, None, 2.0)
+        again = await taken(store)
+        assert (again.job, again.n, again.claim) == (first.id, 0, claimed.claim + 1)
+
+
+async def test_what_was_done_under_an_earlier_claim_comes_too_late(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(), 0.0)
+        old = await taken(store)
+        await store.cancel(job.id, 1.0)
+        await store.retry(job.id, 2.0)
+        current = await taken(store)
+        assert not await store.ready(old, 3.0, seconds=1.0, cost=0.0)
+        assert not await store.failed(old, BROKE, 3.0)
+        assert not await store.put_back(old, BROKE, 3.0)
+        assert await store.ready(current, 4.0, seconds=1.0, cost=0.0)
+
+
+async def test_a_retry_has_all_its_tries_again(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(), 0.0)
+        await store.put_back(await taken(store), BROKE, 1.0, counts=True)
+        claimed = await taken(store)
+        assert claimed.tries == 1
+        await store.failed(claimed, BROKE, 1.0)
+        await store.retry(job.id, 2.0)
+        assert (await taken(store)).tries == 0
+
+
+async def test_a_job_of_which_something_comes_is_not_what_the_process_dies_of(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=4), 0.0)
+        for _ in range(4):
+            await taken(store)
+            await store.take_over(1.0)  # it died, and begins again
+            assert await store.ready(await taken(store), 2.0, seconds=1.0, cost=0.0)
+        over = await store.get(job.id)
+        assert over is not None
+        assert (over.status, over.done) == ("completed", 4)
+
+
+async def test_who_crashed_is_told_of_to_those_who_watch(url: sa.URL) -> None:
+    async with studio(url) as store:
+        job, _ = await store.accept(new(count=2), 0.0)
+        for _ in range(3):
+            await taken(store)
+            await store.take_over(1.0)
+        told = [
+            (event.type, event.data.get("n")) for event in await store.events_after(0, job=job.id)
+        ]
+        assert told == [
+            ("job.queued", None),
+            ("job.started", None),
+            *[("item.running", 0), ("item.queued", 0)] * 2,
+            *[("item.running", 0), ("item.failed", 0), ("item.failed", 1)],
+            ("job.failed", None),
+        ]
+
+
+async def test_a_claim_that_nobody_heard_of_is_anybodys_in_time(url: sa.URL) -> None:
+    async with studio(url) as store:
+        await store.accept(new(count=2), 0.0)
+        heard, lost = await taken(store), await taken(store)
+        await store.renew(LEASE, lease=LEASE, held=[heard])
+        assert await store.take_over(LEASE + 1, others=True) == [lost.job]
+        assert (await taken(store)).n == lost.n
+        assert await store.ready(heard, LEASE + 2, seconds=1.0, cost=0.0)
+
+
+async def test_a_claim_that_is_cancelled_holds_nothing(url: sa.URL) -> None:
+    async with studio(url) as store:
+        await store.accept(new(), 0.0)
+        for _ in range(30):
+            claiming = asyncio.create_task(store.claim("gpu", 1.0, lease=LEASE))
+            await asyncio.sleep(random.Random().random() / 300)
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            if not claiming.cancelled():
+                claimed = claiming.result()
+                assert claimed is not None
+                await store.put_back(claimed, None, 1.0)
+        assert (await taken(store)).n == 0
+
+
+async def test_who_asks_after_forgotten_events_is_told(url: sa.URL) -> None:
+    async with studio(url) as store:
+        assert await store.last_event() == 0
+        assert await store.events_after(0) == []
+        for at in range(10):
+            await store.accept(new(), float(at))
+        every = [event.id for event in await store.events_after(0)]
+        assert await store.last_event() == every[-1]
+        assert await store.forget_events(4.0) == 4
+        assert await store.forget_events(4.0) == 0
+        assert [event.id for event in await store.events_after(every[3])] == every[4:]
+        for unknown in (0, every[2], every[-1] + 1):
+            with pytest.raises(EventsForgotten) as forgotten:
+                await store.events_after(unknown)
+            assert forgotten.value.last == every[-1]
+        assert await store.forget_events(99.0) == 6
+        assert await store.last_event() == every[-1]
+        assert await store.events_after(every[-1]) == []
+    async with studio(url) as store:
+        await store.accept(new(), 11.0)
+        assert [event.id for event in await store.events_after(every[-1])] == [every[-1] + 1]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 import pickle
 import re
 import tomllib
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from generator.engines.registry import KINDS, engine_section
+from generator.engines.settings import RemoteSection
 from generator.sheet.programs import DEFAULT_PROGRAMS, Program
+from generator.styles import DEFAULT_STYLES, Style
 from server.config.sections import FirstFrameTimeout, Tokens
 from server.config.settings import Settings, SettingsError, load_settings
 
@@ -230,6 +234,7 @@ def token_for(tokens: Tokens, role: str) -> str | None:
         ("worker", "UNDERSTUDY_WORKER_TOKEN"),
         ("comfyui", "UNDERSTUDY_COMFYUI_TOKEN"),
         ("replicate", "REPLICATE_API_TOKEN"),
+        ("callback", "UNDERSTUDY_CALLBACK_TOKEN"),
     ],
 )
 def test_tokens_come_from_the_environment_or_a_file_it_names(
@@ -241,6 +246,49 @@ def test_tokens_come_from_the_environment_or_a_file_it_names(
         assert token_for(loaded(None, environ).tokens, role) == SECRET
     both = loaded(None, {name: "itself", f"{name}_FILE": str(path)})
     assert token_for(both.tokens, role) == "itself"
+
+
+SIGNING = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+
+
+def test_secrets_for_signatures_come_from_the_environment_or_a_file_it_names(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SIGNING}\n{SIGNING}\n")
+    name = "UNDERSTUDY_CALLBACK_SECRET"
+    for environ, secret in (
+        ({name: SIGNING}, SIGNING),
+        ({f"{name}_FILE": str(path)}, f"{SIGNING}\n{SIGNING}"),
+        ({name: SIGNING, f"{name}_FILE": str(path)}, SIGNING),
+    ):
+        tokens = loaded(None, environ).tokens
+        assert {kind: each.get_secret_value() for kind, each in tokens.secrets.items()} == {
+            "callback": secret
+        }
+        assert SIGNING not in repr(tokens) + tokens.model_dump_json()
+    assert loaded(None, {}).tokens.secrets == {}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SIGNING.removeprefix("whsec_"),
+        "whsec_",
+        "whsec_" + base64.b64encode(bytes(23)).decode(),
+        "whsec_" + base64.b64encode(bytes(65)).decode(),
+        SIGNING + "*",
+        "whsec_\N{SNOWMAN}",
+        f"{SIGNING} other",
+    ],
+)
+def test_a_secret_that_could_not_sign_is_told_with_the_command_that_makes_one(secret: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        loaded(None, {"UNDERSTUDY_CALLBACK_SECRET": secret})
+    [problem] = refused.value.problems
+    assert problem.startswith("environment: UNDERSTUDY_CALLBACK_SECRET: expected whsec_ and 24 to")
+    assert problem.endswith('echo "whsec_$(openssl rand -base64 32)"')
+    assert secret not in problem or secret == "whsec_"
 
 
 def test_secrets_are_never_shown() -> None:
@@ -576,7 +624,7 @@ def shown_in_the_demo() -> dict[str, dict[str, tuple[bool, Any]]]:
     section = ""
     for text in DEMO.read_text(encoding="utf-8").splitlines():
         if header := _HEADER.match(text):
-            section = header["section"].partition(".P")[0]
+            section = re.sub(r"^(programs|styles)\..*", r"\1", header["section"])
         elif line := _KEY.match(text):
             value = tomllib.loads(f"value = {line['value']}")["value"]
             found.setdefault(section, {})[line["key"]] = (bool(line["comment"]), value)
@@ -586,7 +634,7 @@ def shown_in_the_demo() -> dict[str, dict[str, tuple[bool, Any]]]:
 def test_the_demos_file_shows_every_key_and_its_default() -> None:
     shown = shown_in_the_demo()
     engines = {key: each for kind in KINDS.values() for key, each in kind.model_fields.items()}
-    models = {"programs": Program.model_fields, "engines": engines}
+    models = {"programs": Program.model_fields, "engines": engines, "styles": Style.model_fields}
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             models[name] = field.annotation.model_fields
@@ -602,10 +650,10 @@ def test_the_demos_file_shows_every_key_and_its_default() -> None:
                 continue
             default = field.get_default(call_default_factory=True)
             commented, value = shown[section][key]
-            # Where nothing is the default, what stands there is an example; so are programs and
-            # engines, whose defaults are those of each.
+            # Where nothing is the default, what stands there is an example; so are programs,
+            # styles and engines, whose defaults are those of each.
             example = default is None or default in ((), {})
-            if commented and not example and section not in {"programs", "engines"}:
+            if commented and not example and section not in {"programs", "styles", "engines"}:
                 same = list(default) if isinstance(default, tuple) else default
                 if value != same:
                     wrong.append(f"[{section}] {key} = {value!r}, not {same!r}")
@@ -616,3 +664,149 @@ def test_the_demos_file_shows_every_key_and_its_default() -> None:
         if section not in models or key not in models[section]
     ]
     assert (missing, wrong, strange) == ([], [], [])
+
+
+# ---------------------------------------------------------------- the Studio's
+
+WITH_PASSWORD = f"postgresql://understudy:{SECRET}@db.example:5432/studio"
+
+
+def test_a_databases_password_comes_from_the_environment_and_is_never_shown(tmp_path: Path) -> None:
+    found = loaded("[studio]\n", {"UNDERSTUDY_STUDIO_DATABASE": WITH_PASSWORD}, None, tmp_path)
+    assert found.studio.database is not None
+    opened = WITH_PASSWORD.replace("postgresql", "postgresql+psycopg")
+    assert found.studio.database.get_secret_value() == opened
+    for text in (repr(found), str(found.studio), found.model_dump_json()):
+        assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        WITH_PASSWORD,
+        f"postgresql://db.example/studio?user=me&password={SECRET}",
+        f"postgres://:{SECRET}@/studio",
+    ],
+)
+def test_a_databases_password_in_a_file_that_is_passed_around_is_refused(
+    tmp_path: Path, address: str
+) -> None:
+    (line,) = told(f'[studio]\ndatabase = "{address}"\n', folder=tmp_path)
+    assert line.startswith("show.toml: [studio] database: ")
+    assert "UNDERSTUDY_STUDIO_DATABASE" in line
+    (line,) = told(cli={"studio": {"database": address}})
+    assert line.startswith("command line: [studio] database: ")
+    assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("address", "opened"),
+    [
+        (
+            "postgresql://me@db.example:5433/studio",
+            "postgresql+psycopg://me@db.example:5433/studio",
+        ),
+        ("postgres:///studio", "postgresql+psycopg:///studio"),
+        ("sqlite:////srv/studio.sqlite", "sqlite:////srv/studio.sqlite"),
+    ],
+)
+def test_an_address_without_a_password_may_stand_in_the_file(
+    tmp_path: Path, address: str, opened: str
+) -> None:
+    section = loaded(f'[studio]\ndatabase = "{address}"\n', folder=tmp_path).studio
+    assert section.database is not None
+    assert section.database.get_secret_value() == opened
+
+
+@pytest.mark.parametrize(
+    "address", ["", "studio.db", f"mysql://a:{SECRET}@b/c", "sqlite:///", "postgres://b:x/c", "a b"]
+)
+def test_what_is_no_database_is_told_without_its_address(address: str) -> None:
+    if not address:
+        assert loaded(None, {"UNDERSTUDY_STUDIO_DATABASE": address}).studio.database is None
+        return
+    (line,) = told(None, {"UNDERSTUDY_STUDIO_DATABASE": address})
+    assert line.startswith("environment: [studio] database: expected an address such as")
+    assert SECRET not in line
+    assert f"{address!r}" not in line
+
+
+def test_the_studio_listens_as_any_server_of_ours(tmp_path: Path) -> None:
+    text = (
+        '[studio]\npublic_url = "https://venue.example/studio/"\ntrusted_proxies = ["10.0.0.1"]\n'
+    )
+    section = loaded(text, folder=tmp_path).studio
+    assert (section.server.host, section.server.port) == ("127.0.0.1", 8100)
+    assert section.server.public_url == "https://venue.example/studio/"
+    assert section.server.trusted_proxies == ("10.0.0.1",)
+    (line,) = told('[studio]\npublic_url = "https://venue.example/takes"\n', folder=tmp_path)
+    assert "not /takes, which is one of our own addresses" in line
+
+
+@pytest.mark.parametrize(
+    "place", ["bell.venue.example", "gpu", "10.0.0.0/24", "::1", "fd00::/8", "192.168.0.7"]
+)
+def test_where_webhooks_may_reach(place: str) -> None:
+    given = {"UNDERSTUDY_STUDIO_HOOKS_MAY_REACH": json.dumps([place])}
+    assert loaded(None, given).studio.hooks_may_reach == (place,)
+
+
+@pytest.mark.parametrize("place", ["", "https://bell.example", "10.0.0.1/24", "10.0.0.0.1", "a b"])
+def test_where_no_webhook_could_reach_is_told(place: str) -> None:
+    (line,) = told(None, {"UNDERSTUDY_STUDIO_HOOKS_MAY_REACH": json.dumps([place])})
+    assert line.startswith("environment: [studio] hooks_may_reach.0: expected a host, an address")
+
+
+def test_bounds_of_the_studio(tmp_path: Path) -> None:
+    lines = told(
+        '[studio]\npictures_a_day = 0\nkeep_free = -1\ncurrency = "euro"\nkeepfree = 1\n',
+        folder=tmp_path,
+    )
+    places = ["keep_free", "pictures_a_day", "currency", "keepfree"]
+    assert [line.split(": ")[1] for line in lines] == [f"[studio] {place}" for place in places]
+
+
+def test_the_show_has_the_nine_styles_and_its_own(tmp_path: Path) -> None:
+    text = '[styles.Blueprint]\nwords = "white on blue"\n[styles."line art"]\nmatch = ["ink"]\n'
+    found = loaded(text, folder=tmp_path).styles
+    assert list(found) == [*DEFAULT_STYLES, "Blueprint"]
+    assert found["Line Art"].match == ("ink",)
+    assert found["Line Art"].words == DEFAULT_STYLES["Line Art"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[styles.A]\nwrds = 'x'\n", "[styles] A.wrds: unknown key; expected one of loras, match"),
+        ("[styles.'ink wash']\n[styles.ink-wash]\n", "[styles]: 'ink wash' and 'ink-wash' are one"),
+        ("[styles.'--']\n", "[styles] --.[key]: expected a name of one line"),
+        ("[styles]\nA = 3\n", "[styles] A: input should be"),
+        ("styles = 3\n", "[styles]: input should be"),
+        ("[styles.Anime]\nsteps = 0\n", "[styles] Anime.steps: "),
+        (
+            "[programs.P0.fast]\nstepz = 4\n",
+            "[programs] P0.fast.stepz: unknown key; expected one of guidance_scale, loras, model",
+        ),
+        ("[programs.P0.fast]\n", "[programs] P0.fast: expected what a fast drawing changes"),
+        ("[programs.P0.fast]\nsteps = 0\n", "[programs] P0.fast.steps: "),
+        ("[[engines]]\nname = 'a'\nan_hour = -1\n", "[engines] 0.an_hour: "),
+        ("[[engines]]\nname = 'a'\na_picture = inf\n", "[engines] 0.a_picture: "),
+    ],
+)
+def test_what_is_wrong_with_a_style_a_fast_variant_or_a_cost(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    lines = told(text, folder=tmp_path)
+    assert f"show.toml: {message}" in lines[0]
+
+
+def test_every_kind_of_engine_may_say_what_it_costs() -> None:
+    for kind, section in KINDS.items():
+        url = {"url": f"{section.scheme}://gpu"} if issubclass(section, RemoteSection) else {}
+        more = {"model": "owner/name"} if kind == "replicate" else {}
+        more |= {"workflow": "w.json"} if kind == "comfyui" else {}
+        more |= {"answers_to": "https://studio.example/hook"} if kind == "callback" else {}
+        made = engine_section(
+            {"name": "a", "kind": kind, "an_hour": 1.1, "a_picture": 0, **url, **more}
+        )
+        assert (made.an_hour, made.a_picture) == (1.1, 0.0)

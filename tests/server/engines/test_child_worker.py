@@ -17,7 +17,13 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from generator.engines.port import Engine, EngineUnavailable, RecipeRefused
+from generator.engines.port import (
+    Engine,
+    EnginePreempted,
+    EngineUnavailable,
+    RecipeRefused,
+    render_proof,
+)
 from generator.engines.registry import AnyEngine
 from generator.engines.remote.engine import RemoteEngine
 from generator.engines.remote.settings import WorkerSection
@@ -29,6 +35,7 @@ from server.core.clock import SystemClock
 from server.core.output import BackgroundStream
 from server.engines.child import (
     TOKEN_VARIABLE,
+    Child,
     ChildAssignment,
     _Voice,
     worker_child,
@@ -110,6 +117,26 @@ class TestLocalEngine(DistantEngineContract):
         assert (status.state, status.restarts) == ("ready", 0)
         assert status.memory is None or status.memory > 2**20
         assert [image.step for image in await drawn(engine, recipe())] == [1, 2, 3, 4, 5]
+
+
+async def test_in_a_child_too_the_show_goes_first() -> None:
+    slow = SketchSection(name="pencil", pace=0.1)
+    begun = asyncio.Event()
+
+    async def practise(child: Child) -> None:
+        async with render_proof(child.engine, recipe(steps=600)) as images:
+            async for _ in images:
+                begun.set()
+
+    async with (
+        asyncio.timeout(PATIENCE),
+        worker_child(slow, recipe(steps=1), SystemClock()) as child,
+    ):
+        practising = asyncio.create_task(practise(child))
+        await begun.wait()
+        assert (await drawn(child.engine, recipe(steps=1)))[-1].final
+        with pytest.raises(EnginePreempted):
+            await practising
 
 
 async def test_killed_in_a_drawing_it_is_started_again_and_the_next_is_whole() -> None:

@@ -11,6 +11,7 @@ import pytest
 from generator.engines.older_wire.engine import OlderWireEngine, commands_of
 from generator.engines.port import EngineUnavailable
 from generator.engines.remote.engine import RemoteEngine
+from generator.engines.remote.protocol import PRIORITY_HEADER
 from server.config.show import Show, load_show
 from server.core.clock import VirtualClock, settle
 from server.engines.live import live_engines
@@ -69,6 +70,7 @@ async def test_they_are_ranked_those_elsewhere_first(tmp_path: Path) -> None:
         assert isinstance(older, OlderWireEngine)
         assert isinstance(local, LocalEngine)
         assert engines.local == {"gpu": local}
+        assert worker.headers[PRIORITY_HEADER] == "show"
         # Nothing was waited for, and what is not there says so.
         for engine in (worker, older, local):
             with pytest.raises(EngineUnavailable):

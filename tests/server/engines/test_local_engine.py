@@ -12,11 +12,14 @@ from generator.engines.port import (
     DrawingFailed,
     Engine,
     EngineError,
+    EngineOccupied,
+    EnginePreempted,
     EngineUnavailable,
     RecipeRefused,
     ScriptedEngine,
     StepImage,
     Timing,
+    draw_for_nobody,
 )
 from generator.sheet.recipe import Lora, PipelineKind, Recipe
 from server.core.child_process import ChildFailed
@@ -345,6 +348,60 @@ async def test_the_show_goes_before_a_proof(clock: VirtualClock) -> None:
         assert stuck.left == 1
         await passed(clock, 1)
         assert state(engine) == "ready"
+        assert engine.status().runs == 1
+
+
+@pytest.mark.parametrize("overtaken", [EnginePreempted("the show"), EngineOccupied("others")])
+async def test_a_drawing_that_is_overtaken_costs_the_child_nothing(
+    clock: VirtualClock, overtaken: EngineError
+) -> None:
+    switch = Switch(good())
+    nursery = Nursery(lambda _: switch)
+    async with supervised(nursery, clock) as engine:
+        for images in (IMAGES[:1], []):
+            switch.engine = ScriptedEngine(images, overtaken)
+            with pytest.raises(type(overtaken)):
+                await drawn(engine, recipe())
+        before = len(switch.asked)
+        await passed(clock, 100)  # more often than once it is asked for a proof, in vain
+        assert len(switch.asked) > before + 3
+        status = engine.status()
+        assert (status.state, status.restarts, nursery.starts) == ("ready", 0, 1)
+        switch.engine = good()
+        await passed(clock, 2)
+        before = len(switch.asked)
+        await passed(clock, 100)
+        assert len(switch.asked) == before, "it has proved itself"
+    assert not nursery.children[0].killed
+
+
+async def test_overtaken_in_its_practice_it_opens(clock: VirtualClock) -> None:
+    nursery = Nursery(lambda _: ScriptedEngine(IMAGES[:1], EnginePreempted("the show")))
+    async with supervised(nursery, clock) as engine:
+        assert (state(engine), nursery.starts) == ("ready", 1)
+
+
+async def test_only_what_proves_it_gives_way(clock: VirtualClock) -> None:
+    """Of a child that knows the difference: warm-ups, proofs and the prober's, and nothing else."""
+
+    class Told(Switch):
+        proofs = 0
+
+        def render_proof(
+            self, wanted: Recipe
+        ) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+            self.proofs += 1
+            return self.engine.render(wanted)
+
+    told = Told(good())
+    async with supervised(Nursery(lambda _: told), clock) as engine:
+        assert (told.proofs, told.asked) == (1, [])
+        await drawn(engine, recipe())
+        assert (told.proofs, len(told.asked)) == (1, 1)
+        await passed(clock, 301)
+        assert (told.proofs, len(told.asked)) == (2, 1)
+        await draw_for_nobody(engine, recipe())
+        assert (told.proofs, len(told.asked)) == (3, 1)
         assert engine.status().runs == 1
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from generator.engines.port import DrawingFailed, EngineUnavailable, RecipeRefused, ScriptedEngine
+from generator.engines.port import (
+    DrawingFailed,
+    EngineOccupied,
+    EnginePreempted,
+    EngineUnavailable,
+    RecipeRefused,
+    ScriptedEngine,
+    StepImage,
+)
+from generator.sheet.recipe import Recipe
 from server.control.command import Caller, CommandError
 from server.core.clock import VirtualClock
 from server.modes.forces import Force
@@ -20,7 +29,7 @@ from server.modes.ladder import Rung
 from server.modes.manager import STORE_IN_DOUBT, ForceBook
 from server.network.access import Role
 from server.performance.state_file import PersistedState, StateFile
-from server.providers.base import Capped, NotThere, Slot
+from server.providers.base import Capped, NotThere, Preempted, Slot
 from tests.helpers.engines import drawing, live, scripted
 from tests.helpers.house import House, house
 from tests.helpers.servers import server_process
@@ -459,6 +468,49 @@ async def test_an_engine_that_fails_when_tried_out_rests_longer(tmp_path: Path) 
         health = opened.modes.health("gpu")
         assert (health.state, health.failures) == ("resting", 1)
         assert "tried out" in health.reason
+
+
+async def test_an_engine_that_is_taken_for_the_show_when_tried_out_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    clock = VirtualClock()
+    engine = scripted(clock, drawing("gpu", 8)[:2], EnginePreempted("the show"), pause=0.1)
+    async with show(
+        tmp_path,
+        clock=clock,
+        engines=[engine],
+        cues=[cue(0, "start"), *SHOW[-2:]],
+        watch_engines=True,
+    ) as opened:
+        await opened.play_to(20)
+        assert len(engine.asked) > 3
+        health = opened.modes.health("gpu")
+        assert (health.state, health.failures) == ("untried", 0)
+        failed = Preempted("the show")
+        opened.modes.failed(Rung("live", "gpu"), opened.actions[0], failed)
+        assert opened.modes.health("gpu").usable
+
+
+async def test_an_engine_that_draws_for_others_when_tried_out_has_proved_itself(
+    tmp_path: Path,
+) -> None:
+    class Occupied(ScriptedEngine):
+        def render_proof(
+            self, wanted: Recipe
+        ) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
+            return ScriptedEngine([], EngineOccupied("others")).render(wanted)
+
+    clock = VirtualClock()
+    engine = Occupied(drawing("gpu", 8), pause=0.1, sleep=clock.sleep)
+    async with show(
+        tmp_path, clock=clock, engines=[engine], cues=SHOW, watch_engines=True
+    ) as opened:
+        opened.modes.probe_failed("gpu", "a test")
+        assert not opened.modes.health("gpu").usable
+        await opened.play_to(45)
+        assert opened.modes.health("gpu").usable
+        await opened.play_to(55)
+        assert (await played(opened))[-1] == ("nr4", "live")
 
 
 async def test_nobody_is_tried_out_while_a_picture_is_drawn_or_due(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A generator that answers later, by a signed webhook, as an engine."""

@@ -1,0 +1,1 @@
+"""The changes of the tables, each from the one before it."""

@@ -1,0 +1,275 @@
+"""The Studio's composition root: opens every part once, in order, and takes it down.
+
+Read `_open_studio` from top to bottom: that is the order in which a Studio is built. Shutdown goes
+the other way: sockets are refused and told to go, jobs are cancelled (what was being drawn is put
+back first of all), then the engines, the database and the store close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from cache.stores.folder import FolderStore
+from cache.index import load_manifest
+from cache.model.documents import FormatError
+from cache.stores.port import NotFound, Store, StoreError
+from generator.engines.callback.inbox import callback_inbox
+from generator.guarded_outgoing import guarded_client, reach_of
+from generator.jobs.database import open_database
+from generator.jobs.members import Members
+from generator.jobs.outlook import QueueOutlook
+from generator.jobs.paces import remembered_paces
+from generator.jobs.room import room_on_disks
+from generator.jobs.scheduler import Scheduler
+from generator.jobs.store import JobStore
+from generator.sheet.plan import Plan
+from server.config.sections import StudioSection
+from server.config.show import Show
+from server.config.stores import store_of
+from server.core.background_jobs import BackgroundJobs, JobBody, JobName
+from server.core.clock import Clock, SystemClock
+from server.core.conditions import Condition, Conditions, Level
+from server.core.host_process import HostProcess
+from server.core.logs import log_metrics
+from server.core.metrics import ProcessMetrics, measure_loop_lag
+from server.core.output import output_conditions, output_metrics
+from server.core.refusal import Refused
+from server.core.systemd import keep_telling
+from server.core.unhandled import UnhandledErrors
+from server.network.connections import Connections
+from server.network.rate_limit import LimitedRequests
+from server.network.responses import SafeHeaders
+from server.network.reverse_proxy import BehindProxies, ReverseProxies
+from server.studio.access import StudioAccess
+from server.studio.catalogue import catalogue_of
+from server.studio.documents import JobDocuments
+from server.studio.drawings import Drawings, hook_images
+from server.studio.feed import Feed
+from server.studio.hooks.deliveries import DeliveryQueue
+from server.studio.hooks.sender import HookSender
+from server.studio.hooks.webhooks import Webhooks
+from server.studio.links import SealedLinks
+from server.studio.opening import database_url, holder_of, links_secret
+from server.studio.previews import LivePreviews
+from server.studio.queue_api import queue_document
+from server.studio.refusals import studio_refusal
+from server.studio.routes import ROUTES
+from server.studio.services import StudioServices
+from server.studio.slots import studio_engines
+from server.studio.socket import StudioSocket
+
+_log = structlog.get_logger(__name__)
+
+_TIDIED_EACH: Final = 3600.0
+_EVENTS_KEPT: Final = 7 * 86400.0
+"""Seconds for which it is remembered what happened, for whoever comes back to listen."""
+
+
+def create_studio(
+    show: Show, clock: Clock | None = None, process: HostProcess | None = None
+) -> Starlette:
+    """The whole Studio, as an ASGI application; it draws while its lifespan lasts.
+
+    Args:
+        show: whose programs, styles, engines and store.
+        clock: the time; None for the machine's.
+        process: what it runs in; None for one that it only visits.
+    """
+    server = show.settings.studio.server
+    proxies = ReverseProxies(server.trusted_proxies, server.public_url)
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(BehindProxies, proxies),
+            Middleware(LimitedRequests),
+        ],
+        exception_handlers={Refused: studio_refusal},
+        lifespan=partial(_open_studio, show, clock or SystemClock(), process or HostProcess()),
+    )
+    app.router.redirect_slashes = False  # it would name this server as it knows itself
+    return app
+
+
+async def why_not_to_listen(show: Show) -> str | None:
+    """Why a Studio must not listen where `show` says; None if it may.
+
+    Raises:
+        DatabaseError: its members cannot be read.
+    """
+    async with open_database(database_url(show)) as database:
+        members = Members(database)
+        implicit = await members.ensure_implicit(SystemClock().wall())
+        links = SealedLinks(b"", SystemClock().wall)
+        access = StudioAccess(show.settings.studio.server, members, implicit, links)
+        return await access.refuses_to_listen()
+
+
+@asynccontextmanager
+async def _open_studio(
+    show: Show, clock: Clock, process: HostProcess, app: Starlette
+) -> AsyncIterator[Mapping[str, Any]]:
+    """Build every part, and draw until left; yields what endpoints find in `request.state`."""
+    section = show.settings.studio
+    metrics, conditions = ProcessMetrics(), Conditions()
+    _observe_process(app, metrics, conditions)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(store_of(show))
+        database = await stack.enter_async_context(open_database(database_url(show), alone=True))
+        jobs, members = JobStore(database, holder_of(show)), Members(database)
+        links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
+        implicit = await members.ensure_implicit(clock.wall())
+        access = StudioAccess(section.server, members, implicit, links)
+        unhandled = UnhandledErrors(clock, metrics, show.timezone)
+        stack.enter_context(unhandled.of_the_loop())
+
+        callbacks = callback_inbox(show.settings.tokens.secrets)
+        engines = await stack.enter_async_context(
+            studio_engines(show, clock, callbacks)
+        )
+        paces = await stack.enter_async_context(remembered_paces(jobs))
+        previews = LivePreviews()
+
+        async def queue_of(member: str) -> Mapping[str, Any]:
+            return queue_document(scheduler, member)
+
+        feed = Feed(jobs, queue=queue_of)
+        drawing = Drawings(store, previews, feed, paces)
+        reach = reach_of(section.hooks_may_reach)
+        client = await stack.enter_async_context(guarded_client(reach))
+        sender = HookSender(
+            DeliveryQueue(database, jobs.holder, reach),
+            client,
+            jobs.get,
+            partial(hook_images, store, links),
+            wall=clock.wall,
+        )
+
+        def written() -> None:
+            feed.nudge()
+            sender.nudge()
+
+        scheduler = Scheduler(
+            jobs,
+            [drawing.place(each) for each in engines],
+            wall=clock.wall,
+            has_room=room_on_disks(_folders(show, store), section.keep_free),
+            on_change=written,
+        )
+        outlook = QueueOutlook(jobs, scheduler, paces, wall=clock.wall)
+        services = StudioServices(
+            show=show,
+            wall=clock.wall,
+            store=store,
+            database=database,
+            jobs=jobs,
+            access=access,
+            catalogue=catalogue_of(show, await _plan(show, store)),
+            scheduler=scheduler,
+            outlook=outlook,
+            paces=paces,
+            documents=JobDocuments(outlook, scheduler, links, section.currency),
+            feed=feed,
+            previews=previews,
+            socket=StudioSocket(
+                feed, clock, access.check_origin, access.member_of, metrics.unhandled_errors
+            ),
+            webhooks=Webhooks(database),
+            sender=sender,
+            reach=reach,
+            callbacks=callbacks,
+            metrics=metrics,
+            conditions=conditions,
+        )
+        background = await stack.enter_async_context(BackgroundJobs(clock, metrics, process.fail))
+        conditions.add(
+            partial(_queue_conditions, scheduler), background.conditions, unhandled.conditions
+        )
+        background.start_all(_jobs(services, clock, process))
+        yield {"services": services, "unhandled": unhandled}
+
+
+async def _plan(show: Show, store: Store) -> Plan:
+    """The show's actions under the ids that their sets have; of a store that is away, by the sheet."""
+    try:
+        finished = (await load_manifest(store)).fingerprints()
+    except (StoreError, FormatError) as error:
+        if not isinstance(error, NotFound):
+            _log.warning("manifest_not_read", reason=str(error))
+        finished = {}
+    return show.plan(finished)
+
+
+def base_address(section: StudioSection) -> str:
+    """What stands before the path in an address that others are told."""
+    if section.public_url:
+        return section.public_url.rstrip("/")
+    host = f"[{section.host}]" if ":" in section.host else section.host
+    return f"http://{host}:{section.port}"
+
+
+def _folders(show: Show, store: Store) -> list[Path]:
+    """The folders that a Studio writes to: their disks are looked at."""
+    return [show.state_folder, *([store.root] if isinstance(store, FolderStore) else [])]
+
+
+def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
+    metrics.ask(conditions.metrics, output_metrics, log_metrics)
+    conditions.add(output_conditions)
+    connections = getattr(app.state, "connections", None)
+    if isinstance(connections, Connections):  # else somebody else serves us, who knows of them
+        metrics.ask(connections.metrics)
+        conditions.add(connections.conditions)
+
+
+def _queue_conditions(scheduler: Scheduler) -> Iterable[Condition]:
+    """Why what is asked for is not drawn now."""
+    paused = scheduler.paused
+    if paused is not None:
+        by_itself = paused.by is None
+        level: Level = "degraded" if by_itself else "note"
+        text = f"the queue is paused: {paused.message}"
+        yield Condition("queue_paused", level, text, blocks_ready=by_itself)
+    resting = [slot for slot in scheduler.slots if slot.rests is not None]
+    for slot in resting:
+        reason = slot.rests.message if slot.rests is not None else ""
+        text = f"the engine {slot.engine} does not draw now: {reason}"
+        nobody = len(resting) == len(scheduler.slots)
+        yield Condition("slot_rests", "degraded", text, blocks_ready=nobody)
+
+
+def _jobs(
+    services: StudioServices, clock: Clock, process: HostProcess
+) -> Mapping[JobName, JobBody | None]:
+    """What goes on as long as the Studio does."""
+    conditions = services.conditions
+
+    def status() -> str:
+        current = conditions.current()
+        return current[0].message if current else "ok"
+
+    telling = partial(keep_telling, process.notifier, clock, lambda: None, status)
+    return {
+        "studio_feed": services.feed.run,
+        "studio_hooks": services.sender.run,
+        "studio_tidying": partial(_keep_tidying, services, clock),
+        "loop_lag": partial(measure_loop_lag, services.metrics, clock),
+        "systemd": telling if process.notifier.listening else None,
+        # Last, so that it ends first: what is being drawn is put back before all else goes.
+        "studio_queue": services.scheduler.run,
+    }
+
+
+async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
+    """Delete what is old, until cancelled."""
+    while True:
+        await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        await clock.sleep_until(clock.now() + _TIDIED_EACH)

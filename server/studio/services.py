@@ -1,0 +1,72 @@
+"""What the Studio's endpoints answer from: its parts, as the lifespan gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import HTTPConnection
+
+from cache.stores.port import Store
+from generator.engines.callback.inbox import CallbackInbox
+from generator.guarded_outgoing import Reach
+from generator.jobs.database import Database
+from generator.jobs.outlook import QueueOutlook
+from generator.jobs.paces import Paces
+from generator.jobs.request import Catalogue
+from generator.jobs.scheduler import Scheduler
+from generator.jobs.store import JobStore
+from server.config.show import Show
+from server.core.conditions import Conditions
+from server.core.metrics import ProcessMetrics
+from server.studio.access import StudioAccess
+from server.studio.documents import JobDocuments
+from server.studio.feed import Feed
+from server.studio.hooks.sender import HookSender
+from server.studio.hooks.webhooks import Webhooks
+from server.studio.previews import LivePreviews
+from server.studio.socket import StudioSocket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudioServices:
+    """The parts of one Studio that its endpoints ask. Nothing but an endpoint reads this.
+
+    Attributes:
+        wall: Unix time.
+        callbacks: where generators answer that call back; None where none may.
+        reach: what webhooks may reach although it is not public.
+    """
+
+    show: Show
+    wall: Callable[[], float]
+    store: Store
+    database: Database
+    jobs: JobStore
+    access: StudioAccess
+    catalogue: Catalogue
+    scheduler: Scheduler
+    outlook: QueueOutlook
+    paces: Paces
+    documents: JobDocuments
+    feed: Feed
+    previews: LivePreviews
+    socket: StudioSocket
+    webhooks: Webhooks
+    sender: HookSender
+    reach: Reach
+    callbacks: CallbackInbox | None
+    metrics: ProcessMetrics
+    conditions: Conditions
+
+    def changed(self) -> None:
+        """Something was written: whoever works, listens or tells others looks again."""
+        self.scheduler.wake()
+        self.feed.nudge()
+        self.sender.nudge()
+
+
+def studio_services(connection: HTTPConnection) -> StudioServices:
+    """Those of the Studio that a request or a socket has come to."""
+    return cast("StudioServices", connection.state.services)

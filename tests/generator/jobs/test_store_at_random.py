@@ -1,0 +1,173 @@
+"""Whatever is asked of the jobs at once, in whatever order: each has one end, and its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections import defaultdict
+from contextlib import suppress
+
+import pytest
+import sqlalchemy as sa
+
+from generator.jobs.database import open_database
+from generator.jobs.model import ENDED, JOB_MOVES, JobStatus, Problem, status_of
+from generator.jobs.store import (
+    Claimed,
+    Event,
+    JobStore,
+    NewItem,
+    NewJob,
+    NotCancellable,
+    NothingToRetry,
+)
+
+CANCELS = 1_000
+SEEDS = (1, 2)
+
+
+def new(chance: random.Random, owner: str) -> NewJob:
+    pieces = [NewItem(seed, {}) for seed in range(chance.randint(1, 3))]
+    return NewJob(str(uuid.uuid4()), "draw", owner, pieces, priority=chance.choice([1, 5, 9]))
+
+
+def walked_through(events: list[Event]) -> dict[str, list[JobStatus]]:
+    """What each job was, one after the other, by what was told of it."""
+    became: dict[str, JobStatus] = {
+        "job.queued": "queued",
+        "job.started": "processing",
+        "job.completed": "completed",
+        "job.failed": "failed",
+        "job.cancelled": "cancelled",
+    }
+    found: dict[str, list[JobStatus]] = defaultdict(list)
+    for event in events:
+        if event.type in became:
+            found[event.job].append(became[event.type])
+    return found
+
+
+async def test_a_thousand_cancels_against_finishing_jobs_touch_no_other(url: sa.URL) -> None:
+    chance = random.Random(7)
+    async with (
+        open_database(url) as database,
+        open_database(url) as another,
+    ):
+        here, there = JobStore(database, "here"), JobStore(another, "there")
+        accepted = await asyncio.gather(
+            *(here.accept(new(chance, chance.choice(["ada", "ben"])), 0.0) for _ in range(CANCELS))
+        )
+        jobs = [job.id for job, _ in accepted]
+        doomed = set(chance.sample(jobs, CANCELS // 2))
+        cancelled: set[str] = set()
+        over = asyncio.Event()
+
+        async def work(store: JobStore) -> None:
+            while not over.is_set():
+                claimed = await store.claim("gpu", 1.0, lease=60)
+                if claimed is None:
+                    return
+                wanted = chance.random()
+                if wanted < 0.8:
+                    kept = await store.ready(claimed, 2.0, seconds=1.0, cost=0.0)
+                elif wanted < 0.9:
+                    kept = await store.failed(claimed, Problem("failed", "broke"), 2.0)
+                else:
+                    kept = await store.put_back(claimed, None, 2.0)
+                assert kept or claimed.job in doomed, "a cancel touched another job"
+
+        async def cancel(store: JobStore, some: list[str]) -> None:
+            for job in some:
+                try:
+                    called_off = await store.cancel(job, 2.0)
+                except NotCancellable:
+                    continue
+                assert (called_off.id, called_off.status) == (job, "cancelled")
+                cancelled.add(job)
+
+        # Each is cancelled twice over, from two Studios: CANCELS in all.
+        order = [*doomed, *doomed]
+        chance.shuffle(order)
+        async with asyncio.timeout(300):
+            await asyncio.gather(
+                *(work(store) for store in (here, there) for _ in range(8)),
+                *(
+                    cancel(store, order[part::16])
+                    for store, parts in ((here, range(0, 16, 2)), (there, range(1, 16, 2)))
+                    for part in parts
+                ),
+            )
+        assert len(cancelled) > CANCELS // 20
+        found = await here.find(limit=CANCELS)
+        assert len(found) == CANCELS
+        for job in found:
+            items = [item.status for item in job.items]
+            assert job.status == status_of(items, begun=True, cancelled=job.id in cancelled)
+            assert (job.status == "cancelled") == (job.id in cancelled)
+            assert ("cancelled" in items) <= (job.id in doomed)
+            assert job.status in ENDED
+        told = walked_through(await there.events_after(0, limit=10**6))
+        for steps in told.values():
+            assert steps[0] == "queued"
+            assert sum(step in ENDED for step in steps) == 1
+            assert steps[-1] in ENDED
+            for before, after in itertools.pairwise(steps):
+                assert after in JOB_MOVES[before]
+
+
+async def do_something(
+    store: JobStore, chance: random.Random, now: float, job: str, held: list[Claimed]
+) -> None:
+    match chance.randrange(8):
+        case 0 | 1 | 2:
+            claimed = await store.claim("gpu", now, lease=chance.choice([1.0, 50.0]))
+            held += [claimed] if claimed is not None else []
+        case 3 | 4 if held:
+            await come_to_an_end(store, chance, now, held.pop(chance.randrange(len(held))))
+        case 5:
+            with suppress(NotCancellable):
+                await store.cancel(job, now)
+        case 6:
+            with suppress(NothingToRetry):
+                await store.retry(job, now)
+        case _:
+            await store.take_over(now, others=chance.random() < 0.8)
+
+
+async def come_to_an_end(
+    store: JobStore, chance: random.Random, now: float, claimed: Claimed
+) -> None:
+    match chance.randrange(3):
+        case 0:
+            await store.failed(claimed, Problem("failed", "broke"), now)
+        case 1:
+            await store.put_back(claimed, None, now, counts=True)
+        case _:
+            await store.ready(claimed, now, seconds=1.0, cost=0.0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_what_a_job_is_follows_from_its_items_after_whatever_was_done(
+    url: sa.URL, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with open_database(url) as database:
+        store = JobStore(database, "here")
+        jobs = [(await store.accept(new(chance, "ada"), 0.0))[0].id for _ in range(6)]
+        held: list[Claimed] = []
+        for step in range(250):
+            await do_something(store, chance, float(step), chance.choice(jobs), held)
+            told = walked_through(await store.events_after(0, limit=10**6))
+            for found in await store.find():
+                items = [item.status for item in found.items]
+                steps = told[found.id]
+                assert found.status == steps[-1]
+                assert found.status == status_of(
+                    items, begun=steps[-1] == "processing", cancelled=steps[-1] == "cancelled"
+                )
+                assert not ("running" in items and found.status != "processing")
+        for steps in told.values():
+            for before, after in itertools.pairwise(steps):
+                assert after in JOB_MOVES[before]
