@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from generator.guarded_outgoing import (
     MAX_BRIEF,
@@ -463,6 +465,24 @@ async def test_the_certificate_is_that_of_the_name_though_an_address_is_dialled(
 )
 def test_what_anybody_can_reach_is_public(address: str) -> None:
     assert is_public(ip_address(address))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_wraps_an_address_is_as_public_as_it(number: int) -> None:
+    bare = IPv4Address(number)
+    for prefix in (0xFFFF << 32, 0x64FF9B << 96, (0x2002 << 112) + (number << 80) - number):
+        assert is_public(IPv6Address(prefix + number)) is is_public(bare)
+    assert not is_public(IPv6Address(number))
+
+
+@given(st.ip_addresses())
+def test_what_is_for_this_network_or_for_nobody_is_never_public(
+    address: IPv4Address | IPv6Address,
+) -> None:
+    near = address.is_private or address.is_loopback or address.is_link_local
+    if near or address.is_multicast or address.is_unspecified:
+        wraps = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
+        assert wraps or not is_public(address)
 
 
 @pytest.mark.parametrize("found", [[PUBLIC], [OTHER_PUBLIC], [PUBLIC, OTHER_PUBLIC]])

@@ -26,7 +26,7 @@ from generator.guarded_outgoing import NOWHERE_ELSE, Reach
 from generator.jobs.database import Database
 from generator.jobs.hook_tables import deliveries, webhooks
 from generator.jobs.model import ENDED
-from generator.jobs.schema import events, jobs, state
+from generator.jobs.schema import events, jobs, members, state
 from server.studio.hooks.messages import Happening, message_id
 from server.studio.hooks.registration import BadHook, NewHook, checked_hook
 from server.studio.hooks.webhooks import hook_row
@@ -227,6 +227,11 @@ def _is_free(now: float) -> sa.ColumnElement[bool]:
     return _waits() & (deliveries.c.holder.is_(None) | (deliveries.c.lease_until < now))
 
 
+def _is_member(owner: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether whoever has a hook is a member still: others are told nothing any more."""
+    return (members.c.id == owner) & members.c.removed_at.is_(None)
+
+
 def _insert(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - one of two dialects'
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()
@@ -267,6 +272,7 @@ def _deliveries_of(
         sa.select(webhooks)
         .where(
             webhooks.c.owner.in_(by_owner),
+            sa.exists().where(_is_member(webhooks.c.owner)),
             webhooks.c.status != "disabled",
             webhooks.c.job.is_(None) | webhooks.c.job.in_({row.job for row in happened}),
         )
@@ -385,8 +391,11 @@ def _claim_due(connection: sa.Connection, holder: str, now: float, most: int) ->
             .where(deliveries.c.id == row.id)
             .values(holder=holder, lease_until=now + LEASE)
         )
-        sending[row.host] += 1
         hook = connection.execute(sa.select(webhooks).where(webhooks.c.id == row.webhook)).one()
+        if connection.scalar(sa.select(members.c.id).where(_is_member(hook.owner))) is None:
+            connection.execute(sa.delete(webhooks).where(webhooks.c.owner == hook.owner))
+            continue  # the delivery went with it
+        sending[row.host] += 1
         claimed.append(_due(row, hook, now))
     return claimed
 
@@ -434,6 +443,7 @@ def _sweep(connection: sa.Connection, now: float) -> None:
         .where(webhooks.c.old_until <= now)
         .values(old_secret=None, old_until=None)
     )
+    connection.execute(sa.delete(webhooks).where(~sa.exists().where(_is_member(webhooks.c.owner))))
     going_on = sa.exists().where(jobs.c.id == webhooks.c.job, jobs.c.status.not_in(ENDED))
     told_of = sa.exists().where(deliveries.c.webhook == webhooks.c.id)
     connection.execute(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx
@@ -74,7 +74,7 @@ class HookSender:
     pictures_of: Callable[[Job], Awaitable[Sequence[HookImage]]]
     _: KW_ONLY
     wall: Callable[[], float] = time.time
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep
     chance: Callable[[], float] = random.random
     schedule: Sequence[float] = SCHEDULE
     _sending: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -98,7 +98,8 @@ class HookSender:
                     self._changed.clear()  # before looking: what comes meanwhile is seen next
                     now = self.wall()
                     await self._look(group, now)
-                    await first_of(self._changed.wait(), self._rest(now))
+                    rest = await self._rest_after(now)
+                    await first_of(self._changed.wait(), self.sleep(rest))
         finally:
             with anyio.CancelScope(shield=True):
                 await self.queue.release()
@@ -115,14 +116,14 @@ class HookSender:
         self._sending.discard(task)
         self.nudge()
 
-    async def _rest(self, now: float) -> None:
-        """Until something is due after `now`, or may have been made due by others.
+    async def _rest_after(self, now: float) -> float:
+        """Seconds until something is due after `now`, or may have been made due by others.
 
         What was due already waits for its host, and what is being sent there wakes us.
         """
         longest = _LOOK_AGAIN if self.queue.database.is_shared else _LOOK_AGAIN_ANYHOW
         due = await self.queue.next_due(now)
-        await self.sleep(longest if due is None else min(longest, max(0.0, due - self.wall())))
+        return longest if due is None else min(longest, max(0.0, due - self.wall()))
 
     async def _keep_sweeping(self) -> None:
         while True:

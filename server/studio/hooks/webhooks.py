@@ -145,11 +145,6 @@ class Webhooks:
 
         await self.database.write(forget)
 
-    async def delete_all(self, owner: str) -> None:
-        """Forget all hooks of a member who is no longer one."""
-        forget = sa.delete(webhooks).where(webhooks.c.owner == owner)
-        await self.database.write(lambda connection: connection.execute(forget))
-
     async def rotate(self, owner: str, hook: str, now: float) -> SecretStr:
         """Give a hook another secret; for `BOTH_SIGN_FOR` the old one signs beside it.
 
@@ -234,8 +229,8 @@ class Webhooks:
 
 def _add(connection: sa.Connection, owner: str, new: NewHook, now: float) -> Hook:
     # Locked, so that two who ask at once do not both find room for one.
-    member = sa.select(members.c.id).where(members.c.id == owner).with_for_update()
-    if connection.scalar(member) is None:
+    member = sa.select(members.c.id).where(members.c.id == owner, members.c.removed_at.is_(None))
+    if connection.scalar(member.with_for_update()) is None:
         raise LookupError("there is no such member")
     count = sa.select(sa.func.count()).where(webhooks.c.owner == owner, webhooks.c.job.is_(None))
     if (connection.scalar(count) or 0) >= MAX_HOOKS:

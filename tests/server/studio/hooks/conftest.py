@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,14 +12,15 @@ from tests.server.studio.hooks.studios import empty
 
 
 @pytest.fixture(scope="package", params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    # pytest's own folders are closed to the account that Postgres runs under where we are root.
-    with tempfile.TemporaryDirectory() as folder:
-        if request.param == "sqlite":
-            yield sa.URL.create("sqlite", database=f"{folder}/studio.sqlite")
-        else:
-            with postgres(Path(folder)) as address:
-                yield address
+def database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.URL]:
+    if request.param == "sqlite":
+        folder = tmp_path_factory.mktemp("studio")
+        yield sa.URL.create("sqlite", database=str(folder / "studio.sqlite"))
+    else:
+        with postgres() as server:
+            yield server.url
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from cache.tasks import cancel_and_wait
 from generator.guarded_outgoing import guarded_client, reach_of
 from generator.jobs.database import Database, open_database
 from generator.jobs.hook_tables import deliveries, webhooks
+from generator.jobs.migrations import upgrade
 from generator.jobs.model import Job, Problem
-from generator.jobs.schema import events, items, jobs, members, metadata, refusals, state
+from generator.jobs.schema import events, items, jobs, members, refusals, state
 from generator.jobs.store import JobStore, NewItem, NewJob
 from server.studio.hooks.deliveries import DeliveryQueue
 from server.studio.hooks.messages import HookImage
@@ -145,8 +146,8 @@ async def hook_studio(
 def empty(url: sa.URL) -> None:
     """A database with all tables, two members, and nothing else."""
     engine = sa.create_engine(url)
-    metadata.create_all(engine)
     with engine.begin() as connection:
+        upgrade(connection)
         for table in (deliveries, webhooks, refusals, items, events, jobs, state, members):
             connection.execute(sa.delete(table))
         connection.execute(

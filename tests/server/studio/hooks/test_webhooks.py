@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 
 import pytest
 import sqlalchemy as sa
 
-from generator.jobs.hook_tables import deliveries
+from generator.jobs.hook_tables import deliveries, webhooks
+from generator.jobs.schema import members
 from server.studio.hooks.registration import checked_hook
 from server.studio.hooks.webhooks import MAX_HOOKS, TooManyHooks
 from tests.server.studio.hooks.studios import hook_studio
@@ -87,9 +89,6 @@ async def test_a_hook_that_is_deleted_takes_what_waits_for_it_along(url: sa.URL)
         await studio.hooks.delete("ada", hook.id)
         count = sa.select(sa.func.count()).select_from(deliveries)
         assert await studio.database.read(lambda connection: connection.scalar(count)) == 1
-        await studio.hooks.delete_all("ada")
-        assert await studio.database.read(lambda connection: connection.scalar(count)) == 0
-        assert await studio.hooks.of("ada") == []
 
 
 async def test_deliveries_are_read_page_by_page(url: sa.URL) -> None:
@@ -105,3 +104,25 @@ async def test_deliveries_are_read_page_by_page(url: sa.URL) -> None:
             last = pages[-1][-1].id
             pages.append(await studio.hooks.deliveries("ada", hook.id, before=last, limit=4))
         assert [each for page in pages for each in page] == told
+
+
+async def test_who_is_no_member_any_more_is_told_nothing(url: sa.URL) -> None:
+    async with hook_studio(url, sends=False) as studio:
+        await studio.hook(URL)
+        bens, _ = await studio.hook(URL, "ben")
+        for owner in ("ada", "ben"):
+            await studio.done(owner)
+        now = time.time()
+        await studio.queue.take_note(now)
+        await studio.accept(hook={"url": URL, "events": ["job.queued"]})
+        gone = sa.update(members).where(members.c.id == "ada").values(removed_at=now)
+        await studio.database.write(lambda connection: connection.execute(gone))
+        while await studio.queue.take_note(now):
+            pass
+        assert [due.hook for due in await studio.queue.claim(now, 16)] == [bens.id]
+        with pytest.raises(LookupError):
+            await studio.hook(URL)
+        await studio.queue.sweep(now)
+        left = sa.select(webhooks.c.id)
+        found = await studio.database.read(lambda connection: connection.scalars(left).all())
+        assert found == [bens.id]
