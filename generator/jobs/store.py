@@ -151,7 +151,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class JobEvent:
     """Something that happened to a job.
 
     Attributes:
@@ -311,7 +311,7 @@ class JobStore:
 
     async def events_after(
         self, last: int, *, owner: str | None = None, job: str | None = None, limit: int = 1000
-    ) -> list[Event]:
+    ) -> list[JobEvent]:
         """What happened after an event, in order; nothing is left out.
 
         Raises:
@@ -324,13 +324,13 @@ class JobStore:
         if job is not None:
             query = query.where(events.c.job == job)
 
-        def look(connection: sa.Connection) -> list[Event]:
+        def look(connection: sa.Connection) -> list[JobEvent]:
             forgotten = _forgotten(connection)
             newest = connection.scalar(sa.select(sa.func.max(events.c.id))) or forgotten
             if not forgotten <= last <= newest:
                 raise EventsForgotten(newest)
             return [
-                Event(row.id, row.at, row.owner, row.job, row.type, json.loads(row.data))
+                JobEvent(row.id, row.at, row.owner, row.job, row.type, json.loads(row.data))
                 for row in connection.execute(query)
             ]
 
