@@ -104,6 +104,10 @@ class _InDoubt(Exception):
     """The connection broke while the transaction was being ended: done, or not done."""
 
 
+class _NotTogether(Exception):
+    """An operation failed by itself: it is to be undone, and those that it is with are not."""
+
+
 @dataclass(eq=False)
 class _Request(Generic[T]):
     """An operation that waits, and who waits for it."""
@@ -227,12 +231,12 @@ class Database:
         """
         try:
             try:
-                self._write_together(requests)
+                self._write_in_one(requests)
             except DBAPIError as error:
                 if not _is_lost(error):
                     raise
                 # The server was restarted since: there is a new connection to be had.
-                self._write_together(requests)
+                self._write_in_one(requests)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
             if len(requests) > 1 and not _is_hopeless(error):
                 self._write_one_by_one(requests)
@@ -252,7 +256,7 @@ class Database:
         """Write one of them; what was wrong at last, if something was."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self._write_together([request])
+                self._write_in_one([request])
             except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 if attempt == _ATTEMPTS or not _may_be_repeated(error):
                     _fail([request], error)
@@ -261,12 +265,23 @@ class Database:
                 return None
         raise AssertionError("the last attempt returns")
 
-    def _write_together(self, requests: Sequence[_Request[Any]]) -> None:
+    def _write_in_one(self, requests: Sequence[_Request[Any]]) -> None:
         """Write them in one transaction.
 
         An error of the database's is the whole transaction's and is raised: what was done in it
         is lost, and after some of them SQLite knows of no savepoint any more. One of an
         operation's own is kept for it.
+        """
+        try:
+            self._write_together(requests, apart=False)
+        except _NotTogether:
+            self._write_together(requests, apart=True)
+
+    def _write_together(self, requests: Sequence[_Request[Any]], *, apart: bool) -> None:
+        """Write them, and raise `_NotTogether` where one fails, unless they are kept `apart`.
+
+        Savepoints would keep them apart at once, but cost Postgres more than most of what is done
+        between them, and operations seldom fail.
         """
         with self.writer.connect() as connection:
             transaction = connection.begin()
@@ -275,19 +290,10 @@ class Database:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITERS_LOCK)))
                 for request in requests:
                     request.results, request.error = [], None
-                    savepoint = connection.begin_nested() if len(requests) > 1 else None
-                    try:
-                        request.results.append(request.operation(connection))
-                    except DBAPIError:
-                        raise
-                    except Exception as error:  # noqa: BLE001 - the operation's own, undone alone
-                        (savepoint or transaction).rollback()
-                        request.error = error
-                        if savepoint is None:
-                            return
+                    if apart:
+                        _do_apart(connection, request)
                     else:
-                        if savepoint is not None:
-                            savepoint.commit()
+                        _do(connection, request)
             except BaseException:
                 _roll_back(transaction)
                 raise
@@ -298,6 +304,28 @@ class Database:
                     raise _InDoubt from error
                 _roll_back(transaction)
                 raise
+
+
+def _do(connection: sa.Connection, request: _Request[Any]) -> None:
+    try:
+        request.results.append(request.operation(connection))
+    except DBAPIError:
+        raise
+    except Exception as error:
+        raise _NotTogether from error
+
+
+def _do_apart(connection: sa.Connection, request: _Request[Any]) -> None:
+    savepoint = connection.begin_nested()
+    try:
+        request.results.append(request.operation(connection))
+    except DBAPIError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the operation's own, undone alone
+        savepoint.rollback()
+        request.error = error
+    else:
+        savepoint.commit()
 
 
 def _roll_back(transaction: sa.RootTransaction) -> None:
