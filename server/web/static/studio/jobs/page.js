@@ -12,6 +12,8 @@ import { asked, Waiting } from "./waiting.js";
 
 /** Milliseconds between two looks at the figures of the day. */
 const FIGURES = 15_000;
+/** Milliseconds after which they are looked at where a job has ended. */
+const SOON = 2000;
 /** Milliseconds between two looks at what is being drawn, for how long it will still be. */
 const ETA = 5000;
 
@@ -80,7 +82,6 @@ export class JobsPage {
       { key: "e", shown: "e", does: "Take the job’s words into the ask box", act: () => this.#here((job) => this.#ask.reuse(job)) },
       { key: "shift+arrowup shift+arrowdown", shown: "⇧↑ ⇧↓", does: "Move the waiting job up, down", act: (event) => this.#here((job) => this.#move(job, { to: event.key === "ArrowUp" ? "up" : "down" })) },
       { key: "shift+home shift+end", shown: "⇧Home ⇧End", does: "Move the waiting job first, last", act: (event) => this.#here((job) => this.#move(job, { to: event.key === "Home" ? "first" : "last" })) },
-      { key: "+ -", shown: "+ −", does: "Draw the waiting job sooner, later", act: (event) => this.#here((job) => this.#prefer(job, event.key === "+" ? 1 : -1)) },
       { key: "o i", shown: "o i", does: "Older jobs, newer jobs", act: (event) => this.#turn(event.key === "o" ? 1 : -1) },
     ];
   }
@@ -105,6 +106,10 @@ export class JobsPage {
   happened(happening) {
     this.#book.happened(happening);
     if (happening.event.startsWith("job.")) void this.#askQueue();
+    if (happening.event === "job.completed" || happening.event === "job.failed") {
+      this.#figuresAt = Math.min(this.#figuresAt, performance.now() - FIGURES + SOON);
+      this.#ask.reckon();
+    }
   }
 
   /** @param {import("../types.js").Step} step */
@@ -189,9 +194,10 @@ export class JobsPage {
     this.#cards.tick(this.#book.running);
     if (this.#connection.line !== "connected" || document.visibilityState !== "visible") return;
     const now = performance.now();
-    if (now - this.#etaAt > ETA && (this.#book.running.length || this.#book.waiting.length)) {
+    if (now - this.#etaAt > ETA && (this.#book.running.length || this.#book.waiting.length || this.#queue?.running || this.#queue?.waiting)) {
       this.#etaAt = now;
       this.#book.touch("running", "waiting");
+      void this.#askQueue();
     }
     if (now - this.#figuresAt > FIGURES) {
       this.#figuresAt = now;
@@ -249,16 +255,8 @@ export class JobsPage {
     const { waiting } = this.#book;
     const body = asked(waiting, job, move, waiting.length >= (this.#queue?.waiting ?? 0));
     if (!body) return;
-    const told = await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body));
-    if (told?.id) this.#book.take(told);
-    if (told) this.#book.did("waiting");
-  }
-
-  /** @param {Job} job @param {1 | -1} by */
-  #prefer(job, by) {
-    const values = words.PRIORITIES.map(({ value }) => value);
-    const next = by > 0 ? values.find((value) => value > (job.priority ?? 5)) : values.findLast((value) => value < (job.priority ?? 5));
-    if (next !== undefined) void this.#move(job, { priority: next });
+    this.#book.place(job, body);
+    if (!(await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body)))) this.#book.unplace();
   }
 
   async #pause() {
