@@ -32,7 +32,7 @@ const UNSAID = "somebody paused it";
 
 /** Seconds, as long as they are worth telling: 4.2 s, 40 s, 3 min, 1 h 20 min. @param {number} seconds */
 export function duration(seconds) {
-  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 10) return `${Number.isInteger(seconds) ? seconds : Math.max(0, seconds).toFixed(1)} s`;
   if (seconds < 100) return `${seconds < 30 ? Math.round(seconds) : Math.round(seconds / 5) * 5} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;
@@ -65,7 +65,7 @@ export function estimate(estimate, n) {
   const { seconds } = estimate;
   return [
     pictures(estimate.pictures ?? n),
-    seconds === null || seconds === undefined ? "nobody knows yet how long" : `about ${duration(seconds)}`,
+    seconds === null || seconds === undefined ? "nobody knows yet how long" : `about ${duration(Math.ceil(seconds))}`,
     money(estimate.cost, estimate.currency),
   ].filter(Boolean).join(", ");
 }

@@ -4,7 +4,7 @@
 import { element, make, keep, mark, say } from "../../control/dom.js";
 import * as words from "../words.js";
 import { Ask } from "./ask.js";
-import { Book } from "./book.js";
+import { Book, WAITING } from "./book.js";
 import { Cards } from "./card.js";
 import * as figures from "./figures.js";
 import { Viewer } from "./viewer.js";
@@ -155,14 +155,16 @@ export class JobsPage {
     const queue = this.#queue;
     const focused = /** @type {HTMLElement | null} */ (document.activeElement);
     this.#cards.show("running", running);
-    this.#waiting.show(waiting, Math.max(waiting.length, queue?.waiting ?? 0), (id) => this.#book.age(id));
+    // How many wait altogether is told a moment later than who: it is asked only where not all of them are here.
+    const all = waiting.length < WAITING ? waiting.length : Math.max(waiting.length, queue?.waiting ?? 0);
+    this.#waiting.show(waiting, all, (id) => this.#book.age(id));
     this.#cards.show("done", done);
     this.#cards.prune(new Set([...running, ...done].map((job) => job.id)));
     // What was put elsewhere with its job keeps the focus.
     if (focused?.closest("[data-job]") && document.activeElement === document.body) focused.focus({ preventScroll: true });
     this.#rove();
-    element("running-count").textContent = running.length ? String(Math.max(running.length, queue?.running ?? 0)) : "";
-    element("waiting-count").textContent = waiting.length ? Math.max(waiting.length, queue?.waiting ?? 0).toLocaleString("en-GB") : "";
+    element("running-count").textContent = running.length ? String(running.length) : "";
+    element("waiting-count").textContent = all ? all.toLocaleString("en-GB") : "";
     say(element("running-none"), !known ? "Looking …" : running.length ? "" : queue?.paused ? "Nothing is drawn while the queue is paused." : waiting.length ? "Nothing is being drawn just now." : "Nothing is being drawn. Write what you would like to see.");
     say(element("waiting-none"), known && !waiting.length ? "Nothing waits." : "");
     say(element("done-none"), known && !done.length ? "What is done will lie here." : "");
@@ -253,7 +255,7 @@ export class JobsPage {
   async #move(job, move) {
     if (job.status !== "queued") return this.#tell("Only what waits can be moved", "no");
     const { waiting } = this.#book;
-    const body = asked(waiting, job, move, waiting.length >= (this.#queue?.waiting ?? 0));
+    const body = asked(waiting, job, move, waiting.length < WAITING);
     if (!body) return;
     this.#book.place(job, body);
     if (!(await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body)))) this.#book.unplace();
