@@ -47,7 +47,9 @@
 
 /** An engine's place in the queue; of somebody else's work, only that there is some. @typedef {{engine: string, working_on: {job: string | null, n: number | null, progress?: number} | null, rests: Problem | null}} Slot */
 
-/** @typedef {{paused: Problem | null, slots: Slot[], waiting: number, running: number}} Queue */
+/** Why the queue stands still; `by` is who had it do so, null where it does by itself. @typedef {{code: string, message: string, by?: string | null}} Pause */
+
+/** @typedef {{paused: Pause | null, slots: Slot[], waiting: number, running: number}} Queue */
 
 /** @typedef {{hours: number, jobs: Record<string, number>, pictures: number, success_rate: number | null, p50_seconds: number | null, p95_seconds: number | null, cost: number | Cost | null, currency?: string}} Stats */
 

@@ -93,7 +93,7 @@ export class Card {
     mark(node, "partial", job.status === "completed" && job.failed ? "" : null);
     node.style.setProperty("--ratio", String(ratio(job)));
     say(prompt, words.prompt(job));
-    const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))];
+    const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))].sort();
     const when = words.hour(ended ? job.completed_at : job.created_at, Date.now());
     say(terms, [words.terms(job), ...engines, ended ? words.money(job.cost) : "", when].filter(Boolean).join(" · "));
     this.tick(age);
