@@ -1,7 +1,7 @@
 // @ts-check
 /** The Studio's page: what stands around every page of it. What is shown is what the Studio says, and nothing else. */
 
-import { element, make, mark, say } from "../control/dom.js";
+import { element, make, mark, say } from "../shared/dom.js";
 import { StudioConnection } from "./connection.js";
 import { JobsPage } from "./jobs/page.js";
 import { Keys } from "./keys.js";

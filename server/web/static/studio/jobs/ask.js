@@ -4,7 +4,7 @@
  * and however often it must be sent: it carries a key, and the key stays until the Studio has answered.
  */
 
-import { element, mark, say } from "../../control/dom.js";
+import { element, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 import { remember } from "./sizes.js";
 

@@ -32,7 +32,7 @@ const TOUCHES = {
 /** @type {Record<ListName, string>} */
 const QUERIES = {
   running: `status=processing&limit=${RUNNING}`,
-  waiting: `status=queued&limit=${WAITING}`,
+  waiting: `status=queued&sort=queue&limit=${WAITING}`,
   done: `status=completed,failed,cancelled&limit=${PAGE}`,
 };
 const ENDED = new Set(["completed", "failed", "cancelled"]);

@@ -4,7 +4,7 @@
  * card is the same from the first step to the last: when its job is done it is only put elsewhere.
  */
 
-import { element, keep, make, mark, say } from "../../control/dom.js";
+import { element, keep, make, mark, say } from "../../shared/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
 import { ratio } from "./sizes.js";

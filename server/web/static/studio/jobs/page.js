@@ -1,7 +1,7 @@
 // @ts-check
 /** The Jobs page: what was asked for, from anywhere, and what became of it. */
 
-import { element, make, keep, mark, say } from "../../control/dom.js";
+import { element, make, keep, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 import { Ask } from "./ask.js";
 import { Book, WAITING } from "./book.js";

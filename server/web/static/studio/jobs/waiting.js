@@ -1,7 +1,7 @@
 // @ts-check
 /** What waits, in its order; a row is moved by dragging it, by its buttons, or by keys. */
 
-import { element, keep, make, mark, say } from "../../control/dom.js";
+import { element, keep, make, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 
 /** @typedef {import("../types.js").Job} Job */
