@@ -28,8 +28,11 @@ async def test_a_live_cue_takes_the_worker_and_the_drawing_is_done_afterwards(
     with worker_process(drawing, "pencil") as worker:
         shared = f'[[engines]]\nname = "box"\nkind = "worker"\nurl = "{worker.url}"\n'
         show = show_in(tmp_path / "show", shared)
-        async with studio(show, own_engines=True) as served, outgoing_client() as client:
-            artist = served.caller()
+        async with (
+            studio(show, own_engines=True) as served,
+            served.caller() as artist,
+            outgoing_client() as client,
+        ):
             asked = {"recipe": LONG.model_dump(mode="json", exclude_none=True)}
             job = (await artist.post("/api/jobs", json=asked)).json()
             await artist.until(job, lambda found: 0 < found["progress"] < 1)
