@@ -118,6 +118,26 @@ async def test_closing_writes_what_waits_and_takes_nothing_more(url: sa.URL) -> 
     assert not any(thread.name == "studio database" for thread in threading.enumerate())
 
 
+async def test_closing_waits_for_a_read_that_was_called_off(url: sa.URL) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def slow(connection: sa.Connection) -> None:
+        begun.set()
+        go_on.wait(20)
+        found.append(connection.scalar(sa.select(sa.func.count()).select_from(state)) or 0)
+
+    async with open_database(url) as database:
+        reading = asyncio.create_task(database.read(slow))
+        await asyncio.to_thread(begun.wait, 20)
+        reading.cancel()
+        await asyncio.wait([reading])
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+    assert found == [0]
+    with pytest.raises(DatabaseUnavailable):
+        await names(database)
+
+
 async def test_a_read_sees_one_moment(url: sa.URL) -> None:
     async with open_database(url) as database:
         between, go_on = threading.Event(), threading.Event()
