@@ -7,6 +7,7 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -102,10 +103,16 @@ def create_studio(
 async def why_not_to_listen(show: Show) -> str | None:
     """Why a Studio must not listen where `show` says; None if it may.
 
+    It is opened once for that: what is wrong with its files is told here, in words.
+
     Raises:
-        DatabaseError: its members cannot be read.
+        BadStoreAddress: the store is nowhere.
+        DatabaseError: its jobs cannot be kept, or another Studio has them.
+        OSError: its folder cannot be written.
     """
-    async with open_database(database_url(show)) as database:
+    store_of(show)
+    async with open_database(database_url(show), alone=True) as database:
+        await asyncio.to_thread(holder_of, show)
         members = Members(database)
         implicit = await members.ensure_implicit(SystemClock().wall())
         links = SealedLinks(b"", SystemClock().wall)
@@ -124,7 +131,10 @@ async def _open_studio(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(show))
         database = await stack.enter_async_context(open_database(database_url(show), alone=True))
-        jobs, members = JobStore(database, holder_of(show)), Members(database)
+        jobs, members = (
+            JobStore(database, await asyncio.to_thread(holder_of, show)),
+            Members(database),
+        )
         links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
         implicit = await members.ensure_implicit(clock.wall())
         access = StudioAccess(section.server, members, implicit, links)
