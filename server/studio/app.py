@@ -24,7 +24,8 @@ from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
 from generator.engines.callback.inbox import callback_inbox
 from generator.guarded_outgoing import guarded_client, reach_of
-from generator.jobs.database import open_database
+from generator.jobs.database import open_database, sqlite_file
+from generator.jobs.drawing import sweep_unfinished
 from generator.jobs.members import Members
 from generator.jobs.outlook import QueueOutlook
 from generator.jobs.paces import remembered_paces
@@ -70,6 +71,9 @@ from server.studio.socket import StudioSocket
 _log = structlog.get_logger(__name__)
 
 _TIDIED_EACH: Final = 3600.0
+_SWEPT_FOR: Final = 86400.0
+"""Seconds for which takes are looked through again that somebody was killed over."""
+
 _EVENTS_KEPT: Final = 7 * 86400.0
 """Seconds for which it is remembered what happened, for whoever comes back to listen."""
 
@@ -230,7 +234,12 @@ def base_address(section: StudioSection) -> str:
 
 def _folders(show: Show, store: Store) -> list[Path]:
     """The folders that a Studio writes to: their disks are looked at."""
-    return [show.state_folder, *([store.root] if isinstance(store, FolderStore) else [])]
+    folders = [show.state_folder]
+    if (file := sqlite_file(database_url(show))) is not None:
+        folders.append(file.parent)
+    if isinstance(store, FolderStore):
+        folders.append(store.root)
+    return folders
 
 
 def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
@@ -284,4 +293,9 @@ async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
     """Delete what is old, until cancelled."""
     while True:
         await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        try:
+            for take in await services.jobs.drawn_again(clock.wall() - _SWEPT_FOR):
+                await sweep_unfinished(services.store, take)
+        except StoreError as error:
+            _log.warning("takes_not_swept", reason=str(error))
         await clock.sleep_until(clock.now() + _TIDIED_EACH)

@@ -70,7 +70,7 @@ async def test_two_studios_on_one_queue_are_killed_in_turn_and_every_job_complet
                     folder,
                     "".join(f"[[engines]]\n{each}" for each in names),
                     store=f"file://{tmp_path}/store",
-                    studio=f'database = "{url}"',
+                    studio=f'keep_free = 0\ndatabase = "{url}"',
                 )
                 studios.append(stack.enter_context(studio_program(folder)))
             seen = await disturbed(studios, tmp_path / "store", SEEDS, 4, random.Random(5))

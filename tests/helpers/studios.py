@@ -125,7 +125,7 @@ def studio_program(folder: Path, **options: Any) -> Iterator[StudioProgram]:
 
 
 def write_studio(
-    folder: Path, engines: str = CARD, *, store: str = "file:store", studio: str = ""
+    folder: Path, engines: str = CARD, *, store: str = "file:store", studio: str = "keep_free = 0"
 ) -> Path:
     """A show of small pictures.
 
@@ -136,7 +136,7 @@ def write_studio(
         studio: what stands in `[studio]`.
     """
     toml = (
-        f'{MANUAL}[store]\nurl = "{store}"\n[studio]\nkeep_free = 0\n{studio}\n{engines}\n'
+        f'{MANUAL}[store]\nurl = "{store}"\n[studio]\n{studio}\n{engines}\n'
         '[programs.P4]\nkind = "text-to-image"\nmodel = "none"\n'
         "steps = 4\nwidth = 96\nheight = 64\n"
     )
