@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.lengths import length
 from benchmarks.machinery import say
 from tests.helpers.postgres import postgres
-from tests.helpers.studios import (
+from tests.helpers.studio_programs import (
     CountedEngine,
     StudioProgram,
     counted_workers,

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.helpers.postgres import postgres
-from tests.helpers.studios import (
+from tests.helpers.studio_programs import (
     SeenOutside,
     StudioProgram,
     counted_workers,

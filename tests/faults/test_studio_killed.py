@@ -22,7 +22,7 @@ import pytest
 
 from tests.helpers.programs import start
 from tests.helpers.servers import ROOT, plain_environment, server_process
-from tests.helpers.studios import PATIENCE, StudioProgram, picture_of, studio_program, write_studio
+from tests.helpers.studio_programs import PATIENCE, StudioProgram, picture_of, studio_program, write_studio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
