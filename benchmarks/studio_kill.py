@@ -58,7 +58,10 @@ async def _measure() -> None:
             await _killed("one Studio, SQLite", one, folder / "show-0/store", expected, engines)
             server = stack.enter_context(postgres())
             url = server.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            how = {"store": f"file://{folder}/store", "studio": f'keep_free = 0\ndatabase = "{url}"'}
+            how = {
+                "store": f"file://{folder}/store",
+                "studio": f'keep_free = 0\ndatabase = "{url}"',
+            }
             two = [studio(1, each[:SLOTS], **how), studio(2, each[SLOTS:], **how)]
             await _killed("two Studios, Postgres", two, folder / "store", expected, engines)
 

@@ -172,6 +172,7 @@ async def _open_studio(
             return await queue_document(scheduler, outlook, member)
 
         feed = Feed(jobs, queue=queue_of)
+        process.when_stopping(feed.end)  # who listens would else be waited for
         drawing = Drawings(store, previews, feed, paces)
         reach = reach_of(section.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))

@@ -22,7 +22,13 @@ import pytest
 
 from tests.helpers.programs import start
 from tests.helpers.servers import ROOT, plain_environment, server_process
-from tests.helpers.studio_programs import PATIENCE, StudioProgram, picture_of, studio_program, write_studio
+from tests.helpers.studio_programs import (
+    PATIENCE,
+    StudioProgram,
+    picture_of,
+    studio_program,
+    write_studio,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
@@ -112,6 +118,33 @@ async def test_told_to_end_it_puts_back_what_it_draws_and_leaves_nothing_behind(
             assert found == [("queued", 0, 1, None)]
             assert database.execute("SELECT crashes FROM jobs").fetchall() == [(0,)]
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.pace
+async def test_told_to_end_whoever_listens_or_waits_hears_the_end_and_keeps_nobody(
+    show: Path,
+) -> None:
+    with studio_program(show) as studio:
+        await studio.start()
+        where = studio.address.http
+        job = (await ask(studio, program=None, prompt=None, **LONG)).json()["id"]
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            waiting = [
+                asyncio.create_task(client.get(f"{where}{path}"))
+                for path in ("/api/events", f"/api/jobs/{job}/events", f"/api/jobs/{job}?wait=50")
+            ]
+            began = time.monotonic()
+            while get(studio, f"/api/jobs/{job}")["progress"] == 0:
+                assert time.monotonic() - began < PATIENCE
+                await asyncio.sleep(0.02)
+            began = time.monotonic()
+            assert await asyncio.to_thread(studio.terminate) == 0
+            assert time.monotonic() - began < 5
+            answers = await asyncio.gather(*waiting)
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert "item.running" in answers[1].text
+        assert answers[2].json()["status"] == "processing"
+        assert studio.errors() == []
 
 
 async def test_killed_its_children_end_with_it(show: Path) -> None:
