@@ -306,6 +306,11 @@ class JobStore:
         found = await self.database.read(lambda connection: connection.scalar(query.limit(1)))
         return found is not None
 
+    async def drawn_again(self, since: float) -> list[str]:
+        """The takes of items that were begun more than once, and have ended after a time."""
+        query = sa.select(items.c.take).where(items.c.ended_at > since, items.c.claims > 1)
+        return await self.database.read(lambda connection: list(connection.scalars(query)))
+
     async def asked_since(self, owner: str, since: float) -> int:
         """How many items a member has asked for after a time."""
         return await self.database.read(lambda connection: _asked_since(connection, owner, since))

@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cache.stores.urls import BadStoreAddress
 from generator.jobs.backup import BackupRefused, backup
 from generator.jobs.database import DatabaseError, open_database
 from generator.jobs.members import BadMemberName, MemberExists, Members
 from server.cli import studio_client
 from server.cli.common import JsonOption, LogLevelOption, ShowOption, StoreOption, fail, load
 from server.config.show import Show
+from server.core.child_process import give_way
 from server.core.clock import SystemClock
 from server.core.host_process import HostProcess
 from server.core.output import output_in_background
@@ -64,17 +66,29 @@ def serve(
     """Serve the Studio: its pages at /, its requests below /api."""
     with output_in_background():
         loaded = load(show, store=store, studio={"host": host, "port": port})
+        _look_before_serving(loaded)
+        give_way()
+        process = HostProcess.of_this_server()
+        app = create_studio(loaded, SystemClock(), process)
+        title = f"{loaded.title}, the Studio"
         try:
-            if (refusal := asyncio.run(why_not_to_listen(loaded))) is not None:
-                fail(refusal, 2)
-            process = HostProcess.of_this_server()
-            app = create_studio(loaded, SystemClock(), process)
-            title = f"{loaded.title}, the Studio"
             serve_app(loaded.settings.studio.server, app, title, process, log_level=log_level)
-        except DatabaseError as error:
-            fail(str(error), 1)
         except NotServed as error:
             fail(str(error), error.status)
+
+
+def _look_before_serving(show: Show) -> None:
+    """End the program with what keeps a Studio from serving, if something does."""
+    try:
+        refusal = asyncio.run(why_not_to_listen(show))
+    except BadStoreAddress as error:
+        fail(f"[store] url: {error}", 1)
+    except DatabaseError as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", 1)
+    if refusal is not None:
+        fail(refusal, 2)
 
 
 # ---------------------------------------------------------------- who may ask
