@@ -39,6 +39,10 @@ COMMANDS: Final[Mapping[str, str]] = {
 """Every command, and the function or group that it is. One is imported when it is asked for:
 a server that starts does not wait for what draws or rehearses."""
 
+_OURS: Final = frozenset({"cache", "generator", "server"})
+_EXTRAS: Final[Mapping[str, str]] = {"studio": "studio"}
+"""Commands that want more than what is always installed, and the extra that brings it."""
+
 
 class _CommandsByName(TyperGroup):
     """Finds a command by `COMMANDS`."""
@@ -54,7 +58,12 @@ class _CommandsByName(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         name, _, attribute = COMMANDS[cmd_name].partition(":")
-        module = _loaded(name)
+        try:
+            module = _loaded(name)
+        except ModuleNotFoundError as error:
+            if cmd_name not in _EXTRAS or (error.name or "").partition(".")[0] in _OURS:
+                raise
+            return _not_installed(cmd_name, error.name or "a part of it")
         found = getattr(module, attribute)
         if isinstance(found, typer.Typer):
             group = get_group(found)
@@ -63,6 +72,21 @@ class _CommandsByName(TyperGroup):
         single = typer.Typer(add_completion=False)
         single.command(name=cmd_name, epilog=getattr(module, "EPILOG", None))(found)
         return get_command(single)
+
+
+def _not_installed(name: str, missing: str) -> Command:
+    """In place of a command whose extra is not installed: the others are there all the same."""
+    extra = _EXTRAS[name]
+    remedy = f"make {name} installs it, as does pip install 'understudy[{extra}]'"
+
+    def say_so() -> None:
+        _fail(f"understudy {name} wants {missing}, which is not installed: {remedy}", 1)
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    single = typer.Typer(add_completion=False)
+    told = f"Not installed: {remedy}."
+    single.command(name=name, help=told, context_settings=anything)(say_so)
+    return get_command(single)
 
 
 def _loaded(name: str) -> ModuleType:

@@ -103,9 +103,9 @@ async def why_not_to_listen(show: Show) -> str | None:
     """Why a Studio must not listen where `show` says; None if it may.
 
     Raises:
-        DatabaseError: its members cannot be read.
+        DatabaseError: its database cannot be had, or another Studio has it.
     """
-    async with open_database(database_url(show)) as database:
+    async with open_database(database_url(show), alone=True) as database:
         members = Members(database)
         implicit = await members.ensure_implicit(SystemClock().wall())
         links = SealedLinks(b"", SystemClock().wall)
