@@ -273,6 +273,7 @@ class JobStore:
         kind: JobKind | None = None,
         before: str | None = None,
         limit: int = 50,
+        in_line: bool = False,
     ) -> list[Job]:
         """Jobs, the newest first.
 
@@ -282,6 +283,7 @@ class JobStore:
             kind: of which kind, None for any.
             before: the id of the last one that is known already.
             limit: at most so many.
+            in_line: whether those come first instead that are first in their owner's line.
         """
         where: sa.ColumnElement[bool] = sa.true()
         if owner is not None:
@@ -295,7 +297,8 @@ class JobStore:
             if owner is not None:  # else somebody else's job would tell when it was asked for
                 last = last.where(jobs.c.owner == owner)
             where &= jobs.c.number < last.scalar_subquery()
-        return await self.database.read(lambda connection: _jobs(connection, where, limit))
+        order = (jobs.c.priority.desc(), jobs.c.rank, jobs.c.number) if in_line else _NEWEST
+        return await self.database.read(lambda connection: _jobs(connection, where, limit, order))
 
     async def owns_take(self, take: str, owner: str) -> bool:
         """Whether a take is one that a member asked for, drawn or not."""
@@ -1128,10 +1131,16 @@ def _claim_of(holder: str, claimed: Claimed) -> dict[str, Any]:
     return {"of_job": claimed.number, "of_n": claimed.n, "by": holder, "under": claimed.claim}
 
 
-def _jobs(connection: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Job]:
-    rows = connection.execute(
-        sa.select(jobs).where(where).order_by(jobs.c.number.desc()).limit(limit)
-    ).all()
+_NEWEST: Final = (jobs.c.number.desc(),)
+
+
+def _jobs(
+    connection: sa.Connection,
+    where: sa.ColumnElement[bool],
+    limit: int,
+    order: Sequence[sa.ColumnElement[Any]] = _NEWEST,
+) -> list[Job]:
+    rows = connection.execute(sa.select(jobs).where(where).order_by(*order).limit(limit)).all()
     numbers = [row.number for row in rows]
     pieces: dict[int, list[Item]] = {number: [] for number in numbers}
     columns = (

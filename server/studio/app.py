@@ -7,7 +7,7 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from cache.index import load_manifest
@@ -56,14 +57,15 @@ from server.studio.feed import Feed
 from server.studio.hooks.deliveries import DeliveryQueue
 from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
+from server.studio.large_bodies import LargeBodies
 from server.studio.links import SealedLinks
 from server.studio.opening import database_url, holder_of, links_secret
 from server.studio.previews import LivePreviews
 from server.studio.queue_api import queue_document
-from server.studio.refusals import studio_refusal
+from server.studio.refusals import broke_off, http_refusal, studio_refusal
 from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
-from server.studio.slots import studio_engines
+from server.studio.slots import StudioEngine, studio_engines
 from server.studio.socket import StudioSocket
 
 _log = structlog.get_logger(__name__)
@@ -74,7 +76,10 @@ _EVENTS_KEPT: Final = 7 * 86400.0
 
 
 def create_studio(
-    show: Show, clock: Clock | None = None, process: HostProcess | None = None
+    show: Show,
+    clock: Clock | None = None,
+    process: HostProcess | None = None,
+    given: Sequence[StudioEngine] | None = None,
 ) -> Starlette:
     """The whole Studio, as an ASGI application; it draws while its lifespan lasts.
 
@@ -82,6 +87,7 @@ def create_studio(
         show: whose programs, styles, engines and store.
         clock: the time; None for the machine's.
         process: what it runs in; None for one that it only visits.
+        given: engines that are open already; None for those of the show.
     """
     server = show.settings.studio.server
     proxies = ReverseProxies(server.trusted_proxies, server.public_url)
@@ -92,8 +98,14 @@ def create_studio(
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
-        exception_handlers={Refused: studio_refusal},
-        lifespan=partial(_open_studio, show, clock or SystemClock(), process or HostProcess()),
+        exception_handlers={
+            Refused: studio_refusal,
+            HTTPException: http_refusal,
+            Exception: broke_off,
+        },
+        lifespan=partial(
+            _open_studio, show, clock or SystemClock(), process or HostProcess(), given
+        ),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself
     return app
@@ -115,7 +127,11 @@ async def why_not_to_listen(show: Show) -> str | None:
 
 @asynccontextmanager
 async def _open_studio(
-    show: Show, clock: Clock, process: HostProcess, app: Starlette
+    show: Show,
+    clock: Clock,
+    process: HostProcess,
+    given: Sequence[StudioEngine] | None,
+    app: Starlette,
 ) -> AsyncIterator[Mapping[str, Any]]:
     """Build every part, and draw until left; yields what endpoints find in `request.state`."""
     section = show.settings.studio
@@ -132,7 +148,9 @@ async def _open_studio(
         stack.enter_context(unhandled.of_the_loop())
 
         callbacks = callback_inbox(show.settings.tokens.secrets)
-        engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
+        engines = given
+        if engines is None:
+            engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
         paces = await stack.enter_async_context(remembered_paces(jobs))
         previews = LivePreviews()
 
@@ -188,6 +206,8 @@ async def _open_studio(
             sender=sender,
             reach=reach,
             callbacks=callbacks,
+            recipes=LargeBodies(),
+            answers=LargeBodies(),
             metrics=metrics,
             conditions=conditions,
         )

@@ -15,6 +15,7 @@ from cache.stores.port import NotFound, StoreError
 from cache.thumbnails import MEDIA_TYPE, thumbnail
 from generator.jobs.drawing import open_take
 from server.network.responses import cacheable, etag_of
+from server.studio.byte_ranges import in_range
 from server.studio.previews import Step
 from server.studio.refusals import StudioRefused, no_such
 from server.studio.requests import id_in_path, query_number, refusing
@@ -39,7 +40,7 @@ async def _picture(request: Request) -> Response:
         small = await asyncio.to_thread(thumbnail, data, name, width=width)
         data, media_type = small.data, MEDIA_TYPE
     etag = await asyncio.to_thread(etag_of, data)
-    return cacheable(request, data, media_type, _FOREVER, etag)
+    return in_range(request, cacheable(request, data, media_type, _FOREVER, etag))
 
 
 picture: Final = refusing(_picture)
