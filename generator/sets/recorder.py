@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from cache.index import register
 from cache.library import BrokenSet, Library
@@ -21,6 +22,7 @@ from cache.model.keys import Key, config_key, image_key, meta_key
 from cache.model.manifest import ManifestAction, dump_config
 from cache.stores.port import Store
 from cache.tasks import cancel_and_wait
+from cache.threads import offload_large
 from generator.engines.port import (
     BatchEngine,
     DrawingFailed,
@@ -174,7 +176,9 @@ class Recorder:
                 name = f"{stem}.{extension_for(image.media_type)}"
                 await upload(image_key(action_id, set_id, name), image.image)
                 durations[stem] = max(round(image.duration, 6), 1e-6)
-                files[name] = FileFacts.of(image.image)
+                files[name] = await offload_large(
+                    len(image.image), partial(FileFacts.of, image.image)
+                )
                 finished = image.final
         if not finished:
             raise DrawingFailed(f"{self.engine.name} ended without a final image")

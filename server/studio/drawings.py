@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cache.stores.port import Store
+from cache.library import BrokenSet
+from cache.stores.port import NotFound, Store
 from generator.engines.port import StepImage
 from generator.jobs.cost import cost_by_settings
 from generator.jobs.drawing import DrawingPlace, open_take
@@ -57,13 +58,16 @@ async def hook_images(store: Store, links: SealedLinks, job: Job) -> Sequence[Ho
     """The pictures of a job that are ready, as webhooks tell of them.
 
     Raises:
-        BrokenSet, StoreError: one cannot be read.
+        StoreError, FormatError: one cannot be read.
     """
     images: list[HookImage] = []
     for item in job.items:
         if item.status != "ready":
             continue
-        final = (await open_take(store, item.take)).image_set.steps[-1]
+        try:
+            final = (await open_take(store, item.take)).image_set.steps[-1]
+        except (NotFound, BrokenSet):
+            continue  # it was there, and somebody has removed it since: nobody can have it
         url = links.sealed(f"/takes/{item.take}/final.jpg", job.owner, absolute=True)
         images.append(HookImage(item.n, item.take, item.seed, url, final.sha256 or ""))
     return images

@@ -33,7 +33,7 @@ from generator.engines.port import StepImage
 from generator.jobs.database import DatabaseError
 from generator.jobs.model import ENDED
 from generator.jobs.schema import events, jobs
-from generator.jobs.store import Claimed, Event, EventsForgotten, EventType, JobStore
+from generator.jobs.store import Claimed, EventsForgotten, EventType, JobEvent, JobStore
 from server.core.refusal import Refused
 
 _log = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ class FeedMessage:
     n: int | None = None
 
 
-def event_message(event: Event) -> FeedMessage:
+def event_message(event: JobEvent) -> FeedMessage:
     """An event as it is told (pure)."""
     document = {
         "type": "event",
@@ -161,7 +161,7 @@ class _EventLog:
         self._ids: list[int] = []
         self._messages: list[FeedMessage] = []
 
-    def append(self, told: Iterable[Event]) -> None:
+    def append(self, told: Iterable[JobEvent]) -> None:
         for event in told:
             self._ids.append(event.id)
             self._messages.append(event_message(event))

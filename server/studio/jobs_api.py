@@ -190,7 +190,10 @@ async def estimate(request: Request, parts: StudioServices, member: Member) -> R
 
 @for_members
 async def jobs(request: Request, parts: StudioServices, member: Member) -> Response:
-    """`GET /api/jobs?status=&kind=&before=&limit=`: one's own, the newest first."""
+    """`GET /api/jobs?status=&kind=&before=&limit=`: one's own, the newest first.
+
+    With `sort=queue` those come first that are next in line.
+    """
     query = request.query_params
     found = await parts.jobs.find(
         owner=member.id,
@@ -198,6 +201,7 @@ async def jobs(request: Request, parts: StudioServices, member: Member) -> Respo
         kind=_kind(query.get("kind")),
         before=query_id(request, "before"),
         limit=query_number(request, "limit", 50, 1, _MOST_JOBS),
+        in_line=query.get("sort") == "queue",
     )
     return JsonResponse({"jobs": [await parts.documents.of(job) for job in found]})
 

@@ -43,7 +43,7 @@ class LivePreview(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Drawing:
+class _DrawnTake:
     """One try at a take, and its pictures in the order they came."""
 
     claimed: Claimed
@@ -74,14 +74,14 @@ class LivePreviews:
     keep: float = KEEP
     later: Later = _later
     size: int = field(default=0, init=False)
-    _drawings: dict[str, _Drawing] = field(default_factory=dict, init=False)
+    _drawings: dict[str, _DrawnTake] = field(default_factory=dict, init=False)
 
     def show(self, claimed: Claimed, image: StepImage) -> None:
         """Take in the next picture of a drawing; it waits for nobody."""
         drawing = self._drawings.get(claimed.take)
         if drawing is None or drawing.claimed is not claimed:  # drawn once more, from the start
             self._forget(drawing)
-            drawing = self._drawings[claimed.take] = _Drawing(claimed)
+            drawing = self._drawings[claimed.take] = _DrawnTake(claimed)
         step: Step = "final" if image.final else image.step
         before = drawing.pictures.pop(step, None)
         drawing.pictures[step] = LivePreview(claimed.owner, image.image, image.media_type)
@@ -102,7 +102,7 @@ class LivePreviews:
 
     # ------------------------------------------------------------
 
-    def _forget(self, drawing: _Drawing | None) -> None:
+    def _forget(self, drawing: _DrawnTake | None) -> None:
         if drawing is not None and self._drawings.get(drawing.claimed.take) is drawing:
             del self._drawings[drawing.claimed.take]
             self.size -= drawing.size

@@ -28,6 +28,12 @@ MAKERS = frozenset(
 """What is called to have something done beside: in asyncio, its groups, threading, anyio."""
 
 AWAITED = {
+    ("generator/jobs/database.py", "Thread"): (1, "each request hears what it ended with"),
+    ("generator/jobs/paces.py", "create_task"): (1, "catches what the database may raise; ended"),
+    ("generator/jobs/scheduler.py", "create_task"): (3, "`run` waits for slots; slots for work"),
+    ("generator/sse.py", "ensure_future"): (4, "awaited in the answer that they serve"),
+    ("server/studio/feed.py", "create_task"): (2, "a TaskGroup raises what they raise"),
+    ("server/studio/hooks/sender.py", "create_task"): (2, "a TaskGroup raises what they raise"),
     ("server/core/background_jobs.py", "create_task"): (1, "this is where jobs are minded"),
     ("cache/tasks.py", "create_task"): (1, "`first_of` raises what the first of them raised"),
     # Loops that go on for long, and catch all that is not their own end.
@@ -84,7 +90,6 @@ AWAITED = {
     ("generator/outgoing.py", "create_task"): (1, "awaited under a shield"),
     ("generator/sets/recorder.py", "create_task"): (1, "awaited before the set is whole"),
     ("generator/worker.py", "create_task"): (2, "awaited in the request that they serve"),
-    ("generator/worker.py", "ensure_future"): (2, "awaited in the request that they serve"),
     ("generator/worker_queue.py", "ensure_future"): (2, "awaited, whichever is done first"),
     ("server/core/clock.py", "create_task"): (1, "`timeout_at` waits for its timer"),
     ("server/control/osc.py", "create_task"): (1, "answers whatever happens"),

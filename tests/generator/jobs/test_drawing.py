@@ -31,7 +31,7 @@ from generator.jobs.database import open_database
 from generator.jobs.drawing import NO_ACTION, DrawingPlace, DrawWork, take_store
 from generator.jobs.eta import WorkSize
 from generator.jobs.model import ENDED, Job, take_id
-from generator.jobs.store import Claimed, Event, JobStore, NewItem, NewJob
+from generator.jobs.store import Claimed, JobEvent, JobStore, NewItem, NewJob
 from generator.sheet.recipe import PipelineKind, Recipe
 from tests.helpers.drawing_studio import scripted_images
 from tests.helpers.pictures import picture
@@ -257,9 +257,9 @@ class MortalStudio:
 
 
 @asynccontextmanager
-async def told(store: JobStore, look: Callable[[Event], None]) -> AsyncIterator[list[Event]]:
+async def told(store: JobStore, look: Callable[[JobEvent], None]) -> AsyncIterator[list[JobEvent]]:
     """Everything that is told of the jobs, each shown to `look` as soon as it is."""
-    events: list[Event] = []
+    events: list[JobEvent] = []
 
     async def follow() -> None:
         while True:
@@ -299,7 +299,7 @@ async def test_killed_again_and_again_everything_is_drawn_once(url: sa.URL, tmp_
             )
             jobs.append((await store.accept(new, float(seed)))[0])
 
-        def is_there(event: Event) -> None:
+        def is_there(event: JobEvent) -> None:
             if event.type in {"item.ready", "job.completed"}:
                 item = next(job for job in jobs if job.id == event.job).items[0]
                 place = folder / f"studio/takes/{item.take}/actions/{NO_ACTION}/sets/0"

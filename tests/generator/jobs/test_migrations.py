@@ -40,6 +40,11 @@ SUCCESS_ON_SQLITE = BRIEF_SUCCESS.replace(
 STORAGE_ON_SQLITE = BRIEF_STORAGE.replace("pg_column_size", "length")
 
 
+def before(moment: float, seconds: float) -> float:
+    """A time that is set down, not measured."""
+    return moment - seconds
+
+
 def test_from_nothing_it_becomes_what_the_schema_says(bare: sa.URL) -> None:
     engine = sa.create_engine(bare)
     with engine.begin() as connection:
@@ -86,6 +91,7 @@ async def test_what_operators_ask_of_the_view_is_answered(url: sa.URL) -> None:
     async with open_database(url) as database:
         store = JobStore(database, "here")
         now = time.time()
+        begun = before(now, 50)
         recipe = {"prompt": "a lamp, watercolor", "width": 1024, "height": 768}
         new = NewJob(
             id=str(uuid.uuid4()),
@@ -97,7 +103,7 @@ async def test_what_operators_ask_of_the_view_is_answered(url: sa.URL) -> None:
         )
         await store.accept(new, now - 60)
         for seconds in (1.5, 2.5):
-            claimed = await store.claim("gpu", now - 50, lease=60)
+            claimed = await store.claim("gpu", begun, lease=60)
             assert claimed is not None
             await store.ready(claimed, now - 40, seconds=seconds, cost=0.0)
         other = NewJob(str(uuid.uuid4()), "draw", "ben", [NewItem(1, {})])
@@ -130,8 +136,8 @@ async def test_what_operators_ask_of_the_view_is_answered(url: sa.URL) -> None:
         assert row["processing_time_ms"] == 4000
         started = row["started_at"].timestamp() if on_postgres else row["started_at"]
         if on_postgres:
-            assert started == pytest.approx(now - 50, abs=0.001)
+            assert started == pytest.approx(begun, abs=0.001)
             assert row["metadata"] == {"for": "me"}
         else:
-            assert started[:19] == time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now - 50))
+            assert started[:19] == time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(begun))
             assert row["metadata"] == '{"for":"me"}'

@@ -16,7 +16,7 @@ from generator.jobs.database import open_database
 from generator.jobs.model import ENDED, JOB_MOVES, JobStatus, Problem, status_of
 from generator.jobs.store import (
     Claimed,
-    Event,
+    JobEvent,
     JobStore,
     NewItem,
     NewJob,
@@ -33,7 +33,7 @@ def new(chance: random.Random, owner: str) -> NewJob:
     return NewJob(str(uuid.uuid4()), "draw", owner, pieces, priority=chance.choice([1, 5, 9]))
 
 
-def walked_through(events: list[Event]) -> dict[str, list[JobStatus]]:
+def walked_through(events: list[JobEvent]) -> dict[str, list[JobStatus]]:
     """What each job was, one after the other, by what was told of it."""
     became: dict[str, JobStatus] = {
         "job.queued": "queued",

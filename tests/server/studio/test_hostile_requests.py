@@ -430,7 +430,10 @@ def codes_in(file: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(code, ast.JoinedStr):
             start = code.values[0]
             assert isinstance(start, ast.Constant)
-            assert any(known.startswith(str(start.value)) for known in STATUSES), (file, node.lineno)
+            assert any(known.startswith(str(start.value)) for known in STATUSES), (
+                file,
+                node.lineno,
+            )
 
 
 def test_every_code_has_its_status() -> None:

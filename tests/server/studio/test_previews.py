@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from generator.engines.port import DrawingFailed, StepImage
-from generator.jobs.scheduler import Done
+from generator.jobs.scheduler import Done, OnStep
 from generator.jobs.store import Claimed
 from server.studio.previews import LivePreview, LivePreviews, ShownPlace
 
@@ -109,7 +109,8 @@ async def test_a_place_says_when_its_drawing_is_over_however_it_ends(timers: Tim
     class Place:
         name = "gpu"
 
-        async def work(self, claimed: Claimed) -> Done:
+        async def work(self, claimed: Claimed, on_step: OnStep) -> Done:
+            del on_step
             previews.show(claimed, step(1))
             if claimed.take == "bad":
                 raise DrawingFailed("it broke off")
@@ -118,9 +119,9 @@ async def test_a_place_says_when_its_drawing_is_over_however_it_ends(timers: Tim
     previews = LivePreviews(later=timers.later)
     place = ShownPlace(Place(), previews)
     assert place.name == "gpu"
-    assert await place.work(claimed("good")) == Done(1.0)
+    assert await place.work(claimed("good"), lambda _step, _steps: None) == Done(1.0)
     with pytest.raises(DrawingFailed):
-        await place.work(claimed("bad"))
+        await place.work(claimed("bad"), lambda _step, _steps: None)
     assert len(timers.waiting) == 2
     timers.pass_by()
     assert previews.size == 0
