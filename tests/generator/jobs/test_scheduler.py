@@ -405,9 +405,7 @@ class UnreliableStore(JobStore):
     async def ready(self, *args: object, **named: object) -> bool:
         return await self._perhaps(super().ready(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
-    async def ready_and_claim(
-        self, *args: object, **named: object
-    ) -> tuple[bool, Claimed | None]:
+    async def ready_and_claim(self, *args: object, **named: object) -> tuple[bool, Claimed | None]:
         return await self._perhaps(super().ready_and_claim(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
     async def put_back(self, *args: object, **named: object) -> bool:
