@@ -84,6 +84,12 @@ _POSTGRES_SESSION: Final = (
 )
 
 
+_REMEDY: Final = (
+    "put a copy back that understudy studio backup has made; or move it away, with what is beside "
+    "it, to begin anew without its jobs and members (the pictures are in the store)"
+)
+
+
 class DatabaseError(Exception):
     """The database did not do what it was asked to."""
 
@@ -429,7 +435,7 @@ async def open_database(url: sa.URL, *, alone: bool = False) -> AsyncIterator[Da
     file = sqlite_file(url)
     if file is not None:
         _make_private_file(file)
-    with _held_alone(file) if alone and file is not None else nullcontext():
+    with held_alone(file) if alone and file is not None else nullcontext():
         writer, reader = _engines(url)
         database = Database(writer, reader)
         thread = threading.Thread(
@@ -440,7 +446,9 @@ async def open_database(url: sa.URL, *, alone: bool = False) -> AsyncIterator[Da
         )
         one_at_a_time = anyio.CapacityLimiter(1)
         try:
-            await write_in_thread(lambda: _bring_up_to_date(writer), one_at_a_time)
+            await write_in_thread(
+                lambda: _bring_up_to_date(writer, file, whole=alone), one_at_a_time
+            )
             thread.start()
             yield database
         finally:
@@ -472,12 +480,26 @@ def sqlite_file(url: sa.URL) -> Path | None:
 
 
 def _make_private_file(file: Path) -> None:
-    """Have a file there that nobody else may read: what people asked for is their own."""
+    """Have a file there that nobody else may read: what people asked for is their own.
+
+    Raises:
+        DatabaseError: it cannot be had, or is gone: who finds all jobs missing should know why.
+    """
+    if not file.exists() and (lock := _lock_of(file)).exists():
+        raise DatabaseError(
+            f"{file}: is gone, though a Studio has kept its jobs there. Put a copy back that "
+            f"understudy studio backup has made; or remove {lock.name} beside it, to begin anew"
+        )
     try:
         make_private_folder(file.parent)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
     except OSError as error:
         raise _of_the_file(file, error) from error
+
+
+def _lock_of(file: Path) -> Path:
+    """The file that says who has a database; it stays."""
+    return file.with_name(f"{file.name}.lock")
 
 
 def _of_the_file(file: Path, error: OSError) -> DatabaseError:
@@ -486,13 +508,13 @@ def _of_the_file(file: Path, error: OSError) -> DatabaseError:
 
 
 @contextmanager
-def _held_alone(file: Path) -> Iterator[None]:
-    """Hold a database's file for one Studio, as long as its process lives.
+def held_alone(file: Path) -> Iterator[None]:
+    """Hold a file for one Studio, as long as its process lives.
 
     The system lets go of the lock when the process ends, however it does; the file that carries
     it stays, and says who holds it, or did.
     """
-    beside = file.with_name(f"{file.name}.lock")
+    beside = _lock_of(file)
     try:
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
@@ -516,14 +538,34 @@ def _held_alone(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _bring_up_to_date(writer: sa.Engine) -> None:
+def _bring_up_to_date(writer: sa.Engine, file: Path | None, *, whole: bool) -> None:
+    """Have the tables of this release there.
+
+    Args:
+        writer: the database.
+        file: its own, where it has one: whoever reads what is wrong looks for it.
+        whole: whether a file is looked through, too: of one that is damaged somewhere, some jobs
+            would else be served and others not.
+
+    Raises:
+        DatabaseError: they are not there.
+    """
+    where = "" if file is None else f"{file}: "
     try:
         with writer.begin() as connection:
             upgrade(connection)
+        if file is not None and whole:
+            with writer.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if found != "ok":
+                raise DatabaseError(f"{where}it is damaged ({found}): {_REMEDY}")
     except UnknownRevision as error:
-        raise DatabaseNewer(str(error)) from error
+        raise DatabaseNewer(f"{where}{error}") from error
     except DBAPIError as error:
-        raise _translated(error) from error
+        ours = _translated(error)
+        name = getattr(error.orig, "sqlite_errorname", "")
+        remedy = f": {_REMEDY}" if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) else ""
+        raise type(ours)(f"{where}{ours}{remedy}") from error
 
 
 def _engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:

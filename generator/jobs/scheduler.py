@@ -708,7 +708,8 @@ class Scheduler:
 
 
 def _no_database(error: DatabaseError) -> Problem:
-    return Problem("unavailable", f"the jobs cannot be read or written: {error}")
+    # What the database says names it, and who opens it: everybody sees this.
+    return Problem("unavailable", f"the jobs cannot be read or written ({type(error).__name__})")
 
 
 def _is_expected(error: Exception) -> bool:

@@ -9,6 +9,7 @@ under an earlier one comes too late.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -307,6 +308,11 @@ class JobStore:
         query = sa.select(items.c.take).where(items.c.take == take, items.c.owner == owner)
         found = await self.database.read(lambda connection: connection.scalar(query.limit(1)))
         return found is not None
+
+    async def drawn_again(self, since: float) -> list[str]:
+        """The takes of items that were begun more than once, and have ended after a time."""
+        query = sa.select(items.c.take).where(items.c.ended_at > since, items.c.claims > 1)
+        return await self.database.read(lambda connection: list(connection.scalars(query)))
 
     async def asked_since(self, owner: str, since: float) -> int:
         """How many items a member has asked for after a time."""
@@ -1274,6 +1280,8 @@ def _claim_of(holder: str, claimed: Claimed) -> dict[str, Any]:
 
 
 _NEWEST: Final = (jobs.c.number.desc(),)
+_MOST_ITEMS: Final = 20_000
+"""Items that a page of jobs may have together; it is the shorter for them."""
 
 
 def _jobs(
@@ -1282,7 +1290,11 @@ def _jobs(
     limit: int,
     order: Sequence[sa.ColumnElement[Any]] = _NEWEST,
 ) -> list[Job]:
-    rows = connection.execute(sa.select(jobs).where(where).order_by(*order).limit(limit)).all()
+    found = connection.execute(sa.select(jobs).where(where).order_by(*order).limit(limit)).all()
+    so_far = itertools.accumulate(row.total for row in found)
+    # One by itself may have as many as there are; a page of such would fill the memory.
+    rows = [row for row, total in zip(found, so_far, strict=True) if total <= _MOST_ITEMS]
+    rows = rows or list(found[:1])
     numbers = [row.number for row in rows]
     pieces: dict[int, list[Item]] = {number: [] for number in numbers}
     columns = (
