@@ -110,6 +110,10 @@ class AlreadyOpen(DatabaseError):
     """Another Studio has it."""
 
 
+class Declined(Exception):
+    """An operation's own, raised before it wrote anything: there is nothing to undo."""
+
+
 class _InDoubt(Exception):
     """The connection broke while the transaction was being ended: done, or not done."""
 
@@ -229,8 +233,9 @@ class Database:
     async def write(self, operation: Operation[T]) -> T:
         """Have `operation` done in a transaction; it is on the medium when this returns.
 
-        An exception of the operation's own undoes it alone, and is raised here. Cancelled, it is
-        not begun, or waited for.
+        An exception of the operation's own undoes it alone, and is raised here; one that is
+        `Declined` costs those that are written with it nothing. Cancelled, it is not begun, or
+        waited for.
 
         Raises:
             DatabaseError: it was not done.
@@ -379,6 +384,8 @@ def _do(connection: sa.Connection, request: _Request[Any]) -> None:
         request.results.append(request.operation(connection))
     except DBAPIError:
         raise
+    except Declined as error:
+        request.error = error
     except Exception as error:
         raise _NotTogether from error
 

@@ -19,6 +19,7 @@ from generator.jobs.database import (
     DatabaseFull,
     DatabaseNewer,
     DatabaseUnavailable,
+    Declined,
     open_database,
 )
 from generator.jobs.schema import state
@@ -59,6 +60,26 @@ async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
             await asyncio.gather(database.write(good), database.write(bad))
         with pytest.raises(LookupError):
             await database.write(bad)  # by itself, without others in its transaction
+        assert await names(database) == ["good"]
+
+
+async def test_one_that_declines_leaves_the_others_as_they_are(url: sa.URL) -> None:
+    begun: list[str] = []
+
+    def declining(_connection: sa.Connection) -> None:
+        begun.append("declining")
+        raise Declined("no")
+
+    def good(connection: sa.Connection) -> None:
+        begun.append("good")
+        connection.execute(put("good"))
+
+    async with open_database(url) as database:
+        results = await asyncio.gather(
+            *(database.write(op) for op in (good, declining)), return_exceptions=True
+        )
+        assert [type(each) for each in results] == [type(None), Declined]
+        assert begun == ["good", "declining"]  # neither is done a second time
         assert await names(database) == ["good"]
 
 
@@ -241,10 +262,23 @@ async def test_one_of_a_later_release_is_left_alone(url: sa.URL) -> None:
 # ---------------------------------------------------------------- Postgres that goes away
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
+@pytest.fixture(scope="module")
+def unreliable_server() -> Iterator[PostgresServer]:
     with postgres() as server:
         yield server
+
+
+@pytest.fixture
+def own_server(unreliable_server: PostgresServer) -> PostgresServer:
+    """One that may be stopped, with nothing in it."""
+    if not (unreliable_server.folder / "data" / "postmaster.pid").exists():
+        unreliable_server.start()  # a test that failed has left it so
+    engine = sa.create_engine(unreliable_server.url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return unreliable_server
 
 
 async def test_a_server_that_goes_away_is_told_and_used_again_when_it_is_back(
