@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -98,79 +98,71 @@ async def job_statistics(database: Database, now: float, hours: float = 24.0) ->
 
 
 def _statistics(connection: sa.Connection, since: float) -> JobStatistics:
-    asked = jobs.c.created_at > since
-    ended = items.c.ended_at > since
-    drawn = ended & (items.c.status == "ready")
-    by_status: dict[JobStatus, int] = {
-        row.status: row.number
-        for row in connection.execute(
-            sa.select(jobs.c.status, sa.func.count().label("number"))
-            .where(asked)
-            .group_by(jobs.c.status)
-        )
+    names = {
+        row.id: row.name for row in connection.execute(sa.select(members.c.id, members.c.name))
     }
-    completed, failed = by_status.get("completed", 0), by_status.get("failed", 0)
-    engines = {
-        row.engine: EngineWork(row.number, row.seconds or 0.0, row.cost or 0.0)
-        for row in connection.execute(
-            sa.select(items.c.engine, *_sums()).where(drawn).group_by(items.c.engine)
-        )
-        if row.engine is not None
-    }
-    pictures = sum(each.pictures for each in engines.values())
+    by_status: dict[JobStatus, int] = {}
+    by_engine: dict[str, EngineWork] = {}
+    by_member: dict[str, MemberWork] = {}
+    failed: dict[str, int] = {}
+    for row in connection.execute(_ASKED, {"since": since}):
+        by_status[row.status] = by_status.get(row.status, 0) + row.number
+        _add(by_member, names.get(row.owner, row.owner), MemberWork(row.number, 0, 0.0))
+    for row in connection.execute(_ENDED, {"since": since}):
+        if row.status == "failed":
+            code = row.error_code or "failed"
+            failed[code] = failed.get(code, 0) + row.number
+        elif row.status == "ready" and row.engine is not None:
+            work = EngineWork(row.number, row.seconds or 0.0, row.cost or 0.0)
+            known = by_engine.get(row.engine, EngineWork(0, 0.0, 0.0))
+            by_engine[row.engine] = EngineWork(
+                known.pictures + work.pictures,
+                known.seconds + work.seconds,
+                known.cost + work.cost,
+            )
+            name = names.get(row.owner, row.owner)
+            _add(by_member, name, MemberWork(0, work.pictures, work.cost))
+    completed, not_completed = by_status.get("completed", 0), by_status.get("failed", 0)
+    over = completed + not_completed
+    pictures = sum(each.pictures for each in by_engine.values())
+    drawn = (items.c.ended_at > since) & (items.c.status == "ready")
     return JobStatistics(
         since=since,
         jobs=by_status,
         pictures=pictures,
-        failed={
-            row.error_code or "failed": row.number
-            for row in connection.execute(
-                sa.select(items.c.error_code, sa.func.count().label("number"))
-                .where(ended, items.c.status == "failed")
-                .group_by(items.c.error_code)
-            )
-        },
-        success_rate=completed / (completed + failed) if completed + failed else None,
+        failed=failed,
+        success_rate=completed / over if over else None,
         p50_seconds=_quantile(connection, drawn, pictures, 0.5),
         p95_seconds=_quantile(connection, drawn, pictures, 0.95),
-        cost=sum(each.cost for each in engines.values()),
-        engines=engines,
-        members=_by_member(connection, asked, drawn),
+        cost=sum(each.cost for each in by_engine.values()),
+        engines=by_engine,
+        members=by_member,
         waiting=_in_state(connection, "queued"),
         running=_in_state(connection, "running"),
     )
 
 
-def _sums() -> tuple[sa.ColumnElement[Any], ...]:
-    return (
-        sa.func.count().label("number"),
-        sa.func.sum(items.c.seconds).label("seconds"),
-        sa.func.sum(items.c.cost).label("cost"),
+_NUMBER: Final = sa.func.count().label("number")
+_ASKED: Final = (
+    sa.select(jobs.c.status, jobs.c.owner, _NUMBER)
+    .where(jobs.c.created_at > sa.bindparam("since"))
+    .group_by(jobs.c.status, jobs.c.owner)
+)
+_ENDED: Final = (
+    sa.select(items.c.status, items.c.engine, items.c.owner, items.c.error_code, _NUMBER)
+    .add_columns(sa.func.sum(items.c.seconds).label("seconds"))
+    .add_columns(sa.func.sum(items.c.cost).label("cost"))
+    .where(items.c.ended_at > sa.bindparam("since"))
+    .group_by(items.c.status, items.c.engine, items.c.owner, items.c.error_code)
+)
+"""One pass each over an index that holds all that is asked."""
+
+
+def _add(found: dict[str, MemberWork], name: str, more: MemberWork) -> None:
+    known = found.get(name, MemberWork(0, 0, 0.0))
+    found[name] = MemberWork(
+        known.jobs + more.jobs, known.pictures + more.pictures, known.cost + more.cost
     )
-
-
-def _by_member(
-    connection: sa.Connection, asked: sa.ColumnElement[bool], drawn: sa.ColumnElement[bool]
-) -> dict[str, MemberWork]:
-    names = {
-        row.id: row.name for row in connection.execute(sa.select(members.c.id, members.c.name))
-    }
-    found: dict[str, MemberWork] = {}
-
-    def add(owner: str, more: MemberWork) -> None:
-        name = names.get(owner, owner)
-        known = found.get(name, MemberWork(0, 0, 0.0))
-        found[name] = MemberWork(
-            known.jobs + more.jobs, known.pictures + more.pictures, known.cost + more.cost
-        )
-
-    of_jobs = sa.select(jobs.c.owner, sa.func.count().label("number")).where(asked)
-    for row in connection.execute(of_jobs.group_by(jobs.c.owner)):
-        add(row.owner, MemberWork(row.number, 0, 0.0))
-    of_items = sa.select(items.c.owner, *_sums()).where(drawn)
-    for row in connection.execute(of_items.group_by(items.c.owner)):
-        add(row.owner, MemberWork(0, row.number, row.cost or 0.0))
-    return found
 
 
 def _quantile(

@@ -1,4 +1,4 @@
-"""A job counts what is not settled of it, and an item who refused it.
+"""A job counts what is not settled of it, an item who refused it; statistics have their indexes.
 
 Revision ID: 0003
 Revises: 0002
@@ -30,6 +30,17 @@ def upgrade() -> None:
         " WHERE refusals.job = items.job AND refusals.n = items.n)"
         " WHERE EXISTS (SELECT 1 FROM refusals WHERE refusals.job = items.job)"
     )
+    op.drop_index("ix_items_ended", "items")
+    op.create_index(
+        "ix_items_ended",
+        "items",
+        ["ended_at", "status", "engine", "owner", "error_code", "seconds", "cost"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.drop_index("ix_jobs_created", "jobs")
+    op.create_index("ix_jobs_created", "jobs", ["created_at", "status", "owner"], unique=False)
 
 
 def _count(name: str) -> sa.Column[int]:
