@@ -311,6 +311,7 @@ async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
     """Delete what is old, until cancelled."""
     while True:
         await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        await services.jobs.forget_refusals(of_settled=True)
         try:
             for take in await services.jobs.drawn_again(clock.wall() - _SWEPT_FOR):
                 await sweep_unfinished(services.store, take)
