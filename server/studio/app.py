@@ -246,7 +246,9 @@ def base_address(section: StudioSection) -> str:
     """What stands before the path in an address that others are told."""
     if section.public_url:
         return section.public_url.rstrip("/")
-    host = f"[{section.host}]" if ":" in section.host else section.host
+    # Where it listens on every address, none of them is what others know it by.
+    named = socket.gethostname() if section.host in {"0.0.0.0", "::"} else section.host  # noqa: S104 - read, not bound
+    host = f"[{named}]" if ":" in named else named
     return f"http://{host}:{section.port}"
 
 
