@@ -159,6 +159,25 @@ async def test_killed_its_children_end_with_it(show: Path) -> None:
         eventually(lambda: not Path(f"/proc/{child}").exists())
 
 
+async def test_a_drawing_that_kills_each_process_that_tries_it_is_given_up_and_keeps_nobody(
+    show: Path,
+) -> None:
+    with studio_program(show) as studio:
+        await studio.start()
+        assert studio.program is not None
+        deadly = (await ask(studio, program=None, prompt=None, **LONG)).json()["id"]
+        behind = (await ask(studio)).json()["id"]
+        for _ in range(3):
+            eventually(lambda: get(studio, f"/api/jobs/{deadly}")["progress"] > 0)
+            (child,) = children_of(studio.program.pid)
+            os.kill(child, signal.SIGKILL)
+            eventually(lambda: get(studio, f"/api/jobs/{deadly}")["progress"] == 0)
+        found = over(studio, deadly)
+        assert (found["status"], found["error"]["code"]) == ("failed", "failed")
+        assert "killed by signal 9" in found["error"]["message"]
+        assert over(studio, behind)["status"] == "completed"
+
+
 async def test_it_and_its_children_give_way_to_a_show(show: Path) -> None:
     with studio_program(show) as studio:
         await studio.start()
