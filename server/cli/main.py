@@ -39,6 +39,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 """Every command, and the function or group that it is. One is imported when it is asked for:
 a server that starts does not wait for what draws or rehearses."""
 
+_OURS: Final = frozenset({"cache", "generator", "server"})
 EXTRAS: Final[Mapping[str, str]] = {"studio": "studio"}
 """The extra that a command needs, for those that need one."""
 
@@ -60,7 +61,7 @@ class _CommandsByName(TyperGroup):
         try:
             module = _loaded(name)
         except ModuleNotFoundError as error:
-            if cmd_name not in EXTRAS:
+            if cmd_name not in EXTRAS or (error.name or "").partition(".")[0] in _OURS:
                 raise
             return _not_installed(cmd_name, str(error.name))
         found = getattr(module, attribute)
