@@ -6,9 +6,10 @@ waits for a take wants it soon. One elsewhere is asked directly, without the sho
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -44,6 +45,8 @@ _LOADED_WITHIN: Final = 600.0
 _REST: Final = 60.0
 """Seconds for which a child is left alone that failed again and again: others wait behind."""
 
+_KNOWN_WITHIN: Final = 5.0
+_LOST: Final[tuple[State, ...]] = ("rested", "restarting", "stopped")
 _ENDED: Final[tuple[State, ...]] = ("ready", "rested", "restarting", "stopped")
 
 
@@ -153,16 +156,20 @@ class _Patient:
                 except EngineStarting:
                     await self.child.until(*_ENDED)
                     continue
-                yield await stack.enter_async_context(aclosing(_survived(images)))
+                yield await stack.enter_async_context(aclosing(self._survived(images)))
                 return
 
-
-async def _survived(images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
-    """The same pictures; that the process was lost over them is a failed drawing."""
-    try:
-        async for image in images:
-            yield image
-    except EnginePreempted:
-        raise
-    except EngineUnavailable as error:
-        raise DrawingFailed(str(error)) from error
+    async def _survived(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
+        """The same pictures; that the process was lost over them is a failed drawing."""
+        try:
+            async for image in images:
+                yield image
+        except EnginePreempted:
+            raise
+        except EngineUnavailable as error:
+            reason = str(error)
+            # Its line breaks a moment before it is known how it ended, which says more.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KNOWN_WITHIN):
+                    reason = (await self.child.until(*_LOST)).reason
+            raise DrawingFailed(f"the process that drew it was lost: {reason}") from error
