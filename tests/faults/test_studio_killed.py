@@ -120,6 +120,19 @@ async def test_told_to_end_it_puts_back_what_it_draws_and_leaves_nothing_behind(
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+async def test_what_a_studio_of_another_name_held_is_drawn_all_the_same(show: Path) -> None:
+    with studio_program(show) as studio:
+        await studio.start()
+        job = (await ask(studio, n=30)).json()["id"]
+        eventually(lambda: get(studio, f"/api/jobs/{job}")["done"] > 0)
+        studio.kill()
+        # As in a copy that was made while it drew, or where the machine has another name now.
+        (show / ".understudy" / "studio-id").unlink()
+        await studio.start()
+        found = over(studio, job)
+        assert (found["status"], found["done"]) == ("completed", 30)
+
+
 @pytest.mark.pace
 async def test_told_to_end_whoever_listens_or_waits_hears_the_end_and_keeps_nobody(
     show: Path,
