@@ -356,6 +356,20 @@ class JobStore:
 
         return await self.database.read(look)
 
+    async def forget_refusals(self, *, of_settled: bool = False) -> None:
+        """Have every engine asked again for what it has refused.
+
+        Args:
+            of_settled: whether only those are forgotten that nobody looks at any more.
+        """
+        forget = sa.delete(refusals)
+        if of_settled:
+            waits = sa.exists().where(
+                items.c.job == refusals.c.job, items.c.n == refusals.c.n, items.c.status == "queued"
+            )
+            forget = forget.where(~waits)
+        await self.database.write(lambda connection: connection.execute(forget))
+
     async def forget_events(self, before: float) -> int:
         """Forget what happened before a time; how many events that were."""
         return await self.database.write(lambda connection: _forget_events(connection, before))
