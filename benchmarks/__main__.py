@@ -25,6 +25,9 @@ from benchmarks import (
     show_first,
     soak,
     startup,
+    studio_beside,
+    studio_kill,
+    studio_soak,
     workers,
 )
 from benchmarks.machinery import say
@@ -47,6 +50,9 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "rehearsal": rehearsal.main,
     "illusion": illusion.main,
     "soak": soak.main,
+    "studio_kill": studio_kill.main,
+    "studio_beside": studio_beside.main,
+    "studio_soak": studio_soak.main,
 }
 
 

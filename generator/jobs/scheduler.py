@@ -289,7 +289,11 @@ class Scheduler:
         for attempt in itertools.count(1):
             try:
                 await self._recall_pause()
-                await self.store.take_over(self.wall(), holders=[self.store.holder])
+                await self.store.take_over(
+                    self.wall(),
+                    holders=[self.store.holder],
+                    alone=not self.store.database.is_shared,
+                )
                 # Who refused may draw it today, or be here no more: then nobody would ever ask.
                 await self.store.forget_refusals()
                 break
