@@ -25,6 +25,8 @@ from benchmarks import (
     show_first,
     soak,
     startup,
+    studio,
+    studio_queue,
     workers,
 )
 from benchmarks.machinery import say
@@ -37,6 +39,8 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "replay": replay.main,
     "control": control.main,
     "push": push.main,
+    "studio": studio.main,
+    "studio_queue": studio_queue.main,
     "browser": browser.main,
     "recording": recording.main,
     "workers": workers.main,
