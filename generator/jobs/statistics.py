@@ -54,7 +54,7 @@ class JobStatistics:
         jobs: how many were asked for, by what became of them so far.
         pictures: that were drawn.
         failed: that came to nothing, by the code of the reason.
-        success: of the jobs that were asked for and came to their end by themselves, the share
+        success_rate: of the jobs that were asked for and came to their end by themselves, the share
             that did not fail; None where there are none.
         p50_seconds, p95_seconds: that half, and 95 of 100, of the pictures took at most; None
             where none was drawn.
@@ -70,7 +70,7 @@ class JobStatistics:
     jobs: Mapping[JobStatus, int]
     pictures: int
     failed: Mapping[str, int]
-    success: float | None
+    success_rate: float | None
     p50_seconds: float | None
     p95_seconds: float | None
     cost: float
@@ -130,7 +130,7 @@ def _statistics(connection: sa.Connection, since: float) -> JobStatistics:
                 .group_by(items.c.error_code)
             )
         },
-        success=completed / (completed + failed) if completed + failed else None,
+        success_rate=completed / (completed + failed) if completed + failed else None,
         p50_seconds=_quantile(connection, drawn, pictures, 0.5),
         p95_seconds=_quantile(connection, drawn, pictures, 0.95),
         cost=sum(each.cost for each in engines.values()),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+import json
+import os
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cache.model.documents import FormatError, WrongVersion
 from cache.stores.port import Store, StoreError
@@ -33,10 +37,31 @@ LogLevelOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 
 
+_WIDE: Final = 200
+"""Columns of a table that nobody sees in a terminal."""
+
+
 def fail(message: str, status: int) -> NoReturn:
     """Say what is wrong and end the program with `status`."""
     errors.print(message, style="red", markup=False)
     raise SystemExit(status)
+
+
+def token_of(*variables: str) -> str | None:
+    """The token that the first of some variables holds, or the file that its ``_FILE`` names.
+
+    None where none of them is set; the end of the program where a file cannot be read.
+    """
+    for name in variables:
+        if token := os.environ.get(name, "").strip():
+            return token
+        if path := os.environ.get(f"{name}_FILE", "").strip():
+            try:
+                return Path(path).read_text(encoding="utf-8-sig").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "no text in UTF-8"
+                fail(f"{name}_FILE: {path}: {reason}", 2)
+    return None
 
 
 @contextmanager
@@ -126,3 +151,19 @@ def in_store(
         elif isinstance(error, FormatError) and not isinstance(error, WrongVersion):
             remedy = "\nunderstudy generate reindex makes it anew from the sets"
         fail(f"{named_store(show).url}: {error}{remedy}", 1)
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """For people; as wide as it has to be where it goes into a file or another program."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for row in rows:  # as texts: what people wrote is no markup
+        table.add_row(*(Text(str(each)) for each in row))
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else _WIDE, crop=False)
+
+
+def print_json(document: object) -> None:
+    """For other programs."""
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=1))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone, tzinfo
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
@@ -25,7 +23,7 @@ from cache.outgoing import has_password, proxy_for, reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, decode_message, one_line
 from generator.outgoing import MAX_MESSAGE
 from generator.sheet.cues import format_time
-from server.cli.common import JsonOption, fail, reading
+from server.cli.common import JsonOption, fail, reading, token_of
 from server.control.command import ControlCommand, command_help
 from server.control.commands import COMMANDS
 
@@ -61,7 +59,7 @@ def control(
     }
     with _socket(address, timeout) as line:
         hello = {"type": "hello", "protocol": 1, "name": name or f"terminal {socket.gethostname()}"}
-        token = _token()
+        token = token_of("UNDERSTUDY_OPERATOR_TOKEN", "UNDERSTUDY_VIEWER_TOKEN")
         line.send(json.dumps({**hello, "token": token} if token else hello))
         _answer(line, "welcome", timeout)
         line.send(json.dumps(message))
@@ -109,19 +107,6 @@ def _value(text: str) -> Any:  # noqa: ANN401 - a JSON value; the server knows w
     except Unfit:  # such as NaN, which is no number: the server says what it wants instead
         return text
     return value if isinstance(value, (bool, int, float)) else text
-
-
-def _token() -> str | None:
-    for role in ("OPERATOR", "VIEWER"):
-        if token := os.environ.get(f"UNDERSTUDY_{role}_TOKEN", "").strip():
-            return token
-        if path := os.environ.get(f"UNDERSTUDY_{role}_TOKEN_FILE", "").strip():
-            try:
-                return Path(path).read_text(encoding="utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "no text in UTF-8"
-                fail(f"UNDERSTUDY_{role}_TOKEN_FILE: {path}: {reason}", 2)
-    return None
 
 
 @contextmanager

@@ -39,6 +39,10 @@ COMMANDS: Final[Mapping[str, str]] = {
 """Every command, and the function or group that it is. One is imported when it is asked for:
 a server that starts does not wait for what draws or rehearses."""
 
+_OURS: Final = frozenset({"cache", "generator", "server"})
+EXTRAS: Final[Mapping[str, str]] = {"studio": "studio"}
+"""The extra that a command needs, for those that need one."""
+
 
 class _CommandsByName(TyperGroup):
     """Finds a command by `COMMANDS`."""
@@ -54,7 +58,12 @@ class _CommandsByName(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         name, _, attribute = COMMANDS[cmd_name].partition(":")
-        module = _loaded(name)
+        try:
+            module = _loaded(name)
+        except ModuleNotFoundError as error:
+            if cmd_name not in EXTRAS or (error.name or "").partition(".")[0] in _OURS:
+                raise
+            return _not_installed(cmd_name, str(error.name))
         found = getattr(module, attribute)
         if isinstance(found, typer.Typer):
             group = get_group(found)
@@ -63,6 +72,19 @@ class _CommandsByName(TyperGroup):
         single = typer.Typer(add_completion=False)
         single.command(name=cmd_name, epilog=getattr(module, "EPILOG", None))(found)
         return get_command(single)
+
+
+def _not_installed(command: str, package: str) -> Command:
+    """What stands for a command whose extra is not installed: it says so, whatever it is given."""
+    extra = f"pip install 'understudy[{EXTRAS[command]}]'"
+    single = typer.Typer(add_completion=False)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+    @single.command(name=command, help=f"(needs {extra})", context_settings=anything)
+    def say_so() -> None:
+        _fail(f"understudy {command} needs {package}, which is not installed: {extra}", 2)
+
+    return get_command(single)
 
 
 def _loaded(name: str) -> ModuleType:

@@ -1,45 +1,164 @@
-"""`understudy studio try`, `jobs`, `cancel` and `stats`: asking a running Studio, over HTTP."""
+"""Asks a running Studio over HTTP, as its terminal commands do, and reads what it answers.
+
+What answers may be another program, or a Studio of another release: of an answer only what is
+needed is read, and what cannot be read is said in one line.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import httpx
 import typer
-from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
-from cache.durable import write_durably
 from cache.outgoing import has_password, reason_of, redacted
 from cache.untrusted import Unfit, decode_answer, one_line
-from generator.outgoing import Client, bearer, outgoing_client
-from generator.outgoing import ask as ask_over_http
-from server.cli.common import JsonOption, errors, fail
+from generator.outgoing import Client, ask, bearer, bounded_lines, outgoing_client, stream
+from server.cli.common import fail, reading, token_of
+from server.config.environment import STUDIO_TOKEN, why_no_token
 
+A = TypeVar("A", bound=BaseModel)
 T = TypeVar("T")
 
-_WITHIN: Final = 60.0
-_LOOK_FOR: Final = 25
-_SHOWN: Final = 60
-_LONGEST: Final = 2**20
-_MOST_BYTES: Final = 64 * 2**20
-TOKEN: Final = "UNDERSTUDY_STUDIO_TOKEN"  # noqa: S105 - the variable's name
+UrlOption = Annotated[
+    str, typer.Option(help=f"Where the Studio is; a token comes from {STUDIO_TOKEN}.")
+]
+STUDIO_URL: Final = "http://127.0.0.1:8100"
 
-UrlOption = Annotated[str, typer.Option(help="Where the Studio is.")]
-_URL: Final = "http://127.0.0.1:8100"
+_WITHIN: Final = 60.0
+"""Seconds; longer than a Studio lets anybody wait for a job."""
+
+_MAX_ANSWER: Final = 16 * 2**20
+_MAX_PICTURE: Final = 64 * 2**20
+_MAX_LINE: Final = 2**20
+_MAX_SAID: Final = 600
+_DATA: Final = "data: "
+_SUFFIXES: Final = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp"}
+
+_AWAY: Final = frozenset({502, 503, 504})
+"""What it answers, or a reverse proxy before it, while it cannot."""
+
+_WRONG_USE: Final = frozenset({"bad_request", "too_large"})
+ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 
 
 class StudioFailed(Exception):
-    """The Studio cannot be reached, or does not do what it was asked to."""
+    """A Studio does not do what it was asked to.
+
+    Attributes:
+        status: of the program: 2 where it was asked for what cannot be.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StudioAway(StudioFailed):
+    """It cannot be reached, or cannot answer now; a while later it may."""
+
+
+class StudioAnswer(BaseModel):
+    """So much of an answer as is needed; what else there is in it is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ProblemAnswer(StudioAnswer):
+    """Why something failed, or waits."""
+
+    code: str = ""
+    message: str = ""
+
+
+class ItemAnswer(StudioAnswer):
+    """One picture of a job."""
+
+    n: int
+    status: str
+    seed: int
+    url: str | None = None
+    error: ProblemAnswer | None = None
+
+
+class JobAnswer(StudioAnswer):
+    """What the terminal reads of a job; `server/studio/documents.py` writes it."""
+
+    id: str
+    status: str
+    total: int
+    done: int
+    failed: int = 0
+    eta_seconds: float | None = None
+    items: tuple[ItemAnswer, ...] = ()
+    error: ProblemAnswer | None = None
+    request: Mapping[str, Any] = {}
+
+    @property
+    def short(self) -> str:
+        """So much of its id as tells it from the others."""
+        return self.id[:8]
+
+
+class JobsAnswer(StudioAnswer):
+    """A page of one's jobs."""
+
+    jobs: tuple[JobAnswer, ...]
+
+
+class _RefusedField(StudioAnswer):
+    message: str
+    field: str = ""
+
+    @property
+    def line(self) -> str:
+        """Where something is wrong, and what was expected, in one line."""
+        return one_line(f"{self.field}: {self.message}" if self.field else self.message, _MAX_SAID)
+
+
+class _ErrorAnswer(StudioAnswer):
+    code: str
+    message: str
+    problems: tuple[_RefusedField, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """What is wrong, in one line."""
+        return one_line(self.message, _MAX_SAID)
+
+
+class _Refusal(StudioAnswer):
+    error: _ErrorAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture's bytes, and what a file of them ends in."""
+
+    data: bytes
+    suffix: str
+
+
+def studio_address(url: str) -> str:
+    """The address of a Studio as it was typed, without what stands behind its path.
+
+    Raises:
+        ValueError: it is none; no password is told.
+    """
+    url = url if "://" in url else f"http://{url}"
+    if has_password(url):
+        raise ValueError(f"without a user and a password; a token comes from {STUDIO_TOKEN}")
+    parts = urlsplit(url)
+    host, _ = parts.hostname, parts.port  # a port that is no number is told here
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError(f"expected an address such as http://10.0.0.5:8100, not {redacted(url)!r}")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -48,7 +167,7 @@ class StudioClient:
 
     Args:
         client: to be entered and left by its owner.
-        url: where it is.
+        url: where it is, as of `studio_address`.
         token: who asks; None for whoever sits at the machine.
     """
 
@@ -66,31 +185,66 @@ class StudioClient:
         """What it answers.
 
         Raises:
+            StudioAway: it cannot be reached, or cannot answer now.
             StudioFailed: with what it says.
         """
         request: dict[str, Any] = {} if body is None else {"json": body}
-        answer = await self._ask(method, path, _LONGEST * 16, headers or {}, request)
+        answer = await self._ask(method, path, _MAX_ANSWER, headers or {}, request)
         try:
             found = decode_answer(answer.content)
         except Unfit:
-            text = f"{redacted(self.url)} answers {answer.status_code}, and not as a Studio does"
-            raise StudioFailed(text) from None
-        if answer.status_code >= httpx.codes.BAD_REQUEST:
-            error = found.get("error") if isinstance(found, dict) else None
-            message = error.get("message") if isinstance(error, dict) else None
-            raise StudioFailed(one_line(str(message or f"it answers {answer.status_code}"), 600))
+            raise self._no_studio(answer.status_code) from None
+        if not answer.is_success:
+            raise self._refused(answer.status_code, found)
         return found
 
-    async def bytes(self, path: str) -> bytes:
+    def read(self, kind: type[A], document: object) -> A:
+        """What is needed of an answer.
+
+        Raises:
+            StudioFailed: it is no Studio's.
+        """
+        try:
+            return kind.model_validate(document)
+        except ValidationError:
+            raise self._no_studio(httpx.codes.OK) from None
+
+    async def picture(self, path: str) -> Picture:
         """A picture.
 
         Raises:
-            StudioFailed: it cannot be had.
+            StudioAway: the Studio cannot be reached, or cannot answer now.
+            StudioFailed: it has none.
         """
-        answer = await self._ask("GET", path, _MOST_BYTES, {}, {})
+        answer = await self._ask("GET", path, _MAX_PICTURE, {}, {})
         if answer.status_code != httpx.codes.OK:
-            raise StudioFailed(f"{path.partition('?')[0]}: it answers {answer.status_code}")
-        return answer.content
+            kind = StudioAway if answer.status_code in _AWAY else StudioFailed
+            raise kind(f"{path.partition('?')[0]}: it answers {answer.status_code}")
+        media_type = answer.headers.get("content-type", "").partition(";")[0]
+        return Picture(answer.content, _SUFFIXES.get(media_type, ".jpg"))
+
+    async def events(self, path: str) -> AsyncGenerator[Mapping[str, Any], None]:
+        """What it tells as server-sent events, until it has nothing more to say.
+
+        Raises:
+            StudioAway: it cannot be listened to, or breaks off.
+        """
+        try:
+            async with stream(
+                self.client, "GET", f"{self.url}{path}", within=_WITHIN, headers=bearer(self.token)
+            ) as response:
+                if response.status_code != httpx.codes.OK:
+                    return  # such as where too many listen already
+                async with aclosing(
+                    bounded_lines(response, limit=_MAX_LINE, within=_WITHIN)
+                ) as lines:
+                    async for line in lines:
+                        if line.startswith(_DATA):
+                            message = decode_answer(line.removeprefix(_DATA))
+                            if isinstance(message, dict):
+                                yield message
+        except (httpx.HTTPError, Unfit) as error:
+            raise StudioAway(f"{redacted(self.url)}: {reason_of(error, self.url)}") from error
 
     async def _ask(
         self,
@@ -101,7 +255,7 @@ class StudioClient:
         request: Mapping[str, Any],
     ) -> httpx.Response:
         try:
-            return await ask_over_http(
+            return await ask(
                 self.client,
                 method,
                 f"{self.url}{path}",
@@ -112,135 +266,52 @@ class StudioClient:
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             where, reason = redacted(self.url), reason_of(error, self.url)
-            text = f"{where}: {reason}. Is it running? understudy studio, or --url"
-            raise StudioFailed(text) from error
+            text = f"{where}: {reason}. Is it running? understudy studio starts one, or say --url"
+            raise StudioAway(text) from error
+
+    def _no_studio(self, status: int) -> StudioFailed:
+        kind = StudioAway if status in _AWAY else StudioFailed
+        return kind(f"{redacted(self.url)} answers {status}, and not as a Studio does: see --url")
+
+    def _refused(self, status: int, document: object) -> StudioFailed:
+        try:
+            error = _Refusal.model_validate(document).error
+        except ValidationError:
+            return self._no_studio(status)
+        if error.code == "unauthorized":
+            return StudioFailed(self._unauthorized(error.message))
+        said = "\n".join(each.line for each in error.problems or (error,))
+        if status in _AWAY:
+            return StudioAway(said)
+        return StudioFailed(said, 2 if error.code in _WRONG_USE else 1)
+
+    def _unauthorized(self, message: str) -> str:
+        if self.token is None:
+            remedy = f"set {STUDIO_TOKEN}; understudy studio member add NAME makes one"
+            return f"unauthorized: this Studio wants a token: {remedy}"
+        remedy = f"understudy studio member token NAME gives another for {STUDIO_TOKEN}"
+        return f"unauthorized: {one_line(message, _MAX_SAID)}: {remedy}"
 
 
-def ask(
-    prompt: Annotated[str, typer.Argument(help="What the pictures are of.")],
-    *,
-    n: Annotated[int, typer.Option("-n", min=1, max=64, help="How many.")] = 4,
-    style: Annotated[str | None, typer.Option(help="Words laid over the prompt.")] = None,
-    program: Annotated[str | None, typer.Option(help="How they are drawn.")] = None,
-    cue: Annotated[str | None, typer.Option(help="Whose action they are for.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first picture.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="In fewer steps.")] = False,
-    to: Annotated[Path | None, typer.Option(help="A folder for the final images.")] = None,
-    url: UrlOption = _URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Have takes drawn, and say where they are."""
-    wanted = {"prompt": prompt, "style": style, "program": program, "cue": cue, "seed": seed}
-    body = {name: value for name, value in wanted.items() if value is not None}
-    body |= {"kind": "draw", "n": n, "speed": "fast" if fast else "full"}
-    _run(url, lambda studio: _try(studio, body, to, as_json=as_json))
+def with_studio(
+    url: str,
+    work: Callable[[StudioClient], Awaitable[T]],
+    stopped: Callable[[], str] = lambda: "stopped",
+) -> T:
+    """Ask the Studio at `url`, or end the program with what is wrong."""
+    with reading("--url"):
+        address = studio_address(url)
+    token = token_of(STUDIO_TOKEN)
+    if token and (why_not := why_no_token(token, sent=True)) is not None:
+        fail(f"{STUDIO_TOKEN}: {why_not}", 2)
 
-
-async def _try(
-    studio: StudioClient, body: Mapping[str, Any], to: Path | None, *, as_json: bool
-) -> None:
-    job = await studio.json("POST", "/api/jobs", body, {"Idempotency-Key": str(uuid.uuid4())})
-    with errors.status("asked for") as line:
-        while job["status"] not in {"completed", "failed", "cancelled"}:
-            line.update(f"{job['done']} of {job['total']} drawn{_left(job)}")
-            job = await studio.json("GET", f"/api/jobs/{job['id']}?wait={_LOOK_FOR}")
-    saved = await _saved(studio, job, to) if to is not None else {}
-    if as_json:
-        print_json(job)
-    else:
-        for item in job["items"]:
-            where = saved.get(item["n"]) or item["url"] or (item["error"] or {}).get("message")
-            typer.echo(f"{item['status']}  seed {item['seed']}  {where}")
-    if job["status"] != "completed":
-        fail(f"{job['status']}: {(job['error'] or {}).get('message', 'nothing was drawn')}", 1)
-
-
-async def _saved(studio: StudioClient, job: Mapping[str, Any], to: Path) -> dict[int, Path]:
-    saved: dict[int, Path] = {}
-    for item in job["items"]:
-        if item["url"]:
-            path = to / f"{job['id'][:8]}-{item['n']}.jpg"
-            write_durably(path, await studio.bytes(item["url"]))
-            saved[item["n"]] = path
-    return saved
-
-
-def jobs(
-    *,
-    status: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
-    url: UrlOption = _URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Your jobs, the newest first."""
-    only = "" if status is None else f"&status={quote(status)}"
-    found = _run(url, lambda studio: studio.json("GET", f"/api/jobs?limit={limit}{only}"))
-    if as_json:
-        print_json(found)
-        return
-    table = Table("id", "status", "done", "left", "what", "why not", box=None)
-    for job in found["jobs"]:
-        errors_of_items = (each["error"] for each in job["items"] if each["error"])
-        error = job["error"] or next(errors_of_items, None) or {}
-        table.add_row(
-            job["id"],
-            job["status"],
-            f"{job['done']}/{job['total']}",
-            _left(job).lstrip(", "),
-            one_line(str((job["request"] or {}).get("prompt", "")), _SHOWN),
-            one_line(str(error.get("message", "")), _SHOWN),
-        )
-    Console().print(table)
-
-
-def cancel(job: Annotated[str, typer.Argument(help="Its id.")], *, url: UrlOption = _URL) -> None:
-    """Call a job off; what is drawn stays."""
-    path = f"/api/jobs/{quote(job, safe='')}"
-    found = _run(url, lambda studio: studio.json("DELETE", path))
-    typer.echo(f"{found['status']}: {found['done']} of {found['total']} were drawn")
-
-
-def stats(
-    *,
-    hours: Annotated[int, typer.Option(min=1)] = 24,
-    url: UrlOption = _URL,
-    as_json: JsonOption = False,
-) -> None:
-    """How the last hours went."""
-    found = _run(url, lambda studio: studio.json("GET", f"/api/stats?hours={hours}"))
-    if as_json:
-        print_json(found)
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in found.items():
-        table.add_row(name.replace("_", " "), json.dumps(value) if value is not None else "unknown")
-    Console().print(table)
-
-
-def print_json(document: object) -> None:
-    """For other programs."""
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
-
-
-def _left(job: Mapping[str, Any]) -> str:
-    seconds = job["eta_seconds"]
-    return "" if seconds is None else f", about {max(1, round(seconds))} s left"
-
-
-def _run(url: str, work: Any) -> Any:  # noqa: ANN401 - what JSON holds
-    if has_password(url):
-        fail(f"--url: without a password; the token comes from {TOKEN}", 2)
-
-    async def asked() -> Any:  # noqa: ANN401 - what JSON holds
-        token = os.environ.get(TOKEN)
+    async def asked() -> T:
         async with outgoing_client() as client:
-            return await work(
-                StudioClient(client, url.rstrip("/"), SecretStr(token) if token else None)
-            )
+            return await work(StudioClient(client, address, SecretStr(token) if token else None))
 
     try:
         return asyncio.run(asked())
     except StudioFailed as error:
-        fail(str(error), 1)
+        fail(str(error), error.status)
     except KeyboardInterrupt:
-        fail("stopped; what was asked for is drawn all the same: understudy studio jobs", 130)
+        fail(stopped(), 130)

@@ -16,6 +16,12 @@ from typing import Final
 
 PREFIX: Final = "UNDERSTUDY_"
 
+STUDIO_TOKEN: Final = "UNDERSTUDY_STUDIO_TOKEN"  # noqa: S105 - the variable's name
+"""What the terminal's commands bring to a Studio; a server wants nothing of it."""
+
+STUDIO_DATABASE: Final = "UNDERSTUDY_STUDIO_DATABASE"
+"""The address of the Studio's database: a secret, for it may bring a password."""
+
 _READ: Final = re.compile(r"UNDERSTUDY_|R2_")
 _SERVICE_LINK: Final = re.compile(
     r"(.*_)?SERVICE_(HOST|PORT(_\w+)?)|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"

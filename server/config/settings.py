@@ -33,6 +33,8 @@ from generator.sheet.programs import DEFAULT_PROGRAMS, Program
 from generator.styles import Style, StyleName, with_default_styles
 from server.config.environment import (
     PREFIX,
+    STUDIO_DATABASE,
+    STUDIO_TOKEN,
     is_service_link,
     tidy,
     why_no_secret,
@@ -72,8 +74,10 @@ def secret_variables() -> dict[str, str]:
     return {kind: name for kind, name in secrets.items() if name is not None}
 
 
-def _token_names() -> set[str]:
-    names = (*token_variables().values(), *secret_variables().values())
+def _secret_names() -> set[str]:
+    """Variables that hold a secret, or, with ``_FILE`` behind their name, the path of one."""
+    in_files = (STUDIO_TOKEN, STUDIO_DATABASE)
+    names = (*token_variables().values(), *secret_variables().values(), *in_files)
     return {name + end for name in names for end in ("", "_FILE")}
 
 
@@ -141,7 +145,7 @@ def load_settings(
     Raises:
         SettingsError: with everything that is wrong, in one go.
     """
-    env = tidy(os.environ if environ is None else environ, {*_OLDER_NAMES, *_token_names()})
+    env = tidy(os.environ if environ is None else environ, {*_OLDER_NAMES, *_secret_names()})
     problems: list[str] = []
     remarks: list[str] = []
     from_file = _read_toml(toml, problems)
@@ -238,7 +242,7 @@ def _read_environment(
     ours = {
         name: value
         for name, value in env.items()
-        if name.startswith(PREFIX) and name not in _token_names()
+        if name.startswith(PREFIX) and name not in _secret_names()
         if not is_service_link(name, value)
     }
     known = _variables()
@@ -259,6 +263,8 @@ def _read_environment(
             found = _merge(found, _set_by(name, value))
         except (ValueError, RecursionError):  # the value itself is not told: it may be a secret
             problems.append(f"environment: {name}: expected JSON")
+    if database := _read_secret(env, STUDIO_DATABASE, problems):
+        found = _merge(found, {"studio": {"database": database}})
     tokens = _read_tokens(env, problems)
     if tokens:
         found["tokens"] = tokens
@@ -293,7 +299,7 @@ def _variables() -> frozenset[str]:
     )
     return frozenset(
         {
-            *_token_names(),
+            *_secret_names(),
             *(f"UNDERSTUDY_{name.upper()}" for name in (*keys, *Settings.model_fields)),
         }
     )

@@ -17,10 +17,10 @@ from server.config.sections import ServerSection, Tokens, is_loopback
 from server.network.access import Access
 from server.network.reverse_proxy import came_through_a_proxy
 from server.studio.links import SealedLinks
-from server.studio.refusals import StudioRefused
+from server.studio.refusals import StudioRefused, no_member
 
 _LOOKED_UP_FOR = 2.0
-"""Seconds for which it is believed that nobody has a token."""
+"""Seconds for which it is believed who the members are."""
 
 WANTED = (
     "a token is needed: Authorization: Bearer …, or X-API-Key. "
@@ -47,14 +47,14 @@ class StudioAccess:
     now: Callable[[], float] = time.monotonic
     _origins: Access = field(init=False, repr=False)
     _looked: float | None = field(default=None, init=False)
-    _anybody: bool = field(default=False, init=False)
+    _ids: frozenset[str] = field(default=frozenset(), init=False)
 
     def __post_init__(self) -> None:
         self._origins = Access(Tokens(), self.server)
 
     async def refuses_to_listen(self) -> str | None:
         """Why it must not listen where it is to; None if it may."""
-        if await self._has_members():
+        if await self._members():
             return None
         if self.server.public_url or self.server.trusted_proxies:
             where = "to be shown by a reverse proxy"
@@ -92,20 +92,24 @@ class StudioAccess:
         if token is not None:
             member = await self.members.by_token(token)
             if member is None:
-                raise StudioRefused("unauthorized", "nobody has this token (any more)")
+                raise no_member()
             return member
-        if self._at_the_machine(connection) and not await self._has_members():
+        if self._at_the_machine(connection) and not await self._members():
             return self.implicit
         raise StudioRefused("unauthorized", WANTED)
 
     async def viewer_of(self, connection: HTTPConnection, path: str) -> str:
         """Id of the member as whom somebody may see `path`: by token, or by a sealed address.
 
+        An address lets nobody see what its member would not be let see: it is dead once that is
+        no member any more. Those of who sits at the machine die with the first token.
+
         Raises:
             AccessDenied, StudioRefused, DatabaseError: as `member_of`.
         """
+        self.check_origin(connection)
         sealed = self.links.member_of(path, connection.query_params)
-        if sealed is not None:
+        if sealed is not None and sealed in (await self._members() or {self.implicit.id}):
             return sealed
         return (await self.member_of(connection)).id
 
@@ -115,12 +119,13 @@ class StudioAccess:
         direct = not came_through_a_proxy(connection) and not behind_proxy
         return direct and client is not None and is_loopback(client)
 
-    async def _has_members(self) -> bool:
-        """Whether anybody has a token; once somebody has, the machine is open to nobody else."""
+    async def _members(self) -> frozenset[str]:
+        """Ids of those who have a token; once there is one, the machine is open to nobody else."""
         if self._looked is None or self.now() - self._looked > _LOOKED_UP_FOR:
-            self._anybody = bool(await self.members.all())
-            self._looked = self.now()
-        return self._anybody
+            looked = self.now()
+            self._ids = frozenset(member.id for member in await self.members.all())
+            self._looked = looked
+        return self._ids
 
 
 def _token_of(connection: HTTPConnection) -> str | None:

@@ -7,7 +7,7 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from cache.index import load_manifest
@@ -23,7 +24,8 @@ from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
 from generator.engines.callback.inbox import callback_inbox
 from generator.guarded_outgoing import guarded_client, reach_of
-from generator.jobs.database import open_database
+from generator.jobs.database import open_database, sqlite_file
+from generator.jobs.drawing import sweep_unfinished
 from generator.jobs.members import Members
 from generator.jobs.outlook import QueueOutlook
 from generator.jobs.paces import remembered_paces
@@ -56,25 +58,32 @@ from server.studio.feed import Feed
 from server.studio.hooks.deliveries import DeliveryQueue
 from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
+from server.studio.large_bodies import LargeBodies
 from server.studio.links import SealedLinks
-from server.studio.opening import database_url, holder_of, links_secret
+from server.studio.opening import database_url, held_name, links_secret
 from server.studio.previews import LivePreviews
 from server.studio.queue_api import queue_document
-from server.studio.refusals import studio_refusal
+from server.studio.refusals import broke_off, http_refusal, studio_refusal
 from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
-from server.studio.slots import studio_engines
+from server.studio.slots import StudioEngine, studio_engines
 from server.studio.socket import StudioSocket
 
 _log = structlog.get_logger(__name__)
 
 _TIDIED_EACH: Final = 3600.0
+_SWEPT_FOR: Final = 86400.0
+"""Seconds for which takes are looked through again that somebody was killed over."""
+
 _EVENTS_KEPT: Final = 7 * 86400.0
 """Seconds for which it is remembered what happened, for whoever comes back to listen."""
 
 
 def create_studio(
-    show: Show, clock: Clock | None = None, process: HostProcess | None = None
+    show: Show,
+    clock: Clock | None = None,
+    process: HostProcess | None = None,
+    given: Sequence[StudioEngine] | None = None,
 ) -> Starlette:
     """The whole Studio, as an ASGI application; it draws while its lifespan lasts.
 
@@ -82,6 +91,7 @@ def create_studio(
         show: whose programs, styles, engines and store.
         clock: the time; None for the machine's.
         process: what it runs in; None for one that it only visits.
+        given: engines that are open already; None for those of the show.
     """
     server = show.settings.studio.server
     proxies = ReverseProxies(server.trusted_proxies, server.public_url)
@@ -92,8 +102,14 @@ def create_studio(
             Middleware(BehindProxies, proxies),
             Middleware(LimitedRequests),
         ],
-        exception_handlers={Refused: studio_refusal},
-        lifespan=partial(_open_studio, show, clock or SystemClock(), process or HostProcess()),
+        exception_handlers={
+            Refused: studio_refusal,
+            HTTPException: http_refusal,
+            Exception: broke_off,
+        },
+        lifespan=partial(
+            _open_studio, show, clock or SystemClock(), process or HostProcess(), given
+        ),
     )
     app.router.redirect_slashes = False  # it would name this server as it knows itself
     return app
@@ -102,11 +118,17 @@ def create_studio(
 async def why_not_to_listen(show: Show) -> str | None:
     """Why a Studio must not listen where `show` says; None if it may.
 
+    It is opened once for that: what is wrong with its files is told here, in words.
+
     Raises:
-        DatabaseError: its members cannot be read.
+        BadStoreAddress: the store is nowhere.
+        DatabaseError: its jobs cannot be kept, or another Studio has them.
+        OSError: its folder cannot be written.
     """
-    async with open_database(database_url(show)) as database:
-        members = Members(database)
+    store_of(show)
+    async with open_database(database_url(show), alone=True) as database:
+        with held_name(show):
+            members = Members(database)
         implicit = await members.ensure_implicit(SystemClock().wall())
         links = SealedLinks(b"", SystemClock().wall)
         access = StudioAccess(show.settings.studio.server, members, implicit, links)
@@ -115,7 +137,11 @@ async def why_not_to_listen(show: Show) -> str | None:
 
 @asynccontextmanager
 async def _open_studio(
-    show: Show, clock: Clock, process: HostProcess, app: Starlette
+    show: Show,
+    clock: Clock,
+    process: HostProcess,
+    given: Sequence[StudioEngine] | None,
+    app: Starlette,
 ) -> AsyncIterator[Mapping[str, Any]]:
     """Build every part, and draw until left; yields what endpoints find in `request.state`."""
     section = show.settings.studio
@@ -124,7 +150,8 @@ async def _open_studio(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(show))
         database = await stack.enter_async_context(open_database(database_url(show), alone=True))
-        jobs, members = JobStore(database, holder_of(show)), Members(database)
+        jobs = JobStore(database, stack.enter_context(held_name(show)))
+        members = Members(database)
         links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
         implicit = await members.ensure_implicit(clock.wall())
         access = StudioAccess(section.server, members, implicit, links)
@@ -132,7 +159,9 @@ async def _open_studio(
         stack.enter_context(unhandled.of_the_loop())
 
         callbacks = callback_inbox(show.settings.tokens.secrets)
-        engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
+        engines = given
+        if engines is None:
+            engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
         paces = await stack.enter_async_context(remembered_paces(jobs))
         previews = LivePreviews()
 
@@ -140,6 +169,7 @@ async def _open_studio(
             return await queue_document(scheduler, outlook, member)
 
         feed = Feed(jobs, queue=queue_of)
+        process.when_stopping(feed.end)  # who listens would else be waited for
         drawing = Drawings(store, previews, feed, paces)
         reach = reach_of(section.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))
@@ -188,6 +218,8 @@ async def _open_studio(
             sender=sender,
             reach=reach,
             callbacks=callbacks,
+            recipes=LargeBodies(),
+            answers=LargeBodies(),
             metrics=metrics,
             conditions=conditions,
         )
@@ -214,13 +246,20 @@ def base_address(section: StudioSection) -> str:
     """What stands before the path in an address that others are told."""
     if section.public_url:
         return section.public_url.rstrip("/")
-    host = f"[{section.host}]" if ":" in section.host else section.host
+    # Where it listens on every address, none of them is what others know it by.
+    named = socket.gethostname() if section.host in {"0.0.0.0", "::"} else section.host  # noqa: S104 - read, not bound
+    host = f"[{named}]" if ":" in named else named
     return f"http://{host}:{section.port}"
 
 
 def _folders(show: Show, store: Store) -> list[Path]:
     """The folders that a Studio writes to: their disks are looked at."""
-    return [show.state_folder, *([store.root] if isinstance(store, FolderStore) else [])]
+    folders = [show.state_folder]
+    if (file := sqlite_file(database_url(show))) is not None:
+        folders.append(file.parent)
+    if isinstance(store, FolderStore):
+        folders.append(store.root)
+    return folders
 
 
 def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
@@ -274,4 +313,10 @@ async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
     """Delete what is old, until cancelled."""
     while True:
         await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        await services.jobs.forget_refusals(of_settled=True)
+        try:
+            for take in await services.jobs.drawn_again(clock.wall() - _SWEPT_FOR):
+                await sweep_unfinished(services.store, take)
+        except StoreError as error:
+            _log.warning("takes_not_swept", reason=str(error))
         await clock.sleep_until(clock.now() + _TIDIED_EACH)

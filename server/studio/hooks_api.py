@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +13,16 @@ from generator.jobs.members import Member
 from server.studio.documents import timestamp
 from server.studio.hooks.registration import BadHook, checked_hook
 from server.studio.hooks.webhooks import Delivery, Hook, TooManyHooks
-from server.studio.refusals import StudioRefused, no_such
-from server.studio.requests import for_members, id_in_path, object_of, query_number
+from server.studio.refusals import StudioRefused, no_member, no_such
+from server.studio.requests import (
+    for_members,
+    id_in_path,
+    object_of,
+    query_number,
+)
 from server.studio.services import StudioServices
+
+_DELIVERY: Final = re.compile(r"msg_[0-9a-f]{32}", re.ASCII)
 
 
 def hook_document(hook: Hook) -> dict[str, Any]:
@@ -63,6 +71,8 @@ async def add(request: Request, parts: StudioServices, member: Member) -> Respon
         raise StudioRefused("bad_request", str(error), field=error.field) from error
     except TooManyHooks as error:
         raise StudioRefused("too_many", str(error)) from error
+    except LookupError:  # its membership ended while it asked
+        raise no_member() from None
     document = {**hook_document(hook), "secret": secret.get_secret_value()}
     return JsonResponse(document, status_code=201)
 
@@ -81,7 +91,8 @@ async def remove(request: Request, parts: StudioServices, member: Member) -> Res
 async def deliveries(request: Request, parts: StudioServices, member: Member) -> Response:
     """`GET /api/hooks/{id}/deliveries?before=&limit=`: the newest first."""
     limit = query_number(request, "limit", 50, 1, 200)
-    before = request.query_params.get("before") or None
+    before = request.query_params.get("before")
+    before = _delivery_id(before, "before") if before else None
     hook = id_in_path(request, "hook")
     try:
         found = await parts.webhooks.deliveries(member.id, hook, before=before, limit=limit)
@@ -90,13 +101,22 @@ async def deliveries(request: Request, parts: StudioServices, member: Member) ->
     return JsonResponse({"deliveries": [delivery_document(each) for each in found]})
 
 
+def _delivery_id(text: object, name: str) -> str:
+    """A delivery's id that a request names.
+
+    Raises:
+        StudioRefused: `bad_request`: it is none.
+    """
+    if not isinstance(text, str) or _DELIVERY.fullmatch(text) is None:
+        raise StudioRefused("bad_request", f"{name}: expected a delivery's id", field=name)
+    return text
+
+
 @for_members
 async def redeliver(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/hooks/{id}/redeliver {"delivery": id}`: the same message once more."""
     hook, body = id_in_path(request, "hook"), await object_of(request)
-    wanted = body.get("delivery")
-    if not isinstance(wanted, str):
-        raise StudioRefused("bad_request", "delivery: expected its id", field="delivery")
+    wanted = _delivery_id(body.get("delivery"), "delivery")
     try:
         delivery = await parts.webhooks.redeliver(member.id, hook, wanted, parts.wall())
     except LookupError:

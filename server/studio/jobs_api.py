@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Final, get_args
 
 from starlette.requests import Request
@@ -32,15 +33,20 @@ from generator.jobs.store import (
     NotMovable,
     QuotaExceeded,
 )
+from generator.sse import unless_hung_up
 from server.studio.event_stream import Check, job_events, last_event_of, member_events
-from server.studio.refusals import FieldRefusal, StudioRefused, no_such
+from server.studio.feed import FINAL_EVENTS
+from server.studio.large_bodies import SMALL
+from server.studio.refusals import FieldRefusal, StudioRefused, no_member, no_such
 from server.studio.requests import (
     MAX_RECIPE,
+    decoded,
     for_members,
+    given_id,
     id_in_path,
-    json_of,
     key_of,
     object_of,
+    query_id,
     query_number,
 )
 from server.studio.services import StudioServices
@@ -53,12 +59,35 @@ _MOST_JOBS: Final = 200
 async def ask(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/jobs`: 202 and where it is to be found; 200 for a key that is known."""
     key = key_of(request)
-    asked = await json_of(request, MAX_RECIPE)
-    return await accepted(request, parts, await checked(parts, member, asked, key))
+    async with _checked(request, parts, member, key) as new:
+        return await accepted(parts, new)
 
 
-async def checked(parts: StudioServices, member: Member, asked: object, key: str | None) -> NewJob:
+@asynccontextmanager
+async def _checked(
+    request: Request, parts: StudioServices, member: Member, key: str | None = None
+) -> AsyncIterator[NewJob]:
+    """What a request asks for, as a job that may be accepted while the context lasts.
+
+    Raises:
+        StudioRefused: with everything that is wrong with it.
+    """
+    async with parts.recipes.body_of(request, MAX_RECIPE) as body:
+        asked = await decoded(request, body)
+        yield await checked(parts, member, asked, key, large=len(body) > SMALL)
+
+
+async def checked(
+    parts: StudioServices, member: Member, asked: object, key: str | None, *, large: bool
+) -> NewJob:
     """What was asked for, as a job that may be accepted.
+
+    Args:
+        parts: the Studio's.
+        member: who asks.
+        asked: the JSON value that was sent.
+        key: the idempotency key.
+        large: whether reading it would hold up the loop.
 
     Raises:
         StudioRefused: with everything that is wrong with it.
@@ -78,8 +107,8 @@ async def checked(parts: StudioServices, member: Member, asked: object, key: str
 
     try:
         # A template and a picture are read in a thread: it may take a while.
-        large = isinstance(asked, dict) and ("recipe" in asked or asked.get("template") or bases)
-        return await asyncio.to_thread(accept) if large else accept()
+        slow = isinstance(asked, dict) and ("recipe" in asked or asked.get("template") or bases)
+        return await asyncio.to_thread(accept) if large or slow else accept()
     except BadJobRequest as error:
         raise refused(error) from error
 
@@ -126,7 +155,7 @@ async def keep(parts: StudioServices, new: NewJob) -> tuple[Job, bool]:
     """Accept a job, and have it worked on; whether it is new.
 
     Raises:
-        StudioRefused: `conflict`, `budget_exceeded`.
+        StudioRefused: `conflict`, `budget_exceeded`, `unauthorized`.
     """
     try:
         job, is_new = await parts.jobs.accept(new, parts.wall())
@@ -134,41 +163,49 @@ async def keep(parts: StudioServices, new: NewJob) -> tuple[Job, bool]:
         raise StudioRefused("conflict", str(error)) from error
     except QuotaExceeded as error:
         raise StudioRefused("budget_exceeded", str(error)) from error
+    except LookupError:  # its membership ended while it asked
+        raise no_member() from None
     parts.changed()
     return job, is_new
 
 
-async def accepted(request: Request, parts: StudioServices, new: NewJob) -> Response:
+async def accepted(parts: StudioServices, new: NewJob) -> Response:
     """The answer to who asked for a job."""
     job, is_new = await keep(parts, new)
-    location = f"{request.scope.get('root_path', '')}/api/jobs/{job.id}"
     return JsonResponse(
         await parts.documents.of(job),
         status_code=202 if is_new else 200,
-        headers={"location": location},
+        # Beside the address that was asked, below whatever path a proxy shows it.
+        headers={"location": f"jobs/{job.id}"},
     )
 
 
 @for_members
 async def estimate(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/estimate`: pictures, seconds and cost of what is asked for, and nothing drawn."""
-    asked = await json_of(request, MAX_RECIPE)
-    new = await checked(parts, member, asked, None)
-    return JsonResponse(estimate_request(new, parts.catalogue, parts.paces))
+    async with _checked(request, parts, member) as new:
+        found = await asyncio.to_thread(estimate_request, new, parts.catalogue, parts.paces)
+    return JsonResponse(found)
 
 
 @for_members
 async def jobs(request: Request, parts: StudioServices, member: Member) -> Response:
-    """`GET /api/jobs?status=&kind=&before=&limit=`: one's own, the newest first."""
+    """`GET /api/jobs?status=&kind=&before=&limit=`: one's own, the newest first.
+
+    With `sort=queue` those come first that are next in line.
+    """
     query = request.query_params
     found = await parts.jobs.find(
         owner=member.id,
         statuses=_statuses(query.get("status")),
         kind=_kind(query.get("kind")),
-        before=query.get("before") or None,
+        before=query_id(request, "before"),
         limit=query_number(request, "limit", 50, 1, _MOST_JOBS),
+        in_line=query.get("sort") == "queue",
     )
-    return JsonResponse({"jobs": [await parts.documents.of(job) for job in found]})
+    documents = await parts.documents.of_all(found)
+    # A long list takes a while to write, too.
+    return await asyncio.to_thread(JsonResponse, {"jobs": documents})
 
 
 def _statuses(text: str | None) -> list[JobStatus] | None:
@@ -197,27 +234,29 @@ async def job(request: Request, parts: StudioServices, member: Member) -> Respon
     found = await own_job(parts, member, id_in_path(request, "job"))
     wait = query_number(request, "wait", 0, 0, _LONGEST_WAIT)
     if wait and found.status not in ENDED:
-        found = await _when_over(parts, member, found, wait)
+        waited = _when_over(parts, member, found.id, wait)
+        found = await unless_hung_up(request.receive, waited) or found
     headers = {"cache-control": "no-store"}
     if found.status not in ENDED:
         headers["retry-after"] = "2"
     return JsonResponse(await parts.documents.of(found), headers=headers)
 
 
-async def _when_over(parts: StudioServices, member: Member, found: Job, seconds: float) -> Job:
-    async with parts.feed.listen(member.id, job=found.id) as messages:
-        try:
+async def _when_over(parts: StudioServices, member: Member, job_id: str, seconds: float) -> Job:
+    """A job as soon as it is over, or as it is after so many seconds."""
+    async with parts.feed.listen(member.id, job=job_id) as messages:
+        # Looked at only now that it is listened to: nothing falls between the two.
+        found = await own_job(parts, member, job_id)
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                # Looked at only now that it is listened to: nothing falls between the two.
-                found = await own_job(parts, member, found.id)
-                async for message in messages:
-                    if found.status in ENDED:
+                while found.status not in ENDED:
+                    message = await anext(messages, None)
+                    if message is None:  # the Studio ends
                         break
-                    if message.type in {"event", "reset"}:
-                        found = await own_job(parts, member, found.id)
-        except TimeoutError:
-            pass
-    return await own_job(parts, member, found.id)
+                    # What ended an earlier attempt is told as well.
+                    if message.event in FINAL_EVENTS or message.type == "reset":
+                        found = await own_job(parts, member, job_id)
+    return found if found.status in ENDED else await own_job(parts, member, job_id)
 
 
 async def own_job(parts: StudioServices, member: Member, job_id: str) -> Job:
@@ -251,8 +290,9 @@ async def retry(request: Request, parts: StudioServices, member: Member) -> Resp
     found = await own_job(parts, member, id_in_path(request, "job"))
     body = await object_of(request)
     numbers = body.get("items")
-    if numbers is not None and not _are_numbers(numbers):
-        raise StudioRefused("bad_request", "items: expected a list of numbers", field="items")
+    if numbers is not None and not _are_items(numbers, found):
+        expected = f"items: expected a list of numbers from 0 to {len(found.items) - 1}"
+        raise StudioRefused("bad_request", expected, field="items")
     try:
         again = await parts.jobs.retry(found.id, parts.wall(), numbers)
     except NothingToRetry as error:
@@ -261,9 +301,10 @@ async def retry(request: Request, parts: StudioServices, member: Member) -> Resp
     return JsonResponse(await parts.documents.of(again), status_code=202)
 
 
-def _are_numbers(value: object) -> bool:
+def _are_items(value: object, job: Job) -> bool:
     return isinstance(value, list) and all(
-        isinstance(each, int) and not isinstance(each, bool) for each in value
+        isinstance(each, int) and not isinstance(each, bool) and 0 <= each < len(job.items)
+        for each in value
     )
 
 
@@ -273,11 +314,11 @@ async def move(request: Request, parts: StudioServices, member: Member) -> Respo
     found = await own_job(parts, member, id_in_path(request, "job"))
     body = await object_of(request)
     to, before = body.get("to"), body.get("before")
-    if (to is None) == (before is None) or to not in {None, "first", "last"}:
+    if (to is None) == (before is None) or to not in (None, "first", "last"):
         text = 'expected {"to": "first"}, {"to": "last"} or {"before": id}'
         raise StudioRefused("bad_request", text, field="to")
     if before is not None:
-        before = (await own_job(parts, member, str(before)[:64])).id
+        before = (await own_job(parts, member, given_id(before, "before"))).id
     try:
         moved = await parts.jobs.move(found.id, parts.wall(), to=to, before=before)
     except NotMovable as error:
@@ -291,15 +332,23 @@ async def events_of_job(request: Request, parts: StudioServices, member: Member)
     """`GET /api/jobs/{id}/events`: what happens to it, as server-sent events, until it is over."""
     found = await own_job(parts, member, id_in_path(request, "job"))
     after, check = last_event_of(request), _still(request, parts)
+    if request.method == "HEAD":
+        return _no_events()
     return await job_events(parts.feed, member.id, found.id, after, check)
 
 
 @for_members
 async def events_of_member(request: Request, parts: StudioServices, member: Member) -> Response:
     """`GET /api/events`: what happens to all of one's own."""
-    return await member_events(
-        parts.feed, member.id, last_event_of(request), _still(request, parts)
-    )
+    after, check = last_event_of(request), _still(request, parts)
+    if request.method == "HEAD":
+        return _no_events()
+    return await member_events(parts.feed, member.id, after, check)
+
+
+def _no_events() -> Response:
+    """What is answered to HEAD: a stream's end would never come."""
+    return Response(media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
 def _still(request: Request, parts: StudioServices) -> Check:

@@ -71,10 +71,11 @@ async def queue(request: Request, parts: StudioServices, member: Member) -> Resp
 @for_artists
 async def pause(request: Request, parts: StudioServices, member: Member) -> Response:
     """`POST /api/queue/pause {"why": …?}`: what is being drawn is finished, nothing is begun."""
-    why = (await object_of(request)).get("why") or "somebody paused it"
+    why = (await object_of(request)).get("why", "")
     if not isinstance(why, str):
         raise StudioRefused("bad_request", "why: expected a text", field="why")
-    await parts.scheduler.pause(Problem("by_hand", one_line(why, _MAX_REASON)), member.name)
+    text = one_line(why, _MAX_REASON) or "somebody paused it"
+    await parts.scheduler.pause(Problem("by_hand", text), member.name)
     parts.changed()
     return await _queue(parts, member)
 
@@ -102,12 +103,7 @@ async def stats(request: Request, parts: StudioServices, member: Member) -> Resp
     hours = query_number(request, "hours", 24, 1, MAX_HOURS)
     found = await job_statistics(parts.database, parts.wall(), hours)
     return JsonResponse(
-        {
-            "hours": hours,
-            "currency": parts.catalogue.currency,
-            **dataclasses.asdict(found),
-            "success_rate": found.success,
-        }
+        {"hours": hours, "currency": parts.catalogue.currency, **dataclasses.asdict(found)}
     )
 
 

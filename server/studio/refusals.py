@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
+    "not_allowed": 405,
     "bad_request": 400,
     "too_large": 413,
     "unsupported_media": 415,
@@ -40,6 +42,12 @@ STATUSES: Final[Mapping[str, int]] = {
     "internal": 500,
 }
 """Every code that a request may be refused with, and its status over HTTP."""
+
+_BY_STATUS: Final[Mapping[int, str]] = {404: "not_found", 405: "not_allowed"}
+_SAID: Final[Mapping[str, str]] = {
+    "not_found": "there is no such address",
+    "not_allowed": "this address is not asked in this way; Allow says how",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,11 @@ def no_such(what: str) -> StudioRefused:
     return StudioRefused("not_found", f"there is no such {what}")
 
 
+def no_member() -> StudioRefused:
+    """A token that lets nobody in."""
+    return StudioRefused("unauthorized", "nobody has this token (any more)")
+
+
 async def studio_refusal(_request: Request, error: Exception) -> Response:
     """Why something was not done, as JSON."""
     refused = cast("Refused", error)
@@ -98,3 +111,21 @@ async def studio_refusal(_request: Request, error: Exception) -> Response:
     else:
         body = {"ok": False, "error": {"code": refused.code, "message": str(refused)}}
     return JsonResponse(body, status_code=STATUSES.get(refused.code, 400))
+
+
+async def http_refusal(_request: Request, error: Exception) -> Response:
+    """What is answered where no address of ours is asked, or not in a way that it knows."""
+    raised = cast("HTTPException", error)
+    code = _BY_STATUS.get(raised.status_code, "bad_request")
+    message = _SAID.get(code, raised.detail)
+    return JsonResponse(
+        StudioRefused(code, message).document,
+        status_code=STATUSES[code],
+        headers=raised.headers,
+    )
+
+
+async def broke_off(_request: Request, _error: Exception) -> Response:
+    """What is answered where the program has an error; the log has it."""
+    refused = StudioRefused("internal", "an error of the program; its log says more")
+    return JsonResponse(refused.document, status_code=STATUSES["internal"])

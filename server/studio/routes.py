@@ -20,6 +20,7 @@ async def _socket(websocket: WebSocket) -> None:
 
 ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/", pages.studio),
+    Route("/studio/", pages.studio_below),
     Mount("/static", PageFiles(directory=pages.STATIC)),
     Route("/healthz", probes.health),
     Route("/readyz", probes.ready),

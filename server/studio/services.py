@@ -25,6 +25,7 @@ from server.studio.documents import JobDocuments
 from server.studio.feed import Feed
 from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
+from server.studio.large_bodies import LargeBodies
 from server.studio.previews import LivePreviews
 from server.studio.socket import StudioSocket
 
@@ -36,6 +37,8 @@ class StudioServices:
     Attributes:
         wall: Unix time.
         callbacks: where generators answer that call back; None where none may.
+        recipes, answers: room for the large bodies of members, and of generators. Each has its
+            own, so that who is nobody keeps no member waiting.
         reach: what webhooks may reach although it is not public.
     """
 
@@ -57,6 +60,8 @@ class StudioServices:
     sender: HookSender
     reach: Reach
     callbacks: CallbackInbox | None
+    recipes: LargeBodies
+    answers: LargeBodies
     metrics: ProcessMetrics
     conditions: Conditions
 

@@ -184,7 +184,7 @@ class ScriptedStudio:
 
     def pause(self, code: str, message: str) -> None:
         """The queue stands still."""
-        self.paused = {"code": code, "message": message}
+        self.paused = {"code": code, "message": message, "by": None}
         self._send({"type": "queue", **self.queue()})
 
     def cut(self) -> None:
@@ -235,7 +235,7 @@ class ScriptedStudio:
 
     def _waiting(self) -> list[Document]:
         queued = (job for job in list(self.jobs.values()) if job["status"] == "queued")
-        return sorted(queued, key=lambda job: (-job["priority"], job["order"]))
+        return sorted(queued, key=lambda job: job["order"])
 
     def _settle(self, job: Document) -> None:
         states = [item["status"] for item in job["items"]]
@@ -347,7 +347,7 @@ class ScriptedStudio:
         if path == "/api/jobs":
             return self._accept(body, key)
         if path.startswith("/api/queue/"):
-            by_hand = {"code": "by_hand", "message": "Maria paused it"}
+            by_hand = {"code": "by_hand", "message": "somebody paused it", "by": "Maria"}
             self.paused = by_hand if path.endswith("pause") else None
             self._send({"type": "queue", **self.queue()})
             return JSONResponse(self.queue())
@@ -387,7 +387,6 @@ class ScriptedStudio:
         self.tell("job.queued", job)
 
     def _move(self, job: Document, body: Document) -> None:
-        job["priority"] = body.get("priority", job["priority"])
         orders = [each["order"] for each in self._waiting()]
         if body.get("to") == "first":
             job["order"] = min(orders) - 1

@@ -64,6 +64,7 @@ def worker_process(show: Path, engine: str) -> Iterator[WorkerProcess]:
         found = re.search(r"http://\S+", said)
         assert found is not None, f"it said {said!r}"
         _wait_until_it_listens(process, found[0])
+        timer.cancel()
         yield WorkerProcess(process, found[0])
     finally:
         timer.cancel()

@@ -188,6 +188,7 @@ def of_kind(kind: str) -> LocalSection | RemoteSection:
     """An engine of a kind, with what it needs."""
     url = "ws://127.0.0.1:9" if kind == "older-wire" else "http://127.0.0.1:9"
     needs = {"url": url, "workflow": "w.json", "model": "owner/name", "nozzle": "fine"}
+    needs["answers_to"] = "http://127.0.0.1:9/api/generate/webhook"
     given = {key: needs[key] for key in KINDS[kind].needs}
     if not KINDS[kind].local:
         given["url"] = url

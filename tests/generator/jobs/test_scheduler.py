@@ -405,6 +405,9 @@ class UnreliableStore(JobStore):
     async def ready(self, *args: object, **named: object) -> bool:
         return await self._perhaps(super().ready(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
+    async def ready_and_claim(self, *args: object, **named: object) -> tuple[bool, Claimed | None]:
+        return await self._perhaps(super().ready_and_claim(*args, **named))  # type: ignore[arg-type] # passed on as they came
+
     async def put_back(self, *args: object, **named: object) -> bool:
         return await self._perhaps(super().put_back(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
@@ -441,7 +444,7 @@ async def test_with_an_unreliable_database_nothing_is_lost_or_told_twice(url: sa
         told = await scheduler.store.events_after(0)
         ready = [(event.job, event.data["n"]) for event in told if event.type == "item.ready"]
         assert len(ready) == len(set(ready)) == 20
-        assert changes >= 40
+        assert changes >= 20
 
 
 async def test_called_off_for_nothing_it_is_done_all_the_same(url: sa.URL) -> None:
@@ -700,3 +703,18 @@ async def test_room_is_looked_for_on_every_disk_that_is_written_to(
     assert asked == [tmp_path]
     assert await room_on_disks([to_come, state], 50)()
     assert not await room_on_disks([to_come, state], 51)()
+
+
+async def test_what_an_engine_refused_that_is_here_no_more_is_refused_after_the_next_start(
+    url: sa.URL,
+) -> None:
+    refusal = Problem("refused", "too large")
+    async with working(url, []) as scheduler:  # as if another engine could, and were away
+        job = await ask(scheduler)
+        claimed = await scheduler.store.claim("small", 1.0, lease=30)
+        assert claimed is not None
+        await scheduler.store.put_back(claimed, refusal, 1.0, refused_by="small")
+    again = ScriptedPlace("small", script=[RecipeRefused("too large")])
+    async with working(url, [again]) as scheduler:
+        found = await over(scheduler, job)
+        assert (found.status, found.problem) == ("failed", refusal)

@@ -21,7 +21,7 @@ async def test_nothing_is_told_of_nothing(url: sa.URL) -> None:
         found = await job_statistics(database, NOW)
         assert found.since == NOW - 24 * HOUR
         assert (found.jobs, found.pictures, found.failed, found.cost) == ({}, 0, {}, 0.0)
-        assert (found.success, found.p50_seconds, found.p95_seconds) == (None, None, None)
+        assert (found.success_rate, found.p50_seconds, found.p95_seconds) == (None, None, None)
         assert (found.waiting, found.running) == (0, 0)
         for hours in (0, -1, 10**9, float("nan")):
             with pytest.raises(ValueError, match="hours"):
@@ -57,7 +57,7 @@ async def test_it_counts_what_happened_in_time(url: sa.URL) -> None:
 
         found = await job_statistics(database, NOW)
         assert found.jobs == {"completed": 1, "failed": 1, "cancelled": 1, "processing": 1}
-        assert found.success == 0.5
+        assert found.success_rate == 0.5
         assert (found.pictures, found.failed) == (20, {"refused": 1})
         assert (found.p50_seconds, found.p95_seconds) == (11.0, 20.0)
         assert found.cost == 105.0

@@ -1,7 +1,7 @@
 // @ts-check
 /** Everything that is wrong at this moment, in the server's own words, the worst first. */
 
-import { element, keep, make, mark, say } from "./dom.js";
+import { element, keep, make, mark, say } from "../shared/dom.js";
 
 /** The levels, in a technician's words. */
 const MEANS = { failing: "failing", degraded: "trouble", note: "note" };

@@ -1,7 +1,7 @@
 // @ts-check
 /** The cue list: where the show is in it, how ready each cue is, standby and go on any of them. */
 
-import { deed, element, make, mark, say } from "./dom.js";
+import { deed, element, make, mark, say } from "../shared/dom.js";
 import * as words from "./words.js";
 
 /** Seconds for which the list stays where somebody scrolled it. */

@@ -1,7 +1,7 @@
 // @ts-check
 /** What would go wrong: each with its cue, its cause and what to do. A rehearsal and the preflight tell it alike. */
 
-import { element, keep, make, mark, say } from "./dom.js";
+import { element, keep, make, mark, say } from "../shared/dom.js";
 import * as words from "./words.js";
 
 /** How many the preflight tells. */

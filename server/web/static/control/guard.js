@@ -4,7 +4,7 @@
  * to be pressed again, for a while. The second way is for those who cannot hold: a screen reader presses by clicks.
  */
 
-import { mark, say } from "./dom.js";
+import { mark, say } from "../shared/dom.js";
 
 /** Seconds to hold. */
 export const HOLD = 0.8;

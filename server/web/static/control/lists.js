@@ -1,7 +1,7 @@
 // @ts-check
 /** Screens, engines, sets, what was asked and what was played. */
 
-import { deed, element, keep, make, mark, say } from "./dom.js";
+import { deed, element, keep, make, mark, say } from "../shared/dom.js";
 import * as words from "./words.js";
 
 /** Seconds without a painted frame, while a picture is drawn, after which a screen is looked at twice. */

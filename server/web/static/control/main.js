@@ -9,7 +9,7 @@ import { times } from "../shared/speed.js";
 import * as conditions from "./conditions.js";
 import { Cues } from "./cues.js";
 import { ServerConnection } from "./connection.js";
-import { element, mark, say } from "./dom.js";
+import { element, mark, say } from "../shared/dom.js";
 import * as findings from "./findings.js";
 import { Guard } from "./guard.js";
 import { Lists } from "./lists.js";

@@ -1,7 +1,7 @@
 // @ts-check
 /** The mode: which it is, who decided so and why, until when; and one tap to decide otherwise. */
 
-import { element, mark, say } from "./dom.js";
+import { element, mark, say } from "../shared/dom.js";
 import * as words from "./words.js";
 
 export class Mode {

@@ -2,7 +2,7 @@
 /** Rehearsing in the background. It is never the show: its own colour, its own words, and nothing on the walls. */
 
 import { here } from "../shared/address.js";
-import { element, make, mark, say } from "./dom.js";
+import { element, make, mark, say } from "../shared/dom.js";
 import * as findings from "./findings.js";
 import * as words from "./words.js";
 

@@ -2,7 +2,7 @@
 /** What is on the wall now, and what comes next. The picture is the server's newest frame that is due; no screen is asked. */
 
 import { here } from "../shared/address.js";
-import { element, mark, say } from "./dom.js";
+import { element, mark, say } from "../shared/dom.js";
 import * as words from "./words.js";
 
 export class Wall {

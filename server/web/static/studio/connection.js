@@ -35,7 +35,7 @@ export class Refusal extends Error {
  * @property {(step: import("./types.js").Step) => void} step
  * @property {(queue: import("./types.js").Queue) => void} queue
  * @property {() => void} changed the line came, or was lost
- * @property {(message: string) => void} refused a token is needed, or another one
+ * @property {() => void} refused a token is needed, or another one
  */
 
 export class StudioConnection {
@@ -96,7 +96,7 @@ export class StudioConnection {
     const told = await answer.json().catch(() => ({}));
     if (answer.ok) return told;
     const error = told.error ?? { code: "internal", message: `the Studio answered ${answer.status}` };
-    if (answer.status === 401) this.#refuse(error.message);
+    if (answer.status === 401) this.#refuse();
     throw new Refusal(error.code, error.message, error.problems ?? (error.field ? [error] : []));
   }
 
@@ -117,14 +117,13 @@ export class StudioConnection {
     this.#hooks.changed();
   }
 
-  /** @param {string} message */
-  #refuse(message) {
+  #refuse() {
     if (this.line === "refused") return;
     this.line = "refused";
     this.member = null;
     this.#link.stop();
     this.#hooks.changed();
-    this.#hooks.refused(message);
+    this.#hooks.refused();
   }
 
   /** @param {string} data */
@@ -155,7 +154,7 @@ export class StudioConnection {
       case "queue":
         return this.#hooks.queue(message);
       case "error":
-        if (message.code === "unauthorized") this.#refuse(message.message);
+        if (message.code === "unauthorized") this.#refuse();
         else this.why = message.message; // it is said once the line is lost, as it will be
     }
   }

@@ -1,7 +1,7 @@
 // @ts-check
 /** The Studio's page: what stands around every page of it. What is shown is what the Studio says, and nothing else. */
 
-import { element, make, mark, say } from "../control/dom.js";
+import { element, make, mark, say } from "../shared/dom.js";
 import { StudioConnection } from "./connection.js";
 import { JobsPage } from "./jobs/page.js";
 import { Keys } from "./keys.js";
@@ -101,10 +101,9 @@ element("pages-list").append(
 
 // ----------------------------------------------------------------- doors
 
-/** @param {string} message why the Studio lets nobody in */
-function refused(message) {
+function refused() {
   const door = element("door");
-  say(element("door-why"), token ? "This token is not one of this Studio’s (any more). Try another." : message || "This Studio wants to know who you are.");
+  say(element("door-why"), token ? "This token is not one of this Studio’s (any more). Try another." : "This Studio wants a token. Whoever runs it makes you one: understudy studio member add NAME");
   token = null;
   kept.forget("token");
   show();

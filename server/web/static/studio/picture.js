@@ -5,7 +5,7 @@
  */
 
 import { here } from "../shared/address.js";
-import { mark } from "../control/dom.js";
+import { mark } from "../shared/dom.js";
 
 /** Milliseconds after which one that is not there yet is asked for again, each time longer. */
 const AGAIN = [700, 2000, 6000];

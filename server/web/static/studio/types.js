@@ -18,7 +18,7 @@
  * @property {string | null} [thumb] of a small one
  */
 
-/** What was asked for. @typedef {{prompt?: string, program?: string | null, style?: string | null, speed?: "full" | "fast", n?: number, seed?: number | null, cue?: string | null}} Asked */
+/** What was asked for. @typedef {{prompt?: string, program?: string | null, style?: string | null, speed?: "full" | "fast", n?: number, seed?: number | null, cue?: string | null, width?: number, height?: number, recipe?: {width?: number, height?: number}}} Asked */
 
 /**
  * Something that was asked for, and what has become of it.
@@ -41,13 +41,13 @@
  * @property {string | number | null} [started_at]
  * @property {string | number | null} [completed_at]
  * @property {Asked} [request]
- * @property {number} [width] of its pictures
- * @property {number} [height]
  */
 
 /** An engine's place in the queue; of somebody else's work, only that there is some. @typedef {{engine: string, working_on: {job: string | null, n: number | null, progress?: number} | null, rests: Problem | null}} Slot */
 
-/** @typedef {{paused: Problem | null, slots: Slot[], waiting: number, running: number}} Queue */
+/** Why the queue stands still; `by` is who had it do so, null where it does by itself. @typedef {{code: string, message: string, by?: string | null}} Pause */
+
+/** @typedef {{paused: Pause | null, slots: Slot[], waiting: number, running: number}} Queue */
 
 /** @typedef {{hours: number, jobs: Record<string, number>, pictures: number, success_rate: number | null, p50_seconds: number | null, p95_seconds: number | null, cost: number | Cost | null, currency?: string}} Stats */
 

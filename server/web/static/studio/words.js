@@ -27,9 +27,12 @@ const REASONS = {
   budget_exceeded: "the budget is used up",
 };
 
+/** What the Studio says where whoever paused it has said nothing. */
+const UNSAID = "somebody paused it";
+
 /** Seconds, as long as they are worth telling: 4.2 s, 40 s, 3 min, 1 h 20 min. @param {number} seconds */
 export function duration(seconds) {
-  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 10) return `${Number.isInteger(seconds) ? seconds : Math.max(0, seconds).toFixed(1)} s`;
   if (seconds < 100) return `${seconds < 30 ? Math.round(seconds) : Math.round(seconds / 5) * 5} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;
@@ -62,7 +65,7 @@ export function estimate(estimate, n) {
   const { seconds } = estimate;
   return [
     pictures(estimate.pictures ?? n),
-    seconds === null || seconds === undefined ? "nobody knows yet how long" : `about ${duration(seconds)}`,
+    seconds === null || seconds === undefined ? "nobody knows yet how long" : `about ${duration(Math.ceil(seconds))}`,
     money(estimate.cost, estimate.currency),
   ].filter(Boolean).join(", ");
 }
@@ -136,8 +139,11 @@ export function queue(queue) {
   return counts || "nothing to draw";
 }
 
-/** Why the queue stands still. @param {import("./types.js").Problem} paused */
-export const paused = (paused) => (paused.code === "by_hand" || paused.code === "paused" ? `Paused${paused.message ? `: ${paused.message}` : ""}` : `Paused: ${why(paused)}`);
+/** Why the queue stands still. @param {import("./types.js").Pause} pause */
+export function paused(pause) {
+  const reason = pause.by && pause.message === UNSAID ? "" : why(pause);
+  return `Paused${pause.by ? ` by ${pause.by}` : ""}${reason ? `: ${reason}` : ""}`;
+}
 
 /** What an engine does. @param {import("./types.js").Slot} slot */
 export function slot(slot) {
@@ -146,14 +152,11 @@ export function slot(slot) {
   return slot.working_on.job === null ? "draws for somebody else" : `draws picture ${(slot.working_on.n ?? 0) + 1}`;
 }
 
-/** How soon something is to be drawn, by its priority. */
-export const PRIORITIES = [
-  { value: 0, words: "last of all" },
-  { value: 2, words: "later" },
-  { value: 5, words: "as usual" },
-  { value: 7, words: "sooner" },
-  { value: 9, words: "first of all" },
-];
+/** How soon something is to be drawn, where that is not as usual. @param {number | undefined} priority 0 to 9, 5 is usual */
+export function priority(priority = 5) {
+  if (priority === 5) return "";
+  return priority > 5 ? `before others (${priority})` : `after others (${priority})`;
+}
 
 /** A share in per cent; what is not quite all is never 100. @param {number | null | undefined} rate 0 to 1 */
 export function percent(rate) {

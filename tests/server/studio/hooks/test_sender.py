@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from cache.stores.port import StoreUnavailable
 from generator.jobs.hook_tables import deliveries, webhooks
-from generator.jobs.model import Job
+from generator.jobs.model import Item, Job
 from server.studio.hooks import deliveries as deliveries_module
 from server.studio.hooks.deliveries import AT_ONCE_PER_HOST, KEPT_FOR
 from server.studio.hooks.messages import BOTH_SIGN_FOR, SCHEDULE, HookImage, new_secret
@@ -354,6 +354,27 @@ async def test_two_studios_on_one_database_send_each_message_once(url: sa.URL) -
         assert receiver.most_at_once <= 2 * AT_ONCE_PER_HOST
 
 
+async def test_two_who_claim_at_once_never_hold_the_same(url: sa.URL) -> None:
+    async with (
+        hook_studio(url, "here", sends=False) as here,
+        hook_studio(url, "there", sends=False) as there,
+    ):
+        for owner in ("ada", "ben"):
+            for n in range(8):
+                await here.hook(f"https://{owner}-{n}.example/", owner)
+            await here.done(owner)
+        now = time.time()
+        await here.queue.take_note(now)
+
+        async def claim(studio: HookStudio) -> list[str]:
+            return [due.id for _ in range(12) for due in await studio.queue.claim(now, 1)]
+
+        claimed = await asyncio.gather(claim(here), claim(there))
+        ids = [each for ours in claimed for each in ours]
+        assert len(ids) == len(set(ids)) == 16
+        assert all(claimed)
+
+
 async def test_what_another_holds_is_left_to_it_until_its_lease_is_over(url: sa.URL) -> None:
     async with (
         hook_studio(url, "here", sends=False) as here,
@@ -416,10 +437,10 @@ async def test_pictures_that_cannot_be_had_are_waited_for_and_hold_up_nobody(url
     failing: set[str] = set()
     later = 0.0
 
-    async def unreliable(job: Job) -> Sequence[HookImage]:
+    async def unreliable(job: Job, wanted: Sequence[Item]) -> Sequence[HookImage]:
         if job.id in failing:
             raise StoreUnavailable("", "the bucket is away")
-        return await pictures_of(job)
+        return await pictures_of(job, wanted)
 
     def wall() -> float:
         return time.time() + later

@@ -4,7 +4,7 @@
  * and however often it must be sent: it carries a key, and the key stays until the Studio has answered.
  */
 
-import { element, mark, say } from "../../control/dom.js";
+import { element, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 import { remember } from "./sizes.js";
 
@@ -53,7 +53,8 @@ export class Ask {
       const [{ programs }, { styles }] = await Promise.all([this.#connection.ask("GET", "/api/programs"), this.#connection.ask("GET", "/api/styles")]);
       this.#programs = programs;
       remember(programs);
-      this.#fill("program", programs.map((/** @type {import("../types.js").Program} */ each) => ({ value: each.name, text: `${each.name} · ${each.width}×${each.height}` })));
+      const fromWords = programs.filter((/** @type {import("../types.js").Program} */ each) => !each.image_to_image); // the others want a picture to begin with
+      this.#fill("program", fromWords.map((/** @type {import("../types.js").Program} */ each) => ({ value: each.name, text: `${each.name} · ${each.width}×${each.height}` })));
       this.#fill("style", [
         { value: "", text: "none" },
         ...styles.map((/** @type {import("../types.js").Style} */ each) => ({ value: each.name, text: each.name, title: each.words })),
@@ -75,6 +76,12 @@ export class Ask {
     element("ask-seed").value = "";
     this.#edited();
     element("ask-prompt").focus();
+  }
+
+  /** Have it estimated soon: something else is asked for, or how long it takes is known better. */
+  reckon() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#estimate(), SETTLED);
   }
 
   async send() {
@@ -124,8 +131,7 @@ export class Ask {
     this.#kept.set("ask", JSON.stringify(Object.fromEntries(FIELDS.map((name) => [name, element(`ask-${name}`).value]))));
     this.#complain([]);
     this.#permit();
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#estimate(), SETTLED);
+    this.reckon();
   }
 
   async #estimate() {

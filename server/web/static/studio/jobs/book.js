@@ -14,6 +14,9 @@ const TOGETHER = 120;
 /** Milliseconds between two looks at the same list. */
 const APART = 700;
 
+/** Milliseconds after which the Studio has counted anew who comes when: it does so once a second. */
+const COUNTED = 1300;
+
 /** @typedef {import("../types.js").Job} Job */
 /** @typedef {"running" | "waiting" | "done"} ListName */
 
@@ -29,7 +32,7 @@ const TOUCHES = {
 /** @type {Record<ListName, string>} */
 const QUERIES = {
   running: `status=processing&limit=${RUNNING}`,
-  waiting: `status=queued&limit=${WAITING}`,
+  waiting: `status=queued&sort=queue&limit=${WAITING}`,
   done: `status=completed,failed,cancelled&limit=${PAGE}`,
 };
 const ENDED = new Set(["completed", "failed", "cancelled"]);
@@ -54,6 +57,8 @@ export class Book {
   #timer = 0;
   #listedAt = -Infinity;
   #listing = false;
+  #placedAt = -Infinity;
+  #counting = 0;
   #connection;
   #changed;
 
@@ -117,13 +122,37 @@ export class Book {
     clearTimeout(this.#timer);
     this.#timer = 0;
     this.#list(lists);
+    this.#count();
+  }
+
+  /**
+   * A job is moved: it is shown there at once. Where it is by the Studio's own count is told a moment later.
+   * @param {Job} job @param {{to: "first" | "last"} | {before: string}} move
+   */
+  place(job, move) {
+    const order = this.waiting.filter((each) => each.id !== job.id);
+    const places = this.waiting.map((each, index) => each.position ?? index + 1).sort((one, other) => one - other);
+    const at = "before" in move ? order.findIndex((each) => each.id === move.before) : move.to === "first" ? 0 : order.length;
+    order.splice(at < 0 ? order.length : at, 0, job);
+    order.forEach((each, index) => (each.position = places[index] ?? index + 1));
+    this.#placedAt = performance.now();
+    this.#count();
+    this.#changed();
+  }
+
+  /** It was not moved after all: the order is the one that the Studio tells. */
+  unplace() {
+    this.#placedAt = -Infinity;
+    this.did("waiting");
   }
 
   /** @param {import("../types.js").Happening} happening */
   happened({ event, job }) {
     const known = this.get(job);
     if (known && (known.status !== "queued" || event !== "job.queued")) this.#dirty.add(job);
-    this.#list(TOUCHES[event] ?? []);
+    const lists = TOUCHES[event] ?? [];
+    this.#list(lists);
+    if (lists.includes("waiting")) this.#count();
   }
 
   /** What was answered of one job. @param {Job} job */
@@ -161,7 +190,14 @@ export class Book {
   #keep(job, asked) {
     const known = this.#jobs.get(job.id);
     if (known && known.asked > asked) return;
+    if (known && job.status === "queued" && performance.now() - this.#placedAt < COUNTED) job.position = known.job.position;
     this.#jobs.set(job.id, { job, asked, heard: performance.now() });
+  }
+
+  /** Look again when the Studio has counted. */
+  #count() {
+    clearTimeout(this.#counting);
+    this.#counting = setTimeout(() => this.#list(["running", "waiting"]), COUNTED);
   }
 
   /** @param {ListName[]} lists */

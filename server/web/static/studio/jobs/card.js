@@ -4,7 +4,7 @@
  * card is the same from the first step to the last: when its job is done it is only put elsewhere.
  */
 
-import { element, keep, make, mark, say } from "../../control/dom.js";
+import { element, keep, make, mark, say } from "../../shared/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
 import { ratio } from "./sizes.js";
@@ -93,7 +93,7 @@ export class Card {
     mark(node, "partial", job.status === "completed" && job.failed ? "" : null);
     node.style.setProperty("--ratio", String(ratio(job)));
     say(prompt, words.prompt(job));
-    const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))];
+    const engines = ended ? [] : [...new Set(job.items.filter((item) => item.status === "running" && item.engine).map((item) => item.engine))].sort();
     const when = words.hour(ended ? job.completed_at : job.created_at, Date.now());
     say(terms, [words.terms(job), ...engines, ended ? words.money(job.cost) : "", when].filter(Boolean).join(" · "));
     this.tick(age);

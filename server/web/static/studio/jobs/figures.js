@@ -1,7 +1,7 @@
 // @ts-check
 /** How the last day went, in four figures. */
 
-import { element, say } from "../../control/dom.js";
+import { element, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 
 /** @param {import("../types.js").Stats} stats */

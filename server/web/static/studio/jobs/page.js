@@ -1,10 +1,10 @@
 // @ts-check
 /** The Jobs page: what was asked for, from anywhere, and what became of it. */
 
-import { element, make, keep, mark, say } from "../../control/dom.js";
+import { element, make, keep, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 import { Ask } from "./ask.js";
-import { Book } from "./book.js";
+import { Book, WAITING } from "./book.js";
 import { Cards } from "./card.js";
 import * as figures from "./figures.js";
 import { Viewer } from "./viewer.js";
@@ -12,6 +12,8 @@ import { asked, Waiting } from "./waiting.js";
 
 /** Milliseconds between two looks at the figures of the day. */
 const FIGURES = 15_000;
+/** Milliseconds after which they are looked at where a job has ended. */
+const SOON = 2000;
 /** Milliseconds between two looks at what is being drawn, for how long it will still be. */
 const ETA = 5000;
 
@@ -80,7 +82,6 @@ export class JobsPage {
       { key: "e", shown: "e", does: "Take the job’s words into the ask box", act: () => this.#here((job) => this.#ask.reuse(job)) },
       { key: "shift+arrowup shift+arrowdown", shown: "⇧↑ ⇧↓", does: "Move the waiting job up, down", act: (event) => this.#here((job) => this.#move(job, { to: event.key === "ArrowUp" ? "up" : "down" })) },
       { key: "shift+home shift+end", shown: "⇧Home ⇧End", does: "Move the waiting job first, last", act: (event) => this.#here((job) => this.#move(job, { to: event.key === "Home" ? "first" : "last" })) },
-      { key: "+ -", shown: "+ −", does: "Draw the waiting job sooner, later", act: (event) => this.#here((job) => this.#prefer(job, event.key === "+" ? 1 : -1)) },
       { key: "o i", shown: "o i", does: "Older jobs, newer jobs", act: (event) => this.#turn(event.key === "o" ? 1 : -1) },
     ];
   }
@@ -105,6 +106,10 @@ export class JobsPage {
   happened(happening) {
     this.#book.happened(happening);
     if (happening.event.startsWith("job.")) void this.#askQueue();
+    if (happening.event === "job.completed" || happening.event === "job.failed") {
+      this.#figuresAt = Math.min(this.#figuresAt, performance.now() - FIGURES + SOON);
+      this.#ask.reckon();
+    }
   }
 
   /** @param {import("../types.js").Step} step */
@@ -150,14 +155,16 @@ export class JobsPage {
     const queue = this.#queue;
     const focused = /** @type {HTMLElement | null} */ (document.activeElement);
     this.#cards.show("running", running);
-    this.#waiting.show(waiting, Math.max(waiting.length, queue?.waiting ?? 0), (id) => this.#book.age(id));
+    // How many wait altogether is told a moment later than who: it is asked only where not all of them are here.
+    const all = waiting.length < WAITING ? waiting.length : Math.max(waiting.length, queue?.waiting ?? 0);
+    this.#waiting.show(waiting, all, (id) => this.#book.age(id));
     this.#cards.show("done", done);
     this.#cards.prune(new Set([...running, ...done].map((job) => job.id)));
     // What was put elsewhere with its job keeps the focus.
     if (focused?.closest("[data-job]") && document.activeElement === document.body) focused.focus({ preventScroll: true });
     this.#rove();
-    element("running-count").textContent = running.length ? String(Math.max(running.length, queue?.running ?? 0)) : "";
-    element("waiting-count").textContent = waiting.length ? Math.max(waiting.length, queue?.waiting ?? 0).toLocaleString("en-GB") : "";
+    element("running-count").textContent = running.length ? String(running.length) : "";
+    element("waiting-count").textContent = all ? all.toLocaleString("en-GB") : "";
     say(element("running-none"), !known ? "Looking …" : running.length ? "" : queue?.paused ? "Nothing is drawn while the queue is paused." : waiting.length ? "Nothing is being drawn just now." : "Nothing is being drawn. Write what you would like to see.");
     say(element("waiting-none"), known && !waiting.length ? "Nothing waits." : "");
     say(element("done-none"), known && !done.length ? "What is done will lie here." : "");
@@ -189,9 +196,10 @@ export class JobsPage {
     this.#cards.tick(this.#book.running);
     if (this.#connection.line !== "connected" || document.visibilityState !== "visible") return;
     const now = performance.now();
-    if (now - this.#etaAt > ETA && (this.#book.running.length || this.#book.waiting.length)) {
+    if (now - this.#etaAt > ETA && (this.#book.running.length || this.#book.waiting.length || this.#queue?.running || this.#queue?.waiting)) {
       this.#etaAt = now;
       this.#book.touch("running", "waiting");
+      void this.#askQueue();
     }
     if (now - this.#figuresAt > FIGURES) {
       this.#figuresAt = now;
@@ -247,18 +255,10 @@ export class JobsPage {
   async #move(job, move) {
     if (job.status !== "queued") return this.#tell("Only what waits can be moved", "no");
     const { waiting } = this.#book;
-    const body = asked(waiting, job, move, waiting.length >= (this.#queue?.waiting ?? 0));
+    const body = asked(waiting, job, move, waiting.length < WAITING);
     if (!body) return;
-    const told = await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body));
-    if (told?.id) this.#book.take(told);
-    if (told) this.#book.did("waiting");
-  }
-
-  /** @param {Job} job @param {1 | -1} by */
-  #prefer(job, by) {
-    const values = words.PRIORITIES.map(({ value }) => value);
-    const next = by > 0 ? values.find((value) => value > (job.priority ?? 5)) : values.findLast((value) => value < (job.priority ?? 5));
-    if (next !== undefined) void this.#move(job, { priority: next });
+    this.#book.place(job, body);
+    if (!(await this.#do("Not moved", () => this.#connection.ask("POST", `/api/jobs/${job.id}/move`, body)))) this.#book.unplace();
   }
 
   async #pause() {

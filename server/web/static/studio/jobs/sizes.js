@@ -11,6 +11,12 @@ export function remember(offered) {
 
 /** Width by height. @param {import("../types.js").Job} job */
 export function ratio(job) {
-  const size = job.width && job.height ? { width: job.width, height: job.height } : programs.get(job.request?.program ?? "") ?? [...programs.values()][0];
+  const asked = job.request;
+  const size = sized(asked) ?? sized(asked?.recipe) ?? programs.get(asked?.program ?? "") ?? [...programs.values()][0];
   return size ? size.width / size.height : 16 / 9;
+}
+
+/** What says both. @param {{width?: number | null, height?: number | null} | null} [what] */
+function sized(what) {
+  return what?.width && what.height ? { width: what.width, height: what.height } : undefined;
 }

@@ -1,7 +1,7 @@
 // @ts-check
 /** One picture, large. What is still being drawn is seen here, too, step by step. */
 
-import { element, make, mark, say } from "../../control/dom.js";
+import { element, make, mark, say } from "../../shared/dom.js";
 import { Picture } from "../picture.js";
 import * as words from "../words.js";
 import { finished, small } from "./card.js";

@@ -1,11 +1,11 @@
 // @ts-check
 /** What waits, in its order; a row is moved by dragging it, by its buttons, or by keys. */
 
-import { element, keep, make, mark, say } from "../../control/dom.js";
+import { element, keep, make, mark, say } from "../../shared/dom.js";
 import * as words from "../words.js";
 
 /** @typedef {import("../types.js").Job} Job */
-/** Where something goes in the queue. @typedef {{to: "up" | "down" | "first" | "last"} | {before: string} | {after: string} | {priority: number}} Move */
+/** Where something goes in the queue. @typedef {{to: "up" | "down" | "first" | "last"} | {before: string} | {after: string}} Move */
 
 /**
  * A move as the Studio takes it: to an end, or before another job (pure).
@@ -13,10 +13,9 @@ import * as words from "../words.js";
  * @param {Job} job
  * @param {Move} move
  * @param {boolean} whole whether nothing waits behind these
- * @returns {{to: "first" | "last"} | {before: string} | {priority: number} | null} null where it is there already
+ * @returns {{to: "first" | "last"} | {before: string} | null} null where it is there already
  */
 export function asked(waiting, job, move, whole) {
-  if ("priority" in move) return move.priority === job.priority ? null : move;
   if ("to" in move && (move.to === "first" || move.to === "last")) return { to: move.to };
   const others = waiting.filter((each) => each.id !== job.id);
   const at = waiting.findIndex((each) => each.id === job.id);
@@ -71,11 +70,6 @@ export class Waiting {
         "div",
         { className: "moves" },
         ...MOVES.map(({ to, sign, says }) => make("button", { type: "button", className: "move", data: { to }, aria: { label: `Move ${says}: ${words.prompt(job)}` }, title: `Move ${says}`, on: { click: () => this.#deeds.move(mine(), { to }) } }, sign)),
-        make(
-          "select",
-          { className: "priority", title: "When it is drawn", aria: { label: `When to draw ${words.prompt(job)}` }, on: { change: (/** @type {any} */ event) => this.#deeds.move(mine(), { priority: Number(event.target.value) }) } },
-          ...words.PRIORITIES.map(({ value, words: text }) => new Option(text, String(value))),
-        ),
       ),
       make("div", { className: "deeds" }, make("button", { type: "button", className: "cancel", aria: { label: `Cancel ${words.prompt(job)}` }, on: { click: () => this.#deeds.cancel(mine()) } }, "Cancel")),
     );
@@ -93,16 +87,10 @@ export class Waiting {
     mark(row, "status", job.status);
     say(part("place"), job.position ? String(job.position) : "");
     say(part("prompt"), words.prompt(job));
-    say(part("terms"), [words.pictures(job.total), words.terms(job), words.hour(job.created_at, Date.now())].filter(Boolean).join(" · "));
+    say(part("terms"), [words.pictures(job.total), words.terms(job), words.priority(job.priority), words.hour(job.created_at, Date.now())].filter(Boolean).join(" · "));
     say(part("why"), job.error ? `Waits: ${words.why(job.error)}` : "");
     part("why").hidden = !job.error;
     say(part("state"), words.until(typeof job.eta_seconds === "number" ? Math.max(0, job.eta_seconds - age) : null));
-    const select = part("priority");
-    if (document.activeElement !== select) {
-      const priority = job.priority ?? 5;
-      const nearest = words.PRIORITIES.reduce((best, each) => (Math.abs(each.value - priority) < Math.abs(best.value - priority) ? each : best));
-      select.value = String(nearest.value);
-    }
     row.setAttribute("aria-label", `${words.prompt(job)}: number ${job.position ?? "?"} in the queue`);
   }
 
