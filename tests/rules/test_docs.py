@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.model.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
+from generator.jobs.drawing import TAKES
 from server.diagnostics.findings import table
 from server.stage.presence import _CODES
 from tests.helpers import code_map
@@ -59,7 +60,8 @@ def test_the_map_of_the_code_is_the_code() -> None:
 def test_what_is_drawn_for_the_demo_is_no_change_of_the_repository() -> None:
     """The repository's root is the demo's store: what drawing leaves there is ignored by git."""
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX)} <= set(ignored)
+    takes = f"{TAKES.partition('/')[0]}/"
+    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX, takes)} <= set(ignored)
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
