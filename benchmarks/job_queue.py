@@ -78,9 +78,13 @@ async def _by_ours(url: sa.URL) -> float:
         await _accept(store, artist.id, _JOBS)
 
         async def work() -> int:
+            """As a slot of the scheduler's works: what it did is told as it takes on the next."""
             done = 0
-            while (claimed := await store.claim("none", time.time(), lease=_LEASE)) is not None:
-                await store.ready(claimed, time.time(), seconds=0.0, cost=0.0)
+            claimed = await store.claim("none", time.time(), lease=_LEASE)
+            while claimed is not None:
+                _, claimed = await store.ready_and_claim(
+                    claimed, "none", time.time(), seconds=0.0, cost=0.0, lease=_LEASE
+                )
                 done += 1
             return done
 

@@ -89,7 +89,7 @@ async def _soak(server: Running, log: Path) -> tuple[list[Sample], WallTotals]:
         group.create_task(_technician(server, until, wall))
         await asyncio.sleep(min(WARM, MINUTES * 6))
         while time.monotonic() < until:
-            samples.append(_look(server.pid, log))
+            samples.append(sample_process(server.pid, log))
             await asyncio.sleep(SAMPLE)
     return samples, wall
 
@@ -154,7 +154,8 @@ async def _technician(server: Running, until: float, wall: WallTotals) -> None:
                 wall.refused += answer["type"] == "reply" and not answer["ok"]
 
 
-def _look(pid: int, log: Path) -> Sample:
+def sample_process(pid: int, log: Path) -> Sample:
+    """What a process holds now, and how long its log is."""
     process = Path(f"/proc/{pid}")
     status = dict(
         line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
@@ -168,13 +169,23 @@ def _look(pid: int, log: Path) -> Sample:
 
 
 def _report(samples: list[Sample], wall: WallTotals) -> None:
-    half = max(1, len(samples) // 2)
-    first, second = samples[:half], samples[half:] or samples[-1:]
     say(
         f"\n{MINUTES:g} minutes of a loop of {LOOP:g} s, {SCREENS} screens that come and go "
         f"({wall.joined} times, {wall.frames} frames, {wall.late} late), {wall.commands} commands, "
         f"{wall.refused} of them refused"
     )
+    report_samples(samples, SAMPLE)
+
+
+def report_samples(samples: list[Sample], every: float) -> None:
+    """The second half of them beside the first.
+
+    Args:
+        samples: of one process, in order.
+        every: seconds between two of them.
+    """
+    half = max(1, len(samples) // 2)
+    first, second = samples[:half], samples[half:] or samples[-1:]
     for what, unit, values in (
         ("memory", 1e6, [[each.memory for each in part] for part in (first, second)]),
         ("descriptors", 1, [[each.descriptors for each in part] for part in (first, second)]),
@@ -188,7 +199,7 @@ def _report(samples: list[Sample], wall: WallTotals) -> None:
         say(f"  {what:12} first half {before}, second half {after}")
     grown = [after.log - before.log for before, after in itertools.pairwise(samples)] or [0]
     say(
-        f"  log          {samples[-1].log / 1e3:.0f} kB in all; every {SAMPLE:g} s "
+        f"  log          {samples[-1].log / 1e3:.0f} kB in all; every {every:g} s "
         f"{quantile(grown, 0.5) / 1e3:.1f} kB in the median, {max(grown) / 1e3:.1f} kB at most"
     )
 

@@ -340,7 +340,8 @@ class FolderStore:
         """Hold the lock of one file against other processes and threads; say if it was free."""
         folder = Path(os.path.realpath(self._root)) / OWN_FOLDER
         folder.mkdir(exist_ok=True)
-        name = hashlib.sha256(os.path.relpath(place, folder.parent).encode()).hexdigest()[:32]
+        # Few names: a lock's file stays, and a store of many takes has a manifest for each.
+        name = hashlib.sha256(os.path.relpath(place, folder.parent).encode()).hexdigest()[:2]
         descriptor = os.open(
             folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
         )

@@ -1,8 +1,9 @@
 """A small database of our own: SQLite or Postgres, one writer, many readers.
 
-What is written goes through one thread, which takes all that wait together: one transaction,
-and one flush to the medium, for as many as there are. So a crowd that asks at once waits for one
-flush and not for a hundred, and each is answered only after it.
+What is written goes through one thread, which takes all that wait together, and whatever comes
+while it writes them: one transaction, and one flush to the medium, for as many as there are. So a
+crowd that asks at once waits for one flush and not for a hundred, and each is answered only after
+it. Those who were answered together, and ask again at once, are together again.
 
 Transactions that write never run beside each other, not even those of two Studios on one
 Postgres: SQLite lets one begin at a time, and on Postgres each begins with a lock that all of
@@ -25,7 +26,7 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ _BUSY_WITHIN: Final = 5.0
 _WRITERS_LOCK: Final = 0x756E6465
 """Any number that nobody else locks in this database on Postgres."""
 
+_BEGIN_ON_POSTGRES: Final = f"BEGIN; SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"
+
 _POSTGRES_FULL: Final = "53100"
 _POSTGRES_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 """Somebody who wrote by hand was in the way: undone, or not let in; another try may go through."""
@@ -77,6 +80,12 @@ _POSTGRES_SESSION: Final = (
     "SET statement_timeout = '60s'",
     # A Studio that was stopped in mid-transaction must not keep the others from writing.
     "SET idle_in_transaction_session_timeout = '10s'",
+)
+
+
+_REMEDY: Final = (
+    "put a copy back that understudy studio backup has made; or move it away, with what is beside "
+    "it, to begin anew without its jobs and members (the pictures are in the store)"
 )
 
 
@@ -137,6 +146,34 @@ class _Request(Generic[T]):
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.results[0])
+
+
+@dataclass(eq=False)
+class _Arriving:
+    """What waits, as it is taken, until nothing does.
+
+    Args:
+        waiting: what comes; None at the end of all.
+        taken: what was taken already, and is begun; grows.
+    """
+
+    waiting: queue.SimpleQueue[_Request[Any] | None]
+    taken: list[_Request[Any]]
+    ended: bool = field(default=False, init=False)
+
+    def __iter__(self) -> Iterator[_Request[Any]]:
+        """What was taken, and then what comes."""
+        yield from tuple(self.taken)
+        while not self.ended and len(self.taken) < _TOGETHER:
+            try:
+                request = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            if request is None:
+                self.ended = True
+            elif request.begin():
+                self.taken.append(request)
+                yield request
 
 
 @dataclass(eq=False)
@@ -206,38 +243,33 @@ class Database:
     # ------------------------------------------------------------ in the writer's thread
 
     def _keep_writing(self, loop: asyncio.AbstractEventLoop) -> None:
-        ended = False
-        while not ended:
-            together = [self._waiting.get()]
-            while len(together) < _TOGETHER:
-                try:
-                    together.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            requests = [each for each in together if each is not None]
-            ended = len(requests) < len(together)
-            requests = [each for each in requests if each.begin()]
-            if requests:
-                self._write_all(requests)
-                try:
-                    loop.call_soon_threadsafe(_deliver, requests)
-                except RuntimeError:  # the loop is closed: nobody waits any more
-                    return
+        while (first := self._waiting.get()) is not None:
+            if not first.begin():
+                continue
+            arriving = _Arriving(self._waiting, [first])
+            self._write_all(arriving)
+            try:
+                loop.call_soon_threadsafe(_deliver, arriving.taken)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+            if arriving.ended:
+                return
 
-    def _write_all(self, requests: Sequence[_Request[Any]]) -> None:
+    def _write_all(self, arriving: _Arriving) -> None:
         """Write them together; where that comes to nothing, one by one, to find whose fault it is.
 
-        Each has its result, or its error, when this returns.
+        Each that was taken has its result, or its error, when this returns.
         """
         try:
             try:
-                self._write_in_one(requests)
+                self._write_in_one(arriving)
             except DBAPIError as error:
                 if not _is_lost(error):
                     raise
                 # The server was restarted since: there is a new connection to be had.
-                self._write_in_one(requests)
+                self._write_in_one(arriving)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
+            requests = arriving.taken
             if len(requests) > 1 and not _is_hopeless(error):
                 self._write_one_by_one(requests)
             elif _may_be_repeated(error):
@@ -265,7 +297,7 @@ class Database:
                 return None
         raise AssertionError("the last attempt returns")
 
-    def _write_in_one(self, requests: Sequence[_Request[Any]]) -> None:
+    def _write_in_one(self, requests: _Arriving | Sequence[_Request[Any]]) -> None:
         """Write them in one transaction.
 
         An error of the database's is the whole transaction's and is raised: what was done in it
@@ -275,9 +307,10 @@ class Database:
         try:
             self._write_together(requests, apart=False)
         except _NotTogether:
-            self._write_together(requests, apart=True)
+            taken = requests.taken if isinstance(requests, _Arriving) else requests
+            self._write_together(taken, apart=True)
 
-    def _write_together(self, requests: Sequence[_Request[Any]], *, apart: bool) -> None:
+    def _write_together(self, requests: Iterable[_Request[Any]], *, apart: bool) -> None:
         """Write them, and raise `_NotTogether` where one fails, unless they are kept `apart`.
 
         Savepoints would keep them apart at once, but cost Postgres more than most of what is done
@@ -286,8 +319,6 @@ class Database:
         with self.writer.connect() as connection:
             transaction = connection.begin()
             try:
-                if self.is_shared:
-                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITERS_LOCK)))
                 for request in requests:
                     request.results, request.error = [], None
                     if apart:
@@ -378,7 +409,9 @@ async def open_database(url: sa.URL, *, alone: bool = False) -> AsyncIterator[Da
         )
         one_at_a_time = anyio.CapacityLimiter(1)
         try:
-            await write_in_thread(lambda: _bring_up_to_date(writer), one_at_a_time)
+            await write_in_thread(
+                lambda: _bring_up_to_date(writer, file, whole=alone), one_at_a_time
+            )
             thread.start()
             yield database
         finally:
@@ -409,12 +442,26 @@ def sqlite_file(url: sa.URL) -> Path | None:
 
 
 def _make_private_file(file: Path) -> None:
-    """Have a file there that nobody else may read: what people asked for is their own."""
+    """Have a file there that nobody else may read: what people asked for is their own.
+
+    Raises:
+        DatabaseError: it cannot be had, or is gone: who finds all jobs missing should know why.
+    """
+    if not file.exists() and (lock := _lock_of(file)).exists():
+        raise DatabaseError(
+            f"{file}: is gone, though a Studio has kept its jobs there. Put a copy back that "
+            f"understudy studio backup has made; or remove {lock.name} beside it, to begin anew"
+        )
     try:
         make_private_folder(file.parent)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
     except OSError as error:
         raise _of_the_file(file, error) from error
+
+
+def _lock_of(file: Path) -> Path:
+    """The file that says who has a database; it stays."""
+    return file.with_name(f"{file.name}.lock")
 
 
 def _of_the_file(file: Path, error: OSError) -> DatabaseError:
@@ -429,7 +476,7 @@ def _held_alone(file: Path) -> Iterator[None]:
     The system lets go of the lock when the process ends, however it does; the file that carries
     it stays, and says who holds it, or did.
     """
-    beside = file.with_name(f"{file.name}.lock")
+    beside = _lock_of(file)
     try:
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
@@ -453,16 +500,34 @@ def _held_alone(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _bring_up_to_date(writer: sa.Engine) -> None:
+def _bring_up_to_date(writer: sa.Engine, file: Path | None, *, whole: bool) -> None:
+    """Have the tables of this release there.
+
+    Args:
+        writer: the database.
+        file: its own, where it has one: whoever reads what is wrong looks for it.
+        whole: whether a file is looked through, too: of one that is damaged somewhere, some jobs
+            would else be served and others not.
+
+    Raises:
+        DatabaseError: they are not there.
+    """
+    where = "" if file is None else f"{file}: "
     try:
         with writer.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITERS_LOCK)))
             upgrade(connection)
+        if file is not None and whole:
+            with writer.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if found != "ok":
+                raise DatabaseError(f"{where}it is damaged ({found}): {_REMEDY}")
     except UnknownRevision as error:
-        raise DatabaseNewer(str(error)) from error
+        raise DatabaseNewer(f"{where}{error}") from error
     except DBAPIError as error:
-        raise _translated(error) from error
+        ours = _translated(error)
+        name = getattr(error.orig, "sqlite_errorname", "")
+        remedy = f": {_REMEDY}" if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) else ""
+        raise type(ours)(f"{where}{ours}{remedy}") from error
 
 
 def _engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:
@@ -486,7 +551,9 @@ def _postgres_engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:
     url = url.set(drivername="postgresql+psycopg")
     try:
         # Who writes tries once more by itself where its connection was lost.
-        writer = sa.create_engine(url, connect_args=given, pool_size=1, max_overflow=0)
+        writer = sa.create_engine(
+            url, connect_args={**given, "autocommit": True}, pool_size=1, max_overflow=0
+        )
     except ModuleNotFoundError as error:
         raise DatabaseError(
             "[studio] database: Postgres wants psycopg: pip install 'understudy[postgres]'"
@@ -501,6 +568,7 @@ def _postgres_engines(url: sa.URL) -> tuple[sa.Engine, sa.Engine]:
     ).execution_options(postgresql_readonly=True)
     for engine in (writer, reader):
         event.listen(engine, "connect", _prepare_postgres)
+    event.listen(writer, "begin", lambda connection: connection.exec_driver_sql(_BEGIN_ON_POSTGRES))
     return writer, reader
 
 

@@ -178,3 +178,15 @@ async def _sweep(own: Store) -> None:
     left = [entry.key async for entry in own.list()]
     for key in left:
         await own.delete(key)
+
+
+async def sweep_unfinished(store: Store, take: str) -> None:
+    """Have a store remove what those have left who were killed while they wrote a take's files.
+
+    A listing does that, as soon as nobody can be writing them any more.
+
+    Raises:
+        StoreError: the store could not be read.
+    """
+    async for _ in take_store(store, take).list():
+        pass

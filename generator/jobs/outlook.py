@@ -7,15 +7,17 @@ at most once a second, in a thread, and less often where it takes long.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from generator.jobs.choice import Waiting, in_order
+from generator.jobs.choice import WaitingLine, items_in_order, jobs_in_order
 from generator.jobs.eta import Ahead, EngineSlot, KnownPaces, WorkSize, seconds_left, steps_made
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.schema import items, jobs, members, refusals
@@ -32,6 +34,7 @@ FORETOLD: Final = 2000
 place is told: what comes in between, and it will, is worth more than the reckoning."""
 
 _AT_ONCE: Final = 500
+_NOBODY: Final[frozenset[str]] = frozenset()
 _FIELDS: Final = ("model", "width", "height", "steps", "strength")
 
 
@@ -71,16 +74,55 @@ class _QueueState:
     """What the database says of the queue at one moment.
 
     Attributes:
-        waiting: what waits.
+        lines: what waits.
         turns: when each member was served last.
         elsewhere: the slots of other Studios that work on something.
         numbers: of all jobs that are not over, by their ids.
+        pieces: how many items of each job wait.
+        refused: of each waiting item of a job of which some engine has refused one, in order:
+            which engines have.
     """
 
-    waiting: Sequence[Waiting]
+    lines: Sequence[WaitingLine]
     turns: Mapping[str, int]
     elsewhere: Sequence[_Working]
     numbers: Mapping[str, int]
+    pieces: Mapping[str, int]
+    refused: Mapping[str, Sequence[frozenset[str]]]
+
+
+class Prospects(Mapping[str, Prospect]):
+    """What is to be said of every job that is not over, by its id.
+
+    Attributes:
+        running: how many are being worked on.
+        waiting: how many others there are.
+    """
+
+    def __init__(
+        self, at_work: Collection[str], line: Iterable[str], left: Mapping[str, float | None]
+    ) -> None:
+        """Number them.
+
+        Args:
+            at_work: jobs that are being worked on.
+            line: the others, as they will be.
+            left: seconds until a job is done, for those of which that is known.
+        """
+        self._places = dict.fromkeys(at_work, 0)
+        self.running = len(self._places)
+        self._places.update(zip(line, itertools.count(1)))
+        self.waiting = len(self._places) - self.running
+        self._left = left
+
+    def __getitem__(self, job: str) -> Prospect:
+        return Prospect(self._places[job], self._left.get(job))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(eq=False)
@@ -101,14 +143,14 @@ class QueueOutlook:
     _: KW_ONLY
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
-    _known: Mapping[str, Prospect] = field(default_factory=dict, init=False)
+    _known: Prospects = field(default_factory=lambda: Prospects((), (), {}), init=False)
     _sizes: dict[int, WorkSize | None] = field(default_factory=dict, init=False)
     _looked_at: float | None = field(default=None, init=False)
     _good_for: float = field(default=_GOOD_FOR, init=False)
     _changes: int = field(default=-1, init=False)
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
-    async def look(self) -> Mapping[str, Prospect]:
+    async def look(self) -> Prospects:
         """What is to be said of every job that is not over, by its id.
 
         A job that was asked for within the last second may be missing.
@@ -147,7 +189,7 @@ class QueueOutlook:
         paused = self.scheduler.paused is not None
         holder, wall = self.store.holder, self.wall()
 
-        def reckon(connection: sa.Connection) -> Mapping[str, Prospect]:
+        def reckon(connection: sa.Connection) -> Prospects:
             queue = queue_state(connection, holder, wall)
             return self._reckon(connection, queue, slots, paused=paused)
 
@@ -164,12 +206,11 @@ class QueueOutlook:
         slots: Sequence[_Working],
         *,
         paused: bool,
-    ) -> Mapping[str, Prospect]:
-        order = list(in_order(queue.waiting, queue.turns))
-        near = list(islice(order, FORETOLD))
+    ) -> Prospects:
+        near = list(islice(items_in_order(queue.lines, queue.turns), FORETOLD))
         working = [*slots, *queue.elsewhere]
         at_work = {slot.job: None for slot in working if slot.job in queue.numbers}
-        asked = {*at_work, *(item.job for item in near)}
+        asked = {*near, *at_work}
         self._learn_sizes(connection, {queue.numbers[job] for job in asked if job is not None})
 
         def size_of(job: str) -> WorkSize | None:
@@ -178,19 +219,19 @@ class QueueOutlook:
         able = [slot for slot in working if slot.able or slot.job is not None]
         left = seconds_left(
             [self._slot(slot, size_of) for slot in able if slot.job is None or slot.job in at_work],
-            (Ahead(item.job, size_of(item.job), item.refused_by) for item in near),
+            _ahead(near, size_of, queue.refused),
             self.paces,
         )
-        waits_in_vain = {item.job for item in near} if paused else set()
-        beyond = {item.job for item in islice(order, FORETOLD, None)}
-        unknown = waits_in_vain | beyond
-        line: dict[str, None] = dict.fromkeys(item.job for item in order if item.job not in at_work)
-        positions = {job: 0 for job in at_work if job is not None}
-        positions |= {job: place for place, job in enumerate(line, 1)}
-        return {
-            job: Prospect(place, None if job in unknown else left.get(job))
-            for job, place in positions.items()
+        # Of what waits behind the last that was reckoned, or waits in vain, the time is not known.
+        reckoned: Mapping[str, int] = {} if paused else Counter(near)
+        known = {
+            job: seconds
+            for job, seconds in left.items()
+            if reckoned.get(job, 0) == queue.pieces.get(job, 0)
         }
+        order = jobs_in_order(queue.lines, queue.turns)
+        here = [job for job in at_work if job is not None]
+        return Prospects(here, (job for job in order if job not in at_work), known)
 
     def _slot(self, slot: _Working, size_of: Callable[[str], WorkSize | None]) -> EngineSlot:
         if slot.job is None:
@@ -213,6 +254,63 @@ class QueueOutlook:
             self._sizes |= sizes_of(connection, missing[start : start + _AT_ONCE])
 
 
+def _ahead(
+    jobs: Iterable[str],
+    size_of: Callable[[str], WorkSize | None],
+    refused: Mapping[str, Sequence[frozenset[str]]],
+) -> Iterator[Ahead]:
+    """The items that wait, each by its job, as far as their duration is concerned."""
+    sizes: dict[str, Ahead] = {}
+    which = {job: iter(each) for job, each in refused.items()}
+    for job in jobs:
+        if job in which:
+            yield Ahead(job, size_of(job), next(which[job], _NOBODY))
+            continue
+        known = sizes.get(job)
+        if known is None:
+            known = sizes[job] = Ahead(job, size_of(job))
+        yield known
+
+
+# All of a line comes as one row: a thread that fetches row by row lets go of the interpreter at
+# each, and gets it back late where the loop is busy. As SQLite promises no order within such a
+# row, places come along.
+_WAITS: Final = (items.c.lane == "engine") & (items.c.status == sa.text("'queued'"))
+_JOBS: Final = (
+    sa.select(
+        *(items.c.priority, items.c.owner, items.c.rank, items.c.job.label("number")),
+        sa.func.min(jobs.c.id).label("id"),
+        sa.func.count().label("pieces"),
+        sa.func.row_number()
+        .over(partition_by=[items.c.priority, items.c.owner], order_by=[items.c.rank, items.c.job])
+        .label("place"),
+    )
+    .join_from(items, jobs)
+    .where(_WAITS)
+    .group_by(items.c.priority, items.c.owner, items.c.rank, items.c.job)
+    .subquery()
+)
+_LINES: Final = sa.select(
+    *(_JOBS.c.priority, _JOBS.c.owner, sa.func.min(_JOBS.c.rank)),
+    *(
+        sa.func.aggregate_strings(sa.cast(each, sa.Text), ",")
+        for each in (_JOBS.c.place, _JOBS.c.number, _JOBS.c.id, _JOBS.c.pieces)
+    ),
+).group_by(_JOBS.c.priority, _JOBS.c.owner)
+_RUNNING: Final = (
+    sa.select(items.c.job, jobs.c.id, items.c.engine, items.c.started_at, items.c.holder)
+    .join_from(items, jobs)
+    .where(items.c.lane == "engine", items.c.status == sa.text("'running'"))
+)
+_SERVED: Final = sa.select(members.c.id, members.c.turn).where(members.c.turn > 0)
+_REFUSED: Final = (
+    sa.select(refusals, jobs.c.id)
+    .join_from(refusals, items, (refusals.c.job == items.c.job) & (refusals.c.n == items.c.n))
+    .join(jobs)
+    .where(_WAITS)
+)
+
+
 def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueState:
     """All that waits and is worked on, at one moment.
 
@@ -221,35 +319,44 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
         holder: whose slots are not looked for.
         wall: Unix time.
     """
-    refused: dict[tuple[int, int], set[str]] = {}
-    for number, n, engine in connection.execute(sa.select(refusals)).all():
-        refused.setdefault((number, n), set()).add(engine)
-    nobody: frozenset[str] = frozenset()
-    query = (
-        sa.select(items.c.job, items.c.n, jobs.c.id, items.c.owner, items.c.priority, items.c.rank)
-        .join_from(items, jobs)
-        .where(items.c.lane == "engine", items.c.status == sa.text("'queued'"))
-    )
     numbers: dict[str, int] = {}
-    waiting: list[Waiting] = []
-    for number, n, job, owner, priority, rank in connection.execute(query).all():
-        numbers[job] = number
-        able = frozenset(refused[number, n]) if (number, n) in refused else nobody
-        waiting.append(Waiting(job, n, owner, priority, rank, able))
-    running = (
-        sa.select(items.c.job, jobs.c.id, items.c.engine, items.c.started_at, items.c.holder)
-        .join_from(items, jobs)
-        .where(items.c.lane == "engine", items.c.status == sa.text("'running'"))
-    )
+    pieces: dict[str, int] = {}
+    lines: list[WaitingLine] = []
+    for priority, owner, rank, *texts in connection.execute(_LINES).all():
+        columns = [text.split(",") for text in texts]
+        places = list(map(int, columns[0]))
+        if places != list(range(1, len(places) + 1)):
+            order = sorted(range(len(places)), key=places.__getitem__)
+            columns = [[column[place] for place in order] for column in columns]
+        _, found, ids, counts = columns
+        of_each = list(map(int, counts))
+        lines.append(WaitingLine(owner, priority, rank, ids, of_each))
+        numbers.update(zip(ids, map(int, found), strict=True))
+        pieces.update(zip(ids, of_each, strict=True))
     elsewhere: list[_Working] = []
-    for number, job, engine, started_at, whose in connection.execute(running):
+    for number, job, engine, started_at, whose in connection.execute(_RUNNING).all():
         numbers[job] = number
         if whose != holder:
             elapsed = max(0.0, wall - (started_at or wall))
             elsewhere.append(_Working(engine or "", job, elapsed))
-    served = connection.execute(sa.select(members.c.id, members.c.turn).where(members.c.turn > 0))
-    turns = {row.id: row.turn for row in served}
-    return _QueueState(waiting, turns, elsewhere, numbers)
+    turns = {row.id: row.turn for row in connection.execute(_SERVED)}
+    return _QueueState(lines, turns, elsewhere, numbers, pieces, _refused(connection))
+
+
+def _refused(connection: sa.Connection) -> dict[str, list[frozenset[str]]]:
+    """See `_QueueState.refused`."""
+    engines: dict[tuple[int, int], set[str]] = {}
+    concerned: dict[int, str] = {}
+    for number, n, engine, job in connection.execute(_REFUSED).all():
+        engines.setdefault((number, n), set()).add(engine)
+        concerned[number] = job
+    found: dict[str, list[frozenset[str]]] = {}
+    if concerned:
+        waiting = sa.select(items.c.job, items.c.n).where(_WAITS, items.c.job.in_(concerned))
+        for number, n in connection.execute(waiting.order_by(items.c.job, items.c.n)).all():
+            of_item = frozenset(engines.get((number, n), ()))
+            found.setdefault(concerned[number], []).append(of_item)
+    return found
 
 
 def sizes_of(connection: sa.Connection, numbers: Iterable[int]) -> dict[int, WorkSize | None]:

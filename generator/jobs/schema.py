@@ -2,6 +2,8 @@
 
 Texts that hold a document are JSON. Times are Unix times, in seconds. What an item needs so that
 it can be chosen is written beside it, so that one index finds the next one among ten thousand.
+A job counts its items, by what became of them, and an item those who refused it: `unsettled`,
+`done`, `failed` and `refused` are changed in the transactions that change what they count.
 
 Whoever changes a table here adds a revision to `generator/jobs/migrations/revisions/` that makes
 the same change to a database that is there already.
@@ -60,6 +62,7 @@ jobs: Final = sa.Table(
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("metadata", sa.Text, nullable=False),
     sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("unsettled", sa.Integer, nullable=False, server_default="0"),
     sa.Column("done", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
@@ -98,6 +101,7 @@ items: Final = sa.Table(
     sa.Column("error_code", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("refused", sa.Integer, nullable=False, server_default="0"),
     sa.Column("claims", sa.Integer, nullable=False, server_default="0"),
     sa.Column("holder", sa.Text),
     sa.Column("lease_until", sa.Double),

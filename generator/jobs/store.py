@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -26,17 +27,18 @@ from generator.jobs.model import (
     PRIORITIES,
     USUAL_PRIORITY,
     Item,
-    ItemStatus,
     Job,
     JobKind,
     JobStatus,
     Lane,
     Problem,
     commonest,
-    status_of,
     take_id,
 )
 from generator.jobs.schema import events, items, jobs, members, refusals, state
+from generator.jobs.together import Write, execute_together
+
+T = TypeVar("T")
 
 A_DAY: Final = 24 * 3600.0
 """Seconds over which a member's pictures are counted."""
@@ -306,6 +308,11 @@ class JobStore:
         found = await self.database.read(lambda connection: connection.scalar(query.limit(1)))
         return found is not None
 
+    async def drawn_again(self, since: float) -> list[str]:
+        """The takes of items that were begun more than once, and have ended after a time."""
+        query = sa.select(items.c.take).where(items.c.ended_at > since, items.c.claims > 1)
+        return await self.database.read(lambda connection: list(connection.scalars(query)))
+
     async def asked_since(self, owner: str, since: float) -> int:
         """How many items a member has asked for after a time."""
         return await self.database.read(lambda connection: _asked_since(connection, owner, since))
@@ -367,16 +374,29 @@ class JobStore:
             lease: seconds after which the item is anybody's again, unless `renew` was called.
             lane: which items.
         """
-        taken: Claimed | None = None
 
         def take(connection: sa.Connection) -> Claimed | None:
-            nonlocal taken
-            taken = _claim(connection, self.holder, engine, lane=lane, now=now, until=now + lease)
-            return taken
+            return _claim(connection, self.holder, engine, lane=lane, now=now, until=now + lease)
+
+        return await self._taking(take, lambda taken: taken, now)
+
+    async def _taking(
+        self,
+        take: Callable[[sa.Connection], T],
+        taken_of: Callable[[T], Claimed | None],
+        now: float,
+    ) -> T:
+        """Have an item taken on; whoever is cancelled meanwhile has taken on nothing."""
+        results: list[T] = []
+
+        def operation(connection: sa.Connection) -> T:
+            results[:] = [take(connection)]
+            return results[0]
 
         try:
-            return await self.database.write(take)
+            return await self.database.write(operation)
         except asyncio.CancelledError:
+            taken = taken_of(results[0]) if results else None
             if taken is not None:
                 await self.put_back(taken, None, now)
             raise
@@ -405,17 +425,51 @@ class JobStore:
         self, claimed: Claimed, now: float, *, seconds: float, cost: float | None
     ) -> bool:
         """An item is done, and its take is there; False where nobody wants it any more."""
-        return await self.database.write(
-            lambda connection: _settle(
-                connection, self.holder, claimed, now, seconds=seconds, cost=cost
+
+        def settle(connection: sa.Connection) -> bool:
+            settled = _settle(connection, self.holder, claimed, now, seconds=seconds, cost=cost)
+            return _finish(connection, now, settled)
+
+        return await self.database.write(settle)
+
+    async def ready_and_claim(
+        self,
+        claimed: Claimed,
+        engine: str,
+        now: float,
+        *,
+        seconds: float,
+        cost: float | None,
+        lease: float,
+        lane: Lane = "engine",
+    ) -> tuple[bool, Claimed | None]:
+        """What `ready` and `claim` do, for who goes on at once: one transaction instead of two.
+
+        Returns:
+            Whether the item was still ours; and the next.
+        """
+
+        def settle_and_take(connection: sa.Connection) -> tuple[bool, Claimed | None]:
+            settled = _settle(connection, self.holder, claimed, now, seconds=seconds, cost=cost)
+            taken = _claim(
+                *(connection, self.holder, engine),
+                lane=lane,
+                now=now,
+                until=now + lease,
+                settled=settled,
             )
-        )
+            return settled is not None, taken
+
+        return await self._taking(settle_and_take, lambda result: result[1], now)
 
     async def failed(self, claimed: Claimed, problem: Problem, now: float) -> bool:
         """An item came to nothing; False where nobody wants it any more."""
-        return await self.database.write(
-            lambda connection: _settle(connection, self.holder, claimed, now, problem=problem)
-        )
+
+        def settle(connection: sa.Connection) -> bool:
+            settled = _settle(connection, self.holder, claimed, now, problem=problem)
+            return _finish(connection, now, settled)
+
+        return await self.database.write(settle)
 
     async def put_back(
         self,
@@ -528,57 +582,79 @@ class JobStore:
 
 # Made once, as making them takes longer than having them done. The subqueries are such that each
 # is one look into `ix_items_queued`, whatever the database knows of how many there are.
-_WAITS: Final = (items.c.lane == sa.bindparam("lane")) & (items.c.status == sa.text("'queued'"))
-_HIGHEST: Final = (
-    sa.select(items.c.priority)
-    .where(_WAITS, items.c.priority < sa.bindparam("under"))
-    .order_by(items.c.priority.desc())
-    .limit(1)
-    .scalar_subquery()
-)
-_FIRST_RANK: Final = (
-    sa.select(items.c.rank)
-    .where(_WAITS, items.c.priority == _HIGHEST, items.c.owner == members.c.id)
-    .order_by(items.c.rank)
-    .limit(1)
-    .scalar_subquery()
-)
-_TURNS: Final = (
-    sa.select(members.c.id, _HIGHEST.label("priority"))
-    .where(_FIRST_RANK.is_not(None))
-    .order_by(members.c.turn, _FIRST_RANK, members.c.id)
-)
-"""Those whose items wait in the highest priority below another, as they come to their turn."""
+_OF_LANE: Final[sa.BindParameter[str]] = sa.bindparam("lane")
+_QUEUED: Final = sa.text("'queued'")
+
+
+def _able(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Of a table of items, those that the engine has not refused."""
+    refused = sa.exists().where(
+        refusals.c.job == table.c.job,
+        refusals.c.n == table.c.n,
+        refusals.c.engine == sa.bindparam("able"),
+    )
+    # What is told of almost all of them without another look.
+    return (table.c.refused == 0) | ~refused.correlate(table)
+
+
+def _highest() -> sa.ScalarSelect[int]:
+    """The highest priority in which something waits for the engine."""
+    waits = items.alias("most_urgent")
+    return (
+        sa.select(waits.c.priority)
+        .where(waits.c.lane == _OF_LANE, waits.c.status == _QUEUED, _able(waits))
+        .order_by(waits.c.priority.desc())
+        .limit(1)
+        .correlate(None)
+        .scalar_subquery()
+    )
+
+
+def _first_rank() -> sa.ScalarSelect[float]:
+    """Of a member's items that wait in it, the rank of the first."""
+    waits = items.alias("first_in_line")
+    return (
+        sa.select(waits.c.rank)
+        .where(waits.c.lane == _OF_LANE, waits.c.status == _QUEUED, _able(waits))
+        .where(waits.c.priority == _highest(), waits.c.owner == members.c.id)
+        .order_by(waits.c.rank)
+        .limit(1)
+        .correlate(members)
+        .scalar_subquery()
+    )
+
+
+def _whose_turn() -> sa.ScalarSelect[str]:
+    """The member, of those who have something there, who was served longest ago."""
+    first = _first_rank()
+    return (
+        sa.select(members.c.id)
+        .where(first.is_not(None))
+        .order_by(members.c.turn, first, members.c.id)
+        .limit(1)
+        .correlate(None)
+        .scalar_subquery()
+    )
+
 
 _NEXT: Final = (
     sa.select(
         *(items.c.job, items.c.n, items.c.seed, items.c.take, items.c.owner, items.c.work),
-        *(items.c.tries, items.c.claims),
+        *(items.c.tries, items.c.refused, items.c.claims),
         jobs.c.id.label("job_id"),
         jobs.c.status.label("job_status"),
-        sa.select(sa.func.count())
-        .where(refusals.c.job == items.c.job, refusals.c.n == items.c.n)
-        .scalar_subquery()
-        .label("refusals"),
     )
     .join_from(items, jobs)
-    .where(
-        _WAITS,
-        items.c.priority == sa.bindparam("of"),
-        items.c.owner == sa.bindparam("member"),
-        ~sa.exists().where(
-            refusals.c.job == items.c.job,
-            refusals.c.n == items.c.n,
-            refusals.c.engine == sa.bindparam("able"),
-        ),
-    )
+    .where(items.c.lane == _OF_LANE, items.c.status == _QUEUED, _able(items))
+    .where(items.c.priority == _highest(), items.c.owner == _whose_turn())
     .order_by(items.c.rank, items.c.job, items.c.n)
     .limit(1)
 )
-_ITEM: Final = (items.c.job == sa.bindparam("of_job")) & (items.c.n == sa.bindparam("of_n"))
+"""The item that `generator.jobs.choice.choose` would choose."""
+
 _TAKE: Final = (
     sa.update(items)
-    .where(_ITEM)
+    .where(items.c.job == sa.bindparam("next_job"), items.c.n == sa.bindparam("next_n"))
     .values(
         status="running",
         holder=sa.bindparam("by"),
@@ -595,11 +671,12 @@ _SERVE: Final = (
 )
 _START: Final = (
     sa.update(jobs)
-    .where(jobs.c.number == sa.bindparam("of_job"))
+    .where(jobs.c.number == sa.bindparam("next_job"))
     .values(status="processing", started_at=sa.func.coalesce(jobs.c.started_at, sa.bindparam("at")))
 )
 _HELD: Final = (
-    _ITEM
+    (items.c.job == sa.bindparam("of_job"))
+    & (items.c.n == sa.bindparam("of_n"))
     & (items.c.status == "running")
     & (items.c.holder == sa.bindparam("by"))
     & (items.c.claims == sa.bindparam("under"))
@@ -618,17 +695,45 @@ _SETTLE: Final = (
         error=sa.bindparam("message"),
     )
 )
-_COUNTED: Final = sa.select(
-    *(jobs.c.number, jobs.c.id, jobs.c.owner, jobs.c.status, jobs.c.done, jobs.c.crashes)
-).where(jobs.c.number == sa.bindparam("of_job"))
-_STATUSES: Final = sa.select(items.c.status).where(items.c.job == sa.bindparam("of_job"))
+_COUNTS: Final = (
+    *(jobs.c.number, jobs.c.id, jobs.c.owner, jobs.c.status),
+    *(jobs.c.total, jobs.c.done, jobs.c.failed),
+)
+"""What is asked of a job that may have come to its end."""
+
+_IS_LAST: Final = jobs.c.unsettled == 1
+_DONE: Final = jobs.c.done + sa.bindparam("is_ready", type_=sa.Integer)
+_COUNT: Final = (
+    sa.update(jobs)
+    .where(jobs.c.number == sa.bindparam("of_job"), sa.exists().where(_HELD))
+    .values(
+        unsettled=jobs.c.unsettled - 1,
+        done=_DONE,
+        failed=jobs.c.failed + 1 - sa.bindparam("is_ready", type_=sa.Integer),
+        status=sa.case(
+            (~_IS_LAST, jobs.c.status), (_DONE > 0, sa.literal("completed")), else_="failed"
+        ),
+        completed_at=sa.case((_IS_LAST, sa.bindparam("at")), else_=jobs.c.completed_at),
+        seconds=jobs.c.seconds + sa.func.coalesce(sa.bindparam("took", type_=sa.Double), 0.0),
+        cost=sa.func.coalesce(
+            jobs.c.cost + sa.bindparam("paid", type_=sa.Double),
+            sa.bindparam("paid", type_=sa.Double),
+            jobs.c.cost,
+        ),
+        # Where something comes of it, it is not the job that the process dies of.
+        crashes=sa.case((sa.bindparam("is_ready", type_=sa.Integer) == 1, 0), else_=jobs.c.crashes),
+    )
+    .returning(*_COUNTS)
+)
+"""Has a job say what `status_of` would say once an item that is held has come to its end."""
+
+_WHY: Final = sa.select(items.c.error_code, items.c.error).where(
+    items.c.job == sa.bindparam("of_job")
+)
 _LAST_RANK: Final = (
     sa.select(items.c.rank)
-    .where(
-        _WAITS,
-        items.c.priority == sa.bindparam("of"),
-        items.c.owner == sa.bindparam("member"),
-    )
+    .where(items.c.lane == _OF_LANE, items.c.status == _QUEUED)
+    .where(items.c.priority == sa.bindparam("of"), items.c.owner == sa.bindparam("member"))
     .order_by(items.c.rank.desc())
     .limit(1)
 )
@@ -638,6 +743,23 @@ _MEMBER: Final = sa.select(members.c.pictures_a_day, members.c.removed_at).where
 _NEW_JOB: Final = sa.insert(jobs).returning(jobs.c.number)
 _NEW_ITEMS: Final = sa.insert(items)
 _NEW_EVENTS: Final = sa.insert(events)
+_FEW: Final = 8
+"""Events that one statement of their own inserts."""
+
+
+@cache
+def _new_events(count: int) -> sa.Insert:
+    """Inserts a few, numbered in their order, beside whatever else is written."""
+    texts = ("owner", "job", "type", "data")
+    # Not as VALUES, which SQLAlchemy would put into words anew each time.
+    rows = [
+        sa.select(
+            sa.bindparam("at", type_=sa.Double),
+            *(sa.bindparam(f"event_{each}_{number}", type_=sa.Text) for each in texts),
+        )
+        for number in range(count)
+    ]
+    return sa.insert(events).from_select(["at", *texts], sa.union_all(*rows))
 
 
 # ---------------------------------------------------------------- transactions
@@ -650,23 +772,35 @@ def _insert(
     connection.execute(statement, rows[0] if len(rows) == 1 else rows)
 
 
-def _tell(
-    connection: sa.Connection,
-    now: float,
-    owner: str,
-    job: str,
-    *told: tuple[EventType, Mapping[str, Any]],
-) -> None:
+class _News(NamedTuple):
+    """What is to be told of a job: an event that has no number yet."""
+
+    owner: str
+    job: str
+    type: EventType
+    data: Mapping[str, Any]
+
+
+def _tell(connection: sa.Connection, now: float, news: Sequence[_News]) -> None:
     """Write events down, numbered in the order in which their transactions are done."""
-    if told:
-        _insert(
-            connection,
-            _NEW_EVENTS,
-            [
-                {"at": now, "owner": owner, "job": job, "type": kind, "data": json.dumps(data)}
-                for kind, data in told
-            ],
-        )
+    if len(news) > _FEW:
+        rows = [{**each._asdict(), "at": now, "data": json.dumps(each.data)} for each in news]
+        connection.execute(_NEW_EVENTS, rows)
+    elif news:
+        connection.execute(*_telling(now, news))
+
+
+def _telling(now: float, news: Sequence[_News]) -> Write:
+    """What writes a few of them down."""
+    parameters: dict[str, Any] = {"at": now}
+    for number, each in enumerate(news):
+        parameters |= {
+            f"event_owner_{number}": each.owner,
+            f"event_job_{number}": each.job,
+            f"event_type_{number}": each.type,
+            f"event_data_{number}": json.dumps(each.data),
+        }
+    return _new_events(len(news)), parameters
 
 
 def _forgotten(connection: sa.Connection) -> int:
@@ -714,6 +848,7 @@ def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bo
             "request": _text(new.request),
             "metadata": _text(new.metadata),
             "total": len(new.items),
+            "unsettled": len(new.items),
             "key": new.key,
             "created_at": now,
         },
@@ -737,7 +872,7 @@ def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bo
             for n, item in enumerate(new.items)
         ],
     )
-    _tell(connection, now, new.owner, new.id, ("job.queued", {"total": len(new.items)}))
+    _tell(connection, now, [_News(new.owner, new.id, "job.queued", {"total": len(new.items)})])
     made = tuple(
         Item(n, "queued", item.seed, take_id(new.id, n)) for n, item in enumerate(new.items)
     )
@@ -863,50 +998,21 @@ def _ranks(
 
 
 def _claim(
-    connection: sa.Connection, holder: str, engine: str, *, lane: Lane, now: float, until: float
-) -> Claimed | None:
-    under = len(PRIORITIES)
-    while True:
-        turns = connection.execute(_TURNS, {"lane": lane, "under": under}).all()
-        if not turns:
-            return None
-        under = turns[0].priority
-        for member, _ in turns:
-            row = connection.execute(
-                _NEXT, {"lane": lane, "of": under, "member": member, "able": engine}
-            ).first()
-            if row is not None:
-                return _taken(connection, row, holder, engine, now=now, until=until)
-
-
-def _taken(
     connection: sa.Connection,
-    row: sa.Row[*tuple[Any, ...]],
     holder: str,
     engine: str,
     *,
+    lane: Lane,
     now: float,
     until: float,
-) -> Claimed:
-    connection.execute(
-        _TAKE,
-        {
-            "of_job": row.job,
-            "of_n": row.n,
-            "by": holder,
-            "until": until,
-            "with": engine,
-            "at": now,
-        },
-    )
-    connection.execute(_SERVE, {"member": row.owner})
-    told: list[tuple[EventType, Mapping[str, Any]]] = []
-    if row.job_status == "queued":
-        connection.execute(_START, {"of_job": row.job, "at": now})
-        told.append(("job.started", {}))
-    told.append(("item.running", {"n": row.n, "engine": engine}))
-    _tell(connection, now, row.owner, row.job_id, *told)
-    return Claimed(
+    settled: _Settled | None = None,
+) -> Claimed | None:
+    """Take on the next item, and write what is left to do of the one before."""
+    row = connection.execute(_NEXT, {"lane": lane, "able": engine}).first()
+    if row is None:
+        _finish(connection, now, settled)
+        return None
+    claimed = Claimed(
         job=row.job_id,
         number=row.job,
         n=row.n,
@@ -915,9 +1021,20 @@ def _taken(
         owner=row.owner,
         work=json.loads(row.work),
         tries=row.tries,
-        refusals=row.refusals,
+        refusals=row.refused,
         claim=row.claims + 1,
     )
+    taking = {"next_job": row.job, "next_n": row.n, "by": holder, "until": until, "with": engine}
+    writes: list[Write] = [] if settled is None else [*settled.writes]
+    writes += [(_TAKE, {**taking, "at": now}), (_SERVE, {"member": row.owner})]
+    news = [] if settled is None else [*settled.news]
+    if row.job_status == "queued":
+        writes.append((_START, {"next_job": row.job, "at": now}))
+        news.append(_News(row.owner, row.job_id, "job.started", {}))
+    running = {"n": row.n, "engine": engine}
+    news.append(_News(row.owner, row.job_id, "item.running", running))
+    execute_together(connection, *writes, _telling(now, news))
+    return claimed
 
 
 def _row(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[*tuple[Any, ...]]:
@@ -932,6 +1049,25 @@ def _row(connection: sa.Connection, where: sa.ColumnElement[bool]) -> sa.Row[*tu
     return row
 
 
+class _Settled(NamedTuple):
+    """What is to be written of an item that came to its end, its job being counted already.
+
+    Attributes:
+        news: to be told.
+        writes: to be done together with that.
+    """
+
+    news: Sequence[_News]
+    writes: Sequence[Write] = ()
+
+
+def _finish(connection: sa.Connection, now: float, settled: _Settled | None) -> bool:
+    """Write what is left of an item's end; whether there is such an item."""
+    if settled is not None:
+        execute_together(connection, *settled.writes, _telling(now, settled.news))
+    return settled is not None
+
+
 def _settle(
     connection: sa.Connection,
     holder: str,
@@ -941,12 +1077,21 @@ def _settle(
     problem: Problem | None = None,
     seconds: float | None = None,
     cost: float | None = None,
-) -> bool:
-    """An item is ready, or failed where there is a problem."""
-    done = connection.execute(
+) -> _Settled | None:
+    """An item is ready, or failed where there is a problem.
+
+    Returns:
+        What is left to do of that; None where the item is not ours any more.
+    """
+    held = _claim_of(holder, claimed)
+    counted = {"is_ready": int(problem is None), "took": seconds, "paid": cost, "at": now}
+    job = connection.execute(_COUNT, {**held, **counted}).first()
+    if job is None:
+        return None
+    settle: Write = (
         _SETTLE,
         {
-            **_claim_of(holder, claimed),
+            **held,
             "becomes": "ready" if problem is None else "failed",
             "at": now,
             "took": seconds,
@@ -955,17 +1100,19 @@ def _settle(
             "message": problem.message if problem else None,
         },
     )
-    if not done.rowcount:
-        return False
-    told: list[tuple[EventType, Mapping[str, Any]]]
-    if problem is None:
-        told = [("item.ready", {"n": claimed.n, "take": claimed.take})]
-    else:
-        told = [("item.failed", {"n": claimed.n, "error": _said(problem)})]
-    row = connection.execute(_COUNTED, {"of_job": claimed.number}).one()
-    told += _count(connection, row, now, seconds=seconds or 0.0, cost=cost)
-    _tell(connection, now, claimed.owner, claimed.job, *told)
-    return True
+    told: tuple[EventType, Mapping[str, Any]] = (
+        ("item.ready", {"n": claimed.n, "take": claimed.take})
+        if problem is None
+        else ("item.failed", {"n": claimed.n, "error": _said(problem)})
+    )
+    news = [_News(claimed.owner, claimed.job, *told)]
+    if job.status == "failed":  # why it did is found among its items
+        execute_together(connection, settle)
+        news.append(_ended(connection, job))
+        return _Settled(news)
+    if job.status in ENDED:
+        news.append(_ended(connection, job))
+    return _Settled(news, [settle])
 
 
 def _put_back(
@@ -988,6 +1135,7 @@ def _put_back(
             error_code=problem.code if problem else None,
             error=problem.message if problem else None,
             tries=items.c.tries + int(counts),
+            refused=items.c.refused + int(refused_by is not None),
         ),
         _claim_of(holder, claimed),
     )
@@ -998,7 +1146,7 @@ def _put_back(
             sa.insert(refusals).values(job=claimed.number, n=claimed.n, engine=refused_by)
         )
     told: Mapping[str, Any] = {"n": claimed.n, "error": _said(problem)}
-    _tell(connection, now, claimed.owner, claimed.job, ("item.queued", told))
+    _tell(connection, now, [_News(claimed.owner, claimed.job, "item.queued", told)])
     return True
 
 
@@ -1011,7 +1159,13 @@ def _cancel(connection: sa.Connection, job: str, now: float) -> Job:
         .where(items.c.job == row.number, items.c.status.in_(["queued", "running"]))
         .values(status="cancelled", holder=None, lease_until=None, ended_at=now)
     )
-    _tell(connection, now, row.owner, job, *_count(connection, row, now, cancelled=True))
+    row = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.number == row.number)
+        .values(status="cancelled", unsettled=0, completed_at=now)
+        .returning(*_COUNTS)
+    ).one()
+    _tell(connection, now, [_ended(connection, row)])
     return _jobs(connection, jobs.c.id == job, 1)[0]
 
 
@@ -1030,6 +1184,9 @@ def _retry(connection: sa.Connection, job: str, numbers: frozenset[int] | None, 
     if not again.rowcount:
         raise NothingToRetry("nothing of it failed")
     connection.execute(sa.delete(refusals).where(refusals.c.job == row.number))
+    connection.execute(
+        sa.update(items).where(items.c.job == row.number, items.c.refused > 0).values(refused=0)
+    )
     failed = sa.select(sa.func.count()).where(items.c.job == row.number, items.c.status == "failed")
     connection.execute(
         sa.update(jobs)
@@ -1037,6 +1194,7 @@ def _retry(connection: sa.Connection, job: str, numbers: frozenset[int] | None, 
         .values(
             status="queued",
             attempt=jobs.c.attempt + 1,
+            unsettled=again.rowcount,
             crashes=0,
             failed=failed.scalar_subquery(),
             error_code=None,
@@ -1044,7 +1202,7 @@ def _retry(connection: sa.Connection, job: str, numbers: frozenset[int] | None, 
             completed_at=None,
         )
     )
-    _tell(connection, now, row.owner, job, ("job.queued", {"attempt": row.attempt + 1}))
+    _tell(connection, now, [_News(row.owner, job, "job.queued", {"attempt": row.attempt + 1})])
     return _jobs(connection, jobs.c.id == job, 1)[0]
 
 
@@ -1072,55 +1230,44 @@ def _let_go(
             )
         said = _said(problem if hopeless else None)
         kind: EventType = "item.failed" if hopeless else "item.queued"
-        told: list[tuple[EventType, Mapping[str, Any]]] = [
-            (kind, {"n": n, "error": said}) for n in pieces
-        ]
+        news = [_News(job.owner, job.id, kind, {"n": n, "error": said}) for n in pieces]
         if hopeless:
-            told += _count(connection, job, now)
-        _tell(connection, now, job.owner, job.id, *told)
+            row = connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.number == number)
+                .values(
+                    status=sa.case((jobs.c.done > 0, sa.literal("completed")), else_="failed"),
+                    unsettled=0,
+                    failed=jobs.c.failed + len(pieces),
+                    completed_at=now,
+                )
+                .returning(*_COUNTS)
+            ).one()
+            news.append(_ended(connection, row))
+        _tell(connection, now, news)
         let_go.append(job.id)
     return let_go
 
 
-def _count(
-    connection: sa.Connection,
-    job: sa.Row[*tuple[Any, ...]],
-    now: float,
-    *,
-    cancelled: bool = False,
-    seconds: float = 0.0,
-    cost: float | None = None,
-) -> list[tuple[EventType, Mapping[str, Any]]]:
-    """Have a job say what its items say; what is to be told of that."""
-    found: list[ItemStatus] = list(connection.scalars(_STATUSES, {"of_job": job.number}))
-    status = status_of(found, begun=job.status == "processing", cancelled=cancelled)
-    values: dict[str, Any] = {
-        "status": status,
-        "done": found.count("ready"),
-        "failed": found.count("failed"),
-        "seconds": jobs.c.seconds + seconds,
-    }
-    if found.count("ready") > job.done:
-        values["crashes"] = 0  # it is not the job that the process dies of
-    if cost is not None:
-        values["cost"] = sa.func.coalesce(jobs.c.cost, 0.0) + cost
-    over = status in ENDED
-    if over:
-        values["completed_at"] = now
-    if status == "failed":
-        rows = connection.execute(
-            sa.select(items.c.error_code, items.c.error).where(items.c.job == job.number)
-        )
-        problem = commonest(_problem(*row) for row in rows)
+def _ended(connection: sa.Connection, job: sa.Row[*tuple[Any, ...]]) -> _News:
+    """What is to be told of a job that has come to its end; one that failed now says why.
+
+    Args:
+        connection: whose transaction it came to its end in.
+        job: `_COUNTS` of it.
+    """
+    if job.status == "failed":
+        reasons = connection.execute(_WHY, {"of_job": job.number}).all()
+        problem = commonest(_problem(*each) for each in reasons)
         if problem is not None:
-            values |= {"error_code": problem.code, "error": problem.message}
-    connection.execute(sa.update(jobs).where(jobs.c.number == job.number).values(values))
-    if not over:
-        return []
-    kind = cast("EventType", f"job.{status}")
-    done, failed = found.count("ready"), found.count("failed")
-    partial = status == "completed" and done < len(found)
-    return [(kind, {"done": done, "failed": failed, "partial": partial})]
+            connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.number == job.number)
+                .values(error_code=problem.code, error=problem.message)
+            )
+    partial = job.status == "completed" and job.done < job.total
+    told = {"done": job.done, "failed": job.failed, "partial": partial}
+    return _News(job.owner, job.id, cast("EventType", f"job.{job.status}"), told)
 
 
 # ---------------------------------------------------------------- rows

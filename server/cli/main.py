@@ -40,8 +40,8 @@ COMMANDS: Final[Mapping[str, str]] = {
 a server that starts does not wait for what draws or rehearses."""
 
 _OURS: Final = frozenset({"cache", "generator", "server"})
-_EXTRAS: Final[Mapping[str, str]] = {"studio": "studio"}
-"""Commands that want more than what is always installed, and the extra that brings it."""
+EXTRAS: Final[Mapping[str, str]] = {"studio": "studio"}
+"""The extra that a command needs, for those that need one."""
 
 
 class _CommandsByName(TyperGroup):
@@ -61,9 +61,9 @@ class _CommandsByName(TyperGroup):
         try:
             module = _loaded(name)
         except ModuleNotFoundError as error:
-            if cmd_name not in _EXTRAS or (error.name or "").partition(".")[0] in _OURS:
+            if cmd_name not in EXTRAS or (error.name or "").partition(".")[0] in _OURS:
                 raise
-            return _not_installed(cmd_name, error.name or "a part of it")
+            return _not_installed(cmd_name, str(error.name))
         found = getattr(module, attribute)
         if isinstance(found, typer.Typer):
             group = get_group(found)
@@ -74,18 +74,16 @@ class _CommandsByName(TyperGroup):
         return get_command(single)
 
 
-def _not_installed(name: str, missing: str) -> Command:
-    """In place of a command whose extra is not installed: the others are there all the same."""
-    extra = _EXTRAS[name]
-    remedy = f"make {name} installs it, as does pip install 'understudy[{extra}]'"
-
-    def say_so() -> None:
-        _fail(f"understudy {name} wants {missing}, which is not installed: {remedy}", 1)
-
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+def _not_installed(command: str, package: str) -> Command:
+    """What stands for a command whose extra is not installed: it says so, whatever it is given."""
+    extra = f"pip install 'understudy[{EXTRAS[command]}]'"
     single = typer.Typer(add_completion=False)
-    told = f"Not installed: {remedy}."
-    single.command(name=name, help=told, context_settings=anything)(say_so)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+    @single.command(name=command, help=f"(needs {extra})", context_settings=anything)
+    def say_so() -> None:
+        _fail(f"understudy {command} needs {package}, which is not installed: {extra}", 2)
+
     return get_command(single)
 
 

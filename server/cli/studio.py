@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from cache.stores.urls import BadStoreAddress
 from generator.jobs.backup import backup
 from generator.jobs.database import DatabaseError, open_database
 from generator.jobs.members import BadMemberName, Member, MemberExists, Members, Role
@@ -21,11 +22,11 @@ from server.cli.common import (
     errors,
     fail,
     load,
-    named_store,
     print_json,
     print_table,
 )
 from server.config.show import Show
+from server.core.child_process import give_way
 from server.core.clock import SystemClock
 from server.core.formatting import size
 from server.core.host_process import HostProcess
@@ -76,18 +77,29 @@ def serve(
     """Serve the Studio: its pages at /, its requests below /api."""
     with output_in_background():
         loaded = load(show, store=store, studio={"host": host, "port": port})
+        _look_before_serving(loaded)
+        give_way()
+        process = HostProcess.of_this_server()
+        app = create_studio(loaded, SystemClock(), process)
+        title = f"{loaded.title}, the Studio"
         try:
-            named_store(loaded)  # its address is looked at before anything is begun
-            if (refusal := asyncio.run(why_not_to_listen(loaded))) is not None:
-                fail(refusal, 2)
-            process = HostProcess.of_this_server()
-            app = create_studio(loaded, SystemClock(), process)
-            title = f"{loaded.title}, the Studio"
             serve_app(loaded.settings.studio.server, app, title, process, log_level=log_level)
-        except DatabaseError as error:
-            fail(str(error), 1)
         except NotServed as error:
             fail(str(error), error.status)
+
+
+def _look_before_serving(show: Show) -> None:
+    """End the program with what keeps a Studio from serving, if something does."""
+    try:
+        refusal = asyncio.run(why_not_to_listen(show))
+    except BadStoreAddress as error:
+        fail(f"[store] url: {error}", 1)
+    except DatabaseError as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", 1)
+    if refusal is not None:
+        fail(refusal, 2)
 
 
 # ---------------------------------------------------------------- who may ask

@@ -11,6 +11,7 @@ import faulthandler
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Self
 
@@ -39,6 +40,7 @@ class HostProcess:
         self.notifier = notifier or Notifier()
         self._ours = ours
         self._failure: str | None = None
+        self._stopping: list[Callable[[], None]] = []
 
     @classmethod
     def of_this_server(cls) -> Self:
@@ -65,6 +67,20 @@ class HostProcess:
             return
         # A thread: what is wrong may be the very loop that should bring us to an end.
         _end_within(ENDS_WITHIN, STATUS)
+
+    def when_stopping(self, call: Callable[[], None]) -> None:
+        """Have something done once nobody new is served, before those who are have been waited for.
+
+        Args:
+            call: has answers end that would else never do; it must not wait, nor raise.
+        """
+        self._stopping.append(call)
+
+    def stopping(self) -> None:
+        """It is told to end: whoever has started it hears so, and whoever wanted to be told."""
+        self.notifier.stopping()
+        for call in self._stopping:
+            call()
 
     def leave(self) -> None:
         """All that mattered is closed: have the process end, well, within a moment.

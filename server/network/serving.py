@@ -208,7 +208,7 @@ class AnnouncingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it ends, then end."""
-        self._process.notifier.stopping()
+        self._process.stopping()
         await super().shutdown(sockets)
         self._process.leave()
 

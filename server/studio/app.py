@@ -7,6 +7,7 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -24,7 +25,8 @@ from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
 from generator.engines.callback.inbox import callback_inbox
 from generator.guarded_outgoing import guarded_client, reach_of
-from generator.jobs.database import open_database
+from generator.jobs.database import open_database, sqlite_file
+from generator.jobs.drawing import sweep_unfinished
 from generator.jobs.members import Members
 from generator.jobs.outlook import QueueOutlook
 from generator.jobs.paces import remembered_paces
@@ -71,6 +73,9 @@ from server.studio.socket import StudioSocket
 _log = structlog.get_logger(__name__)
 
 _TIDIED_EACH: Final = 3600.0
+_SWEPT_FOR: Final = 86400.0
+"""Seconds for which takes are looked through again that somebody was killed over."""
+
 _EVENTS_KEPT: Final = 7 * 86400.0
 """Seconds for which it is remembered what happened, for whoever comes back to listen."""
 
@@ -114,10 +119,16 @@ def create_studio(
 async def why_not_to_listen(show: Show) -> str | None:
     """Why a Studio must not listen where `show` says; None if it may.
 
+    It is opened once for that: what is wrong with its files is told here, in words.
+
     Raises:
-        DatabaseError: its database cannot be had, or another Studio has it.
+        BadStoreAddress: the store is nowhere.
+        DatabaseError: its jobs cannot be kept, or another Studio has them.
+        OSError: its folder cannot be written.
     """
+    store_of(show)
     async with open_database(database_url(show), alone=True) as database:
+        await asyncio.to_thread(holder_of, show)
         members = Members(database)
         implicit = await members.ensure_implicit(SystemClock().wall())
         links = SealedLinks(b"", SystemClock().wall)
@@ -140,7 +151,10 @@ async def _open_studio(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(show))
         database = await stack.enter_async_context(open_database(database_url(show), alone=True))
-        jobs, members = JobStore(database, holder_of(show)), Members(database)
+        jobs, members = (
+            JobStore(database, await asyncio.to_thread(holder_of, show)),
+            Members(database),
+        )
         links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
         implicit = await members.ensure_implicit(clock.wall())
         access = StudioAccess(section.server, members, implicit, links)
@@ -158,6 +172,7 @@ async def _open_studio(
             return await queue_document(scheduler, outlook, member)
 
         feed = Feed(jobs, queue=queue_of)
+        process.when_stopping(feed.end)  # who listens would else be waited for
         drawing = Drawings(store, previews, feed, paces)
         reach = reach_of(section.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))
@@ -240,7 +255,12 @@ def base_address(section: StudioSection) -> str:
 
 def _folders(show: Show, store: Store) -> list[Path]:
     """The folders that a Studio writes to: their disks are looked at."""
-    return [show.state_folder, *([store.root] if isinstance(store, FolderStore) else [])]
+    folders = [show.state_folder]
+    if (file := sqlite_file(database_url(show))) is not None:
+        folders.append(file.parent)
+    if isinstance(store, FolderStore):
+        folders.append(store.root)
+    return folders
 
 
 def _observe_process(app: Starlette, metrics: ProcessMetrics, conditions: Conditions) -> None:
@@ -294,4 +314,9 @@ async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
     """Delete what is old, until cancelled."""
     while True:
         await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        try:
+            for take in await services.jobs.drawn_again(clock.wall() - _SWEPT_FOR):
+                await sweep_unfinished(services.store, take)
+        except StoreError as error:
+            _log.warning("takes_not_swept", reason=str(error))
         await clock.sleep_until(clock.now() + _TIDIED_EACH)

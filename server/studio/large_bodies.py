@@ -20,7 +20,7 @@ from server.studio.refusals import StudioRefused
 SMALL: Final = 64 * 1024
 """Bytes of a body that waits for no place."""
 
-_AT_ONCE: Final = 3
+_AT_ONCE: Final = 2
 _PATIENCE: Final = 10.0
 """Seconds to wait for a place. The line to somebody who sends nothing is ended soon after."""
 

@@ -28,7 +28,7 @@ async def queue_document(
     scheduler: Scheduler, outlook: QueueOutlook, member: str
 ) -> dict[str, Any]:
     """The queue as a member sees it: of other people's work, only that there is some."""
-    pause, prospects = scheduler.paused, (await outlook.look()).values()
+    pause, prospects = scheduler.paused, await outlook.look()
     return {
         "paused": None
         if pause is None
@@ -52,8 +52,8 @@ async def queue_document(
             }
             for slot in scheduler.slots
         ],
-        "waiting": sum(each.position > 0 for each in prospects),
-        "running": sum(each.position == 0 for each in prospects),
+        "waiting": prospects.waiting,
+        "running": prospects.running,
     }
 
 

@@ -74,18 +74,20 @@ async def serving(
 
 
 @asynccontextmanager
-async def serving_app(app: Starlette, limits: ConnectionLimits = LIMITS) -> AsyncIterator[Address]:
-    """Serve an application of ours in this process, at a free port of loopback."""
+async def serving_app(
+    app: Starlette, limits: ConnectionLimits = LIMITS, *, port: int = 0
+) -> AsyncIterator[Address]:
+    """Serve an application of ours in this process, at a port of loopback; 0 for a free one."""
     app.state.connections = connections = Connections(limits)
-    async with listening(uvicorn_config(app, connections)) as port:
-        yield Address(port)
+    async with listening(uvicorn_config(app, connections), port) as where:
+        yield Address(where)
 
 
 @asynccontextmanager
-async def listening(config: uvicorn.Config) -> AsyncIterator[int]:
-    """Run a server in this loop at a free port of loopback; which."""
+async def listening(config: uvicorn.Config, port: int = 0) -> AsyncIterator[int]:
+    """Run a server in this loop at a port of loopback, 0 for a free one; which."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind(("127.0.0.1", port))
     server = uvicorn.Server(config)
     with listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
 import httpx
+import pytest
 import sqlalchemy as sa
 from starlette.applications import Starlette
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from generator.engines.port import Engine, EngineError, StepImage, Timing
@@ -23,10 +24,12 @@ from generator.sheet.recipe import Recipe
 from server.config.show import Show, load_show
 from server.studio.app import create_studio
 from server.studio.opening import database_url
+from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
 from server.studio.slots import StudioEngine
 from tests.helpers.feeds import Ear
 from tests.helpers.pictures import picture
+from tests.helpers.postgres import PostgresServer
 from tests.helpers.servers import Address, serving_app
 from tests.helpers.shows import cue, write_show
 
@@ -35,6 +38,10 @@ Document = dict[str, Any]
 CUES: Final = (cue(0, "prompt", prompt="a lake", id="lake"), cue(8, "end"))
 FAST: Final = "[programs.P0.fast]\nsteps = 4\n"
 _PATIENCE: Final = 20.0
+
+ABANDONED: Final = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Of a Studio that ends, threads may still read for those who were cancelled; on Postgres the
+library warns of the lines that are dropped then."""
 
 
 def images(count: int = 3, label: str = "") -> list[StepImage]:
@@ -247,6 +254,7 @@ async def studio(
     *engines: StudioEngine,
     own_engines: bool = False,
     members: Mapping[str, Role] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[RunningStudio]:
     """A Studio that serves on a socket of this process, until the context is left.
 
@@ -255,12 +263,13 @@ async def studio(
         engines: that are here already; a pencil where there are none.
         own_engines: whether the show's own draw instead.
         members: who has a token, and in which role.
+        port: where it listens; 0 for anywhere.
     """
     given: Sequence[StudioEngine] | None = engines or (slot(Pencil()),)
     app: Starlette = create_studio(show, given=None if own_engines else given)
     seen: list[StudioServices] = []
     app.add_middleware(_Noting, seen=seen)
-    async with serving_app(app) as address:
+    async with serving_app(app, port=port) as address:
         running = RunningStudio(address, show, _seen=seen)
         for name, role in (members or {}).items():
             await running.add(name, role)
@@ -269,11 +278,37 @@ async def studio(
         yield running
 
 
-def encoded(body: object) -> bytes:
-    """A body as JSON."""
-    return body if isinstance(body, bytes) else json.dumps(body).encode()
+def routes() -> set[tuple[str, str]]:
+    """Every address of the Studio, by the ways in which it is asked."""
+    found: set[tuple[str, str]] = set()
+    for route in ROUTES:
+        match route:
+            case Mount():
+                found.add(("MOUNT", route.path))
+            case WebSocketRoute():
+                found.add(("WS", route.path))
+            case Route():
+                methods = (route.methods or set()) - {"HEAD"}
+                found |= {(method, route.path) for method in methods}
+            case _:
+                raise AssertionError(f"nobody has looked at {route}")
+    return found
 
 
 def on_postgres(url: sa.URL) -> Mapping[str, Any]:
     """`[studio]` for a database of Postgres."""
     return {"database": url.set(drivername="postgresql").render_as_string(hide_password=False)}
+
+
+@contextmanager
+def database_on(server: PostgresServer, name: str) -> Iterator[sa.URL]:
+    """A database of a Postgres server, which is dropped at the end."""
+    engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        yield server.url.set(database=name)
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        engine.dispose()

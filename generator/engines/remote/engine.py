@@ -7,10 +7,11 @@ The worker says something at least every five seconds, so silence means that it 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, cast
 
@@ -45,6 +46,9 @@ SILENCE = 15.0
 
 SET_WITHIN = 1800.0
 """Seconds within which a whole set has to be drawn and kept, the wait in the queue included."""
+
+_ENDS_WITHIN = 0.1
+"""Seconds in which a worker that has said its last must end its answer, or it is hung up on."""
 
 _NOT_KEPT = frozenset({"no_store", "other_store", "number_taken"})
 _NO_SUCH_PLACE = frozenset({404, 405})
@@ -257,12 +261,20 @@ class RemoteEngine:
                     self.name = one_line(str(event.data.get("engine") or self.name), _MAX_NAME)
                     if event.data.get("timing") in {"measured", "profiled", "simulated"}:
                         self.timing = cast("Timing", event.data["timing"])
+                    await _come_to_the_end(events)
                     return
                 case "error":
                     raise error_of(event.data)
                 case _:
                     pass  # a later version's
         raise DrawingFailed("the worker hung up in the middle of a drawing")
+
+
+async def _come_to_the_end(events: AsyncGenerator[ServerEvent, None]) -> None:
+    """Read on after the last event: only a connection that was read to its end is used again."""
+    with suppress(TimeoutError, EngineError, httpx.HTTPError):
+        async with asyncio.timeout(_ENDS_WITHIN):
+            await anext(events, None)
 
 
 def _image(event: ServerEvent, number: int, steps: int) -> StepImage:

@@ -44,6 +44,9 @@ _LONGEST_NOT_COMPOSED_REST: Final = 6 * 3600.0
 _GIVEN_UP_AFTER: Final = 4 * 86400.0
 """Seconds after which a message that never could be composed is given up."""
 
+_TOGETHER: Final = 0.2
+"""Seconds for which more is waited for before it is looked: each step of each job is a change."""
+
 _LOOK_AGAIN: Final = 1.0
 """Seconds after which a database is looked at again that others may write to."""
 
@@ -100,6 +103,7 @@ class HookSender:
                     await self._look(group, now)
                     rest = await self._rest_after(now)
                     await first_of(self._changed.wait(), self.sleep(rest))
+                    await self.sleep(_TOGETHER)
         finally:
             with anyio.CancelScope(shield=True):
                 await self.queue.release()

@@ -437,6 +437,14 @@ async def test_a_lock_that_is_never_let_go_makes_it_unavailable_not_stuck(
     await store.replace(KEY, b"2", expected=version)
 
 
+async def test_locks_stay_few_however_many_keys_are_replaced(
+    store: FolderStore, root: Path
+) -> None:
+    for number in range(400):
+        await store.replace(parse_key(f"takes/{number}/manifest.json"), b"1", expected=None)
+    assert len(list((root / ".understudy").iterdir())) <= 256
+
+
 async def test_a_read_that_hangs_can_be_cancelled(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

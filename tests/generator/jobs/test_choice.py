@@ -7,7 +7,14 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator.jobs.choice import Waiting, choose, in_order
+from generator.jobs.choice import (
+    Waiting,
+    WaitingLine,
+    choose,
+    in_order,
+    items_in_order,
+    jobs_in_order,
+)
 
 
 def waits(job: str, count: int, owner: str, priority: int = 5, rank: float = 0.0) -> list[Waiting]:
@@ -68,3 +75,36 @@ def test_an_engine_passes_over_what_it_refused() -> None:
     assert choose([refused, able], {}, "small") == able
     assert choose([refused, able], {}, "large") == refused
     assert choose([refused], {}, "small") is None
+
+
+def in_lines(given: list[Waiting]) -> list[WaitingLine]:
+    lines: dict[tuple[str, int], list[Waiting]] = {}
+    for each in sorted(given, key=lambda each: (each.rank, each.job, each.n)):
+        lines.setdefault((each.owner, each.priority), []).append(each)
+    found = []
+    for (owner, priority), line in lines.items():
+        pieces: dict[str, int] = {}
+        for each in line:
+            pieces[each.job] = pieces.get(each.job, 0) + 1
+        found.append(
+            WaitingLine(owner, priority, line[0].rank, list(pieces), list(pieces.values()))
+        )
+    return found
+
+
+@st.composite
+def jobs_of_members(draw: st.DrawFn) -> list[Waiting]:
+    """Items of jobs that have one owner, priority and rank each, as they have in the store."""
+    given: list[Waiting] = []
+    for job in range(draw(st.integers(0, 12))):
+        owner, priority = draw(st.sampled_from("abc")), draw(st.integers(0, 2))
+        count, rank = draw(st.integers(1, 5)), float(draw(st.integers(0, 9)))
+        given += waits(f"job {job:02d}", count, owner, priority, rank)
+    return given
+
+
+@given(jobs_of_members(), st.dictionaries(st.sampled_from("abc"), st.integers(1, 9)))
+def test_in_lines_all_are_taken_as_one_by_one(given: list[Waiting], turns: dict[str, int]) -> None:
+    order = [each.job for each in in_order(given, turns)]
+    assert list(items_in_order(in_lines(given), turns)) == order
+    assert jobs_in_order(in_lines(given), turns) == list(dict.fromkeys(order))

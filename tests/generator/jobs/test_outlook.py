@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 import sqlalchemy as sa
 
-from generator.jobs.choice import in_order
+from generator.jobs.choice import items_in_order
 from generator.jobs.database import Database, open_database
 from generator.jobs.drawing import DrawWork
 from generator.jobs.eta import WorkSize
@@ -95,7 +95,7 @@ class ForetoldStudio:
         read = self.outlook.store.database.read
         queue = await read(lambda connection: queue_state(connection, "here", 0.0))
         held = await read(lambda connection: held_by(connection, "here"))
-        return not queue.waiting and len(held) == len(busy) > 0
+        return not queue.lines and len(held) == len(busy) > 0
 
 
 @asynccontextmanager
@@ -297,10 +297,10 @@ async def test_the_order_is_the_one_in_which_the_store_gives_them_out(url: sa.UR
         first = await store.claim("gpu", 0.0, lease=30.0)
         assert first is not None
         queue = await database.read(lambda connection: queue_state(connection, "here", 0.0))
-        for expected in in_order(queue.waiting, queue.turns):
+        for expected in items_in_order(queue.lines, queue.turns):
             claimed = await store.claim("gpu", 0.0, lease=30.0)
             assert claimed is not None
-            assert (claimed.job, claimed.n) == (expected.job, expected.n)
+            assert claimed.job == expected
 
 
 async def test_what_was_learnt_is_known_after_a_restart(url: sa.URL) -> None:

@@ -13,15 +13,14 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
-from starlette.routing import Mount, Route, WebSocketRoute
 
 from generator.jobs.members import Role
-from server.studio.routes import ROUTES
 from tests.helpers.studios import (
     Caller,
     Document,
     Pencil,
     RunningStudio,
+    routes,
     show_in,
     slot,
     studio,
@@ -172,23 +171,6 @@ TOLD = {("GET", "/api/events"), ("WS", "/ws/studio")}
 """Where it is told what happens, for as long as somebody listens."""
 
 
-def routes() -> set[tuple[str, str]]:
-    """Every address of the Studio, by the ways in which it is asked."""
-    found: set[tuple[str, str]] = set()
-    for route in ROUTES:
-        match route:
-            case Mount():
-                found.add(("MOUNT", route.path))
-            case WebSocketRoute():
-                found.add(("WS", route.path))
-            case Route():
-                methods = (route.methods or set()) - {"HEAD"}
-                found |= {(method, route.path) for method in methods}
-            case _:
-                raise AssertionError(f"nobody has looked at {route}")
-    return found
-
-
 def test_every_route_is_looked_at() -> None:
     nobody = Things(["j"], ["t"], "h", "d", [1], ["m", "m"])
     known = set(probes(nobody, nobody)) | NAMES_NOTHING | TOLD | NOBODYS
@@ -309,7 +291,7 @@ async def test_a_seal_is_for_one_member_and_one_picture(tmp_path: Path) -> None:
             sealed = (await ada.document(f"/api/jobs/{theirs.jobs[0]}"))["items"][0]["url"]
             mine = (await ben.document(f"/api/jobs/{own.jobs[0]}"))["items"][0]["url"]
         path, seal = urlsplit(sealed).path, parse_qs(urlsplit(sealed).query)
-        forged = [
+        forged: list[dict[str, Any]] = [
             {**seal, "member": own.marks[1]},
             {**seal, "until": [str(int(seal["until"][0]) + 1)]},
             {**seal, "seal": ["0" * 32]},
