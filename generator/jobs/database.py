@@ -398,7 +398,7 @@ async def open_database(url: sa.URL, *, alone: bool = False) -> AsyncIterator[Da
     file = sqlite_file(url)
     if file is not None:
         _make_private_file(file)
-    with _held_alone(file) if alone and file is not None else nullcontext():
+    with held_alone(file) if alone and file is not None else nullcontext():
         writer, reader = _engines(url)
         database = Database(writer, reader)
         thread = threading.Thread(
@@ -470,8 +470,8 @@ def _of_the_file(file: Path, error: OSError) -> DatabaseError:
 
 
 @contextmanager
-def _held_alone(file: Path) -> Iterator[None]:
-    """Hold a database's file for one Studio, as long as its process lives.
+def held_alone(file: Path) -> Iterator[None]:
+    """Hold a file for one Studio, as long as its process lives.
 
     The system lets go of the lock when the process ends, however it does; the file that carries
     it stays, and says who holds it, or did.

@@ -27,8 +27,8 @@ PRIORITIES: Final = range(10)
 """From 0, which can wait, to 9, which cannot."""
 
 USUAL_PRIORITY: Final = 5
-MAX_ITEMS: Final = 64
-"""How many items a job may have."""
+MAX_ITEMS: Final = 10_000
+"""How many items a job may have: as many as a template may make pictures."""
 
 MAX_CRASHES: Final = 3
 """A job that so many times died together with the process is not begun again."""

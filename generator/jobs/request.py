@@ -48,10 +48,13 @@ from generator.templates import BadTemplate, TooManyPrompts, expand
 MAX_PROMPT: Final = 10_000
 """Characters of a prompt."""
 
+MOST_OF_ONE: Final = 64
+"""How many pictures of one prompt a request may want."""
+
 USUAL_PICTURES: Final = 1000
 """More pictures than that of one template are drawn only for who says that all are meant."""
 
-MAX_PICTURES: Final = 10_000
+MAX_PICTURES: Final = MAX_ITEMS
 """Pictures of one template: more items no job has."""
 
 MAX_METADATA: Final = 16 * 1024
@@ -180,7 +183,7 @@ class JobRequest(BaseModel):
     program: Name | None = None
     cue: Name | None = None
     style: Name | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 1
+    n: Annotated[int, Field(ge=1, le=MOST_OF_ONE)] = 1
     seed: Seed | None = None
     speed: Speed = "full"
     template: bool = False

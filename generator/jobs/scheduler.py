@@ -1,7 +1,7 @@
 """Has what is queued worked on, by every slot at once, for as long as it runs.
 
-A slot takes on the next item, works on it, says what became of it, and takes on the next. What
-went wrong decides: what is the engine's or the store's fault is put back and the slot rests,
+A slot takes on the next item, works on it, and says what became of it as it takes on the next.
+What went wrong decides: what is the engine's or the store's fault is put back and the slot rests,
 what is the picture's is tried a few times and given up, what is nobody's is simply put back.
 Nothing that goes wrong ends a slot; what became of an item is written however long the database
 is away, since the take is there already.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Protocol
 
@@ -112,6 +112,7 @@ class SlotState:
         since: steady seconds at which it took that on.
         step, steps: how far that is; 0 of 0 before its first picture.
         rests: why it does not get on, None where it does, or would.
+        next_one: what it has taken on to work on next, for a moment.
     """
 
     engine: str
@@ -120,6 +121,7 @@ class SlotState:
     step: int = 0
     steps: int = 0
     rests: Problem | None = None
+    next_one: Claimed | None = None
 
     @property
     def progress(self) -> float:
@@ -323,7 +325,9 @@ class Scheduler:
         """Take on an item and see it through, or wait for one; how to rest afterwards."""
         try:
             changed = self._changed
-            claimed = await self._next(place)
+            claimed, slot.next_one = slot.next_one, None
+            if claimed is None:
+                claimed = await self._next(place)
             if claimed is not None:
                 return await self._attempt(place, slot, claimed)
             with suppress(TimeoutError):
@@ -350,15 +354,21 @@ class Scheduler:
     async def _next(self, place: Workplace) -> Claimed | None:
         if self._by_hand is not None or not await self._is_room():
             return None
-        self._claims += 1
-        self._claiming += 1
-        try:
+        with self._taking_on():
             claimed = await self.store.claim(place.name, self.wall(), lease=self.lease)
-        finally:
-            self._claiming -= 1
         if claimed is not None:
             self._tell_change()
         return claimed
+
+    @contextmanager
+    def _taking_on(self) -> Iterator[None]:
+        """While something that is ours in the database may be no slot's yet."""
+        self._claims += 1
+        self._claiming += 1
+        try:
+            yield
+        finally:
+            self._claiming -= 1
 
     async def _is_room(self) -> bool:
         """Whether what is made could be kept, as far as that can be known beforehand."""
@@ -398,16 +408,26 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the item
                 return await self._settle(place, slot, claimed, error)
             self._fulls = 0
-            await self._persist(
-                slot,
-                lambda: self.store.ready(
-                    claimed, self.wall(), seconds=done.seconds, cost=done.cost
-                ),
-            )
+            await self._persist(slot, lambda: self._ready(slot, claimed, done))
             return None
         finally:
             slot.working_on = None
             self._called_off.discard(slot.engine)
+
+    async def _ready(self, slot: SlotState, claimed: Claimed, done: Done) -> bool:
+        """Say that an item is done, and take on the next where that may be done at once.
+
+        Returns:
+            Whether it was still ours to say.
+        """
+        now, seconds, cost = self.wall(), done.seconds, done.cost
+        if self._by_hand is not None or self.now() >= self._room_until:
+            return await self.store.ready(claimed, now, seconds=seconds, cost=cost)
+        with self._taking_on():
+            wanted, slot.next_one = await self.store.ready_and_claim(
+                *(claimed, slot.engine, now), seconds=seconds, cost=cost, lease=self.lease
+            )
+        return wanted
 
     async def _work(self, place: Workplace, slot: SlotState, claimed: Claimed) -> Done:
         """Have a place work on an item, in a task of its own that others may cancel.
@@ -535,14 +555,14 @@ class Scheduler:
         refused_by: str | None = None,
         counts: bool = False,
     ) -> None:
-        put_back = await self._persist(
+        await self._persist(
             slot,
             lambda: self.store.put_back(
                 claimed, problem, self.wall(), refused_by=refused_by, counts=counts
             ),
         )
-        if put_back:
-            self.wake()  # another slot may be idle
+        # Another slot may be idle. Whatever the answer: that of the try that did it may be lost.
+        self.wake()
 
     async def _give_up(self, slot: SlotState, claimed: Claimed, problem: Problem) -> None:
         await self._persist(slot, lambda: self.store.failed(claimed, problem, self.wall()))
@@ -677,15 +697,19 @@ class Scheduler:
             if (item := slot.working_on) is not None
         }
         for each in held:
-            lost = (each.number, each.n, each.claim) not in busy
-            if lost and await self.store.put_back(each, None, self.wall()):
-                _log.warning("item_reclaimed", job=each.job, n=each.n)
-                self.wake()
-                self.on_change()
+            if (each.number, each.n, each.claim) in busy:
+                continue
+            try:
+                if await self.store.put_back(each, None, self.wall()):
+                    _log.warning("item_reclaimed", job=each.job, n=each.n)
+                    self.on_change()
+            finally:
+                self.wake()  # it may be back though the answer is lost
 
 
 def _no_database(error: DatabaseError) -> Problem:
-    return Problem("unavailable", f"the jobs cannot be read or written: {error}")
+    # What the database says names it, and who opens it: everybody sees this.
+    return Problem("unavailable", f"the jobs cannot be read or written ({type(error).__name__})")
 
 
 def _is_expected(error: Exception) -> bool:

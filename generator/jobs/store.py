@@ -9,6 +9,7 @@ under an earlier one comes too late.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -1279,6 +1280,8 @@ def _claim_of(holder: str, claimed: Claimed) -> dict[str, Any]:
 
 
 _NEWEST: Final = (jobs.c.number.desc(),)
+_MOST_ITEMS: Final = 20_000
+"""Items that a page of jobs may have together; it is the shorter for them."""
 
 
 def _jobs(
@@ -1287,7 +1290,11 @@ def _jobs(
     limit: int,
     order: Sequence[sa.ColumnElement[Any]] = _NEWEST,
 ) -> list[Job]:
-    rows = connection.execute(sa.select(jobs).where(where).order_by(*order).limit(limit)).all()
+    found = connection.execute(sa.select(jobs).where(where).order_by(*order).limit(limit)).all()
+    so_far = itertools.accumulate(row.total for row in found)
+    # One by itself may have as many as there are; a page of such would fill the memory.
+    rows = [row for row, total in zip(found, so_far, strict=True) if total <= _MOST_ITEMS]
+    rows = rows or list(found[:1])
     numbers = [row.number for row in rows]
     pieces: dict[int, list[Item]] = {number: [] for number in numbers}
     columns = (

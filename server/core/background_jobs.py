@@ -242,7 +242,9 @@ async def _outcome(run: JobBody) -> BaseException:
         if being_cancelled():
             raise
         return error
-    except Exception as error:  # noqa: BLE001 - whatever it is, `_mind` tells and deals with it
+    except Exception as error:
+        if being_cancelled():  # it met that on its way out, and is not to be started again
+            raise asyncio.CancelledError from error
         return error
     return EndedByItself("it has ended by itself")
 

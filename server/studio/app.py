@@ -7,7 +7,6 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -61,7 +60,7 @@ from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
 from server.studio.large_bodies import LargeBodies
 from server.studio.links import SealedLinks
-from server.studio.opening import database_url, holder_of, links_secret
+from server.studio.opening import database_url, held_name, links_secret
 from server.studio.previews import LivePreviews
 from server.studio.queue_api import queue_document
 from server.studio.refusals import broke_off, http_refusal, studio_refusal
@@ -128,8 +127,8 @@ async def why_not_to_listen(show: Show) -> str | None:
     """
     store_of(show)
     async with open_database(database_url(show), alone=True) as database:
-        await asyncio.to_thread(holder_of, show)
-        members = Members(database)
+        with held_name(show):
+            members = Members(database)
         implicit = await members.ensure_implicit(SystemClock().wall())
         links = SealedLinks(b"", SystemClock().wall)
         access = StudioAccess(show.settings.studio.server, members, implicit, links)
@@ -151,10 +150,8 @@ async def _open_studio(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(store_of(show))
         database = await stack.enter_async_context(open_database(database_url(show), alone=True))
-        jobs, members = (
-            JobStore(database, await asyncio.to_thread(holder_of, show)),
-            Members(database),
-        )
+        jobs = JobStore(database, stack.enter_context(held_name(show)))
+        members = Members(database)
         links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
         implicit = await members.ensure_implicit(clock.wall())
         access = StudioAccess(section.server, members, implicit, links)

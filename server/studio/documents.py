@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+from cache.threads import offload_large
 from generator.jobs.model import ENDED, Item, Job, Problem, progress_of
-from generator.jobs.outlook import QueueOutlook
+from generator.jobs.outlook import Prospect, QueueOutlook
 from generator.jobs.request import public_request
 from generator.jobs.scheduler import Scheduler
 from server.studio.links import SealedLinks
+
+_MANY: Final = 200
+"""Items: to seal the addresses of more takes some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,32 @@ class JobDocuments:
 
     async def of(self, job: Job, *, absolute: bool = False) -> dict[str, Any]:
         """A job; its pictures' addresses with the Studio's own before them where `absolute`."""
-        prospect = (await self.outlook.look()).get(job.id) if job.status not in ENDED else None
-        drawn = sum(
-            self.scheduler.progress_of(job.id, item.n)
-            for item in job.items
-            if item.status == "running"
-        )
+        return (await self.of_all([job], absolute=absolute))[0]
+
+    async def of_all(self, jobs: Sequence[Job], *, absolute: bool = False) -> list[dict[str, Any]]:
+        """Several jobs, as `of` has each; in a thread where they have many items."""
+        waiting = any(job.status not in ENDED for job in jobs)
+        prospects = await self.outlook.look() if waiting else {}
+        drawn = [
+            sum(
+                self.scheduler.progress_of(job.id, item.n)
+                for item in job.items
+                if item.status == "running"
+            )
+            for job in jobs
+        ]
+
+        def write() -> list[dict[str, Any]]:
+            return [
+                self._document(job, prospects.get(job.id), so_far, absolute=absolute)
+                for job, so_far in zip(jobs, drawn, strict=True)
+            ]
+
+        return await offload_large(sum(len(job.items) for job in jobs), write, large=_MANY)
+
+    def _document(
+        self, job: Job, prospect: Prospect | None, drawn: float, *, absolute: bool
+    ) -> dict[str, Any]:
         items = [self._item(job, item, absolute=absolute) for item in job.items]
         return {
             "id": job.id,

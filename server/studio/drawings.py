@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cache.library import BrokenSet
 from cache.stores.port import NotFound, Store
 from generator.engines.port import StepImage
 from generator.jobs.cost import cost_by_settings
 from generator.jobs.drawing import DrawingPlace, open_take
-from generator.jobs.model import Job
+from generator.jobs.model import Item, Job
 from generator.jobs.paces import Paces
 from generator.jobs.scheduler import Workplace
 from generator.jobs.store import Claimed
@@ -19,6 +20,9 @@ from server.studio.hooks.messages import HookImage
 from server.studio.links import SealedLinks
 from server.studio.previews import LivePreviews, ShownPlace
 from server.studio.slots import StudioEngine
+
+_TOLD_FOR: Final = 5 * 86400
+"""Seconds for which an address in a webhook is good: longer than its last try may be away."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,21 @@ class Drawings:
         self.feed.show_preview(claimed, image)
 
 
-async def hook_images(store: Store, links: SealedLinks, job: Job) -> Sequence[HookImage]:
-    """The pictures of a job that are ready, as webhooks tell of them.
+async def hook_images(
+    store: Store, links: SealedLinks, job: Job, ready: Sequence[Item]
+) -> Sequence[HookImage]:
+    """The pictures of some items of a job, as webhooks tell of them.
 
     Raises:
         StoreError, FormatError: one cannot be read.
     """
     images: list[HookImage] = []
-    for item in job.items:
-        if item.status != "ready":
-            continue
+    for item in ready:
         try:
             final = (await open_take(store, item.take)).image_set.steps[-1]
         except (NotFound, BrokenSet):
             continue  # it was there, and somebody has removed it since: nobody can have it
-        url = links.sealed(f"/takes/{item.take}/final.jpg", job.owner, absolute=True)
+        path = f"/takes/{item.take}/final.jpg"
+        url = links.sealed(path, job.owner, absolute=True, good_for=_TOLD_FOR)
         images.append(HookImage(item.n, item.take, item.seed, url, final.sha256 or ""))
     return images

@@ -203,7 +203,9 @@ async def jobs(request: Request, parts: StudioServices, member: Member) -> Respo
         limit=query_number(request, "limit", 50, 1, _MOST_JOBS),
         in_line=query.get("sort") == "queue",
     )
-    return JsonResponse({"jobs": [await parts.documents.of(job) for job in found]})
+    documents = await parts.documents.of_all(found)
+    # A long list takes a while to write, too.
+    return await asyncio.to_thread(JsonResponse, {"jobs": documents})
 
 
 def _statuses(text: str | None) -> list[JobStatus] | None:

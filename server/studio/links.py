@@ -37,9 +37,18 @@ class SealedLinks:
     wall: Callable[[], float]
     base: str = ""
 
-    def sealed(self, path: str, member: str, *, absolute: bool = False) -> str:
-        """An address of `path` by which it is seen as that member sees it."""
-        until = (math.ceil(self.wall() / _RENEWED_EACH) * _RENEWED_EACH) + _GOOD_FOR
+    def sealed(
+        self, path: str, member: str, *, absolute: bool = False, good_for: int = _GOOD_FOR
+    ) -> str:
+        """An address of `path` by which it is seen as that member sees it.
+
+        Args:
+            path: of a picture.
+            member: the member's id.
+            absolute: whether `base` stands before it.
+            good_for: seconds for which it is good at the least.
+        """
+        until = (math.ceil(self.wall() / _RENEWED_EACH) * _RENEWED_EACH) + good_for
         query = urlencode(
             {"member": member, "until": until, "seal": self._seal(path, member, until)}
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
 from cache.durable import make_private_folder, write_durably
-from generator.jobs.database import Database
+from generator.jobs.database import Database, held_alone
 from generator.jobs.schema import state
 from server.config.show import Show
 
@@ -30,20 +33,28 @@ def database_url(show: Show) -> sa.URL:
     return sa.URL.create("sqlite", database=str(show.state_folder / DATABASE))
 
 
-def holder_of(show: Show) -> str:
-    """The name under which this Studio holds what it works on, the same after each restart.
+@contextmanager
+def held_name(show: Show) -> Iterator[str]:
+    """The name under which a Studio holds what it works on, the same after each restart.
+
+    Two with one name would take each other's work for their own of before. So it is held while
+    the context lasts; and as its folder may be copied to another machine, that is part of it.
 
     Raises:
-        OSError: the state folder cannot be written.
+        AlreadyOpen: another Studio runs in the same folder.
+        DatabaseError, OSError: the state folder cannot be written.
     """
     make_private_folder(show.state_folder)
-    file: Path = show.state_folder / _HOLDER
+    with held_alone(show.state_folder / _HOLDER):
+        yield f"{_id_of(show.state_folder / _HOLDER)}@{socket.gethostname()}"
+
+
+def _id_of(file: Path) -> uuid.UUID:
     try:
-        known = file.read_text("utf-8").strip()
-        return str(uuid.UUID(known))
+        return uuid.UUID(file.read_text("utf-8").strip())
     except (OSError, ValueError):
-        made = str(uuid.uuid4())
-        write_durably(file, made.encode())
+        made = uuid.uuid4()
+        write_durably(file, str(made).encode())
         return made
 
 
@@ -62,8 +73,5 @@ async def links_secret(database: Database) -> bytes:
         connection.execute(sa.insert(state).values(name=_SECRET, value=made))
         return made
 
-    try:
-        found = await database.write(find_or_make)
-    except sa.exc.IntegrityError:  # another Studio was first
-        found = await database.write(find_or_make)
-    return bytes.fromhex(found)
+    # Two Studios that begin at once do so one after the other: writers take turns.
+    return bytes.fromhex(await database.write(find_or_make))

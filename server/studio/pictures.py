@@ -22,6 +22,8 @@ from server.studio.requests import id_in_path, query_number, refusing
 from server.studio.services import StudioServices, studio_services
 
 _FOREVER: Final = "private, max-age=31536000, immutable"
+_ASKED_EACH_TIME: Final = "private, no-cache"
+"""Of a drawing that goes on: one that fails is drawn once more, in the same place."""
 _NAME: Final = re.compile(r"([1-9][0-9]{0,4}|final)(?:\.(?:jpg|png|webp))?", re.ASCII)
 _READ_WITHIN: Final = 20.0
 _WIDTHS: Final = (16, 2048)
@@ -34,13 +36,15 @@ async def _picture(request: Request) -> Response:
     take, name = id_in_path(request, "picture"), request.path_params["name"]
     member = await parts.access.viewer_of(request, f"/takes/{take}/{name}")
     step: Step = "final" if name in {"image", "thumb"} else _step(name)
-    data, media_type = await _find(parts, take, step, member)
+    data, media_type, kept = await _find(parts, take, step, member)
     if name == "thumb":
         width = query_number(request, "w", _THUMB, *_WIDTHS)
         small = await asyncio.to_thread(thumbnail, data, name, width=width)
         data, media_type = small.data, MEDIA_TYPE
     etag = await asyncio.to_thread(etag_of, data)
-    return in_range(request, cacheable(request, data, media_type, _FOREVER, etag))
+    return in_range(
+        request, cacheable(request, data, media_type, _FOREVER if kept else _ASKED_EACH_TIME, etag)
+    )
 
 
 picture: Final = refusing(_picture)
@@ -55,8 +59,10 @@ def _step(name: str) -> Step:
     return int(found[1])
 
 
-async def _find(parts: StudioServices, take: str, step: Step, member: str) -> tuple[bytes, str]:
-    """A picture of a member's own take, and its media type.
+async def _find(
+    parts: StudioServices, take: str, step: Step, member: str
+) -> tuple[bytes, str, bool]:
+    """A picture of a member's own take, its media type, and whether it stays as it is.
 
     Raises:
         StudioRefused: `not_found`: there is none, or it is somebody else's.
@@ -65,7 +71,7 @@ async def _find(parts: StudioServices, take: str, step: Step, member: str) -> tu
     if drawn is not None:
         if drawn.owner != member:
             raise no_such("picture")
-        return drawn.image, drawn.media_type
+        return drawn.image, drawn.media_type, False
     if not await parts.jobs.owns_take(take, member):
         raise no_such("picture")
     try:
@@ -81,4 +87,4 @@ async def _find(parts: StudioServices, take: str, step: Step, member: str) -> tu
         raise no_such("picture") from None
     except (StoreError, FormatError, TimeoutError) as error:
         raise StudioRefused("unavailable", f"the store cannot be read now: {error}") from error
-    return data, shown.media_type
+    return data, shown.media_type, True

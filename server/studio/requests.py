@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +18,8 @@ from generator.jobs.members import Member
 from server.studio.large_bodies import SMALL, LargeBodies
 from server.studio.refusals import StudioRefused, no_such
 from server.studio.services import StudioServices, studio_services
+
+_log = structlog.get_logger(__name__)
 
 MAX_BODY: Final = SMALL
 """Bytes of a common request."""
@@ -42,9 +45,12 @@ def refusing(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except DatabaseFull as error:
-            raise StudioRefused("disk_full", f"the Studio's database is full: {error}") from error
+            _log.warning("request_not_kept", reason=str(error))
+            raise StudioRefused("disk_full", "the Studio's disk is full") from error
         except DatabaseError as error:
-            text = f"the Studio's database cannot be used now: {error}"
+            # What the database says names it, and who opens it: that is for the log alone.
+            _log.warning("request_not_served", path=request.url.path, reason=str(error))
+            text = "the Studio's database cannot be used now; the Studio's log says why"
             raise StudioRefused("unavailable", text) from error
 
     return guarded

@@ -77,13 +77,15 @@ async def studio_engines(
                 inbox=inbox,
             )
             try:
-                opened.append(StudioEngine(section.name, section, section.connect(access)))
+                opened += [
+                    StudioEngine(name, section, section.connect(access)) for name in _names(section)
+                ]
             except BadEngine as error:
                 _log.error("engine_left_out", engine=section.name, reason=str(error))
         yield opened
 
 
-def _names(section: LocalSection) -> list[str]:
+def _names(section: AnyEngine) -> list[str]:
     """The names of its slots: the first is its own."""
     count = section.beside_each_other(os.cpu_count() or 1)
     return [section.name, *(f"{section.name}-{number}" for number in range(2, count + 1))]

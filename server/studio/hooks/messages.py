@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from cache.encoding import json_text
-from generator.jobs.model import Job
+from generator.jobs.model import Item, Job
 from generator.jobs.store import EventType
 
 EVENT_TYPES: Final[frozenset[EventType]] = frozenset(get_args(EventType))
@@ -40,6 +40,7 @@ _JITTER: Final = 0.1
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with is none
 _SECRET_BYTES: Final = range(24, 65)
 _MESSAGES: Final = uuid.UUID("2f1f6c1a-3c55-5e0e-9c53-0a3f5d0a1d57")
+_TOLD_AT_THE_END: Final = frozenset({"job.completed", "job.failed", "job.cancelled"})
 _STATUS_OF: Final[Mapping[str, str]] = {"queued": "queued", "started": "processing"}
 
 
@@ -82,6 +83,14 @@ class Happening:
 def message_id(hook: str, event: int) -> str:
     """The id under which a hook is told of an event, however often that is tried."""
     return f"msg_{uuid.uuid5(_MESSAGES, f'{hook}/{event}').hex}"
+
+
+def told_items(happened: Happening, job: Job) -> Sequence[Item]:
+    """The items of a job whose pictures an event tells of: those that are ready by then (pure)."""
+    ready = [item for item in job.items if item.status == "ready"]
+    if happened.type.startswith("item."):
+        return [item for item in ready if item.n == happened.data.get("n")]
+    return ready if happened.type in _TOLD_AT_THE_END else []
 
 
 def body_of(happened: Happening, job: Job, images: Sequence[HookImage]) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,8 @@ from cache.outgoing import reason_of, redacted
 from cache.tasks import first_of
 from cache.untrusted import one_line
 from generator.guarded_outgoing import BriefAnswer, tell
-from generator.jobs.model import Job
+from generator.jobs.database import DatabaseError
+from generator.jobs.model import Item, Job
 from generator.outgoing import Client
 from server.studio.hooks.deliveries import DeliveryQueue, DueDelivery
 from server.studio.hooks.messages import (
@@ -31,6 +33,7 @@ from server.studio.hooks.messages import (
     headers_of,
     rest_after,
     seconds_to_wait,
+    told_items,
 )
 
 _log = structlog.get_logger(__name__)
@@ -63,7 +66,7 @@ class HookSender:
         queue: the deliveries.
         client: see `guarded_client`.
         job_of: a job by its id; None where it is no more.
-        pictures_of: the pictures of those items of a job that are ready. It may raise whatever
+        pictures_of: the pictures of some items of a job, all ready. It may raise whatever
             it likes: the message is composed later then.
         wall: Unix time.
         sleep: how to wait.
@@ -74,7 +77,7 @@ class HookSender:
     queue: DeliveryQueue
     client: Client
     job_of: Callable[[str], Awaitable[Job | None]]
-    pictures_of: Callable[[Job], Awaitable[Sequence[HookImage]]]
+    pictures_of: Callable[[Job, Sequence[Item]], Awaitable[Sequence[HookImage]]]
     _: KW_ONLY
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep
@@ -105,7 +108,8 @@ class HookSender:
                     await first_of(self._changed.wait(), self.sleep(rest))
                     await self.sleep(_TOGETHER)
         finally:
-            with anyio.CancelScope(shield=True):
+            # Where the database is away, its leases run out by themselves.
+            with anyio.CancelScope(shield=True), suppress(DatabaseError):
                 await self.queue.release()
 
     async def _look(self, group: asyncio.TaskGroup, now: float) -> None:
@@ -172,7 +176,8 @@ class HookSender:
         job = await self.job_of(due.happened.job)
         if job is None:
             raise LookupError("the job is no more")
-        return body_of(due.happened, job, await self.pictures_of(job))
+        wanted = told_items(due.happened, job)
+        return body_of(due.happened, job, await self.pictures_of(job, wanted))
 
     async def _not_composed(self, due: DueDelivery, error: Exception) -> None:
         now = self.wall()

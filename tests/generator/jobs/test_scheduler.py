@@ -405,6 +405,9 @@ class UnreliableStore(JobStore):
     async def ready(self, *args: object, **named: object) -> bool:
         return await self._perhaps(super().ready(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
+    async def ready_and_claim(self, *args: object, **named: object) -> tuple[bool, Claimed | None]:
+        return await self._perhaps(super().ready_and_claim(*args, **named))  # type: ignore[arg-type] # passed on as they came
+
     async def put_back(self, *args: object, **named: object) -> bool:
         return await self._perhaps(super().put_back(*args, **named))  # type: ignore[arg-type] # passed on as they came
 
@@ -441,7 +444,7 @@ async def test_with_an_unreliable_database_nothing_is_lost_or_told_twice(url: sa
         told = await scheduler.store.events_after(0)
         ready = [(event.job, event.data["n"]) for event in told if event.type == "item.ready"]
         assert len(ready) == len(set(ready)) == 20
-        assert changes >= 40
+        assert changes >= 20
 
 
 async def test_called_off_for_nothing_it_is_done_all_the_same(url: sa.URL) -> None:

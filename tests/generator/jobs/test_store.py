@@ -56,6 +56,15 @@ async def taken(store: JobStore, engine: str = "gpu", now: float = 0.0) -> Claim
     return claimed
 
 
+async def next_one(store: JobStore) -> Claimed | None:
+    return await store.claim("gpu", 1.0, lease=LEASE)
+
+
+async def claim_after(store: JobStore, done: Claimed) -> Claimed | None:
+    _, claimed = await store.ready_and_claim(done, "gpu", 1.0, seconds=1.0, cost=0.0, lease=LEASE)
+    return claimed
+
+
 async def test_what_is_accepted_is_found_as_it_was(url: sa.URL) -> None:
     async with studio(url) as store:
         made, is_new = await store.accept(new(count=3, what="a lamp", key="k"), 7.0)
@@ -450,9 +459,13 @@ async def test_a_claim_that_nobody_heard_of_is_anybodys_in_time(url: sa.URL) -> 
 
 async def test_a_claim_that_is_cancelled_holds_nothing(url: sa.URL) -> None:
     async with studio(url) as store:
-        await store.accept(new(), 0.0)
-        for _ in range(30):
-            claiming = asyncio.create_task(store.claim("gpu", 1.0, lease=LEASE))
+        waits, _ = await store.accept(new(), 0.0)
+        for number in range(30):
+            if number % 2:
+                claiming = asyncio.create_task(next_one(store))
+            else:
+                await store.accept(new("ben", priority=9), 1.0)
+                claiming = asyncio.create_task(claim_after(store, await taken(store)))
             await asyncio.sleep(random.Random().random() / 300)
             claiming.cancel()
             await asyncio.wait([claiming])
@@ -460,7 +473,78 @@ async def test_a_claim_that_is_cancelled_holds_nothing(url: sa.URL) -> None:
                 claimed = claiming.result()
                 assert claimed is not None
                 await store.put_back(claimed, None, 1.0)
-        assert (await taken(store)).n == 0
+        assert (await taken(store)).job == waits.id
+        assert await next_one(store) is None
+
+
+async def test_what_is_done_and_what_is_next_are_written_at_once(url: sa.URL) -> None:
+    async with studio(url) as store:
+        first, _ = await store.accept(new(), 0.0)
+        second, _ = await store.accept(new(count=2), 0.0)
+        claimed = await taken(store)
+        kept, following = await store.ready_and_claim(
+            claimed, "gpu", 1.0, seconds=2.0, cost=0.5, lease=LEASE
+        )
+        assert kept
+        assert following is not None
+        assert (following.job, following.n, following.claim) == (second.id, 0, 1)
+        over = await store.get(first.id)
+        assert over is not None
+        assert (over.status, over.seconds, over.cost) == ("completed", 2.0, 0.5)
+        told = [(event.job, event.type) for event in await store.events_after(0)]
+        assert told[2:] == [
+            (first.id, "job.started"),
+            (first.id, "item.running"),
+            (first.id, "item.ready"),
+            (first.id, "job.completed"),
+            (second.id, "job.started"),
+            (second.id, "item.running"),
+        ]
+        other = await taken(store)
+        for each, now in ((following, 3.0), (other, 4.0)):
+            assert await store.ready_and_claim(
+                each, "gpu", now, seconds=1.0, cost=None, lease=LEASE
+            ) == (True, None)
+        over = await store.get(second.id)
+        assert over is not None
+        assert (over.status, over.done, over.seconds, over.cost) == ("completed", 2, 2.0, None)
+        assert [event.type for event in await store.events_after(0)][-4:] == [
+            *("item.running", "item.ready", "item.ready", "job.completed")
+        ]
+
+
+async def test_who_says_too_late_that_something_is_done_goes_on_all_the_same(url: sa.URL) -> None:
+    async with studio(url) as store:
+        lost, _ = await store.accept(new(), 0.0)
+        other, _ = await store.accept(new(), 0.0)
+        claimed = await taken(store)
+        await store.cancel(lost.id, 1.0)
+        kept, following = await store.ready_and_claim(
+            claimed, "gpu", 2.0, seconds=1.0, cost=0.0, lease=LEASE
+        )
+        assert not kept
+        assert following is not None
+        assert following.job == other.id
+        called_off = await store.get(lost.id)
+        assert called_off is not None
+        assert (called_off.status, called_off.done) == ("cancelled", 0)
+        told = [event.type for event in await store.events_after(0, job=lost.id)]
+        assert told == ["job.queued", "job.started", "item.running", "job.cancelled"]
+
+
+async def test_what_was_refused_is_left_to_others_whatever_its_place(url: sa.URL) -> None:
+    async with studio(url) as store:
+        urgent, _ = await store.accept(new(priority=9), 0.0)
+        usual, _ = await store.accept(new(count=2), 0.0)
+        claimed = await taken(store)
+        await store.put_back(claimed, BROKE, 1.0, refused_by="gpu")
+        assert (await taken(store)).job == usual.id
+        able = await taken(store, "other")
+        assert (able.job, able.refusals) == (urgent.id, 1)
+        assert await store.failed(able, BROKE, 2.0)
+        await store.retry(urgent.id, 3.0)
+        again = await taken(store)  # by whoever is there, since much may have changed
+        assert (again.job, again.refusals) == (urgent.id, 0)
 
 
 async def test_who_asks_after_forgotten_events_is_told(url: sa.URL) -> None:

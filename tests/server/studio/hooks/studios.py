@@ -18,7 +18,7 @@ from generator.guarded_outgoing import guarded_client, reach_of
 from generator.jobs.database import Database, open_database
 from generator.jobs.hook_tables import deliveries, webhooks
 from generator.jobs.migrations import upgrade
-from generator.jobs.model import Job, Problem
+from generator.jobs.model import Item, Job, Problem
 from generator.jobs.schema import events, items, jobs, members, refusals, state
 from generator.jobs.store import JobStore, NewItem, NewJob
 from server.studio.hooks.deliveries import DeliveryQueue
@@ -32,11 +32,10 @@ QUICKLY = (0.0, 0.02, 0.03, 0.04)
 """Seconds before each of four tries."""
 
 
-async def pictures_of(job: Job) -> Sequence[HookImage]:
+async def pictures_of(_job: Job, wanted: Sequence[Item]) -> Sequence[HookImage]:
     return [
         HookImage(item.n, item.take, item.seed, f"http://studio/takes/{item.take}/image", "ab" * 32)
-        for item in job.items
-        if item.status == "ready"
+        for item in wanted
     ]
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from cache.stores.port import StoreUnavailable
 from generator.jobs.hook_tables import deliveries, webhooks
-from generator.jobs.model import Job
+from generator.jobs.model import Item, Job
 from server.studio.hooks import deliveries as deliveries_module
 from server.studio.hooks.deliveries import AT_ONCE_PER_HOST, KEPT_FOR
 from server.studio.hooks.messages import BOTH_SIGN_FOR, SCHEDULE, HookImage, new_secret
@@ -437,10 +437,10 @@ async def test_pictures_that_cannot_be_had_are_waited_for_and_hold_up_nobody(url
     failing: set[str] = set()
     later = 0.0
 
-    async def unreliable(job: Job) -> Sequence[HookImage]:
+    async def unreliable(job: Job, wanted: Sequence[Item]) -> Sequence[HookImage]:
         if job.id in failing:
             raise StoreUnavailable("", "the bucket is away")
-        return await pictures_of(job)
+        return await pictures_of(job, wanted)
 
     def wall() -> float:
         return time.time() + later
