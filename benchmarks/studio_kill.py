@@ -40,7 +40,7 @@ SEEDS = range(1000, 1000 + JOBS)
 
 def main() -> None:
     """Print the figures."""
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the workers are in this process
+    logging.getLogger("uvicorn.error").setLevel("WARNING")  # the workers are in this process
     asyncio.run(_measure())
 
 
