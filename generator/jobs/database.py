@@ -50,6 +50,7 @@ _TOGETHER: Final = 256
 """Operations that are written in one transaction."""
 
 _READERS: Final = 4
+_CLOSED: Final = "the database is closed"
 _ATTEMPTS: Final = 5
 _BUSY_WITHIN: Final = 5.0
 """Seconds for which SQLite waits for another process, such as one that makes a copy."""
@@ -109,6 +110,10 @@ class AlreadyOpen(DatabaseError):
     """Another Studio has it."""
 
 
+class Declined(Exception):
+    """An operation's own, raised before it wrote anything: there is nothing to undo."""
+
+
 class _InDoubt(Exception):
     """The connection broke while the transaction was being ended: done, or not done."""
 
@@ -149,6 +154,35 @@ class _Request(Generic[T]):
 
 
 @dataclass(eq=False)
+class _Reads:
+    """The reads under way, also those that nobody waits for any more: their threads go on."""
+
+    _count: int = 0
+    _closed: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one more while the context lasts."""
+        with self._changed:
+            if self._closed:
+                raise DatabaseUnavailable(_CLOSED)
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let none begin any more, and wait for those under way."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._count)
+
+
+@dataclass(eq=False)
 class _Arriving:
     """What waits, as it is taken, until nothing does.
 
@@ -186,6 +220,7 @@ class Database:
         default_factory=queue.SimpleQueue, init=False
     )
     _closed: bool = field(default=False, init=False)
+    _reads: _Reads = field(default_factory=_Reads, init=False)
     _limiter: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(_READERS), init=False
     )
@@ -198,14 +233,15 @@ class Database:
     async def write(self, operation: Operation[T]) -> T:
         """Have `operation` done in a transaction; it is on the medium when this returns.
 
-        An exception of the operation's own undoes it alone, and is raised here. Cancelled, it is
-        not begun, or waited for.
+        An exception of the operation's own undoes it alone, and is raised here; one that is
+        `Declined` costs those that are written with it nothing. Cancelled, it is not begun, or
+        waited for.
 
         Raises:
             DatabaseError: it was not done.
         """
         if self._closed:
-            raise DatabaseUnavailable("the database is closed")
+            raise DatabaseUnavailable(_CLOSED)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         request = _Request(operation, future)
         self._waiting.put(request)
@@ -233,12 +269,18 @@ class Database:
 
         def look() -> T:
             try:
-                with self.reader.begin() as connection:
+                with self._reads.one(), self.reader.begin() as connection:
                     return operation(connection)
             except DBAPIError as error:
                 raise _translated(error) from error
 
         return await read_in_thread(look, self._limiter)
+
+    def _end(self, writing: threading.Thread) -> None:
+        """In a thread: wait for what was begun, and for reads that were called off, too."""
+        if writing.is_alive():
+            writing.join()
+        self._reads.end()
 
     # ------------------------------------------------------------ in the writer's thread
 
@@ -342,6 +384,8 @@ def _do(connection: sa.Connection, request: _Request[Any]) -> None:
         request.results.append(request.operation(connection))
     except DBAPIError:
         raise
+    except Declined as error:
+        request.error = error
     except Exception as error:
         raise _NotTogether from error
 
@@ -416,11 +460,12 @@ async def open_database(url: sa.URL, *, alone: bool = False) -> AsyncIterator[Da
             yield database
         finally:
             database._closed = True  # noqa: SLF001 - its own module's
-            if thread.is_alive():
-                database._waiting.put(None)  # noqa: SLF001 - its own module's
-                await write_in_thread(thread.join, one_at_a_time)
-            writer.dispose()
-            reader.dispose()
+            database._waiting.put(None)  # noqa: SLF001 - its own module's
+            try:
+                await write_in_thread(lambda: database._end(thread), one_at_a_time)  # noqa: SLF001 - its own module's
+            finally:
+                writer.dispose()
+                reader.dispose()
 
 
 def sqlite_file(url: sa.URL) -> Path | None:

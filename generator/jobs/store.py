@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting
-from generator.jobs.database import Database
+from generator.jobs.database import Database, Declined
 from generator.jobs.model import (
     ENDED,
     MAX_CRASHES,
@@ -63,23 +63,23 @@ EventType = Literal[
 ]
 
 
-class NotCancellable(Exception):
+class NotCancellable(Declined):
     """A job that has come to its end already."""
 
 
-class NothingToRetry(Exception):
+class NothingToRetry(Declined):
     """A job of which nothing failed, or which has not come to its end."""
 
 
-class KeyReused(Exception):
+class KeyReused(Declined):
     """The same idempotency key, for something else."""
 
 
-class NotMovable(Exception):
+class NotMovable(Declined):
     """A job of which nothing waits, or not in the line that it is to be moved in."""
 
 
-class QuotaExceeded(Exception):
+class QuotaExceeded(Declined):
     """A member has asked for as many pictures as a day allows."""
 
 

@@ -19,6 +19,7 @@ from generator.jobs.database import (
     DatabaseFull,
     DatabaseNewer,
     DatabaseUnavailable,
+    Declined,
     open_database,
 )
 from generator.jobs.schema import state
@@ -59,6 +60,26 @@ async def test_one_that_fails_undoes_itself_alone(url: sa.URL) -> None:
             await asyncio.gather(database.write(good), database.write(bad))
         with pytest.raises(LookupError):
             await database.write(bad)  # by itself, without others in its transaction
+        assert await names(database) == ["good"]
+
+
+async def test_one_that_declines_leaves_the_others_as_they_are(url: sa.URL) -> None:
+    begun: list[str] = []
+
+    def declining(_connection: sa.Connection) -> None:
+        begun.append("declining")
+        raise Declined("no")
+
+    def good(connection: sa.Connection) -> None:
+        begun.append("good")
+        connection.execute(put("good"))
+
+    async with open_database(url) as database:
+        results = await asyncio.gather(
+            *(database.write(op) for op in (good, declining)), return_exceptions=True
+        )
+        assert [type(each) for each in results] == [type(None), Declined]
+        assert begun == ["good", "declining"]  # neither is done a second time
         assert await names(database) == ["good"]
 
 
@@ -116,6 +137,26 @@ async def test_closing_writes_what_waits_and_takes_nothing_more(url: sa.URL) -> 
     async with open_database(url) as database:
         assert len(await names(database)) == 30
     assert not any(thread.name == "studio database" for thread in threading.enumerate())
+
+
+async def test_closing_waits_for_a_read_that_was_called_off(url: sa.URL) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def slow(connection: sa.Connection) -> None:
+        begun.set()
+        go_on.wait(20)
+        found.append(connection.scalar(sa.select(sa.func.count()).select_from(state)) or 0)
+
+    async with open_database(url) as database:
+        reading = asyncio.create_task(database.read(slow))
+        await asyncio.to_thread(begun.wait, 20)
+        reading.cancel()
+        await asyncio.wait([reading])
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+    assert found == [0]
+    with pytest.raises(DatabaseUnavailable):
+        await names(database)
 
 
 async def test_a_read_sees_one_moment(url: sa.URL) -> None:
@@ -221,10 +262,23 @@ async def test_one_of_a_later_release_is_left_alone(url: sa.URL) -> None:
 # ---------------------------------------------------------------- Postgres that goes away
 
 
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
+@pytest.fixture(scope="module")
+def unreliable_server() -> Iterator[PostgresServer]:
     with postgres() as server:
         yield server
+
+
+@pytest.fixture
+def own_server(unreliable_server: PostgresServer) -> PostgresServer:
+    """One that may be stopped, with nothing in it."""
+    if not (unreliable_server.folder / "data" / "postmaster.pid").exists():
+        unreliable_server.start()  # a test that failed has left it so
+    engine = sa.create_engine(unreliable_server.url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return unreliable_server
 
 
 async def test_a_server_that_goes_away_is_told_and_used_again_when_it_is_back(

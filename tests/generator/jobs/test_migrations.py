@@ -57,6 +57,46 @@ def test_from_nothing_it_becomes_what_the_schema_says(bare: sa.URL) -> None:
     engine.dispose()
 
 
+def test_what_is_there_already_is_counted(bare: sa.URL) -> None:
+    engine = sa.create_engine(bare)
+    with engine.begin() as connection:
+        upgrade(connection, to="0002")
+        connection.execute(
+            sa.text(
+                "INSERT INTO members (id, name, role, created_at) VALUES ('a', 'a', 'client', 0)"
+            )
+        )
+        for number in (1, 2):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO jobs (number, id, kind, owner, status, priority, rank, request,"
+                    " metadata, total, created_at)"
+                    " VALUES (:number, :id, 'draw', 'a', 'processing', 5, 0, '{}', '{}', 4, 0)"
+                ),
+                {"number": number, "id": str(number)},
+            )
+        for n, status in enumerate(["ready", "running", "queued", "failed"]):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO items (job, n, status, lane, priority, owner, rank, seed, take,"
+                    " work) VALUES (1, :n, :status, 'engine', 5, 'a', 0, 0, '', '{}')"
+                ),
+                {"n": n, "status": status},
+            )
+        connection.execute(
+            sa.text(
+                "INSERT INTO refusals (job, n, engine)"
+                " VALUES (1, 2, 'gpu'), (1, 2, 'other'), (1, 1, 'gpu')"
+            )
+        )
+        upgrade(connection)
+        jobs = sa.text("SELECT number, unsettled FROM jobs ORDER BY number")
+        assert [*connection.execute(jobs)] == [(1, 2), (2, 0)]
+        items = sa.text("SELECT n, refused FROM items ORDER BY n")
+        assert [*connection.execute(items)] == [(0, 0), (1, 1), (2, 2), (3, 0)]
+    engine.dispose()
+
+
 def test_a_revision_that_nobody_knows_is_refused_with_what_to_do(bare: sa.URL) -> None:
     engine = sa.create_engine(bare)
     with engine.begin() as connection:
