@@ -34,7 +34,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) actions quarantine demo/.understudy
+	rm -rf $(VENV) actions quarantine studio demo/.understudy
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -26,6 +26,11 @@ from benchmarks import (
     show_first,
     soak,
     startup,
+    studio,
+    studio_beside,
+    studio_kill,
+    studio_queue,
+    studio_soak,
     workers,
 )
 from benchmarks.machinery import say
@@ -38,6 +43,8 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "replay": replay.main,
     "control": control.main,
     "push": push.main,
+    "studio": studio.main,
+    "studio_queue": studio_queue.main,
     "browser": browser.main,
     "recording": recording.main,
     "workers": workers.main,
@@ -49,6 +56,9 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "rehearsal": rehearsal.main,
     "illusion": illusion.main,
     "soak": soak.main,
+    "studio_kill": studio_kill.main,
+    "studio_beside": studio_beside.main,
+    "studio_soak": studio_soak.main,
 }
 
 

@@ -72,7 +72,11 @@ class Running:
 
 @contextmanager
 def serving(
-    show: Path, environment: Mapping[str, str] | None = None, *, log: Path | None = None
+    show: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    log: Path | None = None,
+    command: Sequence[str] = ("serve",),
 ) -> Iterator[Running]:
     """`understudy serve` on a free port, ended when left.
 
@@ -80,12 +84,11 @@ def serving(
         show: what is served.
         environment: added to ours.
         log: the file that its log goes to, whole; else only warnings are told, to our terminal.
+        command: of `understudy`: which of its servers.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "server",
-        "serve",
+    started = [
+        *(sys.executable, "-m", "server"),
+        *command,
         "--show",
         str(show),
         "--port",
@@ -96,7 +99,7 @@ def serving(
     environment = {**os.environ, **(environment or {})}
     with nullcontext() if log is None else log.open("wb") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            started, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )
     try:
         assert process.stdout is not None

@@ -108,6 +108,16 @@ def write_show(
     (folder / "manifest.json").write_bytes(dump_manifest(manifest))
 
 
+def write_plain_show(folder: Path, settings: str) -> None:
+    """A show with one cue and no set: for what is drawn beside it."""
+    cues = [
+        {"time": format_time(0.0), "action": "prompt", "program": "P0", "prompt": "a lamp"},
+        {"time": format_time(60.0), "action": "end"},
+    ]
+    (folder / "cues.json").write_text(json.dumps(cues))
+    (folder / "show.toml").write_text(f'[show]\ntitle = "Benchmark"\n{settings}')
+
+
 def fill_store(
     store: Path,
     actions: Sequence[Action],

@@ -9,6 +9,7 @@ the pictures compared byte for byte.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import tempfile
 import time
@@ -39,6 +40,7 @@ SEEDS = range(1000, 1000 + JOBS)
 
 def main() -> None:
     """Print the figures."""
+    logging.getLogger("uvicorn.error").setLevel("WARNING")  # the workers are in this process
     asyncio.run(_measure())
 
 

@@ -101,7 +101,8 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> FieldProblem:
     elif detail["type"] == "json_invalid":
         message = "expected a JSON object of texts in Unicode, not nested too deeply"
     elif detail["type"] == "string_too_long":
-        code = "too_large"
+        if location[-1] == "prompt":
+            code = "too_large"
         most = detail["ctx"]["max_length"]
         message = f"expected at most {most:,} characters, found {len(str(detail['input'])):,}"
     else:

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from generator.jobs.choice import WaitingLine, items_in_order, jobs_in_order
 from generator.jobs.eta import Ahead, EngineSlot, KnownPaces, WorkSize, seconds_left, steps_made
@@ -272,31 +273,37 @@ def _ahead(
         yield known
 
 
-# All of a line comes as one row: a thread that fetches row by row lets go of the interpreter at
-# each, and gets it back late where the loop is busy. As SQLite promises no order within such a
-# row, places come along.
 _WAITS: Final = (items.c.lane == "engine") & (items.c.status == sa.text("'queued'"))
-_JOBS: Final = (
-    sa.select(
-        *(items.c.priority, items.c.owner, items.c.rank, items.c.job.label("number")),
-        sa.func.min(jobs.c.id).label("id"),
-        sa.func.count().label("pieces"),
-        sa.func.row_number()
-        .over(partition_by=[items.c.priority, items.c.owner], order_by=[items.c.rank, items.c.job])
-        .label("place"),
+
+
+def _lines(dialect: str) -> sa.Select[Any]:
+    """Priority, owner and first rank of each line; number and id of the job of each of its items.
+
+    All of a line comes as one row: a thread that fetches row by row lets go of the interpreter at
+    each, and gets it back late where the loop is busy.
+    """
+
+    def of_each(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+        text = sa.cast(column, sa.Text)
+        if dialect == "postgresql":
+            order = (items.c.rank, items.c.job, items.c.n)
+            return sa.func.string_agg(text, aggregate_order_by(sa.literal_column("','"), *order))
+        return sa.func.group_concat(text, sa.literal_column("','"))
+
+    return (
+        sa.select(
+            *(items.c.priority, items.c.owner, sa.func.min(items.c.rank)),
+            *(of_each(items.c.job), of_each(jobs.c.id)),
+        )
+        .join_from(items, jobs)
+        .where(_WAITS)
+        .group_by(items.c.priority, items.c.owner)
+        # It goes along this index, in which each line stands in order.
+        .with_hint(items, "INDEXED BY ix_items_queued", "sqlite")
     )
-    .join_from(items, jobs)
-    .where(_WAITS)
-    .group_by(items.c.priority, items.c.owner, items.c.rank, items.c.job)
-    .subquery()
-)
-_LINES: Final = sa.select(
-    *(_JOBS.c.priority, _JOBS.c.owner, sa.func.min(_JOBS.c.rank)),
-    *(
-        sa.func.aggregate_strings(sa.cast(each, sa.Text), ",")
-        for each in (_JOBS.c.place, _JOBS.c.number, _JOBS.c.id, _JOBS.c.pieces)
-    ),
-).group_by(_JOBS.c.priority, _JOBS.c.owner)
+
+
+_LINES: Final = {name: _lines(name) for name in ("sqlite", "postgresql")}
 _RUNNING: Final = (
     sa.select(items.c.job, jobs.c.id, items.c.engine, items.c.started_at, items.c.holder)
     .join_from(items, jobs)
@@ -320,19 +327,16 @@ def queue_state(connection: sa.Connection, holder: str, wall: float) -> _QueueSt
         wall: Unix time.
     """
     numbers: dict[str, int] = {}
-    pieces: dict[str, int] = {}
+    pieces: Counter[str] = Counter()
     lines: list[WaitingLine] = []
-    for priority, owner, rank, *texts in connection.execute(_LINES).all():
-        columns = [text.split(",") for text in texts]
-        places = list(map(int, columns[0]))
-        if places != list(range(1, len(places) + 1)):
-            order = sorted(range(len(places)), key=places.__getitem__)
-            columns = [[column[place] for place in order] for column in columns]
-        _, found, ids, counts = columns
-        of_each = list(map(int, counts))
-        lines.append(WaitingLine(owner, priority, rank, ids, of_each))
-        numbers.update(zip(ids, map(int, found), strict=True))
-        pieces.update(zip(ids, of_each, strict=True))
+    for priority, owner, rank, found, ids in connection.execute(
+        _LINES[connection.dialect.name]
+    ).all():
+        of_each = ids.split(",")
+        waiting = Counter(of_each)
+        lines.append(WaitingLine(owner, priority, rank, list(waiting), list(waiting.values())))
+        numbers.update(zip(of_each, map(int, found.split(",")), strict=True))
+        pieces.update(waiting)
     elsewhere: list[_Working] = []
     for number, job, engine, started_at, whose in connection.execute(_RUNNING).all():
         numbers[job] = number

@@ -289,7 +289,13 @@ class Scheduler:
         for attempt in itertools.count(1):
             try:
                 await self._recall_pause()
-                await self.store.take_over(self.wall(), holders=[self.store.holder])
+                await self.store.take_over(
+                    self.wall(),
+                    holders=[self.store.holder],
+                    alone=not self.store.database.is_shared,
+                )
+                # Who refused may draw it today, or be here no more: then nobody would ever ask.
+                await self.store.forget_refusals()
                 break
             except DatabaseError as error:
                 _log.warning("scheduler_waits", reason=str(error), attempt=attempt)
@@ -339,6 +345,8 @@ class Scheduler:
             _log.exception("slot_broke", engine=place.name)
             return _Rest(Problem("internal", "it broke off"))
         except DatabaseError as error:
+            if being_cancelled():  # it met that on its way out
+                raise asyncio.CancelledError from error
             _log.warning("slot_waits", engine=place.name, reason=str(error))
             return _Rest(_no_database(error))
         except Exception as error:  # noqa: BLE001 - a slot that ended would be missing unseen
@@ -663,7 +671,12 @@ class Scheduler:
         holder, read = self.store.holder, self.store.database.read
         attendance = await read(lambda connection: attendance_of_others(connection, holder))
         said_at = {name: each.at for name, each in attendance.items()}
-        self._absent = frozenset(self._attendance_watch.silent(said_at, self.now()))
+        absent = frozenset(self._attendance_watch.silent(said_at, self.now()))
+        if absent - self._absent:
+            # What only their engines had not refused would wait for ever: ask the others again.
+            await self.store.forget_refusals()
+            self.wake()
+        self._absent = absent
         leases = await read(lambda connection: leases_of_others(connection, holder))
         silent = self._lease_watch.silent(leases, self.now())
         if silent and await self.store.take_over(self.wall(), holders=silent):

@@ -356,6 +356,20 @@ class JobStore:
 
         return await self.database.read(look)
 
+    async def forget_refusals(self, *, of_settled: bool = False) -> None:
+        """Have every engine asked again for what it has refused.
+
+        Args:
+            of_settled: whether only those are forgotten that nobody looks at any more.
+        """
+        forget = sa.delete(refusals)
+        if of_settled:
+            waits = sa.exists().where(
+                items.c.job == refusals.c.job, items.c.n == refusals.c.n, items.c.status == "queued"
+            )
+            forget = forget.where(~waits)
+        await self.database.write(lambda connection: connection.execute(forget))
+
     async def forget_events(self, before: float) -> int:
         """Forget what happened before a time; how many events that were."""
         return await self.database.write(lambda connection: _forget_events(connection, before))
@@ -506,7 +520,12 @@ class JobStore:
         await self.database.write(lambda connection: _let_go(connection, mine, now, crashed=False))
 
     async def take_over(
-        self, now: float, *, others: bool = False, holders: Collection[str] | None = None
+        self,
+        now: float,
+        *,
+        others: bool = False,
+        holders: Collection[str] | None = None,
+        alone: bool = False,
     ) -> list[str]:
         """Queue again what is held by nobody any more.
 
@@ -517,6 +536,8 @@ class JobStore:
             now: Unix time.
             others: whether only leases are looked at: we have begun.
             holders: who is known to hold nothing any more; None to go by their leases.
+            alone: whether nobody else works on this database, so that nobody holds anything,
+                whatever the names that stand there: it may be a copy from another machine.
 
         Returns:
             The jobs whose items those were.
@@ -526,6 +547,8 @@ class JobStore:
             lost |= items.c.holder == self.holder
         if holders is not None:
             lost = items.c.holder.in_(holders)
+        if alone:
+            lost = sa.true()
         return await self.database.write(
             lambda connection: _let_go(
                 connection, (items.c.status == "running") & lost, now, crashed=True

@@ -133,12 +133,12 @@ class _ErrorAnswer(StudioAnswer):
         return one_line(self.message, _MAX_SAID)
 
 
-class _Refusal(StudioAnswer):
+class _RefusalAnswer(StudioAnswer):
     error: _ErrorAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FetchedPicture:
     """A picture's bytes, and what a file of them ends in."""
 
     data: bytes
@@ -209,7 +209,7 @@ class StudioClient:
         except ValidationError:
             raise self._no_studio(httpx.codes.OK) from None
 
-    async def picture(self, path: str) -> Picture:
+    async def picture(self, path: str) -> FetchedPicture:
         """A picture.
 
         Raises:
@@ -221,7 +221,7 @@ class StudioClient:
             kind = StudioAway if answer.status_code in _AWAY else StudioFailed
             raise kind(f"{path.partition('?')[0]}: it answers {answer.status_code}")
         media_type = answer.headers.get("content-type", "").partition(";")[0]
-        return Picture(answer.content, _SUFFIXES.get(media_type, ".jpg"))
+        return FetchedPicture(answer.content, _SUFFIXES.get(media_type, ".jpg"))
 
     async def events(self, path: str) -> AsyncGenerator[Mapping[str, Any], None]:
         """What it tells as server-sent events, until it has nothing more to say.
@@ -275,7 +275,7 @@ class StudioClient:
 
     def _refused(self, status: int, document: object) -> StudioFailed:
         try:
-            error = _Refusal.model_validate(document).error
+            error = _RefusalAnswer.model_validate(document).error
         except ValidationError:
             return self._no_studio(status)
         if error.code == "unauthorized":

@@ -36,7 +36,7 @@ class StatisticsAnswer(StudioAnswer):
     jobs: Mapping[str, int]
     pictures: int
     failed: Mapping[str, int]
-    success: float | None
+    success_rate: float | None
     p50_seconds: float | None
     p95_seconds: float | None
     cost: float
@@ -66,39 +66,32 @@ def stats(
 
 
 def _show_statistics(found: StatisticsAnswer) -> None:
-    jobs = ", ".join(f"{number} {status}" for status, number in found.jobs.items())
-    success = "" if found.success is None else f", {found.success:.0%} of what ended did not fail"
+    jobs = ", ".join(f"{number} {status}" for status, number in found.jobs.items()) or "none"
+    if found.success_rate is not None:
+        jobs += f", {found.success_rate:.0%} of what ended did not fail"
     pictures = str(found.pictures)
     if found.p50_seconds is not None and found.p95_seconds is not None:
         half, most = duration(found.p50_seconds), duration(found.p95_seconds)
         pictures += f", half of them within {half}, 95 of 100 within {most}"
-    failed = ", ".join(f"{number} {code}" for code, number in found.failed.items())
+    failed = ", ".join(f"{number} {code}" for code, number in found.failed.items()) or "none"
     facts = [
-        ("jobs", f"{jobs or 'none'}{success}"),
+        ("jobs", jobs),
         ("pictures", pictures),
-        ("failed", failed or "none"),
+        ("failed", failed),
         ("cost", f"{found.cost:.2f} {found.currency}"),
         ("now", f"{found.waiting} wait, {found.running} are being drawn"),
     ]
     print_table((f"last {found.hours} h", ""), facts)
-    for title, columns, rows in (
-        (
-            "engine",
-            ("pictures", "took", "cost"),
-            [
-                (name, each.pictures, duration(each.seconds), f"{each.cost:.2f}")
-                for name, each in found.engines.items()
-            ],
-        ),
-        (
-            "member",
-            ("jobs", "pictures", "cost"),
-            [
-                (name, each.jobs, each.pictures, f"{each.cost:.2f}")
-                for name, each in found.members.items()
-            ],
-        ),
-    ):
-        if rows:
-            typer.echo()
-            print_table((title, *columns), rows)
+    engines = [
+        (name, each.pictures, duration(each.seconds), f"{each.cost:.2f}")
+        for name, each in found.engines.items()
+    ]
+    members = [
+        (name, each.jobs, each.pictures, f"{each.cost:.2f}") for name, each in found.members.items()
+    ]
+    if engines:
+        typer.echo()
+        print_table(("engine", "pictures", "took", "cost"), engines)
+    if members:
+        typer.echo()
+        print_table(("member", "jobs", "pictures", "cost"), members)

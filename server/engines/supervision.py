@@ -58,6 +58,8 @@ class Supervision:
     Attributes:
         start_within: until it must have opened, its models loaded and warm.
         hang_after: without a step of a drawing, after which it hangs.
+        first_within: until the first picture of a drawing, which may have to load its models;
+            None where they were loaded before.
         recycle_after: drawings after which it is replaced; 0 for never.
         memory_growth: beyond what it had when it opened, with which it is replaced; 0 for any.
         idle: how long nothing is drawn before it is replaced for having drawn enough. A drawing
@@ -70,6 +72,7 @@ class Supervision:
 
     start_within: float = 600.0
     hang_after: float = 30.0
+    first_within: float | None = None
     recycle_after: int = 200
     memory_growth: int = 4 * 2**30
     idle: float = 5.0
@@ -91,6 +94,7 @@ class Life:
         runs: how many were begun, those for proof left out.
         idle_since: when the last one was left.
         owes_since: since when it owes a picture; None if it owes none.
+        owes_first: whether that is the first of a drawing.
         doubted: when a drawing was left that had not ended well, with no picture since.
         lost: why it is past help, in words.
     """
@@ -102,6 +106,7 @@ class Life:
     runs: int = 0
     idle_since: float = -math.inf
     owes_since: float | None = None
+    owes_first: bool = False
     doubted: float | None = None
     lost: str | None = None
 
@@ -110,11 +115,13 @@ class Life:
         self.drawing += 1
         self.runs += 0 if proof else 1
         # What it owed before, it owes still: asking again is no sign of life.
-        self.owes_since = now if self.owes_since is None else self.owes_since
+        if self.owes_since is None:
+            self.owes_since, self.owes_first = now, not proof
 
     def gives(self, now: float) -> None:
         """A picture came."""
         self.proven = now
+        self.owes_first = False
         self.doubted = None
         self.owes_since = now if self.drawing else None
 
@@ -168,9 +175,12 @@ def next_move(life: Life, now: float, policy: Supervision) -> Move:
         return Kill(life.lost)
     wake = now + policy.look_every
     if life.owes_since is not None:
-        if now - life.owes_since >= policy.hang_after:
-            return Kill(f"it hangs: no step for {policy.hang_after:g} s")
-        wake = min(wake, life.owes_since + policy.hang_after)
+        patience = policy.hang_after
+        if life.owes_first and policy.first_within is not None:
+            patience = max(patience, policy.first_within)
+        if now - life.owes_since >= patience:
+            return Kill(f"it hangs: no step for {patience:g} s")
+        wake = min(wake, life.owes_since + patience)
     if life.drawing:
         return Wait(wake)
     if policy.memory_growth and life.had is not None and life.now_has is not None:

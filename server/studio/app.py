@@ -7,6 +7,7 @@ back first of all), then the engines, the database and the store close.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -246,7 +247,9 @@ def base_address(section: StudioSection) -> str:
     """What stands before the path in an address that others are told."""
     if section.public_url:
         return section.public_url.rstrip("/")
-    host = f"[{section.host}]" if ":" in section.host else section.host
+    # Where it listens on every address, none of them is what others know it by.
+    named = socket.gethostname() if section.host in {"0.0.0.0", "::"} else section.host  # noqa: S104 - read, not bound
+    host = f"[{named}]" if ":" in named else named
     return f"http://{host}:{section.port}"
 
 
@@ -311,6 +314,7 @@ async def _keep_tidying(services: StudioServices, clock: Clock) -> None:
     """Delete what is old, until cancelled."""
     while True:
         await services.jobs.forget_events(clock.wall() - _EVENTS_KEPT)
+        await services.jobs.forget_refusals(of_settled=True)
         try:
             for take in await services.jobs.drawn_again(clock.wall() - _SWEPT_FOR):
                 await sweep_unfinished(services.store, take)

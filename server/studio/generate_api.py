@@ -88,6 +88,8 @@ async def webhook(request: Request) -> Response:
     if parts.callbacks is None:
         text = "no generator may answer here: set UNDERSTUDY_CALLBACK_SECRET, and start again"
         raise StudioRefused("not_configured", text)
+    if "webhook-signature" not in request.headers:  # nothing is read that nobody has signed
+        raise StudioRefused("bad_signature", "expected a signed webhook: webhook-signature, …")
     async with parts.answers.body_of(request, MAX_CALLBACK) as body:
         receipt = await parts.callbacks.deliver(request.headers, body, parts.wall())
     if receipt.refusal is not None:

@@ -6,9 +6,10 @@ waits for a take wants it soon. One elsewhere is asked directly, without the sho
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -16,7 +17,15 @@ from typing import Final
 import structlog
 
 from generator.engines.inbox import Inbox
-from generator.engines.port import Engine, EngineStarting, StepImage, Timing
+from generator.engines.port import (
+    DrawingFailed,
+    Engine,
+    EnginePreempted,
+    EngineStarting,
+    EngineUnavailable,
+    StepImage,
+    Timing,
+)
 from generator.engines.registry import AnyEngine, find_engine
 from generator.engines.settings import BadEngine, EngineAccess, LocalSection
 from generator.outgoing import Client, client_for_engines
@@ -25,11 +34,19 @@ from server.config.show import Show
 from server.core.clock import Clock
 from server.engines.child import worker_child
 from server.engines.local import LocalEngine, State
-from server.engines.supervision import Supervision
+from server.engines.supervision import RestartPolicy, Supervision
 
 _log = structlog.get_logger(__name__)
 
 _PROBE: Final = Recipe(model="none", prompt="a lamp", steps=1, width=64, height=64)
+_LOADED_WITHIN: Final = 600.0
+"""Seconds to the first picture of a drawing: nothing is loaded before somebody wants it."""
+
+_REST: Final = 60.0
+"""Seconds for which a child is left alone that failed again and again: others wait behind."""
+
+_KNOWN_WITHIN: Final = 5.0
+_LOST: Final[tuple[State, ...]] = ("rested", "restarting", "stopped")
 _ENDED: Final[tuple[State, ...]] = ("ready", "rested", "restarting", "stopped")
 
 
@@ -99,15 +116,21 @@ def _child(section: LocalSection, clock: Clock) -> LocalEngine:
         clock=clock,
         policy=Supervision(
             hang_after=section.hang_after,
+            first_within=_LOADED_WITHIN,
             recycle_after=section.recycle_after,
             memory_growth=section.memory_growth,
+            restarts=RestartPolicy(rest=_REST),
         ),
     )
 
 
 @dataclass(frozen=True)
 class _Patient:
-    """An engine of this machine that is waited for while it starts: nobody stands before a wall."""
+    """An engine of this machine that is waited for while it starts: nobody stands before a wall.
+
+    Where its process dies over a drawing, that counts as the drawing's fault: one that kills
+    each process that tries it would else be tried for ever, and keep all behind it waiting.
+    """
 
     child: LocalEngine
 
@@ -123,7 +146,11 @@ class _Patient:
 
     @asynccontextmanager
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
-        """See `Engine.render`."""
+        """See `Engine.render`.
+
+        Raises:
+            DrawingFailed: also where the process was lost meanwhile.
+        """
         while True:
             async with AsyncExitStack() as stack:
                 try:
@@ -131,5 +158,20 @@ class _Patient:
                 except EngineStarting:
                     await self.child.until(*_ENDED)
                     continue
-                yield images
+                yield await stack.enter_async_context(aclosing(self._survived(images)))
                 return
+
+    async def _survived(self, images: AsyncIterator[StepImage]) -> AsyncGenerator[StepImage, None]:
+        """The same pictures; that the process was lost over them is a failed drawing."""
+        try:
+            async for image in images:
+                yield image
+        except EnginePreempted:
+            raise
+        except EngineUnavailable as error:
+            reason = str(error)
+            # Its line breaks a moment before it is known how it ended, which says more.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KNOWN_WITHIN):
+                    reason = (await self.child.until(*_LOST)).reason
+            raise DrawingFailed(f"the process that drew it was lost: {reason}") from error

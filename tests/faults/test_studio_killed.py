@@ -120,6 +120,19 @@ async def test_told_to_end_it_puts_back_what_it_draws_and_leaves_nothing_behind(
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+async def test_what_a_studio_of_another_name_held_is_drawn_all_the_same(show: Path) -> None:
+    with studio_program(show) as studio:
+        await studio.start()
+        job = (await ask(studio, n=30)).json()["id"]
+        eventually(lambda: get(studio, f"/api/jobs/{job}")["done"] > 0)
+        studio.kill()
+        # As in a copy that was made while it drew, or where the machine has another name now.
+        (show / ".understudy" / "studio-id").unlink()
+        await studio.start()
+        found = over(studio, job)
+        assert (found["status"], found["done"]) == ("completed", 30)
+
+
 @pytest.mark.pace
 async def test_told_to_end_whoever_listens_or_waits_hears_the_end_and_keeps_nobody(
     show: Path,
@@ -157,6 +170,25 @@ async def test_killed_its_children_end_with_it(show: Path) -> None:
         os.kill(child, signal.SIGSTOP)  # not even one that hangs outlives it
         studio.kill()
         eventually(lambda: not Path(f"/proc/{child}").exists())
+
+
+async def test_a_drawing_that_kills_each_process_that_tries_it_is_given_up_and_keeps_nobody(
+    show: Path,
+) -> None:
+    with studio_program(show) as studio:
+        await studio.start()
+        assert studio.program is not None
+        deadly = (await ask(studio, program=None, prompt=None, **LONG)).json()["id"]
+        behind = (await ask(studio)).json()["id"]
+        for _ in range(3):
+            eventually(lambda: get(studio, f"/api/jobs/{deadly}")["progress"] > 0)
+            (child,) = children_of(studio.program.pid)
+            os.kill(child, signal.SIGKILL)
+            eventually(lambda: get(studio, f"/api/jobs/{deadly}")["progress"] in {0, 1})
+        found = over(studio, deadly)
+        assert (found["status"], found["error"]["code"]) == ("failed", "failed")
+        assert "killed by signal 9" in found["error"]["message"]
+        assert over(studio, behind)["status"] == "completed"
 
 
 async def test_it_and_its_children_give_way_to_a_show(show: Path) -> None:

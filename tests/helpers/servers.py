@@ -129,25 +129,27 @@ class ServerProcess:
         folder: Path,
         *,
         port: int = 0,
+        command: Sequence[str] = ("serve",),
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         fault: str | None = None,
     ) -> Self:
-        """Start `python -m server serve`, and wait until it says where it listens.
+        """Start `python -m server serve`, or another command, and wait until it says where it is.
 
         Args:
             folder: the show's.
             port: where it is to listen; 0 for anywhere.
+            command: what serves.
             arguments: more of them.
             environment: more of it.
             fault: a mistake of ours to be built in; see `tests/helpers/broken_server.py`.
         """
         log = folder / "server.log"
         program = ["server"] if fault is None else ["tests.helpers.broken_server", fault]
-        command = [sys.executable, "-m", *program, "serve", "--show", str(folder)]
+        called = [sys.executable, "-m", *program, *command, "--show", str(folder)]
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                [*command, "--port", str(port), *arguments],
+                [*called, "--port", str(port), *arguments],
                 cwd=ROOT,
                 env=plain_environment(**(environment or {})),
                 stdout=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -84,10 +85,11 @@ class Pencil:
     async def render(self, recipe: Recipe) -> AsyncIterator[AsyncIterator[StepImage]]:
         """See `Engine.render`."""
         self.asked.append(recipe)
-        async with aclosing(self._draw()) as drawn:
+        async with aclosing(self.draw()) as drawn:
             yield drawn
 
-    async def _draw(self) -> AsyncGenerator[StepImage, None]:
+    async def draw(self) -> AsyncGenerator[StepImage, None]:
+        """The pictures of what was asked for last."""
         for image in self.images:
             if image.final:
                 await self._free.wait()
@@ -112,7 +114,9 @@ class Caller(httpx.AsyncClient):
 
     def __init__(self, address: Address, token: str | None = None, host: str = "127.0.0.1") -> None:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        transport = httpx.AsyncHTTPTransport(local_address=host)
+        # The server ends a line on which nothing was asked for 5 s: none is used again by then.
+        limits = httpx.Limits(keepalive_expiry=2)
+        transport = httpx.AsyncHTTPTransport(local_address=host, limits=limits)
         super().__init__(
             base_url=address.http, headers=headers, timeout=60, transport=transport, trust_env=False
         )
@@ -276,6 +280,9 @@ async def studio(
         async with running.caller() as caller:
             await caller.get("/healthz")
         yield running
+    if "postgresql" in str(database_url(show)):
+        await asyncio.sleep(0.5)  # threads still read for those who were cancelled
+        gc.collect()  # and the lines that they had are dropped: here, where that is expected
 
 
 def routes() -> set[tuple[str, str]]:
@@ -303,7 +310,8 @@ def on_postgres(url: sa.URL) -> Mapping[str, Any]:
 @contextmanager
 def database_on(server: PostgresServer, name: str) -> Iterator[sa.URL]:
     """A database of a Postgres server, which is dropped at the end."""
-    engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
+    # The server may be stopped meanwhile: no connection is kept.
+    engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     try:
         with engine.connect() as connection:
             connection.execute(sa.text(f"CREATE DATABASE {name}"))

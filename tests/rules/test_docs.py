@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.model.keys import ACTIONS_PREFIX, QUARANTINE_PREFIX
+from generator.jobs.drawing import TAKES
+from generator.jobs.request import JobRequest
 from server.diagnostics.findings import table
 from server.stage.presence import _CODES
 from tests.helpers import code_map
+from tests.helpers.studios import show_in, studio
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -51,6 +54,41 @@ def test_every_finding_can_be_looked_up() -> None:
     assert table() in (DOCS / "rehearsal.md").read_text(encoding="utf-8")
 
 
+def fields_in(text: str, head: str) -> list[str]:
+    """What stands in the first column of the table that begins with `head`."""
+    rows = text.partition(f"{head}\n| --- | --- |\n")[2].partition("\n\n")[0].splitlines()
+    return [name for row in rows for name in re.findall(r"`([a-z_]+)`", row.split(" | ")[0])]
+
+
+async def test_every_field_of_a_job_can_be_looked_up(tmp_path: Path) -> None:
+    section = (DOCS / "studio.md").read_text(encoding="utf-8").partition("The **job**")[2]
+    async with studio(show_in(tmp_path)) as served, served.caller() as caller:
+        job = await caller.over(await caller.ask())
+    assert sorted(fields_in(section, "| field | |")) == sorted(job)
+    assert sorted(fields_in(section, "| of each picture | |")) == sorted(job["items"][0])
+    asked = (DOCS / "studio.md").read_text(encoding="utf-8").partition("What may be asked:")[2]
+    named = {field.alias or name for name, field in JobRequest.model_fields.items()}
+    to_come = {"mask", "edit", "enlarge"}
+    assert set(fields_in(asked, "| field | |")) == named - to_come - {"kind", "all"}
+
+
+def test_what_a_studio_logs_can_be_looked_up() -> None:
+    listed = set(fields_in((DOCS / "studio.md").read_text(encoding="utf-8"), "| event | |"))
+    told: dict[str, str] = {}
+    for folder in ("generator/jobs", "server/studio", "generator/engines/callback"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                match node:
+                    case ast.Call(
+                        func=ast.Attribute(value=ast.Name(id="_log"), attr=level),
+                        args=[ast.Constant(value=event), *_],
+                    ):
+                        told[str(event)] = level
+    assert listed <= told.keys() | {"queue_resumed"}
+    troubles = {event for event, level in told.items() if level != "info"}
+    assert troubles - listed == set()
+
+
 def test_the_map_of_the_code_is_the_code() -> None:
     text = code_map.DOCUMENT.read_text("utf-8")
     assert text == code_map.with_map(text), "python -m tests.helpers.code_map writes it anew"
@@ -59,7 +97,8 @@ def test_the_map_of_the_code_is_the_code() -> None:
 def test_what_is_drawn_for_the_demo_is_no_change_of_the_repository() -> None:
     """The repository's root is the demo's store: what drawing leaves there is ignored by git."""
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX)} <= set(ignored)
+    takes = f"{TAKES.partition('/')[0]}/"
+    assert {f"/{prefix}" for prefix in (ACTIONS_PREFIX, QUARANTINE_PREFIX, takes)} <= set(ignored)
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

@@ -703,3 +703,18 @@ async def test_room_is_looked_for_on_every_disk_that_is_written_to(
     assert asked == [tmp_path]
     assert await room_on_disks([to_come, state], 50)()
     assert not await room_on_disks([to_come, state], 51)()
+
+
+async def test_what_an_engine_refused_that_is_here_no_more_is_refused_after_the_next_start(
+    url: sa.URL,
+) -> None:
+    refusal = Problem("refused", "too large")
+    async with working(url, []) as scheduler:  # as if another engine could, and were away
+        job = await ask(scheduler)
+        claimed = await scheduler.store.claim("small", 1.0, lease=30)
+        assert claimed is not None
+        await scheduler.store.put_back(claimed, refusal, 1.0, refused_by="small")
+    again = ScriptedPlace("small", script=[RecipeRefused("too large")])
+    async with working(url, [again]) as scheduler:
+        found = await over(scheduler, job)
+        assert (found.status, found.problem) == ("failed", refusal)

@@ -680,6 +680,36 @@ def test_a_databases_password_comes_from_the_environment_and_is_never_shown(tmp_
         assert SECRET not in text
 
 
+def test_a_databases_address_may_come_from_a_file_that_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "database"
+    file.write_text(f"{WITH_PASSWORD}\n")
+    named = {"UNDERSTUDY_STUDIO_DATABASE_FILE": str(file)}
+    found = loaded("[studio]\n", named, None, tmp_path)
+    assert found.remarks == ()
+    assert found.studio.database is not None
+    assert SECRET in found.studio.database.get_secret_value()
+    # What is said outright goes before it, and both before the file of settings.
+    nearer = {**named, "UNDERSTUDY_STUDIO_DATABASE": "postgresql:///nearer"}
+    nearest = loaded('[studio]\ndatabase = "sqlite:////far"\n', nearer, None, tmp_path).studio
+    assert nearest.database is not None
+    assert nearest.database.get_secret_value() == "postgresql+psycopg:///nearer"
+
+    file.write_text(f"mysql://a:{SECRET}@b/c")
+    (line,) = told(None, named)
+    assert line.startswith("environment: [studio] database: ")
+    assert SECRET not in line
+    file.unlink()
+    (line,) = told(None, named)
+    assert line.startswith("environment: UNDERSTUDY_STUDIO_DATABASE_FILE: ")
+
+
+def test_what_the_terminal_brings_to_a_studio_is_no_mistake_of_a_servers() -> None:
+    mine = {"UNDERSTUDY_STUDIO_TOKEN": "ust_x", "UNDERSTUDY_STUDIO_TOKEN_FILE": "/run/token"}
+    assert loaded(None, mine).remarks == ()
+    (line,) = told(None, {"UNDERSTUDY_STUDIO_TOKENS": "ust_x"})
+    assert line.endswith("did you mean UNDERSTUDY_STUDIO_TOKEN?")
+
+
 @pytest.mark.parametrize(
     "address",
     [

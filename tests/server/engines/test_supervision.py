@@ -72,6 +72,20 @@ def test_nothing_is_replaced_where_that_is_switched_off() -> None:
     assert isinstance(next_move(old, OPENED, policy), Wait)
 
 
+def test_the_first_picture_of_a_drawing_may_take_as_long_as_models_take_to_load() -> None:
+    policy = Supervision(hang_after=30, first_within=600, look_every=1000)
+    alive = life()
+    alive.begins(OPENED)
+    assert next_move(alive, OPENED + 599, policy) == Wait(OPENED + 600)
+    assert next_move(alive, OPENED + 600, policy) == Kill("it hangs: no step for 600 s")
+    alive.gives(OPENED + 599)
+    assert next_move(alive, OPENED + 628, policy) == Wait(OPENED + 629)
+    assert next_move(alive, OPENED + 629, policy) == Kill("it hangs: no step for 30 s")
+    alive.left(OPENED + 628, well=False)
+    alive.begins(OPENED + 628)  # asking again gives no more time
+    assert next_move(alive, OPENED + 629, policy) == Kill("it hangs: no step for 30 s")
+
+
 class TestLife:
     def test_a_drawing_owes_a_step_after_each_step_until_it_is_over(self) -> None:
         alive = life()

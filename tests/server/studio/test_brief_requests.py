@@ -272,7 +272,7 @@ async def test_the_briefs_health_queries_tell_of_what_was_asked_over_http(
             rows = connection.exec_driver_sql(BRIEF_SUCCESS.replace("%", "%%")).all()
             [[storage]] = connection.exec_driver_sql(BRIEF_STORAGE).all()
         database.dispose()
-    counts = {row.status: row.count for row in rows}
+    counts = {row[0]: row[1] for row in rows}
     assert counts == {"completed": 3, "failed": 1}
     assert all(row.avg_time is None or row.avg_time >= 0 for row in rows)
     assert [row.avg_time for row in rows if row.status == "completed"] != [None]

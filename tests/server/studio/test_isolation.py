@@ -29,6 +29,7 @@ from tests.helpers.studios import (
 NAMES = ("image", "final.jpg", "1.jpg", "2.jpg", "3.png", "thumb", "thumb?w=64")
 NOBODYS = {
     ("GET", "/"),
+    ("GET", "/studio/"),
     ("MOUNT", "/static"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
@@ -221,7 +222,7 @@ async def things_of(caller: Caller, mark: str) -> Things:
 async def states(caller: Caller, things: Things) -> list[Document]:
     """Somebody's jobs, as they are."""
     found = [await caller.document(f"/api/jobs/{job}") for job in things.jobs]
-    return [{**job, "eta_seconds": None} for job in found]
+    return [{**job, "eta_seconds": None, "position": None} for job in found]
 
 
 async def answered(caller: Caller, method: str, probe: Probe) -> tuple[int, list[Any], bytes]:

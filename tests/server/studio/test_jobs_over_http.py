@@ -6,8 +6,8 @@ import asyncio
 import io
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from generator.engines.port import RecipeRefused, StepImage
-from generator.sheet.recipe import Recipe
+from server.studio import jobs_api
 from tests.helpers.pictures import picture
 from tests.helpers.postgres import postgres
 from tests.helpers.studios import (
@@ -240,10 +240,12 @@ async def test_what_is_called_off_is_over_once(caller: Caller, pencil: Pencil) -
 class Moody(Pencil):
     """An engine that will not draw one seed."""
 
-    def render(self, recipe: Recipe) -> AbstractAsyncContextManager[AsyncIterator[StepImage]]:
-        """See `Engine.render`."""
-        self.error = RecipeRefused("not this one") if recipe.seed == 8 else None
-        return super().render(recipe)
+    async def draw(self) -> AsyncGenerator[StepImage, None]:
+        """See `Pencil.draw`."""
+        self.error = RecipeRefused("not this one") if self.asked[-1].seed == 8 else None
+        async with aclosing(super().draw()) as drawn:
+            async for image in drawn:
+                yield image
 
 
 async def test_only_what_failed_is_drawn_again_and_with_its_seed(
@@ -460,3 +462,15 @@ async def test_without_postgres_requests_are_unavailable_until_it_is_back(tmp_pa
                 await asyncio.to_thread(server.start)
             assert set(told.values()) == {(503, "unavailable")}, told
             assert (await caller.over(await caller.ask()))["status"] == "completed"
+
+
+async def test_an_error_of_the_program_is_told_as_one(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a secret of the program's")
+
+    monkeypatch.setattr(jobs_api, "own_job", broken)
+    answer = await caller.get(f"/api/jobs/{uuid.uuid4()}")
+    assert refusal(answer) == (500, "internal")
+    assert "secret" not in answer.text
