@@ -761,9 +761,15 @@ _LAST_RANK: Final = (
     .order_by(items.c.rank.desc())
     .limit(1)
 )
-_MEMBER: Final = sa.select(members.c.pictures_a_day, members.c.removed_at).where(
-    members.c.id == sa.bindparam("member")
-)
+_ASKING: Final = sa.select(
+    *(members.c.pictures_a_day, members.c.removed_at, _LAST_RANK.scalar_subquery().label("last")),
+    sa.select(jobs.c.number)
+    .where(jobs.c.owner == members.c.id, jobs.c.key == sa.bindparam("by_key"))
+    .scalar_subquery()
+    .label("known"),
+).where(members.c.id == sa.bindparam("member"))
+"""All that decides whether a member's job is let in, and where: at one look."""
+
 _NEW_JOB: Final = sa.insert(jobs).returning(jobs.c.number)
 _NEW_ITEMS: Final = sa.insert(items)
 _NEW_EVENTS: Final = sa.insert(events)
@@ -848,18 +854,18 @@ def _forget_events(connection: sa.Connection, before: float) -> int:
 
 
 def _accept(connection: sa.Connection, new: NewJob, now: float) -> tuple[Job, bool]:
-    if new.key is not None:
-        known = _jobs(connection, (jobs.c.owner == new.owner) & (jobs.c.key == new.key), 1)
-        if known:
-            if not _is_same(known[0], new):
-                raise KeyReused(f"the key {new.key!r:.80} was given to another request")
-            return known[0], False
-    _check_quota(connection, new, now)
-    last = connection.scalar(
-        _LAST_RANK, {"lane": new.lane, "of": new.priority, "member": new.owner}
-    )
+    asks = {"lane": new.lane, "of": new.priority, "member": new.owner, "by_key": new.key}
+    owner = connection.execute(_ASKING, asks).first()
+    if owner is not None and owner.known is not None:
+        known = _jobs(connection, jobs.c.number == owner.known, 1)[0]
+        if not _is_same(known, new):
+            raise KeyReused(f"the key {new.key!r:.80} was given to another request")
+        return known, False
+    if owner is None or owner.removed_at is not None:
+        raise LookupError("there is no such member")
+    _check_quota(connection, new, now, owner.pictures_a_day)
     # A clock that was set back must not put it before those who are there.
-    rank = now if last is None else max(now, last + _BETWEEN)
+    rank = now if owner.last is None else max(now, owner.last + _BETWEEN)
     number = connection.scalar(
         _NEW_JOB,
         {
@@ -924,17 +930,12 @@ def _is_same(known: Job, new: NewJob) -> bool:
     )
 
 
-def _check_quota(connection: sa.Connection, new: NewJob, now: float) -> None:
-    """Let a job in, if its owner is a member and has pictures left today.
+def _check_quota(connection: sa.Connection, new: NewJob, now: float, most: int | None) -> None:
+    """Let a job in, if its owner has pictures left of so many a day; None for any number.
 
     Raises:
-        LookupError: it is no member.
         QuotaExceeded: there are not so many left.
     """
-    owner = connection.execute(_MEMBER, {"member": new.owner}).first()
-    if owner is None or owner.removed_at is not None:
-        raise LookupError("there is no such member")
-    most = owner.pictures_a_day
     if most is None:
         return
     asked = _asked_since(connection, new.owner, now - A_DAY)
