@@ -208,7 +208,7 @@ async def _drawn(server: Running, recipe: Recipe, pictures: int, each: int) -> f
 
 
 @dataclass
-class Heard:
+class HeardOnTheFeed:
     """What one listener was told: each message, and when (steady seconds)."""
 
     messages: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
@@ -234,10 +234,10 @@ class Heard:
 
 
 @asynccontextmanager
-async def _listening(server: Running) -> AsyncIterator[Heard]:
+async def _listening(server: Running) -> AsyncIterator[HeardOnTheFeed]:
     async with connect(f"ws://{server.address}/ws/studio", compression=None) as line:
         await line.send(json.dumps({"type": "hello"}))
-        heard = Heard()
+        heard = HeardOnTheFeed()
         task = asyncio.create_task(heard.listen(line))
         try:
             await heard.first(lambda message: message["type"] == "welcome")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import httpx
-import pytest
 import sqlalchemy as sa
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -39,10 +37,6 @@ Document = dict[str, Any]
 CUES: Final = (cue(0, "prompt", prompt="a lake", id="lake"), cue(8, "end"))
 FAST: Final = "[programs.P0.fast]\nsteps = 4\n"
 _PATIENCE: Final = 20.0
-
-ABANDONED: Final = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Of a Studio that ends, threads may still read for those who were cancelled; on Postgres the
-library warns of the lines that are dropped then."""
 
 
 def images(count: int = 3, label: str = "") -> list[StepImage]:
@@ -280,9 +274,6 @@ async def studio(
         async with running.caller() as caller:
             await caller.get("/healthz")
         yield running
-    if "postgresql" in str(database_url(show)):
-        await asyncio.sleep(0.5)  # threads still read for those who were cancelled
-        gc.collect()  # and the lines that they had are dropped: here, where that is expected
 
 
 def routes() -> set[tuple[str, str]]:

@@ -28,7 +28,6 @@ from tests.helpers.pictures import picture
 from tests.helpers.postgres import postgres
 from tests.helpers.servers import free_port
 from tests.helpers.studios import (
-    ABANDONED,
     Caller,
     Document,
     Pencil,
@@ -252,7 +251,6 @@ async def test_a_webhook_larger_than_any_picture_is_not_read(
 # ---------------------------------------------------------------- what operators ask
 
 
-@ABANDONED
 async def test_the_briefs_health_queries_tell_of_what_was_asked_over_http(
     tmp_path: Path,
 ) -> None:

@@ -25,7 +25,6 @@ from tests.helpers import programs
 from tests.helpers.postgres import postgres
 from tests.helpers.servers import ROOT
 from tests.helpers.studios import (
-    ABANDONED,
     Caller,
     RunningStudio,
     database_on,
@@ -34,8 +33,6 @@ from tests.helpers.studios import (
     show_in,
     studio,
 )
-
-pytestmark = ABANDONED
 
 HALF = "x \ud83d"
 TEXTS = st.one_of(

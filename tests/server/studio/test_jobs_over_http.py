@@ -21,7 +21,6 @@ from server.studio import jobs_api
 from tests.helpers.pictures import picture
 from tests.helpers.postgres import postgres
 from tests.helpers.studios import (
-    ABANDONED,
     Caller,
     Document,
     Pencil,
@@ -434,7 +433,6 @@ async def test_a_full_disk_is_told_as_one(running: RunningStudio, caller: Caller
     assert (await caller.over(await caller.ask()))["status"] == "completed"
 
 
-@ABANDONED
 async def test_without_postgres_requests_are_unavailable_until_it_is_back(tmp_path: Path) -> None:
     with postgres() as server, database_on(server, "away") as url:
         show = show_in(tmp_path, studio=on_postgres(url))
