@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from generator.jobs.choice import Waiting, in_order
 from generator.jobs.database import open_database
-from generator.jobs.model import ENDED, SETTLED, Problem
+from generator.jobs.model import ENDED, MAX_ITEMS, SETTLED, Problem
 from generator.jobs.store import (
     Claimed,
     EventsForgotten,
@@ -319,7 +319,7 @@ async def test_events_are_in_the_order_in_which_they_are_seen(url: sa.URL) -> No
 
 async def test_what_is_no_job_is_refused(url: sa.URL) -> None:
     async with studio(url) as store:
-        for bad in (new(count=0), new(count=65), new(priority=10), new(priority=-1)):
+        for bad in (new(count=0), new(count=MAX_ITEMS + 1), new(priority=10), new(priority=-1)):
             with pytest.raises(ValueError, match="expected"):
                 await store.accept(bad, 0.0)
         with pytest.raises(LookupError):
