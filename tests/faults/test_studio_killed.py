@@ -303,7 +303,8 @@ async def test_where_the_database_has_no_room_nothing_is_promised_and_it_lives(
                     await asyncio.sleep(0.1)
             found = [over(studio, job) for job in promised]
             assert {each["status"] for each in found} <= {"completed"}
-            assert studio.errors() == []
+            # What sends webhooks cannot without the database; it is started again, and says so.
+            assert {each.get("job") for each in studio.errors()} <= {"studio_hooks"}
 
 
 # ---------------------------------------------------------------- what keeps it from starting
