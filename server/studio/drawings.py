@@ -51,7 +51,7 @@ class Drawings:
             learn=self.paces.learn,
             cost_of=cost_by_settings(engine.section),
         )
-        return ShownPlace(place, self.previews)
+        return ShownPlace(place, self.previews, self.feed.drawing_over)
 
     def _show(self, claimed: Claimed, image: StepImage) -> None:
         self.previews.show(claimed, image)

@@ -307,6 +307,7 @@ class Feed:
         if self.poll is None:
             self.poll = POLL_SHARED if self.store.database.is_shared else POLL_ALONE
         self._listeners: dict[str, list[Listener]] = {}
+        self._going_on: dict[str, FeedMessage] = {}  # the newest step of each drawing, by take
         self._log: _EventLog | None = None
         self._changed = asyncio.Event()
         self._queue_changed = asyncio.Event()
@@ -327,12 +328,14 @@ class Feed:
 
     def show_preview(self, claimed: Claimed, image: StepImage) -> None:
         """Tell of a picture of a drawing; it waits for nobody."""
-        listening = self._listeners.get(claimed.owner, ())
-        message: FeedMessage | None = None
-        for listener in listening:
-            if listener.job in {None, claimed.job}:
-                message = message or step_message(claimed, image)
+        message = self._going_on[claimed.take] = step_message(claimed, image)
+        for listener in self._listeners.get(claimed.owner, ()):
+            if listener.hears(message):
                 listener.put_step(message)
+
+    def drawing_over(self, claimed: Claimed) -> None:
+        """A drawing goes on no more, however it ended."""
+        self._going_on.pop(claimed.take, None)
 
     def check_room(self, member: str) -> None:
         """Make sure that a member may listen once more.
@@ -374,6 +377,9 @@ class Feed:
                 listener.begin_anew(last)
             else:
                 listener.begin(after)
+            for message in self._going_on.values():
+                if listener.hears(message):
+                    listener.put_step(message)
             self.nudge()
             yield listener
         finally:

@@ -120,10 +120,17 @@ class LivePreviews:
 
 @dataclass(frozen=True)
 class ShownPlace:
-    """A slot whose drawings `LivePreviews` forgets once they are over."""
+    """A slot whose drawings `LivePreviews` forgets once they are over.
+
+    Args:
+        place: the slot itself.
+        previews: what it draws is shown there.
+        on_over: is told that a drawing goes on no more.
+    """
 
     place: Workplace
     previews: LivePreviews
+    on_over: Callable[[Claimed], None] = lambda _claimed: None
 
     @property
     def name(self) -> str:
@@ -136,3 +143,4 @@ class ShownPlace:
             return await self.place.work(claimed, on_step)
         finally:
             self.previews.settled(claimed)
+            self.on_over(claimed)

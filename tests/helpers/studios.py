@@ -135,10 +135,11 @@ class Caller(httpx.AsyncClient):
 
     async def over(self, job: Mapping[str, Any]) -> Document:
         """A job once it is over."""
-        while True:
-            found = await self.document(f"/api/jobs/{job['id']}", wait=20)
-            if found["status"] in {"completed", "failed", "cancelled"}:
-                return found
+        async with asyncio.timeout(3 * _PATIENCE):
+            while True:
+                found = await self.document(f"/api/jobs/{job['id']}", wait=20)
+                if found["status"] in {"completed", "failed", "cancelled"}:
+                    return found
 
     async def until(self, job: Mapping[str, Any], enough: Callable[[Document], object]) -> Document:
         """A job once it is as it should be."""

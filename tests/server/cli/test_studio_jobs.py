@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -397,8 +398,13 @@ def test_in_a_terminal_the_steps_are_seen(
             "try", "a lake", "-n", "1", "--url", served.address.http, stderr=slave
         ) as running:
             os.close(slave)
-            while b"step 4 of 5" not in said:
-                said += os.read(master, 4096)
+            watchdog = threading.Timer(_PATIENCE, running.kill)
+            watchdog.start()
+            with suppress(OSError):  # the other end is closed: it was killed
+                while b"step 4 of 5" not in said:
+                    said += os.read(master, 4096)
+            watchdog.cancel()
+            assert b"step 4 of 5" in said
             portal.call(pencil.let_go)
             with suppress(OSError):  # the other end is closed
                 while more := os.read(master, 4096):

@@ -577,3 +577,16 @@ async def test_whether_a_job_is_over_is_about_its_present_attempt(store: JobStor
     await work_off(store)
     assert not await feed.is_over(job.id, failed)
     assert await feed.is_over(job.id, failed + 10)
+
+
+async def test_who_comes_late_is_told_where_a_drawing_is(store: JobStore) -> None:
+    async with followed(Feed(store)) as feed:
+        for number in (1, 2):
+            feed.show_preview(claimed(0), step(number))
+        feed.show_preview(claimed(1), step(1))
+        feed.drawing_over(claimed(1))
+        async with feed.listen("ada") as ada, feed.listen("ben") as ben:
+            (message,) = [json.loads(each.text) for each in await told(ada, 1)]
+            assert (message["n"], message["step"]) == (0, 2)
+            for one in (ada, ben):
+                await nothing_more(one)

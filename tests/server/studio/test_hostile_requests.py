@@ -180,6 +180,7 @@ def in_postgres() -> Iterator[dict[str, Any]]:
 async def prepared(running: RunningStudio, caller: Caller) -> Known:
     """Have a job, its picture and a hook there."""
     del running
+    await caller.post("/api/queue/resume")  # on a database that another test may have paused
     job = await caller.over(await caller.ask(prompt="a lake"))
     hook = await caller.post("/api/hooks", json={"url": "http://127.0.0.1:9/bell"})
     return Known((job["id"], job["items"][0]["take"], hook.json()["id"]), caller)
