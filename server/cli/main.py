@@ -80,7 +80,9 @@ def _not_installed(command: str, package: str) -> Command:
     single = typer.Typer(add_completion=False)
     anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-    @single.command(name=command, help=f"(needs {extra})", context_settings=anything)
+    told = f"Not installed: make {command} installs it."
+
+    @single.command(name=command, help=told, context_settings=anything)
     def say_so() -> None:
         _fail(f"understudy {command} needs {package}, which is not installed: {extra}", 2)
 

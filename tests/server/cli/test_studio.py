@@ -136,7 +136,7 @@ def test_without_the_extra_all_else_is_there_and_it_says_what_to_do() -> None:
     assert "Not installed: make studio" in " ".join(told.stdout.split())
     for arguments in (["studio"], ["studio", "try", "a boat", "--to", "here"]):
         done = understudy(*arguments, lacking=EXTRA)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (2, "")
         assert "pip install 'understudy[studio]'" in done.stderr
         assert done.stderr.count("\n") == 1
 
