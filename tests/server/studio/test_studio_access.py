@@ -19,7 +19,7 @@ from tests.helpers.pictures import picture
 from tests.helpers.studios import Caller, Pencil, routes, show_in, slot, studio
 
 ADA: dict[str, Role] = {"ada": "artist"}
-FOR_EVERYBODY = {"/", "/healthz", "/readyz", "/metrics", "/api/generate/webhook"}
+FOR_EVERYBODY = {"/", "/studio/", "/healthz", "/readyz", "/metrics", "/api/generate/webhook"}
 """Where nothing of any member's is, and what is signed instead."""
 
 ELSEWHERE = "https://elsewhere.example"
