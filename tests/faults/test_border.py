@@ -454,6 +454,12 @@ DECODING = {
     "server/reports/archive.py": "the report of a child of ours, in a folder of ours",
     "server/rehearsal/simulation.py": "messages of our own stage, in this process",
     "server/cli/rehearse.py": "a word of our own /healthz is looked for",
+    "generator/jobs/fields.py": "written again from what `decode_message` gave, field by field",
+    "generator/jobs/held.py": "a row of our own database",
+    "generator/jobs/paces.py": "a row of our own database; what is no such thing is left",
+    "generator/jobs/store.py": "rows of our own database",
+    "server/studio/hooks/deliveries.py": "rows of our own database",
+    "server/studio/hooks/webhooks.py": "rows of our own database",
 }
 WRITING = {
     "cache/durable.py": "the one way",
@@ -465,6 +471,8 @@ WRITING = {
     "server/rehearsal/backstage.py": "a child's report, synced before its folder gets its name",
     "server/reports/archive.py": "a folder gets its name, all in it synced",
     "server/core/output.py": "standard streams",
+    "generator/jobs/backup.py": "SQLite writes; the copy gets its name once it is synced",
+    "generator/jobs/database.py": "a lock that says who holds it; an empty file for SQLite",
 }
 
 
