@@ -117,6 +117,7 @@ async def studio(
             await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.pace
 async def test_after_a_quarter_the_end_of_forty_jobs_is_foretold(url: sa.URL) -> None:
     ended: dict[str, float] = {}
 
