@@ -115,16 +115,6 @@ def expand(template: str, limit: int) -> tuple[str, ...]:
     return different
 
 
-def count_prompts(template: str) -> int | None:
-    """How many prompts a template makes at most; None where that is beyond counting.
-
-    Raises:
-        BadTemplate: it cannot be read.
-    """
-    count = _count(_read(_shielded(clean_text(template))))
-    return None if count >= _BEYOND else count
-
-
 # ---------------------------------------------------------------- reading
 
 

@@ -16,11 +16,27 @@ SLOWEST = ("test_benchmarks.py", "test_drawing.py", "test_live_engines.py", "tes
 """Files that are begun first, or the last worker would sit over one of them alone."""
 
 
+def _log_plainly() -> None:
+    """The log as it comes, tracebacks without the values of their variables.
+
+    structlog's own default draws those as well: seconds for each, on the loop of whatever runs.
+    """
+    structlog.reset_defaults()
+    *before, _renderer = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(processors=[*before, plain])
+
+
+_log_plainly()
+
+
 @pytest.fixture(autouse=True)
 def logs_as_they_come() -> Iterator[None]:
     """Whoever sets up logging in this process, as our commands do, does it for one test."""
     yield
-    structlog.reset_defaults()
+    _log_plainly()
 
 
 def pytest_configure() -> None:

@@ -6,8 +6,6 @@ So a sheet, a style or a program that changes meanwhile changes nothing that was
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import uuid
@@ -30,6 +28,7 @@ from pydantic import (
 from cache.model.images import BadImage, decode_check
 from cache.outgoing import has_password
 from cache.spelling import nearest
+from generator.hook_secrets import WANTED, is_secret
 from generator.jobs.cost import OfferedEngine, estimate
 from generator.jobs.drawing import NO_ACTION, DrawWork
 from generator.jobs.eta import WorkSize
@@ -72,7 +71,6 @@ _AN_ITEM: Final = 2048
 """Bytes of an item beside its texts and its picture, roughly."""
 
 _TAKE: Final = "take:"
-_SECRET_BYTES: Final = range(24, 65)
 """That Standard Webhooks wants a secret to be of."""
 
 _USUAL_EVENTS: Final[tuple[EventType, ...]] = ("job.completed", "job.failed", "job.cancelled")
@@ -97,13 +95,8 @@ def _hook_address(url: str) -> str:
 
 
 def _hook_secret(secret: SecretStr) -> SecretStr:
-    kind, found, text = secret.get_secret_value().partition("whsec_")
-    try:
-        size = len(base64.b64decode(text, validate=True)) if found and not kind else 0
-    except (binascii.Error, ValueError):
-        size = 0
-    if size not in _SECRET_BYTES:
-        raise ValueError("expected whsec_ and 24 to 64 bytes in base64, as Standard Webhooks wants")
+    if not is_secret(secret.get_secret_value()):
+        raise ValueError(f"{WANTED}, as Standard Webhooks wants")
     return secret
 
 

@@ -314,10 +314,6 @@ class JobStore:
         query = sa.select(items.c.take).where(items.c.ended_at > since, items.c.claims > 1)
         return await self.database.read(lambda connection: list(connection.scalars(query)))
 
-    async def asked_since(self, owner: str, since: float) -> int:
-        """How many items a member has asked for after a time."""
-        return await self.database.read(lambda connection: _asked_since(connection, owner, since))
-
     # ------------------------------------------------------------ what happened
 
     async def events_after(

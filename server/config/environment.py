@@ -8,11 +8,11 @@ where it seems to hold a token is it an error, for without it the doors would be
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
+
+from generator.hook_secrets import WANTED, is_secret
 
 PREFIX: Final = "UNDERSTUDY_"
 
@@ -27,8 +27,6 @@ _SERVICE_LINK: Final = re.compile(
     r"(.*_)?SERVICE_(HOST|PORT(_\w+)?)|(.*_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
-_SECRET: Final = "whsec_"  # noqa: S105 - what each of them begins with is none
-_LEAST_SECRET, _MOST_SECRET = 24, 64
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 
 
@@ -79,13 +77,6 @@ def why_no_secret(text: str) -> str | None:
         text: as Standard Webhooks has them; two, with a blank between, while one is replaced.
     """
     for each in text.split():
-        try:
-            key = base64.b64decode(each.removeprefix(_SECRET), validate=True)
-        except (binascii.Error, ValueError):  # the latter, where it is not even ASCII
-            key = b""
-        if not each.startswith(_SECRET) or not _LEAST_SECRET <= len(key) <= _MOST_SECRET:
-            return (
-                f"expected {_SECRET} and {_LEAST_SECRET} to {_MOST_SECRET} bytes in base64: "
-                f'echo "{_SECRET}$(openssl rand -base64 32)"'
-            )
+        if not is_secret(each):
+            return f'{WANTED}: echo "whsec_$(openssl rand -base64 32)"'
     return None

@@ -125,6 +125,7 @@ class Connections:
     _crowded_at: float | None = field(default=None, init=False)
     _crowd: str = field(default="", init=False)
     _looking: asyncio.TimerHandle | None = field(default=None, init=False)
+    _due: float = field(default=0.0, init=False)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -232,15 +233,31 @@ class Connections:
     def _look_later(self) -> None:
         if self._looking is None:
             loop = asyncio.get_running_loop()
+            self._due = self.monotonic() + _LOOK_EVERY
             self._looking = loop.call_later(_LOOK_EVERY, self._look_again)
 
     def _look_again(self) -> None:
         self._looking = None
         try:
+            self._forgive(self.monotonic() - self._due)
             self.look()
         finally:  # one that cannot be looked at must not end the looking
             if self._open:
                 self._look_later()
+
+    def _forgive(self, late: float) -> None:
+        """Count against nobody the seconds in which it is we who did nothing.
+
+        Where the machine slept, or something held the loop, what they sent lies here unread.
+        """
+        if late < _LOOK_EVERY:
+            return
+        for each in self._open.values():
+            each.read_at += late
+            if each.deadline is not None:
+                each.deadline += late
+            if each.closing_since is not None:
+                each.closing_since += late
 
     # ------------------------------------------------------------ told
 

@@ -9,6 +9,7 @@ import asyncio
 import struct
 from typing import Any, ClassVar, Final
 
+import h11
 from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -74,6 +75,13 @@ class BoundedHttp(H11Protocol):
         super().on_response_complete()
         self._look()
 
+    def _rest(self) -> None:
+        """Nothing is asked now: it ends by itself where nothing is for long, as uvicorn has it."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
     def _look(self) -> None:
         """What the connection is about now."""
         connection, cycle = self._connection, self.cycle
@@ -84,6 +92,10 @@ class BoundedHttp(H11Protocol):
         if cycle.response_complete:
             if connection.phase != "silent":
                 connection.becomes("idle", now)
+            elif self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+                # What came was the rest of a body that was answered before it was there.
+                connection.becomes("idle", now)
+                self._rest()
         elif not cycle.more_body:
             connection.becomes("answer", now)
         elif connection.phase != "body":

@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _POLICY: Final = b"content-security-policy"
+_ERROR: Final = 500
 _HEADERS: Final = (
     (
         _POLICY,
@@ -48,6 +49,27 @@ class SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, add)
+
+
+class CloseAfterError:
+    """Around an application: an answer of 500 says that its connection ends with it.
+
+    For it does: uvicorn ends it once the error has come through to it. Who was not told would send
+    its next request down a line that is being closed, and hear nothing.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, and add the header where the program had an error."""
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == _ERROR:
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, told if scope["type"] == "http" else send)
 
 
 def etag_of(data: bytes) -> str:

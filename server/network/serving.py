@@ -20,10 +20,16 @@ from server.network.access import Access
 from server.network.connections import ConnectionLimits, Connections
 from server.network.descriptors import raise_descriptor_limit, room_for_connections
 from server.network.protocols import bounded_by
+from server.network.responses import CloseAfterError
 from server.network.reverse_proxy import ReverseProxies
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes: a longer message closes its socket before it is read."""
+
+_KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than programs poll, and than proxies keep theirs
+(nginx 60). Who asks at the very moment of its end gets no answer, and uvicorn's own 5 seconds are
+what many poll by. Where room is needed, idle ones are the first to go, so they cost nobody else."""
 
 _GRACE = 5
 """Seconds that connections have to end when the server is told to stop."""
@@ -150,11 +156,12 @@ def uvicorn_config(app: Starlette, connections: Connections) -> uvicorn.Config:
     """
     http, websocket = bounded_by(connections)
     return uvicorn.Config(
-        app,
+        CloseAfterError(app),
         http=http,
         ws=websocket,
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,  # it would block the loop 6.6 ms for each picture
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
         access_log=False,
         log_config=None,

@@ -196,6 +196,65 @@ async def test_over_a_slow_line_the_whole_of_an_answer_comes(after: str) -> None
         assert not connections.ended
 
 
+@asynccontextmanager
+async def serving_at_once() -> AsyncIterator[tuple[Address, Connections]]:
+    """An application that answers before a body has come, and one that breaks."""
+
+    async def hasty(_request: Request) -> Response:
+        return Response("yes")
+
+    async def broken(_request: Request) -> Response:
+        raise RuntimeError("a mistake of ours")
+
+    routes = [
+        Route("/hasty", hasty, methods=["GET", "POST"]),
+        Route("/broken", broken, methods=["GET", "POST"]),
+    ]
+    app = Starlette(routes=routes)
+    async with serving_app(app) as address:
+        yield address, app.state.connections
+
+
+async def test_whoever_met_an_error_of_ours_is_told_that_the_line_ends() -> None:
+    async with serving_at_once() as (address, connections), web(address) as client:
+        for _ in range(50):
+            answer = await client.get("/broken")
+            assert (answer.status_code, answer.headers["connection"]) == (500, "close")
+            # Had it not been told, this would go down a line that is being closed.
+            assert (await client.get("/hasty")).text == "yes"
+        assert not connections.ended
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_a_body_that_comes_after_its_answer_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.network.serving._KEEP_ALIVE", 2)
+    async with serving_at_once() as (address, connections):
+        reader, writer = await asyncio.open_connection("127.0.0.1", address.port)
+        for _ in range(2):
+            writer.write(b"POST /hasty HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+            assert b"yes" in await reader.readuntil(b"yes")
+            writer.write(b"late")
+            await asyncio.sleep(1.0)  # longer than a head may take
+            assert connections.of_phase("idle") == 1
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        assert not connections.ended
+        writer.close()
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_while_the_server_itself_stands_still_nobody_is_late() -> None:
+    async with serving_at_once() as (address, connections):
+        with crowd(address, 1) as (patient,):
+            while not len(connections):  # noqa: ASYNC110 - from outside
+                await asyncio.sleep(0.01)
+            time.sleep(2.0)  # noqa: ASYNC251 - the loop is held, for longer than a head may take
+            patient.sendall(b"GET /hasty HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"yes" in await asyncio.to_thread(patient.recv, 4096)
+            assert not connections.ended
+
+
 async def test_pings_whose_answers_are_not_read_are_not_answered(tiny: TinyShow) -> None:
     async with serving(tiny.load()) as address:
         with crowd(address, 1, UPGRADE) as (deaf,):
@@ -300,18 +359,18 @@ async def test_who_cannot_be_looked_at_does_not_end_the_looking(
             closed.close()
             return closed
 
-    monkeypatch.setattr("server.network.connections._LOOK_EVERY", 0.01)
-    now, gone = [0.0], Gone()
+    monkeypatch.setattr("server.network.connections._LOOK_EVERY", 0.1)
+    monkeypatch.setattr("server.network.connections.HEAD_WITHIN", 1.0)
+    gone = Gone()
     gone.unsent = 10
-    connections = Connections(monotonic=lambda: now[0])
+    connections = Connections()
     assert connections.opened(gone, "10.0.0.8") is not None
     connections.look()
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     odd = Odd()
     assert connections.opened(odd, "10.0.0.8") is not None
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.3)
     connections.closed(odd)
-    now[0] = 11.0  # the head of the other is overdue
     async with asyncio.timeout(10):
         while not gone.aborted:  # noqa: ASYNC110 - from outside
             await asyncio.sleep(0.01)

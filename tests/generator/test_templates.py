@@ -13,7 +13,6 @@ from generator.templates import (
     MAX_NESTED,
     BadTemplate,
     TooManyPrompts,
-    count_prompts,
     expand,
 )
 
@@ -113,7 +112,6 @@ def test_what_cannot_be_read_is_told_in_one_line(template: str, message: str) ->
 def test_a_template_is_counted_before_anything_is_made_of_it(
     template: str, count: int | None
 ) -> None:
-    assert count_prompts(template) == count
     tracemalloc.start()
     try:
         with pytest.raises(TooManyPrompts) as caught:
@@ -182,11 +180,9 @@ def test_it_is_expanded_as_it_is_read(tree: Tree) -> None:
 @given(st.text(st.sampled_from("{}|$\\0123-:#/_~@!%ab\n\x00\ud800"), max_size=40))
 def test_any_text_makes_prompts_or_says_why_not(text: str) -> None:
     try:
-        count = count_prompts(text)
         prompts = expand(text, 200)
     except (BadTemplate, TooManyPrompts):
         return
-    assert count is not None
-    assert 1 <= len(prompts) <= count
+    assert 1 <= len(prompts) <= 200
     assert expand(text, 200) == prompts
     assert all(prompt.isprintable() for prompt in prompts)

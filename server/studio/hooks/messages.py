@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,8 +34,6 @@ BOTH_SIGN_FOR: Final = 24 * _HOUR
 """Seconds for which, after a secret was changed, the old one signs as well."""
 
 _JITTER: Final = 0.1
-_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with is none
-_SECRET_BYTES: Final = range(24, 65)
 _MESSAGES: Final = uuid.UUID("2f1f6c1a-3c55-5e0e-9c53-0a3f5d0a1d57")
 _TOLD_AT_THE_END: Final = frozenset({"job.completed", "job.failed", "job.cancelled"})
 _STATUS_OF: Final[Mapping[str, str]] = {"queued": "queued", "started": "processing"}
@@ -140,22 +135,6 @@ def headers_of(message: str, body: str, now: float, keys: Sequence[SecretStr]) -
         "webhook-timestamp": str(int(now)),
         "webhook-signature": " ".join(signatures),
     }
-
-
-def new_secret() -> SecretStr:
-    """A secret that nobody has yet."""
-    return SecretStr(_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
-
-
-def is_secret(text: str) -> bool:
-    """Whether a text is a secret as the standard has them: ``whsec_`` and 24 to 64 bytes."""
-    if not text.startswith(_SECRET_PREFIX):
-        return False
-    try:
-        key = base64.b64decode(text.removeprefix(_SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return len(key) in _SECRET_BYTES
 
 
 def rest_after(

@@ -10,8 +10,9 @@ import httpx
 from pydantic import SecretStr
 
 from generator.guarded_outgoing import NOWHERE_ELSE, AddressRefused, Reach, checked_address
+from generator.hook_secrets import WANTED, is_secret, new_secret
 from generator.jobs.store import EventType
-from server.studio.hooks.messages import EVENT_TYPES, USUAL_EVENTS, is_secret, new_secret
+from server.studio.hooks.messages import EVENT_TYPES, USUAL_EVENTS
 
 _FIELDS: Final = frozenset({"url", "secret", "events"})
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
@@ -102,5 +103,5 @@ def _secret(value: object) -> SecretStr:
         return new_secret()
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     if not isinstance(text, str) or not is_secret(text):
-        raise BadHook("secret", "expected whsec_ and 24 to 64 bytes in base64 behind it")
+        raise BadHook("secret", WANTED)
     return SecretStr(text)

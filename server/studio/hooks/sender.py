@@ -22,7 +22,7 @@ from cache.outgoing import reason_of, redacted
 from cache.tasks import first_of
 from cache.untrusted import one_line
 from generator.guarded_outgoing import BriefAnswer, tell
-from generator.jobs.database import DatabaseError
+from generator.jobs.database import DatabaseError, DatabaseFull, DatabaseUnavailable
 from generator.jobs.model import Item, Job
 from generator.outgoing import Client
 from server.studio.hooks.deliveries import DeliveryQueue, DueDelivery
@@ -57,6 +57,9 @@ _LOOK_AGAIN_ANYHOW: Final = 10.0
 _SWEEP_EVERY: Final = 3600.0
 _MOST_SAID: Final = 200
 
+_MAY_PASS: Final = (DatabaseUnavailable, DatabaseFull)
+"""What is no fault of ours, and mends without us."""
+
 
 @dataclass(eq=False)
 class HookSender:
@@ -85,6 +88,7 @@ class HookSender:
     schedule: Sequence[float] = SCHEDULE
     _sending: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _interrupted: bool = field(default=False, init=False)
 
     def nudge(self) -> None:
         """Something has happened, or is to be sent again: look now."""
@@ -93,8 +97,10 @@ class HookSender:
     async def run(self) -> None:
         """Send until cancelled; then what was being sent is left to whoever comes next.
 
+        Where the database is away, or full, it looks again until it is not.
+
         Raises:
-            DatabaseError: the deliveries cannot be read or written.
+            DatabaseError: the deliveries cannot be read or written for another reason.
         """
         await self.queue.release()
         try:
@@ -102,9 +108,10 @@ class HookSender:
                 group.create_task(self._keep_sweeping(), name="webhook sweep")
                 while True:
                     self._changed.clear()  # before looking: what comes meanwhile is seen next
-                    now = self.wall()
-                    await self._look(group, now)
-                    rest = await self._rest_after(now)
+                    try:
+                        rest = await self._look(group)
+                    except _MAY_PASS as error:
+                        rest = self._interrupted_by(error)
                     await first_of(self._changed.wait(), self.sleep(rest))
                     await self.sleep(_TOGETHER)
         finally:
@@ -112,13 +119,27 @@ class HookSender:
             with anyio.CancelScope(shield=True), suppress(DatabaseError):
                 await self.queue.release()
 
-    async def _look(self, group: asyncio.TaskGroup, now: float) -> None:
+    async def _look(self, group: asyncio.TaskGroup) -> float:
+        """Begin to send what is due; seconds until it is to be looked again."""
+        now = self.wall()
         while await self.queue.take_note(now):
             pass
         for due in await self.queue.claim(now, AT_ONCE - len(self._sending)):
             task = group.create_task(self._send(due), name=f"webhook {due.id}")
             self._sending.add(task)
             task.add_done_callback(self._sent)
+        rest = await self._rest_after(now)
+        if self._interrupted:
+            self._interrupted = False
+            _log.info("webhooks_resumed")
+        return rest
+
+    def _interrupted_by(self, error: DatabaseError) -> float:
+        """Seconds until the database is tried again."""
+        if not self._interrupted:
+            self._interrupted = True
+            _log.warning("webhooks_interrupted", reason=str(error))
+        return _LOOK_AGAIN
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
@@ -135,12 +156,20 @@ class HookSender:
 
     async def _keep_sweeping(self) -> None:
         while True:
-            await self.queue.sweep(self.wall())
+            with suppress(*_MAY_PASS):  # what is old can wait an hour more
+                await self.queue.sweep(self.wall())
             await self.sleep(_SWEEP_EVERY)
 
     # ------------------------------------------------------------ one delivery
 
     async def _send(self, due: DueDelivery) -> None:
+        try:
+            await self._try(due)
+        except _MAY_PASS as error:
+            # It stays ours until its lease runs out, and is then sent again under the same id.
+            _log.warning("webhook_not_noted", **_which(due), reason=str(error))
+
+    async def _try(self, due: DueDelivery) -> None:
         body = due.body or await self._compose(due)
         if body is None:
             return

@@ -13,11 +13,12 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from generator.hook_secrets import new_secret
 from generator.jobs.database import Database
 from generator.jobs.hook_tables import deliveries, webhooks
 from generator.jobs.schema import events, members
 from generator.jobs.store import EventType
-from server.studio.hooks.messages import BOTH_SIGN_FOR, new_secret
+from server.studio.hooks.messages import BOTH_SIGN_FOR
 from server.studio.hooks.registration import NewHook
 
 MAX_HOOKS: Final = 20
@@ -124,12 +125,6 @@ class Webhooks:
         query = sa.select(webhooks).where(mine).order_by(webhooks.c.created_at.desc())
         rows = await self.database.read(lambda connection: connection.execute(query).all())
         return [_hook(row) for row in rows]
-
-    async def get(self, owner: str, hook: str) -> Hook | None:
-        """A hook by its id; None where there is none, or it is somebody else's."""
-        query = sa.select(webhooks).where(_mine(owner, hook))
-        row = await self.database.read(lambda connection: connection.execute(query).first())
-        return None if row is None else _hook(row)
 
     async def delete(self, owner: str, hook: str) -> None:
         """Forget a hook, and what it was told.

@@ -459,6 +459,12 @@ async def test_without_postgres_requests_are_unavailable_until_it_is_back(tmp_pa
             finally:
                 await asyncio.to_thread(server.start)
             assert set(told.values()) == {(503, "unavailable")}, told
+            metrics = (await caller.get("/metrics")).text.splitlines()
+            failures = [
+                each for each in metrics if each.startswith("understudy_job_failures_total{")
+            ]
+            assert failures
+            assert [each for each in failures if not each.endswith(" 0.0")] == []
             assert (await caller.over(await caller.ask()))["status"] == "completed"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from generator.guarded_outgoing import reach_of
-from server.studio.hooks.messages import USUAL_EVENTS, new_secret
+from generator.hook_secrets import new_secret
+from server.studio.hooks.messages import USUAL_EVENTS
 from server.studio.hooks.registration import BadHook, checked_hook
 
 URL = "https://hook.example/told"

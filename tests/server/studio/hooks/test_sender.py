@@ -12,11 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from cache.stores.port import StoreUnavailable
+from generator.hook_secrets import new_secret
 from generator.jobs.hook_tables import deliveries, webhooks
 from generator.jobs.model import Item, Job
 from server.studio.hooks import deliveries as deliveries_module
 from server.studio.hooks.deliveries import AT_ONCE_PER_HOST, KEPT_FOR
-from server.studio.hooks.messages import BOTH_SIGN_FOR, SCHEDULE, HookImage, new_secret
+from server.studio.hooks.messages import BOTH_SIGN_FOR, SCHEDULE, HookImage
 from server.studio.hooks.sender import AT_ONCE
 from server.studio.hooks.webhooks import Delivery
 from tests.helpers.servers import ROOT
@@ -165,8 +166,7 @@ async def test_who_is_gone_is_told_nothing_more(url: sa.URL) -> None:
         await studio.hooks.redeliver("ada", hook.id, delivery.id, time.time())
         studio.sender.nudge()
         await studio.ended(hook)
-        found = await studio.hooks.get("ada", hook.id)
-        assert found is not None
+        found = next(each for each in await studio.hooks.of("ada") if each.id == hook.id)
         assert found.status == "active"
 
 
@@ -262,8 +262,7 @@ async def test_for_a_day_a_new_secret_and_the_old_one_sign(url: sa.URL) -> None:
         await studio.ended(hook)
         verified = [got.verified for got in receiver.got]
         assert verified == [(0, 1)]
-        found = await studio.hooks.get("ada", hook.id)
-        assert found is not None
+        (found,) = await studio.hooks.of("ada")
         assert found.old_secret_until == pytest.approx(time.time() + BOTH_SIGN_FOR, abs=60)
         await studio.hooks.rotate("ada", hook.id, time.time() - BOTH_SIGN_FOR - 1.0)
         await studio.done()
