@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import sqlalchemy as sa
 
-from generator.jobs.choice import Waiting
 from generator.jobs.database import Database, Declined
 from generator.jobs.model import (
     ENDED,
@@ -552,31 +551,6 @@ class JobStore:
         )
 
     # ------------------------------------------------------------ the queue as a whole
-
-    async def waiting(self, lane: Lane = "engine") -> tuple[list[Waiting], dict[str, int]]:
-        """All that waits, and when each member was served last: what the queue is foretold by."""
-
-        def look(connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
-            refused: dict[tuple[int, int], set[str]] = {}
-            for job, n, engine in connection.execute(sa.select(refusals)):
-                refused.setdefault((job, n), set()).add(engine)
-            rows = connection.execute(
-                sa.select(*(items.c.job, items.c.n, jobs.c.id, items.c.owner), items.c.priority)
-                .add_columns(items.c.rank)
-                .join_from(items, jobs)
-                .where(items.c.lane == lane, items.c.status == sa.text("'queued'"))
-                .order_by(items.c.rank, items.c.job, items.c.n)
-            )
-            found = [
-                Waiting(id_, n, owner, priority, rank, frozenset(refused.get((job, n), ())))
-                for job, n, id_, owner, priority, rank in rows
-            ]
-            turns = connection.execute(
-                sa.select(members.c.id, members.c.turn).where(members.c.turn > 0)
-            )
-            return found, {row.id: row.turn for row in turns}
-
-        return await self.database.read(look)
 
     async def remember(self, name: str, value: object) -> None:
         """Keep something small under a name: that the queue is paused, and why."""

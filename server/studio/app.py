@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +24,18 @@ from cache.index import load_manifest
 from cache.model.documents import FormatError
 from cache.stores.folder import FolderStore
 from cache.stores.port import NotFound, Store, StoreError
-from generator.engines.callback.inbox import callback_inbox
-from generator.guarded_outgoing import guarded_client, reach_of
-from generator.jobs.database import open_database, sqlite_file
+from generator.engines.callback.inbox import CallbackInbox, callback_inbox
+from generator.guarded_outgoing import Reach, guarded_client, reach_of
+from generator.jobs.database import Database, open_database, sqlite_file
 from generator.jobs.drawing import sweep_unfinished
 from generator.jobs.members import Members
 from generator.jobs.outlook import QueueOutlook
-from generator.jobs.paces import remembered_paces
+from generator.jobs.paces import Paces, remembered_paces
+from generator.jobs.request import Catalogue
 from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
+from generator.outgoing import Client
 from generator.sheet.plan import Plan
 from server.config.sections import StudioSection
 from server.config.show import Show
@@ -145,91 +148,141 @@ async def _open_studio(
     app: Starlette,
 ) -> AsyncIterator[Mapping[str, Any]]:
     """Build every part, and draw until left; yields what endpoints find in `request.state`."""
-    section = show.settings.studio
     metrics, conditions = StudioMetrics(), Conditions()
     _observe_process(app, metrics, conditions)
+    unhandled = UnhandledErrors(clock, metrics, show.timezone)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(store_of(show))
-        database = await stack.enter_async_context(open_database(database_url(show), alone=True))
-        jobs = JobStore(database, stack.enter_context(held_name(show)))
-        members = Members(database)
-        links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
-        implicit = await members.ensure_implicit(clock.wall())
-        access = StudioAccess(section.server, members, implicit, links)
-        unhandled = UnhandledErrors(clock, metrics, show.timezone)
+        ground = await stack.enter_async_context(_open_ground(show, clock))
         stack.enter_context(unhandled.of_the_loop())
-
         callbacks = callback_inbox(show.settings.tokens.secrets)
         engines = given
         if engines is None:
             engines = await stack.enter_async_context(studio_engines(show, clock, callbacks))
-        paces = await stack.enter_async_context(remembered_paces(jobs))
-        previews = LivePreviews()
-
-        async def queue_of(member: str) -> Mapping[str, Any]:
-            return await queue_document(scheduler, outlook, member)
-
-        feed = Feed(jobs, queue=queue_of)
-        process.when_stopping(feed.end)  # who listens would else be waited for
-        drawing = Drawings(store, previews, feed, paces)
-        reach = reach_of(section.hooks_may_reach)
+        paces = await stack.enter_async_context(remembered_paces(ground.jobs))
+        reach = reach_of(show.settings.studio.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))
-        sender = HookSender(
-            DeliveryQueue(database, jobs.holder, reach),
-            client,
-            jobs.get,
-            partial(hook_images, store, links),
-            wall=clock.wall,
-        )
-
-        def written() -> None:
-            feed.nudge()
-            sender.nudge()
-
-        scheduler = Scheduler(
-            jobs,
-            [drawing.place(each) for each in engines],
-            wall=clock.wall,
-            has_room=room_on_disks(_folders(show, store), section.keep_free),
-            on_change=written,
-        )
-        outlook = QueueOutlook(jobs, scheduler, paces, wall=clock.wall)
-        services = StudioServices(
-            show=show,
-            wall=clock.wall,
-            store=store,
-            database=database,
-            jobs=jobs,
-            access=access,
+        services = _services(
+            ground,
+            engines,
+            paces,
             catalogue=catalogue_of(
                 show,
-                await _plan(show, store),
+                await _plan(show, ground.store),
                 [offered_engine(each.section, each.name) for each in engines],
             ),
-            scheduler=scheduler,
-            outlook=outlook,
-            paces=paces,
-            documents=JobDocuments(outlook, scheduler, links, section.currency),
-            feed=feed,
-            previews=previews,
-            socket=StudioSocket(
-                feed, clock, access.check_origin, access.member_of, metrics.member_errors
-            ),
-            webhooks=Webhooks(database),
-            sender=sender,
-            reach=reach,
             callbacks=callbacks,
-            recipes=LargeBodies(),
-            answers=LargeBodies(),
+            reach=reach,
+            client=client,
             metrics=metrics,
             conditions=conditions,
         )
+        process.when_stopping(services.feed.end)  # who listens would else be waited for
         background = await stack.enter_async_context(BackgroundJobs(clock, metrics, process.fail))
         conditions.add(
-            partial(_queue_conditions, scheduler), background.conditions, unhandled.conditions
+            partial(_queue_conditions, services.scheduler),
+            background.conditions,
+            unhandled.conditions,
         )
         background.start_all(_jobs(services, clock, process))
         yield {"services": services, "unhandled": unhandled}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What is there before anything is drawn: where jobs and pictures are kept, and who may."""
+
+    show: Show
+    clock: Clock
+    store: Store
+    database: Database
+    jobs: JobStore
+    links: SealedLinks
+    access: StudioAccess
+
+
+@asynccontextmanager
+async def _open_ground(show: Show, clock: Clock) -> AsyncIterator[_Ground]:
+    section = show.settings.studio
+    async with (
+        store_of(show) as store,
+        open_database(database_url(show), alone=True) as database,
+    ):
+        with held_name(show) as holder:
+            members = Members(database)
+            links = SealedLinks(await links_secret(database), clock.wall, base_address(section))
+            implicit = await members.ensure_implicit(clock.wall())
+            access = StudioAccess(section.server, members, implicit, links)
+            yield _Ground(show, clock, store, database, JobStore(database, holder), links, access)
+
+
+def _services(
+    ground: _Ground,
+    engines: Sequence[StudioEngine],
+    paces: Paces,
+    *,
+    catalogue: Catalogue,
+    callbacks: CallbackInbox | None,
+    reach: Reach,
+    client: Client,
+    metrics: StudioMetrics,
+    conditions: Conditions,
+) -> StudioServices:
+    """The parts that draw, listen and tell, each knowing those that it needs."""
+    jobs, store, wall = ground.jobs, ground.store, ground.clock.wall
+    section, access = ground.show.settings.studio, ground.access
+    previews = LivePreviews()
+
+    async def queue_of(member: str) -> Mapping[str, Any]:
+        return await queue_document(scheduler, outlook, member)
+
+    feed = Feed(jobs, queue=queue_of)
+    drawing = Drawings(store, previews, feed, paces)
+    sender = HookSender(
+        DeliveryQueue(ground.database, jobs.holder, reach),
+        client,
+        jobs.get,
+        partial(hook_images, store, ground.links),
+        wall=wall,
+    )
+
+    def written() -> None:
+        feed.nudge()
+        sender.nudge()
+
+    scheduler = Scheduler(
+        jobs,
+        [drawing.place(each) for each in engines],
+        wall=wall,
+        has_room=room_on_disks(_folders(ground.show, store), section.keep_free),
+        on_change=written,
+    )
+    outlook = QueueOutlook(jobs, scheduler, paces, wall=wall)
+    return StudioServices(
+        show=ground.show,
+        wall=wall,
+        store=store,
+        database=ground.database,
+        jobs=jobs,
+        access=access,
+        catalogue=catalogue,
+        scheduler=scheduler,
+        outlook=outlook,
+        paces=paces,
+        documents=JobDocuments(outlook, scheduler, ground.links, section.currency),
+        feed=feed,
+        previews=previews,
+        socket=StudioSocket(
+            feed, ground.clock, access.check_origin, access.member_of, metrics.member_errors
+        ),
+        webhooks=Webhooks(ground.database),
+        sender=sender,
+        reach=reach,
+        callbacks=callbacks,
+        recipes=LargeBodies(),
+        answers=LargeBodies(),
+        metrics=metrics,
+        conditions=conditions,
+    )
 
 
 async def _plan(show: Show, store: Store) -> Plan:

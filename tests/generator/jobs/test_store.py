@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from generator.jobs.choice import Waiting, in_order
 from generator.jobs.database import open_database
 from generator.jobs.model import ENDED, MAX_ITEMS, SETTLED, Problem
+from generator.jobs.schema import items, jobs, members
 from generator.jobs.store import (
     Claimed,
     EventsForgotten,
@@ -54,6 +55,23 @@ async def taken(store: JobStore, engine: str = "gpu", now: float = 0.0) -> Claim
     claimed = await store.claim(engine, now, lease=LEASE)
     assert claimed is not None
     return claimed
+
+
+async def waiting(store: JobStore) -> tuple[list[Waiting], dict[str, int]]:
+    """All that waits, and when each member was served last: what the pure rule goes by."""
+
+    def look(connection: sa.Connection) -> tuple[list[Waiting], dict[str, int]]:
+        rows = connection.execute(
+            sa.select(jobs.c.id, items.c.n, items.c.owner, items.c.priority, items.c.rank)
+            .join_from(items, jobs)
+            .where(items.c.status == "queued")
+        )
+        turns = connection.execute(
+            sa.select(members.c.id, members.c.turn).where(members.c.turn > 0)
+        )
+        return [Waiting(*row) for row in rows], {row.id: row.turn for row in turns}
+
+    return await store.database.read(look)
 
 
 async def next_one(store: JobStore) -> Claimed | None:
@@ -340,8 +358,8 @@ async def test_a_job_is_moved_in_its_own_line(url: sa.URL) -> None:
         names = {a: "a", b: "b", c: "c", d: "d"}
 
         async def line() -> str:
-            waiting, turns = await store.waiting()
-            return "".join(names.get(each.job, "") for each in in_order(waiting, turns))
+            found, turns = await waiting(store)
+            return "".join(names.get(each.job, "") for each in in_order(found, turns))
 
         assert await line() == "abcd"
         assert (await store.move(d, 8.0, to="first")).id == d
