@@ -22,12 +22,13 @@ class EngineWork:
     Attributes:
         pictures: how many.
         seconds: of work on them.
-        cost: what they cost, in the currency that the settings mean.
+        cost: what they cost, in the currency that the settings mean; None where nobody has said
+            what the engine costs.
     """
 
     pictures: int
     seconds: float
-    cost: float
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ class MemberWork:
     Attributes:
         jobs: that it asked for.
         pictures: that were drawn for it.
-        cost: what those cost, in the currency that the settings mean.
+        cost: what those cost, as far as known, in the currency that the settings mean; None where
+            nobody has said of any of them.
     """
 
     jobs: int
     pictures: int
-    cost: float
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class JobStatistics:
             that did not fail; None where there are none.
         p50_seconds, p95_seconds: that half, and 95 of 100, of the pictures took at most; None
             where none was drawn.
-        cost: of the pictures, in the currency that the settings mean.
+        cost: of the pictures, as far as known, in the currency that the settings mean; None where
+            nobody has said of any of them.
         engines: what each drew, by its name.
         members: what each asked for, by its name; two of the same name, of whom one was removed,
             are counted together.
@@ -73,7 +76,7 @@ class JobStatistics:
     success_rate: float | None
     p50_seconds: float | None
     p95_seconds: float | None
-    cost: float
+    cost: float | None
     engines: Mapping[str, EngineWork]
     members: Mapping[str, MemberWork]
     waiting: int
@@ -107,18 +110,18 @@ def _statistics(connection: sa.Connection, since: float) -> JobStatistics:
     failed: dict[str, int] = {}
     for row in connection.execute(_ASKED, {"since": since}):
         by_status[row.status] = by_status.get(row.status, 0) + row.number
-        _add(by_member, names.get(row.owner, row.owner), MemberWork(row.number, 0, 0.0))
+        _add(by_member, names.get(row.owner, row.owner), MemberWork(row.number, 0, None))
     for row in connection.execute(_ENDED, {"since": since}):
         if row.status == "failed":
             code = row.error_code or "failed"
             failed[code] = failed.get(code, 0) + row.number
         elif row.status == "ready" and row.engine is not None:
-            work = EngineWork(row.number, row.seconds or 0.0, row.cost or 0.0)
-            known = by_engine.get(row.engine, EngineWork(0, 0.0, 0.0))
+            work = EngineWork(row.number, row.seconds or 0.0, row.cost)
+            known = by_engine.get(row.engine, EngineWork(0, 0.0, None))
             by_engine[row.engine] = EngineWork(
                 known.pictures + work.pictures,
                 known.seconds + work.seconds,
-                known.cost + work.cost,
+                _sum(known.cost, work.cost),
             )
             name = names.get(row.owner, row.owner)
             _add(by_member, name, MemberWork(0, work.pictures, work.cost))
@@ -134,7 +137,7 @@ def _statistics(connection: sa.Connection, since: float) -> JobStatistics:
         success_rate=completed / over if over else None,
         p50_seconds=_quantile(connection, drawn, pictures, 0.5),
         p95_seconds=_quantile(connection, drawn, pictures, 0.95),
-        cost=sum(each.cost for each in by_engine.values()),
+        cost=_sum(*(each.cost for each in by_engine.values())),
         engines=by_engine,
         members=by_member,
         waiting=_in_state(connection, "queued"),
@@ -159,10 +162,16 @@ _ENDED: Final = (
 
 
 def _add(found: dict[str, MemberWork], name: str, more: MemberWork) -> None:
-    known = found.get(name, MemberWork(0, 0, 0.0))
+    known = found.get(name, MemberWork(0, 0, None))
     found[name] = MemberWork(
-        known.jobs + more.jobs, known.pictures + more.pictures, known.cost + more.cost
+        known.jobs + more.jobs, known.pictures + more.pictures, _sum(known.cost, more.cost)
     )
+
+
+def _sum(*costs: float | None) -> float | None:
+    """What is known of some costs together; None where nothing is."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
 
 
 def _quantile(

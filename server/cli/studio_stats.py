@@ -17,7 +17,7 @@ class EngineStatistics(StudioAnswer):
 
     pictures: int
     seconds: float
-    cost: float
+    cost: float | None
 
 
 class MemberStatistics(StudioAnswer):
@@ -25,7 +25,7 @@ class MemberStatistics(StudioAnswer):
 
     jobs: int
     pictures: int
-    cost: float
+    cost: float | None
 
 
 class StatisticsAnswer(StudioAnswer):
@@ -39,7 +39,7 @@ class StatisticsAnswer(StudioAnswer):
     success_rate: float | None
     p50_seconds: float | None
     p95_seconds: float | None
-    cost: float
+    cost: float | None
     waiting: int
     running: int
     engines: Mapping[str, EngineStatistics]
@@ -78,16 +78,16 @@ def _show_statistics(found: StatisticsAnswer) -> None:
         ("jobs", jobs),
         ("pictures", pictures),
         ("failed", failed),
-        ("cost", f"{found.cost:.2f} {found.currency}"),
+        ("cost", _money(found.cost, found.currency)),
         ("now", f"{found.waiting} wait, {found.running} are being drawn"),
     ]
     print_table((f"last {found.hours} h", ""), facts)
     engines = [
-        (name, each.pictures, duration(each.seconds), f"{each.cost:.2f}")
+        (name, each.pictures, duration(each.seconds), _money(each.cost))
         for name, each in found.engines.items()
     ]
     members = [
-        (name, each.jobs, each.pictures, f"{each.cost:.2f}") for name, each in found.members.items()
+        (name, each.jobs, each.pictures, _money(each.cost)) for name, each in found.members.items()
     ]
     if engines:
         typer.echo()
@@ -95,3 +95,8 @@ def _show_statistics(found: StatisticsAnswer) -> None:
     if members:
         typer.echo()
         print_table(("member", "jobs", "pictures", "cost"), members)
+
+
+def _money(amount: float | None, currency: str = "") -> str:
+    """An amount, or that nobody has said what drawing costs."""
+    return "not known" if amount is None else f"{amount:.2f} {currency}".rstrip()

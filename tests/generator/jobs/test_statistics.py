@@ -20,7 +20,7 @@ async def test_nothing_is_told_of_nothing(url: sa.URL) -> None:
     async with open_database(url) as database:
         found = await job_statistics(database, NOW)
         assert found.since == NOW - 24 * HOUR
-        assert (found.jobs, found.pictures, found.failed, found.cost) == ({}, 0, {}, 0.0)
+        assert (found.jobs, found.pictures, found.failed, found.cost) == ({}, 0, {}, None)
         assert (found.success_rate, found.p50_seconds, found.p95_seconds) == (None, None, None)
         assert (found.waiting, found.running) == (0, 0)
         for hours in (0, -1, 10**9, float("nan")):
@@ -67,7 +67,7 @@ async def test_it_counts_what_happened_in_time(url: sa.URL) -> None:
         }
         assert found.members == {
             "ada": MemberWork(1, 20, 105.0),
-            "ben": MemberWork(3, 0, 0.0),
+            "ben": MemberWork(3, 0, None),
         }
         assert (found.waiting, found.running) == (2, 1)
         assert (await job_statistics(database, NOW, 48)).pictures == 21

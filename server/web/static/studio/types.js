@@ -49,7 +49,7 @@
 
 /** @typedef {{paused: Pause | null, slots: Slot[], waiting: number, running: number}} Queue */
 
-/** @typedef {{hours: number, jobs: Record<string, number>, pictures: number, success_rate: number | null, p50_seconds: number | null, p95_seconds: number | null, cost: number | Cost | null, currency?: string}} Stats */
+/** @typedef {{hours: number, jobs: Record<string, number>, pictures: number, success_rate: number | null, p50_seconds: number | null, p95_seconds: number | null, cost: number | null, currency?: string}} Stats */
 
 /** How a family of pictures is drawn. @typedef {{name: string, width: number, height: number, steps: number, fast: boolean, image_to_image?: boolean}} Program */
 

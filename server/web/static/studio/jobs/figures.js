@@ -9,5 +9,5 @@ export function show(stats) {
   say(element("figure-success"), words.percent(stats.success_rate));
   say(element("figure-pictures"), stats.pictures.toLocaleString("en-GB"));
   say(element("figure-p95"), stats.p95_seconds === null ? "–" : words.duration(stats.p95_seconds));
-  say(element("figure-cost"), words.money(stats.cost, stats.currency) || "–");
+  say(element("figure-cost"), stats.cost === null ? "–" : words.money(stats.cost, stats.currency) || "0");
 }
