@@ -70,6 +70,9 @@ HASTE = RetryPolicy(
 CALM = replace(HASTE, silence=20.0, attempt=30.0, total=90.0)
 """For servers that answer: a busy machine is not one that keeps silent."""
 
+BRISK = replace(CALM, silence=1.0)
+"""For servers that keep silent once, and are then to be waited for."""
+
 TRUSTED = S3Credentials(KEY_ID, SECRET, TOKEN)
 SLOW_DOWN = refusal("503 Slow Down", "SlowDown")
 
@@ -385,7 +388,7 @@ async def test_a_writer_that_died_holds_the_others_up_for_a_lease_only(
 async def test_a_writer_that_lives_is_waited_for_a_bounded_time(
     rclone_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.stores.s3.store, "LEASE", 2.5)
+    monkeypatch.setattr(cache.stores.s3.store, "LEASE", 4.0)
     bucket = rclone_server.new_bucket()
     async with store_on(rclone_server, bucket) as store, store_on(rclone_server, bucket) as other:
         await store._keeps_conditions()
@@ -477,7 +480,7 @@ def through(
     proxy: FaultyProxy,
     bucket: str,
     *,
-    retry: RetryPolicy = HASTE,
+    retry: RetryPolicy = CALM,
     credentials: S3Credentials = TRUSTED,
     **options: Any,
 ) -> S3Store:
@@ -517,7 +520,7 @@ CALLS: dict[str, Call] = {
 async def test_a_fault_that_stays_is_told_in_bounded_time_and_passes(
     moto_server: S3Server, proxy: FaultyProxy, fault: str | bytes, message: str
 ) -> None:
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=HASTE) as store:
         await store.put(KEY, b"x")
         proxy.seen.clear()
         proxy.rule = lambda _: fault
@@ -540,7 +543,7 @@ async def test_a_fault_that_stays_is_told_in_bounded_time_and_passes(
 async def test_a_fault_that_passes_is_not_noticed(
     moto_server: S3Server, proxy: FaultyProxy, fault: str | bytes
 ) -> None:
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=BRISK) as store:
         await store.put(KEY, b"x" * 50_000)
         for _ in range(2):  # by the second time it is known how the first was got
             proxy.next.append(fault)
@@ -551,7 +554,7 @@ async def test_a_content_that_always_breaks_off_is_never_given_out(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
     # As often as it may, however slow this machine is today: not in haste.
-    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
+    async with through(proxy, moto_server.new_bucket()) as store:
         await store.put(KEY, b"x" * 50_000)
         proxy.seen.clear()
         proxy.rule = lambda _: TRUNCATED
@@ -563,7 +566,7 @@ async def test_a_content_that_always_breaks_off_is_never_given_out(
 async def test_a_line_that_only_trickles_is_given_up(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=HASTE) as store:
         await store.put(KEY, b"x" * 1000)
         proxy.rule = lambda _: TRICKLE
         start = time.monotonic()
@@ -619,7 +622,7 @@ REFUSALS: list[tuple[bytes, type[StoreError], str]] = [
 
 
 async def test_a_refusal_is_told_at_once(moto_server: S3Server, proxy: FaultyProxy) -> None:
-    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
+    async with through(proxy, moto_server.new_bucket()) as store:
         for fault, kind, message in REFUSALS:
             proxy.seen.clear()
             proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
@@ -631,7 +634,7 @@ async def test_a_refusal_is_told_at_once(moto_server: S3Server, proxy: FaultyPro
 
 
 async def test_what_is_not_s3_is_not_believed(moto_server: S3Server, proxy: FaultyProxy) -> None:
-    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
+    async with through(proxy, moto_server.new_bucket()) as store:
         await store._keeps_conditions()
         for page in (b"<html><p>Welcome to our WLAN", b"<html><p>Log in</p></html>", b""):
             proxy.rule = lambda _, page=page: answer("200 OK", page, "text/html")  # type: ignore[misc]  # mypy infers no lambda with a default
@@ -756,7 +759,7 @@ async def test_an_object_is_asked_for_as_the_one_before_was(
 async def test_what_has_no_content_is_asked_for_once_more_the_whole_way(
     moto_server: S3Server, proxy: FaultyProxy
 ) -> None:
-    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
+    async with through(proxy, moto_server.new_bucket()) as store:
         await store.put(KEY, b"x")
         for fault, kind, message in REFUSALS:
             proxy.rule = lambda _: None
@@ -783,7 +786,7 @@ async def test_secrets_are_told_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
-    async with through(proxy, moto_server.new_bucket()) as store:
+    async with through(proxy, moto_server.new_bucket(), retry=BRISK) as store:
         told += [repr(store), repr(store.__dict__), store.url]
         await store.put(KEY, b"x")
         await store.replace(MANIFEST, b"x", expected=None)
