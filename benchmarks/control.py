@@ -21,7 +21,17 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.lengths import length
-from benchmarks.machinery import Running, Seen, quantile, say, screen, serving, spread, watch
+from benchmarks.machinery import (
+    PATIENCE,
+    Running,
+    Seen,
+    quantile,
+    say,
+    screen,
+    serving,
+    spread,
+    watch,
+)
 from benchmarks.shows import jpeg_of, write_show
 
 SCREENS = int(os.environ.get("SCREENS", length("50", "2")))
@@ -151,7 +161,9 @@ async def _operate(
 
 
 async def _join(address: str, number: int) -> ClientConnection:
-    line = await connect(f"ws://{address}/ws/control", compression=None, max_queue=None)
+    line = await connect(
+        f"ws://{address}/ws/control", compression=None, max_queue=None, open_timeout=PATIENCE
+    )
     hello = {"type": "hello", "protocol": 1, "name": f"technician-{number}"}
     await line.send(json.dumps(hello))
     return line

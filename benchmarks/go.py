@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.lengths import length
 from benchmarks.line import in_bucket
-from benchmarks.machinery import Running, say, screen, serving, spread
+from benchmarks.machinery import PATIENCE, Running, say, screen, serving, spread
 from benchmarks.shows import fill_store, jpeg_of
 from server.config.show import load_show
 from tests.cache.s3_servers import rclone
@@ -49,7 +49,9 @@ def main() -> None:
 async def _go(server: Running) -> list[float]:
     took: list[float] = []
     async with (
-        httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=f"http://{server.address}", trust_env=False, timeout=PATIENCE
+        ) as client,
         screen(server, "wall") as (socket, _),
     ):
         while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110 - no event tells it

@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.helpers.screens import decode_frame
 
-_PATIENCE = 30.0
+PATIENCE: Final = 60.0
+"""Seconds to wait for a server: all cores may be busy, on purpose."""
 """Seconds until a worker must have drawn something."""
 
 
@@ -54,12 +55,12 @@ class Running:
     def control(self, command: str, arguments: Mapping[str, Any]) -> None:
         """Give a command, as the technician at the machine."""
         url = f"http://{self.address}/api/control/{command}"
-        answer = httpx.post(url, json=dict(arguments), trust_env=False)
+        answer = httpx.post(url, json=dict(arguments), trust_env=False, timeout=PATIENCE)
         answer.raise_for_status()
 
     def state(self) -> dict[str, Any]:
         """The whole state."""
-        answer = httpx.get(f"http://{self.address}/api/state", trust_env=False)
+        answer = httpx.get(f"http://{self.address}/api/state", trust_env=False, timeout=PATIENCE)
         state: dict[str, Any] = answer.json()
         return state
 
@@ -140,10 +141,10 @@ def working(show: Path, engine: str) -> Iterator[str]:
 
 
 def _wait_for_worker(url: str) -> None:
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + PATIENCE
     while True:
         try:
-            httpx.get(f"{url}/health", timeout=_PATIENCE, trust_env=False).raise_for_status()
+            httpx.get(f"{url}/health", timeout=PATIENCE, trust_env=False).raise_for_status()
         except httpx.TransportError:
             if time.monotonic() > until:
                 raise
@@ -170,7 +171,9 @@ class Seen:
 async def screen(server: Running, name: str) -> AsyncIterator[tuple[ClientConnection, Seen]]:
     """A screen that has said hello and knows the server's clock (best of 20 by round trip)."""
     url = f"ws://{server.address}/ws/screen"
-    async with connect(url, max_size=None, compression=None, max_queue=None) as socket:
+    async with connect(
+        url, max_size=None, compression=None, max_queue=None, open_timeout=PATIENCE
+    ) as socket:
         seen = Seen()
         await socket.send(json.dumps({"type": "hello", "protocol": 1, "screen": name}))
         best = float("inf")

@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from benchmarks.lengths import length
-from benchmarks.machinery import quantile, say, spread
+from benchmarks.machinery import PATIENCE, quantile, say, spread
 from cache.tasks import cancel_and_wait
 from generator.jobs.store import JobStore, NewItem, NewJob
 from server.core.logs import configure_logs
@@ -212,7 +212,9 @@ def _line(port: int, path: str, *, sleeps: bool) -> connect:
     if sleeps:  # else the system would read megabytes for it
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
     url = f"ws://127.0.0.1:{port}{path}"
-    return connect(url, sock=ours, compression=None, max_queue=None, close_timeout=0.1)
+    return connect(
+        url, sock=ours, compression=None, max_queue=None, close_timeout=0.1, open_timeout=PATIENCE
+    )
 
 
 async def _listen(line: ClientConnection, who: int, arrivals: Arrivals) -> None:

@@ -22,7 +22,7 @@ import httpx
 import structlog
 
 from benchmarks.lengths import length
-from benchmarks.machinery import Running, Seen, say, screen, serving, spread, watch
+from benchmarks.machinery import PATIENCE, Running, Seen, say, screen, serving, spread, watch
 from server.config.show import DEMO, Show, load_show
 from server.diagnostics.report import RehearsalOptions, Report
 from server.rehearsal.rehearsal import rehearse
@@ -95,7 +95,9 @@ def _comes_true(folder: Path, foretold: Report) -> None:
     seconds = length(foretold.screenings[0].to + 20, 8)
     with serving(folder, environment) as server:
         seen = asyncio.run(_watched(server, seconds))
-        answer = httpx.get(f"http://{server.address}/api/asrun?limit=1000", trust_env=False)
+        answer = httpx.get(
+            f"http://{server.address}/api/asrun?limit=1000", trust_env=False, timeout=PATIENCE
+        )
         rows = sorted(answer.json(), key=lambda row: row["started_at"])
     frames: dict[str, dict[int, float]] = defaultdict(dict)
     for token, step, at, _ in seen.frames:

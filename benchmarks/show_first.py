@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.lengths import length
-from benchmarks.machinery import say, spread, working
+from benchmarks.machinery import PATIENCE, say, spread, working
 from generator.engines.port import EnginePreempted
 from generator.engines.remote.engine import RemoteEngine
 from generator.sheet.recipe import Recipe
@@ -47,7 +47,7 @@ def main() -> None:
 
 async def _measured(url: str) -> None:
     long = _recipe(1, _STEPS)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
         show, other = RemoteEngine(client, url, priority="show"), RemoteEngine(client, url)
         await _draw(show, _recipe(0, 2))
         idle = [await _first_picture(show, _recipe(run)) for run in range(_RUNS)]

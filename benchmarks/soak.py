@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.lengths import length
-from benchmarks.machinery import Running, quantile, say, screen, serving, watch
+from benchmarks.machinery import PATIENCE, Running, quantile, say, screen, serving, watch
 from benchmarks.shows import jpeg_of, write_show
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", length("15", "0.1")))
@@ -134,7 +134,7 @@ async def _technician(server: Running, until: float, wall: WallTotals) -> None:
         ("no.such.command", {}),
     ]
     address = f"ws://{server.address}/ws/control"
-    async with connect(address, compression=None, max_size=None) as socket:
+    async with connect(address, compression=None, max_size=None, open_timeout=PATIENCE) as socket:
         await socket.send(json.dumps({"type": "hello", "protocol": 1, "name": "soak"}))
         for number, (command, args) in enumerate(itertools.cycle(acts)):
             if time.monotonic() >= until:

@@ -238,7 +238,9 @@ class HeardOnTheFeed:
 
 @asynccontextmanager
 async def _listening(server: Running) -> AsyncIterator[HeardOnTheFeed]:
-    async with connect(f"ws://{server.address}/ws/studio", compression=None) as line:
+    async with connect(
+        f"ws://{server.address}/ws/studio", compression=None, open_timeout=_PATIENCE
+    ) as line:
         await line.send(json.dumps({"type": "hello"}))
         heard = HeardOnTheFeed()
         task = asyncio.create_task(heard.listen(line))

@@ -32,7 +32,7 @@ from starlette.routing import Route
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.lengths import length
-from benchmarks.machinery import Running, say, serving, spread
+from benchmarks.machinery import PATIENCE, Running, say, serving, spread
 from benchmarks.shows import write_plain_show
 from cache.tasks import cancel_and_wait
 from server.core.logs import configure_logs
@@ -193,7 +193,9 @@ async def _line(address: str) -> AsyncIterator[Line]:
 
 @asynccontextmanager
 async def _listening(server: Running) -> AsyncIterator[None]:
-    async with connect(f"ws://{server.address}/ws/studio", compression=None) as line:
+    async with connect(
+        f"ws://{server.address}/ws/studio", compression=None, open_timeout=PATIENCE
+    ) as line:
         await line.send(json.dumps({"type": "hello"}))
         task = asyncio.create_task(_hear(line))
         try:

@@ -273,4 +273,5 @@ def test_a_show_that_moves_in_name_only_fails_every_probe_and_starves_the_watchd
         fed = heard().count("WATCHDOG=1")
         time.sleep(2 * WATCHDOG)
         assert heard().count("WATCHDOG=1") == fed
-        assert any(each.startswith("STATUS=failing: nothing that cues began") for each in heard())
+        failing = "STATUS=failing: nothing that cues began"
+        until(lambda: any(each.startswith(failing) for each in heard()), "systemd is told")
