@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cache.index import register
 from cache.library import BrokenSet, Library
@@ -35,7 +35,8 @@ class Candidate:
         own: its own small store; in it, it is set 0 of `drawn_as`.
         drawn_as: the id of the action that it was drawn as.
         action_id: the action whose set it is to be.
-        token: what the claim of its number says; begins with a time, as `numbers.STAMP` has it.
+        token: what the claim of its number says, where nobody has begun to adopt it yet; begins
+            with a time, as `numbers.STAMP` has it.
         origin: which run it is, as the set's meta will say.
         noted_as: under which field of the meta.
         progress: key in `own` where its number is written down.
@@ -59,6 +60,18 @@ class NotAdopted(Exception):
     """A run cannot become a set, with the reason."""
 
 
+class Reserved(NamedTuple):
+    """What is written down beside a run that is being adopted, or was.
+
+    Attributes:
+        set_id: the number that it is to have.
+        token: what the claim of that number says.
+    """
+
+    set_id: int
+    token: str
+
+
 async def adopt(store: Store, run: Candidate) -> int:
     """Make a set of its action of a run; the run itself stays where it is.
 
@@ -70,43 +83,60 @@ async def adopt(store: Store, run: Candidate) -> int:
         StoreError: the store could not be read or written; another try goes on from here.
         FormatError: the store's manifest cannot be understood.
     """
-    set_id, _ = await adopted_as(run.own, run.progress)
-    if set_id is None or not await _is_set(store, run, set_id):
+    reserved = await reserved_for(run.own, run.progress, run.token)
+    if reserved is None or not await _is_set(store, run, reserved.set_id):
         # All of them before anything is written: a damaged one leaves nothing behind.
         images = await _images(run)
-        set_id = await _number(store, run)
-        await _become_set(store, run, set_id, images)
-    await register(store, run.action_id, run.entry, set_id)
-    return set_id
+        reserved = await _reserve(store, run)
+        await _become_set(store, run, reserved.set_id, images)
+    await register(store, run.action_id, run.entry, reserved.set_id)
+    return reserved.set_id
 
 
-async def release_claim(store: Store, action_id: str, set_id: int, token: str) -> None:
+async def release_claim(store: Store, action_id: str, reserved: Reserved) -> None:
     """Let go of a number that is a set's by now, or will be none's.
 
     Raises:
         StoreError: the store could not be read or written.
     """
-    claim = claim_key(action_id, set_id)
+    claim = claim_key(action_id, reserved.set_id)
     with suppress(NotFound):
-        if await store.get(claim) == token.encode():
+        if await store.get(claim) == reserved.token.encode():
             await store.delete(claim)
 
 
-async def adopted_as(own: Store, progress: Key) -> tuple[int | None, Version | None]:
-    """The number that a run is to have, and the version of what says so.
+async def reserved_for(own: Store, progress: Key, token: str = "") -> Reserved | None:
+    """The number that a run is to have; None where nobody has begun to adopt it.
+
+    Args:
+        own: its store.
+        progress: where that is written down.
+        token: what the claim says where it is not written down, as once it was not.
 
     Raises:
         StoreError: its store could not be read.
     """
+    reserved, _ = await _reserved(own, progress, token)
+    return reserved
+
+
+async def _reserved(
+    own: Store, progress: Key, token: str
+) -> tuple[Reserved | None, Version | None]:
+    """The same, and the version of what says so."""
     try:
         data, version = await own.get_versioned(progress)
     except NotFound:
         return None, None
     try:
-        number = whole(decode_answer(data)["set_id"])
+        document = decode_answer(data)
+        number = whole(document["set_id"])
     except (Unfit, KeyError, TypeError):
-        number = None
-    return (number if number is not None and 0 <= number < MAX_SET_ID else None), version
+        return None, version
+    if number is None or not 0 <= number < MAX_SET_ID:
+        return None, version
+    said = document.get("token")
+    return Reserved(number, said if isinstance(said, str) else token), version
 
 
 async def _is_set(store: Store, run: Candidate, number: int) -> bool:
@@ -147,7 +177,7 @@ async def _become_set(
             raise
 
 
-async def _number(store: Store, run: Candidate) -> int:
+async def _reserve(store: Store, run: Candidate) -> Reserved:
     """The number that `run` is to have, and nothing else will be given.
 
     It is written down beside the run, so that all who adopt it mean the same number, and the
@@ -155,19 +185,20 @@ async def _number(store: Store, run: Candidate) -> int:
     """
     passed_over = -1
     for _ in range(_ATTEMPTS):
-        number, version = await adopted_as(run.own, run.progress)
-        if number is None or number <= passed_over:
-            number = await next_free(store, run.action_id, passed_over)
-            document = json.dumps({"set_id": number}).encode()
+        reserved, version = await _reserved(run.own, run.progress, run.token)
+        if reserved is None or reserved.set_id <= passed_over:
+            token = run.token if reserved is None else reserved.token
+            reserved = Reserved(await next_free(store, run.action_id, passed_over), token)
+            document = json.dumps(reserved._asdict()).encode()
             try:
                 await run.own.replace(run.progress, document, expected=version)
             except Conflict:
                 continue  # another adopts the same run
             if version is None:
                 await _still_there(run)
-        if await _claimed(store, run, number):
-            return number
-        passed_over = number
+        if await _claimed(store, run, reserved):
+            return reserved
+        passed_over = reserved.set_id
     raise Conflict(run.progress, f"others took every number, {_ATTEMPTS} times")
 
 
@@ -186,14 +217,15 @@ async def _still_there(run: Candidate) -> None:
         raise NotAdopted(f"{run.name}: somebody else was first") from None
 
 
-async def _claimed(store: Store, run: Candidate, number: int) -> bool:
+async def _claimed(store: Store, run: Candidate, reserved: Reserved) -> bool:
     """Claim a number for `run`; whether it is the run's now, and no set has it already."""
+    number, token = reserved.set_id, reserved.token.encode()
     claim = claim_key(run.action_id, number)
     try:
-        await store.replace(claim, run.token.encode(), expected=None)
+        await store.replace(claim, token, expected=None)
     except Conflict:
         try:
-            if await store.get(claim) != run.token.encode():
+            if await store.get(claim) != token:
                 return False
         except NotFound:
             return False  # it has just become a set

@@ -31,7 +31,7 @@ from cache.parallel import in_order
 from cache.stores.port import NotFound, Store
 from cache.stores.prefix import PrefixStore
 from generator.engines.port import DrawnSet, Engine, StepImage
-from generator.sets.adoption import Candidate, adopt, adopted_as, release_claim
+from generator.sets.adoption import Candidate, Reserved, adopt, release_claim, reserved_for
 from generator.sets.numbers import STAMP, claimed_for
 from generator.sets.recorder import PlannedSet, Recorder
 from generator.sheet.description import describe
@@ -213,9 +213,9 @@ async def reject(store: Store, run: Harvested) -> None:
         StoreError: the store could not be written; another try goes on from here.
     """
     own = store_of(store, run.action_id, run.token)
-    number, _ = await adopted_as(own, APPROVAL)
+    reserved = await reserved_for(own, APPROVAL, run.token)
     await own.delete(meta_key(run.action_id, 0))  # without a meta it does not exist
-    await remove(store, run, number)
+    await remove(store, run, None if reserved is None else reserved.set_id)
 
 
 async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
@@ -237,7 +237,7 @@ async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
     for key in last[:-1]:
         await own.delete(key)
     if set_id is not None:
-        await release_claim(store, run.action_id, set_id, run.token)
+        await release_claim(store, run.action_id, Reserved(set_id, run.token))
     await own.delete(APPROVAL)
 
 
