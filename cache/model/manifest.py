@@ -54,6 +54,7 @@ class ManifestAction(BaseModel):
         set_ids: the sets of that recipe, ascending; those of no known recipe are among them.
         other_sets: the sets of other recipes, by their fingerprints.
         rejected: numbers that are never drawn, or shown, again.
+        rejected_because: why, in the words of whoever rejected it, where somebody said.
         unknown: other fields of the document, kept as they are.
 
     A number stands in one place at most: what is rejected is listed nowhere else, and what is
@@ -72,6 +73,7 @@ class ManifestAction(BaseModel):
     set_ids: tuple[int, ...] = ()
     other_sets: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     rejected: tuple[int, ...] = ()
+    rejected_because: dict[int, str] = Field(default_factory=dict)
     unknown: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("set_ids", "rejected")
@@ -128,6 +130,31 @@ class ManifestAction(BaseModel):
         """What a set is listed under; None where that is not known."""
         return next((key for key, numbers in self.groups.items() if set_id in numbers), None)
 
+    def rejecting(self, set_id: int, why: str = "") -> ManifestAction:
+        """This entry with a set rejected, whether it is listed or not.
+
+        Args:
+            set_id: which.
+            why: in a line; empty where nobody says.
+        """
+        because = {**self.rejected_because, set_id: why} if why else self.rejected_because
+        arranged = _arranged(self.groups, self.fingerprint, (*self.rejected, set_id))
+        return self.model_copy(update={**arranged, "rejected_because": because})
+
+    def restoring(self, set_id: int, fingerprint: str | None) -> ManifestAction:
+        """This entry with a set rejected no longer, and listed under its recipe.
+
+        Args:
+            set_id: which.
+            fingerprint: of its recipe; None where that is not known.
+        """
+        groups = {key: [*numbers] for key, numbers in self.groups.items()}
+        groups.setdefault(fingerprint, []).append(set_id)
+        rejected = [number for number in self.rejected if number != set_id]
+        because = {n: why for n, why in self.rejected_because.items() if n != set_id}
+        arranged = _arranged(groups, self.fingerprint, rejected)
+        return self.model_copy(update={**arranged, "rejected_because": because})
+
     def merged(self, other: ManifestAction) -> ManifestAction:
         """Both: the sets of either, each under its recipe; fields of this one, then the other's.
 
@@ -138,6 +165,8 @@ class ManifestAction(BaseModel):
             for name in _DESCRIPTION
             if getattr(self, name) is None and getattr(other, name) is not None
         }
+        if not self.rejected_because.keys() >= other.rejected_because.keys():
+            update["rejected_because"] = {**other.rejected_because, **self.rejected_because}
         if not self.unknown.keys() >= other.unknown.keys():
             update["unknown"] = {**other.unknown, **self.unknown}
         fingerprint = update.get("fingerprint", self.fingerprint)
@@ -429,7 +458,7 @@ def parse_config(data: bytes, place: str) -> ManifestAction:
     fields = Fields(raw)
     for of_the_manifest in _OF_THE_MANIFEST:
         fields.take(of_the_manifest)
-    return _take_entry(fields, (), {}, ())
+    return _take_entry(fields, (), {}, (), {})
 
 
 def dump_config(entry: ManifestAction) -> bytes:
@@ -444,7 +473,7 @@ def dump_config(entry: ManifestAction) -> bytes:
     return write_object(fields, "config.json")
 
 
-_OF_THE_MANIFEST: Final = ("sets", "set_ids", "other_sets", "rejected")
+_OF_THE_MANIFEST: Final = ("sets", "set_ids", "other_sets", "rejected", "rejected_because")
 """What is said of an action in the manifest alone."""
 
 
@@ -477,8 +506,13 @@ def _parse_entry(action_id: str, raw: object, remark: Callable[[str], None]) -> 
     if not isinstance(raw, dict):
         raise ValueError(f"expected an object, found {shown(raw)}")  # noqa: TRY004  # one kind
     fields = Fields(raw, f"actions.{action_id}.")
-    set_ids = _take_set_ids(fields)
-    entry = _take_entry(fields, set_ids, _take_other_sets(fields), _take_rejected(fields))
+    set_ids, others, rejected = (
+        _take_set_ids(fields),
+        _take_other_sets(fields),
+        _take_rejected(fields),
+    )
+    because = _take_rejected_because(fields, rejected)
+    entry = _take_entry(fields, set_ids, others, rejected, because)
     for text in fields.remarks:
         remark(text)
     return entry
@@ -489,6 +523,7 @@ def _take_entry(
     set_ids: tuple[int, ...],
     other_sets: dict[str, tuple[int, ...]],
     rejected: tuple[int, ...],
+    rejected_because: dict[int, str],
 ) -> ManifestAction:
     """Take all but the sets; what is left then is unknown."""
     return ManifestAction(
@@ -502,6 +537,7 @@ def _take_entry(
         set_ids=set_ids,
         other_sets=other_sets,
         rejected=rejected,
+        rejected_because=rejected_because,
         unknown=fields.rest,
     )
 
@@ -549,6 +585,22 @@ def _take_rejected(fields: Fields) -> tuple[int, ...]:
     return () if found is None else _numbers("rejected", found)
 
 
+def _take_rejected_because(fields: Fields, rejected: tuple[int, ...]) -> dict[int, str]:
+    """Why some of those were, as far as that can be read."""
+    found = fields.take("rejected_because")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        fields.remark("rejected_because", "an object of set numbers", found)
+        return {}
+    names = {str(number): number for number in rejected}
+    return {
+        names[name]: why
+        for name, why in cast("dict[str, object]", found).items()
+        if name in names and isinstance(why, str)
+    }
+
+
 def _numbers(field: str, listed: object) -> tuple[int, ...]:
     """A list of set numbers, ascending.
 
@@ -564,6 +616,7 @@ def _numbers(field: str, listed: object) -> tuple[int, ...]:
 
 
 def _entry_out(entry: ManifestAction) -> dict[str, Any]:
+    because = {str(n): entry.rejected_because[n] for n in sorted(entry.rejected_because)}
     fields = {
         "type": entry.type,
         "program": entry.program,
@@ -577,6 +630,7 @@ def _entry_out(entry: ManifestAction) -> dict[str, Any]:
         # Only where there are any: who reads the older format sees what it knows.
         **({"other_sets": entry.other_sets} if entry.other_sets else {}),
         **({"rejected": [*entry.rejected]} if entry.rejected else {}),
+        **({"rejected_because": because} if because else {}),
     }
     # A pre-made field wins over an unknown one of its name, which cannot come from reading.
     return {**fields, **{key: value for key, value in entry.unknown.items() if key not in fields}}

@@ -1,1 +1,1 @@
-"""Sets: drawn many at a time, recorded, taken over, verified, approved, pruned."""
+"""Sets: drawn many at a time, recorded, taken over, verified, approved, rejected, pruned."""

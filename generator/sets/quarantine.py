@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cache.model.documents import FormatError, whole
+from cache.model.documents import FormatError
 from cache.model.formats import SetMeta, parse_meta
 from cache.model.keys import (
     ACTION_ID_PATTERN,
-    MAX_SET_ID,
     QUARANTINE_PREFIX,
     Key,
     config_key,
@@ -29,11 +28,11 @@ from cache.model.keys import (
 )
 from cache.model.manifest import ManifestAction, parse_config
 from cache.parallel import in_order
-from cache.stores.port import NotFound, Store, Version
+from cache.stores.port import NotFound, Store
 from cache.stores.prefix import PrefixStore
-from cache.untrusted import Unfit, decode_answer
 from generator.engines.port import DrawnSet, Engine, StepImage
-from generator.sets.numbers import STAMP, claim_key, claimed_for
+from generator.sets.adoption import Candidate, Reserved, adopt, release_claim, reserved_for
+from generator.sets.numbers import STAMP, claimed_for
 from generator.sets.recorder import PlannedSet, Recorder
 from generator.sheet.description import describe
 from generator.sheet.plan import Action
@@ -44,6 +43,9 @@ UNFINISHED_FOR: Final = timedelta(days=1)
 
 APPROVAL: Final = Key("approval.json")
 """In a run's own store, once somebody approved of it: the number that it is to have as a set."""
+
+_NOTED_AS: Final = "harvested"
+"""In a set's meta: which run it was."""
 
 _CLAIM: Final = re.compile(rf"{QUARANTINE_PREFIX}({ACTION_ID_PATTERN})/numbers/[0-9]+", re.ASCII)
 _PARALLEL: Final = 16
@@ -174,6 +176,36 @@ async def _read(store: Store, action_id: str, token: str) -> Harvested | str | N
         return str(error)
 
 
+async def approve(store: Store, run: Harvested) -> int:
+    """Make a run in quarantine a set of its action, and take it out of there.
+
+    Returns:
+        The number of the set.
+
+    Raises:
+        NotAdopted: an image is missing or damaged, or somebody settled it meanwhile.
+        StoreError: the store could not be read or written; another try goes on from here.
+        FormatError: the store's manifest cannot be understood.
+    """
+    set_id = await adopt(
+        store,
+        Candidate(
+            name=run.name,
+            own=store_of(store, run.action_id, run.token),
+            drawn_as=run.action_id,
+            action_id=run.action_id,
+            token=run.token,
+            origin=run.token,
+            noted_as=_NOTED_AS,
+            progress=APPROVAL,
+            meta=run.meta,
+            entry=run.entry,
+        ),
+    )
+    await remove(store, run, set_id)
+    return set_id
+
+
 async def reject(store: Store, run: Harvested) -> None:
     """Throw a run in quarantine away.
 
@@ -181,9 +213,9 @@ async def reject(store: Store, run: Harvested) -> None:
         StoreError: the store could not be written; another try goes on from here.
     """
     own = store_of(store, run.action_id, run.token)
-    number, _ = await approved_as(own)
+    reserved = await reserved_for(own, APPROVAL, run.token)
     await own.delete(meta_key(run.action_id, 0))  # without a meta it does not exist
-    await remove(store, run, number)
+    await remove(store, run, None if reserved is None else reserved.set_id)
 
 
 async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
@@ -205,10 +237,7 @@ async def remove(store: Store, run: Harvested, set_id: int | None) -> None:
     for key in last[:-1]:
         await own.delete(key)
     if set_id is not None:
-        claim = claim_key(run.action_id, set_id)
-        with suppress(NotFound):
-            if await store.get(claim) == run.token.encode():
-                await store.delete(claim)
+        await release_claim(store, run.action_id, Reserved(set_id, run.token))
     await own.delete(APPROVAL)
 
 
@@ -257,16 +286,3 @@ def _is_old(token: str, now: datetime) -> bool:
     except ValueError:
         return True
     return now - kept_at >= UNFINISHED_FOR
-
-
-async def approved_as(own: Store) -> tuple[int | None, Version | None]:
-    """The number that a run is to have, and the version of what says so."""
-    try:
-        data, version = await own.get_versioned(APPROVAL)
-    except NotFound:
-        return None, None
-    try:
-        number = whole(decode_answer(data)["set_id"])
-    except (Unfit, KeyError, TypeError):
-        number = None
-    return (number if number is not None and 0 <= number < MAX_SET_ID else None), version

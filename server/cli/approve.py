@@ -15,8 +15,8 @@ from rich.table import Table
 from cache.library import Library
 from cache.model.documents import FormatError
 from cache.stores.port import Store, StoreError
-from generator.sets import approval, quarantine
-from generator.sets.approval import NotApproved
+from generator.sets import quarantine
+from generator.sets.adoption import NotAdopted
 from generator.sets.quarantine import Harvested
 from server.cli.common import (
     JsonOption,
@@ -112,8 +112,8 @@ async def _settle(show: Show, names: Sequence[str], *, reject: bool, as_json: bo
                 left.append({"run": run.name, "reason": reason})
             else:
                 try:
-                    set_id = await approval.approve(store, run)
-                except NotApproved as error:
+                    set_id = await quarantine.approve(store, run)
+                except NotAdopted as error:
                     left.append({"run": run.name, "reason": str(error)})
                 else:
                     done.append({"run": run.name, "set_id": set_id})

@@ -45,6 +45,7 @@ from server.cli.common import (
     run_to_end,
 )
 from server.cli.draft import Draft
+from server.cli.reject import reject, restore
 from server.config.show import Show
 from server.core.formatting import count, size
 from server.core.logs import configure_logs
@@ -63,6 +64,8 @@ OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Only these
 
 generate = typer.Typer(help="Draw the sets that mode B replays.", no_args_is_help=True)
 generate.command()(approve)
+generate.command()(reject)
+generate.command()(restore)
 
 
 @generate.callback()

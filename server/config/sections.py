@@ -350,6 +350,8 @@ class StudioSection(_Section):
         pictures_a_day: that a member may ask for in 24 hours, where nothing else was said of it;
             None for any number.
         currency: what costs are in.
+        show_url: where the server is that plays the show, so that it is told of picks; empty for
+            where `[server]` has it.
     """
 
     host: str = "127.0.0.1"
@@ -362,6 +364,7 @@ class StudioSection(_Section):
     hooks_may_reach: tuple[Annotated[str, AfterValidator(_reachable)], ...] = ()
     pictures_a_day: Annotated[int, Field(ge=1)] | None = None
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+    show_url: Annotated[str, AfterValidator(_public_url)] = ""
 
     @property
     def server(self) -> ServerSection:

@@ -67,7 +67,7 @@ def build_control(playout: Playout, checks: Checks, conditions: Conditions) -> C
         engines=playout.engines,
         keep=partial(state_file.keep, KEPT_WITHIN),
     )
-    supply_commands = SupplyCommands(playout.supply, runtime.lookahead)
+    supply_commands = SupplyCommands(playout.supply, runtime.lookahead, runtime.readiness)
     groups: list[object] = [show_commands, mode_commands, supply_commands]
     if checks.on:
         groups.append(RehearsalCommands(show, checks.rehearsals))

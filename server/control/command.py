@@ -52,6 +52,7 @@ CODES: Final[Mapping[str, tuple[int, str]]] = {
     "screen_connected": (409, "it cannot be forgotten: it is there"),
     "screen_named": (409, "it cannot be forgotten: it stands in `show.toml`"),
     "unknown_failure": (404, "nothing of that name can be made to fail"),
+    "store_unavailable": (503, "the store does not answer; what was known of it stays"),
     "no_report": (404, "nothing has been rehearsed yet"),
     "busy": (409, "32 commands of one client are not answered yet"),
     "interrupted": (409, "its caller went away while it was carried out"),

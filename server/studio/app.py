@@ -35,7 +35,7 @@ from generator.jobs.request import Catalogue
 from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
-from generator.outgoing import Client
+from generator.outgoing import Client, outgoing_client
 from generator.sheet.plan import Plan
 from server.config.sections import StudioSection
 from server.config.show import Show
@@ -70,6 +70,7 @@ from server.studio.queue_api import queue_document
 from server.studio.refusals import broke_off, http_refusal, studio_refusal
 from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
+from server.studio.show_link import ShowLink
 from server.studio.slots import StudioEngine, studio_engines
 from server.studio.socket import StudioSocket
 
@@ -161,6 +162,7 @@ async def _open_studio(
         paces = await stack.enter_async_context(remembered_paces(ground.jobs))
         reach = reach_of(show.settings.studio.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))
+        show_client = await stack.enter_async_context(outgoing_client())
         services = _services(
             ground,
             engines,
@@ -173,6 +175,7 @@ async def _open_studio(
             callbacks=callbacks,
             reach=reach,
             client=client,
+            show_link=ShowLink(show_url(show), show.settings.tokens.operator, show_client),
             metrics=metrics,
             conditions=conditions,
         )
@@ -224,6 +227,7 @@ def _services(
     callbacks: CallbackInbox | None,
     reach: Reach,
     client: Client,
+    show_link: ShowLink,
     metrics: StudioMetrics,
     conditions: Conditions,
 ) -> StudioServices:
@@ -276,6 +280,7 @@ def _services(
         ),
         webhooks=Webhooks(ground.database),
         sender=sender,
+        show_link=show_link,
         reach=reach,
         callbacks=callbacks,
         recipes=LargeBodies(),
@@ -294,6 +299,16 @@ async def _plan(show: Show, store: Store) -> Plan:
             _log.warning("manifest_not_read", reason=str(error))
         finished = {}
     return show.plan(finished)
+
+
+def show_url(show: Show) -> str:
+    """Where the server is that plays the show, as seen from here."""
+    section = show.settings.server
+    if show.settings.studio.show_url:
+        return show.settings.studio.show_url
+    here = section.host in {"0.0.0.0", "::"}  # noqa: S104 - read, not bound
+    name = "127.0.0.1" if here else section.host
+    return f"http://{f'[{name}]' if ':' in name else name}:{section.port}"
 
 
 def base_address(section: StudioSection) -> str:

@@ -10,7 +10,16 @@ from starlette.websockets import WebSocket
 
 from server.core.unhandled import noting_errors
 from server.network.responses import PageFiles
-from server.studio import generate_api, hooks_api, jobs_api, pages, pictures, probes, queue_api
+from server.studio import (
+    generate_api,
+    hooks_api,
+    jobs_api,
+    pages,
+    picks_api,
+    pictures,
+    probes,
+    queue_api,
+)
 from server.studio.services import studio_services
 
 
@@ -52,5 +61,7 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/api/generate/status/{id}", generate_api.status),
     Route("/api/generate/webhook", generate_api.webhook, methods=["POST"]),
     Route("/takes/{id}/{name}", pictures.picture),
+    Route("/api/takes/{id}/pick", picks_api.pick, methods=["POST"]),
+    Route("/api/takes/{id}/unpick", picks_api.unpick, methods=["POST"]),
     WebSocketRoute("/ws/studio", _socket),
 )

@@ -27,6 +27,7 @@ from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
 from server.studio.large_bodies import LargeBodies
 from server.studio.previews import LivePreviews
+from server.studio.show_link import ShowLink
 from server.studio.socket import StudioSocket
 
 
@@ -58,6 +59,7 @@ class StudioServices:
     socket: StudioSocket
     webhooks: Webhooks
     sender: HookSender
+    show_link: ShowLink
     reach: Reach
     callbacks: CallbackInbox | None
     recipes: LargeBodies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_not
 from typing import Any, get_args
@@ -79,6 +80,7 @@ class Readiness:
         self._counted: dict[str, int] = {}
         self._lacking: tuple[Action, ...] = ()
         self._uncovered: tuple[UncoveredCue, ...] = ()
+        self._looking = asyncio.Lock()
 
     @property
     def revision(self) -> int:
@@ -189,6 +191,15 @@ class Readiness:
 
     async def look(self) -> None:
         """Read the manifest anew and look through every set of the show."""
+        await self.refresh()
+        await self.static.prove(self.plan.actions)
+
+    async def refresh(self) -> None:
+        """Read the manifest anew and look which sets there are, but not into their images."""
+        async with self._looking:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
         try:
             await self.supply.library.refresh()
         except (StoreError, FormatError) as error:
@@ -214,4 +225,3 @@ class Readiness:
                     first=first,
                     why=f"there is no set to play, {found[0].reason}",
                 )
-        await self.static.prove(self.plan.actions)

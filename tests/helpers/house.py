@@ -366,7 +366,9 @@ async def house(
         keep=forget,
     )
     dispatcher = Dispatcher(
-        (commands, mode_commands, SupplyCommands(supply, runtime.lookahead)), clock, log
+        (commands, mode_commands, SupplyCommands(supply, runtime.lookahead, runtime.readiness)),
+        clock,
+        log,
     )
     opened = House(
         show=show,

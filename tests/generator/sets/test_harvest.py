@@ -13,8 +13,8 @@ from cache.stores.port import StoreFull
 from generator.engines.port import DrawingFailed, Engine, ScriptedEngine, StepImage
 from generator.engines.sketch.engine import SketchEngine
 from generator.sets import quarantine
-from generator.sets.approval import approve
 from generator.sets.harvest import Harvester
+from generator.sets.quarantine import approve
 from generator.sheet.plan import Action
 from generator.sheet.recipe import Recipe
 from tests.cache.samples import picture

@@ -15,8 +15,8 @@ from cache.stores.memory import MemoryStore
 from cache.stores.port import Store, StoreUnavailable, Version
 from generator.engines.port import DrawingFailed
 from generator.sets import quarantine
-from generator.sets.approval import NotApproved, approve
-from generator.sets.quarantine import Harvested
+from generator.sets.adoption import NotAdopted
+from generator.sets.quarantine import Harvested, approve
 from generator.sets.recorder import Recorder
 from generator.sets.verify import verify_sets
 from generator.sheet.plan import Action
@@ -148,7 +148,7 @@ async def test_a_number_that_became_somebody_elses_set_meanwhile_is_passed_over(
 async def test_approved_twice_it_is_one_set(store: Store) -> None:
     run = await kept(store)
     assert await approve(store, run) == 0
-    with pytest.raises(NotApproved, match="no meta"):
+    with pytest.raises(NotAdopted, match="no meta"):
         await approve(store, run)
     assert (await load_manifest(store)).set_ids("prompt_001") == (0,)
 
@@ -158,8 +158,8 @@ async def test_two_who_approve_of_the_same_at_once_make_one_set(store: Store) ->
     outcomes = await asyncio.gather(
         *(approve(store, run) for _ in range(4)), return_exceptions=True
     )
-    assert [o for o in outcomes if not isinstance(o, NotApproved)].count(0) >= 1
-    assert set(map(type, outcomes)) <= {int, NotApproved}
+    assert [o for o in outcomes if not isinstance(o, NotAdopted)].count(0) >= 1
+    assert set(map(type, outcomes)) <= {int, NotAdopted}
     await is_a_set(store, 0)
     assert await keys(store, "quarantine/") == []
     assert (await load_manifest(store)).set_ids("prompt_001") == (0,)
@@ -184,7 +184,7 @@ async def test_who_is_overtaken_on_the_way_makes_no_second_set(rejected: bool) -
     run = await kept(store)
     done = quarantine.reject if rejected else approve
     store.settle = lambda whole: done(whole, run)
-    with pytest.raises(NotApproved, match="somebody else was first"):
+    with pytest.raises(NotAdopted, match="somebody else was first"):
         await approve(store, run)
     assert await keys(store, "quarantine/") == []
     if rejected:
@@ -207,7 +207,7 @@ async def test_a_damaged_image_leaves_nothing_behind(store: Store) -> None:
     run = await kept(store)
     await own_store(store, run).put(image_key(run.action_id, 0, "2.jpg"), picture("jpg", 99))
     before = await keys(store)
-    with pytest.raises(NotApproved, match=r"2\.jpg"):
+    with pytest.raises(NotAdopted, match=r"2\.jpg"):
         await approve(store, run)
     assert await keys(store) == before
 

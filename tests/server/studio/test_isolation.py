@@ -142,6 +142,14 @@ def probes(theirs: Things, own: Things) -> dict[tuple[str, str], list[Probe]]:
         ("GET", "/api/generate/status/{id}"): [
             Probe(f"/api/generate/status/{job}") for job in jobs
         ],
+        **{
+            ("POST", f"/api/takes/{{id}}/{deed}"): [
+                Probe(f"/api/takes/{take}/{deed}", body)
+                for take in theirs.takes
+                for body in ({}, {"cue": "a"}, {"cue": "nowhere"}, {"cue": 7}, {"x": 1})
+            ]
+            for deed in ("pick", "unpick")
+        },
         ("GET", "/takes/{id}/{name}"): [
             Probe(f"/takes/{take}/{name}{'' if '?' in name else seal}", headers=headers)
             for take in theirs.takes
