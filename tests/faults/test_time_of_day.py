@@ -345,6 +345,7 @@ MAY = {
     "server/studio/hooks_api.py": "times of rows",
     "server/studio/jobs_api.py": "times of rows",
     "server/studio/links.py": "until when an address is good",
+    "server/studio/picks_api.py": "since when a number is claimed: it outlives a kill",
     "server/studio/queue_api.py": "how far the statistics look back",
     "server/web/static/studio/words.js": "hours of jobs, and days",
     "server/web/static/studio/jobs/card.js": "hours of jobs",
