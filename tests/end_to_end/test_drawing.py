@@ -257,7 +257,7 @@ async def test_a_whole_batch_of_real_diffusion(
         env=plain_environment(**place.environment),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -191,7 +191,7 @@ def test_a_terminal_by_the_public_address(house: House) -> None:
         ),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=180,
         check=False,
     )
     assert answer.returncode == 0, answer.stderr

@@ -132,7 +132,7 @@ def test_a_command_whose_answer_cannot_be_written_says_so(redirection: str) -> N
         env=plain_environment(),
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert ended.returncode == 1

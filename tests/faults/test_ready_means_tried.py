@@ -288,7 +288,7 @@ def unprivileged(arguments: Sequence[object]) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=400,
     )
 
 

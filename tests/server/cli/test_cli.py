@@ -51,7 +51,7 @@ def understudy(
         env=plain_environment(**(environment or {})),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -108,7 +108,7 @@ def test_it_can_be_called_as_a_module_and_by_name() -> None:
         [str(Path(sys.executable).with_name("understudy")), "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert "serve" in by_name.stdout

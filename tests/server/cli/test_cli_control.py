@@ -74,7 +74,7 @@ def process(
         [sys.executable, "-m", "server", "control", "--url",
          f"ws://127.0.0.1:{server.address.port}", *arguments],
         cwd=ROOT, env=plain_environment(**environment), capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=180, check=False,
     )  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def test_a_store_that_cannot_be_reached_is_told_to_people_alone(
         "UNDERSTUDY_STORE_ENDPOINT_URL": "http://127.0.0.1:1",
     }
     with puller(tiny.folder, "s3://bucket", tmp_path / "venue", keys) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert process.returncode == 1
     assert out == ""
     assert "127.0.0.1:1 cannot be reached" in err
@@ -215,7 +215,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there_and_plays_without_a_network
         while process.poll() is None and not list(to.rglob("*.jpg")):
             time.sleep(0.01)
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=180)
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "goes on from here" in err
@@ -223,7 +223,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there_and_plays_without_a_network
     assert not (to / MANIFEST).exists()
     began = len(list(to.rglob("*.jpg")))
     with puller(tiny.folder, store, to, keys_of(server)) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == 0, err
     assert f"{began} were there already" in out
     pulled = {name: data for name, data in files(to).items() if not name.startswith(".")}

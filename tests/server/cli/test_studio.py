@@ -66,7 +66,7 @@ def understudy(
         env=plain_environment(**(environment or {})),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -150,7 +150,7 @@ def test_a_shell_completes_its_commands() -> None:
         env=plain_environment(**{complete: "complete_bash", **asked}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.stdout.split() == ["member"]

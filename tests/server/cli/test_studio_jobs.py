@@ -430,6 +430,6 @@ def test_a_studio_that_is_started_again_meanwhile_goes_on(tmp_path: Path) -> Non
         until(lambda: httpx.get(f"{url}/api/jobs", trust_env=False).json()["jobs"])
         first.kill()
         with server_process(folder, **serve):
-            out, err = running.communicate(timeout=60)
+            out, err = running.communicate(timeout=180)
     assert (running.returncode, err) == (0, "")
     assert out.count("seed ") == 2
