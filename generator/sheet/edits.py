@@ -84,10 +84,10 @@ def edit_cue(text: str, index: int, changes: Mapping[str, Any]) -> str:
     if not 0 <= index < len(spans) or text[spans[index].start] != "{":
         raise NoSuchCue(f"expected the number of a cue, from 0 to {len(spans) - 1}, not {index}")
     span = spans[index]
-    style = _Style.of(text, span)
+    layout = _Layout.of(text, span)
     cue = span.of(text)
     for name, value in changes.items():
-        cue = _without(cue, name) if value is None else _with(cue, name, value, style)
+        cue = _without(cue, name) if value is None else _with(cue, name, value, layout)
     return text[: span.start] + cue + text[span.stop :]
 
 
@@ -95,8 +95,8 @@ def edit_cue(text: str, index: int, changes: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Style:
-    """How whoever wrote a cue writes.
+class _Layout:
+    """How whoever wrote a cue lays it out.
 
     Attributes:
         escapes: whether only characters of ASCII stand in the sheet, the others escaped.
@@ -111,7 +111,7 @@ class _Style:
     step: str
 
     @classmethod
-    def of(cls, text: str, span: Span) -> _Style:
+    def of(cls, text: str, span: Span) -> _Layout:
         """That of the cue at `span`."""
         cue = span.of(text)
         fields = _fields(cue, 0)
@@ -157,7 +157,7 @@ def _indentation(text: str) -> str | None:
     return line if line != text and not line.strip(" \t") else None
 
 
-def _with(cue: str, name: str, value: object, style: _Style) -> str:
+def _with(cue: str, name: str, value: object, layout: _Layout) -> str:
     fields = _fields(cue, 0)
     same = [each for each in fields if each.name == name]
     if same:
@@ -167,9 +167,9 @@ def _with(cue: str, name: str, value: object, style: _Style) -> str:
         if _spelling(_DECODER.decode(before)) == _spelling(value):
             return cue
         over_lines = "\n" in before or "\r" in before
-        return cue[: place.start] + style.written(value, over_lines=over_lines) + cue[place.stop :]
-    written = style.written(value, over_lines=False)
-    key = json.dumps(name, ensure_ascii=style.escapes or not _fits_utf8(name))
+        return cue[: place.start] + layout.written(value, over_lines=over_lines) + cue[place.stop :]
+    written = layout.written(value, over_lines=False)
+    key = json.dumps(name, ensure_ascii=layout.escapes or not _fits_utf8(name))
     if not fields:
         return f"{{{key}: {written}}}"
     last = fields[-1]

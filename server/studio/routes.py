@@ -10,7 +10,16 @@ from starlette.websockets import WebSocket
 
 from server.core.unhandled import noting_errors
 from server.network.responses import PageFiles
-from server.studio import generate_api, hooks_api, jobs_api, pages, pictures, probes, queue_api
+from server.studio import (
+    generate_api,
+    hooks_api,
+    jobs_api,
+    pages,
+    pictures,
+    probes,
+    queue_api,
+    sheet_api,
+)
 from server.studio.services import studio_services
 
 
@@ -51,6 +60,11 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/api/generate", generate_api.generate, methods=["POST"]),
     Route("/api/generate/status/{id}", generate_api.status),
     Route("/api/generate/webhook", generate_api.webhook, methods=["POST"]),
+    Route("/api/sheet", sheet_api.sheet),
+    Route("/api/sheet", sheet_api.replace_sheet, methods=["PUT"]),
+    Route("/api/sheet/cues/{n}", sheet_api.edit, methods=["PATCH"]),
+    Route("/api/sheet/undo", sheet_api.undo, methods=["POST"]),
+    Route("/api/sheet/versions", sheet_api.versions),
     Route("/takes/{id}/{name}", pictures.picture),
     WebSocketRoute("/ws/studio", _socket),
 )
