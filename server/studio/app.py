@@ -167,7 +167,7 @@ async def _open_studio(
             sheet=sheet,
             offered=CurrentCatalogue(
                 show,
-                show.plan(await finished_of(ground.store)),
+                await finished_of(ground.store) or {},
                 ground.store,
                 sheet,
                 [offered_engine(each.section, each.name) for each in engines],

@@ -87,8 +87,9 @@ class CurrentCatalogue:
 
     Args:
         show: whose; its own sheet counts until the file was read.
-        plan: its actions, under the ids that what is drawn gives them.
-        store: where that is looked up anew for another sheet.
+        finished: of which recipes there are sets: it gives the actions their ids.
+        store: where that is looked up anew for another sheet; while it is away, what was last
+            known of it counts.
         file: the sheet.
         engines: what draws, slot by slot.
     """
@@ -96,12 +97,13 @@ class CurrentCatalogue:
     def __init__(
         self,
         show: Show,
-        plan: Plan,
+        finished: Finished,
         store: Store,
         file: SheetFile,
         engines: Sequence[OfferedEngine],
     ) -> None:
         self._show = show
+        self._finished = finished
         self._store = store
         self._file = file
         self._engines = engines
@@ -109,7 +111,7 @@ class CurrentCatalogue:
         self._stamp: tuple[int, ...] | None = None
         self._refused: str | None = None
         self._read: _Read | None = None
-        self._present = catalogue_of(show, plan, engines)
+        self._present = catalogue_of(show, show.plan(finished), engines)
 
     @property
     def present(self) -> Catalogue:
@@ -134,8 +136,14 @@ class CurrentCatalogue:
 
     async def difference(self, change: SheetChange) -> dict[str, Any]:
         """What a change of the sheet makes of what is drawn; see `plan_difference`."""
-        finished = await finished_of(self._store)
+        finished = await self._finished_now()
         return await asyncio.to_thread(lambda: self._difference(change, finished))
+
+    async def _finished_now(self) -> Finished:
+        found = await finished_of(self._store)
+        if found is not None:
+            self._finished = found
+        return self._finished
 
     def _difference(self, change: SheetChange, finished: Finished) -> dict[str, Any]:
         try:
@@ -148,7 +156,7 @@ class CurrentCatalogue:
     async def _take_up(self, version: SheetVersion) -> None:
         if self._read is not None and version.etag == self._read.etag:
             return
-        finished = await finished_of(self._store)
+        finished = await self._finished_now()
         try:
             read, catalogue = await asyncio.to_thread(lambda: self._catalogue(version, finished))
         except CueSheetError as error:
@@ -171,11 +179,12 @@ class CurrentCatalogue:
         self._refused = which
 
 
-async def finished_of(store: Store) -> Finished:
-    """Of which recipes a store has sets, as far as it can be read."""
+async def finished_of(store: Store) -> Finished | None:
+    """Of which recipes a store has sets; None where it cannot be read, and the log says why."""
     try:
         return (await load_manifest(store)).fingerprints
-    except (StoreError, FormatError) as error:
-        if not isinstance(error, NotFound):
-            _log.warning("manifest_not_read", reason=str(error))
+    except NotFound:
         return {}
+    except (StoreError, FormatError) as error:
+        _log.warning("manifest_not_read", reason=str(error))
+        return None

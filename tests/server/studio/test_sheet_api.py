@@ -396,6 +396,19 @@ async def test_a_spoilt_sheet_is_mended_and_compared_with_the_last_good_one(
         assert plan["kept"] == 2
 
 
+async def test_actions_keep_their_ids_while_the_store_cannot_be_read(tmp_path: Path) -> None:
+    show = drawn_show(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    # As if the lamp was drawn under another number, once.
+    manifest.write_text(manifest.read_text().replace("transcript_002", "transcript_007"))
+    async with studio(show) as running, running.caller() as caller:
+        assert "transcript_007" in running.services.catalogue.actions
+        manifest.write_text("{")
+        found = await edit(caller, 0, transcript="the grey sea")
+        assert found["plan"]["kept"] == 2
+        assert set(running.services.catalogue.actions) == {"sea", "transcript_007", "prompt_001"}
+
+
 async def test_many_editors_lose_nothing_of_each_other(tmp_path: Path) -> None:
     show = drawn_show(tmp_path)
     async with studio(show) as running, running.caller() as caller:
