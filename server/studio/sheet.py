@@ -39,10 +39,10 @@ _READERS: Final = 4
 _WRITABLE: Final = 0o222
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-Check = Callable[[bytes], CueSheet]
+ReadSheet = Callable[[bytes], CueSheet]
 """Reads a sheet; raises `CueSheetError` with all that is wrong with it."""
 
-Make = Callable[["SheetVersion"], bytes]
+MakeSheet = Callable[["SheetVersion"], bytes]
 """Makes a new sheet of the present one."""
 
 
@@ -167,7 +167,7 @@ class SheetFile:
         self,
         path: Path,
         versions: Path,
-        check: Check,
+        check: ReadSheet,
         *,
         timer: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -205,7 +205,7 @@ class SheetFile:
         return await self._reading(self._versions, self._one_writes)
 
     async def change(
-        self, make: Make, if_match: Sequence[str], *, trial: bool = False
+        self, make: MakeSheet, if_match: Sequence[str], *, trial: bool = False
     ) -> SheetChange:
         """Make another sheet of the one that there is.
 
@@ -243,7 +243,7 @@ class SheetFile:
             for each in reversed(self._history.versions())
         ]
 
-    def _change(self, make: Make, if_match: Sequence[str], *, trial: bool) -> SheetChange:
+    def _change(self, make: MakeSheet, if_match: Sequence[str], *, trial: bool) -> SheetChange:
         with self._alone(trial=trial) as before:
             if not _matches(before, if_match):
                 raise self._conflict(before, if_match, make)
@@ -294,7 +294,9 @@ class SheetFile:
             place.chmod(mode)
         self._history.prune()
 
-    def _conflict(self, before: SheetVersion, if_match: Sequence[str], make: Make) -> SheetConflict:
+    def _conflict(
+        self, before: SheetVersion, if_match: Sequence[str], make: MakeSheet
+    ) -> SheetConflict:
         base = next((found for etag in if_match if (found := self._kept(etag)) is not None), None)
         mine = None
         if base is not None:

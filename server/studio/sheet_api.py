@@ -27,7 +27,7 @@ from server.studio.services import StudioServices
 from server.studio.sheet import (
     ANY,
     MAX_SHEET,
-    Make,
+    MakeSheet,
     NothingToUndo,
     SheetChange,
     SheetConflict,
@@ -159,7 +159,7 @@ def _changes(body: bytes) -> dict[str, Any]:
     return {**gone, **fields}
 
 
-def _editing(index: int, changes: Mapping[str, Any]) -> Make:
+def _editing(index: int, changes: Mapping[str, Any]) -> MakeSheet:
     def make(present: SheetVersion) -> bytes:
         return edit_cue(present.data.decode("utf-8"), index, changes).encode()
 
