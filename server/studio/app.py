@@ -20,10 +20,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from cache.index import load_manifest
-from cache.model.documents import FormatError
 from cache.stores.folder import FolderStore
-from cache.stores.port import NotFound, Store, StoreError
+from cache.stores.port import Store, StoreError
 from generator.engines.callback.inbox import CallbackInbox, callback_inbox
 from generator.guarded_outgoing import Reach, guarded_client, reach_of
 from generator.jobs.database import Database, open_database, sqlite_file
@@ -31,12 +29,10 @@ from generator.jobs.drawing import sweep_unfinished
 from generator.jobs.members import Members
 from generator.jobs.outlook import QueueOutlook
 from generator.jobs.paces import Paces, remembered_paces
-from generator.jobs.request import Catalogue
 from generator.jobs.room import room_on_disks
 from generator.jobs.scheduler import Scheduler
 from generator.jobs.store import JobStore
 from generator.outgoing import Client, outgoing_client
-from generator.sheet.plan import Plan
 from server.config.sections import StudioSection
 from server.config.show import Show
 from server.config.stores import store_of
@@ -55,7 +51,8 @@ from server.network.rate_limit import LimitedRequests
 from server.network.responses import SafeHeaders
 from server.network.reverse_proxy import BehindProxies, ReverseProxies
 from server.studio.access import StudioAccess
-from server.studio.catalogue import catalogue_of, offered_engine
+from server.studio.catalogue import offered_engine
+from server.studio.current_catalogue import CurrentCatalogue, finished_of, sheet_of
 from server.studio.documents import JobDocuments
 from server.studio.drawings import Drawings, hook_images
 from server.studio.feed import Feed
@@ -70,6 +67,7 @@ from server.studio.queue_api import queue_document
 from server.studio.refusals import broke_off, http_refusal, studio_refusal
 from server.studio.routes import ROUTES
 from server.studio.services import StudioServices
+from server.studio.sheet import SheetFile
 from server.studio.show_link import ShowLink
 from server.studio.slots import StudioEngine, studio_engines
 from server.studio.socket import StudioSocket
@@ -163,13 +161,17 @@ async def _open_studio(
         reach = reach_of(show.settings.studio.hooks_may_reach)
         client = await stack.enter_async_context(guarded_client(reach))
         show_client = await stack.enter_async_context(outgoing_client())
+        sheet = sheet_of(show)
         services = _services(
             ground,
             engines,
             paces,
-            catalogue=catalogue_of(
+            sheet=sheet,
+            offered=CurrentCatalogue(
                 show,
-                await _plan(show, ground.store),
+                await finished_of(ground.store) or {},
+                ground.store,
+                sheet,
                 [offered_engine(each.section, each.name) for each in engines],
             ),
             callbacks=callbacks,
@@ -223,7 +225,8 @@ def _services(
     engines: Sequence[StudioEngine],
     paces: Paces,
     *,
-    catalogue: Catalogue,
+    sheet: SheetFile,
+    offered: CurrentCatalogue,
     callbacks: CallbackInbox | None,
     reach: Reach,
     client: Client,
@@ -268,7 +271,8 @@ def _services(
         database=ground.database,
         jobs=jobs,
         access=access,
-        catalogue=catalogue,
+        sheet=sheet,
+        offered=offered,
         scheduler=scheduler,
         outlook=outlook,
         paces=paces,
@@ -288,17 +292,6 @@ def _services(
         metrics=metrics,
         conditions=conditions,
     )
-
-
-async def _plan(show: Show, store: Store) -> Plan:
-    """The show's actions, under the ids that their sets have as far as the store can be read."""
-    try:
-        finished = (await load_manifest(store)).fingerprints
-    except (StoreError, FormatError) as error:
-        if not isinstance(error, NotFound):
-            _log.warning("manifest_not_read", reason=str(error))
-        finished = {}
-    return show.plan(finished)
 
 
 def show_url(show: Show) -> str:

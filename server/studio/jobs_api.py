@@ -93,11 +93,14 @@ async def checked(
         StudioRefused: with everything that is wrong with it.
     """
     bases = await _bases(parts, member, asked)
+    # A cue is drawn as it is in the sheet now, whoever has changed that.
+    of_sheet = isinstance(asked, dict) and "cue" in asked
+    catalogue = await parts.offered.look() if of_sheet else parts.catalogue
 
     def accept() -> NewJob:
         return accept_request(
             asked,
-            parts.catalogue,
+            catalogue,
             owner=member.id,
             key=key,
             new_seed=lambda: secrets.randbits(32),

@@ -80,7 +80,7 @@ async def _action(parts: StudioServices, take: str, cue: str | None) -> Action:
         if cue == NO_ACTION:
             text = "cue: it was drawn for none; say for which action it is picked"
             raise StudioRefused("bad_request", text, field="cue")
-    action = parts.catalogue.actions.get(cue)
+    action = (await parts.offered.look()).actions.get(cue)
     if action is None:
         raise StudioRefused("unknown_cue", f"cue: the sheet has no action {cue!r:.80}", field="cue")
     return action

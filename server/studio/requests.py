@@ -107,14 +107,23 @@ async def decoded(request: Request, body: bytes) -> Any:  # noqa: ANN401 - whate
     Raises:
         StudioRefused: `unsupported_media`, `bad_request`.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if kind.lower() != "application/json":
-        # Also what a page elsewhere could send without being asked.
-        raise StudioRefused("unsupported_media", "expected Content-Type: application/json")
+    only_json(request)
     try:
         return await offload_large(len(body), lambda: decode_message(body), large=SMALL)
     except Unfit as error:
         raise StudioRefused("bad_request", f"expected a JSON object: {error}") from None
+
+
+def only_json(request: Request) -> None:
+    """Refuse a body that does not say it is JSON.
+
+    Raises:
+        StudioRefused: `unsupported_media`.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if kind.lower() != "application/json":
+        # Also what a page elsewhere could send without being asked.
+        raise StudioRefused("unsupported_media", "expected Content-Type: application/json")
 
 
 async def object_of(request: Request) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from server.studio import (
     pictures,
     probes,
     queue_api,
+    sheet_api,
 )
 from server.studio.services import studio_services
 
@@ -60,6 +61,11 @@ ROUTES: Final[Sequence[BaseRoute]] = noting_errors(
     Route("/api/generate", generate_api.generate, methods=["POST"]),
     Route("/api/generate/status/{id}", generate_api.status),
     Route("/api/generate/webhook", generate_api.webhook, methods=["POST"]),
+    Route("/api/sheet", sheet_api.sheet),
+    Route("/api/sheet", sheet_api.replace_sheet, methods=["PUT"]),
+    Route("/api/sheet/cues/{n}", sheet_api.edit, methods=["PATCH"]),
+    Route("/api/sheet/undo", sheet_api.undo, methods=["POST"]),
+    Route("/api/sheet/versions", sheet_api.versions),
     Route("/takes/{id}/{name}", pictures.picture),
     Route("/api/takes/{id}/pick", picks_api.pick, methods=["POST"]),
     Route("/api/takes/{id}/unpick", picks_api.unpick, methods=["POST"]),

@@ -21,12 +21,14 @@ from server.config.show import Show
 from server.core.conditions import Conditions
 from server.core.metrics import ProcessMetrics
 from server.studio.access import StudioAccess
+from server.studio.current_catalogue import CurrentCatalogue
 from server.studio.documents import JobDocuments
 from server.studio.feed import Feed
 from server.studio.hooks.sender import HookSender
 from server.studio.hooks.webhooks import Webhooks
 from server.studio.large_bodies import LargeBodies
 from server.studio.previews import LivePreviews
+from server.studio.sheet import SheetFile
 from server.studio.show_link import ShowLink
 from server.studio.socket import StudioSocket
 
@@ -37,6 +39,7 @@ class StudioServices:
 
     Attributes:
         wall: Unix time.
+        offered: what may be asked for; it follows the sheet.
         callbacks: where generators answer that call back; None where none may.
         recipes, answers: room for the large bodies of members, and of generators. Each has its
             own, so that who is nobody keeps no member waiting.
@@ -49,7 +52,8 @@ class StudioServices:
     database: Database
     jobs: JobStore
     access: StudioAccess
-    catalogue: Catalogue
+    sheet: SheetFile
+    offered: CurrentCatalogue
     scheduler: Scheduler
     outlook: QueueOutlook
     paces: Paces
@@ -66,6 +70,11 @@ class StudioServices:
     answers: LargeBodies
     metrics: ProcessMetrics
     conditions: Conditions
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What may be asked for; whoever needs the actions asks `offered.look` instead."""
+        return self.offered.present
 
     def changed(self) -> None:
         """Something was written: whoever works, listens or tells others looks again."""

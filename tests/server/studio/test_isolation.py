@@ -173,6 +173,11 @@ NAMES_NOTHING = {
     ("POST", "/api/hooks"),
     ("POST", "/api/generate"),
     ("POST", "/api/generate/webhook"),
+    ("GET", "/api/sheet"),
+    ("PUT", "/api/sheet"),
+    ("PATCH", "/api/sheet/cues/{n}"),
+    ("POST", "/api/sheet/undo"),
+    ("GET", "/api/sheet/versions"),
 }
 """Requests that name nothing that is anybody's: their answers have nothing of others."""
 
