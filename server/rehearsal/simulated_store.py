@@ -7,7 +7,7 @@ weigh, as thousands of them, held whole, would fill the memory of a small machin
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, Self
@@ -117,6 +117,24 @@ class SimulatedStore:
         if data is None:
             raise NotFound(key)
         return data
+
+    async def size(self, key: Key) -> int:
+        """See `ReadableStore.size`."""
+        await self.line.carry(key, 0, self.clock)
+        if self.lost(key) or key not in self.inventory.sizes:
+            raise NotFound(key)
+        return self.inventory.sizes[key]
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `ReadableStore.stream`; of a simulated image, its small picture's bytes."""
+        part = (await self.get(key))[start:stop]
+        if part:
+            yield part
+
+    async def link(self, key: Key, good_for: float) -> None:
+        """See `ReadableStore.link`: there are none."""
 
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
         """See `ReadableStore.list`."""

@@ -94,6 +94,8 @@ def store_on(server: S3Server, bucket: str, prefix: str = "", **options: Any) ->
 
 
 class TestOverRclone(StoreContract):
+    connections = 8
+
     @pytest.fixture
     async def store(self, rclone_server: S3Server) -> AsyncIterator[Store]:
         async with store_on(rclone_server, rclone_server.new_bucket(), "shows/één") as store:
@@ -101,6 +103,8 @@ class TestOverRclone(StoreContract):
 
 
 class TestOverMoto(StoreContract):
+    connections = 8
+
     @pytest.fixture
     async def store(self, moto_server: S3Server) -> AsyncIterator[Store]:
         async with store_on(moto_server, moto_server.new_bucket()) as store:
