@@ -198,9 +198,7 @@ class Bucket:
         async def request(_: Attempt) -> int:
             try:
                 answer = await fast.client.head_object(**place)
-            except ClientError as error:
-                if Refusal.of(error).may_pass:
-                    raise
+            except ClientError:
                 # The answer to a HEAD has no body: why it was refused is told to a GET alone.
                 with closing(await fast.get(place["Key"])) as found:
                     length = found.content_length
@@ -265,9 +263,12 @@ class Bucket:
                 length, total = _range_of(content, start, stop)
                 attempt.allow(length)
                 pieces: deque[bytes] = deque()
+                came = 0
                 async for piece in content.content.iter_chunked(PIECE):
                     pieces.append(piece)
-                came = sum(map(len, pieces))
+                    came += len(piece)
+                    if came > length:
+                        raise not_s3("an end")
                 if came != length:
                     raise IncompleteReadError(actual_bytes=came, expected_bytes=length)
                 return ObjectWindow(pieces, total, _etag_in(content.headers))
@@ -303,9 +304,7 @@ class Bucket:
         client = self._ready().client
 
         async def request(_: Attempt) -> Version:
-            answer = await client.put_object(
-                Bucket=self._bucket, Key=self._prefix + path, Body=body_of(data), **conditions
-            )
+            answer = await client.put_object(**self._place(path), Body=body_of(data), **conditions)
             return ObjectContent(data, _etag_in(answer)).version()
 
         try:

@@ -185,7 +185,7 @@ class MultipartUpload:
                 if beginning.exception() is None:
                     await self._requests.ask(self._path, self._abort(beginning.result()))
         except (StoreError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {_LAST_WORD:.0f} s"
+            reason = str(error) or f"no answer within {_LAST_WORD:g} s"
             _log.warning("upload_not_aborted", key=self._path, reason=reason)
 
     def _abort(self, upload: str) -> Callable[[Attempt], Awaitable[None]]:
