@@ -50,7 +50,14 @@ from cache.model.keys import (
     parse_key,
     set_place,
 )
-from cache.stores.port import PIECE, Entry, NotFound, ReadableStore, StoreError, StoreUnavailable
+from cache.stores.port import (
+    Entry,
+    NotFound,
+    ReadableStore,
+    StoreError,
+    StoreUnavailable,
+    pieces_of,
+)
 from cache.tasks import being_cancelled, cancel_and_wait
 from cache.threads import offload_large, read_in_thread, write_in_thread
 
@@ -351,9 +358,8 @@ class LocalCache:
                 async for piece in pieces:
                     yield piece
             return
-        end = len(copy) if stop is None else min(stop, len(copy))
-        for at in range(start, end, PIECE):
-            yield copy[at : min(at + PIECE, end)]
+        for piece in pieces_of(copy, start, stop):
+            yield piece
 
     async def link(self, key: Key, good_for: float) -> str | None:
         """See `ReadableStore.link`: the origin's."""

@@ -11,7 +11,6 @@ from typing import Literal, Self
 from cache.model.keys import Key, parse_key, parse_prefix
 from cache.stores.file_reader import SourceFile
 from cache.stores.port import (
-    PIECE,
     Conflict,
     Entry,
     NotFound,
@@ -19,6 +18,7 @@ from cache.stores.port import (
     Version,
     Versioned,
     content_version,
+    pieces_of,
 )
 
 Operation = Literal["get", "put", "replace", "delete", "list", "size", "stream", "put_file"]
@@ -108,9 +108,7 @@ class MemoryStore:
         parse_key(key)
         await self._request("stream")
         data = self._content(key)  # whatever is put meanwhile, these bytes stay as they are
-        end = len(data) if stop is None else min(stop, len(data))
-        for at in range(start, end, PIECE):
-            piece = data[at : min(at + PIECE, end)]
+        for piece in pieces_of(data, start, stop):
             await self._carry(len(piece))
             yield piece
 

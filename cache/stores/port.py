@@ -18,7 +18,7 @@ A contract suite, `tests/contracts/store_contract.py`, runs over every implement
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, NewType, Protocol, Self, runtime_checkable
 
@@ -263,3 +263,9 @@ class SharedStore(Store, Protocol):
 def content_version(data: bytes) -> Version:
     """A version for stores that have none of their own: a hash of the content."""
     return Version(hashlib.sha256(data).hexdigest())
+
+
+def pieces_of(data: bytes, start: int, stop: int | None) -> Iterator[bytes]:
+    """What `ReadableStore.stream` yields of a content that is in memory as it is."""
+    end = len(data) if stop is None else min(stop, len(data))
+    return (data[at : min(at + PIECE, end)] for at in range(start, end, PIECE))

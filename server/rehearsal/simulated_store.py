@@ -17,7 +17,7 @@ from PIL import Image
 from cache.model.documents import FormatError, read_object, write_object
 from cache.model.images import MediaType, extension_for, media_type_for
 from cache.model.keys import META_NAME, Key, set_place
-from cache.stores.port import Entry, NotFound, StoreUnavailable
+from cache.stores.port import Entry, NotFound, StoreUnavailable, pieces_of
 from server.core.clock import Clock
 from server.diagnostics.facts import FetchedFile
 from server.supply.inventory import StoreInventory
@@ -121,17 +121,17 @@ class SimulatedStore:
     async def size(self, key: Key) -> int:
         """See `ReadableStore.size`."""
         await self.line.carry(key, 0, self.clock)
-        if self.lost(key) or key not in self.inventory.sizes:
+        data = self._content(key)
+        if data is None:
             raise NotFound(key)
-        return self.inventory.sizes[key]
+        return len(data)
 
     async def stream(
         self, key: Key, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """See `ReadableStore.stream`; of a simulated image, its small picture's bytes."""
-        part = (await self.get(key))[start:stop]
-        if part:
-            yield part
+        for piece in pieces_of(bytes(memoryview(await self.get(key))), start, stop):
+            yield piece
 
     async def link(self, key: Key, good_for: float) -> None:
         """See `ReadableStore.link`: there are none."""

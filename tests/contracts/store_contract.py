@@ -65,6 +65,14 @@ def some_bytes(size: int) -> bytes:
 
 
 class ReadingContract:
+    """What everything must do that is read as a store is.
+
+    Attributes:
+        has_links: whether there are addresses at which anybody may read a key.
+    """
+
+    has_links: ClassVar[bool] = False
+
     async def test_what_is_there_is_got(self, store: ReadableStore, contents: Store) -> None:
         for number, data in enumerate((b"picture", b"", bytes(range(256)) * 4096)):
             key = parse_key(f"actions/a/sets/{number}/1.jpg")
@@ -193,6 +201,14 @@ class ReadingContract:
             await streamed(store, Key(key))
         with pytest.raises(BadKey):
             await store.link(Key(key), 60)
+
+    async def test_a_link_is_an_address_or_there_is_none(
+        self, store: ReadableStore, contents: Store
+    ) -> None:
+        await contents.put(A, b"x")
+        address = await store.link(A, 60)
+        assert (address is not None) is self.has_links
+        assert (address or "http://").startswith("http://")
 
     async def test_a_stream_that_is_left_early_leaves_nothing_open(
         self, store: ReadableStore, contents: Store

@@ -103,6 +103,7 @@ def store_on(server: S3Server, bucket: str, prefix: str = "", **options: Any) ->
 
 class TestOverRclone(StoreContract):
     connections = 8
+    has_links = True
 
     @pytest.fixture
     async def store(self, rclone_server: S3Server) -> AsyncIterator[Store]:
@@ -112,6 +113,7 @@ class TestOverRclone(StoreContract):
 
 class TestOverMoto(StoreContract):
     connections = 8
+    has_links = True
 
     @pytest.fixture
     async def store(self, moto_server: S3Server) -> AsyncIterator[Store]:
