@@ -18,8 +18,15 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+)
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -43,7 +50,14 @@ from cache.model.keys import (
     parse_key,
     set_place,
 )
-from cache.stores.port import Entry, NotFound, ReadableStore, StoreError, StoreUnavailable
+from cache.stores.port import (
+    Entry,
+    NotFound,
+    ReadableStore,
+    StoreError,
+    StoreUnavailable,
+    pieces_of,
+)
 from cache.tasks import being_cancelled, cancel_and_wait
 from cache.threads import offload_large, read_in_thread, write_in_thread
 
@@ -329,6 +343,28 @@ class LocalCache:
             self._memory.offer(key, content)
         return len(content.data)
 
+    async def size(self, key: Key) -> int:
+        """See `ReadableStore.size`."""
+        copy = await self._near(key)
+        return await self._origin.size(key) if copy is None else len(copy)
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `ReadableStore.stream`. Without a copy it comes from the origin, and none is kept."""
+        copy = await self._near(key)
+        if copy is None:
+            async with aclosing(self._origin.stream(key, start, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        for piece in pieces_of(copy, start, stop):
+            yield piece
+
+    async def link(self, key: Key, good_for: float) -> str | None:
+        """See `ReadableStore.link`: the origin's."""
+        return await self._origin.link(key, good_for)
+
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
         """See `ReadableStore.list`; that of one set is remembered for when the origin is away."""
         place = set_place(f"{prefix}x") if prefix.endswith("/") else None
@@ -345,6 +381,11 @@ class LocalCache:
             listing = await self._current(Key(listing_name(place.action_id, place.set_id)))
             for name, size in json.loads(listing):
                 yield Entry(Key(f"{prefix}{name}"), size)
+
+    async def _near(self, key: Key) -> bytes | None:
+        """Our copy, unless the origin is to be asked first."""
+        parse_key(key)
+        return None if _is_current(key) else await self.at_hand(key)
 
     # Memory.
 

@@ -17,7 +17,7 @@ import random
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,9 @@ import structlog
 
 from cache.durable import sync_folder, write_all
 from cache.model.keys import Key, is_key, parse_key, parse_prefix
+from cache.stores.file_reader import FileChanged, FileReader, SourceFile
 from cache.stores.port import (
+    PIECE,
     Conflict,
     Entry,
     NotFound,
@@ -41,6 +43,7 @@ from cache.stores.port import (
     Versioned,
     content_version,
 )
+from cache.stores.to_its_end import to_its_end
 from cache.stores.urls import SCHEME, SUPPORTED, BadStoreAddress, StoreOptions
 from cache.threads import read_in_thread, write_in_thread
 
@@ -64,6 +67,11 @@ _NO_LOCKS: Final = frozenset(
 
 _LOCK_PATIENCE: Final = 10.0
 _LISTED_AT_ONCE: Final = 512
+_COPIED_AT_ONCE: Final = 4 * 2**20
+"""Bytes that a thread copies before it looks whether the copy is still wanted."""
+
+_LAST_WORD: Final = 2.0
+"""Seconds for removing an unfinished file while being cancelled."""
 
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -166,6 +174,55 @@ class FolderStore:
         """See `Store.put`."""
         await self._in_thread(parse_key(key), partial(self._write, key, data), writing=True)
 
+    async def put_file(self, key: Key, path: Path) -> None:
+        """See `Store.put_file`.
+
+        One thread after the other copies a part: a long copy is left soon after it is cancelled.
+        """
+        unfinished = _Unfinished()
+        with SourceFile(path) as file:
+            try:
+                begin = partial(self._begin, parse_key(key), file, unfinished)
+                size = await self._in_thread(key, begin, writing=True)
+                for at in range(0, size, _COPIED_AT_ONCE):
+                    copy = partial(unfinished.copy, file, at, min(_COPIED_AT_ONCE, size - at))
+                    await self._in_thread(key, copy, writing=True)
+                await self._in_thread(key, unfinished.finish, writing=True)
+            except BaseException:
+                await to_its_end(self._discard(key, unfinished))
+                raise
+
+    async def size(self, key: Key) -> int:
+        """See `Store.size`."""
+
+        def look() -> int:
+            with FileReader() as file:
+                return self._open(key, file)
+
+        return await self._in_thread(parse_key(key), look, abandon=True)
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `Store.stream`. A file that is replaced meanwhile is read as it was."""
+        with FileReader() as file:
+            opening = partial(self._open, parse_key(key), file)
+            size = await self._in_thread(key, opening, abandon=True)
+            end = size if stop is None else min(stop, size)
+            for at in range(start, end, PIECE):
+                reading = partial(_read_piece, key, file, at, min(PIECE, end - at))
+                yield await self._in_thread(key, reading, abandon=True)
+
+    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port's
+        """See `Store.link`: there are none."""
+        parse_key(key)
+
+    async def _discard(self, key: str, unfinished: _Unfinished) -> None:
+        """Remove what was not finished, for some seconds at most; then the next listing does."""
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD):
+                await self._in_thread(key, unfinished.discard, abandon=True)
+
     async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
         """See `Store.replace`. Holds for all processes that use the same folder."""
         parse_key(key)
@@ -266,6 +323,12 @@ class FolderStore:
             raise StoreDenied(key, "is a link in a circle")
         return place
 
+    def _open(self, key: Key, file: FileReader) -> int:
+        """Open a key's file; how many bytes it has."""
+        place = self._place(key)
+        self._check_spelling(key)
+        return file.open(place)
+
     def _read(self, key: Key) -> bytes:
         place = self._place(key)
         self._check_spelling(key)
@@ -280,26 +343,28 @@ class FolderStore:
             os.close(descriptor)
 
     def _write(self, key: Key, data: bytes) -> None:
+        unfinished = _Unfinished()
+        try:
+            unfinished.begin(self._place_to_write(key))
+            unfinished.write(data)
+            unfinished.finish()
+        finally:
+            unfinished.discard()
+
+    def _begin(self, key: Key, file: SourceFile, unfinished: _Unfinished) -> int:
+        """Open a source, then the file that it is copied to; how many bytes it has."""
+        size = file.look()  # first: a source that is missing makes no folder
+        unfinished.begin(self._place_to_write(key))
+        return size
+
+    def _place_to_write(self, key: Key) -> Path:
+        """The real path of a key, in a folder that is there."""
         place = self._place(key)
         self._check_spelling(key, writing=True)
         self._make_folder(place.parent)
         if place.is_dir():
             raise StoreDenied(key, "is a folder")
-        unfinished = place.parent / f"{_UNFINISHED}{secrets.token_hex(8)}{_UNFINISHED_END}"
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            with suppress(OSError):  # no locks on this file system: orphans stay
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-            unfinished.replace(place)
-        except BaseException:
-            with suppress(OSError):
-                unfinished.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        sync_folder(place.parent)
+        return place
 
     def _replace(self, key: Key, data: bytes, expected: Version | None) -> bool:
         """Compare and swap; False if the lock is held by another."""
@@ -432,6 +497,53 @@ class FolderStore:
                     yield Entry(Key(key), info.st_size)
 
 
+class _Unfinished:
+    """A write that has no name yet. All of it blocks, and is for threads, one after the other."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._place = self._path = Path()
+
+    def begin(self, place: Path) -> None:
+        """Make the hidden file beside the place where its content is to be."""
+        path = place.parent / f"{_UNFINISHED}{secrets.token_hex(8)}{_UNFINISHED_END}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+        self._place, self._path = place, path
+        with suppress(OSError):  # no locks on this file system: orphans stay
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def write(self, data: bytes) -> None:
+        """Write on."""
+        write_all(self._opened(), data)
+
+    def copy(self, file: SourceFile, start: int, size: int) -> None:
+        """Write on with a part of a file."""
+        self.write(file.part(start, size))
+
+    def finish(self) -> None:
+        """Bring it to the medium, and then to its name."""
+        descriptor = self._opened()
+        os.fsync(descriptor)
+        self._path.replace(self._place)
+        self._descriptor = None
+        os.close(descriptor)
+        sync_folder(self._place.parent)
+
+    def discard(self) -> None:
+        """Remove it, unless it is finished or was not begun."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(descriptor)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            raise RuntimeError("an unfinished write is to be begun first")
+        return self._descriptor
+
+
 def open_address(address: str, options: StoreOptions) -> FolderStore:
     """The store in a folder: ``file:relative``, ``file:///absolute``, or a path.
 
@@ -453,6 +565,13 @@ def open_address(address: str, options: StoreOptions) -> FolderStore:
     folder = Path(path).expanduser() if path.startswith("~") else Path(path)
     follow = [options.base / Path(each).expanduser() for each in options.follow]
     return FolderStore(options.base / folder, follow=follow)
+
+
+def _read_piece(key: Key, file: FileReader, start: int, size: int) -> bytes:
+    try:
+        return file.read(start, size)
+    except FileChanged as error:  # by somebody who writes in place, which we never do
+        raise Conflict(key, "changed while it was read") from error
 
 
 def _listing_order(item: os.DirEntry[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from cache.model.keys import Key, parse_key, parse_prefix
+from cache.stores.file_reader import SourceFile
 from cache.stores.port import (
     Conflict,
     Entry,
@@ -16,9 +18,10 @@ from cache.stores.port import (
     Version,
     Versioned,
     content_version,
+    pieces_of,
 )
 
-Operation = Literal["get", "put", "replace", "delete", "list"]
+Operation = Literal["get", "put", "replace", "delete", "list", "size", "stream", "put_file"]
 
 
 class MemoryStore:
@@ -88,19 +91,43 @@ class MemoryStore:
         """See `Store.get_versioned`."""
         parse_key(key)
         await self._request("get")
-        data = self.contents.get(key)
-        if data is None:
-            raise NotFound(key)
-        if self.bytes_per_second:
-            async with self._line:
-                await self._sleep(len(data) / self.bytes_per_second)
+        data = self._content(key)
+        await self._carry(len(data))
         return Versioned(data, content_version(data))
+
+    async def size(self, key: Key) -> int:
+        """See `Store.size`."""
+        parse_key(key)
+        await self._request("size")
+        return len(self._content(key))
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `Store.stream`."""
+        parse_key(key)
+        await self._request("stream")
+        data = self._content(key)  # whatever is put meanwhile, these bytes stay as they are
+        for piece in pieces_of(data, start, stop):
+            await self._carry(len(piece))
+            yield piece
+
+    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port's
+        """See `Store.link`: there are none."""
+        parse_key(key)
 
     async def put(self, key: Key, data: bytes) -> None:
         """See `Store.put`."""
         parse_key(key)
         await self._request("put")
         self.contents[key] = bytes(data)
+
+    async def put_file(self, key: Key, path: Path) -> None:
+        """See `Store.put_file`."""
+        parse_key(key)
+        await self._request("put_file")
+        with SourceFile(path) as file:
+            self.contents[key] = await asyncio.to_thread(lambda: file.part(0, file.look()))
 
     async def replace(self, key: Key, data: bytes, *, expected: Version | None) -> Version:
         """See `Store.replace`."""
@@ -126,6 +153,17 @@ class MemoryStore:
             data = self.contents.get(key)
             if key.startswith(prefix) and data is not None:
                 yield Entry(key, len(data))
+
+    def _content(self, key: Key) -> bytes:
+        data = self.contents.get(key)
+        if data is None:
+            raise NotFound(key)
+        return data
+
+    async def _carry(self, size: int) -> None:
+        if self.bytes_per_second:
+            async with self._line:
+                await self._sleep(size / self.bytes_per_second)
 
     async def _request(self, operation: Operation) -> None:
         self.calls[operation] += 1

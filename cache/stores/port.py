@@ -9,7 +9,8 @@ StoreError
   StoreFull           no room left
   StoreCorrupt        it answered with something other than what was written
 
-`BadKey`, of the keys module, is not among them: it is the caller's mistake, not the store's.
+`BadKey`, of the keys module, is not among them: it is the caller's mistake, not the store's. Nor
+is `UnreadableFile`: a file of this machine that was to be put cannot be read.
 
 A contract suite, `tests/contracts/store_contract.py`, runs over every implementation.
 """
@@ -17,13 +18,17 @@ A contract suite, `tests/contracts/store_contract.py`, runs over every implement
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
-from typing import NamedTuple, NewType, Protocol, Self, runtime_checkable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, NewType, Protocol, Self, runtime_checkable
 
 from cache.model.keys import Key
 
 Version = NewType("Version", str)
 """Stands for one content of one key. Opaque: compare it for equality only."""
+
+PIECE: Final = 256 * 1024
+"""Bytes. A stream hands out no larger piece."""
 
 
 class StoreError(Exception):
@@ -73,6 +78,20 @@ class StoreCorrupt(StoreError):
     """The store answered with something other than what was written."""
 
 
+class UnreadableFile(Exception):
+    """A file that was to be put into a store cannot be read, or was changed meanwhile.
+
+    Attributes:
+        path: the file.
+        reason: why not, in words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class Versioned(NamedTuple):
     """A content, and the version that stands for it."""
 
@@ -115,6 +134,52 @@ class ReadableStore(Protocol):
         """
         ...
 
+    async def size(self, key: Key) -> int:
+        """How many bytes a key has; its content is not read for it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The content of a key, or a part of it, in pieces: for what is too large to be held.
+
+        To be used with `contextlib.aclosing`, and may be left at any time. However slowly it is
+        read, it takes no connection from others meanwhile.
+
+        Args:
+            key: which.
+            start: the first byte, counted from 0; behind the last there is nothing.
+            stop: the byte before which it ends; None, or more than there are, for the end.
+
+        Yields:
+            At most `PIECE` bytes, and at least one.
+
+        Raises:
+            NotFound: there is none; told before the first piece.
+            Conflict: it was changed or removed while it was read, and the new content is not to
+                be mixed with the old. Reading it anew helps.
+        """
+        ...
+
+    async def link(self, key: Key, good_for: float) -> str | None:
+        """An address at which anybody may read a key without us, for a while.
+
+        It is as secret as what it opens, and is to be logged nowhere. That there is such a key is
+        not looked at.
+
+        Args:
+            key: which.
+            good_for: seconds; a week at most. It may be over earlier, with the credentials.
+
+        Returns:
+            None where the store has no such addresses.
+        """
+        ...
+
     def list(self, prefix: str = "") -> AsyncIterator[Entry]:
         """All keys that begin with a prefix, ascending, while others may be writing.
 
@@ -142,6 +207,15 @@ class Store(ReadableStore, Protocol):
         """Write a key, whatever was there. It is on the medium when this returns.
 
         Raises:
+            StoreFull: no room; what was there before still is.
+        """
+        ...
+
+    async def put_file(self, key: Key, path: Path) -> None:
+        """Write a key from a file of this machine, however large; else as `put`.
+
+        Raises:
+            UnreadableFile: the file is missing, or was changed meanwhile.
             StoreFull: no room; what was there before still is.
         """
         ...
@@ -189,3 +263,9 @@ class SharedStore(Store, Protocol):
 def content_version(data: bytes) -> Version:
     """A version for stores that have none of their own: a hash of the content."""
     return Version(hashlib.sha256(data).hexdigest())
+
+
+def pieces_of(data: bytes, start: int, stop: int | None) -> Iterator[bytes]:
+    """What `ReadableStore.stream` yields of a content that is in memory as it is."""
+    end = len(data) if stop is None else min(stop, len(data))
+    return (data[at : min(at + PIECE, end)] for at in range(start, end, PIECE))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
 from typing import Self
 
 from cache.model.keys import Key, parse_key, parse_prefix
@@ -42,6 +43,30 @@ class PrefixStore:
         """See `Store.put`."""
         with self._asked_for(key) as within:
             await self._store.put(within, data)
+
+    async def put_file(self, key: Key, path: Path) -> None:
+        """See `Store.put_file`."""
+        with self._asked_for(key) as within:
+            await self._store.put_file(within, path)
+
+    async def size(self, key: Key) -> int:
+        """See `Store.size`."""
+        with self._asked_for(key) as within:
+            return await self._store.size(within)
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `Store.stream`."""
+        with self._asked_for(key) as within:
+            async with aclosing(self._store.stream(within, start, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def link(self, key: Key, good_for: float) -> str | None:
+        """See `Store.link`."""
+        with self._asked_for(key) as within:
+            return await self._store.link(within, good_for)
 
     async def get_versioned(self, key: Key) -> Versioned:
         """See `Store.get_versioned`."""

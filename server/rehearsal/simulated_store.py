@@ -7,7 +7,7 @@ weigh, as thousands of them, held whole, would fill the memory of a small machin
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, Self
@@ -17,7 +17,7 @@ from PIL import Image
 from cache.model.documents import FormatError, read_object, write_object
 from cache.model.images import MediaType, extension_for, media_type_for
 from cache.model.keys import META_NAME, Key, set_place
-from cache.stores.port import Entry, NotFound, StoreUnavailable
+from cache.stores.port import Entry, NotFound, StoreUnavailable, pieces_of
 from server.core.clock import Clock
 from server.diagnostics.facts import FetchedFile
 from server.supply.inventory import StoreInventory
@@ -117,6 +117,24 @@ class SimulatedStore:
         if data is None:
             raise NotFound(key)
         return data
+
+    async def size(self, key: Key) -> int:
+        """See `ReadableStore.size`."""
+        await self.line.carry(key, 0, self.clock)
+        data = self._content(key)
+        if data is None:
+            raise NotFound(key)
+        return len(data)
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `ReadableStore.stream`; of a simulated image, its small picture's bytes."""
+        for piece in pieces_of(bytes(memoryview(await self.get(key))), start, stop):
+            yield piece
+
+    async def link(self, key: Key, good_for: float) -> None:
+        """See `ReadableStore.link`: there are none."""
 
     async def list(self, prefix: str = "") -> AsyncIterator[Entry]:
         """See `ReadableStore.list`."""

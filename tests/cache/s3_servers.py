@@ -232,7 +232,8 @@ class FaultyProxy:
             connection = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif isinstance(fault, bytes):
-            writer.write(fault)
+            head_end = fault.index(b"\r\n\r\n") + 4
+            writer.write(fault[:head_end] if method == "HEAD" else fault)
         else:
             await _send(await self._ask(head, body), writer, fault)
         await writer.drain()

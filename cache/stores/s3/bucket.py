@@ -5,15 +5,26 @@ Paths are keys, and the store's own hidden ones; nothing here looks at them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, closing, suppress
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import aiohttp
 from botocore.exceptions import ClientError, IncompleteReadError  # type: ignore[import-untyped]
 
-from cache.stores.port import Conflict, NotFound, StoreCorrupt, Version, Versioned, content_version
+from cache.stores.port import (
+    PIECE,
+    Conflict,
+    NotFound,
+    StoreCorrupt,
+    Version,
+    Versioned,
+    content_version,
+)
 from cache.stores.s3.client import (
     AWS,
     FOREIGN,
@@ -22,14 +33,23 @@ from cache.stores.s3.client import (
     BucketAccess,
     Refusal,
     Requests,
+    body_of,
     connect,
     not_s3,
 )
 from cache.stores.s3.fast_get import FastGet
+from cache.stores.s3.multipart import MultipartUpload
 
 _PORTS: Final = {"http": 80, "https": 443}
 MAX_CONTENT: Final = 256 * 2**20
 """Bytes of one object that are read into memory."""
+
+_FIRST_WINDOW: Final = PIECE
+_LARGEST_WINDOW: Final = 4 * 2**20
+_LONGEST_LINK: Final = 7 * 24 * 3600
+"""Seconds. S3 knows no links that are good for longer than a week."""
+
+_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
 class ObjectContent(NamedTuple):
@@ -49,6 +69,20 @@ class ObjectContent(NamedTuple):
         return Versioned(self.data, self.version())
 
 
+class ObjectWindow(NamedTuple):
+    """A part of an object.
+
+    Attributes:
+        pieces: its bytes, in order.
+        total: bytes that the object has.
+        etag: the server's tag for it; empty where there is nothing from `start` on.
+    """
+
+    pieces: deque[bytes]
+    total: int
+    etag: str
+
+
 def hash_of(version: Version | None) -> str | None:
     """The part of a version that stands for the content alone."""
     return None if version is None else version.partition(" ")[0]
@@ -65,6 +99,20 @@ def _etag_in(answer: Answer) -> str:
     if not etag:
         raise not_s3("an ETag")
     return str(etag)
+
+
+def _range_of(answer: aiohttp.ClientResponse, start: int, stop: int) -> tuple[int, int]:
+    """How many bytes an answer brings, and of how many."""
+    # Its status tells nothing: rclone answers 200 with a part.
+    found, length = answer.headers.get("Content-Range"), answer.content_length
+    if found is None and start == 0 and length is not None and length <= stop:
+        return length, length  # the whole, where it is no longer than the part
+    matched = _RANGE.fullmatch(found or "")
+    if matched is not None:
+        first, last, total = map(int, matched.groups())
+        if first == start and last == min(stop, total) - 1:
+            return last + 1 - first, total
+    raise not_s3("the range that was asked for")
 
 
 def _check_size(path: str, size: int) -> None:
@@ -138,6 +186,114 @@ class Bucket:
 
         return await self._requests.ask(path, request)
 
+    async def size(self, path: str) -> int:
+        """Bytes of one object.
+
+        Raises:
+            NotFound: there is none.
+        """
+        fast = self._ready()
+        place = self._place(path)
+
+        async def request(_: Attempt) -> int:
+            try:
+                answer = await fast.client.head_object(**place)
+            except ClientError:
+                # The answer to a HEAD has no body: why it was refused is told to a GET alone.
+                with closing(await fast.get(place["Key"])) as found:
+                    length = found.content_length
+            else:
+                _etag_in(answer)
+                length = answer.get("ContentLength")
+            if length is None:
+                raise not_s3("a length")
+            return int(length)
+
+        return await self._requests.ask(path, request)
+
+    async def stream(self, path: str, start: int, stop: int | None) -> AsyncGenerator[bytes, None]:
+        """One object, or a part of it, window by window.
+
+        Each is a request of its own, with all the patience of one, and read to its end at once:
+        so whoever reads slowly holds no connection, and what he leaves is not left open. The
+        first are small, for who wants a few bytes is not to wait for many.
+
+        Raises:
+            NotFound: there is none.
+            Conflict: it was changed or removed meanwhile.
+        """
+        if stop is not None and stop <= start:
+            await self.size(path)
+            return
+        at, size, etag = start, _FIRST_WINDOW, ""
+        while stop is None or at < stop:
+            end = at + size if stop is None else min(at + size, stop)
+            try:
+                window = await self._window(path, at, end, etag)
+            except NotFound:
+                if not etag:
+                    raise
+                raise Conflict(path, "removed while it was read") from None
+            if etag not in {"", window.etag}:
+                raise Conflict(path, "changed while it was read")
+            etag = window.etag
+            stop = window.total if stop is None else min(stop, window.total)
+            while window.pieces:  # which are let go of one by one
+                piece = window.pieces.popleft()
+                at += len(piece)
+                yield piece
+            size = min(2 * size, _LARGEST_WINDOW)
+
+    async def _window(self, path: str, start: int, stop: int, etag: str) -> ObjectWindow:
+        """A part of one object, of the content that the ETag stands for where one is given."""
+        client = self._ready().client
+        part = {"Range": f"bytes={start}-{stop - 1}"}
+        if etag and not etag.startswith("W/"):  # a weak one matches nothing
+            part["IfMatch"] = etag
+
+        async def request(attempt: Attempt) -> ObjectWindow:
+            try:
+                answer = await client.get_object(**self._place(path), **part)
+            except ClientError as error:
+                if Refusal.of(error).status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return ObjectWindow(deque(), start, "")
+                raise
+            raw: aiohttp.ClientResponse = answer["Body"].raw_stream
+            with closing(raw) as content:
+                length, total = _range_of(content, start, stop)
+                attempt.allow(length)
+                pieces: deque[bytes] = deque()
+                came = 0
+                async for piece in content.content.iter_chunked(PIECE):
+                    pieces.append(piece)
+                    came += len(piece)
+                    if came > length:
+                        raise not_s3("an end")
+                if came != length:
+                    raise IncompleteReadError(actual_bytes=came, expected_bytes=length)
+                return ObjectWindow(pieces, total, _etag_in(content.headers))
+
+        return await self._requests.ask(path, request)
+
+    async def link(self, path: str, good_for: float) -> str:
+        """An address that opens one object for so many seconds. Nobody is asked for it."""
+        client = self._ready().client
+        seconds = max(1, min(int(good_for), _LONGEST_LINK))
+
+        async def request(_: Attempt) -> str:
+            return await client.generate_presigned_url(
+                "get_object", Params=self._place(path), ExpiresIn=seconds
+            )
+
+        return await self._requests.ask(path, request)
+
+    def upload(self, path: str) -> MultipartUpload:
+        """A way to write one object in parts."""
+        return MultipartUpload(self._ready().client, self._requests, path, self._place(path))
+
+    def _place(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + path}
+
     async def write(self, path: str, data: bytes, **conditions: str) -> Version:
         """Write one object; conditions are those of `S3Client.put_object`.
 
@@ -148,9 +304,7 @@ class Bucket:
         client = self._ready().client
 
         async def request(_: Attempt) -> Version:
-            answer = await client.put_object(
-                Bucket=self._bucket, Key=self._prefix + path, Body=data, **conditions
-            )
+            answer = await client.put_object(**self._place(path), Body=body_of(data), **conditions)
             return ObjectContent(data, _etag_in(answer)).version()
 
         try:
@@ -166,7 +320,7 @@ class Bucket:
     async def delete(self, path: str) -> None:
         """Remove one object, if it is there."""
         client = self._ready().client
-        place = {"Bucket": self._bucket, "Key": self._prefix + path}
+        place = self._place(path)
 
         async def is_there() -> bool:
             try:

@@ -7,6 +7,7 @@ was met; no message holds a key, a signature or a header.
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import logging
 import random
@@ -86,6 +87,7 @@ _AGAIN_CODES: Final = frozenset(
     {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"}
 )
 _NO_KEY_CODES: Final = frozenset({"NoSuchKey", "NoSuchVersion", "NotFound"})
+NO_UPLOAD_CODE: Final = "NoSuchUpload"
 _RACE_CODE: Final = "ConditionalRequestConflict"
 _FULL_CODE: Final = re.compile(r"StorageFull|QuotaExceeded")
 
@@ -98,6 +100,10 @@ _RIGHTS: Final[Mapping[str, str]] = {
         " does not tell the one from the other)"
     ),
     "HeadObject": ": s3:GetObject is missing",
+    "CreateMultipartUpload": ": s3:PutObject is missing",
+    "UploadPart": ": s3:PutObject is missing",
+    "CompleteMultipartUpload": ": s3:PutObject is missing",
+    "AbortMultipartUpload": ": s3:AbortMultipartUpload is missing",
     "ListObjectsV2": ": s3:ListBucket is missing",
     "PutObject": ": s3:PutObject is missing",
     "DeleteObject": ": s3:DeleteObject is missing",
@@ -112,6 +118,7 @@ _ADVICE_BY_CODE: Final[Mapping[str, str]] = {
     "InvalidAccessKeyId": _NOT_ACCEPTED,
     "InvalidToken": _NOT_ACCEPTED,
     "NoSuchBucket": "there is no bucket {bucket!r}",
+    NO_UPLOAD_CODE: "somebody else has ended the upload",
     "PermanentRedirect": _ELSEWHERE,
     "RequestExpired": _WRONG_CLOCK,
     "RequestTimeTooSkewed": _WRONG_CLOCK,
@@ -130,6 +137,10 @@ MAX_DOCUMENT: Final = 8 * 2**20
 """Bytes of an answer that is no object of ours: a page of a listing, an error."""
 
 _PIECE: Final = 64 * 1024
+_AT_ONCE: Final = 2**20
+"""Bytes. aiohttp warns of more in one go."""
+
+_HOST_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
 
 _CHATTY: Final = ("botocore", "aiobotocore")
 _WARM: Final = 30.0
@@ -204,16 +215,55 @@ class S3Client(Protocol):
 
     meta: Any
 
-    def get_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
+    def get_object(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        **part: str,
+    ) -> Awaitable[Answer]: ...
     def head_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
     def put_object(  # noqa: D102
         self,
         *,
         Bucket: str,  # noqa: N803
         Key: str,  # noqa: N803
-        Body: bytes,  # noqa: N803
+        Body: bytes | io.BytesIO,  # noqa: N803
         **conditions: str,
     ) -> Awaitable[Answer]: ...
+    def create_multipart_upload(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
+    def upload_part(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        PartNumber: int,  # noqa: N803
+        Body: io.BytesIO,  # noqa: N803
+        ContentMD5: str,  # noqa: N803
+    ) -> Awaitable[Answer]: ...
+    def complete_multipart_upload(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+        MultipartUpload: Mapping[str, Any],  # noqa: N803
+    ) -> Awaitable[Answer]: ...
+    def abort_multipart_upload(  # noqa: D102
+        self,
+        *,
+        Bucket: str,  # noqa: N803
+        Key: str,  # noqa: N803
+        UploadId: str,  # noqa: N803
+    ) -> Awaitable[Answer]: ...
+    def generate_presigned_url(  # noqa: D102
+        self,
+        ClientMethod: str,  # noqa: N803
+        *,
+        Params: Mapping[str, str],  # noqa: N803
+        ExpiresIn: int,  # noqa: N803
+    ) -> Awaitable[str]: ...
     def delete_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
     def list_objects_v2(  # noqa: D102
         self,
@@ -252,8 +302,9 @@ def connect(access: BucketAccess) -> AbstractAsyncContextManager[S3Client]:
         max_pool_connections=access.connections,
         connector_args={"keepalive_timeout": _WARM},
         retries={"total_max_attempts": 1},  # `Requests` repeats; both would multiply
-        # Only AWS is sure to know a bucket by its host name.
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        s3={"addressing_style": _addressing(access)},
+        # Left out, links would be signed in the old way, which R2 and AWS's newer regions refuse.
+        signature_version="s3v4",
         # Servers other than AWS stumble over checksums that nothing asks for.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -274,6 +325,22 @@ def connect(access: BucketAccess) -> AbstractAsyncContextManager[S3Client]:
         "s3", endpoint_url=endpoint_url, region_name=region, config=config, **keys
     )
     return client
+
+
+def _addressing(access: BucketAccess) -> str:
+    """How a bucket is named in an address. Only AWS is sure to know it by its host name.
+
+    With "auto" botocore makes links to AWS's global host, which sends whoever follows them on to
+    the bucket's region, where the signature, made for another host, does not count.
+    """
+    if access.endpoint_url:
+        return "path"
+    return "virtual" if _HOST_LABEL.fullmatch(access.bucket) else "auto"
+
+
+def body_of(data: bytes) -> bytes | io.BytesIO:
+    """What to send, as aiohttp wants it: a large content in one go would hold up the loop."""
+    return io.BytesIO(data) if len(data) > _AT_ONCE else data
 
 
 def read_time(text: str | float) -> datetime:

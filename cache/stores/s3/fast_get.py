@@ -86,5 +86,7 @@ class FastGet:
     ) -> None:
         """Remember how an object was got. To be asked again, which this hook is for, is no need."""
         got = response is not None and response[0].status_code == HTTPStatus.OK
-        if got and request_dict["url"].endswith(request_dict["url_path"]):
+        # rclone answers with that status, too, where only a part was asked for.
+        whole = "Range" not in request_dict["headers"]
+        if got and whole and request_dict["url"].endswith(request_dict["url_path"]):
             self._example = _Example(endpoint, operation, request_dict)

@@ -29,15 +29,18 @@ import asyncio
 import hashlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
+import anyio
 import structlog
 
 from cache.model.keys import Key, is_key, parse_key, parse_prefix
 from cache.stores.credentials import S3Credentials
+from cache.stores.file_reader import SourceFile
 from cache.stores.port import (
     Conflict,
     Entry,
@@ -52,6 +55,8 @@ from cache.stores.port import (
 )
 from cache.stores.s3.bucket import Bucket, etag_of, hash_of
 from cache.stores.s3.client import BucketAccess, RetryPolicy
+from cache.stores.s3.multipart import FilePart
+from cache.threads import read_in_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +66,10 @@ OWN_PREFIX: Final = ".understudy/"
 LEASE: Final = 20.0
 """Seconds after which a claim counts for nothing."""
 
+PART: Final = 8 * 2**20
+"""Bytes. AWS takes no parts below 5 MiB but the last."""
+
+_READERS: Final = 4
 _PROBE: Final = f"{OWN_PREFIX}conditional-writes"
 _NO_ETAG: Final = f'"{"0" * 32}"'
 _SHORTEST_LOOK: Final = 0.02
@@ -72,8 +81,9 @@ _LAST_WORD: Final = 2.0
 class S3Store:
     """A store in a bucket, under an optional prefix.
 
-    Contents are written in one request each, so a key always holds a whole one. A bucket
-    that does not exist is not made: requests raise `StoreDenied`.
+    A content is written in one request, or in parts that are seen by nobody until all have
+    come, so a key always holds a whole one. A bucket that does not exist is not made: requests
+    raise `StoreDenied`.
     """
 
     def __init__(
@@ -85,6 +95,7 @@ class S3Store:
         region: str | None = None,
         credentials: S3Credentials | None = None,
         connections: int = 32,
+        part_size: int = PART,
         retry: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -97,10 +108,14 @@ class S3Store:
             region: None for what the environment or the endpoint suggests.
             credentials: None to look where other S3 programs do.
             connections: how many requests may be under way at once.
+            part_size: bytes of a file that are put in one request; a larger one is put in parts
+                of that size.
             retry: how long to wait and how often to ask.
             sleep: how to wait between attempts.
         """
         self._sleep = sleep
+        self._part_size = part_size
+        self._readers: anyio.CapacityLimiter | None = None
         self._objects = Bucket(
             BucketAccess(
                 bucket=bucket,
@@ -144,6 +159,37 @@ class S3Store:
     async def put(self, key: Key, data: bytes) -> None:
         """See `Store.put`."""
         await self._objects.write(parse_key(key), data)
+
+    async def put_file(self, key: Key, path: Path) -> None:
+        """See `Store.put_file`."""
+        parse_key(key)
+        readers = self._readers = self._readers or anyio.CapacityLimiter(_READERS)
+        with SourceFile(path) as file:
+
+            async def part(start: int, size: int) -> FilePart:
+                return await read_in_thread(lambda: FilePart.of(file.part(start, size)), readers)
+
+            size = await read_in_thread(file.look, readers)
+            if size > self._part_size:
+                await self._objects.upload(key).send(size, self._part_size, part)
+            else:
+                await self._objects.write(key, (await part(0, size)).body.getvalue())
+
+    async def size(self, key: Key) -> int:
+        """See `Store.size`."""
+        return await self._objects.size(parse_key(key))
+
+    async def stream(
+        self, key: Key, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `Store.stream`."""
+        async with aclosing(self._objects.stream(parse_key(key), start, stop)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def link(self, key: Key, good_for: float) -> str:
+        """See `Store.link`. With the credentials of a role it is over when they are."""
+        return await self._objects.link(parse_key(key), good_for)
 
     async def get_versioned(self, key: Key) -> Versioned:
         """See `Store.get_versioned`."""

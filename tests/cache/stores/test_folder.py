@@ -30,9 +30,17 @@ from cache.stores.port import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    UnreadableFile,
     content_version,
 )
-from tests.contracts.store_contract import StoreContract, listed
+from tests.contracts.store_contract import (
+    StoreContract,
+    listed,
+    not_more_than,
+    opened,
+    some_bytes,
+    streamed,
+)
 
 KEY = parse_key("actions/a/sets/0/1.jpg")
 REPOSITORY = Path(__file__).parents[3]
@@ -143,6 +151,9 @@ async def test_a_named_pipe_hangs_nobody(store: FolderStore, root: Path) -> None
     os.mkfifo(root / "pipe")
     with pytest.raises(NotFound, match="not a file"):
         await asyncio.wait_for(store.get(parse_key("pipe")), 2)
+    for asked in (store.size(parse_key("pipe")), streamed(store, parse_key("pipe"))):
+        with pytest.raises(NotFound):
+            await asyncio.wait_for(asked, 2)
 
 
 async def test_a_file_where_a_folder_is_needed_is_refused(store: FolderStore) -> None:
@@ -171,6 +182,12 @@ async def test_a_link_out_of_the_folder_is_refused(
         key = parse_key(text)
         with pytest.raises(StoreDenied, match="leads out"):
             await store.get(key)
+        with pytest.raises(StoreDenied, match="leads out"):
+            await store.size(key)
+        with pytest.raises(StoreDenied, match="leads out"):
+            await streamed(store, key)
+        with pytest.raises(StoreDenied, match="leads out"):
+            await store.put_file(key, Path(__file__))
         with pytest.raises(StoreDenied, match="leads out"):
             await store.put(key, b"y")
         with pytest.raises(StoreDenied, match="leads out"):
@@ -461,6 +478,149 @@ async def test_a_read_that_hangs_can_be_cancelled(
         await asyncio.wait_for(store.get(KEY), 0.05)
     assert not ended.is_set()
     free.set()
+
+
+# Large files.
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(some_bytes(3 * cache.stores.folder._COPIED_AT_ONCE + 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("call", "failure"),
+    [
+        ("write", (errno.ENOSPC, StoreFull)),
+        ("fsync", (errno.EIO, StoreUnavailable)),
+        ("replace", (errno.EROFS, StoreDenied)),
+    ],
+)
+async def test_a_copy_that_fails_is_the_stores_trouble_and_changes_nothing(
+    store: FolderStore,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    failure: tuple[int, type[StoreError]],
+) -> None:
+    await store.put(KEY, b"old")
+    number, kind = failure
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(kind, match=os.strerror(number)):
+            await store.put_file(KEY, clip)
+    assert files_in(store.root) == [KEY]
+    assert await store.get(KEY) == b"old"
+
+
+async def test_a_file_that_cannot_be_read_is_not_the_stores_trouble(
+    store: FolderStore, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(UnreadableFile, match=os.strerror(errno.EIO)):
+        await store.put_file(KEY, clip)
+    assert files_in(store.root) == []
+
+
+async def test_a_copy_and_its_name_reach_the_medium_in_that_order(
+    store: FolderStore, root: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put(KEY, b"old")
+    steps: list[str] = []
+    sync, replace, write = os.fsync, os.replace, os.write
+
+    def noted_sync(descriptor: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{descriptor}").readlink().name[:12])
+        sync(descriptor)
+
+    def noted_replace(source: str, target: str) -> None:
+        steps.append("replace")
+        replace(source, target)
+
+    def noted_write(descriptor: int, data: memoryview) -> int:
+        steps.append("write")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", noted_write)
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    await store.put_file(KEY, clip)
+    assert steps == [*["write"] * 4, ".understudy-", "replace", (root / KEY).parent.name]
+
+
+async def test_a_copy_that_is_cancelled_ends_with_the_part_that_is_being_copied(
+    store: FolderStore, root: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put(KEY, b"old")
+    write, reached, go_on = os.write, threading.Event(), threading.Event()
+    written: list[int] = []
+
+    def held(descriptor: int, data: memoryview) -> int:
+        written.append(len(data))
+        reached.set()
+        go_on.wait()
+        return write(descriptor, data)
+
+    before = opened()
+    monkeypatch.setattr(os, "write", held)
+    task = asyncio.create_task(store.put_file(KEY, clip))
+    await asyncio.to_thread(reached.wait)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(written) == 1
+    assert files_in(root) == [KEY]
+    assert await store.get(KEY) == b"old"
+    assert await not_more_than(before)
+
+
+async def test_a_stream_whose_disk_hangs_can_be_left_and_is_closed_when_it_answers(
+    store: FolderStore, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_file(KEY, clip)
+    pread, free = os.pread, threading.Event()
+
+    def slow(descriptor: int, size: int, start: int) -> bytes:
+        free.wait()
+        return pread(descriptor, size, start)
+
+    before = opened()
+    monkeypatch.setattr(os, "pread", slow)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(streamed(store, KEY), 0.05)
+    assert opened() > before
+    free.set()
+    assert await not_more_than(before)
+
+
+async def test_a_file_that_somebody_writes_in_place_is_not_streamed_on(
+    store: FolderStore, root: Path
+) -> None:
+    await store.put(KEY, some_bytes(1_000_000))
+    stream = store.stream(KEY)
+    await anext(stream)
+    (root / KEY).write_bytes(b"y" * 500_000)
+    with pytest.raises(Conflict, match="changed while it was read"):
+        await anext(stream)
+
+
+async def test_without_threads_large_files_come_and_go_as_well(root: Path, clip: Path) -> None:
+    async with FolderStore(root, threads=0) as store:
+        await store.put_file(KEY, clip)
+        assert await store.size(KEY) == clip.stat().st_size
+        assert await streamed(store, KEY, 5_000_000) == clip.read_bytes()[5_000_000:]
 
 
 # Where case does not count.

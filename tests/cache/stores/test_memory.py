@@ -24,6 +24,8 @@ KEY = parse_key("a/b")
 
 
 class TestMemoryStore(StoreContract):
+    is_memory = True
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[Store]:
         async with MemoryStore() as store:

@@ -14,6 +14,8 @@ PART = "quarantine/prompt_001/20261120T103000Z-0a1b2c/"
 
 
 class TestStoreWithin(StoreContract):
+    is_memory = True
+
     @pytest.fixture
     async def store(self) -> AsyncIterator[Store]:
         whole = MemoryStore({"manifest.json": b"the whole's", f"{PART[:-1]}f/x": b"another part's"})

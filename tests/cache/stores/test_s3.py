@@ -8,22 +8,28 @@ import subprocess
 import sys
 import time
 import traceback
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC
 from functools import cache as cache_calls
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import botocore.loaders  # type: ignore[import-untyped]
 import pytest
 from botocore.utils import parse_timestamp  # type: ignore[import-untyped]
+from structlog.testing import capture_logs
 
+import cache.stores.s3.multipart
 import cache.stores.s3.store
 from cache.index import load_manifest, update_manifest
 from cache.model.keys import MANIFEST, parse_key
 from cache.model.manifest import Manifest, ManifestAction
 from cache.stores.credentials import S3Credentials
+from cache.stores.file_reader import FileReader
 from cache.stores.folder import FolderStore
 from cache.stores.port import (
     Conflict,
@@ -35,6 +41,7 @@ from cache.stores.port import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    UnreadableFile,
     content_version,
 )
 from cache.stores.s3.client import RetryPolicy, read_time
@@ -54,10 +61,11 @@ from tests.cache.s3_servers import (
     answer,
     refusal,
 )
-from tests.contracts.store_contract import StoreContract, listed
+from tests.contracts.store_contract import StoreContract, listed, some_bytes, streamed
 
 REPOSITORY = Path(__file__).parents[3]
 KEY = parse_key("actions/a/sets/0/1.jpg")
+CLIP = parse_key("actions/a/sets/0/1.mp4")
 HASTE = RetryPolicy(
     connect=0.5,
     silence=0.3,
@@ -97,6 +105,9 @@ def store_on(server: S3Server, bucket: str, prefix: str = "", **options: Any) ->
 
 
 class TestOverRclone(StoreContract):
+    connections = 8
+    has_links = True
+
     @pytest.fixture
     async def store(self, rclone_server: S3Server) -> AsyncIterator[Store]:
         async with store_on(rclone_server, rclone_server.new_bucket(), "shows/één") as store:
@@ -104,6 +115,9 @@ class TestOverRclone(StoreContract):
 
 
 class TestOverMoto(StoreContract):
+    connections = 8
+    has_links = True
+
     @pytest.fixture
     async def store(self, moto_server: S3Server) -> AsyncIterator[Store]:
         async with store_on(moto_server, moto_server.new_bucket()) as store:
@@ -498,8 +512,11 @@ CALLS: dict[str, Call] = {
     "get": lambda store: store.get(KEY),
     "put": lambda store: store.put(KEY, b"y" * 300_000),
     "replace": lambda store: store.replace(MANIFEST, b"y", expected=None),
-    "delete": lambda store: store.delete(KEY),
+    "size": lambda store: store.size(KEY),
+    "stream": lambda store: streamed(store, KEY),
+    "put_file": lambda store: store.put_file(CLIP, Path(__file__)),
     "list": listed,
+    "delete": lambda store: store.delete(KEY),
 }
 
 
@@ -638,7 +655,7 @@ async def test_what_is_not_s3_is_not_believed(moto_server: S3Server, proxy: Faul
         await store._keeps_conditions()
         for page in (b"<html><p>Welcome to our WLAN", b"<html><p>Log in</p></html>", b""):
             proxy.rule = lambda _, page=page: answer("200 OK", page, "text/html")  # type: ignore[misc]  # mypy infers no lambda with a default
-            for name in ("get", "put", "replace", "list"):
+            for name in ("get", "put", "replace", "list", "size", "stream", "put_file"):
                 with pytest.raises(StoreUnavailable, match=r"not S3|answered 500"):
                     await CALLS[name](store)
 
@@ -670,6 +687,348 @@ async def test_a_bucket_that_is_missing_is_named(server: S3Server) -> None:
         for call in CALLS.values():
             with pytest.raises(StoreDenied, match="there is no bucket 'missing'"):
                 await call(store)
+
+
+# Large files.
+
+PART = 5 * 2**20
+"""Bytes. moto takes no smaller parts either."""
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(some_bytes(2 * PART + 1))
+    return path
+
+
+async def unfinished(store: S3Store) -> list[str]:
+    client: Any = store._objects._ready().client
+    found = await client.list_multipart_uploads(Bucket=store._objects._bucket)
+    return [each["Key"] for each in found.get("Uploads", ())]
+
+
+def is_part(request: Request, number: int) -> bool:
+    return request.method == "PUT" and f"partNumber={number}" in request.path
+
+
+def steps(proxy: FaultyProxy) -> list[str]:
+    """What was asked: the methods, and of what the addresses say besides the place, the names."""
+    return [
+        " ".join(
+            [each.method, *sorted(parse_qs(urlsplit(each.path).query, keep_blank_values=True))]
+        )
+        for each in proxy.seen
+    ]
+
+
+async def test_a_large_file_goes_in_parts_and_a_small_one_in_one_request(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path
+) -> None:
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put_file(CLIP, clip)
+        assert steps(proxy)[0] == "POST uploads"
+        assert sorted(steps(proxy)[1:4]) == ["PUT partNumber uploadId"] * 3
+        assert steps(proxy)[4:] == ["POST uploadId"]
+        assert all("content-md5" in each.headers for each in proxy.seen[1:4])
+        assert await streamed(store, CLIP) == clip.read_bytes()
+        proxy.seen.clear()
+        os.truncate(clip, PART)
+        await store.put_file(CLIP, clip)
+        assert steps(proxy) == ["PUT"]
+        assert await store.size(CLIP) == PART
+
+
+@pytest.mark.parametrize("fault", [RESET, SLOW_DOWN, LOST])
+async def test_a_part_that_fails_is_sent_again_by_itself(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path, fault: str | bytes
+) -> None:
+    left = [fault]
+    proxy.rule = lambda request: left.pop() if left and is_part(request, 2) else None
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put_file(CLIP, clip)
+        assert [sum(is_part(each, n) for each in proxy.seen) for n in (1, 2, 3)] == [1, 2, 1]
+        assert await streamed(store, CLIP) == clip.read_bytes()
+        assert await unfinished(store) == []
+
+
+async def test_an_upload_whose_last_answer_was_lost_is_known_for_done(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path
+) -> None:
+    left = [LOST]
+    proxy.rule = lambda request: (
+        left.pop() if left and request.method == "POST" and "uploadId" in request.path else None
+    )
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put_file(CLIP, clip)
+        assert not left
+        assert await streamed(store, CLIP) == clip.read_bytes()
+
+
+async def test_an_upload_that_another_ended_is_no_success(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path
+) -> None:
+    gone = refusal("404 No", "NoSuchUpload")
+    proxy.rule = lambda request: (
+        gone if request.method == "POST" and "uploadId" in request.path else None
+    )
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put(CLIP, b"old")
+        with pytest.raises(StoreDenied, match="somebody else has ended the upload"):
+            await store.put_file(CLIP, clip)
+        assert await store.get(CLIP) == b"old"
+
+
+async def test_an_error_in_an_answer_that_says_200_is_an_error(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path
+) -> None:
+    # So AWS does it where putting the parts together takes long, and then fails.
+    proxy.rule = lambda request: (
+        refusal("200 OK", "InternalError")
+        if request.method == "POST" and "uploadId" in request.path
+        else None
+    )
+    retry = replace(CALM, attempts=2)
+    async with through(proxy, moto_server.new_bucket(), retry=retry, part_size=PART) as store:
+        with pytest.raises(StoreUnavailable, match="InternalError"):
+            await store.put_file(CLIP, clip)
+        assert await unfinished(store) == []
+        with pytest.raises(NotFound):
+            await store.size(CLIP)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_an_upload_that_fails_leaves_nothing_in_the_bucket(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path, number: int
+) -> None:
+    proxy.rule = lambda request: refusal("507", "Full") if is_part(request, number) else None
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put(CLIP, b"old")
+        with pytest.raises(StoreFull) as caught:
+            await store.put_file(CLIP, clip)
+        assert caught.value.key == CLIP
+        assert await unfinished(store) == []
+        assert await store.get(CLIP) == b"old"
+
+
+async def test_a_file_that_shrinks_in_the_middle_leaves_nothing_in_the_bucket(
+    moto_server: S3Server, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_read = FileReader.read
+
+    def read_then_shrink(self: FileReader, start: int, size: int) -> bytes:
+        found = really_read(self, start, size)
+        os.truncate(clip, PART)
+        return found
+
+    monkeypatch.setattr(FileReader, "read", read_then_shrink)
+    async with store_on(moto_server, moto_server.new_bucket(), part_size=PART) as store:
+        with pytest.raises(UnreadableFile, match="changed while it was read"):
+            await store.put_file(CLIP, clip)
+        assert await unfinished(store) == []
+        assert await listed(store) == []
+
+
+@pytest.mark.parametrize("where", ["beginning", "a part", "completing"])
+async def test_an_upload_that_is_cancelled_leaves_nothing_in_the_bucket(
+    moto_server: S3Server, proxy: FaultyProxy, clip: Path, where: str
+) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    whole = proxy._ask
+
+    async def held(head: bytes, body: bytes) -> bytes:
+        line = head.partition(b"\r\n")[0]
+        here = {
+            "beginning": line.startswith(b"POST") and b"uploads" in line,
+            "a part": b"partNumber=2" in line,
+            "completing": line.startswith(b"POST") and b"uploadId" in line,
+        }[where]
+        if here and where == "beginning":
+            found = await whole(head, body)  # the server has begun, and we do not know it yet
+            reached.set()
+            await go_on.wait()
+            return found
+        if here:
+            reached.set()
+            await go_on.wait()
+        return await whole(head, body)
+
+    proxy._ask = held  # type: ignore[method-assign]
+    async with through(proxy, moto_server.new_bucket(), retry=CALM, part_size=PART) as store:
+        await store.put(CLIP, b"old")
+        task = asyncio.create_task(store.put_file(CLIP, clip))
+        await reached.wait()
+        assert await unfinished(store) == [CLIP]
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()  # more than once, as a server does it that is shut down
+        if where == "beginning":
+            go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await unfinished(store) == []
+        assert await store.get(CLIP) == b"old"
+    gc.collect()  # a connection left open would warn now, and a warning is an error
+
+
+async def test_giving_an_upload_up_takes_a_bounded_time_and_is_told_where_it_fails(
+    moto_server: S3Server,
+    proxy: FaultyProxy,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache.stores.s3.multipart, "_LAST_WORD", 0.2)
+    reached = asyncio.Event()
+
+    def rule(request: Request) -> str | None:
+        if is_part(request, 2):
+            reached.set()
+        return SILENT if is_part(request, 2) or request.method == "DELETE" else None
+
+    proxy.rule = rule
+    async with through(
+        proxy, moto_server.new_bucket(), retry=RetryPolicy(), part_size=PART
+    ) as store:
+        task = asyncio.create_task(store.put_file(CLIP, clip))
+        await reached.wait()
+        task.cancel()
+        with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(30):  # not for as long as the server keeps silent
+                await task
+        assert await unfinished(store) == [CLIP]
+    assert [(each["event"], each["key"]) for each in logs] == [("upload_not_aborted", CLIP)]
+
+
+async def test_a_window_that_breaks_off_is_asked_for_again(
+    moto_server: S3Server, proxy: FaultyProxy
+) -> None:
+    data = some_bytes(3 * 2**20)
+    async with through(proxy, moto_server.new_bucket(), retry=CALM) as store:
+        await store.put(CLIP, data)
+        proxy.seen.clear()
+        proxy.next.extend([TRUNCATED, None, SLOW_DOWN, RESET])
+        assert await streamed(store, CLIP) == data
+    ranges = [each.headers["range"] for each in proxy.seen]
+    assert len(ranges) > len(set(ranges)) == 4
+    first, *others = proxy.seen[2:]
+    assert "if-match" in first.headers
+    assert len({each.headers["if-match"] for each in others}) == 1
+
+
+async def test_a_stream_whose_content_is_removed_meanwhile_says_so(server: S3Server) -> None:
+    async with store_on(server, server.new_bucket()) as store:
+        await store.put(CLIP, some_bytes(3 * 2**20))
+        stream = store.stream(CLIP)
+        await anext(stream)
+        await store.delete(CLIP)
+        with pytest.raises(Conflict, match="removed while it was read"):
+            async for _ in stream:
+                pass
+
+
+async def test_a_stream_that_is_read_slowly_keeps_no_connection_from_others(
+    moto_server: S3Server,
+) -> None:
+    async with store_on(moto_server, moto_server.new_bucket(), connections=1) as store:
+        await store.put(CLIP, some_bytes(3 * 2**20))
+        slow = [store.stream(CLIP) for _ in range(4)]
+        for stream in slow:
+            await anext(stream)
+            assert await store.size(CLIP) == 3 * 2**20
+        for stream in slow:
+            await stream.aclose()
+
+
+async def test_a_server_that_gives_another_part_is_not_believed(
+    moto_server: S3Server, proxy: FaultyProxy
+) -> None:
+    async with through(proxy, moto_server.new_bucket(), retry=HASTE) as store:
+        for head in ("", "Content-Range: bytes 0-4/9\r\n", "Content-Range: bytes 5-8/*\r\n"):
+            given = f'HTTP/1.1 206 Partial\r\nETag: "x"\r\n{head}Content-Length: 4\r\n\r\nabcd'
+            proxy.rule = lambda _, given=given: given.encode()  # type: ignore[misc]  # mypy infers no lambda with a default
+            with pytest.raises(StoreUnavailable, match="not S3"):
+                await streamed(store, CLIP, 5)
+
+
+# Links.
+
+
+def fetched(address: str, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(address, headers=headers)
+    try:
+        with urllib.request.urlopen(request) as found:
+            return found.status, found.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+
+
+async def test_a_link_opens_one_key_for_anybody(server: S3Server) -> None:
+    odd = parse_key("actions/a/sets/0/é +&~=%2F?#.mp4")
+    async with store_on(server, server.new_bucket(), "shows/één") as store:
+        for key in (CLIP, odd):
+            await store.put(key, b"0123456789")
+            address = await store.link(key, 60.9)
+            assert "X-Amz-Expires=60" in address
+            assert server.credentials.secret_access_key not in address
+            assert await asyncio.to_thread(fetched, address) == (200, b"0123456789")
+            _, part = await asyncio.to_thread(fetched, address, Range="bytes=2-4")
+            assert part == b"234"
+
+
+async def test_a_link_opens_nothing_else_and_not_for_ever(rclone_server: S3Server) -> None:
+    # rclone, as moto looks at no signature.
+    async with store_on(rclone_server, rclone_server.new_bucket()) as store:
+        await store.put(CLIP, b"x")
+        await store.put(KEY, b"secret")
+        address = await store.link(CLIP, 1)
+        other = address.replace("1.mp4?", "1.jpg?")
+        longer = address.replace("X-Amz-Expires=1&", "X-Amz-Expires=3600&")
+        unsigned = address.partition("?")[0]
+        assert len({address, other, longer, unsigned}) == 4
+        for wrong in (other, longer, unsigned):
+            status, _ = await asyncio.to_thread(fetched, wrong)
+            assert status in {400, 403}, wrong
+        status = 200
+        for _ in range(300):
+            status, _ = await asyncio.to_thread(fetched, address)
+            if status != 200:
+                break
+            await asyncio.sleep(0.1)
+        assert status in {400, 403}
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint_url", "begins"),
+    [
+        ("shows", None, "https://shows.s3.eu-central-1.amazonaws.com/p/actions/"),
+        ("shows", "https://minio.example:9000", "https://minio.example:9000/shows/p/actions/"),
+    ],
+)
+async def test_a_link_is_for_the_host_that_it_is_signed_for(
+    bucket: str, endpoint_url: str | None, begins: str
+) -> None:
+    async with S3Store(
+        bucket, "p", endpoint_url=endpoint_url, region="eu-central-1", credentials=TRUSTED
+    ) as store:
+        address = await store.link(CLIP, 10 * 24 * 3600)
+        assert address.startswith(begins)
+        assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in address
+        assert "X-Amz-Expires=604800" in address
+        assert TOKEN in address
+
+
+async def test_a_link_without_credentials_is_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    async with S3Store("bucket", endpoint_url="http://127.0.0.1:1") as store:
+        with pytest.raises(StoreDenied, match="set AWS_ACCESS_KEY_ID"):
+            await store.link(KEY, 60)
 
 
 # Cancelling, connections, secrets.
@@ -791,6 +1150,7 @@ async def test_secrets_are_told_nowhere(
         await store.put(KEY, b"x")
         await store.replace(MANIFEST, b"x", expected=None)
         assert await store.get(KEY) == b"x"  # so that the next is asked for in the same way
+        assert "Signature=" in await store.link(KEY, 60)
         for fault in (SILENT, RESET, SLOW_DOWN, TRUNCATED, refusal("403", "SignatureDoesNotMatch")):
             proxy.rule = lambda _, fault=fault: fault  # type: ignore[misc]  # mypy infers no lambda with a default
             with pytest.raises(StoreError) as caught:
