@@ -92,7 +92,9 @@ async def undo(request: Request, parts: StudioServices, member: Member) -> Respo
     """`POST /api/sheet/undo`: the sheet as it was before its last change, and so further back."""
     only_json(request)
     named, dry_run = _if_match(request, needed=False), _dry_run(request)
-    return await _changed(parts, member, lambda: parts.sheet.undo(named, dry_run=dry_run), dry_run=dry_run)
+    return await _changed(
+        parts, member, lambda: parts.sheet.undo(named, dry_run=dry_run), dry_run=dry_run
+    )
 
 
 @for_artists

@@ -28,6 +28,14 @@ MAKERS = frozenset(
 """What is called to have something done beside: in asyncio, its groups, threading, anyio."""
 
 AWAITED = {
+    ("cache/stores/s3/multipart.py", "create_task"): (
+        2,
+        "awaited in the upload that begins them, or as it is given up",
+    ),
+    ("cache/stores/to_its_end.py", "create_task"): (
+        1,
+        "waited for however often its caller is cancelled",
+    ),
     ("generator/jobs/database.py", "Thread"): (1, "each request hears what it ended with"),
     ("generator/jobs/paces.py", "create_task"): (1, "catches what the database may raise; ended"),
     ("generator/jobs/scheduler.py", "create_task"): (3, "`run` waits for slots; slots for work"),
