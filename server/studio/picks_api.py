@@ -92,7 +92,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except StaleTake as error:
-        problems = [FieldRefusal("stale", "cue", each) for each in error.changes]
+        problems = [FieldRefusal("conflict", "cue", each) for each in error.changes]
         raise StudioRefused("conflict", str(error), field="cue", problems=problems) from error
     except (NotAdopted, BrokenSet) as error:
         raise StudioRefused("refused", f"the take cannot be used: {error}") from error
