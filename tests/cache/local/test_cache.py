@@ -95,6 +95,7 @@ class TestOverMemory(Reading):
     @pytest.fixture
     async def store(self, contents: MemoryStore, folder: Path) -> AsyncIterator[ReadableStore]:
         async with cache_of(contents, folder) as store:
+            await settled(lambda: store.stats.looked)  # its folder's lock is open from now on
             yield store
 
 
@@ -109,6 +110,7 @@ class TestWithHardlyAnyRoom(Reading):
     @pytest.fixture
     async def store(self, contents: MemoryStore, folder: Path) -> AsyncIterator[ReadableStore]:
         async with cache_of(contents, folder, disk_bytes=200, memory_bytes=10) as store:
+            await settled(lambda: store.stats.looked)
             yield store
 
 
@@ -121,6 +123,7 @@ class TestOverAFolder(ReadingContract):
     @pytest.fixture
     async def store(self, contents: FolderStore, folder: Path) -> AsyncIterator[ReadableStore]:
         async with cache_of(contents, folder) as store:
+            await settled(lambda: store.stats.looked)  # its folder's lock is open from now on
             yield store
 
 
@@ -132,6 +135,7 @@ class TestWithoutTheFolder(Reading):
         async with cache_of(MemoryStore(), folder) as owner:
             await settled(lambda: owner.stats.looked)
             async with cache_of(contents, folder) as store:
+                await settled(lambda: store.stats.looked)
                 yield store
 
 
