@@ -188,7 +188,7 @@ class FolderStore:
                     copy = partial(unfinished.copy, file, at, min(_COPIED_AT_ONCE, size - at))
                     await self._in_thread(key, copy, writing=True)
                 await self._in_thread(key, unfinished.finish, writing=True)
-            except BaseException:
+            except BaseException:  # a cancel, too, leaves no file behind
                 await to_its_end(self._discard(key, unfinished))
                 raise
 
@@ -213,7 +213,7 @@ class FolderStore:
                 reading = partial(_read_piece, key, file, at, min(PIECE, end - at))
                 yield await self._in_thread(key, reading, abandon=True)
 
-    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port's
+    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port has it; there is nothing to be good for so long
         """See `Store.link`: there are none."""
         parse_key(key)
 

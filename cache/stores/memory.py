@@ -112,7 +112,7 @@ class MemoryStore:
             await self._carry(len(piece))
             yield piece
 
-    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port's
+    async def link(self, key: Key, good_for: float) -> None:  # noqa: ARG002 - the port has it; there is nothing to be good for so long
         """See `Store.link`: there are none."""
         parse_key(key)
 

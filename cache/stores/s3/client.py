@@ -211,67 +211,54 @@ class _BoundedSession(AIOHTTPSession):  # type: ignore[misc]
 
 
 class S3Client(Protocol):
-    """As much of aiobotocore's client, which has no types, as is used here."""
+    """As much of aiobotocore's client, which has no types, as is used here, in botocore's names."""
 
     meta: Any
 
-    def get_object(  # noqa: D102
+    def get_object(self, *, Bucket: str, Key: str, **part: str) -> Awaitable[Answer]:
+        """``GetObject``."""
+
+    def head_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]:
+        """``HeadObject``."""
+
+    def put_object(
+        self, *, Bucket: str, Key: str, Body: bytes | io.BytesIO, **conditions: str
+    ) -> Awaitable[Answer]:
+        """``PutObject``."""
+
+    def create_multipart_upload(self, *, Bucket: str, Key: str) -> Awaitable[Answer]:
+        """``CreateMultipartUpload``."""
+
+    def upload_part(
         self,
         *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        **part: str,
-    ) -> Awaitable[Answer]: ...
-    def head_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
-    def put_object(  # noqa: D102
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        Body: bytes | io.BytesIO,  # noqa: N803
-        **conditions: str,
-    ) -> Awaitable[Answer]: ...
-    def create_multipart_upload(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
-    def upload_part(  # noqa: D102
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-        PartNumber: int,  # noqa: N803
-        Body: io.BytesIO,  # noqa: N803
-        ContentMD5: str,  # noqa: N803
-    ) -> Awaitable[Answer]: ...
-    def complete_multipart_upload(  # noqa: D102
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-        MultipartUpload: Mapping[str, Any],  # noqa: N803
-    ) -> Awaitable[Answer]: ...
-    def abort_multipart_upload(  # noqa: D102
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Key: str,  # noqa: N803
-        UploadId: str,  # noqa: N803
-    ) -> Awaitable[Answer]: ...
-    def generate_presigned_url(  # noqa: D102
-        self,
-        ClientMethod: str,  # noqa: N803
-        *,
-        Params: Mapping[str, str],  # noqa: N803
-        ExpiresIn: int,  # noqa: N803
-    ) -> Awaitable[str]: ...
-    def delete_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]: ...  # noqa: N803, D102
-    def list_objects_v2(  # noqa: D102
-        self,
-        *,
-        Bucket: str,  # noqa: N803
-        Prefix: str,  # noqa: N803
-        **token: str,
-    ) -> Awaitable[Answer]: ...
+        Bucket: str,
+        Key: str,
+        UploadId: str,
+        PartNumber: int,
+        Body: io.BytesIO,
+        ContentMD5: str,
+    ) -> Awaitable[Answer]:
+        """``UploadPart``."""
+
+    def complete_multipart_upload(
+        self, *, Bucket: str, Key: str, UploadId: str, MultipartUpload: Mapping[str, Any]
+    ) -> Awaitable[Answer]:
+        """``CompleteMultipartUpload``."""
+
+    def abort_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str) -> Awaitable[Answer]:
+        """``AbortMultipartUpload``."""
+
+    def generate_presigned_url(
+        self, ClientMethod: str, *, Params: Mapping[str, str], ExpiresIn: int
+    ) -> Awaitable[str]:
+        """An address that is signed beforehand."""
+
+    def delete_object(self, *, Bucket: str, Key: str) -> Awaitable[Answer]:
+        """``DeleteObject``."""
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str, **token: str) -> Awaitable[Answer]:
+        """``ListObjectsV2``."""
 
 
 def connect(access: BucketAccess) -> AbstractAsyncContextManager[S3Client]:

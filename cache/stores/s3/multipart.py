@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # it has no types
 
 from cache.stores.port import StoreError
 from cache.stores.s3.client import (
@@ -115,7 +115,7 @@ class MultipartUpload:
             finally:
                 await cancel_and_wait(*senders)
             await self._complete(upload, [sent[number] for number in sorted(sent)], size)
-        except BaseException:
+        except BaseException:  # a cancel, too: parts of an upload that nobody ends cost money
             await to_its_end(self._give_up(beginning))
             raise
 
